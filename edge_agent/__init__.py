@@ -1,0 +1,1 @@
+"""The edge agent: from a camera to probes, on a small box."""

@@ -1,0 +1,1 @@
+"""The match server: enrollment, storage and the 1:N search."""

@@ -1,0 +1,1 @@
+"""Face models: a picture goes in, typed values come out."""

@@ -1,0 +1,53 @@
+"""The values that face models exchange. Arrays carry shape, type, unit and frame of reference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.quality import Pose, Quality
+from shared.template import Template
+
+BgrImage = NDArray[np.uint8]  # (height, width, 3), blue green red
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Faces found in one picture, best score first."""
+
+    boxes: NDArray[
+        np.float32
+    ]  # (n, 4) x1 y1 x2 y2, pixels of the source picture, may reach outside
+    scores: NDArray[np.float32]  # (n,) 0..1
+    points5: NDArray[np.float32] | None = None  # (n, 5, 2) pixels, where the detector gives them
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def take(self, rows: NDArray[np.intp]) -> "Detections":
+        """The detections of these rows, in this order."""
+        points5 = None if self.points5 is None else self.points5[rows]
+        return Detections(self.boxes[rows], self.scores[rows], points5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shapes:
+    """Where the features of n faces lie, in pixels of the source picture."""
+
+    points5: NDArray[np.float32]  # (n, 5, 2) left eye, right eye, nose, mouth corners, as seen
+    points68: NDArray[np.float32] | None  # (n, 68, 2) iBUG order, where the pack has such a model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """All that is known of one face of one picture."""
+
+    box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, pixels of the source picture
+    score: float  # of the detector, 0..1
+    points5: NDArray[np.float32]  # (5, 2) pixels of the source picture
+    points68: NDArray[np.float32] | None  # (68, 2) pixels of the source picture
+    pose: Pose | None
+    quality: Quality
+    liveness: float | None  # 0..1, higher is more likely a live face; weak on stills
+    chip: BgrImage  # (112, 112, 3) aligned to the ArcFace reference
+    template: Template | None  # None when embedding was not asked for

@@ -1,0 +1,1 @@
+"""What every part of Muster shares: wire messages, topics, template codec, errors, ids, time."""

@@ -1,0 +1,106 @@
+"""The one error tree. It knows no transport: a table in the server maps it to HTTP."""
+
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+
+class MusterError(Exception):
+    """What a caller can act on: a stable `code`, a sentence that helps, `details` to parse."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, **details: JsonValue) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class MalformedInput(MusterError):
+    """The input is not what the contract asks for: wrong type, length, range or unknown field."""
+
+    code = "malformed"
+
+
+class UnsupportedMedia(MusterError):
+    """The bytes are not a picture, or of a kind that is not read."""
+
+    code = "unsupported_media"
+
+
+class TooLarge(MusterError):
+    """A body, picture or message above its limit, refused before it is decoded."""
+
+    code = "too_large"
+
+
+class Unusable(MusterError):
+    """Understood, but nothing can be made of it; `details["reasons"]` says why."""
+
+    code = "unusable"
+
+
+class NoFace(Unusable):
+    """A picture in which no face was found."""
+
+    code = "no_face"
+
+
+class QualityRefused(Unusable):
+    """A face below the quality that is asked for."""
+
+    code = "quality_refused"
+
+
+class NotFound(MusterError):
+    """The thing named does not exist (or no longer)."""
+
+    code = "not_found"
+
+
+class Conflict(MusterError):
+    """The request contradicts what is stored."""
+
+    code = "conflict"
+
+
+class ModelMismatch(Conflict):
+    """A template of one model was about to meet a template of another."""
+
+    code = "model_mismatch"
+
+
+class Unauthenticated(MusterError):
+    """No key, or a key that is not known."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(MusterError):
+    """A known key whose role does not allow the call."""
+
+    code = "forbidden"
+
+
+class Unavailable(MusterError):
+    """Something that is needed does not answer at the moment; trying later may help."""
+
+    code = "unavailable"
+
+
+class ConfigurationError(MusterError):
+    """A setting is missing, unknown or impossible."""
+
+    code = "configuration"
+
+
+class PackError(MusterError):
+    """A model pack cannot be fetched, installed, verified or opened."""
+
+    code = "pack"
+
+
+class SourceError(MusterError):
+    """A camera, video, stream or folder of pictures cannot be opened or read on."""
+
+    code = "source"

@@ -1,0 +1,106 @@
+"""The wire contract, version 1: what box and server say to each other, over MQTT and HTTP."""
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+
+from shared.ids import NAME_PATTERN, UUID_PATTERN
+from shared.quality import Pose, Quality
+
+SCHEMA_VERSION = 1
+MAX_THUMBNAIL_BYTES = 65_536
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Uuid = Annotated[str, Field(pattern=UUID_PATTERN)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class WireMessage(BaseModel):
+    """Base of all messages: unknown fields are refused, values never change, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ProbeMessage(WireMessage):
+    """One best shot of one track: a template to be searched, and what is known about it."""
+
+    schema_version: Literal[1] = 1
+    probe_id: Uuid  # the idempotency key
+    device: Name
+    camera: Name
+    sequence: int = Field(ge=1)  # per device, without gaps: the server reports what is missing
+    captured_at: AwareDatetime  # when the shot was taken, by the box's clock
+    track_id: Uuid  # the same for all probes of one track
+    model_id: str = Field(min_length=1, max_length=80)
+    template: str = Field(min_length=4, max_length=11_000)  # base64 of little-endian float16
+    quality: Quality
+    pose: Pose | None = None
+    liveness: Fraction | None = (
+        None  # the model's score that the face is live; weak, never certified
+    )
+    detection_score: Fraction
+    box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the frame
+    frame_size: tuple[int, int]  # width, height in pixels
+    thumbnail: str | None = Field(
+        default=None, max_length=4 * MAX_THUMBNAIL_BYTES // 3 + 4
+    )  # base64 JPEG
+
+    @field_validator("box")
+    @classmethod
+    def _box_has_area(
+        cls, box: tuple[float, float, float, float]
+    ) -> tuple[float, float, float, float]:
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError("a box is x1 y1 x2 y2 with x1 < x2 and y1 < y2")
+        return box
+
+    @field_validator("frame_size")
+    @classmethod
+    def _frame_has_area(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < 1 or max(size) > 65_535:
+            raise ValueError("a frame has a width and a height of 1 to 65,535 pixels")
+        return size
+
+    @field_validator("thumbnail")
+    @classmethod
+    def _thumbnail_is_jpeg(cls, text: str | None) -> str | None:
+        if text is not None and not _decode_base64(text).startswith(b"\xff\xd8\xff"):
+            raise ValueError("a thumbnail is base64 of a JPEG picture")
+        return text
+
+    @property
+    def thumbnail_jpeg(self) -> bytes | None:
+        return None if self.thumbnail is None else _decode_base64(self.thumbnail)
+
+
+class ProbeReceipt(WireMessage):
+    """What became of one probe: stored (`accepted`, `duplicate`) or never to be (`refused`)."""
+
+    probe_id: str = Field(max_length=80)
+    status: Literal["accepted", "duplicate", "refused"]
+    code: str | None = None  # error code of a refusal
+    message: str | None = None  # and its sentence
+
+
+class ReceiptMessage(WireMessage):
+    """The server's answer to one device over MQTT; the box forgets the probes that it names."""
+
+    schema_version: Literal[1] = 1
+    receipts: list[ProbeReceipt] = Field(min_length=1, max_length=1000)
+
+
+class StatusMessage(WireMessage):
+    """Retained: said by the box when it comes, by the broker (last will) when it is gone."""
+
+    schema_version: Literal[1] = 1
+    device: Name
+    online: bool
+
+
+def _decode_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
