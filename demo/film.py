@@ -1,5 +1,7 @@
 """Composes the lobby film: people from still pictures walk through a drawn hall."""
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from demo import cast
 from demo.cast import LaneName, Walk
+from models.analysis import open_models
+from models.picture import read_picture
+from models.samples import sample_path
 from models.types import BgrImage
+from shared.errors import NoFace
 
 WIDTH, HEIGHT, FPS = 1280, 720, 25
 DESK = 500  # pixels from the top: people stand behind a desk, which hides where pictures end
@@ -161,3 +168,23 @@ def _hall() -> NDArray[np.float32]:
         cv2.line(hall, (x, DESK), (x, HEIGHT), (70, 92, 118), 2)
     cv2.rectangle(hall, (0, DESK), (WIDTH, DESK + 16), (120, 148, 176), -1)
     return cv2.GaussianBlur(hall, (0, 0), 2.2).astype(np.float32)
+
+
+def lobby_film(folder: Path) -> Path:
+    """The lobby film, composed in `folder` unless it is there already (some seconds)."""
+    recipe = Path(__file__).read_bytes() + Path(cast.__file__).read_bytes()
+    path = folder / f"lobby-{hashlib.sha256(recipe).hexdigest()[:12]}.mp4"
+    if not path.exists():
+        models = open_models("compact")
+
+        def figure(walk: cast.Walk) -> Figure:
+            picture = read_picture(sample_path(walk.picture).read_bytes())
+            found = models.detect(picture)
+            if len(found) == 0:
+                raise NoFace(f"no face was found in the sample picture {walk.picture}")
+            return cut_out(picture, found.boxes[0])
+
+        unfinished = folder / f"unfinished-{os.getpid()}.mp4"
+        compose(unfinished, cast.WALKS, figure)
+        unfinished.replace(path)
+    return path
