@@ -1,0 +1,134 @@
+"""From a picture to typed values: detect, locate, align, assess, embed."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models import quality
+from models.alignment import align
+from models.landmarks import five_of_68
+from models.loading import Parts, load_parts
+from models.pose import poses_from_points
+from models.quality import DOORWAY, Gate
+from models.types import BgrImage, Detections, Face, Shapes
+from shared.quality import Pose, Quality
+from shared.template import Template
+
+_PADDING = 0.3  # of each side: a face that fills the picture is found once it has surroundings
+
+
+class FaceModels:
+    """One pack's models, loaded. All calls may be made from several threads."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def model_id(self) -> str:
+        """Names the embedder; stored with every template, and compared before templates are."""
+        return self._parts.embedder.model_id
+
+    @property
+    def dimension(self) -> int:
+        return self._parts.embedder.dimension
+
+    def detect(self, image: BgrImage, *, retry_padded: bool = False) -> Detections:
+        """The faces of `image`, best score first, in its pixels.
+
+        With `retry_padded`, a picture without a face is searched again with a margin around it:
+        detectors miss a face that fills the picture. It costs a second run, so video does without.
+        """
+        found = self._parts.detector.detect(image)
+        if len(found) > 0 or not retry_padded:
+            return found
+        height, width = image.shape[:2]
+        down, right = round(height * _PADDING), round(width * _PADDING)
+        padded: BgrImage = cv2.copyMakeBorder(  # type: ignore[assignment]
+            image, down, down, right, right, cv2.BORDER_CONSTANT, value=(127, 127, 127)
+        )
+        return self._parts.detector.detect(padded).moved(-right, -down)
+
+    def locate(self, image: BgrImage, detections: Detections) -> Shapes:
+        """Points of the faces in `detections`: 68 where the pack can, always the five."""
+        if self._parts.landmarks is None:
+            if detections.points5 is None:
+                raise ValueError("neither the detector nor the pack gives points")
+            return Shapes(detections.points5, None)
+        points68 = self._parts.landmarks.locate(image, detections.boxes)
+        return Shapes(five_of_68(points68), points68)
+
+    def head_poses(self, image: BgrImage, boxes: NDArray[np.float32]) -> list[Pose] | None:
+        """Poses by the pack's pose model, or None where it has none."""
+        return None if self._parts.pose is None else self._parts.pose.estimate(image, boxes)
+
+    def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Chips (n, 112, 112, 3) BGR for points (n, 5, 2) in pixels of `image`."""
+        return align(image, points5)
+
+    def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Scores (n,) 0..1, or None where the pack has no such model."""
+        return None if self._parts.liveness is None else self._parts.liveness.scores(image, boxes)
+
+    def assess(
+        self,
+        image: BgrImage,
+        detections: Detections,
+        shapes: Shapes,
+        *,
+        poses: list[Pose] | None = None,
+        chips: NDArray[np.uint8] | None = None,
+        gate: Gate = DOORWAY,
+    ) -> list[Quality]:
+        """Quality of each face. Without `poses` they are estimated from the points, which is
+        cheap enough for every frame of a video; without `chips` they are cut here."""
+        if poses is None:
+            poses = poses_from_points(shapes.points5)
+        if chips is None:
+            chips = align(image, shapes.points5)
+        return quality.assess(image, detections, shapes, poses, chips, gate)
+
+    def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
+        """Templates of all chips (n, 112, 112, 3) in one run."""
+        return self._parts.embedder.embed(chips)
+
+    def analyze(self, image: BgrImage, *, gate: Gate = DOORWAY, embed: bool = True) -> list[Face]:
+        """All that can be known of every face of one picture, best detection first."""
+        detections = self.detect(image, retry_padded=True)
+        if len(detections) == 0:
+            return []
+        shapes = self.locate(image, detections)
+        chips = self.align(image, shapes.points5)
+        poses = self.head_poses(image, detections.boxes) or poses_from_points(shapes.points5)
+        live = self.liveness(image, detections.boxes)
+        qualities = self.assess(image, detections, shapes, poses=poses, chips=chips, gate=gate)
+        templates = self.embed(chips) if embed else [None] * len(chips)
+        return [
+            Face(
+                box=detections.boxes[row],
+                score=float(detections.scores[row]),
+                points5=shapes.points5[row],
+                points68=None if shapes.points68 is None else shapes.points68[row],
+                pose=poses[row],
+                quality=qualities[row],
+                liveness=None if live is None else float(live[row]),
+                chip=chips[row],
+                template=templates[row],
+            )
+            for row in range(len(detections))
+        ]
+
+
+def open_models(
+    pack: str = "compact",
+    *,
+    detector: str | None = None,
+    threads: int = 1,
+    cache: Path | None = None,
+) -> FaceModels:
+    """Load an installed pack, with the detector of another one where `detector` names it.
+
+    PackError when a pack is not installed or lacks what is needed; never fetches anything.
+    """
+    return FaceModels(load_parts(pack, detector=detector, threads=threads, cache=cache))
