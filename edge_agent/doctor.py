@@ -128,7 +128,8 @@ def _disk(settings: AgentSettings) -> Finding:
         probe.unlink()
         free_mib = shutil.disk_usage(folder).free // 2**20
     except OSError as error:
-        return Finding("outbox", "bad", f"{folder}: {error}", "set state_dir to a folder of its own")
+        advice = "set state_dir to a folder that this user may write"
+        return Finding("outbox", "bad", f"{folder}: {error}", advice)
     if free_mib < settings.outbox.max_mib:
         return Finding(
             "outbox",
@@ -194,7 +195,7 @@ def _clock_beside(date: str | None) -> Iterator[Finding]:
 
 
 def _broker(settings: AgentSettings, broker: BrokerSettings) -> Finding:
-        from edge_agent.publishers.mqtt import try_broker
+    from edge_agent.publishers.mqtt import try_broker
 
     try:
         topics = DeviceTopics(settings.site, settings.device)
@@ -202,7 +203,7 @@ def _broker(settings: AgentSettings, broker: BrokerSettings) -> Finding:
     except MusterError as error:
         advice = "is the broker running, are address, name and password right?"
         return Finding("broker", "bad", error.message, advice)
-    return Finding("broker", "well", f"{broker.url.rpartition('@')[2]} lets the box in")
+    return Finding("broker", "well", f"{broker.url} lets the box in")
 
 
 def _kind(error: Exception) -> str:
