@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from demo.cast import DRIVER, ENROLLED, STRANGER, WALKS
-from demo.film import LaneName, lane_of
+from demo.cast import DRIVER, ENROLLED, STRANGER, WALKS, LaneName
+from demo.film import lane_of
 
 LOBBY, CAR = "lobby", "car"
 

@@ -12,7 +12,7 @@ from models.types import BgrImage, Detections
 from tests.benchmarks.films import film_frames
 from tests.benchmarks.tables import Row, interleaved, median, p95, print_table
 
-_FRAME_WITH_THREE = 200
+_FRAME_WITH_THREE = 220
 
 
 def bench_stages(work: Path, repetitions: int) -> list[Row]:

@@ -54,7 +54,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*("–" if value is None else str(value) for value in row.values()))
-    Console(width=max(120, Console().width)).print(table)
+    Console(width=max(150, Console().width)).print(table)
 
 
 def print_facts(facts: Row) -> None:
