@@ -26,7 +26,6 @@ from match_server.api.requests import malformed
 from match_server.logs import set_up_logging
 from match_server.prepare import first_start, open_services
 from match_server.schemas.events import ProbeResult
-from match_server.services.wiring import build_services
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, MalformedInput, Unavailable
 from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
@@ -38,6 +37,7 @@ _GROUP = "muster-ingest"
 _SESSION_S = 7 * 24 * 3600  # the broker keeps our subscription and unacknowledged probes this long
 _IN_FLIGHT = 64  # probes that the broker sends ahead of our acknowledgements
 _KEEPALIVE_S = 30
+_LOOP_S = 0.5  # how long a stop may go unnoticed
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
@@ -97,6 +97,7 @@ class Consumer:
         self._intake = intake
         self._stop = threading.Event()
         self._failures = 0
+        self._ready: Callable[[], None] = lambda: None
         self._client = self._make_client()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -111,7 +112,7 @@ class Consumer:
                     clean_start=False,
                     properties=_connect_properties(),
                 )
-                self._client.loop_forever(retry_first_connection=False)
+                self._consume()
             except OSError as error:
                 log.warning("the broker does not answer", extra={"reason": str(error)})
             if not self._stop.is_set():
@@ -120,8 +121,15 @@ class Consumer:
                 self._stop.wait(pause_s)
 
     def stop(self) -> None:
-        """Let `run` return after the probe at hand; may be called from a signal handler."""
+        """Let `run` return soon; may be called from a signal handler or another thread."""
         self._stop.set()
+
+    def _consume(self) -> None:
+        """Until the connection is gone, or we are to stop."""
+        while not self._stop.is_set():
+            if self._client.loop(_LOOP_S) != mqtt.MQTT_ERR_SUCCESS:
+                log.warning("the connection to the broker is gone")
+                return
         self._client.disconnect()
 
     def _make_client(self) -> mqtt.Client:
@@ -198,7 +206,7 @@ class Consumer:
         )
         return topics.receipt, ReceiptMessage(receipts=[receipt]).model_dump_json()
 
-    def _take_probe(self, topics: DeviceTopics, payload: bytes) -> ProbeResult:
+    def _take_probe(self, topics: DeviceTopics, payload: bytes | bytearray) -> ProbeResult:
         try:
             probe = ProbeMessage.model_validate_json(payload)
         except ValidationError as error:
@@ -212,7 +220,7 @@ class Consumer:
             )
         return self._intake.accept(probe, site=topics.site)
 
-    def _take_status(self, topics: DeviceTopics, payload: bytes) -> None:
+    def _take_status(self, topics: DeviceTopics, payload: bytes | bytearray) -> None:
         if not payload:
             return  # a retained status that was deleted
         try:
@@ -230,8 +238,6 @@ def run_ingest(settings: Settings) -> None:
     broker = broker_of(settings)
     services = open_services(settings)
     first_start(services)
-    services.close()
-    services = build_services(settings)
     consumer = Consumer(broker, services.probes)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: consumer.stop())
@@ -242,13 +248,13 @@ def run_ingest(settings: Settings) -> None:
 
 
 def _connect_properties() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = _SESSION_S
     properties.ReceiveMaximum = _IN_FLIGHT
     return properties
 
 
-def _object(payload: bytes) -> object:
+def _object(payload: bytes | bytearray) -> object:
     try:
         return json.loads(payload)
     except ValueError:

@@ -9,7 +9,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from match_server.app import create_app
-from match_server.logs import set_up_logging
+from match_server.logs import logging_config, set_up_logging
 from match_server.prepare import first_start, page_secret, prepare
 from match_server.services.wiring import build_services
 from match_server.settings import Settings
@@ -59,8 +59,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "keepalive": _KEEPALIVE_S,
             "proc_name": "match-server",
             "control_socket_disable": True,
-            "logconfig_dict": {"version": 1, "incremental": True},
-            "loglevel": "warning",
+            "logconfig_dict": logging_config(settings.log_level),
             "when_ready": self._announce,
             "post_fork": self._remember,
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112

@@ -62,12 +62,11 @@ def validated_json(model: type[Model], data: bytes) -> Model:
 
 def malformed(error: ValidationError) -> MalformedInput:
     """What is wrong, field by field. The values stay out: they may be keys, names or templates."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
     problems: list[JsonValue] = [
-        {"field": _field(item), "problem": _plain(item)}
-        for item in error.errors(include_input=False, include_url=False, include_context=False)
-    ][:_MAX_PROBLEMS]
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    return MalformedInput(f"{_field(first)}: {_plain(first)}", problems=problems)
+        {"field": _field(item), "problem": _plain(item)} for item in found[:_MAX_PROBLEMS]
+    ]
+    return MalformedInput(f"{_field(found[0])}: {_plain(found[0])}", problems=problems)
 
 
 class _AnyObject(BaseModel, extra="allow"):
