@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models import quality
 from models.alignment import align
+from models.eyes import LEAST_INTEROCULAR
 from models.landmarks import five_of_68
 from models.loading import Parts, load_parts
 from models.pose import poses_from_points
@@ -80,14 +81,26 @@ class FaceModels:
         poses: list[Pose] | None = None,
         chips: NDArray[np.uint8] | None = None,
         gate: Gate = DOORWAY,
+        still: bool = False,
     ) -> list[Quality]:
-        """Quality of each face. Without `poses` they are estimated from the points, which is
-        cheap enough for every frame of a video; without `chips` they are cut here."""
+        """Quality of each face, by the ranges of `gate`.
+
+        Without `poses` they are estimated from the points, which is cheap enough for every frame
+        of a video; without `chips` they are cut here. A `still` has its eyes looked at as well.
+        """
         if poses is None:
             poses = poses_from_points(shapes.points5)
         if chips is None:
             chips = align(image, shapes.points5)
-        return quality.assess(image, detections, shapes, poses, chips, gate)
+        eyes = self._eyes_open(image, shapes) if still else None
+        return quality.assess(image, detections, shapes, poses, chips, gate, eyes_open=eyes)
+
+    def _eyes_open(self, image: BgrImage, shapes: Shapes) -> NDArray[np.float32] | None:
+        if self._parts.eyes is None or shapes.points68 is None:
+            return None
+        scores = self._parts.eyes.open_scores(image, shapes.points68)
+        apart = np.linalg.norm(shapes.points5[:, 1] - shapes.points5[:, 0], axis=1)
+        return np.where(apart >= LEAST_INTEROCULAR, scores, np.float32(np.nan))
 
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
         """Templates of all chips (n, 112, 112, 3) in one run."""
@@ -102,7 +115,9 @@ class FaceModels:
         chips = self.align(image, shapes.points5)
         poses = self.head_poses(image, detections.boxes) or poses_from_points(shapes.points5)
         live = self.liveness(image, detections.boxes)
-        qualities = self.assess(image, detections, shapes, poses=poses, chips=chips, gate=gate)
+        qualities = self.assess(
+            image, detections, shapes, poses=poses, chips=chips, gate=gate, still=True
+        )
         templates = self.embed(chips) if embed else [None] * len(chips)
         return [
             Face(

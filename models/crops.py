@@ -33,3 +33,10 @@ def enlarge(boxes: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     halves = (boxes[:, 2:] - boxes[:, :2]) * np.float32(factor / 2)
     return np.concatenate([centres - halves, centres + halves], axis=1)
+
+
+def clip(boxes: NDArray[np.float32], image: BgrImage) -> NDArray[np.float32]:
+    """The parts of boxes (n, 4) that lie inside the picture."""
+    height, width = image.shape[:2]
+    limits = np.array([width, height, width, height], np.float32)
+    return np.clip(boxes, 0, limits)

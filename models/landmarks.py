@@ -34,13 +34,18 @@ def five_of_68(points68: NDArray[np.float32]) -> NDArray[np.float32]:
     An eye's centre is the mean of its four lid points; a mouth corner lies between the outer and
     the inner lip's corner.
     """
-    return np.stack(
-        [
-            points68[:, [37, 38, 40, 41]].mean(axis=1),
-            points68[:, [43, 44, 46, 47]].mean(axis=1),
-            points68[:, 30],
-            points68[:, [48, 60]].mean(axis=1),
-            points68[:, [54, 64]].mean(axis=1),
-        ],
-        axis=1,
-    )
+    five: NDArray[np.float32] = _FIVE_OF_68 @ points68
+    return five
+
+
+_GROUPS = ((37, 38, 40, 41), (43, 44, 46, 47), (30,), (48, 60), (54, 64))
+
+
+def _averaging() -> NDArray[np.float32]:
+    weights = np.zeros((len(_GROUPS), 68), np.float32)
+    for row, group in enumerate(_GROUPS):
+        weights[row, list(group)] = 1 / len(group)
+    return weights
+
+
+_FIVE_OF_68 = _averaging()

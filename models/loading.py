@@ -7,8 +7,11 @@ from typing import TypeVar
 
 from models.detectors.base import Detector
 from models.detectors.centerface import CenterFace
+from models.detectors.scrfd import Scrfd
 from models.detectors.ultralight import UltraLight
+from models.detectors.yunet import YuNet
 from models.embedder import Embedder
+from models.eyes import EyesModel
 from models.inputs import InputSpec
 from models.landmarks import Landmarks68
 from models.liveness import LivenessModel
@@ -30,6 +33,7 @@ class Parts:
     landmarks: Landmarks68 | None
     pose: PoseModel | None
     liveness: LivenessModel | None
+    eyes: EyesModel | None
 
 
 def load_parts(
@@ -49,6 +53,7 @@ def load_parts(
         landmarks=_load(Landmarks68, pack, "landmarks", threads),
         pose=_load(PoseModel, pack, "pose", threads),
         liveness=_load(LivenessModel, pack, "liveness", threads),
+        eyes=_load(EyesModel, pack, "eyes", threads),
     )
 
 
@@ -59,6 +64,10 @@ def load_detector(pack: InstalledPack, threads: int) -> Detector:
             return UltraLight(_session(pack, file, threads), _spec(file))
         case "centerface":
             return CenterFace(_session(pack, file, threads), _spec(file))
+        case "scrfd":
+            return Scrfd(_session(pack, file, threads), _spec(file))
+        case "yunet":
+            return YuNet(pack.path(file))
         case other:
             raise PackError(f"{pack.name}: {other} is no detector")
 

@@ -4,13 +4,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.alignment import REFERENCE
-from models.crops import enlarge, stretch
+from models.crops import clip, enlarge, stretch
 from models.inputs import InputSpec, Layout
 from models.session import Session
 from models.types import BgrImage
 from shared.quality import Pose
 
 _BINS = np.arange(66, dtype=np.float32)
+
+# What both estimates below call the pitch of people who look level into the lens: the mean over 71
+# faces of photographs is -9.7 degrees by the graph and -10.4 by the points.
+_LEVEL_PITCH = -10.0
 
 # The five points of a face that looks straight ahead, in units of the ArcFace reference: a pupil
 # distance of 35 stands for 63 mm, so a nose tip 39 mm in front of the eyes is 22 towards the
@@ -31,11 +35,14 @@ class PoseModel:
         """Poses of the faces in boxes (n, 4), pixels of `image`; one run for all."""
         if len(boxes) == 0:
             return []
-        crops = [stretch(image, box, self._size) for box in enlarge(boxes, 1.5)]
+        crops = [stretch(image, box, self._size) for box in clip(enlarge(boxes, 1.5), image)]
         bins = self._session.run_each(self._layout.batch(crops))  # yaw, pitch, roll: (n, 66) each
         angles = np.stack([_expected_degrees(logits) for logits in bins], axis=1)
         # The graph counts a face that looks to the left of the picture as positive yaw.
-        return [Pose(yaw=-yaw, pitch=pitch, roll=roll) for yaw, pitch, roll in angles.tolist()]
+        return [
+            Pose(yaw=-yaw, pitch=pitch - _LEVEL_PITCH, roll=roll)
+            for yaw, pitch, roll in angles.tolist()
+        ]
 
 
 def _expected_degrees(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,5 +68,5 @@ def poses_from_points(points5: NDArray[np.float32]) -> list[Pose]:
     yaws = np.degrees(np.arcsin(np.clip(rows[:, 0, 2], -1, 1)))
     pitches = np.degrees(-np.arctan2(rows[:, 1, 2], np.abs(depth)))
     rolls = np.degrees(np.arctan2(rows[:, 1, 0], rows[:, 0, 0]))
-    angles = np.stack([yaws, pitches, rolls], axis=1)
+    angles = np.stack([yaws, pitches - _LEVEL_PITCH, rolls], axis=1)
     return [Pose(yaw=yaw, pitch=pitch, roll=roll) for yaw, pitch, roll in angles.tolist()]

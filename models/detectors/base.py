@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from models.types import BgrImage, Detections
 
 MAX_FACES = 1000
+_MAX_SIDE = 1e6  # pixels
 
 
 class Detector(Protocol):
@@ -38,7 +39,7 @@ def suppress(
 
 
 def with_area(detections: Detections) -> Detections:
-    """Only the boxes that are at least one pixel wide and high: others cannot be cropped."""
+    """Only boxes of a size that can be cropped: at least one pixel wide and high, and finite."""
     sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
-    whole = (sides >= 1).all(axis=1) & np.isfinite(detections.boxes).all(axis=1)
+    whole = ((sides >= 1) & (sides < _MAX_SIDE)).all(axis=1)
     return detections if whole.all() else detections.take(np.flatnonzero(whole))

@@ -62,9 +62,11 @@ def _fetch_rest(
             return
         if answer.status_code >= 500:
             raise _CutShort
-        if answer.status_code not in (200, 206):
-            raise PackError(f"{source.url} answers {answer.status_code} {answer.reason}")
         resumed = answer.status_code == 206
+        if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise PackError(f"{source.url} answers another range than was asked for")
+        if not resumed and answer.status_code != 200:
+            raise PackError(f"{source.url} answers {answer.status_code} {answer.reason}")
         start = have if resumed else 0
         length = answer.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else source.size

