@@ -74,7 +74,7 @@ def _demonstrate(
         _enroll(console, url, create_key(data, "enroller"))
         transport, road = _road(console, stack, data, url, transport)
         viewer_key = create_key(data, "viewer")
-        watcher = Watcher(url, viewer_key, lambda kind, event: _tell(console, kind, event))
+        watcher = Watcher(url, viewer_key, _Teller(console).tell)
         watcher.start()
         stack.callback(watcher.close)
         films = {CAR: sample_path(SAMPLE_VIDEO), LOBBY: lobby_film(WORK)}
@@ -144,19 +144,29 @@ def _run_agent(command: list[str], log: Path) -> dict[str, Any]:
     return summary
 
 
-def _tell(console: Console, kind: str, event: Event) -> None:
-    """One sighting, as a person would like to read it."""
-    moment = datetime.fromisoformat(event["captured_at"]).astimezone()
-    if event["decision"] == "identified" and event["person"] is not None:
-        who, style = event["person"]["name"], "green"
-    else:
-        who, style = event["decision"].capitalize(), "yellow"
-    similarity = "–" if event["similarity"] is None else f"{event['similarity']:.2f}"
-    again = "" if kind == "created" else "  (a better shot)"
-    console.print(
-        f"  {moment:%H:%M:%S}  {event['camera']:<6} [{style}]{who:<16}[/{style}]"
-        f" similarity {similarity:>5}  quality {event['quality']['score']:.2f}{again}"
-    )
+class _Teller:
+    """Prints sightings as a person would like to read them: each once, and when it got better."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, str] = {}  # by event
+
+    def tell(self, event: Event) -> None:
+        if event["decision"] == "identified" and event["person"] is not None:
+            who, style = event["person"]["name"], "green"
+        else:
+            who, style = event["decision"].capitalize(), "yellow"
+        similarity = "–" if event["similarity"] is None else f"{event['similarity']:.2f}"
+        text = (
+            f"{event['camera']:<6} [{style}]{who:<16}[/{style}] similarity {similarity:>5}"
+            f"  quality {event['quality']['score']:.2f}"
+        )
+        before = self._said.get(event["id"])
+        if text != before:
+            self._said[event["id"]] = text
+            moment = datetime.fromisoformat(event["captured_at"]).astimezone()
+            again = "" if before is None else "  (better shot)"
+            self._console.print(f"  {moment:%H:%M:%S}  {text}{again}", soft_wrap=True)
 
 
 def _events(url: str, key: str) -> list[Event]:

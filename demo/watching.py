@@ -10,9 +10,9 @@ from demo.verdict import Event
 
 
 class Watcher(threading.Thread):
-    """Calls `tell(kind, event)` for each sighting that the server streams, until closed."""
+    """Calls `tell` with each sighting that the server streams, new or updated, until closed."""
 
-    def __init__(self, url: str, key: str, tell: Callable[[str, Event], None]) -> None:
+    def __init__(self, url: str, key: str, tell: Callable[[Event], None]) -> None:
         super().__init__(name="watcher", daemon=True)
         self._tell = tell
         self._stream = requests.get(
@@ -24,14 +24,11 @@ class Watcher(threading.Thread):
         self._stream.raise_for_status()
 
     def run(self) -> None:
-        kind = ""
         try:
             for line in self._stream.iter_lines(chunk_size=1, decode_unicode=True):
                 field, _, value = line.partition(": ")
-                if field == "event":
-                    kind = value
-                elif field == "data":
-                    self._tell(kind, json.loads(value))
+                if field == "data":
+                    self._tell(json.loads(value))
         except (requests.RequestException, AttributeError):
             pass  # the server, or this watcher, was closed: nothing more will be seen
 
