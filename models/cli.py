@@ -142,9 +142,7 @@ def info(pack: str, manifest_path: Path | None, as_json: bool) -> None:
     click.echo(_licence(pack, entry))
     click.echo(f"\n{entry.title}\n{entry.description}\n")
     for file in entry.files:
-        click.echo(
-            f"{file.name}  ({file.role}{f', {file.architecture}' * bool(file.architecture)})"
-        )
+        click.echo(f"{file.name}  {file.role} {file.architecture or ''}")
         click.echo(f"  from    {entry.sources[file.source].url} {file.member or ''}")
         click.echo(f"  sha256  {file.sha256}")
         if file.input is not None:
@@ -181,12 +179,13 @@ def _is_installed(name: str, pack: Pack) -> bool:
 
 def _licence(name: str, pack: Pack) -> str:
     allowed = "allowed" if pack.commercial_use else "NOT ALLOWED"
-    return (
-        f"{name}: {pack.licence}; commercial use {allowed}\n"
-        f"  published at {pack.homepage}\n"
-        f"  trained by   {pack.trained_by}\n"
-        f"  trained on   {pack.trained_on}"
-    )
+    lines = [
+        f"{name}: {pack.licence}; commercial use {allowed}",
+        f"  published at {pack.homepage}",
+    ]
+    if any(file.role != "sample" for file in pack.files):
+        lines += [f"  trained by   {pack.trained_by}", f"  trained on   {pack.trained_on}"]
+    return "\n".join(lines)
 
 
 def _consents(name: str, pack: Pack, *, ask: bool) -> bool:
