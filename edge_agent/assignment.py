@@ -16,7 +16,7 @@ def assign(cost: NDArray[np.float64], possible: NDArray[np.bool_]) -> list[tuple
         return []
     allowed = np.where(possible[rows], cost[rows], np.inf)
     nearest = allowed.argmin(axis=1)
-    if len(np.unique(nearest)) == len(rows):
+    if len(set(nearest.tolist())) == len(rows):
         return list(zip(rows.tolist(), nearest.tolist(), strict=True))
     columns = np.flatnonzero(possible[rows].any(axis=0))
     part = allowed[:, columns]

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_agent.appearance import face_patch, same_face
+from edge_agent.appearance import Fingerprint, face_fingerprint, may_be_same_face
 from edge_agent.shots import Shot
 from edge_agent.tracking import Track
 from models.types import BgrImage
@@ -15,7 +12,7 @@ from shared.quality import Quality
 from shared.template import Template
 
 _EAGER_S: Final = 0.5  # a new face is looked at in every frame for so long ...
-_LOOK_AGAIN_S: Final = 0.1  # ... and then, or after its first probe, no more often than this
+_LOOK_AGAIN_S: Final = 0.2  # ... and then, or after its first probe, no more often than this
 _CHECK_AGAIN_S: Final = 2.0
 
 
@@ -53,7 +50,7 @@ class Story:
     template: Template | None = None  # of the newest probe
     liveness: list[float] = field(default_factory=list)  # of the shots that were judged
     reasons: list[str] = field(default_factory=list)  # why the newest look did not pass the gate
-    patch: NDArray[np.float32] | None = None  # the face in the frame before
+    before: Fingerprint | None = None  # the face in the frame before
 
     @property
     def mean_liveness(self) -> float | None:
@@ -162,9 +159,9 @@ class BestShots:
 
     def _watch(self, story: Story, track: Track, image: BgrImage) -> None:
         """Compares the face with the frame before; a track that may have changed is doubted."""
-        patch = face_patch(image, track.box)
-        changed = story.patch is not None and not same_face(story.patch, patch)
-        story.patch = patch
+        now = face_fingerprint(image, track.box)
+        changed = story.before is not None and not may_be_same_face(story.before, now)
+        story.before = now
         if (changed or track.doubtful) and story.template is not None:
             story.doubted = True
             story.best = None  # it may show the one before

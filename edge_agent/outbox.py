@@ -60,6 +60,17 @@ class StoredProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """One probe that the server will never take, and its reason."""
+
+    sequence: int
+    probe_id: str
+    code: str | None
+    message: str | None
+    refused_at: str  # RFC 3339
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxCounts:
     """What the outbox has seen since it was created, and what it holds now."""
 
@@ -181,6 +192,16 @@ class Outbox:
                     )
             self._settled.update(fresh)
             self.retry()
+
+    def refusals(self, limit: int = 100) -> list[Refusal]:
+        """What the server refused, newest first; the newest 1,000 are kept."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT sequence, probe_id, code, message, refused_at FROM refusal"
+                " ORDER BY sequence DESC LIMIT ?",
+                (limit,),
+            )
+            return [Refusal(*row) for row in rows]
 
     def counts(self) -> OutboxCounts:
         with self._lock:
@@ -338,6 +359,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # templates are biometric data; SQLite's other files take this mode over
+    path.chmod(0o600)
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -348,5 +371,4 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error:
         connection.close()
         raise
-    path.chmod(0o600)  # templates are biometric data
     return connection
