@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.types import BgrImage
+from shared.errors import MalformedInput
 
 SIDE = 112  # pixels of an aligned chip
 
@@ -23,14 +24,15 @@ def similarity_transforms(
 
     The reference is (k, 2). Least squares over rotation, uniform scale and translation (Umeyama,
     1991), without mirroring. In the plane a similarity is z → a·z + b of complex numbers, which
-    has a closed form for the whole batch. Points that all coincide have none: their rows are NaN.
+    has a closed form for the whole batch. Raises MalformedInput where all points coincide.
     """
     source = points[..., 0].astype(np.float64) + 1j * points[..., 1]
     target = reference[:, 0].astype(np.float64) + 1j * reference[:, 1]
     source_mean = source.mean(axis=1, keepdims=True)
     centred = source - source_mean
     spread = (centred.real**2 + centred.imag**2).sum(axis=1)
-    spread[spread < 1e-12] = np.nan
+    if not (spread > 1e-12).all():
+        raise MalformedInput("points that coincide, or are not finite, show no face to align")
     a = centred.conj() @ (target - target.mean()) / spread
     b = target.mean() - a * source_mean[:, 0]
     rows = np.stack([a.real, -a.imag, b.real, a.imag, a.real, b.imag], axis=1)
