@@ -32,7 +32,7 @@ from shared.ids import new_id
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_FORM_FIELD_BYTES = 64 * 1024
+_FORM_FIELD_BYTES = 512 * 1024  # also the room of the multipart reader, which takes 64 KiB at a time
 _FORM_PARTS = 32
 
 

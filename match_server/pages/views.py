@@ -39,13 +39,14 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         visitor = gatekeeper.viewer(request)
         if visitor is None:
             return redirect(url_for("pages.login"))
-        now = services.clock.now()
+        events = services.events.page(EventQuery(size=_SHOWN)).items
         return make_response(
             render_template(
                 "live.html",
-                events=services.events.page(EventQuery(size=_SHOWN)).items,
+                events=events,
+                initial=[event.model_dump(mode="json") for event in events],
                 persons=services.events.persons(),
-                now=rfc3339(now),
+                now=rfc3339(services.clock.now()),
                 by_key=visitor.key_id != "open-page",
             )
         )

@@ -94,7 +94,7 @@ function tick() {
   for (const card of document.querySelectorAll(".camera-card")) {
     const isNow = now() - Number(card.dataset.latest) < PRESENT_S * 1000;
     card.dataset.now = isNow;
-    card.querySelector(".presence").textContent = isNow ? "now" : `nobody since ${ago(now() - Number(card.dataset.latest))}`;
+    card.querySelector(".presence").textContent = isNow ? "now" : `last seen ${ago(now() - Number(card.dataset.latest))}`;
   }
 }
 
@@ -140,6 +140,7 @@ function follow() {
   addEventListener("pagehide", () => stream.close(), { once: true });
 }
 
+JSON.parse(document.getElementById("initial").textContent).forEach(keep);
+render();
 follow();
 setInterval(tick, 1000);
-tick();
