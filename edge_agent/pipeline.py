@@ -123,7 +123,7 @@ class Pipeline:
             self._look(frame, detections, tracks)
             due = self._shots.due(tracks, frame.time_s) + self._shots.last_of(ended)
             self._publish(self._embed(self._judge(due)))
-            self._conclude(tracks, ended)
+            self._conclude(ended)
         if frame.alone:
             self.finish()
 
@@ -131,7 +131,7 @@ class Pipeline:
         """Ends all tracks and puts their waiting best shots into the sink."""
         ended = self._shots.end((*self._tracker.end_all(), *self._still_tracker.end_all()))
         self._publish(self._embed(self._judge(self._shots.last_of(ended))))
-        self._conclude((), ended)
+        self._conclude(ended)
 
     def _detect(self, frame: Frame) -> Detections:
         with self.times.measure("detect"):
@@ -256,11 +256,12 @@ class Pipeline:
             thumbnail=thumbnail(shot) if self._rules.thumbnails else None,
         )
 
-    def _conclude(self, live: Sequence[Track], ended: Sequence[Story]) -> None:
+    def _conclude(self, ended: Sequence[Story]) -> None:
         """Enters why ended tracks gave no probe, and forgets what is not needed any more."""
         for story in ended:
             if not story.probes:
                 self.counts.unidentified.update(story.reasons or ["no look"])
+        live = self._tracker.tracks + self._still_tracker.tracks
         self._shots.keep_only(live)
         self._confirmed &= {track.track_id for track in live}
 

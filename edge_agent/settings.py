@@ -209,7 +209,7 @@ def _fault(error: dict[str, Any]) -> str:
     """One fault as a person would like to read it, without the value: it may be a secret."""
     location = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _known_keys(), n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"]), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {location!r}{hint}"
     if error["type"] == "missing":
@@ -218,13 +218,14 @@ def _fault(error: dict[str, Any]) -> str:
     return f"{location!r}: {message}" if location else message
 
 
-def _known_keys() -> list[str]:
-    sections: list[type[BaseModel]] = [AgentSettings]
-    keys: list[str] = []
-    while sections:
-        for name, field in sections.pop().model_fields.items():
-            keys.append(name)
-            for part in (field.annotation, *get_args(field.annotation)):
-                if isinstance(part, type) and issubclass(part, BaseModel):
-                    sections.append(part)
-    return keys
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section in which the last part of `location` stands."""
+    section: type[BaseModel] = AgentSettings
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            kinds = (annotation, *get_args(annotation))
+            section = next(
+                kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
+            )
+    return list(section.model_fields)

@@ -70,6 +70,11 @@ class Tracker:
         self._state = np.zeros((0, 2, 4))  # place and speed of centre x, y, width, height
         self._spread = np.zeros((0, 3, 4))  # variance of place, covariance, variance of speed
 
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """All that live, oldest first."""
+        return tuple(self._tracks)
+
     def update(self, boxes: Boxes, time_s: float) -> TrackingStep:
         """Assigns the boxes (n, 4) found at stream time `time_s` to tracks, old and new."""
         self._predict(time_s - self._time_s)
@@ -79,7 +84,7 @@ class Tracker:
         self._correct(pairs, measured)
         ended = self._end_missed({track for track, _ in pairs})
         self._begin(measured, {row for _, row in pairs})
-        return TrackingStep(tuple(self._tracks), ended)
+        return TrackingStep(self.tracks, ended)
 
     def split(self, track_id: str) -> Track | None:
         """Gives a track a new id, because it turned out to be another face; None if it is gone."""
