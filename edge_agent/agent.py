@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 import cv2
 
-from edge_agent.bestshot import ShotRules
-from edge_agent.capture import Feed, Manner
-from edge_agent.delivery import Delivery
+from edge_agent.capture.feed import Feed, Manner
+from edge_agent.capture.sources import is_live, open_source
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Faces, Pipeline, PipelineRules
+from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.transport import Transport
 from edge_agent.settings import AgentSettings, BrokerSettings, CameraSettings, ShotSettings
-from edge_agent.sources import is_live, open_source
-from edge_agent.tracking import TrackingRules
+from edge_agent.tracking.bestshot import ShotRules
+from edge_agent.tracking.tracker import TrackingRules
 from models.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import SourceError
 from shared.topics import DeviceTopics
@@ -118,8 +118,9 @@ class Agent:
             self.stopping_was_asked = self.stopping.is_set()
         finally:
             self.stopping.set()
+            deadline_s = time.monotonic() + _STOP_S
             for camera in self.cameras:
-                camera.join(_STOP_S)
+                camera.join(max(0.0, deadline_s - time.monotonic()))
         broken = self._broken()
         if broken is not None:
             raise broken
@@ -131,13 +132,16 @@ class Agent:
 
     def close(self) -> None:
         """Ends delivery; what is not delivered stays in the outbox."""
-        if self.delivery is not None:
-            self.delivery.stop(_STOP_S)
-        self.outbox.close()
+        if self.delivery is None or self.delivery.stop(_STOP_S):
+            self.outbox.close()
+        else:  # the far end still owes an answer; every commit is on the disk already
+            self.outbox.retry()
 
     def _broken(self) -> Exception | None:
-        """What ended a camera though its source was well."""
-        failures = (camera.failure for camera in self.cameras)
+        """What ended delivery, or a camera though its source was well."""
+        failures = [camera.failure for camera in self.cameras]
+        if self.delivery is not None:
+            failures.append(self.delivery.failure)
         return next(
             (one for one in failures if one is not None and not isinstance(one, SourceError)), None
         )

@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from edge_agent.agent import broker_login
+from edge_agent.capture.sources import is_live, open_source
 from edge_agent.settings import AgentSettings, BrokerSettings, CameraSettings, ServerSettings
-from edge_agent.sources import is_live, open_source
 from shared.clock import SystemClock
 from shared.errors import MusterError
 from shared.topics import DeviceTopics

@@ -153,7 +153,7 @@ class Outbox:
 
         At most `limit`, and no more than `max_bytes` together unless the first alone is larger.
         """
-        with self._lock:
+        with self._reading():
             # Those that are settled but still on the disk are few: the disk was full just then.
             rows = self._connection.execute(
                 "SELECT sequence, probe_id, body FROM probe ORDER BY sequence LIMIT ?",
@@ -180,7 +180,7 @@ class Outbox:
 
         A disk that takes nothing does not make them come back: they are not pending any more.
         """
-        with self._lock:
+        with self._reading():
             fresh = {one.probe_id: one for one in receipts if self._is_waiting(one.probe_id)}
             for receipt in fresh.values():
                 if receipt.status == "refused":
@@ -195,7 +195,7 @@ class Outbox:
 
     def refusals(self, limit: int = 100) -> list[Refusal]:
         """What the server refused, newest first; the newest 1,000 are kept."""
-        with self._lock:
+        with self._reading():
             rows = self._connection.execute(
                 "SELECT sequence, probe_id, code, message, refused_at FROM refusal"
                 " ORDER BY sequence DESC LIMIT ?",
@@ -204,7 +204,7 @@ class Outbox:
             return [Refusal(*row) for row in rows]
 
     def counts(self) -> OutboxCounts:
-        with self._lock:
+        with self._reading():
             last, size, acknowledged, refused, dropped, waiting = self._connection.execute(
                 "SELECT last_sequence, bytes, acknowledged, refused, dropped,"
                 " (SELECT count(*) FROM probe) FROM tally"
@@ -309,6 +309,15 @@ class Outbox:
             else:
                 cursor.execute("UPDATE tally SET acknowledged = acknowledged + 1")
             cursor.execute("UPDATE tally SET bytes = bytes - ?", (size,))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Holds the lock; Unavailable when the file cannot be read at the moment."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise Unavailable(f"the outbox {self._path} cannot be read: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:

@@ -9,13 +9,13 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.appearance import SceneWatch
-from edge_agent.bestshot import BestShots, Candidate, ShotRules, Story, published
-from edge_agent.capture import Frame
+from edge_agent.capture.feed import Frame
 from edge_agent.probes import Probe
-from edge_agent.shots import Shot, take_shot, thumbnail
 from edge_agent.timing import StageTimes
-from edge_agent.tracking import Track, Tracker, TrackingRules
+from edge_agent.tracking.appearance import SceneWatch
+from edge_agent.tracking.bestshot import BestShots, Candidate, ShotRules, Story, published
+from edge_agent.tracking.shots import Shot, take_shot, thumbnail
+from edge_agent.tracking.tracker import Track, Tracker, TrackingRules
 from models.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
 from shared.ids import new_id
@@ -146,6 +146,8 @@ class Pipeline:
             step = tracker.update(detections.boxes, frame.time_s)
             fresh = {track.track_id for track in step.tracks if track.confirmed} - self._confirmed
             self.counts.tracks += len(fresh)
+            for track_id in fresh:
+                log.debug("Camera %s: a face comes into view, track %s", frame.camera, track_id)
             self._confirmed |= fresh
             return step.tracks, self._shots.end((*cut, *step.ended))
 

@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class CameraSettings(_Section):
-    """One camera; `source` as `edge_agent.sources.open_source` reads it."""
+    """One camera; `source` as `edge_agent.capture.sources.open_source` reads it."""
 
     name: Name
     source: str = Field(min_length=1)
@@ -54,7 +54,7 @@ class ModelSettings(_Section):
 
 
 class ShotSettings(_Section):
-    """Which shots become probes; see `edge_agent.bestshot.ShotRules`."""
+    """Which shots become probes; see `edge_agent.tracking.bestshot.ShotRules`."""
 
     gate: Literal["doorway", "passport", "off"] = "doorway"
     first_wait_s: float = Field(default=0.25, ge=0, le=10)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.capture import Frame
+from edge_agent.capture.feed import Frame
 from edge_agent.probes import Probe
 from models.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edge_agent.delivery import Delivery
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
+from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.http import HttpTransport
 from shared.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
 

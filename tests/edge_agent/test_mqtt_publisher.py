@@ -13,9 +13,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_agent.delivery import Delivery
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
+from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.mqtt import MqttLogin, MqttTransport, try_broker
 from shared.errors import ConfigurationError, Unauthenticated, Unavailable
 from shared.messages import StatusMessage

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from edge_agent.bestshot import ShotRules
 from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.tracking import TrackingRules
+from edge_agent.tracking.bestshot import ShotRules
+from edge_agent.tracking.tracker import TrackingRules
 
 from .fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
 
@@ -66,13 +66,9 @@ def test_a_clearly_better_shot_makes_another_probe_of_the_same_track() -> None:
 
 def test_a_better_shot_that_waited_becomes_a_probe_when_the_track_ends() -> None:
     # Better by more than the final margin, by less than the margin for a probe on the way.
-    scene: Scene = lambda index: (
-        [
-            Someone(1, 300, score=0.4 if index < 60 else 0.46)
-        ]
-        * (index < 100)
-    )
-    _, sink, _ = watch(scene, 140, finish=False)
+    scene: Scene = lambda index: [Someone(1, 300, score=0.4 + 0.06 * (index > 60))]  # noqa: E731
+    gone: Scene = lambda index: scene(index) if index < 100 else []  # noqa: E731
+    _, sink, _ = watch(gone, 140, finish=False)
     assert [round(probe.quality.score, 2) for probe in sink.probes] == [0.4, 0.46]
 
 

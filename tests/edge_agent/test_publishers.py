@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from edge_agent.delivery import Delivery
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
+from edge_agent.publishers.delivery import Delivery
 
 from .far_ends import FarEnd
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edge_agent.assignment import assign
-from edge_agent.tracking import Tracker, TrackingRules, TrackingStep
+from edge_agent.tracking.assignment import assign
+from edge_agent.tracking.tracker import Tracker, TrackingRules, TrackingStep
 
 FPS = 25.0
 Boxes = NDArray[np.float32]

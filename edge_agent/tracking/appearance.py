@@ -36,7 +36,7 @@ class SceneWatch:
 
 
 def face_fingerprint(image: BgrImage, box: tuple[float, float, float, float]) -> Fingerprint:
-    """The fingerprint of a face (`box` x1 y1 x2 y2, pixels), to be compared with the next frame's."""
+    """The fingerprint of a face in `box` (x1 y1 x2 y2, pixels), for comparing with the next."""
     height, width = image.shape[:2]
     x1, y1 = min(max(0, round(box[0])), width - 1), min(max(0, round(box[1])), height - 1)
     face = image[y1 : max(y1 + 1, round(box[3])), x1 : max(x1 + 1, round(box[2]))]
@@ -44,7 +44,7 @@ def face_fingerprint(image: BgrImage, box: tuple[float, float, float, float]) ->
 
 
 def may_be_same_face(before: Fingerprint, after: Fingerprint) -> bool:
-    """Whether fingerprints of successive frames may be of one face; False asks for a closer look."""
+    """Whether two fingerprints in a row may be of one face; False asks for a closer look."""
     return _correlation(before, after) >= _FACE_SAME
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from edge_agent.appearance import Fingerprint, face_fingerprint, may_be_same_face
-from edge_agent.shots import Shot
-from edge_agent.tracking import Track
+from edge_agent.tracking.appearance import Fingerprint, face_fingerprint, may_be_same_face
+from edge_agent.tracking.shots import Shot
+from edge_agent.tracking.tracker import Track
 from models.types import BgrImage
 from shared.quality import Quality
 from shared.template import Template

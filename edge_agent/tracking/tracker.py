@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.assignment import assign
+from edge_agent.tracking.assignment import assign
 from shared.ids import new_id
 
 Boxes = NDArray[np.float32]  # (n, 4) x1 y1 x2 y2, pixels of the frame

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.capture import Frame
+from edge_agent.capture.feed import Frame
 from models.types import BgrImage, Detections, Shapes
 from shared.quality import Quality
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from edge_agent.sources import Source
+from edge_agent.capture.sources import Source
 from models.types import BgrImage
 from shared.clock import Clock, SystemClock
 from shared.errors import SourceError

@@ -46,12 +46,18 @@ class Delivery:
         self._stopping = False
         self._failures = 0
         self._complaint: str | None = None
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
     @property
     def complaint(self) -> str | None:
         """Why nothing can be delivered at the moment; None when all is well."""
         return self._complaint
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the thread though nobody told it to stop; None while all is well."""
+        return self._failure
 
     def start(self) -> None:
         self._outbox.observe(self._call_fresh)
@@ -61,21 +67,36 @@ class Delivery:
     def drained(self, timeout_s: float) -> bool:
         """Waits until the outbox is empty; whether it became so within `timeout_s`."""
         with self._moved:
-            return self._moved.wait_for(self._is_empty, timeout_s)
+            return self._moved.wait_for(self._is_empty_or_broken, timeout_s) and self._is_empty()
 
-    def stop(self, timeout_s: float) -> None:
-        """Ends the thread and closes the transport; what is not delivered stays in the outbox."""
+    def stop(self, timeout_s: float) -> bool:
+        """Ends the thread and closes the transport; what is not delivered stays in the outbox.
+
+        False when the thread still waits for an answer of the far end after `timeout_s`.
+        """
         with self._called:
             self._stopping = True
             self._called.notify()
         self._thread.join(timeout_s)
         self._transport.close(timeout_s / 2)
+        return not self._thread.is_alive()
+
+    def _is_empty_or_broken(self) -> bool:
+        return self._failure is not None or self._is_empty()
 
     def _is_empty(self) -> bool:
         counts = self._outbox.counts()
         return counts.waiting == 0 and counts.held == 0
 
     def _run(self) -> None:
+        try:
+            self._deliver()
+        except Exception as error:  # the agent looks for it, and ends rather than go on in silence
+            log.exception("Delivery is broken")
+            self._failure = error
+            self._notify()
+
+    def _deliver(self) -> None:
         while not self._stopping:
             pause_s = self._step()
             with self._called:
@@ -89,13 +110,14 @@ class Delivery:
 
     def _step(self) -> float:
         """Offers one batch; answers how long to wait for something to happen, in seconds."""
-        self._outbox.retry()
-        batch = self._outbox.pending(_WINDOW, _WINDOW_BYTES)
-        if not batch:
-            self._notify()
-            return _IDLE_S
         try:
+            self._outbox.retry()
+            batch = self._outbox.pending(_WINDOW, _WINDOW_BYTES)
+            if not batch:
+                self._notify()
+                return _IDLE_S
             receipts = self._transport.exchange(batch)
+            self._outbox.settle(receipts)
         except (Unavailable, Unauthenticated, Forbidden) as error:
             return self._failed(error)
         if self._complaint is not None:
@@ -103,15 +125,13 @@ class Delivery:
         self._complaint, self._failures = None, 0
         if not receipts:
             return _IDLE_S
-        self._outbox.settle(receipts)
         self._notify()
         return 0.0
 
     def _failed(self, error: Unavailable | Unauthenticated | Forbidden) -> float:
         self._failures += 1
         if self._complaint != error.message:
-            waiting = self._outbox.counts().waiting
-            log.error("%s; %d probes wait in the outbox", _sentence(error.message), waiting)
+            log.error("%s; %s", _sentence(error.message), self._what_waits())
         self._complaint = error.message
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
         if not isinstance(error, Unavailable):
@@ -119,6 +139,12 @@ class Delivery:
         said = error.details.get("retry_after_s")
         asked = float(said) if isinstance(said, int | float) else 0.0
         return max(asked, longest * self._jitter.uniform(0.5, 1.0))
+
+    def _what_waits(self) -> str:
+        try:
+            return f"{self._outbox.counts().waiting} probes wait in the outbox"
+        except Unavailable as error:  # the disk itself may be the trouble
+            return error.message
 
     def _call_fresh(self) -> None:
         with self._called:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.pipes import PipeSource, gstreamer_command, rpicam_command
+from edge_agent.capture.pipes import PipeSource, gstreamer_command, rpicam_command
 from models.types import BgrImage
 from shared.errors import MusterError, SourceError
 
