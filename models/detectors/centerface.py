@@ -33,7 +33,7 @@ class CenterFace:
 
     def detect(self, image: BgrImage) -> Detections:
         height, width = image.shape[:2]
-        size = self._input_size(width, height)
+        size = self.input_size(width, height)
         small: BgrImage = cv2.resize(image, size)  # type: ignore[assignment]
         outputs = self._session.run(self._layout.batch([small]))
         heat, scale, offset, marks = (output[0] for output in outputs)
@@ -49,7 +49,8 @@ class CenterFace:
         boxes = np.concatenate([corners * back, (corners + sides) * back], axis=1)
         return with_area(suppress(boxes, heat[0, rows, columns], self._max_overlap, points * back))
 
-    def _input_size(self, width: int, height: int) -> tuple[int, int]:
+    def input_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size (width, height) at which a picture of that size is looked at."""
         shrink = min(1.0, self._longest_side / max(width, height))
         columns, rows = (
             max(1, round(side * shrink / _MULTIPLE)) * _MULTIPLE for side in (width, height)

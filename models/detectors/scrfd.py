@@ -33,12 +33,12 @@ class Scrfd:
         self._max_overlap = max_overlap
 
     def detect(self, image: BgrImage) -> Detections:
-        canvas, scale = self._letterbox(image)
+        canvas, scale = self.letterbox(image)
         outputs = self._session.run(self._layout.batch([canvas]))
         scores, boxes, points = decode(outputs, self._size, self._min_score)
         return with_area(suppress(boxes / scale, scores, self._max_overlap, points / scale))
 
-    def _letterbox(self, image: BgrImage) -> tuple[BgrImage, np.float32]:
+    def letterbox(self, image: BgrImage) -> tuple[BgrImage, np.float32]:
         """The picture at the top left of the graph's input, and by how much it was scaled."""
         width, height = self._size
         scale = min(width / image.shape[1], height / image.shape[0])
