@@ -96,7 +96,7 @@ def once(
     was delivered. Without --server or --broker nothing is sent or kept.
 
     \b
-    Example: edge-agent once door.mp4 --server http://127.0.0.1:8080 --key-file key --json
+    Example: edge-agent once door.mp4 --server http://127.0.0.1:8480 --key-file key --json
     """
     _log_to_stderr("WARNING")
     with tempfile.TemporaryDirectory(prefix="muster-") as scratch:

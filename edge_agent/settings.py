@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from shared.errors import ConfigurationError
 from shared.messages import Name
@@ -175,6 +180,8 @@ def _validated(make: Callable[[], AgentSettings], origin: str) -> AgentSettings:
     except ValidationError as error:
         faults = "; ".join(_fault(dict(one)) for one in error.errors())
         raise ConfigurationError(f"{origin}: {faults}") from error
+    except SettingsError as error:
+        raise ConfigurationError(f"the environment: {error}") from error
 
 
 def default_device() -> str:
@@ -212,6 +219,9 @@ def _fault(error: dict[str, Any]) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"]), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {location!r}{hint}"
+    if error["type"] == "model_type":
+        variable = f"{_PREFIX}{location.upper()}__…"
+        return f"{location!r} is a section with keys of its own (in the environment: {variable})"
     if error["type"] == "missing":
         return f"{location!r} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")

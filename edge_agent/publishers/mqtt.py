@@ -5,7 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ _SESSION_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 20
 _MAX_RECONNECT_S: Final = 30
 _MAX_RESEND_S: Final = 60.0
+_UNHEARD_RESEND_S: Final = 1.0
 _CONNECTING_S: Final = 5.0
 _KEPT_RECEIPTS: Final = 10_000
 _NO_SUBSCRIBERS: Final = 0x10  # MQTT 5.0, 3.4.2.1: PUBACK "No matching subscribers"
@@ -69,10 +70,12 @@ class _Address:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """One probe on its way: when it was sent (monotonic), and for how long it may stay silent."""
+    """One probe on its way."""
 
-    sent_at_s: float
-    patience_s: float
+    message: int  # paho's number of the newest copy
+    copies: int  # sent so far
+    sent_at_s: float  # when the newest was, on the monotonic clock
+    patience_s: float  # how long it may stay unanswered
 
 
 class MqttTransport:
@@ -80,10 +83,11 @@ class MqttTransport:
 
     A broker's acknowledgement proves only that the broker has a probe. So a probe counts as
     delivered when the server's ReceiptMessage names it; until then it is published again after
-    `resend_s`, then twice that, up to a minute. Each copy expires at the broker when the next is
-    due, so that copies do not pile up there while no server listens. In flight is at most what
-    `exchange` is given; receipts that nobody has collected are bounded too (oldest dropped: the
-    probe is then sent again, and answered as a duplicate).
+    `resend_s`, then twice that, up to a minute, and sooner where the broker says that nobody
+    listens. Each copy expires at the broker when the next is due, so that copies do not pile up
+    there while no server listens. In flight is at most what `exchange` is given; receipts that
+    nobody has collected are bounded too (oldest dropped: the probe is then sent again, and answered
+    as a duplicate).
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class MqttTransport:
         self._receipts: deque[ProbeReceipt] = deque(maxlen=_KEPT_RECEIPTS)
         self._ready = threading.Event()
         self._refused: str | None = None  # the broker's reason, when it turned the box away
+        self._unheard: deque[int] = deque(maxlen=_KEPT_RECEIPTS)  # messages that reached nobody
         self._nobody_listens = False
         self._patient_until_s = 0.0  # while the first connection is being made
         self._wake: Callable[[], None] = lambda: None
@@ -129,6 +134,7 @@ class MqttTransport:
         receipts = self._collect(batch)
         if receipts:
             return receipts
+        self._notice_unheard()
         now_s = self._clock.monotonic_s()
         if not self._ready.is_set():
             if now_s < self._patient_until_s and self._refused is None:
@@ -163,16 +169,26 @@ class MqttTransport:
         return receipts
 
     def _publish(self, probe: StoredProbe, before: _Flight | None, now_s: float) -> None:
-        patience_s = self._resend_s if before is None else min(2 * before.patience_s, _MAX_RESEND_S)
-        self._flights[probe.probe_id] = _Flight(now_s, patience_s)
-        self._client.publish(
+        copies = 1 if before is None else before.copies + 1
+        patience_s = _patience_s(self._resend_s, copies)
+        expiry_s = max(1, round(patience_s))
+        info = self._client.publish(
             self._topics.probe,
             probe.body,
             qos=1,
-            properties=_properties(
-                PacketTypes.PUBLISH, MessageExpiryInterval=max(1, round(patience_s))
-            ),
+            properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s),
         )
+        self._flights[probe.probe_id] = _Flight(info.mid, copies, now_s, patience_s)
+
+    def _notice_unheard(self) -> None:
+        """Shortens the wait for copies of which the broker said that they reached nobody."""
+        unheard = set()
+        while self._unheard:
+            unheard.add(self._unheard.popleft())
+        for probe_id, flight in self._flights.items():
+            if flight.message in unheard:
+                patience_s = min(flight.patience_s, _patience_s(_UNHEARD_RESEND_S, flight.copies))
+                self._flights[probe_id] = replace(flight, patience_s=patience_s)
 
     def _say_online(self, online: bool) -> paho.MQTTMessageInfo:
         body = StatusMessage(device=self._topics.device, online=online).model_dump_json()
@@ -235,9 +251,11 @@ class MqttTransport:
         self._wake()
 
     def _on_publish(
-        self, _client: paho.Client, _data: Any, _mid: int, reason: ReasonCode, _props: Any
+        self, _client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _props: Any
     ) -> None:
         nobody = reason.value == _NO_SUBSCRIBERS
+        if nobody:
+            self._unheard.append(mid)
         if nobody and not self._nobody_listens:
             log.warning(
                 "The %s says that nobody listens for probes: is `match-server ingest` running?",
@@ -269,6 +287,11 @@ def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: floa
         client.loop_stop()
     if reason.is_failure:
         raise Unauthenticated(f"the broker {name} turns this box away: {reason}")
+
+
+def _patience_s(first_s: float, copies: int) -> float:
+    """How long the newest of `copies` may stay unanswered: twice as long as the one before."""
+    return min(first_s * 2.0 ** min(copies - 1, 16), _MAX_RESEND_S)
 
 
 def _client_id(topics: DeviceTopics) -> str:

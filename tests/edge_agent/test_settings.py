@@ -70,6 +70,14 @@ def test_the_environment_wins_over_the_file(
     assert settings.server.url == "http://there"
 
 
+def test_a_variable_that_makes_no_sense_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_BROKER", "mqtt://127.0.0.1")  # a section, not a value
+    with pytest.raises(ConfigurationError, match=r"'broker' is a section.*MUSTER_BROKER__"):
+        load(tmp_path, MINIMAL)
+
+
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSTER_SITE", "harbour")
     camera = {"name": "door", "source": "0"}
