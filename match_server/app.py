@@ -32,7 +32,9 @@ from shared.ids import new_id
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_FORM_FIELD_BYTES = 512 * 1024  # also the room of the multipart reader, which takes 64 KiB at a time
+# Of a field that is no file. It is also the room of the multipart reader, which takes 64 KiB at a
+# time: a smaller one refuses files for their length.
+_FORM_FIELD_BYTES = 512 * 1024
 _FORM_PARTS = 32
 
 
@@ -48,6 +50,7 @@ def create_app(
     With `warm`, the galleries are loaded in the background and /readyz waits for them.
     """
     app = Flask("match_server", static_folder=None, template_folder=None)
+    app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = _FORM_FIELD_BYTES
     app.config["MAX_FORM_PARTS"] = _FORM_PARTS

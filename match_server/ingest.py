@@ -67,9 +67,10 @@ def broker_of(settings: Settings) -> Broker:
     parts = urlsplit(settings.broker)
     try:
         port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username:
+        usable = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and not parts.username
+    except ValueError:  # a port that is no number
+        port, usable = None, False
+    if not usable or parts.hostname is None:
         raise ConfigurationError(
             "the broker is given as mqtt://HOST:PORT or mqtts://HOST:PORT; user name and password "
             "are the settings broker_username and broker_password"

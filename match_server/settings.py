@@ -69,7 +69,11 @@ class Settings(BaseSettings):
         pattern=NAME_PATTERN,
         description="MQTT client id; each ingest process needs its own.",
     )
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field(
+        default="INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="What is written to the log: DEBUG, INFO, WARNING or ERROR.",
+    )
 
     @property
     def sqlalchemy_url(self) -> str:

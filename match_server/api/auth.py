@@ -70,7 +70,7 @@ class Gatekeeper:
             if scheme.lower() != "bearer" or not key.strip():
                 raise Unauthenticated("send the key as `Authorization: Bearer KEY`")
             return self._keys.recognise(key.strip())
-        if request.method == "GET" and permission in _READING:
+        if request.method in ("GET", "HEAD") and permission in _READING:
             visitor = self.viewer(request)
             if visitor is not None:
                 return visitor

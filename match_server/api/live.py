@@ -72,6 +72,18 @@ def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
     ]  # fmt: skip
 
 
+class _Slot:
+    """One taken place of a semaphore, given back once however often the response is closed."""
+
+    def __init__(self, slots: threading.BoundedSemaphore) -> None:
+        self._slots: threading.BoundedSemaphore | None = slots
+
+    def release(self) -> None:
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
+
+
 def _take(probes: Probes, incoming: Request, principal: Principal) -> ProbeResults:
     """Each probe is parsed, searched and answered by itself: a bad one never fails the rest."""
     require_json(incoming)
@@ -131,7 +143,7 @@ def _stream(
     )
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(slots.release)
+    response.call_on_close(_Slot(slots).release)
     return response
 
 

@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from match_server.database import Database, sqlite_path
+from shared.errors import ConfigurationError
 
 
 def migrate(database: Database, revision: str = "head") -> str:
@@ -53,10 +54,14 @@ def _current(connection: Connection) -> str | None:
 
 
 def _is_older(config: Config, revision: str, current: str | None) -> bool:
-    if current is None or revision == "head":
+    if revision == "head":
         return False
     newest_first = [
         script.revision for script in ScriptDirectory.from_config(config).walk_revisions()
     ]
     newest_first.append("base")
-    return newest_first.index(revision) > newest_first.index(current)
+    if revision not in newest_first:
+        raise ConfigurationError(
+            f"there is no migration {revision!r}; there are {', '.join(newest_first)} and head"
+        )
+    return newest_first.index(revision) > newest_first.index(current or "base")

@@ -208,9 +208,9 @@ def make_services(settings: Settings, clock: FakeClock) -> Iterator[Callable[...
     prepare(settings)
     made: list[Services] = []
 
-    def make(**changes: Any) -> Services:
+    def make(faces: FaceEngine | None = None, **changes: Any) -> Services:
         chosen = settings.model_copy(update=changes)
-        faces = FaceEngine(MODEL, DIMENSION, PaintedFaces)
+        faces = faces or FaceEngine(MODEL, DIMENSION, PaintedFaces)
         services = build_services(chosen, faces=faces, clock=clock)
         first_start(services)
         made.append(services)

@@ -49,6 +49,12 @@ def test_base64_form_fields_and_query_say_the_same(api, helpers):
         assert (content.data, content.content_type) == (picture, "image/png")
 
 
+def test_a_large_photo_comes_through_a_form(api, helpers):
+    picture = helpers.paint((RED, 80)) + bytes(400_000)  # padding after the picture's end
+    made = _enroll(api, api.person("Ann"), picture, store=1)
+    assert api.call("GET", made["url"]).data == picture
+
+
 def test_the_largest_of_several_faces_is_enrolled_and_their_number_told(api, helpers):
     person = api.person("Ann")
     made = _enroll(api, person, helpers.paint((GREEN, 40), (RED, 100), (BLUE, 60)))

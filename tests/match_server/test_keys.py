@@ -73,7 +73,7 @@ def test_the_table_above_names_every_guarded_call(api):
     rules = {
         (method, rule.rule)
         for rule in api.client.application.url_map.iter_rules()
-        for method in rule.methods or ()
+        for method in (rule.methods or set()) - {"HEAD"}
         if rule.rule.startswith("/v1/")
     }
     assert len(rules) == sum(len(calls) for calls in CALLS.values())

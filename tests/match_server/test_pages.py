@@ -76,7 +76,8 @@ def test_signing_out_ends_the_session(api):
 
 def test_every_page_forbids_foreign_content_and_framing(api):
     for path in ("/login", "/docs", "/static/page.js"):
-        headers = api.client.get(path).headers
+        with api.client.get(path) as response:
+            headers = response.headers
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert headers["X-Frame-Options"] == "DENY"

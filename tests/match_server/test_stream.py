@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from match_server.app import create_app
+from match_server.schemas.keys import KeyCreate
+
 STREAM = "/v1/events/stream"
 
 
@@ -102,10 +105,6 @@ def test_streams_are_bounded_and_a_closed_one_makes_room(make_api):
 
 
 def test_a_stream_ends_when_the_process_wants_to(make_services, helpers):
-    from match_server.api.auth import COOKIE  # noqa: F401  # the module is importable by itself
-    from match_server.app import create_app
-    from match_server.schemas.keys import KeyCreate
-
     services = make_services()
     stopping = []
     app = create_app(services, b"s" * 32, stopping=lambda: bool(stopping), warm=False)
