@@ -19,8 +19,8 @@ _LEVEL_PITCH = -10.0
 # The five points of a face that looks straight ahead, in units of the ArcFace reference: a pupil
 # distance of 35 stands for 63 mm, so a nose tip 39 mm in front of the eyes is 22 towards the
 # camera, and mouth corners 7 mm in front are 4.
-_FACE = np.column_stack([REFERENCE, [0.0, 0.0, 22.0, 4.0, 4.0]]).astype(np.float64)
-_FACE_INVERSE = np.linalg.pinv(_FACE - _FACE.mean(axis=0))  # (3, 5)
+FACE = np.column_stack([REFERENCE, [0.0, 0.0, 22.0, 4.0, 4.0]]).astype(np.float64)
+_FACE_INVERSE = np.linalg.pinv(FACE - FACE.mean(axis=0))  # (3, 5)
 
 
 class PoseModel:
