@@ -27,7 +27,7 @@ def here(unit: Path, folder: Path) -> Path:
 
 
 def test_there_is_a_unit_for_each_service() -> None:
-    assert [unit.stem for unit in UNITS] == ["edge-agent", "match-server", "match-server-ingest"]
+    assert {unit.stem for unit in UNITS} == {"edge-agent", "match-server", "match-server-ingest"}
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
