@@ -1,7 +1,9 @@
 """Persons: created, changed, and erased so that nothing of them is left."""
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
-from sqlalchemy.orm import Session
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from match_server.database import Database
 from match_server.schemas.base import Page
@@ -71,7 +73,7 @@ class Persons:
             if query.external_id is not None:
                 wanted = wanted.where(Person.external_id == query.external_id)
             rows, total = page_of(session, wanted.order_by(Person.number), query)
-            items = [self._view(session, row) for row in rows]
+            items = self._views(session, rows)
             return Page(items=items, page=query.page, size=query.size, total=total)
 
     def get(self, collection: str, person_id: str) -> PersonView:
@@ -148,19 +150,36 @@ class Persons:
         return len(events), snapshots
 
     def _view(self, session: Session, person: Person) -> PersonView:
-        images: Select[int] = select(func.count()).where(Image.person_number == person.number)
-        templates: Select[int] = select(func.count()).where(Template.person_number == person.number)
-        return PersonView(
-            id=person.id,
-            name=person.name,
-            external_id=person.external_id,
-            metadata=person.meta,
-            expires_at=person.expires_at,
-            expired=is_expired(person.expires_at, self._clock.now()),
-            images=one_number(session, images),
-            templates=one_number(session, templates),
-            created_at=person.created_at,
-        )
+        (view,) = self._views(session, [person])
+        return view
+
+    def _views(self, session: Session, persons: Sequence[Person]) -> list[PersonView]:
+        numbers = [person.number for person in persons]
+        images = _counts(session, Image.person_number, numbers)
+        templates = _counts(session, Template.person_number, numbers)
+        now = self._clock.now()
+        return [
+            PersonView(
+                id=person.id,
+                name=person.name,
+                external_id=person.external_id,
+                metadata=person.meta,
+                expires_at=person.expires_at,
+                expired=is_expired(person.expires_at, now),
+                images=images.get(person.number, 0),
+                templates=templates.get(person.number, 0),
+                created_at=person.created_at,
+            )
+            for person in persons
+        ]
+
+
+def _counts(
+    session: Session, owner: InstrumentedAttribute[int], numbers: Sequence[int]
+) -> dict[int, int]:
+    """How many rows each of these persons owns."""
+    counted = select(owner, func.count()).where(owner.in_(numbers)).group_by(owner)
+    return {row[0]: row[1] for row in session.execute(counted)}
 
 
 def _require_free(

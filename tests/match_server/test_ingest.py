@@ -227,9 +227,8 @@ class TestOverABroker:
         assert sum(intake.taken for intake in counting) == 20
 
     def test_status_and_last_will_are_remembered(self, api, start, box):
-        box.send(
-            {"schema_version": 1, "device": "door-1", "online": True}, TOPICS.status, retain=True
-        )
+        status = {"schema_version": 1, "device": "door-1", "online": True}
+        box.send(status, TOPICS.status, retain=True)
         start(api.services.probes).wait()  # comes after the status was said: it is retained
 
         def state():
@@ -238,7 +237,7 @@ class TestOverABroker:
             return device and (device.name, device.site, device.online)
 
         _until(lambda: state() == ("door-1", "home", True), "the retained status")
-        box.send({"schema_version": 1, "device": "door-1", "online": False}, TOPICS.status)
+        box.send({**status, "online": False}, TOPICS.status)
         _until(lambda: state() == ("door-1", "home", False), "the last will")
 
     def test_a_broker_that_is_away_at_first_is_waited_for(self, api, helpers, start, broker):
