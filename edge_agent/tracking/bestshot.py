@@ -175,7 +175,8 @@ class BestShots:
         if story.probes >= rules.max_probes:
             return False
         eager = not story.probes and now_s - story.began_s < _EAGER_S
-        return eager or now_s - story.looked_s >= _LOOK_AGAIN_S
+        # All faces are looked at in the same frames: one batch costs less than several.
+        return eager or now_s // _LOOK_AGAIN_S != story.looked_s // _LOOK_AGAIN_S
 
     def _is_due(self, story: Story, now_s: float) -> bool:
         rules, best = self._rules, story.best

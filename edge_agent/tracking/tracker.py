@@ -15,6 +15,7 @@ from edge_agent.tracking.assignment import assign
 from shared.ids import new_id
 
 Boxes = NDArray[np.float32]  # (n, 4) x1 y1 x2 y2, pixels of the frame
+Corners = tuple[float, float, float, float]
 
 # Standard deviations in box heights: of a detector's box from frame to frame, and of a head's
 # acceleration (per second squared) in place and in size. A head turns back within half a second.
@@ -44,7 +45,7 @@ class Track:
 
     track_id: str  # UUIDv7
     row: int | None  # of the frame's detections; None while the face is not seen
-    box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels: as filtered, or as predicted
+    box: Corners  # x1 y1 x2 y2, pixels: as filtered, or as predicted
     began_s: float  # stream time
     seen_s: float  # stream time of the last detection
     confirmed: bool
@@ -147,18 +148,18 @@ class Tracker:
         state[:, 0, 2:] = np.maximum(state[:, 0, 2:], 1.0)
         self._state[tracks], self._spread[tracks] = state, spread
         jumped = np.abs(surprise[:, :2]).max(axis=1) > 0.5 * measured[rows, 2:].max(axis=1)
-        for index, row, box, jump in zip(
-            tracks, rows, _to_corners(state[:, 0]), jumped, strict=True
-        ):
-            self._continue(int(index), int(row), box, bool(jump))
+        boxes = _to_corners(state[:, 0]).tolist()
+        for (index, row), box, jump in zip(pairs, boxes, jumped.tolist(), strict=True):
+            self._continue(index, row, _corners(box), jump)
 
-    def _continue(self, index: int, row: int, box: NDArray[np.float64], jumped: bool) -> None:
+    def _continue(self, index: int, row: int, box: Corners, jumped: bool) -> None:
         self._hits[index] += 1
         before = self._tracks[index]
-        self._tracks[index] = replace(
-            before,
+        self._tracks[index] = Track(
+            track_id=before.track_id,
             row=row,
-            box=tuple(box.tolist()),
+            box=box,
+            began_s=before.began_s,
             seen_s=self._time_s,
             confirmed=before.confirmed or self._hits[index] >= self._rules.confirm_hits,
             doubtful=jumped or before.row is None,
@@ -173,8 +174,8 @@ class Tracker:
                     if track.confirmed:
                         ended.append(track)
                     continue
-                box = _to_corners(self._state[index : index + 1, 0])[0]
-                self._tracks[index] = replace(track, row=None, box=tuple(box.tolist()))
+                (box,) = _to_corners(self._state[index : index + 1, 0]).tolist()
+                self._tracks[index] = replace(track, row=None, box=_corners(box))
             kept.append(index)
         if len(kept) < len(self._tracks):
             self._keep(kept)
@@ -195,13 +196,13 @@ class Tracker:
         spread[:, 2] = (_FIRST_SPEED * boxes[:, 3:]) ** 2
         self._state = np.concatenate([self._state, np.stack([boxes, np.zeros_like(boxes)], axis=1)])
         self._spread = np.concatenate([self._spread, spread])
-        for row, box in zip(fresh, _to_corners(boxes), strict=True):
+        for row, box in zip(fresh, _to_corners(boxes).tolist(), strict=True):
             self._hits.append(1)
             self._tracks.append(
                 Track(
                     track_id=new_id(),
                     row=row,
-                    box=tuple(box.tolist()),
+                    box=_corners(box),
                     began_s=self._time_s,
                     seen_s=self._time_s,
                     confirmed=self._rules.confirm_hits <= 1,
@@ -221,6 +222,11 @@ def _to_centres(boxes: Boxes) -> NDArray[np.float64]:
     centres[:, :2] = (corners[:, :2] + corners[:, 2:]) / 2
     centres[:, 2:] = np.maximum(corners[:, 2:] - corners[:, :2], 1.0)
     return centres
+
+
+def _corners(box: list[float]) -> Corners:
+    x1, y1, x2, y2 = box
+    return x1, y1, x2, y2
 
 
 def _to_corners(centres: NDArray[np.float64]) -> NDArray[np.float64]:
