@@ -113,7 +113,13 @@ def verify(packs: tuple[str, ...], as_json: bool) -> None:
     Example: face-models verify compact
     """
     names = packs or tuple(installed_names())
-    found = {name: require(name).problems() for name in names}
+    known = built_in_manifest().packs
+    found = {}
+    for name in names:
+        there = require(name)
+        found[name] = there.problems()
+        if name in known and there.pack != known[name]:
+            found[name].append("installed by another version of Muster: pull it again")
     if as_json:
         click.echo(json.dumps({"cache": str(default_cache()), "problems": found}, indent=2))
     else:

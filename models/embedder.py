@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from models.inputs import InputSpec, Layout
 from models.session import Session
+from shared.errors import PackError
 from shared.template import Template, unit_rows
 
 
@@ -12,6 +13,11 @@ class Embedder:
     """A graph that turns aligned chips into features."""
 
     def __init__(self, session: Session, spec: InputSpec, model_id: str, dimension: int) -> None:
+        """PackError when the graph does not answer one row of `dimension` values a chip."""
+        shapes = session.output_shapes
+        width = shapes[0][-1]
+        if len(shapes) != 1 or (isinstance(width, int) and width != dimension):
+            raise PackError(f"{model_id}: the graph answers {shapes}, not {dimension} values")
         self.model_id = model_id
         self.dimension = dimension
         self._session = session

@@ -1,6 +1,6 @@
 """From installed files to loaded models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,26 +39,34 @@ class Parts:
 def load_parts(
     name: str, *, detector: str | None = None, threads: int = 1, cache: Path | None = None
 ) -> Parts:
-    """The models of the installed pack `name`; PackError when something is missing."""
-    pack = require(name, cache)
-    embedder = pack.file_for("embedder")
+    """The models of the installed pack `name`, with the detector of the pack `detector`.
+
+    What else `name` has not, such as landmarks for an embedder of the user's own, is taken from
+    the detector's pack too. PackError when something is missing or does not fit its manifest.
+    """
+    own = require(name, cache)
+    packs = [own] if detector in (None, name) else [own, require(str(detector), cache)]
+    embedder = own.file_for("embedder")
+    seeing = packs[-1].file_for("detector")
+    landmarks = _load(Landmarks68, packs, "landmarks", threads)
+    if landmarks is None and seeing.architecture == "ultralight":
+        raise PackError(f"{name} has no landmarks, and its detector finds boxes only")
     return Parts(
-        detector=load_detector(require(detector, cache) if detector else pack, threads),
+        detector=_load_detector(packs[-1], seeing, threads),
         embedder=Embedder(
-            _session(pack, embedder, threads),
+            _session(own, embedder, threads),
             _spec(embedder),
-            pack.pack.model_id or "",
+            own.pack.model_id or "",
             embedder.dimension or 0,
         ),
-        landmarks=_load(Landmarks68, pack, "landmarks", threads),
-        pose=_load(PoseModel, pack, "pose", threads),
-        liveness=_load(LivenessModel, pack, "liveness", threads),
-        eyes=_load(EyesModel, pack, "eyes", threads),
+        landmarks=landmarks,
+        pose=_load(PoseModel, packs, "pose", threads),
+        liveness=_load(LivenessModel, packs, "liveness", threads),
+        eyes=_load(EyesModel, packs, "eyes", threads),
     )
 
 
-def load_detector(pack: InstalledPack, threads: int) -> Detector:
-    file = pack.file_for("detector")
+def _load_detector(pack: InstalledPack, file: ModelFile, threads: int) -> Detector:
     match file.architecture:
         case "ultralight":
             return UltraLight(_session(pack, file, threads), _spec(file))
@@ -73,14 +81,29 @@ def load_detector(pack: InstalledPack, threads: int) -> Detector:
 
 
 def _load(
-    make: Callable[[Session, InputSpec], _Model], pack: InstalledPack, role: Role, threads: int
+    make: Callable[[Session, InputSpec], _Model],
+    packs: Sequence[InstalledPack],
+    role: Role,
+    threads: int,
 ) -> _Model | None:
-    file = pack.pack.file_for(role)
-    return None if file is None else make(_session(pack, file, threads), _spec(file))
+    """The model for `role` of the first pack that has one."""
+    for pack in packs:
+        file = pack.pack.file_for(role)
+        if file is not None:
+            return make(_session(pack, file, threads), _spec(file))
+    return None
 
 
 def _session(pack: InstalledPack, file: ModelFile, threads: int) -> Session:
-    return Session(pack.path(file), threads=threads)
+    session = Session(pack.path(file), threads=threads)
+    spec = _spec(file)
+    declared = (1, 1 if spec.colour == "gray" else 3, spec.height, spec.width)
+    takes = session.input_shape
+    if len(takes) != 4 or any(
+        isinstance(has, int) and has != says for has, says in zip(takes, declared, strict=True)
+    ):
+        raise PackError(f"{pack.name}: {file.name} takes {takes}, its manifest says {declared}")
+    return session
 
 
 def _spec(file: ModelFile) -> InputSpec:

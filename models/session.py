@@ -28,7 +28,12 @@ class Session:
         if len(inputs) != 1:
             raise PackError(f"{path.name} has {len(inputs)} inputs, a face model has one")
         self._input_name: str = inputs[0].name
-        self._batchable = not isinstance(inputs[0].shape[0], int)
+        self.input_shape: tuple[int | str | None, ...] = tuple(inputs[0].shape)  # int where fixed
+        self._batchable = not isinstance(self.input_shape[0], int)
+
+    @property
+    def output_shapes(self) -> list[tuple[int | str | None, ...]]:
+        return [tuple(output.shape) for output in self._session.get_outputs()]
 
     @property
     def providers(self) -> list[str]:

@@ -19,6 +19,7 @@ Architecture = Literal[
     "ultralight", "centerface", "scrfd", "yunet",
     "points68", "embedding", "hopenet", "minifasnet", "eyes24",
 ]  # fmt: skip
+_CHIP = 112  # pixels of an aligned face
 Step = Literal["flush-denormals", "dynamic-batch", "dynamic-size"]
 
 
@@ -57,6 +58,9 @@ class ModelFile(_Entry):
             raise ValueError(f"{self.name}: a model names its architecture and its input")
         if self.role == "embedder" and self.dimension is None:
             raise ValueError(f"{self.name}: an embedder names its dimension")
+        chip = (_CHIP, _CHIP)
+        if self.role == "embedder" and self.input and (self.input.width, self.input.height) != chip:
+            raise ValueError(f"{self.name}: an embedder takes chips of {_CHIP} x {_CHIP}")
         return self
 
 

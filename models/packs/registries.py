@@ -79,6 +79,8 @@ def _explain(output: str, wanted: str) -> str:
         return f"fetching {wanted} stopped: the disk is full"
     if "do not match the hashes" in text:
         return f"{wanted} has not the checksum that the manifest expects: {last}"
+    if "no module named pip" in text:
+        return f"fetching {wanted} needs pip, which {sys.executable} lacks: install it there"
     if any(sign in text for sign in _NO_NETWORK):
         return f"fetching {wanted} failed: the registry cannot be reached ({last})"
     return f"fetching {wanted} failed: {last}"
