@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from pydantic import ValidationError
 
 from match_server.settings import load_settings
 from shared.errors import MusterError
@@ -141,12 +142,16 @@ def create_key(
     Example:
       match-server key create --role device --name "front door" --data-dir /var/lib/muster
     """
-    from match_server.api.requests import validated
-    from match_server.prepare import open_services
+    from match_server.prepare import open_keys
     from match_server.schemas.keys import KeyCreate
 
-    wanted = validated(KeyCreate, {"role": role, "name": name, "device": device})
-    made = open_services(load_settings(config, **options)).keys.create(wanted)
+    try:
+        wanted = KeyCreate.model_validate({"role": role, "name": name, "device": device})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise click.UsageError(reason) from None
+    with open_keys(load_settings(config, **options)) as keys:
+        made = keys.create(wanted)
     text = f"{made.key}\n\nRole {made.role}, id {made.id}. Keep it: it is not shown again."
     _answer(as_json, made.model_dump(mode="json"), text)
 
@@ -162,15 +167,16 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
     Example:
       match-server key list --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_services
+    from match_server.prepare import open_keys
     from match_server.schemas.base import Paging
 
-    keys = open_services(load_settings(config, **options)).keys.page(Paging(size=1000)).items
+    with open_keys(load_settings(config, **options)) as keys:
+        page = keys.page(Paging(size=1000))
     lines = [
         f"{one.id}  {one.role:9} {'revoked' if one.revoked_at else 'valid':8} {one.name}"
-        for one in keys
+        for one in page.items
     ]
-    found = [one.model_dump(mode="json") for one in keys]
+    found = [one.model_dump(mode="json") for one in page.items]
     _answer(as_json, {"keys": found}, "\n".join(lines) or "There is no key yet.")
 
 
@@ -186,9 +192,10 @@ def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: An
     Example:
       match-server key revoke 0a1b2c3d4e5f --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_services
+    from match_server.prepare import open_keys
 
-    revoked = open_services(load_settings(config, **options)).keys.revoke(key_id)
+    with open_keys(load_settings(config, **options)) as keys:
+        revoked = keys.revoke(key_id)
     _answer(as_json, revoked.model_dump(mode="json"), f"Key {revoked.id} is worth nothing now.")
 
 

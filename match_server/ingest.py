@@ -24,8 +24,9 @@ from pydantic import ValidationError
 from match_server.api.live import refused
 from match_server.api.requests import malformed
 from match_server.logs import set_up_logging
-from match_server.prepare import first_start, open_services
+from match_server.prepare import prepare
 from match_server.schemas.events import ProbeResult
+from match_server.services.wiring import build_services
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, MalformedInput, Unavailable
 from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
@@ -237,8 +238,9 @@ def run_ingest(settings: Settings) -> None:
     """Consume until SIGTERM or SIGINT."""
     set_up_logging(settings.log_level)
     broker = broker_of(settings)
-    services = open_services(settings)
-    first_start(services)
+    prepare(settings)
+    services = build_services(settings)
+    services.first_start()
     consumer = Consumer(broker, services.probes)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: consumer.stop())

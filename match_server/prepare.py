@@ -3,13 +3,15 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from match_server.database import Database
 from match_server.migrations import migrate
-from match_server.services.wiring import Services, build_services
+from match_server.services.keys import Keys
 from match_server.settings import Settings
-from shared.errors import ConfigurationError, Conflict
+from shared.clock import SystemClock
+from shared.errors import ConfigurationError
 
 _SECRET_FILE = "page-secret"  # noqa: S105  # the file's name
 _SECRET_BYTES = 32
@@ -31,18 +33,15 @@ def prepare(settings: Settings) -> None:
     page_secret(settings.data_dir)
 
 
-def open_services(settings: Settings) -> Services:
-    """The services over a prepared data folder, for commands that need no face models."""
+@contextlib.contextmanager
+def open_keys(settings: Settings) -> Iterator[Keys]:
+    """The keys over a prepared data folder, for commands: nothing else is loaded for them."""
     prepare(settings)
-    return build_services(settings)
-
-
-def first_start(services: Services) -> bool:
-    """Create the default collection, finish interrupted erasures; whether anybody has a key."""
-    with contextlib.suppress(Conflict):  # another process was quicker
-        services.collections.ensure(services.settings.default_collection)
-    services.files.sweep()
-    return services.keys.any_valid()
+    database = Database(settings.sqlalchemy_url)
+    try:
+        yield Keys(database, SystemClock())
+    finally:
+        database.close()
 
 
 def page_secret(folder: Path) -> bytes:

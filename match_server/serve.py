@@ -10,7 +10,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from match_server.app import create_app
 from match_server.logs import logging_config, set_up_logging
-from match_server.prepare import first_start, page_secret, prepare
+from match_server.prepare import page_secret, prepare
 from match_server.services.wiring import build_services
 from match_server.settings import Settings
 from shared.errors import ConfigurationError
@@ -25,7 +25,7 @@ def serve(settings: Settings) -> None:
     set_up_logging(settings.log_level)
     prepare(settings)
     services = build_services(settings)
-    has_key = first_start(services)
+    has_key = services.first_start()
     services.close()  # nothing that is open may be carried through the fork
     _Gunicorn(settings, has_key=has_key).run()
 

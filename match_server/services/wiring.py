@@ -1,5 +1,6 @@
 """The one place where a process's parts are put together."""
 
+import contextlib
 from dataclasses import dataclass
 
 from match_server.database import Database
@@ -20,7 +21,7 @@ from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
 from models.picture import PictureLimits
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, Conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,13 @@ class Services:
     probes: Probes
     events: Events
     keys: Keys
+
+    def first_start(self) -> bool:
+        """Create the default collection, finish interrupted erasures; whether anybody has a key."""
+        with contextlib.suppress(Conflict):  # another process was quicker
+            self.collections.ensure(self.settings.default_collection)
+        self.files.sweep()
+        return self.keys.any_valid()
 
     def close(self) -> None:
         self.database.close()

@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 
 from match_server.app import create_app
 from match_server.faces import FaceEngine
-from match_server.prepare import first_start, page_secret, prepare
+from match_server.prepare import page_secret, prepare
 from match_server.schemas.keys import KeyCreate
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
@@ -212,7 +212,7 @@ def make_services(settings: Settings, clock: FakeClock) -> Iterator[Callable[...
         chosen = settings.model_copy(update=changes)
         faces = faces or FaceEngine(MODEL, DIMENSION, PaintedFaces)
         services = build_services(chosen, faces=faces, clock=clock)
-        first_start(services)
+        services.first_start()
         made.append(services)
         return services
 
