@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.crops import warp
 from models.types import BgrImage
 from shared.errors import MalformedInput
 
@@ -54,5 +55,5 @@ def align(image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     chips = np.empty((len(points5), SIDE, SIDE, 3), np.uint8)
     for chip, transform in zip(chips, similarity_transforms(points5), strict=True):
-        cv2.warpAffine(image, transform, (SIDE, SIDE), dst=chip, flags=cv2.INTER_LINEAR)
+        chip[:] = warp(image, transform, (SIDE, SIDE), cv2.BORDER_CONSTANT)
     return chips

@@ -89,7 +89,10 @@ def _require_space(pack: Pack, cache: Path) -> None:
 
 
 def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPack:
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache) as scratch:
+    prefix = f".{name}.work-"
+    for left in cache.glob(f"{prefix}*"):  # by a process that was killed: the lock is ours now
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=cache) as scratch:
         published, ready = Path(scratch, "published"), Path(scratch, "ready")
         published.mkdir()
         ready.mkdir()

@@ -72,13 +72,16 @@ def test_points_that_show_no_face_are_refused(value: float) -> None:
         similarity_transforms(points)
 
 
-def test_marked_points_of_a_picture_land_on_the_reference() -> None:
-    picture = np.zeros((480, 640, 3), np.uint8)
-    turn = cv2.getRotationMatrix2D((56, 56), 30, 2.0)
-    turn[:, 2] += (250, 170)
+@pytest.mark.parametrize("scale", [0.7, 2.0, 9.0])
+def test_marked_points_of_a_picture_land_on_the_reference(scale: float) -> None:
+    """Also those of a face so large that its pixels are averaged before it is aligned."""
+    picture = np.zeros((1600, 1700, 3), np.uint8)
+    turn = cv2.getRotationMatrix2D((56, 56), 30, scale)
+    turn[:, 2] += (800, 750)
     points = (REFERENCE @ turn[:, :2].T + turn[:, 2]).astype(np.float32)
     for x, y in points:
-        cv2.circle(picture, (round(float(x)), round(float(y))), 4, (255, 255, 255), -1)
+        centre = (round(float(x) * 16), round(float(y) * 16))
+        cv2.circle(picture, centre, round(2 * scale * 16), (255, 255, 255), -1, cv2.LINE_AA, 4)
     (chip,) = align(picture, points[np.newaxis])
     assert chip.shape == (SIDE, SIDE, 3)
     for x, y in REFERENCE:

@@ -216,6 +216,14 @@ def test_two_pulls_at_once_fetch_once(far_web: FarWeb, tmp_path: Path) -> None:
     assert len(far_web.requested) == 1
 
 
+def test_what_a_killed_pull_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    own, cache = tmp_path / "thing", tmp_path / "cache"
+    own.write_bytes(b"content")
+    (cache / ".mine.work-killed").mkdir(parents=True)
+    pull("mine", manifest(f"file:{own}", b"content"), cache=cache)
+    assert left_behind(cache) == ["mine"]
+
+
 def test_an_unknown_pack_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="there are mine"):
         pull("yours", manifest("file:/nowhere", b"x"), cache=tmp_path)

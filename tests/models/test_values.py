@@ -60,6 +60,23 @@ def test_a_crop_outside_the_picture_continues_its_edge() -> None:
     assert not crop[:, 62:].any()
 
 
+def test_a_crop_that_shrinks_strongly_averages_instead_of_picking() -> None:
+    picture = np.zeros((900, 1300, 3), np.uint8)
+    picture[::2, ::2] = picture[1::2, 1::2] = 200  # a chequered pattern: 100 on average
+    for box in ([100, 50, 1100, 850], [-300, 10, 1000, 890]):
+        crop = stretch(picture, np.array(box, np.float32), (64, 64))
+        np.testing.assert_allclose(crop.astype(int), 100, atol=12)
+
+
+def test_averaging_moves_nothing() -> None:
+    picture = np.zeros((1200, 1600, 3), np.uint8)
+    picture[:, 803:], picture[517:] = 255, 255  # edges at fractions 0.5 and 0.25 of the box
+    box = np.array([303, 267, 1303, 1267], np.float32)
+    crop = stretch(picture, box, (100, 100))[:, :, 0].astype(float) / 255
+    assert 100 - crop[5].sum() == pytest.approx(50, abs=0.2)
+    assert 100 - crop[:, 5].sum() == pytest.approx(25, abs=0.2)
+
+
 def test_boxes_grow_about_their_centres_and_are_cut_at_the_edge() -> None:
     boxes = np.array([[10, 20, 30, 60]], np.float32)
     np.testing.assert_allclose(enlarge(boxes, 1.5), [[5, 10, 35, 70]])
