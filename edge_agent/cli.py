@@ -146,8 +146,8 @@ def _serve(settings: AgentSettings) -> None:
     agent = Agent(settings, models, open_outbox(settings), transport)
     _stop_on_signal(agent.stopping.set)
     names = ", ".join(camera.name for camera in settings.cameras)
-    road = "nobody" if transport is None else f"the {transport.name}"
-    logging.getLogger("edge_agent").info("Watching %s for %s", names, road)
+    road = "the outbox alone" if transport is None else f"the {transport.name}"
+    logging.getLogger("edge_agent").info("Watching %s, for %s", names, road)
     try:
         agent.run()
         if not agent.stopping_was_asked and agent.delivery is not None:

@@ -27,7 +27,7 @@ class ShotRules:
     final_margin: float = 0.04  # at the track's end, a shot better by so much becomes a probe
     retry_after_s: float = 0.4  # after a shot was refused for its quality
     max_probes: int = 4  # of one track
-    max_embeddings: int = 8  # of one track, those included that only check who it is
+    max_embeddings: int = 8  # of one track; beyond, only ever rarer checks of who it is
     same_person: float = 0.2  # cosine: below it, two shots of a track are two people
 
 
@@ -120,7 +120,6 @@ class BestShots:
             _take(story)
             for story in stories
             if story.best is not None
-            and story.embeddings < self._rules.max_embeddings
             and (story.doubted or not story.probes or self._tops(story, story.best.quality.score))
         ]
 
@@ -168,11 +167,12 @@ class BestShots:
 
     def _is_worth_a_look(self, story: Story, now_s: float) -> bool:
         rules = self._rules
-        if story.embeddings >= rules.max_embeddings or now_s < story.not_before_s:
+        if now_s < story.not_before_s:
             return False
-        if story.doubted:
-            return now_s - story.checked_s >= _CHECK_AGAIN_S
-        if story.probes >= rules.max_probes:
+        if story.doubted:  # who it is must be known, but each check beyond the budget waits longer
+            beyond = max(0, story.embeddings - rules.max_embeddings)
+            return now_s - story.checked_s >= _CHECK_AGAIN_S * (1 + beyond)
+        if story.probes >= rules.max_probes or story.embeddings >= rules.max_embeddings:
             return False
         eager = not story.probes and now_s - story.began_s < _EAGER_S
         # All faces are looked at in the same frames: one batch costs less than several.

@@ -140,6 +140,17 @@ def test_a_doubted_track_that_shows_the_same_person_makes_no_second_probe() -> N
     assert sum(models.batches) == 2
 
 
+def test_a_track_that_is_doubted_for_a_minute_costs_little_and_still_notices_another() -> None:
+    def scene(index: int) -> list[Someone]:
+        hidden = index % 50 < 5  # every two seconds somebody walks past
+        return [] if hidden else [Someone(1 if index < 1500 else 2, 300)]
+
+    models, sink, _ = watch(scene, 2600)
+    assert [person_of(probe) for probe in sink.probes] == [1, 2]
+    assert len({probe.track_id for probe in sink.probes}) == 2
+    assert sum(models.batches) < 40
+
+
 def test_stills_have_nothing_to_do_with_one_another() -> None:
     scene: Scene = lambda index: [Someone(1, 300)]  # noqa: E731
     models, sink = FakeFaces(scene), Sink()
