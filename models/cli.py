@@ -214,7 +214,7 @@ def _progress(*, show: bool) -> Iterator[Report]:
 
         def report(doing: str, done: int, total: int) -> None:
             if doing not in tasks:
-                tasks[doing] = bars.add_task(escape(doing), total=total)
-            bars.update(tasks[doing], completed=done, total=total)
+                tasks[doing] = bars.add_task(escape(doing), total=total or None)
+            bars.update(tasks[doing], completed=done, total=total or None)
 
         yield report

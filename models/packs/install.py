@@ -24,7 +24,7 @@ from models.packs.surgery import operate
 from shared.errors import PackError
 
 Report = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes of it are done, and how many there are."""
+"""Told what is being done, how many bytes of it are done, and how many there are (0: unknown)."""
 
 _SPARE_BYTES = 32 << 20
 
@@ -104,10 +104,11 @@ def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPac
             _obtain(source, wanted, published, partial, report)
         checksums = {}
         for file in pack.files:
-            report(f"preparing {file.name}", 0, 1)
+            doing, size = f"preparing {file.name}", (published / file.name).stat().st_size
+            report(doing, 0, size)
             _prepare(file, published / file.name, ready / file.name)
             checksums[file.name] = sha256_of(ready / file.name)
-            report(f"preparing {file.name}", 1, 1)
+            report(doing, size, size)
         receipt = Receipt(name=name, pack=pack, installed_sha256=checksums)
         (ready / RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
         _move_into_place(ready, cache / name, Path(scratch, "replaced"))
@@ -140,7 +141,7 @@ def _fetch(source: Source, scratch: Path, partial: Path, report: Report) -> Path
     doing = f"fetching {source.url}"
     scheme, _, rest = source.url.partition(":")
     if scheme in ("npm", "pypi"):
-        report(doing, 0, source.size)
+        report(doing, 0, 0)  # these clients do not tell how far they are
         path = fetch_npm(source, scratch) if scheme == "npm" else fetch_pypi(source, scratch)
         report(doing, source.size, source.size)
         return path

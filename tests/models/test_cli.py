@@ -95,6 +95,19 @@ def test_verifying_what_is_not_installed_fails(run: Run) -> None:
     assert "nothing is installed" in nothing.output
 
 
+def test_a_pack_of_another_version_is_to_be_pulled_again(
+    run: Run, own_manifest: Path, tmp_path: Path
+) -> None:
+    run("pull", "mine", "--accept-licence", "--manifest", own_manifest)
+    cache = tmp_path / "cache"
+    receipt = (cache / "mine" / "installed.json").read_text().replace('"mine"', '"compact"')
+    (cache / "mine" / "installed.json").write_text(receipt)
+    (cache / "mine").rename(cache / "compact")
+    older = run("verify", "compact")
+    assert older.exit_code == 1
+    assert "another version" in older.output
+
+
 def test_info_prints_the_licence_page_and_every_file(run: Run, tmp_path: Path) -> None:
     told = run("info", "compact").output
     for part in ("MIT; commercial use allowed", "embedder.onnx", "87aacdfe57510db2", "320 x 240"):
