@@ -28,7 +28,7 @@ from match_server.prepare import prepare
 from match_server.schemas.events import ProbeResult
 from match_server.services.wiring import build_services
 from match_server.settings import Settings
-from shared.errors import ConfigurationError, MalformedInput, Unavailable
+from shared.errors import ConfigurationError, MalformedInput, MusterError
 from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
 from shared.topics import DeviceTopics, any_device
 
@@ -176,7 +176,7 @@ class Consumer:
             return  # not acknowledged: the broker gives it to another, or to us next time
         try:
             receipt = self._take(message)
-        except Unavailable as error:
+        except MusterError as error:
             # Without an acknowledgement the broker sends it again, once we are back.
             log.warning("a probe cannot be stored now", extra={"reason": error.message})
             client.disconnect()

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
+from match_server.schemas.collections import Policy
 from match_server.schemas.persons import Detection
 from match_server.schemas.search import (
     CandidateView,
@@ -37,7 +38,6 @@ from shared.errors import ModelMismatch, NoFace, NotFound, Unusable
 from shared.quality import Quality
 
 _SIMILARITY_DECIMALS = 6
-_DEFAULT_THRESHOLD = 0.35
 
 Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
@@ -103,7 +103,7 @@ class Identifier:
             raise ModelMismatch(
                 f"a template of {first_model!r} cannot be compared with one of {second_model!r}"
             )
-        threshold = _DEFAULT_THRESHOLD if threshold is None else threshold
+        threshold = Policy().threshold if threshold is None else threshold
         similarity = float((first.astype(np.float64) @ second.astype(np.float64).T).max())
         return Verified(
             similarity=round(similarity, _SIMILARITY_DECIMALS),

@@ -89,31 +89,30 @@ class Probes:
             return ProbeResult(
                 probe_id=message.probe_id, status="refused", code=error.code, message=error.message
             )
-        policy = policy_of(owner)
-        limit = max(policy.candidates, 2)
         rows = template.vector[np.newaxis]
         gallery = self._index.caught_up(owner).gallery
-        found = gallery.search(rows, limit * TEMPLATES_A_PERSON)
+        found = gallery.search(rows, _list_length(owner) * TEMPLATES_A_PERSON)
         with (
             self._files.kept("snapshots", message.thumbnail_jpeg) as snapshot,
             self._database.write() as session,
         ):
-            known = _known(session, message)
+            known = _known(session, message)  # by another worker, meanwhile
+            owner = self._still(session, owner, message.device)
+            now = self._clock.now()
             if known is not None:
-                doomed = self._files.doom(session, [snapshot])
-                result = known
+                result, unused = known, snapshot
             else:
-                now = self._clock.now()
-                (ranked,) = rank_persons(session, gallery, rows, limit, now, found=found)
-                decision = decide(ranked, policy.threshold, policy.margin)
-                verdict = _Verdict(decision, ranked[: policy.candidates], policy, now)
+                (ranked,) = rank_persons(
+                    session, gallery, rows, _list_length(owner), now, found=found
+                )
+                verdict = _verdict(owner, ranked, now)
                 _note_device(session, message, site, now)
                 event, unused = _sighted(session, owner, message, verdict, snapshot)
                 session.add(_probe_row(message, event, verdict))
                 session.flush()
-                doomed = self._files.doom(session, [unused])
                 view = event_view(session, event.id)
                 result = ProbeResult(probe_id=message.probe_id, status="accepted", event=view)
+            doomed = self._files.doom(session, [unused])
         if doomed:
             self._files.sweep()
         return result
@@ -125,6 +124,13 @@ class Probes:
             device.site, device.online = site, message.online
             if message.online:
                 device.last_seen_at = self._clock.now()
+
+    def _still(self, session: Session, searched: Collection, device: str) -> Collection:
+        """The collection that was searched, as the transaction sees it."""
+        owner = self._collection_for(session, device)
+        if owner.number != searched.number:
+            raise Unavailable("the collection was replaced during the search; send the probe again")
+        return owner
 
     def _collection_for(self, session: Session, device: str) -> Collection:
         number = session.scalars(
@@ -138,6 +144,17 @@ class Probes:
                 f"probes search the collection {self._default_collection!r}, which is gone: "
                 "create it, or name another in the settings"
             ) from error
+
+
+def _list_length(owner: Collection) -> int:
+    """Persons to be ranked: those to be kept, and two at least, so that the margin can be seen."""
+    return max(policy_of(owner).candidates, 2)
+
+
+def _verdict(owner: Collection, ranked: Sequence[Candidate], received_at: datetime) -> _Verdict:
+    policy = policy_of(owner)
+    decision = decide(ranked, policy.threshold, policy.margin)
+    return _Verdict(decision, ranked[: policy.candidates], policy, received_at)
 
 
 def _known(session: Session, message: ProbeMessage) -> ProbeResult | None:

@@ -164,6 +164,26 @@ def test_probes_wait_for_a_missing_collection_instead_of_being_refused(api, help
     api.refused(503, "POST", "/v1/probes", "device", json=api.probe(helpers.unit_vector(1)))
 
 
+def test_a_probe_is_sent_again_when_its_collection_was_replaced_during_the_search(
+    api, helpers, monkeypatch
+):
+    probe = api.probe(helpers.unit_vector(1))
+    caught_up = api.services.index.caught_up
+
+    def replace_meanwhile(*arguments):
+        reached = caught_up(*arguments)
+        api.ok("DELETE", "/v1/collections/default")
+        api.ok("POST", "/v1/collections", json={"name": "default"})
+        monkeypatch.undo()
+        return reached
+
+    monkeypatch.setattr(api.services.index, "caught_up", replace_meanwhile)
+    api.refused(503, "POST", "/v1/probes", "device", json=probe)
+    assert _events(api) == []
+    assert not [f for f in api.services.settings.data_dir.rglob("snapshots/*/*") if f.is_file()]
+    assert api.send(probe)[0]["status"] == "accepted"
+
+
 def test_no_template_of_a_probe_is_kept(api, helpers):
     vector = helpers.unit_vector(1)
     api.send(api.probe(vector))

@@ -153,7 +153,8 @@ def test_what_was_answered_survives_a_kill(tmp_path, helpers):
     with ThreadPoolExecutor(4) as pool:
         for number in texts:
             pool.submit(enroll, number)
-        while len(acknowledged) < 20:
+        deadline = time.monotonic() + 30
+        while len(acknowledged) < 20 and time.monotonic() < deadline:
             time.sleep(0.01)
         _kill_all(process)
     process.stdout.close()
