@@ -1,10 +1,14 @@
-"""ONNX Runtime sessions as a small box needs them: one thread, no spinning, a small memory."""
+"""ONNX Runtime sessions as a small box needs them: one thread, no spinning, a small memory.
+
+ONNX Runtime is imported with the first session, not with this module: it starts threads, and a
+process that forks after that (a server that makes its workers) aborts or hangs when they end.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from shared.errors import PackError
@@ -17,10 +21,14 @@ class Session:
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         """Load the graph at `path`; PackError when ONNX Runtime cannot read it."""
+        import onnxruntime as ort  # type: ignore[import-untyped]
+
         try:
             # The default provider list may begin with one that wants a cloud account.
             self._session = ort.InferenceSession(
-                str(path), _options(threads), providers=["CPUExecutionProvider"]
+                str(path),
+                _options(ort.SessionOptions(), threads),
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # ONNX Runtime's own errors share no public base class
             raise PackError(f"{path.name} is not a graph that can be run: {error}") from error
@@ -52,8 +60,8 @@ class Session:
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 
-def _options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
+def _options(options: Any, threads: int) -> Any:
+    """ONNX Runtime's `SessionOptions` (it has no types), set as we want them."""
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ONLY_FATAL

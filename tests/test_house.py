@@ -46,6 +46,11 @@ def test_the_graph_rewriting_library_is_for_installing_only(module: str) -> None
     assert "onnx" not in loaded_by(module)
 
 
+@pytest.mark.parametrize("module", ["match_server.serve", "match_server.cli"])
+def test_what_forks_has_not_loaded_the_runtime_that_starts_threads(module: str) -> None:
+    assert "onnxruntime" not in loaded_by(module)
+
+
 def test_no_weights_or_media_are_committed() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
