@@ -24,26 +24,28 @@ def similarity_transforms(
     """The similarity transforms (n, 2, 3) that bring points (n, k, 2) closest to `reference`.
 
     The reference is (k, 2). Least squares over rotation, uniform scale and translation (Umeyama,
-    1991), without mirroring. In the plane a similarity is z → a·z + b of complex numbers, which
-    has a closed form for the whole batch. Raises MalformedInput where all points coincide.
+    1991), without mirroring. In the plane a similarity has two numbers, a and b, besides the
+    shift, and a closed form for the whole batch. Raises MalformedInput where all points coincide.
     """
-    source = points[..., 0].astype(np.float64) + 1j * points[..., 1]
-    target = reference[:, 0].astype(np.float64) + 1j * reference[:, 1]
-    source_mean = source.mean(axis=1, keepdims=True)
-    centred = source - source_mean
-    spread = (centred.real**2 + centred.imag**2).sum(axis=1)
+    means = points.mean(axis=1, dtype=np.float64)
+    centred = points - means[:, np.newaxis]
+    centre = reference.mean(axis=0, dtype=np.float64)
+    spread = (centred * centred).sum(axis=(1, 2))
     if not (spread > 1e-12).all():
         raise MalformedInput("points that coincide, or are not finite, show no face to align")
-    a = centred.conj() @ (target - target.mean()) / spread
-    b = target.mean() - a * source_mean[:, 0]
-    rows = np.stack([a.real, -a.imag, b.real, a.imag, a.real, b.imag], axis=1)
-    return rows.reshape(-1, 2, 3)
+    products = centred.transpose(0, 2, 1) @ (reference - centre) / spread[:, None, None]
+    a = products[:, 0, 0] + products[:, 1, 1]
+    b = products[:, 0, 1] - products[:, 1, 0]
+    transforms = np.empty((len(points), 2, 3))
+    transforms[:, 0, 0], transforms[:, 0, 1] = a, -b
+    transforms[:, 1, 0], transforms[:, 1, 1] = b, a
+    transforms[:, :, 2] = centre - (transforms[:, :, :2] @ means[..., np.newaxis])[..., 0]
+    return transforms
 
 
-def residuals(points: NDArray[np.floating]) -> NDArray[np.float64]:
-    """How badly each of (n, 5, 2) fits the reference after alignment: RMS in pixels of the chip."""
-    transforms = similarity_transforms(points)
-    moved = np.einsum("nij,nkj->nki", transforms[:, :, :2], points) + transforms[:, None, :, 2]
+def residuals(points: NDArray[np.floating], transforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How badly each of (n, 5, 2) fits the reference under its transform: RMS in chip pixels."""
+    moved = points @ transforms[:, :, :2].transpose(0, 2, 1) + transforms[:, np.newaxis, :, 2]
     misses: NDArray[np.float64] = np.sqrt(((moved - REFERENCE) ** 2).sum(axis=2).mean(axis=1))
     return misses
 

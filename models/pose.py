@@ -60,8 +60,8 @@ def poses_from_points(points5: NDArray[np.float32]) -> list[Pose]:
     """
     if len(points5) == 0:
         return []
-    centred = points5 - points5.mean(axis=1, keepdims=True)
-    maps = np.einsum("nki,jk->nij", centred.astype(np.float64), _FACE_INVERSE)  # (n, 2, 3)
+    centred = points5 - points5.mean(axis=1, keepdims=True, dtype=np.float64)
+    maps = centred.transpose(0, 2, 1) @ _FACE_INVERSE.T  # (n, 2, 3)
     left, _, right = np.linalg.svd(maps, full_matrices=False)
     rows = left @ right
     depth = rows[:, 0, 0] * rows[:, 1, 1] - rows[:, 0, 1] * rows[:, 1, 0]

@@ -55,14 +55,14 @@ def test_a_turned_and_scaled_face_is_brought_back_exactly(
     points = REFERENCE @ rotation.T + (right, down)
     matrix = similarity_transforms(points[np.newaxis])[0]
     np.testing.assert_allclose(points @ matrix[:, :2].T + matrix[:, 2], REFERENCE, atol=1e-6)
-    assert residuals(points[np.newaxis])[0] < 1e-6
+    assert residuals(points[np.newaxis], matrix[np.newaxis])[0] < 1e-6
 
 
 def test_a_mirrored_face_is_not_mirrored_back() -> None:
     mirrored = REFERENCE * (-1, 1)
     matrix = similarity_transforms(mirrored[np.newaxis])[0]
     assert np.linalg.det(matrix[:, :2]) > 0
-    assert residuals(mirrored[np.newaxis])[0] > 5
+    assert residuals(mirrored[np.newaxis], matrix[np.newaxis])[0] > 5
 
 
 @pytest.mark.parametrize("value", [7.0, np.nan])
