@@ -27,17 +27,17 @@ typedef int32_t NAME(ints_) __attribute__((vector_size(BYTES), aligned(1), may_a
 /* n probes against `groups` groups, by the high plane alone or by both. */
 TARGET static ALWAYS void NAME(block_)(const int n, const int both, const Book *book,
                                        const uint8_t *high, const uint8_t *mid, int64_t groups,
-                                       const Probe *const *probes, int32_t *out, int64_t stride) {
+                                       const Block *block, int32_t *out, int64_t stride) {
     const int lines = book->width / 16;
     const V table = *(const V *)(both ? book->table4 : book->table2);
     for (int64_t g = 0; g < groups; g++)
         for (int part = 0; part < 64 / BYTES; part++) {
             const uint8_t *a = high + g * lines * 64 + part * BYTES;
             const uint8_t *b = mid + g * lines * 64 + part * BYTES;
+            const int32_t *q = block->words;
             NAME(ints_) sum[16], other = {0};
-            for (int p = 0; p < n; p++)
-                sum[p] = (NAME(ints_)){0} - probes[p]->bias;
-            for (int k = 0; k < lines; k++, a += 64, b += 64) {
+            for (int p = 0; p < n; p++) sum[p] = (NAME(ints_)){0} - block->probes[p].bias;
+            for (int k = 0; k < lines; k++, a += 64, b += 64, q += 4 * n) {
                 V codes[4], va = *(const V *)a;
                 __builtin_prefetch(a + AHEAD);
                 if (both) {
@@ -50,19 +50,16 @@ TARGET static ALWAYS void NAME(block_)(const int n, const int both, const Book *
                     codes[2] = LOOK(table, RIGHT(even, 4) & 15);
                     codes[3] = LOOK(table, RIGHT(odd, 4) & 15);
                 } else {
-                    for (int j = 0; j < 4; j++)
-                        codes[j] = LOOK(table, RIGHT(va, 2 * j) & 3);
+                    for (int j = 0; j < 4; j++) codes[j] = LOOK(table, RIGHT(va, 2 * j) & 3);
                 }
                 if (n == 1) { /* two chains of sums hide the latency of one */
-                    const int8_t *q = probes[0]->code + 16 * k;
-                    sum[0] = DOT(sum[0], codes[0], q);
-                    other = DOT(other, codes[1], q + 4);
-                    sum[0] = DOT(sum[0], codes[2], q + 8);
-                    other = DOT(other, codes[3], q + 12);
+                    for (int j = 0; j < 4; j += 2) {
+                        sum[0] = DOT(sum[0], codes[j], q + j);
+                        other = DOT(other, codes[j + 1], q + j + 1);
+                    }
                 } else {
                     for (int j = 0; j < 4; j++)
-                        for (int p = 0; p < n; p++)
-                            sum[p] = DOT(sum[p], codes[j], probes[p]->code + 16 * k + 4 * j);
+                        for (int p = 0; p < n; p++) sum[p] = DOT(sum[p], codes[j], q + j * n + p);
                 }
             }
             if (n == 1) sum[0] += other;
@@ -71,22 +68,17 @@ TARGET static ALWAYS void NAME(block_)(const int n, const int both, const Book *
         }
 }
 
+/* mid: NULL for the high plane alone. */
 TARGET static void NAME(products_)(const Book *book, const uint8_t *high, const uint8_t *mid,
-                                   int64_t groups, const Probe *const *probes, int count,
-                                   int32_t *out, int64_t stride) {
-#define BLOCK(n)                                                                              \
-    for (; count >= (n); count -= (n), probes += (n), out += (n) * stride) {                  \
-        if (mid) NAME(block_)(n, 1, book, high, mid, groups, probes, out, stride);            \
-        else NAME(block_)(n, 0, book, high, high, groups, probes, out, stride);               \
-    }
-#if BYTES == 64
-    BLOCK(16)
-    BLOCK(8)
-#endif
-    BLOCK(4)
-    BLOCK(2)
-    BLOCK(1)
-#undef BLOCK
+                                   int64_t groups, const Block *block, int32_t *out,
+                                   int64_t stride) {
+#define CASE(n)                                                                               \
+    case n:                                                                                   \
+        if (mid) NAME(block_)(n, 1, book, high, mid, groups, block, out, stride);             \
+        else NAME(block_)(n, 0, book, high, high, groups, block, out, stride);                \
+        return;
+    switch (block->count) { CASE(1) CASE(2) CASE(4) CASE(8) CASE(16) }
+#undef CASE
 }
 
 /* What the low plane adds to the product of one template: its row of nibbles, each 8 too large. */
