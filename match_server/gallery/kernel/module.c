@@ -191,24 +191,18 @@ end:
     Py_RETURN_NONE;
 }
 
-/* search(kernel, threads, book, shelves, probes, limit, threshold, ids, similarities, counts)
- * writes, for each probe, up to `limit` ids (uint64), similarities (float64) and their number
- * (int64). */
+/* search(kernel, threads, book, shelves, probes, limits, thresholds, ids, similarities, counts)
+ * writes, for each probe in turn, room for its limit of ids (uint64) and similarities (float64),
+ * of which the first `counts` (int64) are filled. */
 static PyObject *py_search(PyObject *self, PyObject *args) {
     (void)self;
     const char *name;
     int threads, count, fine = 0;
-    long long limit;
-    double threshold;
-    PyObject *book_tuple, *shelf_list, *rows, *outputs[3];
-    if (!PyArg_ParseTuple(args, "siOO!OiLdOOO:search", &name, &threads, &book_tuple, &PyList_Type,
-                          &shelf_list, &rows, &count, &limit, &threshold, &outputs[0], &outputs[1],
-                          &outputs[2]))
+    PyObject *book_tuple, *shelf_list, *rows, *inputs[2], *outputs[3];
+    if (!PyArg_ParseTuple(args, "siOO!OiOOOOO:search", &name, &threads, &book_tuple, &PyList_Type,
+                          &shelf_list, &rows, &count, &inputs[0], &inputs[1], &outputs[0],
+                          &outputs[1], &outputs[2]))
         return NULL;
-    if (count < 1 || limit < 1) {
-        PyErr_SetString(PyExc_ValueError, "a search has probes and a limit of at least 1");
-        return NULL;
-    }
     Book book = {0};
     const Py_ssize_t shelf_count = PyList_Size(shelf_list);
     const Py_ssize_t room = CALL_BUFFERS + SHELF_BUFFERS * shelf_count;
@@ -226,12 +220,20 @@ static PyObject *py_search(PyObject *self, PyObject *args) {
         search.chunks += (shelves[i].groups + CHUNK - 1) / CHUNK;
     }
     const float *probe_rows = borrow(&all, rows, 4 * (Py_ssize_t)count * book.dimension, 0);
-    uint64_t *ids = borrow(&all, outputs[0], 8 * count * limit, 1);
-    double *similarities = borrow(&all, outputs[1], 8 * count * limit, 1);
-    int64_t *counts = borrow(&all, outputs[2], 8 * count, 1);
-    if (!probe_rows || !ids || !similarities || !counts) goto end;
+    const int64_t *limits = borrow(&all, inputs[0], 8 * count, 0);
+    const double *thresholds = borrow(&all, inputs[1], 8 * count, 0);
+    int64_t *counts = borrow(&all, outputs[2], 8 * count, 1), total = 0;
+    if (!probe_rows || !limits || !thresholds || !counts) goto end;
+    for (int p = 0; p < count; p++) total += limits[p] > 0 ? limits[p] : INT64_MIN / 2;
+    if (count < 1 || total < 0 || total > PY_SSIZE_T_MAX / 8) {
+        PyErr_SetString(PyExc_ValueError, "a search has probes, each with a limit of at least 1");
+        goto end;
+    }
+    uint64_t *ids = borrow(&all, outputs[0], 8 * total, 1);
+    double *similarities = borrow(&all, outputs[1], 8 * total, 1);
+    if (!ids || !similarities) goto end;
     Py_BEGIN_ALLOW_THREADS
-    fine = new_batch(&search.batch, search.kernel, &book, probe_rows, count, limit, threshold);
+    fine = new_batch(&search.batch, search.kernel, &book, probe_rows, count, limits, thresholds);
     if (fine) {
         search.room = 262144 / count < 32 * CHUNK ? 32 * CHUNK
                                                   : 262144 / count > 16384 ? 16384 : 262144 / count;
@@ -243,9 +245,11 @@ static PyObject *py_search(PyObject *self, PyObject *args) {
         qsort(probe->best, (size_t)probe->found, sizeof(Found), by_rank);
         counts[p] = probe->found;
         for (int64_t i = 0; i < probe->found; i++) {
-            ids[p * limit + i] = probe->best[i].id;
-            similarities[p * limit + i] = probe->best[i].similarity;
+            ids[i] = probe->best[i].id;
+            similarities[i] = probe->best[i].similarity;
         }
+        ids += probe->limit;
+        similarities += probe->limit;
     }
     Py_END_ALLOW_THREADS
     if (!fine) PyErr_NoMemory();
@@ -272,6 +276,8 @@ static PyObject *py_bounds(PyObject *self, PyObject *args) {
     Borrowed all = {views, 0, CALL_BUFFERS + SHELF_BUFFERS};
     Book book = {0};
     Shelf shelf;
+    const int64_t one = 1;
+    const double least = -1;
     Batch batch = {0};
     int32_t *products = NULL;
     const Kernel *kernel = kernel_named(name);
@@ -284,7 +290,7 @@ static PyObject *py_bounds(PyObject *self, PyObject *args) {
     if (!probe_row || !estimates || !margins) goto end;
     Py_BEGIN_ALLOW_THREADS
     products = malloc(64 * (size_t)shelf.groups + 64);
-    if (products && new_batch(&batch, kernel, &book, probe_row, 1, 1, -1)) {
+    if (products && new_batch(&batch, kernel, &book, probe_row, 1, &one, &least)) {
         const Probe *probe = batch.probes;
         kernel->products(&book, shelf.planes.high, depth ? shelf.planes.mid : NULL, shelf.groups,
                          batch.blocks, products, 0);

@@ -238,7 +238,7 @@ static void prepare(const Kernel *kernel, const Book *book, const float *rows, P
                 lost += (x - step * c) * (x - step * c);
             }
             norm = sqrt(norm) * (1 + 1e-9);
-            lost = (sqrt(lost) + ROTATION_ERROR * norm) * (1 + 1e-9);
+            lost = (sqrt(lost) + ROTATION_ERROR * norm + 1e-30) * (1 + 1e-9);
             probe->unit = step * (double)book->step;
             probe->margin = norm + lost;
             probe->allowance = lost * book->reach;
@@ -261,11 +261,13 @@ static void free_batch(Batch *batch) {
 
 /* Probes ready for a scan, or false without memory. The rows must outlive them. */
 static int new_batch(Batch *batch, const Kernel *kernel, const Book *book, const float *rows,
-                     int count, int64_t limit, double threshold) {
+                     int count, const int64_t *limits, const double *thresholds) {
     const size_t width = (size_t)book->width;
     Probe *probes = batch->probes = calloc((size_t)count, sizeof *probes);
     int8_t *codes = malloc((size_t)count * width);
-    Found *found = malloc((size_t)count * (size_t)limit * sizeof *found);
+    size_t best = 0;
+    for (int p = 0; p < count; p++) best += (size_t)limits[p];
+    Found *found = malloc(best * sizeof *found);
     float *lanes = aligned_alloc(64, 16 * width * sizeof *lanes);
     batch->words = malloc((size_t)count * width);
     batch->blocks = malloc((size_t)(count / 16 + 4) * sizeof *batch->blocks);
@@ -283,9 +285,9 @@ static int new_batch(Batch *batch, const Kernel *kernel, const Book *book, const
     }
     for (int p = 0; p < count; p++) {
         probes[p].code = codes + (size_t)p * width;
-        probes[p].best = found + (size_t)p * (size_t)limit;
-        probes[p].limit = limit;
-        probes[p].floor = probes[p].threshold = threshold;
+        probes[p].best = p ? probes[p - 1].best + limits[p - 1] : found;
+        probes[p].limit = limits[p];
+        probes[p].floor = probes[p].threshold = thresholds[p];
         pthread_mutex_init(&probes[p].lock, NULL);
     }
     prepare(kernel, book, rows, probes, count, lanes);
