@@ -151,15 +151,18 @@ class SharedGallery(SegmentedGallery):
         for seq, ids in later:
             self._discard(ids, seq)
         for view in [] if behind else private:
-            places = view.live_places()
-            seqs = view.shelf.seqs[places] if view.shelf.seqs is not None else places
-            places, seqs = places[seqs > generation.seq], seqs[seqs > generation.seq]
-            while places.shape[0]:
-                room = self._tail.room
-                part = places[:room]
-                self._add_to_tail(view.shelf.ids[part], None, view.shelf.rows[part], seqs[:room])
-                places, seqs = places[room:], seqs[room:]
+            self._keep_later(view, generation.seq)
         self._publish(generation.seq if behind else max(self._seq, generation.seq))
+
+    def _keep_later(self, view: View, seq: int) -> None:
+        """Bring what changes after `seq` added to a private shelf into the tail."""
+        if view.shelf.seqs is None:
+            return
+        shelf, seqs, places = view.shelf, view.shelf.seqs, view.live_places()
+        places = places[seqs[places] > seq]
+        while places.shape[0]:
+            part, places = places[: self._tail.room], places[self._tail.room :]
+            self._add_to_tail(shelf.ids[part], None, shelf.rows[part], seqs[part])
 
     def _discard(self, ids: Ids, seq: int) -> int:
         if ids.shape[0]:

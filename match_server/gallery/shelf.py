@@ -47,7 +47,7 @@ class Shelf:
             return np.full(ids.shape, -1, dtype=np.int64)
         rank = np.searchsorted(known, ids, sorter=self.order).clip(max=self.count - 1)
         places = rank if self.order is None else self.order[rank]
-        return np.where(known[places] == ids, places, -1).astype(np.int64)
+        return np.where(known[places] == ids, places.astype(np.int64), -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
