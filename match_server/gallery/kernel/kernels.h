@@ -49,7 +49,7 @@ static int runs_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #include <sys/auxv.h>
 
 #define FLAVOUR dotprod
-#define TARGET __attribute__((target("+dotprod")))
+#define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #define BYTES 16
 #define LOOK(t, i) ((V)vqtbl1q_u8((uint8x16_t)(t), (uint8x16_t)(i)))
 #define DOT(s, c, q) \
