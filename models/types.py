@@ -29,6 +29,12 @@ class Detections:
         points5 = None if self.points5 is None else self.points5[rows]
         return Detections(self.boxes[rows], self.scores[rows], points5)
 
+    def moved(self, right: float, down: float) -> "Detections":
+        """The same faces in a picture whose origin lies so many pixels to the left and up."""
+        shift = np.array([right, down], np.float32)
+        points5 = None if self.points5 is None else self.points5 + shift
+        return Detections(self.boxes + np.tile(shift, 2), self.scores, points5)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shapes:

@@ -5,7 +5,7 @@ import re
 import uuid6
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-"""Names that stand in topics, paths and file names: at most 63 of letters, digits, `_`, `.`, `-`."""
+"""Names in topics, paths and file names: at most 63 of letters, digits, `_`, `.`, `-`."""
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 

@@ -1,0 +1,210 @@
+"""The agent: one thread a camera, one outbox, one delivery. Here, and only here, they are wired."""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import cv2
+
+from edge_agent.capture.feed import Feed, Manner
+from edge_agent.capture.sources import is_live, open_source
+from edge_agent.outbox import Outbox
+from edge_agent.pipeline import Faces, Pipeline, PipelineRules
+from edge_agent.publishers.delivery import Delivery
+from edge_agent.publishers.transport import Transport
+from edge_agent.settings import AgentSettings, BrokerSettings, CameraSettings, ShotSettings
+from edge_agent.tracking.bestshot import ShotRules
+from edge_agent.tracking.tracker import TrackingRules
+from models.quality import DOORWAY, OFF, PASSPORT
+from shared.errors import SourceError
+from shared.topics import DeviceTopics
+
+if TYPE_CHECKING:
+    from edge_agent.publishers.mqtt import MqttLogin
+
+log = logging.getLogger(__name__)
+
+_STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbox
+_GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
+
+
+@dataclass(frozen=True, slots=True)
+class CameraReport:
+    """What became of one camera's frames."""
+
+    name: str
+    frames: int
+    dropped: int  # live frames that a newer one replaced
+    seconds: float  # from the first frame to the last
+    failed: str | None  # why the camera ended before its time
+
+
+class CameraThread(threading.Thread):
+    """Feeds one camera's frames to its pipeline until told to stop or until the film ends."""
+
+    def __init__(self, feed: Feed, pipeline: Pipeline) -> None:
+        super().__init__(name=f"camera-{feed.camera}", daemon=True)
+        self.feed = feed
+        self.pipeline = pipeline
+        self.failure: Exception | None = None
+        self._seconds = 0.0
+
+    def run(self) -> None:
+        try:
+            began_s = time.monotonic()
+            try:
+                for frame in self.feed:
+                    self.pipeline.step(frame)
+            finally:
+                self.pipeline.finish()
+                self._seconds = time.monotonic() - began_s
+        except SourceError as error:
+            log.error("Camera %s: %s", self.feed.camera, error.message)
+            self.failure = error
+        except Exception as error:  # a broken pipeline must end the agent, not this thread alone
+            log.exception("Camera %s: the pipeline is broken", self.feed.camera)
+            self.failure = error
+
+    def report(self) -> CameraReport:
+        return CameraReport(
+            name=self.feed.camera,
+            frames=self.pipeline.counts.frames,
+            dropped=self.feed.dropped,
+            seconds=self._seconds,
+            failed=None if self.failure is None else str(self.failure),
+        )
+
+
+class Agent:
+    """All cameras of one box. `transport` None keeps the probes in the outbox."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        models: Faces,
+        outbox: Outbox,
+        transport: Transport | None,
+        *,
+        reconnect: bool = True,
+    ) -> None:
+        cv2.setNumThreads(settings.models.threads)
+        self.stopping = threading.Event()
+        self.stopping_was_asked = False  # rather than the end of every film
+        self.outbox = outbox
+        self.delivery = None if transport is None else Delivery(outbox, transport)
+        self.cameras = [
+            self._camera(camera, settings, models, reconnect) for camera in settings.cameras
+        ]
+
+    def run(self) -> None:
+        """Returns when `stopping` is set, or when every camera has ended.
+
+        Raises what broke a pipeline, once the others have been told to stop.
+        """
+        if self.delivery is not None:
+            self.delivery.start()
+        for camera in self.cameras:
+            camera.start()
+        try:
+            while any(camera.is_alive() for camera in self.cameras):
+                self.stopping.wait(0.2)
+                if self._broken() is not None:
+                    self.stopping.set()
+                if self.stopping.is_set():
+                    break
+            self.stopping_was_asked = self.stopping.is_set()
+        finally:
+            self.stopping.set()
+            deadline_s = time.monotonic() + _STOP_S
+            for camera in self.cameras:
+                camera.join(max(0.0, deadline_s - time.monotonic()))
+        broken = self._broken()
+        if broken is not None:
+            raise broken
+
+    @property
+    def failed(self) -> bool:
+        """Whether no camera came to its end."""
+        return all(camera.failure is not None for camera in self.cameras)
+
+    def close(self) -> None:
+        """Ends delivery; what is not delivered stays in the outbox."""
+        if self.delivery is None or self.delivery.stop(_STOP_S):
+            self.outbox.close()
+        else:  # the far end still owes an answer; every commit is on the disk already
+            self.outbox.retry()
+
+    def _broken(self) -> Exception | None:
+        """What ended delivery, or a camera though its source was well."""
+        failures = [camera.failure for camera in self.cameras]
+        if self.delivery is not None:
+            failures.append(self.delivery.failure)
+        return next(
+            (one for one in failures if one is not None and not isinstance(one, SourceError)), None
+        )
+
+    def _camera(
+        self, camera: CameraSettings, settings: AgentSettings, models: Faces, reconnect: bool
+    ) -> CameraThread:
+        live = is_live(camera.source)
+        feed = Feed(
+            camera.name,
+            partial(open_source, camera.source, size=camera.size, fps=camera.fps),
+            Manner(live=live, reconnect=live and reconnect, realtime=camera.realtime),
+            self.stopping,
+        )
+        rules = pipeline_rules(settings.shots, camera.detect_every)
+        return CameraThread(feed, Pipeline(models, self.outbox, rules))
+
+
+def pipeline_rules(shots: ShotSettings, detect_every: int = 1) -> PipelineRules:
+    """The rules that these settings describe."""
+    return PipelineRules(
+        gate=_GATES[shots.gate],
+        tracking=TrackingRules(keep_missed_s=shots.keep_missed_s),
+        shots=ShotRules(
+            first_wait_s=shots.first_wait_s, margin=shots.margin, max_probes=shots.max_probes
+        ),
+        detect_every=detect_every,
+        thumbnails=shots.thumbnails,
+    )
+
+
+def open_outbox(settings: AgentSettings) -> Outbox:
+    return Outbox(
+        settings.outbox_path, settings.device, max_bytes=settings.outbox.max_mib * 1024 * 1024
+    )
+
+
+def open_transport(settings: AgentSettings) -> Transport | None:
+    """The road that the settings name; None where they name none.
+
+    Only the road that is used is imported: a box has better uses for the memory.
+    """
+    if settings.server is not None:
+        from edge_agent.publishers.http import HttpTransport
+
+        server = settings.server
+        return HttpTransport(server.url, server.key(), ca_file=server.ca_file)
+    if settings.broker is not None:
+        from edge_agent.publishers.mqtt import MqttTransport
+
+        broker = settings.broker
+        topics = DeviceTopics(settings.site, settings.device)
+        return MqttTransport(broker.url, topics, broker_login(broker), resend_s=broker.resend_s)
+    return None
+
+
+def broker_login(broker: BrokerSettings) -> "MqttLogin":
+    from edge_agent.publishers.mqtt import MqttLogin
+
+    return MqttLogin(
+        username=broker.username,
+        password=broker.password(),
+        ca_file=broker.ca_file,
+        certificate_file=broker.certificate_file,
+        key_file=broker.key_file,
+    )

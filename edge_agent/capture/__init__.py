@@ -1,0 +1,1 @@
+"""Cameras, films and pictures: from what a setting names to frames."""

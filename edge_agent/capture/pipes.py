@@ -1,0 +1,184 @@
+"""Cameras behind a child process: GStreamer and Raspberry Pi cameras without bindings.
+
+PyPI's OpenCV is built without GStreamer. So the child writes raw frames into a pipe of its own, and
+nothing is encoded or decoded on the way.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import select
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.types import BgrImage
+from shared.errors import SourceError
+
+_START_S: Final = 15.0
+_KEPT_LINES: Final = 8
+_STALL_S: Final = 5.0
+_PIPE_BYTES: Final = 1024 * 1024  # what an unprivileged process may ask for
+_FD: Final = "{fd}"
+_WIDTH: Final = re.compile(r"fdsink-muster.*\bwidth=\(int\)(\d+)")
+_HEIGHT: Final = re.compile(r"fdsink-muster.*\bheight=\(int\)(\d+)")
+_RPICAM_SIZE: Final = (1280, 720)
+
+
+@dataclass(frozen=True, slots=True)
+class PipeCommand:
+    """A command that writes raw frames to the file descriptor that stands for `{fd}`.
+
+    `size` (width, height) where it is known before; else the child says it on its standard output
+    in GStreamer's words (`width=(int)640`). `planar` frames are I420, others BGR with rows padded
+    to four bytes.
+    """
+
+    arguments: tuple[str, ...]
+    size: tuple[int, int] | None
+    planar: bool
+
+
+def gstreamer_command(pipeline: str) -> PipeCommand:
+    """`gst-launch-1.0` for a pipeline without its sink; SourceError where it is not installed."""
+    program = shutil.which("gst-launch-1.0")
+    if program is None:
+        raise SourceError(
+            "a GStreamer pipeline needs gst-launch-1.0 (Debian: gstreamer1.0-tools and"
+            " gstreamer1.0-plugins-base) or an OpenCV that is built with GStreamer",
+            source=pipeline,
+        )
+    head = re.sub(r"\s*!\s*(appsink|fdsink)\b[^!]*$", "", pipeline)
+    tail = (
+        f"! videoconvert ! video/x-raw,format=BGR ! fdsink name=fdsink-muster fd={_FD} sync=false"
+    )
+    words = [program, "-v", *shlex.split(head), *shlex.split(tail)]
+    return PipeCommand(tuple(words), None, planar=False)
+
+
+def rpicam_command(spec: str, size: tuple[int, int] | None, fps: float | None) -> PipeCommand:
+    """`rpicam-vid` (once `libcamera-vid`) for `rpicam:<number>`; SourceError without it."""
+    number = spec.removeprefix("rpicam:") or "0"
+    if not number.isdecimal():
+        raise SourceError(f"{spec!r} is not rpicam:0, rpicam:1, …", source=spec)
+    program = shutil.which("rpicam-vid") or shutil.which("libcamera-vid")
+    if program is None:
+        raise SourceError(
+            f"{spec} needs rpicam-vid (Raspberry Pi OS: package rpicam-apps)", source=spec
+        )
+    width, height = size or _RPICAM_SIZE
+    words = (
+        f"{program} --nopreview --timeout 0 --codec yuv420 --output /dev/fd/{_FD} --camera {number}"
+    )
+    words += f" --width {width} --height {height}" + (f" --framerate {fps:g}" if fps else "")
+    return PipeCommand(tuple(words.split()), (width, height), planar=True)
+
+
+class PipeSource:
+    """The frames of a child process. A child that is silent for five seconds has stalled."""
+
+    live, stills = True, False
+
+    def __init__(self, name: str, command: PipeCommand) -> None:
+        """Starts the child; SourceError when it ends, or says no frame size in 15 s."""
+        self._name = name
+        self._planar = command.planar
+        self._size = command.size
+        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._told = threading.Event()
+        self._frames, self._child = _start(command)
+        self._listener = threading.Thread(target=self._listen, name="pipe-words", daemon=True)
+        self._listener.start()
+        if self._size is None:
+            self._told.wait(_START_S)
+        if self._size is None:
+            self.close()
+            raise self._over("cannot be started")
+
+    def read(self) -> tuple[BgrImage, float] | None:
+        width, height = self._size or (0, 0)
+        if self._planar:
+            planes = self._read_rows(height * 3 // 2, width)
+            return cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420).astype(
+                np.uint8, copy=False
+            ), time.monotonic()
+        stride = (width * 3 + 3) // 4 * 4
+        rows = self._read_rows(height, stride)[:, : width * 3]
+        return np.ascontiguousarray(rows).reshape(height, width, 3), time.monotonic()
+
+    def close(self) -> None:
+        self._child.terminate()
+        try:
+            self._child.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._listener.join(1.0)
+        if self._frames >= 0:
+            os.close(self._frames)
+            self._frames = -1
+
+    def _read_rows(self, rows: int, stride: int) -> NDArray[np.uint8]:
+        """One frame of `rows` × `stride` bytes; SourceError when it does not come in time."""
+        buffer = np.empty((rows, stride), np.uint8)
+        rest = buffer.data.cast("B")
+        while rest:
+            ready, _, _ = select.select([self._frames], [], [], _STALL_S)
+            if not ready:
+                raise self._over(f"has given nothing for {_STALL_S:.0f} s")
+            count = os.readv(self._frames, [rest])
+            if not count:
+                raise self._over("gives no pictures any more")
+            rest = rest[count:]
+        return buffer
+
+    def _listen(self) -> None:
+        """Reads what the child says: the frame's size, and the reason if it fails."""
+        words = self._child.stdout
+        if words is None:
+            raise SourceError(f"{self._name} was started without a pipe for its words")
+        with words:
+            for line in words:
+                text = line.decode(errors="replace").strip()
+                width, height = _WIDTH.search(text), _HEIGHT.search(text)
+                if self._size is None and width and height:
+                    self._size = (int(width[1]), int(height[1]))
+                    self._told.set()
+                elif re.search(r"error|fail|cannot|no ", text, re.IGNORECASE):
+                    self._said.append(text)
+        self._told.set()
+
+    def _over(self, what: str) -> SourceError:
+        reason = "; ".join(self._said) or "it said no reason"
+        return SourceError(f"{self._name} {what}: {reason}", source=self._name)
+
+
+def _start(command: PipeCommand) -> tuple[int, subprocess.Popen[bytes]]:
+    """The reading end of a new pipe, and the child that writes into it."""
+    frames, writing_end = os.pipe()
+    try:
+        with contextlib.suppress(OSError):  # a small pipe is slower, not wrong
+            fcntl.fcntl(frames, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        child = subprocess.Popen(
+            [word.replace(_FD, str(writing_end)) for word in command.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writing_end,),
+        )
+    except OSError as error:
+        os.close(frames)
+        raise SourceError(f"{command.arguments[0]} cannot be started: {error}") from error
+    finally:
+        os.close(writing_end)
+    return frames, child

@@ -1,0 +1,238 @@
+"""The command `edge-agent`."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from edge_agent.settings import (
+    AgentSettings,
+    default_device,
+    default_state_dir,
+    load_settings,
+    settings_of,
+)
+from shared.errors import MusterError
+
+_DRAIN_S: Final = 30.0
+
+
+def _says_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """What the tree of errors knows becomes one line and exit status 1, not a traceback."""
+
+    @wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except MusterError as error:
+            click.echo(f"edge-agent: {error.message}", err=True)
+            sys.exit(1)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="muster", prog_name="edge-agent")
+def main() -> None:
+    """From a camera to probes: watch, choose the best shot, embed, deliver."""
+
+
+@main.command()
+@click.option(
+    "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
+)
+@_says_errors
+def run(config: Path) -> None:
+    """Watch the cameras of a configuration until told to stop.
+
+    \b
+    Example: edge-agent run --config /etc/muster/agent.toml
+    """
+    settings = load_settings(config)
+    _log_to_stderr(settings.log_level)
+    _serve(settings)
+
+
+@main.command()
+@click.argument("source")
+@click.option("--server", metavar="URL", help="Send probes over HTTP to this match-server.")
+@click.option("--key-file", type=click.Path(path_type=Path), help="Its key; or MUSTER_SERVER_KEY.")
+@click.option("--broker", metavar="URL", help="Send probes over MQTT through this broker.")
+@click.option("--device", default=default_device, help="Who this box is.  [default: host name]")
+@click.option("--site", default="main", show_default=True)
+@click.option("--camera", default="once", show_default=True, help="The camera's name.")
+@click.option("--pack", default="compact", show_default=True, help="The model pack.")
+@click.option("--detector", help="The detector of another pack, e.g. centerface.")
+@click.option("--gate", type=click.Choice(["doorway", "passport", "off"]), default="doorway")
+@click.option("--realtime", is_flag=True, help="Play a film at its own pace, as a camera would.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where the outbox lies.")
+@click.option(
+    "--timeout", default=_DRAIN_S, show_default=True, help="Seconds to wait for delivery."
+)
+@click.option("--json", "as_json", is_flag=True, help="End with a summary as JSON.")
+@_says_errors
+def once(
+    source: str,
+    server: str | None,
+    key_file: Path | None,
+    broker: str | None,
+    state_dir: Path | None,
+    timeout: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Watch SOURCE to its end, deliver what was seen, and say what was done.
+
+    SOURCE is a film, a picture, a folder of pictures, a camera (/dev/video0), an address (rtsp://…),
+    rpicam:0 or a GStreamer pipeline. The exit status is 0 only if it could be read and every probe
+    was delivered. Without --server or --broker nothing is sent or kept.
+
+    \b
+    Example: edge-agent once door.mp4 --server http://127.0.0.1:8480 --key-file key --json
+    """
+    _log_to_stderr("WARNING")
+    with tempfile.TemporaryDirectory(prefix="muster-") as scratch:
+        kept = (state_dir or default_state_dir()) if server or broker else Path(scratch)
+        settings = settings_of(_once_table(source, server, key_file, broker, kept, options))
+        done, report = _watch_once(settings, timeout)
+    click.echo(json.dumps(report, indent=2) if as_json else _as_text(report))
+    sys.exit(0 if done else 1)
+
+
+@main.command()
+@click.option(
+    "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@_says_errors
+def doctor(config: Path, as_json: bool) -> None:
+    """Check cameras, models, clock, disk, broker and server: what is wrong, and what to do.
+
+    \b
+    Example: edge-agent doctor --config /etc/muster/agent.toml
+    """
+    from edge_agent.doctor import examine
+
+    _log_to_stderr("ERROR")
+    findings = list(examine(load_settings(config)))
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(finding.as_text())
+    sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+
+
+def _serve(settings: AgentSettings) -> None:
+    from edge_agent.agent import Agent, open_outbox, open_transport
+    from models.analysis import open_models
+
+    transport = open_transport(settings)
+    if transport is None:
+        logging.getLogger("edge_agent").warning(
+            "Neither [server] nor [broker] is configured: probes stay in the outbox"
+        )
+    models = open_models(
+        settings.models.pack, detector=settings.models.detector, threads=settings.models.threads
+    )
+    agent = Agent(settings, models, open_outbox(settings), transport)
+    _stop_on_signal(agent.stopping.set)
+    names = ", ".join(camera.name for camera in settings.cameras)
+    road = "the outbox alone" if transport is None else f"the {transport.name}"
+    logging.getLogger("edge_agent").info("Watching %s, for %s", names, road)
+    try:
+        agent.run()
+        if not agent.stopping_was_asked and agent.delivery is not None:
+            agent.delivery.drained(_DRAIN_S)  # every film has ended: nothing else is to be done
+    finally:
+        agent.close()
+    sys.exit(1 if agent.failed else 0)
+
+
+def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[str, Any]]:
+    """Whether all went well, and the summary."""
+    from edge_agent.agent import Agent, open_outbox, open_transport
+    from edge_agent.reports import summary
+    from models.analysis import open_models
+
+    transport = open_transport(settings)
+    models = open_models(settings.models.pack, detector=settings.models.detector)
+    agent = Agent(settings, models, open_outbox(settings), transport, reconnect=False)
+    _stop_on_signal(agent.stopping.set)
+    delivered = True
+    before = agent.outbox.counts()
+    try:
+        agent.run()
+        if agent.delivery is not None:
+            asked = agent.stopping_was_asked
+            delivered = agent.delivery.drained(0.5 if asked else timeout_s)
+        report = summary(agent, None if transport is None else transport.name)
+    finally:
+        agent.close()
+    for name in ("put", "acknowledged", "refused", "dropped"):  # of this run alone
+        report["probes"][name] -= getattr(before, name)
+    lost = report["probes"]["refused"] or report["probes"]["dropped"]
+    return delivered and not lost and not report["failed"], report
+
+
+def _once_table(
+    source: str,
+    server: str | None,
+    key_file: Path | None,
+    broker: str | None,
+    state_dir: Path,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "device": options["device"],
+        "site": options["site"],
+        "state_dir": state_dir,
+        "cameras": [{"name": options["camera"], "source": source, "realtime": options["realtime"]}],
+        "models": {"pack": options["pack"], "detector": options["detector"]},
+        "shots": {"gate": options["gate"]},
+    }
+    if server is not None:
+        table["server"] = {"url": server, "key_file": key_file}
+    if broker is not None:
+        table["broker"] = {"url": broker}
+    return table
+
+
+def _as_text(report: dict[str, Any]) -> str:
+    probes = report["probes"]
+    text = (
+        f"{report['frames']} frames in {report['seconds']:.1f} s ({report['fps']:.0f} a second),"
+        f" {report['tracks']} tracks, {report['embeddings']} embeddings, {probes['made']} probes"
+    )
+    if report["transport"] is None:
+        return f"{text}; nothing was sent (no --server, no --broker)"
+    text += f"; {probes['acknowledged']} delivered to the {report['transport']}"
+    if probes["refused"]:
+        text += f", {probes['refused']} refused"
+    if probes["waiting"]:
+        text += f", {probes['waiting']} wait in the outbox"
+    return text if report["complaint"] is None else f"{text}\n{report['complaint']}"
+
+
+def _stop_on_signal(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+
+
+def _log_to_stderr(level: str) -> None:
+    # FFmpeg inside OpenCV writes a line for each damaged packet; the agent says it once, by name.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+
+
+if __name__ == "__main__":
+    main()

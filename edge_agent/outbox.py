@@ -1,0 +1,383 @@
+"""The outbox: every probe rests on the box's disk until the server has answered for it.
+
+SQLite in WAL mode with `synchronous=FULL`: a commit is on the disk when it returns, so that neither
+`kill -9` nor a power cut takes a probe that was put, or gives out a sequence number twice. A box
+makes a few probes a second at most, so the sync per commit costs nothing that matters.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.probes import Probe
+from shared.clock import Clock, SystemClock, rfc3339
+from shared.errors import ConfigurationError, Unavailable
+from shared.messages import ProbeReceipt
+
+log = logging.getLogger(__name__)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS probe (
+    sequence INTEGER PRIMARY KEY,
+    probe_id TEXT NOT NULL UNIQUE,
+    body BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS refusal (
+    sequence INTEGER PRIMARY KEY,
+    probe_id TEXT NOT NULL,
+    code TEXT,
+    message TEXT,
+    refused_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tally (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    last_sequence INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    acknowledged INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
+    dropped INTEGER NOT NULL DEFAULT 0
+);
+INSERT OR IGNORE INTO tally (id) VALUES (1);
+PRAGMA user_version = 1;
+"""
+_KEPT_REFUSALS = 1000
+_RETRY_S = 2.0
+_HELD_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProbe:
+    """One probe as it waits: its number, its id and its wire form (JSON, UTF-8)."""
+
+    sequence: int
+    probe_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One probe that the server will never take, and its reason."""
+
+    sequence: int
+    probe_id: str
+    code: str | None
+    message: str | None
+    refused_at: str  # RFC 3339
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxCounts:
+    """What the outbox has seen since it was created, and what it holds now."""
+
+    put: int  # numbered and stored; equals the last sequence number
+    acknowledged: int
+    refused: int
+    dropped: int  # given up, oldest first, for want of room
+    waiting: int  # on the disk
+    held: int  # in memory, because the disk takes nothing at the moment
+    waiting_bytes: int
+
+
+class Outbox:
+    """A bounded, durable queue of one device's probes. Safe to use from several threads.
+
+    The queue on the disk holds at most `max_bytes` of messages; what comes then pushes out the
+    oldest, which is counted as dropped. While the disk takes nothing (full, read-only, broken),
+    new probes are held in memory, at most 8 MiB of them, oldest dropped first and counted; they
+    are numbered and stored as soon as the disk takes them.
+
+    Raises Unavailable when the file cannot be opened at all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        device: str,
+        *,
+        max_bytes: int = 256 * 1024 * 1024,
+        clock: Clock | None = None,
+    ) -> None:
+        self._path = path
+        self._device = device
+        self._max_bytes = max_bytes
+        self._clock = clock or SystemClock()
+        self._lock = threading.RLock()
+        self._held: deque[Probe] = deque()
+        self._held_bytes = 0
+        self._held_dropped = 0
+        self._settled: dict[str, ProbeReceipt] = {}  # answered for, not yet removed from the disk
+        self._retry_at: float | None = None  # set while the disk takes nothing
+        self._observers: list[Callable[[], None]] = []
+        self._connection = _open(path)
+
+    def put(self, probes: Sequence[Probe]) -> int:
+        """Numbers the probes and stores them in one transaction; answers how many were stored.
+
+        Never raises for a disk that takes nothing: the probes are then held, and 0 is answered.
+        """
+        with self._lock:
+            self._hold(probes)
+            if self._retry_at is not None and self._clock.monotonic_s() < self._retry_at:
+                return 0
+            return self.retry()
+
+    def retry(self) -> int:
+        """Stores what is held and forgets what was answered for, if the disk takes it now."""
+        with self._lock:
+            if not self._held and not self._settled:
+                return 0
+            try:
+                with self._transaction() as cursor:
+                    self._forget(cursor, self._settled.values())
+                    stored = self._store(cursor)
+            except sqlite3.Error as error:
+                self._disk_failed(error)
+                return 0
+            self._settled.clear()
+            self._held.clear()
+            self._held_bytes = 0
+            self._held_dropped = 0
+            self._disk_works(stored)
+        if stored:
+            for observer in self._observers:
+                observer()
+        return stored
+
+    def pending(self, limit: int = 32, max_bytes: int = 1024 * 1024) -> list[StoredProbe]:
+        """The oldest probes that nobody has answered for, in order; at least one if there is any.
+
+        At most `limit`, and no more than `max_bytes` together unless the first alone is larger.
+        """
+        with self._reading():
+            # Those that are settled but still on the disk are few: the disk was full just then.
+            rows = self._connection.execute(
+                "SELECT sequence, probe_id, body FROM probe ORDER BY sequence LIMIT ?",
+                (limit + len(self._settled),),
+            )
+            batch: list[StoredProbe] = []
+            size = 0
+            for row in rows:
+                stored = StoredProbe(*row)
+                if stored.probe_id in self._settled:
+                    continue
+                size += len(stored.body)
+                if batch and (size > max_bytes or len(batch) == limit):
+                    break
+                batch.append(stored)
+            return batch
+
+    def acknowledge(self, probe_ids: Iterable[str]) -> None:
+        """Forgets probes that the server has; unknown ids are ignored."""
+        self.settle([ProbeReceipt(probe_id=one, status="accepted") for one in probe_ids])
+
+    def settle(self, receipts: Iterable[ProbeReceipt]) -> None:
+        """Removes the probes that these receipts answer for; what was refused is written down.
+
+        A disk that takes nothing does not make them come back: they are not pending any more.
+        """
+        with self._reading():
+            fresh = {one.probe_id: one for one in receipts if self._is_waiting(one.probe_id)}
+            for receipt in fresh.values():
+                if receipt.status == "refused":
+                    log.warning(
+                        "The server refuses probe %s (%s): %s",
+                        receipt.probe_id,
+                        receipt.code,
+                        receipt.message,
+                    )
+            self._settled.update(fresh)
+            self.retry()
+
+    def refusals(self, limit: int = 100) -> list[Refusal]:
+        """What the server refused, newest first; the newest 1,000 are kept."""
+        with self._reading():
+            rows = self._connection.execute(
+                "SELECT sequence, probe_id, code, message, refused_at FROM refusal"
+                " ORDER BY sequence DESC LIMIT ?",
+                (limit,),
+            )
+            return [Refusal(*row) for row in rows]
+
+    def counts(self) -> OutboxCounts:
+        with self._reading():
+            last, size, acknowledged, refused, dropped, waiting = self._connection.execute(
+                "SELECT last_sequence, bytes, acknowledged, refused, dropped,"
+                " (SELECT count(*) FROM probe) FROM tally"
+            ).fetchone()
+            refusing = sum(one.status == "refused" for one in self._settled.values())
+            return OutboxCounts(
+                put=last,
+                acknowledged=acknowledged + len(self._settled) - refusing,
+                refused=refused + refusing,
+                dropped=dropped + self._held_dropped,
+                waiting=waiting - len(self._settled),
+                held=len(self._held),
+                waiting_bytes=size,
+            )
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Calls `observer` after each put that stored something, in the thread that put it."""
+        self._observers.append(observer)
+
+    def close(self) -> None:
+        """Makes a last attempt to store what is held, then closes the file."""
+        with self._lock:
+            self.retry()
+            if self._held:
+                log.error(
+                    "%d probes are lost: %s took nothing until the end",
+                    len(self._held),
+                    self._path,
+                )
+            self._connection.close()
+
+    def _is_waiting(self, probe_id: str) -> bool:
+        if probe_id in self._settled:
+            return False
+        found = self._connection.execute("SELECT 1 FROM probe WHERE probe_id = ?", (probe_id,))
+        return found.fetchone() is not None
+
+    def _hold(self, probes: Sequence[Probe]) -> None:
+        for probe in probes:
+            self._held.append(probe)
+            self._held_bytes += probe.size_bytes
+        while self._held_bytes > _HELD_BYTES and len(self._held) > 1:
+            self._held_bytes -= self._held.popleft().size_bytes
+            self._held_dropped += 1
+
+    def _store(self, cursor: sqlite3.Cursor) -> int:
+        (sequence,) = cursor.execute("SELECT last_sequence FROM tally").fetchone()
+        rows = []
+        for sequence, probe in enumerate(self._held, start=sequence + 1):  # noqa: B020
+            message = probe.message(self._device, sequence)
+            body = message.model_dump_json(exclude_none=True).encode()
+            rows.append((sequence, probe.probe_id, body))
+        cursor.executemany("INSERT INTO probe (sequence, probe_id, body) VALUES (?, ?, ?)", rows)
+        cursor.execute(
+            "UPDATE tally SET last_sequence = ?, bytes = bytes + ?, dropped = dropped + ?",
+            (sequence, sum(len(body) for _, _, body in rows), self._held_dropped),
+        )
+        self._make_room(cursor)
+        return len(rows)
+
+    def _make_room(self, cursor: sqlite3.Cursor) -> None:
+        (excess,) = cursor.execute("SELECT bytes - ? FROM tally", (self._max_bytes,)).fetchone()
+        if excess <= 0:
+            return
+        freed = dropped = last = 0
+        oldest = cursor.execute("SELECT sequence, length(body) FROM probe ORDER BY sequence")
+        while freed < excess:
+            last, size = oldest.fetchone()
+            freed += size
+            dropped += 1
+        cursor.execute("DELETE FROM probe WHERE sequence <= ?", (last,))
+        cursor.execute(
+            "UPDATE tally SET bytes = bytes - ?, dropped = dropped + ?", (freed, dropped)
+        )
+
+    def _forget(self, cursor: sqlite3.Cursor, receipts: Iterable[ProbeReceipt]) -> None:
+        for receipt in receipts:
+            row = cursor.execute(
+                "DELETE FROM probe WHERE probe_id = ? RETURNING sequence, length(body)",
+                (receipt.probe_id,),
+            ).fetchone()
+            if row is None:  # dropped for want of room since the receipt came
+                continue
+            sequence, size = row
+            if receipt.status == "refused":
+                cursor.execute(
+                    "INSERT OR REPLACE INTO refusal VALUES (?, ?, ?, ?, ?)",
+                    (
+                        sequence,
+                        receipt.probe_id,
+                        receipt.code,
+                        receipt.message,
+                        rfc3339(self._clock.now()),
+                    ),
+                )
+                cursor.execute(
+                    "DELETE FROM refusal WHERE sequence NOT IN"
+                    " (SELECT sequence FROM refusal ORDER BY sequence DESC LIMIT ?)",
+                    (_KEPT_REFUSALS,),
+                )
+                cursor.execute("UPDATE tally SET refused = refused + 1")
+            else:
+                cursor.execute("UPDATE tally SET acknowledged = acknowledged + 1")
+            cursor.execute("UPDATE tally SET bytes = bytes - ?", (size,))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Holds the lock; Unavailable when the file cannot be read at the moment."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise Unavailable(f"the outbox {self._path} cannot be read: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+        finally:
+            cursor.close()
+
+    def _disk_failed(self, error: sqlite3.Error) -> None:
+        if self._retry_at is None:
+            log.error(
+                "The outbox %s takes nothing at the moment (%s): probes are held in memory and"
+                " stored when it does; free some space",
+                self._path,
+                error,
+            )
+        self._retry_at = self._clock.monotonic_s() + _RETRY_S
+
+    def _disk_works(self, stored: int) -> None:
+        if self._retry_at is not None:
+            log.warning("The outbox %s works again; %d probes stored", self._path, stored)
+        self._retry_at = None
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Opens or creates the file. One that is no database is moved aside: a box must go on."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _connect(path)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorname", "") not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            raise Unavailable(f"the outbox {path} cannot be opened: {error}") from error
+        aside = path.with_name(f"{path.name}.damaged-{int(SystemClock().now().timestamp())}")
+        path.rename(aside)
+        for companion in ("-wal", "-shm"):
+            path.with_name(path.name + companion).unlink(missing_ok=True)
+        log.error("The outbox %s is damaged (%s): kept as %s, a new one begins", path, error, aside)
+        return _connect(path)
+    except OSError as error:
+        raise ConfigurationError(f"the outbox cannot be kept in {path.parent}: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # templates are biometric data; SQLite's other files take this mode over
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 4194304")
+        connection.execute("PRAGMA cache_size = -2048")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,323 @@
+"""Probes over MQTT 5: QoS 1, a persistent session, a last will, receipts from the server itself."""
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic import ValidationError
+
+from edge_agent.outbox import StoredProbe
+from shared.clock import Clock, SystemClock
+from shared.errors import ConfigurationError, MusterError, Unauthenticated, Unavailable
+from shared.messages import ProbeReceipt, ReceiptMessage, StatusMessage
+from shared.topics import DeviceTopics
+
+log = logging.getLogger(__name__)
+
+_SESSION_S: Final = 24 * 3600
+_KEEPALIVE_S: Final = 20
+_MAX_RECONNECT_S: Final = 30
+_MAX_RESEND_S: Final = 60.0
+_UNHEARD_RESEND_S: Final = 1.0
+_CONNECTING_S: Final = 5.0
+_KEPT_RECEIPTS: Final = 10_000
+_NO_SUBSCRIBERS: Final = 0x10  # MQTT 5.0, 3.4.2.1: PUBACK "No matching subscribers"
+_REFUSES_US: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
+"""MQTT 5.0, 3.2.2.2: CONNACK codes that a person must do something about (name, key, ban)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MqttLogin:
+    """How the box shows itself to the broker; nothing of it ever stands in a log."""
+
+    username: str | None = None
+    password: str | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """ConfigurationError for what is no broker's address, or holds a name or password."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username:
+            bare = url.rpartition("@")[2]
+            raise ConfigurationError(
+                f"the broker's address is mqtt://host or mqtts://host, not {bare!r};"
+                " name and password have settings of their own"
+            )
+        tls = parts.scheme == "mqtts"
+        return cls(parts.hostname, parts.port or (8883 if tls else 1883), tls)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """One probe on its way."""
+
+    message: int  # paho's number of the newest copy
+    copies: int  # sent so far
+    sent_at_s: float  # when the newest was, on the monotonic clock
+    patience_s: float  # how long it may stay unanswered
+
+
+class MqttTransport:
+    """The road over an MQTT 5 broker (`mqtt://host[:port]`, `mqtts://…` for TLS).
+
+    A broker's acknowledgement proves only that the broker has a probe. So a probe counts as
+    delivered when the server's ReceiptMessage names it; until then it is published again after
+    `resend_s`, then twice that, up to a minute, and sooner where the broker says that nobody
+    listens. Each copy expires at the broker when the next is due, so that copies do not pile up
+    there while no server listens. In flight is at most what `exchange` is given; receipts that
+    nobody has collected are bounded too (oldest dropped: the probe is then sent again, and answered
+    as a duplicate).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topics: DeviceTopics,
+        login: MqttLogin | None = None,
+        *,
+        resend_s: float = 15.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self._address = _Address.parse(url)
+        self._topics = topics
+        self._resend_s = resend_s
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._flights: dict[str, _Flight] = {}
+        self._receipts: deque[ProbeReceipt] = deque(maxlen=_KEPT_RECEIPTS)
+        self._ready = threading.Event()
+        self._refused: str | None = None  # the broker's reason, when it turned the box away
+        self._unheard: deque[int] = deque(maxlen=_KEPT_RECEIPTS)  # messages that reached nobody
+        self._nobody_listens = False
+        self._patient_until_s = 0.0  # while the first connection is being made
+        self._wake: Callable[[], None] = lambda: None
+        self._client = self._make_client(login or MqttLogin())
+
+    @property
+    def name(self) -> str:
+        return f"broker {self._address.host}:{self._address.port}"
+
+    def open(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._patient_until_s = self._clock.monotonic_s() + _CONNECTING_S
+        self._client.connect_async(
+            self._address.host,
+            self._address.port,
+            keepalive=_KEEPALIVE_S,
+            clean_start=False,
+            properties=_properties(PacketTypes.CONNECT, SessionExpiryInterval=_SESSION_S),
+        )
+        self._client.loop_start()
+
+    def exchange(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
+        receipts = self._collect(batch)
+        if receipts:
+            return receipts
+        self._notice_unheard()
+        now_s = self._clock.monotonic_s()
+        if not self._ready.is_set():
+            if now_s < self._patient_until_s and self._refused is None:
+                return []
+            raise self._why_not()
+        for probe in batch:
+            flight = self._flights.get(probe.probe_id)
+            if flight is None or now_s - flight.sent_at_s >= flight.patience_s:
+                self._publish(probe, flight, now_s)
+        return []
+
+    def close(self, timeout_s: float) -> None:
+        if self._ready.is_set():
+            self._say_online(False).wait_for_publish(timeout_s)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _give_up_patience(self) -> None:
+        if self._patient_until_s:
+            self._patient_until_s = 0.0
+            self._wake()
+
+    def _collect(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
+        with self._lock:
+            receipts = list(self._receipts)
+            self._receipts.clear()
+            waiting = {probe.probe_id for probe in batch}
+            answered = {receipt.probe_id for receipt in receipts}
+            for probe_id in list(self._flights):
+                if probe_id in answered or probe_id not in waiting:
+                    del self._flights[probe_id]
+        return receipts
+
+    def _publish(self, probe: StoredProbe, before: _Flight | None, now_s: float) -> None:
+        copies = 1 if before is None else before.copies + 1
+        patience_s = _patience_s(self._resend_s, copies)
+        expiry_s = max(1, round(patience_s))
+        info = self._client.publish(
+            self._topics.probe,
+            probe.body,
+            qos=1,
+            properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s),
+        )
+        self._flights[probe.probe_id] = _Flight(info.mid, copies, now_s, patience_s)
+
+    def _notice_unheard(self) -> None:
+        """Shortens the wait for copies of which the broker said that they reached nobody."""
+        unheard = set()
+        while self._unheard:
+            unheard.add(self._unheard.popleft())
+        for probe_id, flight in self._flights.items():
+            if flight.message in unheard:
+                patience_s = min(flight.patience_s, _patience_s(_UNHEARD_RESEND_S, flight.copies))
+                self._flights[probe_id] = replace(flight, patience_s=patience_s)
+
+    def _say_online(self, online: bool) -> paho.MQTTMessageInfo:
+        body = StatusMessage(device=self._topics.device, online=online).model_dump_json()
+        return self._client.publish(self._topics.status, body, qos=1, retain=True)
+
+    def _why_not(self) -> MusterError:
+        if self._refused is not None:
+            return Unauthenticated(f"the {self.name} turns this box away: {self._refused}")
+        return Unavailable(f"the {self.name} cannot be reached")
+
+    def _make_client(self, login: MqttLogin) -> paho.Client:
+        client = _new_client(_client_id(self._topics), self._address, login)
+        offline = StatusMessage(device=self._topics.device, online=False).model_dump_json()
+        client.will_set(self._topics.status, offline, qos=1, retain=True)
+        client.reconnect_delay_set(min_delay=1, max_delay=_MAX_RECONNECT_S)
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    # The callbacks run in paho's thread.
+
+    def _on_connect(
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _props: Any
+    ) -> None:
+        if reason.is_failure:
+            self._refused = str(reason) if reason.value in _REFUSES_US else None
+            self._give_up_patience()
+            return
+        self._refused = None
+        client.subscribe(self._topics.receipt, qos=1)
+
+    def _on_connect_fail(self, *_arguments: Any) -> None:
+        self._give_up_patience()
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _props: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._refused = f"it does not let the box read {self._topics.receipt}"
+            return
+        self._say_online(True)
+        self._ready.set()
+        self._wake()
+
+    def _on_disconnect(self, *_arguments: Any) -> None:
+        self._ready.clear()
+
+    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        try:
+            receipt = ReceiptMessage.model_validate_json(message.payload)
+        except ValidationError:
+            log.warning("A message on %s is no receipt and is left aside", message.topic)
+            return
+        with self._lock:
+            self._receipts.extend(receipt.receipts)
+        self._wake()
+
+    def _on_publish(
+        self, _client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _props: Any
+    ) -> None:
+        nobody = reason.value == _NO_SUBSCRIBERS
+        if nobody:
+            self._unheard.append(mid)
+        if nobody and not self._nobody_listens:
+            log.warning(
+                "The %s says that nobody listens for probes: is `match-server ingest` running?",
+                self.name,
+            )
+        self._nobody_listens = nobody
+
+
+def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: float) -> None:
+    """Connects as the agent would, but under another client id, so as not to push the agent off.
+
+    Raises ConfigurationError, Unavailable or Unauthenticated with the reason.
+    """
+    address = _Address.parse(url)
+    answers: queue.SimpleQueue[ReasonCode] = queue.SimpleQueue()
+    client = _new_client(f"{_client_id(topics)}-doctor", address, login)
+    client.on_connect = lambda _client, _data, _flags, reason, _props: answers.put(reason)
+    name = f"{address.host}:{address.port}"
+    try:
+        client.connect(address.host, address.port)
+        client.loop_start()
+        reason = answers.get(timeout=timeout_s)
+    except OSError as error:
+        raise Unavailable(f"the broker {name} cannot be reached: {error}") from error
+    except queue.Empty as error:
+        raise Unavailable(f"{name} does not answer as an MQTT 5 broker") from error
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    if reason.is_failure:
+        raise Unauthenticated(f"the broker {name} turns this box away: {reason}")
+
+
+def _patience_s(first_s: float, copies: int) -> float:
+    """How long the newest of `copies` may stay unanswered: twice as long as the one before."""
+    return min(first_s * 2.0 ** min(copies - 1, 16), _MAX_RESEND_S)
+
+
+def _client_id(topics: DeviceTopics) -> str:
+    return f"muster-{topics.site}-{topics.device}"
+
+
+def _new_client(client_id: str, address: _Address, login: MqttLogin) -> paho.Client:
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+    if login.username is not None:
+        client.username_pw_set(login.username, login.password)
+    if address.tls:
+        try:
+            client.tls_set(
+                _text(login.ca_file), _text(login.certificate_file), _text(login.key_file)
+            )
+        except OSError as error:
+            raise ConfigurationError(f"a certificate cannot be read: {error}") from error
+    return client
+
+
+def _properties(packet_type: int, **values: int) -> Properties:
+    properties = Properties(packet_type)  # type: ignore[no-untyped-call]  # paho's own
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,38 @@
+"""What the delivery loop asks of a road to the server."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edge_agent.outbox import StoredProbe
+from shared.messages import ProbeReceipt
+
+
+class Transport(Protocol):
+    """A road to the server. Its contract is tested for every implementation alike."""
+
+    @property
+    def name(self) -> str:
+        """The road and its far end as a person would like to read it, without secrets."""
+        ...
+
+    def open(self, wake: Callable[[], None]) -> None:
+        """Prepares the road; never fails because the far end is away.
+
+        `wake` may be called from any thread when receipts have come or the road is free again.
+        """
+        ...
+
+    def exchange(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
+        """Offers probes in order, and answers the receipts that have come so far.
+
+        A probe without a receipt is offered again later: the call decides whether it is time to
+        send it once more. Only the server's own word is a receipt.
+
+        Raises Unavailable (later may help; `details["retry_after_s"]` where the server says when),
+        Unauthenticated or Forbidden (a person must do something; the probes are kept).
+        """
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Says goodbye where the road has a way to, within about `timeout_s`."""
+        ...

@@ -1,0 +1,241 @@
+"""Settings of the agent: one TOML file, overridden by `MUSTER_…` in the environment, read once."""
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from shared.errors import ConfigurationError
+from shared.messages import Name
+
+_PREFIX = "MUSTER_"
+_KEY_VARIABLE = "MUSTER_SERVER_KEY"
+_PASSWORD_VARIABLE = "MUSTER_BROKER_PASSWORD"  # noqa: S105  # the variable's name, not a password
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraSettings(_Section):
+    """One camera; `source` as `edge_agent.capture.sources.open_source` reads it."""
+
+    name: Name
+    source: str = Field(min_length=1)
+    width: int | None = Field(default=None, ge=16, le=16_384)
+    height: int | None = Field(default=None, ge=16, le=16_384)
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    realtime: bool = False
+    detect_every: int = Field(default=1, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _size_is_whole(self) -> Self:
+        if (self.width is None) != (self.height is None):
+            raise ValueError("give width and height, or neither")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels that the camera is asked for."""
+        return None if self.width is None or self.height is None else (self.width, self.height)
+
+
+class ModelSettings(_Section):
+    pack: str = "compact"
+    detector: str | None = None
+    threads: int = Field(default=1, ge=1, le=64)
+
+
+class ShotSettings(_Section):
+    """Which shots become probes; see `edge_agent.tracking.bestshot.ShotRules`."""
+
+    gate: Literal["doorway", "passport", "off"] = "doorway"
+    first_wait_s: float = Field(default=0.25, ge=0, le=10)
+    margin: float = Field(default=0.1, ge=0, le=1)
+    max_probes: int = Field(default=4, ge=1, le=100)
+    keep_missed_s: float = Field(default=1.0, ge=0, le=30)
+    thumbnails: bool = True
+
+
+class OutboxSettings(_Section):
+    max_mib: int = Field(default=256, ge=1, le=1_048_576)
+
+
+class ServerSettings(_Section):
+    """The road over HTTP. The key comes from `key_file` or MUSTER_SERVER_KEY, never from here."""
+
+    url: str
+    key_file: Path | None = None
+    ca_file: Path | None = None
+
+    def key(self) -> str:
+        """The API key. Raises ConfigurationError where there is none."""
+        secret = _secret(self.key_file, _KEY_VARIABLE)
+        if secret is None:
+            raise ConfigurationError(
+                f"the server needs a key: set server.key_file or {_KEY_VARIABLE}"
+                " (`match-server key create --role device` makes one)"
+            )
+        return secret
+
+
+class BrokerSettings(_Section):
+    """The road over MQTT. The password comes from `password_file` or MUSTER_BROKER_PASSWORD."""
+
+    url: str
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    resend_s: float = Field(default=15.0, ge=1, le=600)
+
+    def password(self) -> str | None:
+        return _secret(self.password_file, _PASSWORD_VARIABLE)
+
+
+class AgentSettings(_Section):
+    """All that one agent is told. Unknown keys are refused."""
+
+    device: Name = Field(default_factory=lambda: default_device())
+    site: Name = "main"
+    state_dir: Path = Field(default_factory=lambda: default_state_dir())
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    cameras: Annotated[tuple[CameraSettings, ...], Field(min_length=1, max_length=64)]
+    models: ModelSettings = ModelSettings()
+    shots: ShotSettings = ShotSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    server: ServerSettings | None = None
+    broker: BrokerSettings | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        names = [camera.name for camera in self.cameras]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two cameras are called {twice[0]!r}; every camera has its own name")
+        if self.server is not None and self.broker is not None:
+            raise ValueError("give [server] (HTTP) or [broker] (MQTT), not both")
+        return self
+
+    @property
+    def outbox_path(self) -> Path:
+        """One outbox a device: it owns the device's sequence numbers."""
+        return self.state_dir / f"outbox-{self.device}.db"
+
+
+class _LoadedSettings(AgentSettings, BaseSettings):
+    """The same, with the environment laid over what it is given."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings  # the environment overrides the file
+
+
+def load_settings(path: Path) -> AgentSettings:
+    """The settings in the TOML file at `path`, with the environment's overrides.
+
+    Raises ConfigurationError, which names every key that is unknown, missing or impossible.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the configuration {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    return _validated(lambda: _LoadedSettings(**table), str(path))
+
+
+def settings_of(table: dict[str, Any]) -> AgentSettings:
+    """Settings from the command line, which the environment does not override."""
+    return _validated(lambda: AgentSettings.model_validate(table), "the command line")
+
+
+def _validated(make: Callable[[], AgentSettings], origin: str) -> AgentSettings:
+    try:
+        return make()
+    except ValidationError as error:
+        faults = "; ".join(_fault(dict(one)) for one in error.errors())
+        raise ConfigurationError(f"{origin}: {faults}") from error
+    except SettingsError as error:
+        raise ConfigurationError(f"the environment: {error}") from error
+
+
+def default_device() -> str:
+    """This machine's host name, as far as it may stand in a topic."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-")[:63]
+    return name or "box"
+
+
+def default_state_dir() -> Path:
+    """Where systemd says (`STATE_DIRECTORY`), else the user's own state folder."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "muster"
+
+
+def _secret(path: Path | None, variable: str) -> str | None:
+    """A secret from its file or, failing that, from the environment."""
+    if path is None:
+        return os.environ.get(variable) or None
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the secret in {path} cannot be read: {error}") from error
+    if not secret or not secret.isprintable() or len(secret.split()) != 1:
+        raise ConfigurationError(f"{path} should hold one line with one secret, and does not")
+    return secret
+
+
+def _fault(error: dict[str, Any]) -> str:
+    """One fault as a person would like to read it, without the value: it may be a secret."""
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"]), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {location!r}{hint}"
+    if error["type"] == "model_type":
+        variable = f"{_PREFIX}{location.upper()}__…"
+        return f"{location!r} is a section with keys of its own (in the environment: {variable})"
+    if error["type"] == "missing":
+        return f"{location!r} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{location!r}: {message}" if location else message
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section in which the last part of `location` stands."""
+    section: type[BaseModel] = AgentSettings
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            kinds = (annotation, *get_args(annotation))
+            section = next(
+                kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
+            )
+    return list(section.model_fields)

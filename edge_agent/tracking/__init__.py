@@ -1,0 +1,1 @@
+"""From detections to the best shot of each track."""

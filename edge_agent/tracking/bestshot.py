@@ -1,0 +1,209 @@
+"""Best shot: which look at a face is worth a template, decided before anything is embedded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from edge_agent.tracking.appearance import Fingerprint, face_fingerprint, may_be_same_face
+from edge_agent.tracking.shots import Shot
+from edge_agent.tracking.tracker import Track
+from models.types import BgrImage
+from shared.quality import Quality
+from shared.template import Template
+
+_EAGER_S: Final = 0.5  # a new face is looked at in every frame for so long ...
+_LOOK_AGAIN_S: Final = 0.2  # ... and then, or after its first probe, no more often than this
+_CHECK_AGAIN_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShotRules:
+    """When a track's best shot becomes a probe. Scores are `Quality.score`; times stream time."""
+
+    first_wait_s: float = 0.25  # how long the first probe waits for a better shot
+    good_enough: float = 0.75  # a shot of this score is not waited with
+    margin: float = 0.1  # a later probe's shot is better by so much ...
+    again_after_s: float = 1.0  # ... and comes so much later
+    final_margin: float = 0.04  # at the track's end, a shot better by so much becomes a probe
+    retry_after_s: float = 0.4  # after a shot was refused for its quality
+    max_probes: int = 4  # of one track
+    max_embeddings: int = 8  # of one track; beyond, only ever rarer checks of who it is
+    same_person: float = 0.2  # cosine: below it, two shots of a track are two people
+
+
+@dataclass(slots=True)
+class Story:
+    """What is known of one track so far; one thread writes it."""
+
+    track_id: str
+    began_s: float  # stream time, as all times here
+    best: Shot | None = None  # the best one since the last that was judged
+    since_s: float = 0.0  # when the first shot came that competes with `best`
+    probes: int = 0
+    embeddings: int = 0
+    published_score: float = 0.0
+    published_s: float = 0.0
+    not_before_s: float = float("-inf")  # nothing is judged before
+    looked_s: float = float("-inf")
+    checked_s: float = float("-inf")
+    doubted: bool = False  # the track may have gone over to another face
+    template: Template | None = None  # of the newest probe
+    liveness: list[float] = field(default_factory=list)  # of the shots that were judged
+    reasons: list[str] = field(default_factory=list)  # why the newest look did not pass the gate
+    before: Fingerprint | None = None  # the face in the frame before
+
+    @property
+    def mean_liveness(self) -> float | None:
+        return sum(self.liveness) / len(self.liveness) if self.liveness else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A shot that is due to be judged, and the story of the track that it belongs to."""
+
+    story: Story
+    shot: Shot
+
+
+class BestShots:
+    """The stories of one camera's live tracks; each keeps at most one shot. Not thread-safe."""
+
+    def __init__(self, rules: ShotRules | None = None) -> None:
+        self._rules = rules or ShotRules()
+        self._stories: dict[str, Story] = {}
+
+    def to_look_at(self, tracks: Sequence[Track], image: BgrImage, now_s: float) -> list[Track]:
+        """Those of the tracks seen in this frame whose face could become a best shot."""
+        chosen = []
+        for track in tracks:
+            if track.row is None:
+                continue
+            story = self._stories.get(track.track_id)
+            if story is None:
+                story = self._stories[track.track_id] = Story(track.track_id, track.began_s)
+            self._watch(story, track, image)
+            if self._is_worth_a_look(story, now_s):
+                story.looked_s = now_s
+                chosen.append(track)
+        return chosen
+
+    def beats(self, track: Track, quality: Quality) -> bool:
+        """Whether a shot of this quality would be the track's best so far, and passes the gate."""
+        story = self._stories[track.track_id]
+        story.reasons = quality.reasons
+        if not quality.passed:
+            return False
+        if story.best is not None:
+            return quality.score > story.best.quality.score
+        return story.doubted or not story.probes or self._tops(story, quality.score)
+
+    def offer(self, track: Track, shot: Shot) -> None:
+        """Keeps a shot that `beats` the one before."""
+        story = self._stories[track.track_id]
+        if story.best is None:
+            story.since_s = shot.time_s
+        story.best = shot
+
+    def due(self, tracks: Sequence[Track], now_s: float) -> list[Candidate]:
+        """The shots of live tracks that are to be judged now."""
+        stories = (self._stories.get(track.track_id) for track in tracks if track.confirmed)
+        return [_take(one) for one in stories if one is not None and self._is_due(one, now_s)]
+
+    def end(self, tracks: Sequence[Track]) -> list[Story]:
+        """Takes the stories of tracks that are over, `last_of` may make a probe of them."""
+        stories = (self._stories.pop(track.track_id, None) for track in tracks)
+        return [story for story in stories if story is not None]
+
+    def last_of(self, stories: Sequence[Story]) -> list[Candidate]:
+        """The shots of ended tracks that were waiting for a better one, where worth a probe."""
+        return [
+            _take(story)
+            for story in stories
+            if story.best is not None
+            and (story.doubted or not story.probes or self._tops(story, story.best.quality.score))
+        ]
+
+    def keep_only(self, tracks: Sequence[Track]) -> None:
+        """Drops the stories of tracks that ended before they were confirmed."""
+        if len(self._stories) > len(tracks):
+            live = {track.track_id for track in tracks}
+            self._stories = {key: one for key, one in self._stories.items() if key in live}
+
+    def refused(self, candidate: Candidate, quality: Quality) -> None:
+        """The shot did not pass the gate after all: wait a little before the next is judged."""
+        candidate.story.reasons = quality.reasons
+        candidate.story.not_before_s = candidate.shot.time_s + self._rules.retry_after_s
+
+    def agrees(self, candidate: Candidate, template: Template) -> bool:
+        """Enters an embedding; False when it shows another person than the track's last probe."""
+        story = candidate.story
+        story.embeddings += 1
+        story.checked_s = candidate.shot.time_s
+        story.doubted = False
+        before = story.template
+        return before is None or float(before.vector @ template.vector) >= self._rules.same_person
+
+    def is_worth_a_probe(self, candidate: Candidate) -> bool:
+        """Whether a shot that agrees with its track is news, or was only a check."""
+        story = candidate.story
+        return not story.probes or self._tops(story, candidate.shot.quality.score)
+
+    def become_another(self, story: Story, track_id: str) -> Story:
+        """A new story under a new id, for the other person that the track has gone over to."""
+        was_live = self._stories.pop(story.track_id, None) is not None
+        fresh = Story(track_id, story.checked_s, embeddings=1, liveness=story.liveness[-1:])
+        if was_live:
+            self._stories[track_id] = fresh
+        return fresh
+
+    def _watch(self, story: Story, track: Track, image: BgrImage) -> None:
+        """Compares the face with the frame before; a track that may have changed is doubted."""
+        now = face_fingerprint(image, track.box)
+        changed = story.before is not None and not may_be_same_face(story.before, now)
+        story.before = now
+        if (changed or track.doubtful) and story.template is not None:
+            story.doubted = True
+            story.best = None  # it may show the one before
+
+    def _is_worth_a_look(self, story: Story, now_s: float) -> bool:
+        rules = self._rules
+        if now_s < story.not_before_s:
+            return False
+        if story.doubted:  # who it is must be known, but each check beyond the budget waits longer
+            beyond = max(0, story.embeddings - rules.max_embeddings)
+            return now_s - story.checked_s >= _CHECK_AGAIN_S * (1 + beyond)
+        if story.probes >= rules.max_probes or story.embeddings >= rules.max_embeddings:
+            return False
+        eager = not story.probes and now_s - story.began_s < _EAGER_S
+        # All faces are looked at in the same frames: one batch costs less than several.
+        return eager or now_s // _LOOK_AGAIN_S != story.looked_s // _LOOK_AGAIN_S
+
+    def _is_due(self, story: Story, now_s: float) -> bool:
+        rules, best = self._rules, story.best
+        if best is None or now_s < story.not_before_s:
+            return False
+        score = best.quality.score
+        if not story.probes or story.doubted:
+            return score >= rules.good_enough or now_s - story.since_s >= rules.first_wait_s
+        better = score >= story.published_score + rules.margin
+        return better and now_s - story.published_s >= rules.again_after_s
+
+    def _tops(self, story: Story, score: float) -> bool:
+        rules = self._rules
+        return (
+            story.probes < rules.max_probes and score >= story.published_score + rules.final_margin
+        )
+
+
+def published(story: Story, shot: Shot, template: Template) -> None:
+    """Enters that this shot became a probe."""
+    story.probes += 1
+    story.published_score, story.published_s = shot.quality.score, shot.time_s
+    story.template = template
+
+
+def _take(story: Story) -> Candidate:
+    shot, story.best = story.best, None
+    if shot is None:
+        raise ValueError("a story without a shot has no candidate")
+    return Candidate(story, shot)

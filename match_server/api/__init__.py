@@ -1,0 +1,1 @@
+"""HTTP: endpoints declared once, and from the declaration parsed, answered and documented."""

@@ -1,0 +1,83 @@
+"""The one table from errors to HTTP, and the one form that every error has."""
+
+import logging
+
+from flask import Flask, Response, g, jsonify
+from werkzeug.exceptions import HTTPException
+
+from match_server.schemas.base import ErrorBody
+from shared import errors
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[type[errors.MusterError], int] = {
+    errors.MalformedInput: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.Unusable: 422,
+    errors.Unavailable: 503,
+    errors.PackError: 503,
+}
+_RETRY_AFTER_S = 2
+
+
+def status_of(error: errors.MusterError) -> int:
+    """The HTTP status of an error: that of the nearest class in the table, else 500."""
+    for cls in type(error).__mro__:
+        if cls in _STATUS:
+            return _STATUS[cls]
+    return 500
+
+
+def register_errors(app: Flask) -> None:
+    """Let every error of `app` be answered in the one form."""
+    app.register_error_handler(errors.MusterError, _known)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _known(error: errors.MusterError) -> Response:
+    status = status_of(error)
+    if status == 500:
+        log.error("unexpected", exc_info=error)
+    response = _answer(status, error.code, error.message, error.details)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="muster"'
+    if status == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    """What Flask itself refuses: no such address, wrong method, body too large."""
+    status = error.code or 500
+    code, message = {
+        400: ("malformed", "the request cannot be read"),
+        404: ("not_found", "there is no such address; /docs lists those there are"),
+        405: ("method_not_allowed", "the address exists, but not with this method"),
+        413: ("too_large", "the body is larger than this server accepts"),
+        415: ("unsupported_media", "the body is of a kind that is not read here"),
+    }.get(status, ("http_error", error.description or error.name))
+    response = _answer(status, code, message, {})
+    for name, value in error.get_headers():
+        if name in ("Allow", "Location", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("unexpected", exc_info=error)
+    return _answer(500, "internal", "something went wrong here; the server's log has more", {})
+
+
+def _answer(status: int, code: str, message: str, details: dict) -> Response:  # type: ignore[type-arg]
+    body = ErrorBody(
+        code=code, message=message, details=details, request_id=g.get("request_id", "")
+    )
+    response = jsonify(body.model_dump(mode="json"))
+    response.status_code = status
+    return response

@@ -1,0 +1,116 @@
+"""From a Flask request to typed values; MalformedInput says which field is wrong and why."""
+
+from typing import Any, TypeVar
+
+from flask import Request
+from pydantic import BaseModel, JsonValue, ValidationError
+from werkzeug.datastructures import FileStorage, MultiDict
+
+from shared.errors import MalformedInput, UnsupportedMedia
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_MAX_PROBLEMS = 20
+
+
+def read_query(request: Request, model: type[Model] | None) -> Model | None:
+    """The query as `model`; with none, a query is refused."""
+    values = _single(request.args, "query")
+    if model is None:
+        if values:
+            raise MalformedInput(f"this call takes no parameter {next(iter(values))!r}")
+        return None
+    return validated(model, values)
+
+
+def read_body(request: Request, model: type[Model], *, picture: bool) -> Model:
+    """The body as `model`; a picture call also takes multipart and parameters in the query."""
+    if picture and request.mimetype == "multipart/form-data":
+        return validated(model, _merged(_single(request.args, "query"), _form(request, model)))
+    require_json(request)
+    if not (picture and request.args):
+        return validated_json(model, request.get_data())
+    # Words of the query are text; those of the body keep their types.
+    body = validated_json(_AnyObject, request.get_data()).model_extra or {}
+    return validated(model, _merged(_single(request.args, "query"), body))
+
+
+def require_json(request: Request) -> None:
+    """Raises UnsupportedMedia unless the body says that it is JSON."""
+    if not request.is_json:
+        raise UnsupportedMedia(
+            "the body is JSON (Content-Type: application/json)"
+            + (", or multipart/form-data with a picture" if request.mimetype else "")
+        )
+
+
+def validated(model: type[Model], values: Any) -> Model:
+    """Values as `model`. Raises MalformedInput without repeating the values."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+def validated_json(model: type[Model], data: bytes) -> Model:
+    """JSON text as `model`: a number given as text is refused. Raises MalformedInput."""
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+def malformed(error: ValidationError) -> MalformedInput:
+    """What is wrong, field by field. The values stay out: they may be keys, names or templates."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    problems: list[JsonValue] = [
+        {"field": _field(item), "problem": _plain(item)} for item in found[:_MAX_PROBLEMS]
+    ]
+    return MalformedInput(f"{_field(found[0])}: {_plain(found[0])}", problems=problems)
+
+
+class _AnyObject(BaseModel, extra="allow"):
+    pass
+
+
+def _field(item: Any) -> str:
+    return ".".join(str(part) for part in item["loc"]) or "body"
+
+
+def _plain(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "this field is not known here"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _single(values: MultiDict[str, str], where: str) -> dict[str, Any]:
+    for name, given in values.lists():
+        if len(given) > 1:
+            raise MalformedInput(f"{name!r} is given {len(given)} times in the {where}")
+    return values.to_dict()
+
+
+def _form(request: Request, model: type[BaseModel]) -> dict[str, Any]:
+    fields = _single(request.form, "form")
+    files = _files(request.files)
+    if "pair" in model.model_fields:  # verification: the field `image` twice
+        if [name for name, _ in files] != ["image", "image"]:
+            raise MalformedInput("to compare two pictures, give the multipart field `image` twice")
+        return {**fields, "pair": [{"image": data} for _, data in files]}
+    for name, data in files:
+        if name in fields:
+            raise MalformedInput(f"the multipart field {name!r} is given more than once")
+        if name != "image":
+            raise MalformedInput(f"the picture is the multipart field `image`, not {name!r}")
+        fields[name] = data
+    return fields
+
+
+def _files(files: MultiDict[str, FileStorage]) -> list[tuple[str, bytes]]:
+    return [(name, part.read()) for name, parts in files.lists() for part in parts]
+
+
+def _merged(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    for name in query.keys() & body.keys():
+        raise MalformedInput(f"{name!r} is given in the query and in the body")
+    return {**query, **body}

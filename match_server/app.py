@@ -1,0 +1,153 @@
+"""The Flask application: built from its services, with nothing global."""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flask import Flask, Response, g, request
+from pydantic import BaseModel
+
+from match_server.api.auth import Gatekeeper
+from match_server.api.endpoint import Endpoint
+from match_server.api.errors import register_errors
+from match_server.api.health import health_endpoints
+from match_server.api.live import live_endpoints
+from match_server.api.openapi import openapi_document
+from match_server.api.requests import read_body, read_query
+from match_server.api.routes import (
+    collection_endpoints,
+    key_endpoints,
+    person_endpoints,
+    reference_endpoints,
+    search_endpoints,
+)
+from match_server.pages.views import pages
+from match_server.services.wiring import Services
+from shared.errors import MusterError
+from shared.ids import new_id
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# Of a field that is no file. It is also the room of the multipart reader, which takes 64 KiB at a
+# time: a smaller one refuses files for their length.
+_FORM_FIELD_BYTES = 512 * 1024
+_FORM_PARTS = 32
+
+
+def create_app(
+    services: Services,
+    secret: bytes,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    warm: bool = True,
+) -> Flask:
+    """The application over these services. `secret` signs page sessions.
+
+    With `warm`, the galleries are loaded in the background and /readyz waits for them.
+    """
+    app = Flask("match_server", static_folder=None, template_folder=None)
+    app.url_map.merge_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
+    app.config["MAX_FORM_MEMORY_SIZE"] = _FORM_FIELD_BYTES
+    app.config["MAX_FORM_PARTS"] = _FORM_PARTS
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
+    gatekeeper = Gatekeeper(services.settings, services.keys, secret)
+    endpoints = all_endpoints(services, stopping, _warmed(services) if warm else lambda: True)
+    for endpoint in endpoints:
+        app.add_url_rule(
+            endpoint.path,
+            endpoint.name,
+            _view(endpoint, gatekeeper),
+            methods=[endpoint.method],
+            provide_automatic_options=False,
+        )
+    app.register_blueprint(pages(services, gatekeeper, lambda: openapi_document(endpoints)))
+    register_errors(app)
+    app.before_request(_begin)
+    app.after_request(_finish)
+    return app
+
+
+def all_endpoints(
+    services: Services, stopping: Callable[[], bool], warmed: Callable[[], bool]
+) -> Sequence[Endpoint]:
+    """Every call of the API, in the order of the document."""
+    endpoints: list[Endpoint] = [
+        *collection_endpoints(services),
+        *person_endpoints(services),
+        *reference_endpoints(services),
+        *search_endpoints(services),
+        *live_endpoints(services, stopping),
+        *key_endpoints(services),
+    ]
+    endpoints += health_endpoints(services, warmed, lambda: openapi_document(endpoints))
+    return endpoints
+
+
+def _view(endpoint: Endpoint, gatekeeper: Gatekeeper) -> Callable[..., Response]:
+    """The Flask view of an endpoint: who asks, what for, and the answer as JSON."""
+
+    def view(**path: str) -> Response:
+        if endpoint.permission is not None:
+            g.principal = gatekeeper.require(request, endpoint.permission)
+        inputs: dict[str, Any] = dict(path)
+        if not endpoint.picture:
+            query = read_query(request, endpoint.query)
+            if query is not None:
+                inputs["query"] = query
+        if endpoint.body is not None and not endpoint.raw_body:
+            inputs["body"] = read_body(request, endpoint.body, picture=endpoint.picture)
+        answer = endpoint.handle(**inputs)
+        if isinstance(answer, BaseModel):
+            return Response(
+                answer.model_dump_json(), status=endpoint.status, mimetype="application/json"
+            )
+        if not isinstance(answer, Response):
+            raise TypeError(f"{endpoint.name} answered a {type(answer).__name__}")
+        return answer
+
+    return view
+
+
+def _warmed(services: Services) -> Callable[[], bool]:
+    done = threading.Event()
+
+    def load() -> None:
+        try:
+            services.index.warm()
+        except MusterError:
+            log.exception("the galleries cannot be loaded; each search tries again")
+        done.set()
+
+    threading.Thread(target=load, name="warm", daemon=True).start()
+    return done.is_set
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
+    g.started_s = time.monotonic()
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    # The rule, not the path: ids may be names of people. Never the query, the body or a header.
+    rule = request.url_rule.rule if request.url_rule is not None else "(none)"
+    log.info(
+        "request",
+        extra={
+            "request_id": g.request_id,
+            "method": request.method,
+            "rule": rule,
+            "status": response.status_code,
+            "ms": round((time.monotonic() - g.started_s) * 1000, 1),
+            "key": g.get("key_id"),
+        },
+    )
+    return response

@@ -1,0 +1,91 @@
+"""`match-server doctor`: what is wrong here, and what to do about it."""
+
+import shutil
+from collections.abc import Callable
+
+from match_server.migrations import current_revision, head_revision
+from match_server.schemas.base import Paging
+from match_server.schemas.health import Check
+from match_server.services.wiring import Services, build_services
+from match_server.settings import Settings
+from shared.errors import MusterError
+
+_FREE_BYTES = 500 * 1024 * 1024
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Look at the data folder, the database, the keys and the face models; changes nothing."""
+    folder = _data_folder(settings)
+    if not folder.ok:
+        return [folder, _check("models", lambda: _models(build_services(settings)))]
+    services = build_services(settings)
+    try:
+        return [
+            folder,
+            _check("database", lambda: _database(services)),
+            _check("collections", lambda: _collections(services)),
+            _check("keys", lambda: _keys(services)),
+            _check("models", lambda: _models(services)),
+        ]
+    finally:
+        services.close()
+
+
+def _check(name: str, look: Callable[[], tuple[bool, str]]) -> Check:
+    try:
+        ok, message = look()
+    except MusterError as error:
+        ok, message = False, error.message
+    return Check(name=name, ok=ok, message=message)
+
+
+def _data_folder(settings: Settings) -> Check:
+    folder = settings.data_dir
+    if not folder.is_dir():
+        message = f"{folder} does not exist; `match-server serve` makes it"
+        return Check(name="data folder", ok=False, message=message)
+    free = shutil.disk_usage(folder).free
+    message = f"{folder}, {free // 2**20} MiB free"
+    if free < _FREE_BYTES:
+        message += f"; that is little, make room for {_FREE_BYTES // 2**20} MiB"
+    if folder.stat().st_mode & 0o077:
+        return Check(
+            name="data folder",
+            ok=False,
+            message=f"others may look into {folder}: chmod 700 {folder}",
+        )
+    return Check(name="data folder", ok=free >= _FREE_BYTES, message=message)
+
+
+def _database(services: Services) -> tuple[bool, str]:
+    revision, head = current_revision(services.database), head_revision()
+    if revision != head:
+        return False, f"at migration {revision}, needs {head}: run `match-server migrate`"
+    return True, f"{services.database.url.get_backend_name()}, at migration {head}"
+
+
+def _collections(services: Services) -> tuple[bool, str]:
+    found = services.collections.page(Paging(size=1000)).items
+    name = services.settings.default_collection
+    if all(one.name != name for one in found):
+        return False, f"the collection {name!r} that probes search is missing"
+    foreign = [one.name for one in found if one.model_id != services.faces.model_id]
+    if foreign:
+        return False, (
+            f"{', '.join(foreign)} hold templates of another model than {services.faces.model_id}: "
+            "pictures cannot be searched there"
+        )
+    templates = sum(one.templates for one in found)
+    persons = sum(one.persons for one in found)
+    return True, f"{len(found)} with {persons} persons and {templates} templates"
+
+
+def _keys(services: Services) -> tuple[bool, str]:
+    if services.keys.any_valid():
+        return True, "there is a valid key"
+    return False, "nobody has a key: match-server key create --role admin"
+
+
+def _models(services: Services) -> tuple[bool, str]:
+    services.faces.open()
+    return True, f"{services.faces.model_id}, {services.faces.dimension} values a template"

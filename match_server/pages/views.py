@@ -1,0 +1,104 @@
+"""The pages: the live page, the login, and the documentation of the API. All from this machine."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from match_server.api.auth import COOKIE, SESSION_S, Gatekeeper
+from match_server.schemas.events import EventQuery
+from match_server.services.wiring import Services
+from shared.clock import rfc3339
+from shared.errors import Forbidden, Unauthenticated
+
+_SHOWN = 60  # sightings on the page
+_POLICY = (
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+Document = Callable[[], Mapping[str, Any]]
+
+
+def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blueprint:
+    """The blueprint of all pages. `document` gives the OpenAPI document."""
+    blueprint = Blueprint(
+        "pages",
+        __name__,
+        template_folder="templates",
+        static_folder="static",
+        static_url_path="/static",
+    )
+    blueprint.add_app_template_filter(_clock_time, "clock_time")
+    blueprint.after_request(_protect)
+
+    @blueprint.get("/")
+    def live() -> AnyResponse:
+        visitor = gatekeeper.viewer(request)
+        if visitor is None:
+            return redirect(url_for("pages.login"))
+        events = services.events.page(EventQuery(size=_SHOWN)).items
+        return make_response(
+            render_template(
+                "live.html",
+                events=events,
+                initial=[event.model_dump(mode="json") for event in events],
+                persons=services.events.persons(),
+                now=rfc3339(services.clock.now()),
+                by_key=visitor.key_id != "open-page",
+            )
+        )
+
+    @blueprint.route("/login", methods=["GET", "POST"])
+    def login() -> AnyResponse:
+        if request.method == "GET":
+            return make_response(render_template("login.html", error=None))
+        try:
+            session = gatekeeper.session_for(request.form.get("key", "").strip())
+        except (Unauthenticated, Forbidden) as error:
+            return make_response(render_template("login.html", error=error.message), 403)
+        response = redirect(url_for("pages.live"), code=303)
+        response.set_cookie(
+            COOKIE,
+            session,
+            max_age=SESSION_S,
+            httponly=True,
+            samesite="Strict",
+            secure=request.is_secure,
+        )
+        return response
+
+    @blueprint.post("/logout")
+    def logout() -> AnyResponse:
+        response = redirect(url_for("pages.login"), code=303)
+        response.delete_cookie(COOKIE, httponly=True, samesite="Strict")
+        return response
+
+    @blueprint.get("/docs")
+    def docs() -> AnyResponse:
+        return make_response(render_template("docs.html", api=document(), resolve=_resolver))
+
+    return blueprint
+
+
+def _protect(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Frame-Options"] = "DENY"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
+
+
+def _clock_time(moment: datetime) -> str:
+    return f"{moment:%H:%M:%S} UTC"
+
+
+def _resolver(api: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Name and fields of a schema that may be a reference, for the documentation page."""
+    reference = str(schema.get("$ref", ""))
+    if not reference and "oneOf" in schema:
+        reference = str(schema["oneOf"][0].get("$ref", ""))
+    name = reference.rpartition("/")[2]
+    found: Mapping[str, Any] = api["components"]["schemas"].get(name, schema)
+    return name, found.get("properties", {})

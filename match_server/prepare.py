@@ -1,0 +1,64 @@
+"""The data folder: made, migrated and completed before anything else happens."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from match_server.database import Database
+from match_server.migrations import migrate
+from match_server.services.keys import Keys
+from match_server.settings import Settings
+from shared.clock import SystemClock
+from shared.errors import ConfigurationError
+
+_SECRET_FILE = "page-secret"  # noqa: S105  # the file's name
+_SECRET_BYTES = 32
+
+
+def prepare(settings: Settings) -> None:
+    """Create the data folder (private to this user) and bring the database up to date."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data folder {settings.data_dir} cannot be made: {error.strerror}"
+        ) from error
+    database = Database(settings.sqlalchemy_url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
+    page_secret(settings.data_dir)
+
+
+@contextlib.contextmanager
+def open_keys(settings: Settings) -> Iterator[Keys]:
+    """The keys over a prepared data folder, for commands: nothing else is loaded for them."""
+    prepare(settings)
+    database = Database(settings.sqlalchemy_url)
+    try:
+        yield Keys(database, SystemClock())
+    finally:
+        database.close()
+
+
+def page_secret(folder: Path) -> bytes:
+    """The random secret of this installation that signs page sessions; made at the first start."""
+    file = folder / _SECRET_FILE
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        secret = file.read_bytes()
+        if len(secret) < _SECRET_BYTES:
+            raise ConfigurationError(
+                f"{file} is damaged: delete it, and everybody signs in again"
+            ) from None
+        return secret
+    with os.fdopen(descriptor, "wb") as opened:
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        opened.write(secret)
+        opened.flush()
+        os.fsync(opened.fileno())
+    return secret

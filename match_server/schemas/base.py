@@ -1,0 +1,146 @@
+"""Words that all requests and answers are made of."""
+
+import base64
+import binascii
+import json
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    WithJsonSchema,
+)
+
+from shared.clock import rfc3339
+from shared.ids import NAME_PATTERN
+from shared.template import MAX_DIMENSION
+
+Item = TypeVar("Item")
+
+MAX_METADATA_BYTES = 16_384
+
+
+class ApiModel(BaseModel):
+    """Base of all requests and answers: unknown fields are refused, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Page(ApiModel, Generic[Item]):
+    """One page of a list; `total` counts what the filters let through."""
+
+    items: list[Item]
+    page: int
+    size: int
+    total: int
+
+
+class Paging(ApiModel):
+    """Which page of a list is wanted."""
+
+    page: int = Field(default=1, ge=1, le=1_000_000)
+    size: int = Field(default=50, ge=1, le=1000)
+
+    @property
+    def offset(self) -> int:
+        return (self.page - 1) * self.size
+
+
+class Written(ApiModel):
+    """The answer of a write: the number in the change feed that a search may wait for."""
+
+    seq: int = Field(description="Number of this write in the change feed.")
+
+
+class ErrorBody(ApiModel):
+    """Every error looks like this."""
+
+    code: str = Field(examples=["not_found"])
+    message: str = Field(examples=["there is no collection 'staff'"])
+    details: dict[str, JsonValue] = {}
+    request_id: str
+
+
+def _readable(text: str) -> str:
+    text = unicodedata.normalize("NFC", text).strip()
+    if not text:
+        raise ValueError("must hold at least one visible character")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text):
+        raise ValueError("may not hold control characters")
+    return text
+
+
+def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("holds a number that is not finite") from error
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"takes more than {MAX_METADATA_BYTES} bytes as JSON")
+    if "\\u0000" in text:
+        raise ValueError("may not hold NUL characters")
+    return value
+
+
+def _picture_bytes(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("is not base64 (a picture is never given by its address)") from None
+    return value
+
+
+Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_readable)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(_small_json)]
+Moment = Annotated[
+    AwareDatetime,
+    PlainSerializer(rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+Picture = Annotated[
+    bytes,
+    Field(description="The picture: base64 in JSON, or a multipart field. Never an address."),
+    BeforeValidator(_picture_bytes),
+    WithJsonSchema({"type": "string", "format": "byte"}),
+]
+Vector = Annotated[
+    Annotated[str, Field(min_length=4, max_length=11_000)]
+    | Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)],
+    Field(
+        description="A template: base64 of little-endian float16, or a list of numbers. "
+        "Finite and of unit length, else it is refused: a vector that is not normalised "
+        "is most often not a template of this model.",
+        examples=["base64…"],
+    ),
+]
+ModelId = Annotated[str, Field(min_length=1, max_length=80)]
+Threshold = Annotated[float, Field(ge=-1, le=1)]
+Decision = Literal["identified", "unknown", "ambiguous"]
+
+__all__ = [
+    "ApiModel",
+    "Decision",
+    "ErrorBody",
+    "Metadata",
+    "ModelId",
+    "Moment",
+    "Name",
+    "Page",
+    "Paging",
+    "Picture",
+    "Text",
+    "Threshold",
+    "Vector",
+    "Written",
+    "datetime",
+]

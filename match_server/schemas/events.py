@@ -1,0 +1,67 @@
+"""Probes as they are answered, and the events that come of them."""
+
+from pydantic import Field
+
+from match_server.schemas.base import ApiModel, Decision, Moment, Name, Paging
+from match_server.schemas.search import CandidateView, PersonName
+from shared.messages import ProbeReceipt
+from shared.quality import Quality
+
+
+class EventView(ApiModel):
+    """One sighting: one track before one camera, as its best probe so far shows it."""
+
+    id: str
+    revision: int = Field(description="Grows with every write to any event; the stream's id.")
+    collection: str | None
+    device: str
+    camera: str
+    track_id: str
+    decision: Decision
+    person: PersonName | None = Field(description="null when unknown, ambiguous or erased.")
+    person_erased: bool = Field(description="The person was identified, and erased since.")
+    similarity: float | None = Field(description="Of the best candidate.")
+    candidates: list[CandidateView]
+    quality: Quality
+    liveness: float | None
+    live: bool = Field(description="It arrived in time to act on. Never open a door when false.")
+    captured_at: Moment = Field(description="When the shown probe was taken, by the box's clock.")
+    received_at: Moment
+    expires_at: Moment = Field(description="Not to be acted on after this.")
+    first_captured_at: Moment
+    last_captured_at: Moment
+    probes: int = Field(description="Probes of this track so far.")
+    box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, pixels of the frame")
+    frame_size: tuple[int, int] = Field(description="width, height")
+    snapshot: str | None = Field(description="Where the thumbnail is.")
+
+
+class ProbeResult(ProbeReceipt):
+    """What became of one probe, and what the sighting that it belongs to looks like now."""
+
+    event: EventView | None = None
+
+
+class ProbeResults(ApiModel):
+    probes: list[ProbeResult]
+
+
+class _EventFilters(ApiModel):
+    camera: Name | None = None
+    person: Name | None = Field(default=None, description="Id of a person.")
+    decision: Decision | None = None
+
+
+class EventQuery(Paging, _EventFilters):
+    since: Moment | None = Field(default=None, description="Received at this moment or later.")
+    until: Moment | None = Field(default=None, description="Received before this moment.")
+
+
+class StreamQuery(_EventFilters):
+    """Filters of the live stream."""
+
+
+class SnapshotQuery(ApiModel):
+    revision: int | None = Field(
+        default=None, ge=0, description="Tells a browser that the thumbnail may have changed."
+    )

@@ -1,0 +1,150 @@
+"""Persons, their images and templates; enrollment."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from match_server.schemas.base import (
+    ApiModel,
+    Metadata,
+    ModelId,
+    Moment,
+    Name,
+    Paging,
+    Picture,
+    Text,
+    Vector,
+    Written,
+)
+from shared.quality import Pose, Quality
+
+
+class PersonCreate(ApiModel):
+    name: Text = Field(examples=["Eileen Collins"])
+    id: Name | None = Field(default=None, description="Chosen by the client, else a UUIDv7.")
+    external_id: Text | None = Field(default=None, examples=["payroll-4711"])
+    metadata: Metadata = Field(default_factory=dict)
+    expires_at: Moment | None = Field(
+        default=None, description="From then on the person is never a candidate."
+    )
+
+
+class PersonPatch(ApiModel):
+    """What is given changes; `external_id` and `expires_at` are taken away by null."""
+
+    name: Text | None = None
+    external_id: Text | None = None
+    metadata: Metadata | None = None
+    expires_at: Moment | None = None
+
+
+class PersonQuery(Paging):
+    q: str | None = Field(
+        default=None, min_length=1, max_length=200, description="Part of the name."
+    )
+    external_id: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class PersonView(ApiModel):
+    id: str
+    name: str = Field(examples=["Eileen Collins"])
+    external_id: str | None
+    metadata: Metadata
+    expires_at: Moment | None
+    expired: bool = Field(description="Whether `expires_at` has passed.")
+    images: int
+    templates: int
+    created_at: Moment
+
+
+class PersonWritten(PersonView, Written):
+    pass
+
+
+class PersonErased(Written):
+    """What was erased with the person; each number counts things that are gone for good."""
+
+    person: str = Field(description="The person's id.")
+    templates: int
+    images: int
+    events: int = Field(description="Events that no longer name the person.")
+    snapshots: int = Field(description="Thumbnails of the person that were deleted.")
+
+
+class Enrollment(ApiModel):
+    """A picture, or a template from elsewhere with the model that made it."""
+
+    image: Picture | None = None
+    template: Vector | None = None
+    model_id: ModelId | None = None
+    store: bool = Field(default=False, description="Keep the photo.")
+    force: bool = Field(
+        default=False, description="Enroll in spite of bad quality or of a lookalike."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.image is None) == (self.template is None):
+            raise ValueError("give either a picture (`image`) or a `template` with its `model_id`")
+        if (self.template is None) != (self.model_id is None):
+            raise ValueError("`template` and `model_id` go together")
+        if self.store and self.image is None:
+            raise ValueError("`store` keeps a photo, and a template is none")
+        return self
+
+
+class Detection(ApiModel):
+    """Where the enrolled or searched face was, in pixels of the picture."""
+
+    box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2")
+    score: float = Field(description="The detector's score, 0 to 1.")
+    landmarks: list[tuple[float, float]] = Field(description="68 points (iBUG order), or five.")
+    pose: Pose | None = None
+    liveness: float | None = Field(default=None, description="0 to 1; weak on stills.")
+    faces: int = Field(description="How many faces the picture shows; the largest was taken.")
+
+
+class Enrolled(Written):
+    image_id: str | None = Field(description="null when a template was enrolled.")
+    template_id: str
+    quality: Quality | None
+    detection: Detection | None
+    url: str | None = Field(default=None, description="Where the photo is, when it was kept.")
+
+
+class ImageView(ApiModel):
+    id: str
+    person: str
+    stored: bool
+    url: str | None
+    media_type: str
+    size_bytes: int
+    quality: Quality
+    detection: Detection
+    template_ids: list[str]
+    created_at: Moment
+
+
+class TemplateCreate(ApiModel):
+    template: Vector
+    model_id: ModelId
+
+
+class TemplateView(ApiModel):
+    """A template without its vector: nobody but the gallery needs that."""
+
+    id: str
+    person: str
+    model_id: str
+    image_id: str | None
+    quality: float | None = Field(description="Score of the picture that it came from.")
+    created_at: Moment
+
+
+class TemplateWritten(TemplateView, Written):
+    pass
+
+
+class Removed(Written):
+    images: int
+    templates: int

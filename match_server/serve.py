@@ -1,0 +1,101 @@
+"""`match-server serve`: the application under gunicorn, in worker processes with threads."""
+
+import ipaddress
+import os
+import sys
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+
+from match_server.app import create_app
+from match_server.logs import logging_config, set_up_logging
+from match_server.prepare import page_secret, prepare
+from match_server.services.wiring import build_services
+from match_server.settings import Settings
+from shared.errors import ConfigurationError
+
+_GRACE_S = 10
+_KEEPALIVE_S = 15
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. The data folder is created and migrated first."""
+    require_loopback_for_open_page(settings)
+    set_up_logging(settings.log_level)
+    prepare(settings)
+    services = build_services(settings)
+    has_key = services.first_start()
+    services.close()  # nothing that is open may be carried through the fork
+    _Gunicorn(settings, has_key=has_key).run()
+
+
+def require_loopback_for_open_page(settings: Settings) -> None:
+    """Raises ConfigurationError when a page without a key could be seen from elsewhere."""
+    if settings.open_page and not _is_loopback(settings.host):
+        raise ConfigurationError(
+            f"open_page shows faces without a key, so it works on 127.0.0.1 only, not on "
+            f"{settings.host}; leave it out and sign in with a key of role viewer"
+        )
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """Our settings in gunicorn's words; the application is built in each worker."""
+
+    def __init__(self, settings: Settings, *, has_key: bool) -> None:
+        self._settings = settings
+        self._has_key = has_key
+        self._worker: Any = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self._settings
+        for name, value in {
+            "bind": _address(settings.host, settings.port),
+            "workers": settings.workers,
+            "worker_class": "gthread",
+            "threads": settings.threads,
+            "graceful_timeout": _GRACE_S,
+            "keepalive": _KEEPALIVE_S,
+            "proc_name": "match-server",
+            "control_socket_disable": True,
+            "logconfig_dict": logging_config(settings.log_level),
+            "when_ready": self._announce,
+            "post_fork": self._remember,
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        services = build_services(self._settings)
+        secret = page_secret(self._settings.data_dir)
+        worker = self._worker
+        return create_app(services, secret, stopping=lambda: not worker.alive)
+
+    def _remember(self, _arbiter: Any, worker: Any) -> None:
+        self._worker = worker
+
+    def _announce(self, arbiter: Any) -> None:
+        """Say where the server is, in a line that a person reads and a script can find."""
+        host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
+        page = " (open to this machine without a key)" if self._settings.open_page else ""
+        lines = [f"Muster is at http://{_address(host, port)}/{page}"]
+        if not self._has_key:
+            data = self._settings.data_dir
+            lines += [
+                "Nobody has a key yet. Make one with:",
+                f"  match-server key create --role admin --data-dir {data}",
+            ]
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""What the server does, without HTTP: the API, the broker's consumer and the commands call it."""

@@ -1,0 +1,161 @@
+"""Collections: each pinned to one model, each with its own policy."""
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
+
+from match_server.database import Database
+from match_server.faces import FaceEngine
+from match_server.schemas.base import Page, Paging
+from match_server.schemas.collections import (
+    CollectionCreate,
+    CollectionErased,
+    CollectionPatch,
+    CollectionView,
+    CollectionWritten,
+    Policy,
+)
+from match_server.services.changes import position, record
+from match_server.services.files import FileStore
+from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.tables import Collection, Event, Image, Person
+from shared.clock import Clock
+from shared.errors import Conflict
+
+_BYTES_A_VALUE = 2  # float16
+
+
+class Collections:
+    """Creating, reading, changing and erasing collections."""
+
+    def __init__(
+        self,
+        database: Database,
+        faces: FaceEngine,
+        files: FileStore,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._faces = faces
+        self._files = files
+        self._clock = clock
+
+    def create(self, wanted: CollectionCreate) -> CollectionWritten:
+        """A new collection of this server's model. Conflict when the name is taken."""
+        now = self._clock.now()
+        with self._database.write() as session:
+            self._require_free(session, wanted.name)
+            row = Collection(
+                name=wanted.name,
+                model_id=self._faces.model_id,
+                dimension=self._faces.dimension,
+                max_templates=wanted.max_templates,
+                template_count=0,
+                person_count=0,
+                meta=dict(wanted.metadata),
+                policy=wanted.policy.model_dump(mode="json"),
+                created_at=now,
+            )
+            session.add(row)
+            session.flush()
+            seq = record(session, row.number, "collection_created", row.name, now)
+            return CollectionWritten(seq=seq, **dict(_view(row)))
+
+    def ensure(self, name: str) -> None:
+        """Create the collection when it is missing."""
+        with self._database.read() as session:
+            if one_number(session, _count_named(name)):
+                return
+        self.create(CollectionCreate(name=name))
+
+    def page(self, paging: Paging) -> Page[CollectionView]:
+        with self._database.read() as session:
+            rows, total = page_of(session, select(Collection).order_by(Collection.name), paging)
+            items = [_view(row) for row in rows]
+            return Page(items=items, page=paging.page, size=paging.size, total=total)
+
+    def get(self, name: str) -> CollectionView:
+        with self._database.read() as session:
+            return _view(collection_named(session, name))
+
+    def change(self, name: str, patch: CollectionPatch) -> CollectionWritten:
+        """Change what the patch gives; of the policy, the points that it gives."""
+        given = patch.model_fields_set
+        with self._database.write() as session:
+            row = collection_named(session, name)
+            if patch.name is not None and patch.name != row.name:
+                self._require_free(session, patch.name)
+                row.name = patch.name
+            if "max_templates" in given:
+                if patch.max_templates is not None and patch.max_templates < row.template_count:
+                    raise Conflict(f"the collection already holds {row.template_count} templates")
+                row.max_templates = patch.max_templates
+            if patch.metadata is not None:
+                row.meta = dict(patch.metadata)
+            if patch.policy is not None:
+                points = patch.policy.model_dump(mode="json", exclude_none=True)
+                row.policy = {**row.policy, **points}
+            now = self._clock.now()
+            seq = record(session, row.number, "collection_updated", row.name, now)
+            session.flush()
+            return CollectionWritten(seq=seq, **dict(_view(row)))
+
+    def erase(self, name: str) -> CollectionErased:
+        """Erase a collection with its persons, templates, photos, events and snapshots."""
+        with self._database.write() as session:
+            row = collection_named(session, name)
+            photos = session.scalars(
+                select(Image.file).join(Person).where(Person.collection_number == row.number)
+            ).all()
+            snapshots = session.scalars(
+                select(Event.snapshot).where(Event.collection_number == row.number)
+            ).all()
+            self._files.doom(session, photos)
+            erased = self._files.doom(session, snapshots)
+            session.execute(delete(Event).where(Event.collection_number == row.number))
+            seq = record(session, row.number, "collection_erased", row.name, self._clock.now())
+            answer = CollectionErased(
+                seq=seq,
+                name=row.name,
+                persons=row.person_count,
+                templates=row.template_count,
+                images=len(photos),
+                snapshots=erased,
+            )
+            session.execute(delete(Collection).where(Collection.number == row.number))
+        self._files.sweep()
+        return answer
+
+    def position(self) -> int:
+        """Where the change feed stands."""
+        with self._database.read() as session:
+            return position(session)
+
+    @staticmethod
+    def _require_free(session: Session, name: str) -> None:
+        if one_number(session, _count_named(name)):
+            raise Conflict(f"there is already a collection {name!r}")
+
+
+def policy_of(row: Collection) -> Policy:
+    """The stored policy, typed."""
+    return Policy.model_validate(row.policy)
+
+
+def _count_named(name: str) -> Select[int]:
+    return select(func.count()).select_from(Collection).where(Collection.name == name)
+
+
+def _view(row: Collection) -> CollectionView:
+    return CollectionView(
+        name=row.name,
+        model_id=row.model_id,
+        dimension=row.dimension,
+        template_bytes=row.dimension * _BYTES_A_VALUE,
+        templates=row.template_count,
+        persons=row.person_count,
+        max_templates=row.max_templates,
+        encrypted=False,
+        metadata=row.meta,
+        policy=policy_of(row),
+        created_at=row.created_at,
+    )

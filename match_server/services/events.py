@@ -1,0 +1,162 @@
+"""Events as they are read: paged, one by one, and live."""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from match_server.database import Database
+from match_server.schemas.base import Decision, Page
+from match_server.schemas.events import EventQuery, EventView, StreamQuery
+from match_server.schemas.search import PersonName
+from match_server.services.changes import position
+from match_server.services.files import FileStore
+from match_server.services.identification import candidate_view
+from match_server.services.lookup import one_number, page_of
+from match_server.tables import Event, EventCandidate, Person
+from shared.errors import NotFound
+from shared.quality import Quality
+
+_BATCH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One message of the live stream."""
+
+    kind: Literal["created", "updated"]
+    event: EventView
+
+
+class Events:
+    """Reading events."""
+
+    def __init__(self, database: Database, files: FileStore) -> None:
+        self._database = database
+        self._files = files
+
+    def page(self, query: EventQuery) -> Page[EventView]:
+        """Events, newest first."""
+        wanted = _filtered(select(Event), query)
+        if query.since is not None:
+            wanted = wanted.where(Event.received_at >= query.since)
+        if query.until is not None:
+            wanted = wanted.where(Event.received_at < query.until)
+        with self._database.read() as session:
+            newest_first = wanted.order_by(Event.received_at.desc(), Event.id.desc())
+            rows, total = page_of(session, newest_first.options(*_WITH_NAMES), query)
+            items = [_view(row) for row in rows]
+            return Page(items=items, page=query.page, size=query.size, total=total)
+
+    def get(self, event_id: str) -> EventView:
+        with self._database.read() as session:
+            view = event_view(session, event_id)
+        if view is None:
+            raise NotFound(f"there is no event {event_id!r}")
+        return view
+
+    def snapshot(self, event_id: str) -> bytes:
+        """The JPEG thumbnail. Raises NotFound when there is none."""
+        with self._database.read() as session:
+            row = session.get(Event, event_id)
+        if row is None or row.snapshot is None:
+            raise NotFound(f"there is no snapshot of event {event_id!r}")
+        return self._files.read(row.snapshot)
+
+    def revision(self) -> int:
+        """The number of the last write to any event."""
+        with self._database.read() as session:
+            return position(session, "events")
+
+    def persons(self) -> int:
+        """How many persons are enrolled in all."""
+        with self._database.read() as session:
+            return one_number(session, select(func.count()).select_from(Person))
+
+    def since(self, revision: int, query: StreamQuery) -> tuple[list[Update], int]:
+        """What was written after a revision, in order, and the revision reached by that."""
+        with self._database.read() as session:
+            newest = position(session, "events")
+            if revision >= newest:
+                return [], newest
+            wanted = _filtered(select(Event), query).where(Event.revision > revision)
+            rows = session.scalars(
+                wanted.order_by(Event.revision).limit(_BATCH).options(*_WITH_NAMES)
+            ).all()
+            reached = rows[-1].revision if len(rows) == _BATCH else newest
+            return [_update(row, revision) for row in rows], reached
+
+
+_WITH_NAMES = (
+    joinedload(Event.person),
+    joinedload(Event.collection),
+    selectinload(Event.candidates).joinedload(EventCandidate.person),
+)
+
+
+def event_view(session: Session, event_id: str) -> EventView | None:
+    """One event as clients see it; None when there is none."""
+    row = session.scalars(
+        select(Event)
+        .where(Event.id == event_id)
+        .options(*_WITH_NAMES)
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    return None if row is None else _view(row)
+
+
+def _filtered(wanted: Select[Event], query: EventQuery | StreamQuery) -> Select[Event]:
+    if query.camera is not None:
+        wanted = wanted.where(Event.camera == query.camera)
+    if query.decision is not None:
+        wanted = wanted.where(Event.decision == query.decision)
+    if query.person is not None:
+        persons = select(Person.number).where(Person.id == query.person)
+        wanted = wanted.where(Event.person_number.in_(persons))
+    return wanted
+
+
+def _update(row: Event, seen: int) -> Update:
+    return Update("created" if row.created_revision > seen else "updated", _view(row))
+
+
+def _view(row: Event) -> EventView:
+    x1, y1, x2, y2 = row.box
+    width, height = row.frame_size
+    candidates = [
+        candidate_view(
+            PersonName(id=one.person.id, name=one.person.name),
+            one.template_id,
+            one.similarity,
+            rank,
+        )
+        for rank, one in enumerate(row.candidates, start=1)
+    ]
+    return EventView(
+        id=row.id,
+        revision=row.revision,
+        collection=None if row.collection is None else row.collection.name,
+        device=row.device,
+        camera=row.camera,
+        track_id=row.track_id,
+        decision=cast(Decision, row.decision),
+        person=None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
+        person_erased=row.person_erased,
+        similarity=row.similarity,
+        candidates=candidates,
+        quality=Quality.model_validate(row.quality),
+        liveness=row.liveness,
+        live=row.live,
+        captured_at=row.captured_at,
+        received_at=row.received_at,
+        expires_at=row.expires_at,
+        first_captured_at=row.first_captured_at,
+        last_captured_at=row.last_captured_at,
+        probes=row.probes,
+        box=(x1, y1, x2, y2),
+        frame_size=(width, height),
+        snapshot=None
+        if row.snapshot is None
+        else f"/v1/events/{row.id}/snapshot?revision={row.revision}",
+    )

@@ -1,0 +1,146 @@
+"""API keys: made from 256 random bits, kept as SHA-256, shown once.
+
+A fast hash is right here, unlike for passwords: nobody can try 2^256 keys. The key's first part
+finds the row, the hash of the whole is compared in constant time.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import cast
+
+from sqlalchemy import func, select
+
+from match_server.database import Database
+from match_server.schemas.base import Page, Paging
+from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
+from match_server.services.lookup import one_number, page_of
+from match_server.tables import ApiKey
+from shared.clock import Clock
+from shared.errors import NotFound, Unauthenticated
+
+_PREFIX = "muster"
+_ID_BYTES = 6
+_SECRET_BYTES = 32
+_MAX_KEY_CHARACTERS = 200
+
+
+class Permission(Enum):
+    """What a call needs."""
+
+    ADMINISTER = auto()  # collections, keys
+    ENROLL = auto()  # write persons, images, templates
+    SEARCH = auto()  # detect, search, verify
+    READ = auto()  # collections, persons
+    REFERENCES = auto()  # photos and lists of templates
+    EVENTS = auto()  # events, stream, snapshots
+    PROBES = auto()  # send probes
+
+
+_ALLOWED: dict[Role, frozenset[Permission]] = {
+    "admin": frozenset(Permission),
+    "enroller": frozenset({Permission.ENROLL, Permission.READ, Permission.REFERENCES}),
+    "searcher": frozenset(
+        {Permission.SEARCH, Permission.READ, Permission.REFERENCES, Permission.EVENTS}
+    ),
+    "device": frozenset({Permission.PROBES}),
+    "viewer": frozenset({Permission.READ, Permission.EVENTS}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: a key, or a visitor of the page."""
+
+    key_id: str
+    role: Role
+    device: str | None = None  # the only device that it may speak for
+
+    def may(self, permission: Permission) -> bool:
+        return permission in _ALLOWED[self.role]
+
+
+class Keys:
+    """Making, listing, revoking and recognising keys."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def create(self, wanted: KeyCreate) -> KeyCreated:
+        """A new key. The answer holds the key itself, which can never be read again."""
+        key_id = secrets.token_hex(_ID_BYTES)
+        key = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+        row = ApiKey(
+            id=key_id,
+            sha256=_digest(key),
+            role=wanted.role,
+            name=wanted.name,
+            device=wanted.device,
+            created_at=self._clock.now(),
+        )
+        with self._database.write() as session:
+            session.add(row)
+        return KeyCreated(key=key, **dict(_view(row)))
+
+    def page(self, paging: Paging) -> Page[KeyView]:
+        with self._database.read() as session:
+            wanted = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
+            rows, total = page_of(session, wanted, paging)
+            items = [_view(row) for row in rows]
+            return Page(items=items, page=paging.page, size=paging.size, total=total)
+
+    def revoke(self, key_id: str) -> KeyView:
+        """From the next request on the key is worth nothing."""
+        with self._database.write() as session:
+            row = session.get(ApiKey, key_id)
+            if row is None:
+                raise NotFound(f"there is no key {key_id!r}")
+            if row.revoked_at is None:
+                row.revoked_at = self._clock.now()
+            return _view(row)
+
+    def any_valid(self) -> bool:
+        """Whether anybody could call this server."""
+        valid = select(func.count()).select_from(ApiKey).where(ApiKey.revoked_at.is_(None))
+        with self._database.read() as session:
+            return one_number(session, valid) > 0
+
+    def recognise(self, key: str) -> Principal:
+        """Who has this key. Raises Unauthenticated for one that is unknown or revoked."""
+        parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
+        key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
+        with self._database.read() as session:
+            row = session.get(ApiKey, key_id) if key_id.isalnum() else None
+        expected = row.sha256 if row is not None else bytes(32)
+        same = hmac.compare_digest(_digest(key), expected)
+        if row is None or not same or row.revoked_at is not None:
+            raise Unauthenticated("this key is not known here, or has been revoked")
+        return _principal(row)
+
+    def still_valid(self, key_id: str) -> Principal | None:
+        """The key of that id, unless it was revoked since."""
+        with self._database.read() as session:
+            row = session.get(ApiKey, key_id)
+        return None if row is None or row.revoked_at is not None else _principal(row)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _principal(row: ApiKey) -> Principal:
+    return Principal(key_id=row.id, role=cast(Role, row.role), device=row.device)
+
+
+def _view(row: ApiKey) -> KeyView:
+    return KeyView(
+        id=row.id,
+        role=cast(Role, row.role),
+        name=row.name,
+        device=row.device,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )

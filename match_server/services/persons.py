@@ -1,0 +1,190 @@
+"""Persons: created, changed, and erased so that nothing of them is left."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from match_server.database import Database
+from match_server.schemas.base import Page
+from match_server.schemas.persons import (
+    PersonCreate,
+    PersonErased,
+    PersonPatch,
+    PersonQuery,
+    PersonView,
+    PersonWritten,
+)
+from match_server.services.changes import next_number, record
+from match_server.services.files import FileStore
+from match_server.services.lookup import (
+    collection_named,
+    is_expired,
+    one_number,
+    page_of,
+    person_named,
+)
+from match_server.services.references import remove_templates
+from match_server.tables import Collection, Event, EventCandidate, Image, Person, Template
+from shared.clock import Clock
+from shared.errors import Conflict
+from shared.ids import new_id
+
+
+class Persons:
+    """The persons of all collections."""
+
+    def __init__(self, database: Database, files: FileStore, clock: Clock) -> None:
+        self._database = database
+        self._files = files
+        self._clock = clock
+
+    def create(self, collection: str, wanted: PersonCreate) -> PersonWritten:
+        """A new person. Conflict when the id or the external id is taken in the collection."""
+        now = self._clock.now()
+        with self._database.write() as session:
+            owner = collection_named(session, collection)
+            person = Person(
+                id=wanted.id or new_id(),
+                collection_number=owner.number,
+                name=wanted.name,
+                external_id=wanted.external_id,
+                meta=dict(wanted.metadata),
+                expires_at=wanted.expires_at,
+                created_at=now,
+            )
+            _require_free(session, owner, Person.id == person.id, f"a person {person.id!r}")
+            if person.external_id is not None:
+                taken = Person.external_id == person.external_id
+                _require_free(session, owner, taken, "a person with this external id")
+            session.add(person)
+            owner.person_count = Collection.person_count + 1
+            session.flush()
+            seq = record(session, owner.number, "person_created", person.id, now)
+            return PersonWritten(seq=seq, **dict(self._view(session, person)))
+
+    def page(self, collection: str, query: PersonQuery) -> Page[PersonView]:
+        """Persons in the order of their enrollment, filtered by name and external id."""
+        with self._database.read() as session:
+            owner = collection_named(session, collection)
+            wanted = select(Person).where(Person.collection_number == owner.number)
+            if query.q is not None:
+                wanted = wanted.where(Person.name.icontains(query.q, autoescape=True))
+            if query.external_id is not None:
+                wanted = wanted.where(Person.external_id == query.external_id)
+            rows, total = page_of(session, wanted.order_by(Person.number), query)
+            items = self._views(session, rows)
+            return Page(items=items, page=query.page, size=query.size, total=total)
+
+    def get(self, collection: str, person_id: str) -> PersonView:
+        with self._database.read() as session:
+            owner = collection_named(session, collection)
+            return self._view(session, person_named(session, owner, person_id))
+
+    def change(self, collection: str, person_id: str, patch: PersonPatch) -> PersonWritten:
+        """Change what the patch gives."""
+        with self._database.write() as session:
+            owner = collection_named(session, collection)
+            person = person_named(session, owner, person_id)
+            if patch.name is not None:
+                person.name = patch.name
+            if "external_id" in patch.model_fields_set and patch.external_id != person.external_id:
+                if patch.external_id is not None:
+                    taken = Person.external_id == patch.external_id
+                    _require_free(session, owner, taken, "a person with this external id")
+                person.external_id = patch.external_id
+            if patch.metadata is not None:
+                person.meta = dict(patch.metadata)
+            if "expires_at" in patch.model_fields_set:
+                person.expires_at = patch.expires_at
+            session.flush()
+            seq = record(session, owner.number, "person_updated", person.id, self._clock.now())
+            return PersonWritten(seq=seq, **dict(self._view(session, person)))
+
+    def erase(self, collection: str, person_id: str) -> PersonErased:
+        """Erase the person with images, templates, thumbnails and the name in events.
+
+        In one transaction: whoever reads after it finds nothing, and the feed tells every gallery
+        which templates went. The files follow; a process that dies in between leaves a note by
+        which the next one deletes them.
+        """
+        now = self._clock.now()
+        with self._database.write() as session:
+            owner = collection_named(session, collection)
+            person = person_named(session, owner, person_id)
+            images = session.scalars(
+                select(Image.file).where(Image.person_number == person.number)
+            ).all()
+            self._files.doom(session, images)
+            events, snapshots = self._erase_from_events(session, person)
+            which = Template.person_number == person.number
+            templates, _ = remove_templates(session, owner, which, self._clock)
+            session.execute(delete(Person).where(Person.number == person.number))
+            owner.person_count = Collection.person_count - 1
+            answer = PersonErased(
+                seq=record(session, owner.number, "person_erased", person.id, now),
+                person=person.id,
+                templates=templates,
+                images=len(images),
+                events=events,
+                snapshots=snapshots,
+            )
+        self._files.sweep()
+        return answer
+
+    def _erase_from_events(self, session: Session, person: Person) -> tuple[int, int]:
+        """Take the person out of every event; answers events changed and thumbnails doomed."""
+        listed = select(EventCandidate.event_id).where(
+            EventCandidate.person_number == person.number
+        )
+        events = session.scalars(
+            select(Event).where((Event.person_number == person.number) | Event.id.in_(listed))
+        ).all()
+        shown = [event for event in events if event.person_number == person.number]
+        snapshots = self._files.doom(session, [event.snapshot for event in shown])
+        for event in shown:
+            event.person_number, event.person_erased, event.snapshot = None, True, None
+        for event in events:  # those who watch the stream forget the name as well
+            event.revision = next_number(session, "events")
+        session.flush()
+        return len(events), snapshots
+
+    def _view(self, session: Session, person: Person) -> PersonView:
+        (view,) = self._views(session, [person])
+        return view
+
+    def _views(self, session: Session, persons: Sequence[Person]) -> list[PersonView]:
+        numbers = [person.number for person in persons]
+        images = _counts(session, Image.person_number, numbers)
+        templates = _counts(session, Template.person_number, numbers)
+        now = self._clock.now()
+        return [
+            PersonView(
+                id=person.id,
+                name=person.name,
+                external_id=person.external_id,
+                metadata=person.meta,
+                expires_at=person.expires_at,
+                expired=is_expired(person.expires_at, now),
+                images=images.get(person.number, 0),
+                templates=templates.get(person.number, 0),
+                created_at=person.created_at,
+            )
+            for person in persons
+        ]
+
+
+def _counts(
+    session: Session, owner: InstrumentedAttribute[int], numbers: Sequence[int]
+) -> dict[int, int]:
+    """How many rows each of these persons owns."""
+    counted = select(owner, func.count()).where(owner.in_(numbers)).group_by(owner)
+    return {row[0]: row[1] for row in session.execute(counted)}
+
+
+def _require_free(
+    session: Session, owner: Collection, which: ColumnElement[bool], what: str
+) -> None:
+    taken = select(func.count()).where(Person.collection_number == owner.number, which)
+    if one_number(session, taken):
+        raise Conflict(f"there is already {what} in collection {owner.name!r}")

@@ -1,0 +1,99 @@
+"""From the gallery's best templates to a candidate list of persons."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from match_server.gallery import Candidates, Gallery
+from match_server.services.lookup import is_expired
+from match_server.services.policy import Candidate
+from match_server.tables import Person, Template
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    person_number: int
+    person_id: str
+    person_name: str
+    template_id: str
+
+
+TEMPLATES_A_PERSON = 4  # asked of the gallery for each wanted person, to begin with
+_VARIABLES = 500
+
+
+def rank_persons(
+    session: Session,
+    gallery: Gallery,
+    probes: NDArray[np.float32],  # (n, dimension) unit rows
+    limit: int,
+    now: datetime,
+    *,
+    found: list[Candidates] | None = None,
+) -> list[list[Candidate]]:
+    """The `limit` persons most alike each probe: each once, by the best of their templates.
+
+    What the session cannot see (erased) and who has expired is left out. A list that gets too
+    short by that, or by persons with many templates, is asked for again, longer, until it is full
+    or the gallery exhausted. `found` saves the first search when it was made before, e.g. outside
+    a write lock.
+    """
+    ask = limit * TEMPLATES_A_PERSON
+    lists = gallery.search(probes, ask) if found is None else found
+    answer = [_persons(session, one, limit, now) for one in lists]
+    size = len(gallery)
+    while ask < size:
+        short = [
+            row
+            for row, persons in enumerate(answer)
+            if len(persons) < limit and len(lists[row]) >= ask
+        ]
+        if not short:
+            break
+        ask = min(ask * 4, size)
+        for row, one in zip(short, gallery.search(probes[short], ask), strict=True):
+            lists[row] = one
+            answer[row] = _persons(session, one, limit, now)
+    return answer
+
+
+def _persons(session: Session, hits: Candidates, limit: int, now: datetime) -> list[Candidate]:
+    owners = _owners(session, hits.ids.tolist(), now)
+    best: dict[int, Candidate] = {}  # by person; the first hit of each is the best
+    for number, similarity in zip(hits.ids.tolist(), hits.similarities.tolist(), strict=True):
+        owner = owners.get(number)
+        if owner is not None and owner.person_number not in best:
+            best[owner.person_number] = Candidate(
+                person_number=owner.person_number,
+                person_id=owner.person_id,
+                person_name=owner.person_name,
+                template_id=owner.template_id,
+                similarity=similarity,
+            )
+    return list(best.values())[:limit]
+
+
+def _owners(session: Session, numbers: list[int], now: datetime) -> dict[int, _Owner]:
+    """Whose the templates are, without those that are gone and those who have expired."""
+    owners: dict[int, _Owner] = {}
+    for start in range(0, len(numbers), _VARIABLES):
+        rows = session.execute(
+            select(
+                Template.number,
+                Template.id,
+                Person.number,
+                Person.id,
+                Person.name,
+                Person.expires_at,
+            )
+            .join(Person, Person.number == Template.person_number)
+            .where(Template.number.in_(numbers[start : start + _VARIABLES]))
+        )
+        for number, template_id, person_number, person_id, name, expires_at in rows:
+            if not is_expired(expires_at, now):
+                owners[number] = _Owner(person_number, person_id, name, template_id)
+    return owners

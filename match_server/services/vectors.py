@@ -1,0 +1,49 @@
+"""Templates as clients send them, checked against the collection that they are for."""
+
+import numpy as np
+
+from match_server.tables import Collection
+from shared.errors import MalformedInput, ModelMismatch
+from shared.template import Template, decode_template
+
+
+def template_of(
+    vector: str | list[float] | None, model_id: str | None, collection: Collection
+) -> Template:
+    """The template that a client sent: base64 of float16, or numbers.
+
+    Raises ModelMismatch for another model than the collection's; MalformedInput when it is not
+    finite, not of unit length or not of the collection's dimension. A vector that is not of unit
+    length is refused rather than normalised: it is most often not a template of this model.
+    """
+    if vector is None or model_id is None:
+        raise MalformedInput("`template` and `model_id` go together")
+    require_model(model_id, collection)
+    template = read_vector(vector, model_id)
+    if template.dimension != collection.dimension:
+        raise MalformedInput(
+            f"a template of {model_id!r} has {collection.dimension} values, "
+            f"this one has {template.dimension}"
+        )
+    return template
+
+
+def read_vector(vector: str | list[float], model_id: str) -> Template:
+    """A template in either of its written forms. Raises MalformedInput."""
+    if isinstance(vector, str):
+        return decode_template(vector, model_id)
+    # Through float16, as it will rest: what is searched is what was stored.
+    with np.errstate(over="ignore"):
+        stored = np.array(vector, dtype=np.float64).astype(np.float16)
+    return Template(model_id, stored.astype(np.float32))
+
+
+def require_model(model_id: str, collection: Collection) -> None:
+    """Raises ModelMismatch unless the collection's templates are of this model."""
+    if model_id != collection.model_id:
+        raise ModelMismatch(
+            f"collection {collection.name!r} holds templates of {collection.model_id!r}; "
+            f"one of {model_id!r} cannot be compared with them",
+            collection_model=collection.model_id,
+            template_model=model_id,
+        )

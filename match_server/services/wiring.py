@@ -1,0 +1,97 @@
+"""The one place where a process's parts are put together."""
+
+import contextlib
+from dataclasses import dataclass
+
+from match_server.database import Database
+from match_server.faces import FaceEngine
+from match_server.gallery import open_gallery
+from match_server.search_index import OpenGallery, SearchIndex
+from match_server.services.collections import Collections
+from match_server.services.enrollment import Enroller
+from match_server.services.events import Events
+from match_server.services.files import FileStore
+from match_server.services.identification import Identifier
+from match_server.services.keys import Keys
+from match_server.services.persons import Persons
+from match_server.services.probes import Probes
+from match_server.services.references import References
+from match_server.settings import Settings
+from models.analysis import open_models
+from models.packs.manifest import built_in_manifest
+from models.picture import PictureLimits
+from shared.clock import Clock, SystemClock
+from shared.errors import ConfigurationError, Conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that the server can do, sharing one database and one set of galleries."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    faces: FaceEngine
+    index: SearchIndex
+    files: FileStore
+    collections: Collections
+    persons: Persons
+    references: References
+    enroller: Enroller
+    identifier: Identifier
+    probes: Probes
+    events: Events
+    keys: Keys
+
+    def first_start(self) -> bool:
+        """Create the default collection, finish interrupted erasures; whether anybody has a key."""
+        with contextlib.suppress(Conflict):  # another process was quicker
+            self.collections.ensure(self.settings.default_collection)
+        self.files.sweep()
+        return self.keys.any_valid()
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def build_services(
+    settings: Settings,
+    *,
+    faces: FaceEngine | None = None,
+    clock: Clock | None = None,
+    open_gallery: OpenGallery = open_gallery,
+) -> Services:
+    """The services of one process. Nothing is opened yet; the database must be migrated."""
+    clock = clock or SystemClock()
+    faces = faces or face_engine(settings.model_pack)
+    limits = PictureLimits(
+        max_bytes=settings.max_body_bytes, max_pixels=settings.max_picture_pixels
+    )
+    database = Database(settings.sqlalchemy_url)
+    index = SearchIndex(database, open_gallery)
+    files = FileStore(settings.data_dir, database)
+    return Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        faces=faces,
+        index=index,
+        files=files,
+        collections=Collections(database, faces, files, clock),
+        persons=Persons(database, files, clock),
+        references=References(database, files, clock),
+        enroller=Enroller(database, faces, index, files, clock, limits),
+        identifier=Identifier(database, faces, index, clock, limits),
+        probes=Probes(database, index, files, clock, settings.default_collection),
+        events=Events(database, files),
+        keys=Keys(database, clock),
+    )
+
+
+def face_engine(pack_name: str) -> FaceEngine:
+    """The face models of a pack, known by name and not yet opened."""
+    pack = built_in_manifest().pack(pack_name)
+    embedder = pack.file_for("embedder")
+    if pack.model_id is None or embedder is None or embedder.dimension is None:
+        raise ConfigurationError(f"the pack {pack_name!r} has no embedder")
+    return FaceEngine(pack.model_id, embedder.dimension, lambda: open_models(pack_name))

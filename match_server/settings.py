@@ -1,0 +1,121 @@
+"""The server's settings: a TOML file, overridden by `MUSTER_…` variables, then by the command."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from shared.errors import ConfigurationError
+from shared.ids import NAME_PATTERN
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Unknown keys are refused; no secret has a default."""
+
+    model_config = SettingsConfigDict(env_prefix="MUSTER_", extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default=Path("muster-data"), description="Folder of database, photos and snapshots."
+    )
+    database_url: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL; without it an SQLite file in the data folder.",
+        repr=False,  # it may hold a password
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8480, ge=0, le=65535, description="Port; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=64, description="Worker processes.")
+    threads: int = Field(default=16, ge=2, le=256, description="Threads of each worker.")
+    open_page: bool = Field(
+        default=False,
+        description="Show the web page without a key, to visitors from this machine only.",
+    )
+    model_pack: str = Field(default="compact", description="Face models of new collections.")
+    default_collection: str = Field(
+        default="default",
+        pattern=NAME_PATTERN,
+        description="Collection that probes search; created at the first start.",
+    )
+    max_body_bytes: int = Field(
+        default=16 * MIB, ge=1024, description="Largest request body; beyond it 413."
+    )
+    max_picture_pixels: int = Field(
+        default=25_000_000,
+        ge=10_000,
+        description="Pixels that are decoded; larger JPEGs are read at a fraction, others are 413.",
+    )
+    max_streams: int = Field(
+        default=6,
+        ge=1,
+        description="Event streams at once in each worker; they may take half of its threads.",
+    )
+    broker: str = Field(
+        default="mqtt://127.0.0.1:1883", description="MQTT broker of `match-server ingest`."
+    )
+    broker_username: str | None = Field(default=None, description="User name at the broker.")
+    broker_password: str | None = Field(
+        default=None, description="Password at the broker.", repr=False
+    )
+    ingest_client_id: str = Field(
+        default="muster-ingest",
+        pattern=NAME_PATTERN,
+        description="MQTT client id; each ingest process needs its own.",
+    )
+    log_level: str = Field(
+        default="INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="What is written to the log: DEBUG, INFO, WARNING or ERROR.",
+    )
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'muster.db'}"
+
+    @property
+    def stream_limit(self) -> int:
+        """Streams that one worker holds at once: half of its threads stay for other calls."""
+        return min(self.max_streams, max(1, self.threads // 2))
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """The settings of this process: defaults < TOML file < environment < `overrides`.
+
+    Overrides that are None count as not given. ConfigurationError names each wrong key.
+    """
+    if config is not None and not config.is_file():
+        raise ConfigurationError(f"the settings file {config} does not exist")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                init_settings,
+                env_settings,
+                TomlConfigSettingsSource(settings_cls, toml_file=config),
+            )
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise ConfigurationError(f"settings: {wrong}") from None
+    except ValueError as error:  # TOML that cannot be parsed
+        raise ConfigurationError(f"the settings file {config} is not TOML: {error}") from None

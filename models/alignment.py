@@ -1,0 +1,61 @@
+"""Turning, scaling and moving faces so that eyes, nose and mouth lie where the embedder learnt."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.crops import warp
+from models.types import BgrImage
+from shared.errors import MalformedInput
+
+SIDE = 112  # pixels of an aligned chip
+
+# Deng et al., "ArcFace", CVPR 2019: left eye, right eye, nose, left and right mouth corner.
+REFERENCE: NDArray[np.float32] = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
+     [70.7299, 92.2041]],
+    np.float32,
+)  # fmt: skip
+
+
+def similarity_transforms(
+    points: NDArray[np.floating], reference: NDArray[np.floating] = REFERENCE
+) -> NDArray[np.float64]:
+    """The similarity transforms (n, 2, 3) that bring points (n, k, 2) closest to `reference`.
+
+    The reference is (k, 2). Least squares over rotation, uniform scale and translation (Umeyama,
+    1991), without mirroring. In the plane a similarity has two numbers, a and b, besides the
+    shift, and a closed form for the whole batch. Raises MalformedInput where all points coincide.
+    """
+    means = points.mean(axis=1, dtype=np.float64)
+    centred = points - means[:, np.newaxis]
+    centre = reference.mean(axis=0, dtype=np.float64)
+    spread = (centred * centred).sum(axis=(1, 2))
+    if not (spread > 1e-12).all():
+        raise MalformedInput("points that coincide, or are not finite, show no face to align")
+    products = centred.transpose(0, 2, 1) @ (reference - centre) / spread[:, None, None]
+    a = products[:, 0, 0] + products[:, 1, 1]
+    b = products[:, 0, 1] - products[:, 1, 0]
+    transforms = np.empty((len(points), 2, 3))
+    transforms[:, 0, 0], transforms[:, 0, 1] = a, -b
+    transforms[:, 1, 0], transforms[:, 1, 1] = b, a
+    transforms[:, :, 2] = centre - (transforms[:, :, :2] @ means[..., np.newaxis])[..., 0]
+    return transforms
+
+
+def residuals(points: NDArray[np.floating], transforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How badly each of (n, 5, 2) fits the reference under its transform: RMS in chip pixels."""
+    moved = points @ transforms[:, :, :2].transpose(0, 2, 1) + transforms[:, np.newaxis, :, 2]
+    misses: NDArray[np.float64] = np.sqrt(((moved - REFERENCE) ** 2).sum(axis=2).mean(axis=1))
+    return misses
+
+
+def align(image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Chips (n, 112, 112, 3) BGR of the faces whose five points (n, 5, 2) are given in pixels.
+
+    What lies outside the picture is black, as it was for the embedder's training pictures.
+    """
+    chips = np.empty((len(points5), SIDE, SIDE, 3), np.uint8)
+    for chip, transform in zip(chips, similarity_transforms(points5), strict=True):
+        chip[:] = warp(image, transform, (SIDE, SIDE), cv2.BORDER_CONSTANT)
+    return chips

@@ -1,0 +1,160 @@
+"""From a picture to typed values: detect, locate, align, assess, embed."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models import quality
+from models.alignment import align
+from models.eyes import LEAST_INTEROCULAR
+from models.landmarks import five_of_68
+from models.loading import Parts, load_parts
+from models.pose import poses_from_points
+from models.quality import DOORWAY, Gate
+from models.types import BgrImage, Detections, Face, Shapes
+from shared.quality import Pose, Quality
+from shared.template import Template
+
+# Measured on 43 faces cropped at their boxes: without a margin, 15 templates were unlike the whole
+# picture's (cosine below 0.5); with a gray one of half the picture on each side, none.
+_MARGIN = 0.5
+_FILLS = 0.4  # of the picture's width or height: from here on a box may be part of a larger face
+
+
+class FaceModels:
+    """One pack's models, loaded. All calls may be made from several threads."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def model_id(self) -> str:
+        """Names the embedder; stored with every template, and compared before templates are."""
+        return self._parts.embedder.model_id
+
+    @property
+    def dimension(self) -> int:
+        return self._parts.embedder.dimension
+
+    def detect(self, image: BgrImage, *, retry_padded: bool = False) -> Detections:
+        """The faces of `image`, best score first, in its pixels.
+
+        With `retry_padded`, a picture in which no face is found, or one that seems to fill it, is
+        searched again with a margin around it: of a tight crop, detectors find nothing or mere
+        parts. It costs a second run, so video does without.
+        """
+        found = self._parts.detector.detect(image)
+        if not retry_padded or not _is_tight(image, found):
+            return found
+        height, width = image.shape[:2]
+        down, right = round(height * _MARGIN), round(width * _MARGIN)
+        padded: BgrImage = cv2.copyMakeBorder(  # type: ignore[assignment]
+            image, down, down, right, right, cv2.BORDER_CONSTANT, value=(127, 127, 127)
+        )
+        again = self._parts.detector.detect(padded).moved(-right, -down)
+        return again if len(again) > 0 else found
+
+    def locate(self, image: BgrImage, detections: Detections) -> Shapes:
+        """Points of the faces in `detections`: 68 where the pack can, always the five."""
+        if self._parts.landmarks is None:
+            if detections.points5 is None:
+                raise ValueError("neither the detector nor the pack gives points")
+            return Shapes(detections.points5, None)
+        points68 = self._parts.landmarks.locate(image, detections.boxes)
+        return Shapes(five_of_68(points68), points68)
+
+    def head_poses(self, image: BgrImage, boxes: NDArray[np.float32]) -> list[Pose] | None:
+        """Poses by the pack's pose model, or None where it has none."""
+        return None if self._parts.pose is None else self._parts.pose.estimate(image, boxes)
+
+    def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Chips (n, 112, 112, 3) BGR for points (n, 5, 2) in pixels of `image`."""
+        return align(image, points5)
+
+    def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Scores (n,) 0..1, or None where the pack has no such model."""
+        return None if self._parts.liveness is None else self._parts.liveness.scores(image, boxes)
+
+    def assess(
+        self,
+        image: BgrImage,
+        detections: Detections,
+        shapes: Shapes,
+        *,
+        poses: list[Pose] | None = None,
+        chips: NDArray[np.uint8] | None = None,
+        gate: Gate = DOORWAY,
+        still: bool = False,
+    ) -> list[Quality]:
+        """Quality of each face, by the ranges of `gate`.
+
+        Without `poses` they are estimated from the points, which is cheap enough for every frame
+        of a video; without `chips` they are cut here. A `still` has its eyes looked at as well.
+        """
+        if poses is None:
+            poses = poses_from_points(shapes.points5)
+        if chips is None:
+            chips = align(image, shapes.points5)
+        eyes = self._eyes_open(image, shapes) if still else None
+        return quality.assess(image, detections, shapes, poses, chips, gate, eyes_open=eyes)
+
+    def _eyes_open(self, image: BgrImage, shapes: Shapes) -> NDArray[np.float32] | None:
+        if self._parts.eyes is None or shapes.points68 is None:
+            return None
+        scores = self._parts.eyes.open_scores(image, shapes.points68)
+        apart = np.linalg.norm(shapes.points5[:, 1] - shapes.points5[:, 0], axis=1)
+        return np.where(apart >= LEAST_INTEROCULAR, scores, np.float32(np.nan))
+
+    def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
+        """Templates of all chips (n, 112, 112, 3) in one run."""
+        return self._parts.embedder.embed(chips)
+
+    def analyze(self, image: BgrImage, *, gate: Gate = DOORWAY, embed: bool = True) -> list[Face]:
+        """All that can be known of every face of one picture, best detection first."""
+        detections = self.detect(image, retry_padded=True)
+        if len(detections) == 0:
+            return []
+        shapes = self.locate(image, detections)
+        chips = self.align(image, shapes.points5)
+        poses = self.head_poses(image, detections.boxes) or poses_from_points(shapes.points5)
+        live = self.liveness(image, detections.boxes)
+        qualities = self.assess(
+            image, detections, shapes, poses=poses, chips=chips, gate=gate, still=True
+        )
+        templates = self.embed(chips) if embed else [None] * len(chips)
+        return [
+            Face(
+                box=detections.boxes[row],
+                score=float(detections.scores[row]),
+                points5=shapes.points5[row],
+                points68=None if shapes.points68 is None else shapes.points68[row],
+                pose=poses[row],
+                quality=qualities[row],
+                liveness=None if live is None else float(live[row]),
+                chip=chips[row],
+                template=templates[row],
+            )
+            for row in range(len(detections))
+        ]
+
+
+def _is_tight(image: BgrImage, found: Detections) -> bool:
+    frame = np.array([image.shape[1], image.shape[0]])
+    covered = (found.boxes[:, 2:] - found.boxes[:, :2]) / frame
+    return len(found) == 0 or bool((covered > _FILLS).any())
+
+
+def open_models(
+    pack: str = "compact",
+    *,
+    detector: str | None = None,
+    threads: int = 1,
+    cache: Path | None = None,
+) -> FaceModels:
+    """Load an installed pack, with the detector of another one where `detector` names it.
+
+    PackError when a pack is not installed or lacks what is needed; never fetches anything.
+    """
+    return FaceModels(load_parts(pack, detector=detector, threads=threads, cache=cache))

@@ -1,0 +1,220 @@
+"""The command `face-models`: what packs there are, fetching and checking them."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from models.packs.install import Report, pull, quiet
+from models.packs.manifest import Manifest, Pack, built_in_manifest, read_manifest
+from models.packs.store import default_cache, installed, installed_names, require
+from shared.errors import MusterError
+
+
+class _Commands(click.Group):
+    """Commands whose expected failures end in one sentence and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MusterError as error:
+            raise click.ClickException(error.message) from error
+
+
+_manifest_option = click.option(
+    "--manifest",
+    "manifest_path",
+    type=click.Path(path_type=Path),
+    help="A manifest of your own, whose packs are added to the built-in ones.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+
+
+@click.group(cls=_Commands)
+def main() -> None:
+    """Face models: what there is, under which licence, fetched and checked.
+
+    Example: face-models pull compact samples
+    """
+
+
+@main.command("list")
+@_manifest_option
+@_json_option
+def list_packs(manifest_path: Path | None, as_json: bool) -> None:
+    """List all packs and whether they are installed.
+
+    Example: face-models list --json
+    """
+    packs = _manifest(manifest_path).packs
+    rows = [_facts(name, pack) for name, pack in packs.items()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("pack", "what", "licence", "commercial use", "fetched", "installed")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            escape(row["title"]),
+            escape(row["licence"]),
+            "yes" if row["commercial_use"] else "[bold red]NO[/]",
+            f"{row['bytes'] / 1e6:.0f} MB",
+            "yes" if row["installed"] else "no",
+        )
+    Console().print(table)
+
+
+@main.command("pull")
+@click.argument("packs", nargs=-1, required=True)
+@click.option("--accept-licence", is_flag=True, help="My use is one that the licence allows.")
+@_manifest_option
+@_json_option
+def pull_packs(
+    packs: tuple[str, ...], accept_licence: bool, manifest_path: Path | None, as_json: bool
+) -> None:
+    """Fetch PACKS, check them and install them; what is there already is not fetched again.
+
+    Example: face-models pull compact centerface
+    """
+    manifest = _manifest(manifest_path)
+    answers = []
+    for name in packs:
+        pack = manifest.pack(name)
+        if not as_json:
+            click.echo(_licence(name, pack))
+        with _progress(show=not as_json) as report:
+            there = pull(
+                name,
+                manifest,
+                accept_licence=accept_licence or _consents(name, pack, ask=not as_json),
+                report=report,
+            )
+        answers.append({"name": name, "folder": str(there.folder)})
+        if not as_json:
+            click.echo(f"{name} is installed in {there.folder}")
+    if as_json:
+        click.echo(json.dumps(answers, indent=2))
+
+
+@main.command()
+@click.argument("packs", nargs=-1)
+@_json_option
+def verify(packs: tuple[str, ...], as_json: bool) -> None:
+    """Read the installed files of PACKS (default: all) and compare their checksums.
+
+    Example: face-models verify compact
+    """
+    names = packs or tuple(installed_names())
+    known = built_in_manifest().packs
+    found = {}
+    for name in names:
+        there = require(name)
+        found[name] = there.problems()
+        if name in known and there.pack != known[name]:
+            found[name].append("installed by another version of Muster: pull it again")
+    if as_json:
+        click.echo(json.dumps({"cache": str(default_cache()), "problems": found}, indent=2))
+    else:
+        for name, problems in found.items():
+            click.echo(f"{name}: {'; '.join(problems) if problems else 'as installed'}")
+        if not found:
+            click.echo(f"nothing is installed in {default_cache()}")
+    if any(found.values()):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("pack")
+@_manifest_option
+@_json_option
+def info(pack: str, manifest_path: Path | None, as_json: bool) -> None:
+    """All facts about PACK: licence, origin, files, inputs, outputs, checksums.
+
+    Example: face-models info compact
+    """
+    entry = _manifest(manifest_path).pack(pack)
+    if as_json:
+        facts = {"name": pack, "installed": _is_installed(pack, entry)}
+        click.echo(json.dumps(facts | entry.model_dump(mode="json"), indent=2))
+        return
+    click.echo(_licence(pack, entry))
+    click.echo(f"\n{entry.title}\n{entry.description}\n")
+    for file in entry.files:
+        click.echo(f"{file.name}  {file.role} {file.architecture or ''}")
+        click.echo(f"  from    {entry.sources[file.source].url} {file.member or ''}")
+        click.echo(f"  sha256  {file.sha256}")
+        if file.input is not None:
+            size = f"{file.input.width or 'any'} x {file.input.height or 'any'}"
+            click.echo(
+                f"  input   {size} {file.input.colour}, "
+                f"(x - {file.input.mean}) / {file.input.divisor}"
+            )
+            click.echo(f"  output  {file.output}")
+            click.echo(f"  steps   {', '.join(file.steps) or 'none'}")
+
+
+def _manifest(path: Path | None) -> Manifest:
+    manifest = built_in_manifest()
+    return manifest if path is None else manifest.joined(read_manifest(path))
+
+
+def _facts(name: str, pack: Pack) -> dict[str, Any]:
+    return {
+        "name": name,
+        "title": pack.title,
+        "licence": pack.licence,
+        "commercial_use": pack.commercial_use,
+        "model_id": pack.model_id,
+        "bytes": sum(source.size for source in pack.sources.values()),
+        "installed": _is_installed(name, pack),
+    }
+
+
+def _is_installed(name: str, pack: Pack) -> bool:
+    there = installed(name)
+    return there is not None and there.pack == pack
+
+
+def _licence(name: str, pack: Pack) -> str:
+    allowed = "allowed" if pack.commercial_use else "NOT ALLOWED"
+    lines = [
+        f"{name}: {pack.licence}; commercial use {allowed}",
+        f"  published at {pack.homepage}",
+    ]
+    if any(file.role != "sample" for file in pack.files):
+        lines += [f"  trained by   {pack.trained_by}", f"  trained on   {pack.trained_on}"]
+    return "\n".join(lines)
+
+
+def _consents(name: str, pack: Pack, *, ask: bool) -> bool:
+    """Whether the person at the terminal says that their use is allowed; nobody there: no."""
+    if pack.commercial_use or not ask or not sys.stdin.isatty():
+        return False
+    return click.confirm(f"Is your use of {name} one that this licence allows?")
+
+
+@contextmanager
+def _progress(*, show: bool) -> Iterator[Report]:
+    """A bar for each thing that is being done, on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not show or not console.is_terminal:
+        yield quiet
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(doing: str, done: int, total: int) -> None:
+            if doing not in tasks:
+                tasks[doing] = bars.add_task(escape(doing), total=total or None)
+            bars.update(tasks[doing], completed=done, total=total or None)
+
+        yield report

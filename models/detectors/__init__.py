@@ -1,0 +1,1 @@
+"""Face detectors: a picture goes in, boxes with scores come out, in pixels of that picture."""

@@ -1,0 +1,112 @@
+"""From installed files to loaded models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from models.detectors.base import Detector
+from models.detectors.centerface import CenterFace
+from models.detectors.scrfd import Scrfd
+from models.detectors.ultralight import UltraLight
+from models.detectors.yunet import YuNet
+from models.embedder import Embedder
+from models.eyes import EyesModel
+from models.inputs import InputSpec
+from models.landmarks import Landmarks68
+from models.liveness import LivenessModel
+from models.packs.manifest import ModelFile, Role
+from models.packs.store import InstalledPack, require
+from models.pose import PoseModel
+from models.session import Session
+from shared.errors import PackError
+
+_Model = TypeVar("_Model")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The models of one pack, and perhaps the detector of another."""
+
+    detector: Detector
+    embedder: Embedder
+    landmarks: Landmarks68 | None
+    pose: PoseModel | None
+    liveness: LivenessModel | None
+    eyes: EyesModel | None
+
+
+def load_parts(
+    name: str, *, detector: str | None = None, threads: int = 1, cache: Path | None = None
+) -> Parts:
+    """The models of the installed pack `name`, with the detector of the pack `detector`.
+
+    What else `name` has not, such as landmarks for an embedder of the user's own, is taken from
+    the detector's pack too. PackError when something is missing or does not fit its manifest.
+    """
+    own = require(name, cache)
+    packs = [own] if detector in (None, name) else [own, require(str(detector), cache)]
+    embedder = own.file_for("embedder")
+    seeing = packs[-1].file_for("detector")
+    landmarks = _load(Landmarks68, packs, "landmarks", threads)
+    if landmarks is None and seeing.architecture == "ultralight":
+        raise PackError(f"{name} has no landmarks, and its detector finds boxes only")
+    return Parts(
+        detector=_load_detector(packs[-1], seeing, threads),
+        embedder=Embedder(
+            _session(own, embedder, threads),
+            _spec(embedder),
+            own.pack.model_id or "",
+            embedder.dimension or 0,
+        ),
+        landmarks=landmarks,
+        pose=_load(PoseModel, packs, "pose", threads),
+        liveness=_load(LivenessModel, packs, "liveness", threads),
+        eyes=_load(EyesModel, packs, "eyes", threads),
+    )
+
+
+def _load_detector(pack: InstalledPack, file: ModelFile, threads: int) -> Detector:
+    match file.architecture:
+        case "ultralight":
+            return UltraLight(_session(pack, file, threads), _spec(file))
+        case "centerface":
+            return CenterFace(_session(pack, file, threads), _spec(file))
+        case "scrfd":
+            return Scrfd(_session(pack, file, threads), _spec(file))
+        case "yunet":
+            return YuNet(pack.path(file))
+        case other:
+            raise PackError(f"{pack.name}: {other} is no detector")
+
+
+def _load(
+    make: Callable[[Session, InputSpec], _Model],
+    packs: Sequence[InstalledPack],
+    role: Role,
+    threads: int,
+) -> _Model | None:
+    """The model for `role` of the first pack that has one."""
+    for pack in packs:
+        file = pack.pack.file_for(role)
+        if file is not None:
+            return make(_session(pack, file, threads), _spec(file))
+    return None
+
+
+def _session(pack: InstalledPack, file: ModelFile, threads: int) -> Session:
+    session = Session(pack.path(file), threads=threads)
+    spec = _spec(file)
+    declared = (1, 1 if spec.colour == "gray" else 3, spec.height, spec.width)
+    takes = session.input_shape
+    if len(takes) != 4 or any(
+        isinstance(has, int) and has != says for has, says in zip(takes, declared, strict=True)
+    ):
+        raise PackError(f"{pack.name}: {file.name} takes {takes}, its manifest says {declared}")
+    return session
+
+
+def _spec(file: ModelFile) -> InputSpec:
+    if file.input is None:
+        raise PackError(f"{file.name} declares no input")
+    return file.input

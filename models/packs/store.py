@@ -1,0 +1,107 @@
+"""Where installed packs live, and what is known of them: `<cache>/<pack>/installed.json`."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.packs.manifest import ModelFile, Pack, Role, Sha256
+from shared.errors import PackError
+
+RECEIPT = "installed.json"
+
+
+class Receipt(BaseModel):
+    """What was installed, from which manifest entry, and the checksums of the files as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    pack: Pack
+    installed_sha256: dict[str, Sha256]
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledPack:
+    """A pack in the cache, complete when it was installed."""
+
+    name: str
+    folder: Path
+    pack: Pack
+    installed_sha256: dict[str, str]
+
+    def path(self, file: ModelFile) -> Path:
+        return self.folder / file.name
+
+    def file_for(self, role: Role) -> ModelFile:
+        """The file for `role`; PackError when the pack has none."""
+        file = self.pack.file_for(role)
+        if file is None:
+            raise PackError(f"the pack {self.name!r} has no {role}")
+        return file
+
+    def problems(self) -> list[str]:
+        """Sentences about files that are missing or not what was installed; reads them all."""
+        found = []
+        for name, expected in self.installed_sha256.items():
+            path = self.folder / name
+            if not path.is_file():
+                found.append(f"{name} is missing")
+            elif (actual := sha256_of(path)) != expected:
+                found.append(f"{name} has sha256 {actual}, not {expected} as installed")
+        return found
+
+
+def default_cache() -> Path:
+    """`$MUSTER_MODELS_DIR`, else `muster/models` in the user's cache folder."""
+    if chosen := os.environ.get("MUSTER_MODELS_DIR"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "muster" / "models"
+
+
+def installed(name: str, cache: Path | None = None) -> InstalledPack | None:
+    """The installed pack of that name, or None; PackError when its receipt is damaged."""
+    folder = (cache or default_cache()) / name
+    receipt_path = folder / RECEIPT
+    try:
+        receipt = Receipt.model_validate_json(receipt_path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise PackError(
+            f"{receipt_path} is damaged ({type(error).__name__}): pull {name} again"
+        ) from error
+    return InstalledPack(receipt.name, folder, receipt.pack, receipt.installed_sha256)
+
+
+def installed_names(cache: Path | None = None) -> list[str]:
+    """The names of all installed packs."""
+    return sorted(path.parent.name for path in (cache or default_cache()).glob(f"*/{RECEIPT}"))
+
+
+def require(name: str, cache: Path | None = None) -> InstalledPack:
+    """As `installed`; PackError with the command that helps when the pack is not there."""
+    pack = installed(name, cache)
+    if pack is None:
+        raise PackError(f"the pack {name!r} is not installed: run `face-models pull {name}`")
+    return pack
+
+
+@contextmanager
+def locked(cache: Path, name: str) -> Iterator[None]:
+    """Only one process at a time installs a pack; others wait here."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

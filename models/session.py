@@ -1,0 +1,72 @@
+"""ONNX Runtime sessions as a small box needs them: one thread, no spinning, a small memory.
+
+ONNX Runtime is imported with the first session, not with this module: it starts threads, and a
+process that forks after that (a server that makes its workers) aborts or hangs when they end.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import PackError
+
+_ONLY_FATAL = 4  # exporters list weights as graph inputs, which is worth hundreds of warnings
+
+
+class Session:
+    """One loaded graph with one input. `run` may be called from several threads at once."""
+
+    def __init__(self, path: Path, *, threads: int = 1) -> None:
+        """Load the graph at `path`; PackError when ONNX Runtime cannot read it."""
+        import onnxruntime as ort  # type: ignore[import-untyped]
+
+        try:
+            # The default provider list may begin with one that wants a cloud account.
+            self._session = ort.InferenceSession(
+                str(path),
+                _options(ort.SessionOptions(), threads),
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # ONNX Runtime's own errors share no public base class
+            raise PackError(f"{path.name} is not a graph that can be run: {error}") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise PackError(f"{path.name} has {len(inputs)} inputs, a face model has one")
+        self._input_name: str = inputs[0].name
+        self.input_shape: tuple[int | str | None, ...] = tuple(inputs[0].shape)  # int where fixed
+        self._batchable = not isinstance(self.input_shape[0], int)
+
+    @property
+    def output_shapes(self) -> list[tuple[int | str | None, ...]]:
+        return [tuple(output.shape) for output in self._session.get_outputs()]
+
+    @property
+    def providers(self) -> list[str]:
+        return list(self._session.get_providers())
+
+    def run(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """The graph's outputs, in their declared order, for an input in the graph's layout."""
+        outputs: Sequence[NDArray[np.float32]] = self._session.run(None, {self._input_name: batch})
+        return outputs
+
+    def run_each(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
+        """As `run`, also for graphs whose batch is fixed at one: these take one item at a time."""
+        if self._batchable or len(batch) == 1:
+            return self.run(batch)
+        answers = [self.run(item[np.newaxis]) for item in batch]
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+
+
+def _options(options: Any, threads: int) -> Any:
+    """ONNX Runtime's `SessionOptions` (it has no types), set as we want them."""
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ONLY_FATAL
+    # An idle thread that spins takes the core from the one that decodes the video.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps the peak of every graph for ever; without it, runs are as fast (measured).
+    options.enable_cpu_mem_arena = False
+    return options

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table with the machine's facts. Run by `./dev bench`."""

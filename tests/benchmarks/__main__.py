@@ -1,0 +1,53 @@
+"""`./dev bench`: measure on this machine; every table comes with the machine's facts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import cv2
+
+from tests.benchmarks.machine import machine_facts, pin_to_one_core
+from tests.benchmarks.peers import bench_peers
+from tests.benchmarks.pipeline import bench_pipeline
+from tests.benchmarks.stages import bench_stages
+from tests.benchmarks.tables import print_facts, write_json
+
+WORK = Path(__file__).parent.parent.parent / "var" / "bench"
+BENCHES = {"stages": bench_stages, "pipeline": bench_pipeline, "peers": bench_peers}
+REPETITIONS = {"stages": 60, "pipeline": 5, "peers": 12}
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("what", nargs=-1, type=click.Choice(list(BENCHES)))
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
+def main(what: tuple[str, ...], report: Path | None) -> None:
+    """Measure WHAT (all three, where nothing is named), on one core:
+
+    \b
+    stages    each model, and what our code adds to it
+    pipeline  the agent: frames a second, memory, cost of a frame
+    peers     the same frames through face_recognition / dlib
+    gallery   the 1:N search beside its peers; `./dev bench gallery --help`
+    """
+    WORK.mkdir(parents=True, exist_ok=True)
+    pin_to_one_core()
+    cv2.setNumThreads(1)
+    facts = machine_facts()
+    print_facts(facts)
+    names = what or tuple(BENCHES)
+    tables = {name: BENCHES[name](WORK, REPETITIONS[name]) for name in names}
+    if report is not None:
+        write_json(report, facts, tables)
+
+
+def _gallery(arguments: list[str]) -> int:
+    """The gallery's benchmark has options, and cores, of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.gallery", *arguments]
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["gallery"]:
+        sys.exit(_gallery(sys.argv[2:]))
+    main()

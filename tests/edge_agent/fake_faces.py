@@ -1,0 +1,152 @@
+"""Face models for a world of known truth: who is where is written down, and read from pictures.
+
+A frame's first pixel holds its number, a chip holds who it shows and how well; everything passes
+through the real pipeline as real pictures would.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.capture.feed import Frame
+from edge_agent.probes import Probe
+from models.quality import DOORWAY, Gate
+from models.types import BgrImage, Detections, Shapes
+from shared.quality import Pose, Quality, QualityFactor
+from shared.template import Template
+
+FPS = 25.0
+SIZE = (640, 360)
+
+
+@dataclass(frozen=True, slots=True)
+class Someone:
+    """A face in one frame: who, where, how good, and whether it passes the gate."""
+
+    person: int
+    x: float
+    y: float = 180.0
+    score: float = 0.5
+    passes: bool = True
+    size: float = 60.0
+
+
+Scene = Callable[[int], Sequence[Someone]]
+
+
+class FakeFaces:
+    """Answers from the scene; counts its calls and remembers how large its batches were."""
+
+    def __init__(self, scene: Scene, *, turned: Callable[[int], bool] = lambda _: False) -> None:
+        self._scene = scene
+        self._turned = turned  # whom the pose model sees turned away, by person
+        self.batches: list[int] = []
+        self.looks = 0
+        self.judged = 0
+
+    def detect(self, image: BgrImage, *, retry_padded: bool = False) -> Detections:
+        people = self._people(image)
+        boxes = np.array([_box(one) for one in people], np.float32).reshape(-1, 4)
+        return Detections(boxes, np.full(len(people), 0.9, np.float32))
+
+    def locate(self, image: BgrImage, detections: Detections) -> Shapes:
+        self.looks += len(detections)
+        centres = (detections.boxes[:, None, :2] + detections.boxes[:, None, 2:]) / 2
+        return Shapes(np.repeat(centres, 5, axis=1).astype(np.float32), None)
+
+    def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
+        chips = np.zeros((len(points5), 112, 112, 3), np.uint8)
+        people = self._people(image)
+        for chip, points in zip(chips, points5, strict=True):
+            one = min(people, key=lambda other: abs(other.x - points[0, 0]))
+            chip[:] = (one.person, round(one.score * 200), one.passes)
+        return chips
+
+    def assess(
+        self,
+        image: BgrImage,
+        detections: Detections,
+        shapes: Shapes,
+        *,
+        poses: list[Pose] | None = None,
+        chips: NDArray[np.uint8] | None = None,
+        gate: Gate = DOORWAY,
+    ) -> list[Quality]:
+        if chips is None:
+            raise ValueError("the pipeline has the chips already")
+        if poses is not None:
+            self.judged += len(poses)
+        qualities = []
+        for row, chip in enumerate(chips):
+            turned = poses is not None and abs(poses[row].yaw) > 45
+            factors = [
+                QualityFactor(name=name, value=float(well), low=1, high=1, passed=bool(well))
+                for name, well in (("sharpness", chip[0, 0, 2]), ("yaw", not turned))
+            ]
+            score = float(chip[0, 0, 1]) / 200
+            qualities.append(Quality(score=score, factors=tuple(factors)))
+        return qualities
+
+    def head_poses(self, image: BgrImage, boxes: NDArray[np.float32]) -> list[Pose] | None:
+        person = int(image[image.shape[0] // 2, image.shape[1] // 2, 0])
+        return [Pose(yaw=80.0 if self._turned(person) else 0.0, pitch=0, roll=0)] * len(boxes)
+
+    def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        return np.full(len(boxes), 0.75, np.float32)
+
+    def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
+        self.batches.append(len(chips))
+        templates = []
+        for chip in chips:
+            vector = np.zeros(16, np.float32)
+            vector[int(chip[0, 0, 0])] = 1.0
+            templates.append(Template("fake@1", vector))
+        return templates
+
+    def _people(self, image: BgrImage) -> Sequence[Someone]:
+        return self._scene(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]))
+
+
+class Sink:
+    """Keeps the probes that a pipeline puts, and how many came together."""
+
+    def __init__(self) -> None:
+        self.probes: list[Probe] = []
+        self.puts: list[int] = []
+
+    def put(self, probes: Sequence[Probe]) -> int:
+        self.probes += probes
+        self.puts.append(len(probes))
+        return len(probes)
+
+
+def person_of(probe: Probe) -> int:
+    return int(probe.template.vector.argmax())
+
+
+def frame_of(scene: Scene, index: int, *, backdrop: int = 0, alone: bool = False) -> Frame:
+    """A frame with every face as a patch of its person's own texture, on a seeded wall."""
+    width, height = SIZE
+    wall = np.random.default_rng(1000 + backdrop).integers(60, 200, (height // 8, width // 8, 3))
+    image = np.repeat(np.repeat(wall, 8, axis=0), 8, axis=1).astype(np.uint8)
+    for one in scene(index):
+        x1, y1, x2, y2 = (round(edge) for edge in _box(one))
+        texture = np.random.default_rng(one.person).integers(0, 255, (8, 8, 3))
+        tall, wide = max(y2 - y1, 0), max(x2 - x1, 0)
+        rows, columns = np.arange(tall) * 8 // tall, np.arange(wide) * 8 // wide
+        patch = texture[rows[:, None], columns[None, :]].astype(np.uint8)
+        patch[:, :, 0] = one.person
+        left, top = max(x1, 0), max(y1, 0)
+        part = image[top : min(y2, height), left : min(x2, width)]
+        part[:] = patch[top - y1 : top - y1 + part.shape[0], left - x1 : left - x1 + part.shape[1]]
+    image[0, 0] = (index % 256, index // 256, 0)
+    moment = datetime(2026, 11, 22, 12, 0, tzinfo=UTC) + timedelta(seconds=index / FPS)
+    return Frame(image, moment, index / FPS, index, "door", alone)
+
+
+def _box(one: Someone) -> tuple[float, float, float, float]:
+    half = one.size / 2
+    return one.x - half, one.y - half, one.x + half, one.y + half

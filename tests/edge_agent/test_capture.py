@@ -1,0 +1,375 @@
+"""Sources good and bad, and what a feed makes of them."""
+
+import logging
+import random
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_agent.capture.feed import Feed, Frame, Manner
+from edge_agent.capture.sources import Source, is_live, open_source, without_secrets
+from models.types import BgrImage
+from shared.errors import SourceError
+
+from .films import Actor, write_film
+
+FILM = Manner(live=False, reconnect=False)
+LIVE = Manner(live=True, reconnect=True)
+
+
+def frames_of(spec: Path | str, manner: Manner = FILM) -> list[Frame]:
+    return list(Feed("door", lambda: open_source(str(spec)), manner, threading.Event()))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    square = np.full((40, 40, 3), 250, np.uint8)
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    way = lambda time_s: (20 + 100 * time_s, 60.0, 40.0)  # noqa: E731
+    return write_film(path, [Actor(square, way)], 2.0, (320, 120))
+
+
+def square_at(image: BgrImage) -> float:
+    bright = np.argwhere(image[:, :, 1] > 220)
+    return float(bright[:, 1].mean())
+
+
+def test_a_film_gives_every_frame_in_order(film: Path) -> None:
+    frames = frames_of(film)
+    assert [frame.index for frame in frames] == list(range(50))
+    assert frames[25].time_s == pytest.approx(1.0)
+    assert {(frame.camera, frame.size, frame.alone) for frame in frames} == {
+        ("door", (320, 120), False)
+    }
+    places = [square_at(frame.image) for frame in frames]
+    assert places == sorted(places)
+    assert places[25] == pytest.approx(120, abs=3)
+    assert all(frame.captured_at.utcoffset() is not None for frame in frames)
+
+
+def test_a_film_that_is_cut_short_gives_what_it_has_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = tmp_path / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 25, (320, 240))
+    chance = np.random.default_rng(0)
+    for _ in range(40):
+        writer.write(chance.integers(0, 255, (240, 320, 3), dtype=np.uint8))
+    writer.release()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    frames = frames_of(cut)
+    assert 5 < len(frames) < 30
+    said = [record.getMessage() for record in caplog.records]
+    assert any(str(cut) in line and "of 40 frames" in line for line in said), said
+
+
+def test_a_film_without_its_index_is_named_in_the_error(film: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(film.read_bytes()[:3000])
+    with pytest.raises(SourceError, match=r"cut\.mp4 is no film or picture.*cut short"):
+        frames_of(cut)
+
+
+def test_what_is_neither_film_nor_picture_is_named_in_the_error(tmp_path: Path) -> None:
+    text = tmp_path / "notes.mp4"
+    text.write_text("this is not a film " * 100)
+    with pytest.raises(SourceError, match=r"notes\.mp4 is no film"):
+        frames_of(text)
+
+
+def test_an_empty_file_is_named_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "nothing.mp4").touch()
+    with pytest.raises(SourceError, match=r"nothing\.mp4 is empty"):
+        frames_of(tmp_path / "nothing.mp4")
+
+
+@pytest.mark.parametrize("spec", ["/dev/video97", "97"])
+def test_a_missing_camera_is_named_in_the_error(spec: str) -> None:
+    with pytest.raises(SourceError, match=r"no camera /dev/video97: is it plugged in"):
+        open_source(spec)
+
+
+def test_a_source_of_no_known_kind_is_told_what_there_is() -> None:
+    with pytest.raises(SourceError, match=r"no /nowhere/at/all: a source is a camera .*rtsp"):
+        open_source("/nowhere/at/all")
+
+
+def test_an_address_where_nobody_answers_is_named_without_its_password() -> None:
+    with pytest.raises(SourceError, match="cannot be opened") as caught:
+        open_source("rtsp://me:secret@127.0.0.1:9/stream")
+    assert "secret" not in caught.value.message
+    assert "127.0.0.1:9" in caught.value.message
+
+
+def test_a_picture_is_one_frame_that_stands_alone(tmp_path: Path) -> None:
+    path = tmp_path / "face.png"
+    cv2.imwrite(str(path), np.full((60, 80, 3), (10, 20, 30), np.uint8))
+    (frame,) = frames_of(path)
+    assert frame.alone
+    assert frame.size == (80, 60)
+    assert frame.image[0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_picture_is_known_by_its_content_too(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "face.jpg"), np.full((60, 80, 3), 90, np.uint8))
+    renamed = (tmp_path / "face.jpg").rename(tmp_path / "upload")
+    assert frames_of(renamed)[0].alone
+
+
+def test_a_picture_that_is_no_picture_is_named_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "face.jpg").write_bytes(b"\xff\xd8\xff and then nothing of the kind")
+    with pytest.raises(SourceError, match=r"face\.jpg cannot be used"):
+        frames_of(tmp_path / "face.jpg")
+
+
+def test_a_picture_of_a_billion_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with pytest.raises(SourceError, match=r"bomb\.png cannot be used"):
+        frames_of(tmp_path / "bomb.png")
+
+
+def test_one_bad_picture_does_not_stop_a_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, level in (("a.png", 10), ("c.JPG", 200), ("d.bmp", 90)):
+        cv2.imwrite(str(tmp_path / name), np.full((60, 80, 3), level, np.uint8))
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    (tmp_path / "e.png").touch()
+    (tmp_path / "notes.txt").write_text("not even meant as one")
+    frames = frames_of(tmp_path)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 200, 90]
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert "b.jpg" in said
+    assert "e.png" in said
+    assert "notes.txt" not in said
+
+
+def test_a_folder_without_pictures_is_named_in_the_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="holds no pictures"):
+        frames_of(tmp_path)
+
+
+def test_a_gstreamer_pipeline_is_read_through_a_child_process(gst_launch: str) -> None:
+    spec = "videotestsrc num-buffers=20 pattern=blue ! video/x-raw,width=322,height=241"
+    source = open_source(spec)
+    images = [read[0] for _ in range(20) if (read := source.read()) is not None]
+    with pytest.raises(SourceError, match="no pictures any more"):
+        source.read()
+    source.close()
+    assert len(images) == 20
+    assert images[0].shape == (241, 322, 3)
+    assert np.abs(images[-1].reshape(-1, 3).astype(int) - [255, 0, 0]).max() < 8
+
+
+def test_a_wrong_gstreamer_pipeline_is_said_in_gstreamers_words(gst_launch: str) -> None:
+    with pytest.raises(SourceError, match='no element "nosuchelement"'):
+        open_source("nosuchelement ! videoconvert")
+
+
+def test_without_gstreamer_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SourceError, match=r"needs gst-launch-1\.0.*gstreamer1\.0-tools"):
+        open_source("videotestsrc ! videoconvert")
+    with pytest.raises(SourceError, match="rpicam-apps"):
+        open_source("rpicam:0")
+
+
+def test_a_raspberry_pi_camera_is_read_from_planar_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for rpicam-vid, which writes I420 as the real one does with these options."""
+    program = tmp_path / "rpicam-vid"
+    program.write_text(
+        "#!/bin/sh\n"
+        'while [ $# -gt 1 ]; do case "$1" in --output) out=$2;; --width) w=$2;;'
+        " --height) h=$2;; --codec) codec=$2;; esac; shift; done\n"
+        '[ "$codec" = yuv420 ] || exit 3\n'
+        'n=$((w * h)); for i in 1 2; do head -c $n /dev/zero | tr "\\000" "\\220";'
+        ' head -c $((n / 2)) /dev/zero | tr "\\000" "\\200"; done > "$out"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    source = open_source("rpicam:0", size=(64, 48), fps=10)
+    for _ in range(2):
+        read = source.read()
+        assert read is not None
+        assert read[0].shape == (48, 64, 3)
+        assert np.ptp(read[0]) == 0, "grey: 128 is no colour"
+        assert int(read[0][0, 0, 0]) == pytest.approx((0x90 - 16) * 1.164, abs=2)
+    with pytest.raises(SourceError, match="no pictures any more"):
+        source.read()
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "live"),
+    [
+        ("0", True),
+        ("/dev/video2", True),
+        ("rtsp://host/x", True),
+        ("http://host/mjpeg", True),
+        ("rpicam:0", True),
+        ("v4l2src ! videoconvert", True),
+        ("door.mp4", False),
+        ("/srv/pictures", False),
+    ],
+)
+def test_what_is_live_is_known_from_its_name(spec: str, live: bool) -> None:
+    assert is_live(spec) == live
+
+
+def test_a_password_is_not_part_of_a_name() -> None:
+    assert without_secrets("rtsp://a:b@host/1") == "rtsp://…@host/1"
+    assert without_secrets("/dev/video0") == "/dev/video0"
+
+
+class Scripted:
+    """A live source that gives the numbers it is told, then fails or ends."""
+
+    live, stills = True, False
+
+    def __init__(self, numbers: Iterator[int], after: Callable[[], None], fails: bool) -> None:
+        self._numbers, self._after, self._fails = numbers, after, fails
+        self.closed = False
+
+    def read(self) -> tuple[NDArray[np.uint8], float] | None:
+        number = next(self._numbers, None)
+        if number is None:
+            if self._fails:
+                raise SourceError("the cable is out")
+            return None
+        self._after()
+        return np.full((4, 4, 3), number, np.uint8), float(number)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_live_source_gives_its_newest_frame_and_counts_the_others() -> None:
+    all_read, go_on = threading.Event(), threading.Event()
+    numbers = iter(range(10))
+
+    def gate() -> None:
+        if numbers.__length_hint__() == 8:
+            go_on.wait(10)  # the second frame comes when the first one was taken
+
+    source = Scripted(numbers, gate, fails=False)
+    source.close = all_read.set  # type: ignore[method-assign]
+    feed = Feed("door", lambda: source, LIVE, threading.Event())
+    taken = []
+    for frame in feed:
+        taken.append(int(frame.image[0, 0, 0]))
+        go_on.set()
+        all_read.wait(10)  # slower than the camera
+    assert taken[-1] == 9
+    assert len(taken) <= 2
+    assert feed.dropped == 10 - len(taken)
+
+
+def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outcomes: list[Source | SourceError] = [
+        SourceError("no camera /dev/video0"),
+        SourceError("no camera /dev/video0"),
+        Scripted(iter([1]), lambda: None, fails=True),
+        Scripted(iter([2]), lambda: None, fails=False),
+    ]
+
+    def open_next() -> Source:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, SourceError):
+            raise outcome
+        return outcome
+
+    stop = threading.Event()
+    stop.wait = lambda timeout=None: stop.is_set()  # type: ignore[method-assign]  # no real pauses
+    feed = Feed("door", open_next, LIVE, stop, jitter=random.Random(0))
+    with caplog.at_level(logging.INFO):
+        frames = list(feed)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2]
+    assert [frame.index for frame in frames] == [0, 1]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "Camera door: no camera /dev/video0; trying again",
+        "Camera door gives pictures again",
+        "Camera door: the cable is out; trying again",
+        "Camera door gives pictures again",
+    ]
+
+
+def test_the_pauses_between_attempts_grow_and_are_bounded() -> None:
+    pauses: list[float] = []
+    stop = threading.Event()
+
+    def wait(timeout: float | None = None) -> bool:
+        pauses.append(timeout or 0.0)
+        if len(pauses) == 12:
+            stop.set()
+        return stop.is_set()
+
+    stop.wait = wait  # type: ignore[method-assign]
+
+    def never() -> Source:
+        raise SourceError("gone")
+
+    assert list(Feed("door", never, LIVE, stop, jitter=random.Random(0))) == []
+    assert all(0.25 <= pause <= 30 for pause in pauses)
+    assert pauses[0] <= 0.5
+    assert min(pauses[8:]) >= 15
+
+
+def test_a_feed_ends_when_it_is_told_to_stop_though_the_camera_is_silent() -> None:
+    stop, opened = threading.Event(), threading.Event()
+
+    class Silent(Scripted):
+        def read(self) -> tuple[NDArray[np.uint8], float] | None:
+            opened.set()
+            stop.wait(30)
+            raise SourceError("woken")
+
+    feed = Feed("door", lambda: Silent(iter(()), lambda: None, fails=True), LIVE, stop)
+    threading.Thread(target=lambda: (opened.wait(10), stop.set()), daemon=True).start()
+    assert list(feed) == []
+
+
+def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
+    class Clock:
+        """Each look at it takes a tenth of a second: reading is slower than the film."""
+
+        def __init__(self) -> None:
+            self.at_s = 0.0
+
+        def monotonic_s(self) -> float:
+            self.at_s += 0.1
+            return self.at_s
+
+        def now(self) -> object:
+            return None
+
+    stop = threading.Event()
+    feed = Feed(
+        "door",
+        lambda: open_source(str(film)),
+        Manner(live=False, reconnect=False, realtime=True),
+        stop,
+        clock=Clock(),  # type: ignore[arg-type]
+    )
+    frames = list(feed)
+    assert len(frames) + feed.dropped == 50
+    assert frames[-1].time_s == pytest.approx(49 / 25)

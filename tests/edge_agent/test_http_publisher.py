@@ -1,0 +1,157 @@
+"""What the road over HTTP does with each answer of a server."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from edge_agent.outbox import Outbox
+from edge_agent.probes import Probe
+from edge_agent.publishers.delivery import Delivery
+from edge_agent.publishers.http import HttpTransport
+from shared.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
+
+from .conftest import free_port
+from .far_ends import KEY, HttpFarEnd
+
+Probes = Callable[[int], list[Probe]]
+
+
+@pytest.fixture
+def server() -> Iterator[HttpFarEnd]:
+    end = HttpFarEnd(free_port())
+    end.start()
+    yield end
+    end.stop()
+
+
+def refusing(
+    status: int, **headers: str
+) -> Callable[[list[Any]], tuple[int, dict[str, str], bytes]]:
+    body = json.dumps({"code": "x", "message": "because"}).encode()
+    return lambda _: (
+        status,
+        {name.replace("_", "-"): value for name, value in headers.items()},
+        body,
+    )
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+def test_a_passing_fault_keeps_the_probes(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes, status: int
+) -> None:
+    outbox.put(probes(2))
+    server.answer = refusing(status)
+    with pytest.raises(Unavailable, match=f"answered {status}: because"):
+        server.transport().exchange(outbox.pending())
+
+
+def test_the_pause_that_the_server_asks_for_is_passed_on(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    outbox.put(probes(1))
+    server.answer = refusing(429, Retry_After="17")
+    with pytest.raises(Unavailable) as caught:
+        server.transport().exchange(outbox.pending())
+    assert caught.value.details["retry_after_s"] == 17.0
+
+
+def test_an_unknown_key_is_said_and_nothing_is_lost(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    outbox.put(probes(1))
+    transport = HttpTransport(server.url, "another-key")
+    with pytest.raises(Unauthenticated, match="does not know this box's key") as caught:
+        transport.exchange(outbox.pending())
+    assert "another-key" not in caught.value.message
+
+
+def test_a_key_without_the_role_is_said(outbox: Outbox, server: HttpFarEnd, probes: Probes) -> None:
+    outbox.put(probes(1))
+    server.answer = refusing(403)
+    with pytest.raises(Forbidden, match="because"):
+        server.transport().exchange(outbox.pending())
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_one_bad_probe_does_not_take_its_batch_along(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes, status: int
+) -> None:
+    outbox.put(probes(4))
+    bad = refusing(status)
+    server.answer = lambda body: bad(body) if any(one["sequence"] == 3 for one in body) else None
+    receipts = server.transport().exchange(outbox.pending())
+    assert [receipt.status for receipt in receipts] == ["accepted"] * 2 + ["refused", "accepted"]
+    assert server.ledger.sequences == [1, 2, 4]
+
+
+@pytest.mark.parametrize("status", [302, 404, 405])
+def test_an_address_that_is_no_match_server_keeps_the_probes(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes, status: int
+) -> None:
+    outbox.put(probes(1))
+    server.answer = refusing(status, Location="http://127.0.0.1:9/elsewhere")
+    with pytest.raises(Unavailable, match="is that a match-server"):
+        server.transport().exchange(outbox.pending())
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"probes": []}', b'{"probes": [{}]}'])
+def test_an_answer_without_receipts_is_no_acknowledgement(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes, body: bytes
+) -> None:
+    outbox.put(probes(1))
+    server.answer = lambda _: (200, {}, body)
+    with pytest.raises(Unavailable):
+        server.transport().exchange(outbox.pending())
+
+
+def test_a_server_that_is_not_there_is_unavailable(outbox: Outbox, probes: Probes) -> None:
+    outbox.put(probes(1))
+    transport = HttpTransport(f"http://127.0.0.1:{free_port()}", KEY)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        transport.exchange(outbox.pending())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://host", "http://", "http://me:secret@host"])
+def test_an_impossible_address_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        HttpTransport(url, KEY)
+    assert "secret" not in caught.value.message
+
+
+def test_a_server_that_comes_back_gets_everything_and_the_outage_is_said_once(
+    outbox: Outbox, probes: Probes, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = HttpFarEnd(free_port())
+    outbox.put(probes(3))
+    delivery = Delivery(outbox, server.transport())
+    with caplog.at_level(logging.WARNING):
+        delivery.start()
+        try:
+            assert not delivery.drained(2.5)  # several attempts
+            server.start()
+            assert delivery.drained(20)
+        finally:
+            delivery.stop(2.0)
+            server.stop()
+    assert server.ledger.sequences == [1, 2, 3]
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "3 probes wait in the outbox" in line]) == 1
+    assert len([line for line in said if "takes probes again" in line]) == 1
+
+
+def test_neither_key_nor_template_is_ever_logged(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.put(probes(3))
+    template = json.loads(outbox.pending()[0].body)["template"]
+    server.ledger.refused = {2}
+    with caplog.at_level(logging.DEBUG):
+        delivery = Delivery(outbox, server.transport())
+        delivery.start()
+        assert delivery.drained(20)
+        delivery.stop(2.0)
+    assert KEY not in caplog.text
+    assert template[:40] not in caplog.text

@@ -1,0 +1,212 @@
+"""What is particular to the road over MQTT, against a real broker."""
+
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_agent.outbox import Outbox
+from edge_agent.probes import Probe
+from edge_agent.publishers.delivery import Delivery
+from edge_agent.publishers.mqtt import MqttLogin, MqttTransport, try_broker
+from shared.errors import ConfigurationError, Unauthenticated, Unavailable
+from shared.messages import StatusMessage
+from shared.topics import DeviceTopics
+
+from .conftest import DEVICE, free_port
+from .far_ends import SITE, Broker, MqttFarEnd
+
+pytestmark = pytest.mark.broker
+Probes = Callable[[int], list[Probe]]
+TOPICS = DeviceTopics(SITE, DEVICE)
+
+
+class Listener:
+    """Collects what is said on one topic."""
+
+    def __init__(self, broker: Broker, topic: str) -> None:
+        self.heard: list[tuple[bytes, bool]] = []
+        self._changed = threading.Condition()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client.on_connect = lambda *_: self._client.subscribe(topic, qos=1)
+        self._client.on_message = self._on_message
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.loop_start()
+
+    def wait_for(self, what: Callable[[list[bytes]], bool]) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: what([body for body, _ in self.heard]), 20)
+
+    def stop(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        with self._changed:
+            self.heard.append((message.payload, message.retain))
+            self._changed.notify_all()
+
+
+def said(online: bool) -> bytes:
+    return StatusMessage(device=DEVICE, online=online).model_dump_json().encode()
+
+
+def test_the_broker_having_a_probe_is_not_the_server_having_it(
+    outbox: Outbox, broker: Broker, probes: Probes
+) -> None:
+    far_end = MqttFarEnd(broker, DEVICE)
+    far_end.ledger.silent = True
+    far_end.start()
+    outbox.put(probes(2))
+    delivery = Delivery(outbox, far_end.transport())
+    delivery.start()
+    try:
+        # Each probe came more than once: nobody answered, so the box sent it again.
+        assert far_end.ledger.wait_for(lambda: len(far_end.ledger.offers) >= 4)
+        assert outbox.counts().waiting == 2
+        far_end.ledger.silent = False
+        assert delivery.drained(20)
+    finally:
+        delivery.stop(2.0)
+        far_end.stop()
+    assert far_end.ledger.sequences == [1, 2]
+
+
+def test_a_broker_that_restarts_is_recovered_from(
+    outbox: Outbox, broker: Broker, probes: Probes, caplog: pytest.LogCaptureFixture
+) -> None:
+    far_end = MqttFarEnd(broker, DEVICE)
+    far_end.start()
+    delivery = Delivery(outbox, far_end.transport())
+    delivery.start()
+    try:
+        outbox.put(probes(2))
+        assert delivery.drained(20)
+        broker.stop()
+        outbox.put(probes(3))
+        assert not delivery.drained(1.0)
+        broker.start()
+        assert delivery.drained(30)
+    finally:
+        delivery.stop(2.0)
+        far_end.stop()
+    assert far_end.ledger.sequences == [1, 2, 3, 4, 5]
+    lost = [record for record in caplog.records if "cannot be reached" in record.getMessage()]
+    assert len(lost) == 1
+
+
+def test_the_box_says_that_it_is_there_and_says_goodbye(broker: Broker, outbox: Outbox) -> None:
+    delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS))
+    listener = Listener(broker, TOPICS.status)
+    delivery.start()
+    assert listener.wait_for(lambda heard: heard[-1:] == [said(True)])
+    late = Listener(broker, TOPICS.status)
+    assert late.wait_for(lambda heard: heard == [said(True)])
+    assert late.heard[0][1], "who comes later is told too"
+    delivery.stop(2.0)
+    assert listener.wait_for(lambda heard: heard[-1:] == [said(False)])
+    listener.stop()
+    late.stop()
+
+
+def test_the_broker_says_it_when_the_box_is_gone_without_a_word(broker: Broker) -> None:
+    transport = MqttTransport(broker.url, TOPICS)
+    listener = Listener(broker, TOPICS.status)
+    transport.open(lambda: None)
+    assert listener.wait_for(lambda heard: heard[-1:] == [said(True)])
+    connection = transport._client.socket()
+    assert connection is not None
+    transport._client.loop_stop()
+    connection.shutdown(socket.SHUT_RDWR)
+    assert listener.wait_for(lambda heard: heard[-1:] == [said(False)])
+    listener.stop()
+
+
+def test_a_broker_without_subscribers_is_told_to_the_owner_and_tried_again_soon(
+    outbox: Outbox, broker: Broker, probes: Probes, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.put(probes(2))
+    # Without the broker's word, the next copy would be sent after ten minutes.
+    delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS, resend_s=600.0))
+    far_end = MqttFarEnd(broker, DEVICE)
+    delivery.start()
+    try:
+        assert not delivery.drained(1.0)
+        assert any("nobody listens" in record.getMessage() for record in caplog.records)
+        far_end.start()
+        assert delivery.drained(20)
+    finally:
+        delivery.stop(2.0)
+        far_end.stop()
+
+
+def test_a_receipt_that_makes_no_sense_is_left_aside(
+    outbox: Outbox, broker: Broker, probes: Probes
+) -> None:
+    far_end = MqttFarEnd(broker, DEVICE)
+    far_end.start()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    delivery = Delivery(outbox, far_end.transport())
+    delivery.start()
+    try:
+        for nonsense in (b"", b"{}", b"\xff\x00", b'{"receipts": [], "schema_version": 1}'):
+            client.publish(TOPICS.receipt, nonsense, qos=1).wait_for_publish(10)
+        outbox.put(probes(1))
+        assert delivery.drained(20)
+    finally:
+        delivery.stop(2.0)
+        far_end.stop()
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_a_broker_that_turns_the_box_away_is_named_with_its_reason(
+    outbox: Outbox, tmp_path: Path, probes: Probes
+) -> None:
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    keeper = shutil.which("mosquitto_passwd")
+    if program is None or keeper is None:
+        pytest.skip("mosquitto is not installed")
+    passwords = tmp_path / "passwords"
+    passwords.touch()
+    subprocess.run([keeper, "-b", str(passwords), "box", "right"], check=True, capture_output=True)
+    passwords.chmod(0o600)
+    broker = Broker(
+        Path(program), tmp_path, free_port(), f"password_file {passwords}\nallow_anonymous false\n"
+    )
+    broker.start()
+    try:
+        with pytest.raises(Unauthenticated, match="turns this box away"):
+            try_broker(broker.url, TOPICS, MqttLogin("box", "wrong"), 10)
+        try_broker(broker.url, TOPICS, MqttLogin("box", "right"), 10)
+        outbox.put(probes(1))
+        delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS, MqttLogin("box", "wrong")))
+        delivery.start()
+        assert not delivery.drained(1.5)
+        assert delivery.complaint is not None
+        assert "turns this box away" in delivery.complaint
+        delivery.stop(2.0)
+        assert outbox.counts().waiting == 1
+    finally:
+        broker.stop()
+
+
+def test_a_broker_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        try_broker(f"mqtt://127.0.0.1:{free_port()}", TOPICS, MqttLogin(), 5)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1", "http://host", "mqtt://", "mqtt://me:secret@host"])
+def test_an_impossible_address_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MqttTransport(url, TOPICS)
+    assert "secret" not in caught.value.message

@@ -1,0 +1,313 @@
+"""The outbox: numbers without gaps, bounds, a full disk, and death at any moment."""
+
+import json
+import logging
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_agent.outbox import Outbox
+from edge_agent.probes import Probe
+from shared.clock import SystemClock
+from shared.errors import ConfigurationError
+from shared.messages import ProbeMessage, ProbeReceipt
+
+from .conftest import DEVICE, make_probe
+
+Probes = Callable[[int], list[Probe]]
+
+
+class StandingClock(SystemClock):
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+
+def sequences(outbox: Outbox) -> list[int]:
+    return [one.sequence for one in outbox.pending(10_000, 1 << 40)]
+
+
+def test_what_is_put_is_the_wire_contracts_message(outbox: Outbox) -> None:
+    probe = make_probe(thumbnail=b"\xff\xd8\xff\xe0 a picture")
+    outbox.put([probe])
+    (stored,) = outbox.pending()
+    message = ProbeMessage.model_validate_json(stored.body)
+    assert message == probe.message(DEVICE, 1)
+    assert (message.device, message.sequence, message.probe_id) == (DEVICE, 1, stored.probe_id)
+    assert message.thumbnail_jpeg == probe.thumbnail
+
+
+def test_numbers_go_on_after_everything_was_acknowledged_and_the_box_restarted(
+    tmp_path: Path, probes: Probes
+) -> None:
+    for round_ in range(3):
+        outbox = Outbox(tmp_path / "outbox.db", DEVICE)
+        outbox.put(probes(2))
+        assert sequences(outbox) == [2 * round_ + 1, 2 * round_ + 2]
+        outbox.acknowledge([one.probe_id for one in outbox.pending()])
+        assert outbox.pending() == []
+        outbox.close()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(1, 4)),
+            st.tuples(st.just("acknowledge"), st.integers(0, 5)),
+            st.tuples(st.just("refuse"), st.integers(0, 5)),
+            st.tuples(st.just("reopen"), st.just(0)),
+        ),
+        max_size=25,
+    )
+)
+def test_it_behaves_like_a_list_that_forgets_its_oldest(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("outbox") / "outbox.db"
+    size = len(make_probe().message(DEVICE, 10).model_dump_json(exclude_none=True))
+    limit = size * 6
+    outbox = Outbox(path, DEVICE, max_bytes=limit)
+    model: list[int] = []
+    put = acknowledged = refused = dropped = 0
+    for step, count in steps:
+        waiting = outbox.pending(10_000, 1 << 40)
+        if step == "put":
+            outbox.put([make_probe() for _ in range(count)])
+            model += range(put + 1, put + count + 1)
+            put += count
+            bytes_of = {one.sequence: len(one.body) for one in outbox.pending(10_000, 1 << 40)}
+            kept = [number for number in model if number in bytes_of]
+            dropped += len(model) - len(kept)
+            assert kept == model[len(model) - len(kept) :], "the oldest go first"
+            assert sum(bytes_of.values()) <= limit
+            model = kept
+        elif step == "reopen":
+            outbox.close()
+            outbox = Outbox(path, DEVICE, max_bytes=limit)
+        elif count < len(waiting):
+            status = "accepted" if step == "acknowledge" else "refused"
+            outbox.settle([ProbeReceipt(probe_id=waiting[count].probe_id, status=status)])
+            model.remove(waiting[count].sequence)
+            acknowledged += step == "acknowledge"
+            refused += step == "refuse"
+        assert sequences(outbox) == model
+        counts = outbox.counts()
+        assert (counts.put, counts.acknowledged, counts.refused, counts.dropped) == (
+            put,
+            acknowledged,
+            refused,
+            dropped,
+        )
+        assert counts.waiting == len(model)
+        assert put == acknowledged + refused + dropped + len(model), "every number is accounted for"
+    outbox.close()
+
+
+def test_a_batch_is_bounded_but_never_empty(outbox: Outbox, probes: Probes) -> None:
+    outbox.put(probes(5))
+    one = len(outbox.pending(1)[0].body)
+    assert [len(outbox.pending(limit)) for limit in (1, 3, 9)] == [1, 3, 5]
+    assert len(outbox.pending(9, max_bytes=1)) == 1
+    assert len(outbox.pending(9, max_bytes=2 * one + 10)) == 2
+
+
+@pytest.fixture(params=["page count", "tmpfs"])
+def full_disk(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[Outbox, StandingClock, Callable[[], None]]]:
+    """An outbox on a disk that is about to be full, and what makes room on it."""
+    clock = StandingClock()
+    if request.param == "page count":
+        outbox = Outbox(tmp_path / "outbox.db", DEVICE, clock=clock)
+        connection = outbox._connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+        yield outbox, clock, lambda: connection.execute("PRAGMA max_page_count = 1000000").close()
+        outbox.close()
+        return
+    mount = tmp_path / "small"
+    mount.mkdir()
+    mounted = os.geteuid() == 0 and not subprocess.call(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], stderr=subprocess.DEVNULL
+    )
+    if not mounted:
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    outbox = Outbox(mount / "outbox.db", DEVICE, clock=clock)
+    yield (
+        outbox,
+        clock,
+        lambda: subprocess.run(["mount", "-o", "remount,size=100m", str(mount)], check=True),
+    )
+    outbox.close()
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_is_said_once_and_what_came_meanwhile_is_stored_later(
+    full_disk: tuple[Outbox, StandingClock, Callable[[], None]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outbox, clock, make_room = full_disk
+    made = [make_probe(seed=seed) for seed in range(200)]
+    stored = 0
+    for probe in made:
+        clock.at_s += 1.0
+        stored += outbox.put([probe])
+    counts = outbox.counts()
+    assert 0 < stored < len(made)
+    assert counts.waiting == counts.put == stored
+    assert counts.held == len(made) - stored
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "takes nothing" in errors[0].getMessage()
+    assert "full" in errors[0].getMessage()
+    assert sequences(outbox) == list(range(1, stored + 1)), "what was stored can still be read"
+
+    make_room()
+    clock.at_s += 10
+    assert outbox.retry() == len(made) - stored
+    assert sequences(outbox) == list(range(1, len(made) + 1))
+    assert [one.probe_id for one in outbox.pending(1000, 1 << 40)] == [one.probe_id for one in made]
+    assert any("works again" in record.getMessage() for record in caplog.records)
+
+
+def test_on_a_full_disk_an_acknowledged_probe_does_not_come_back(
+    full_disk: tuple[Outbox, StandingClock, Callable[[], None]],
+) -> None:
+    outbox, clock, make_room = full_disk
+    while outbox.put([make_probe()]):
+        clock.at_s += 1.0
+    first = outbox.pending(3)
+    outbox.acknowledge([one.probe_id for one in first])
+    assert not {one.probe_id for one in first} & {one.probe_id for one in outbox.pending(1000)}
+    assert outbox.counts().acknowledged == 3
+    make_room()
+    clock.at_s += 10
+    outbox.retry()
+    assert not {one.probe_id for one in first} & {one.probe_id for one in outbox.pending(1000)}
+    counts = outbox.counts()
+    assert (counts.acknowledged, counts.held) == (3, 0)
+    assert counts.waiting == counts.put - 3
+
+
+def test_memory_is_bounded_while_the_disk_is_full(outbox: Outbox) -> None:
+    outbox._connection.execute("PRAGMA query_only = ON")
+    picture = b"\xff\xd8\xff" + bytes(60_000)
+    for seed in range(200):
+        outbox.put([make_probe(seed=seed % 3, thumbnail=picture)])
+    counts = outbox.counts()
+    assert counts.held + counts.dropped == 200
+    assert counts.held * 80_000 <= 8 << 20
+    outbox._connection.execute("PRAGMA query_only = OFF")
+    outbox.retry()
+    after = outbox.counts()
+    assert (after.held, after.waiting, after.dropped) == (0, counts.held, counts.dropped)
+
+
+WRITER = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from edge_agent.outbox import Outbox
+    from tests_conftest import make_probe
+    outbox = Outbox(Path(sys.argv[1]), "box-1")
+    while True:
+        probes = [make_probe() for _ in range(1 + len(outbox.pending(3)) % 3)]
+        outbox.put(probes)
+        for probe in probes:
+            print(probe.probe_id, flush=True)
+        if len(outbox.pending(8)) == 8:
+            gone = outbox.pending(2)
+            outbox.acknowledge([one.probe_id for one in gone])
+            for one in gone:
+                print("-" + one.probe_id, flush=True)
+    """
+)
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_repeats_no_number(tmp_path: Path) -> None:
+    (tmp_path / "writer.py").write_text(WRITER)
+    source = (Path(__file__).parent / "conftest.py").read_text()
+    head = source.split("from .far_ends", maxsplit=1)[0]
+    body = source[source.index("def make_probe") : source.index("@pytest.fixture")]
+    (tmp_path / "tests_conftest.py").write_text(head + body)
+    path = tmp_path / "outbox.db"
+    chance = random.Random(7)
+    put: list[str] = []
+    gone: set[str] = set()
+    numbers: dict[str, int] = {}
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "writer.py"), str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        output = process.stdout or []
+        for _, line in zip(range(chance.randint(1, 120)), output, strict=False):
+            word = line.strip()
+            gone.add(word[1:]) if word.startswith("-") else put.append(word)
+        process.kill()
+        rest, _ = process.communicate()
+        for word in rest.splitlines():
+            if len(word.lstrip("-")) == 36:
+                gone.add(word[1:]) if word.startswith("-") else put.append(word)
+        outbox = Outbox(path, DEVICE)
+        waiting = {one.probe_id: one.sequence for one in outbox.pending(100_000, 1 << 40)}
+        counts = outbox.counts()
+        outbox.close()
+        # Said to be stored means stored; at most the last step was done without being said.
+        missing = [one for one in put if one not in waiting and one not in gone]
+        assert len(missing) <= 2, "at most what was acknowledged in the killed step"
+        for probe_id, number in waiting.items():
+            assert numbers.setdefault(probe_id, number) == number
+        assert len(set(numbers.values())) == len(numbers), "no number was given out twice"
+        assert counts.put == max(numbers.values())
+        assert counts.put == counts.acknowledged + counts.waiting
+        gone.update(missing)
+    check = sqlite3.connect(path)
+    assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    check.close()
+
+
+def test_a_damaged_file_is_kept_aside_and_the_box_goes_on(
+    tmp_path: Path, probes: Probes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "outbox.db"
+    path.write_bytes(b"this was a database once" * 400)
+    outbox = Outbox(path, DEVICE)
+    assert outbox.put(probes(1)) == 1
+    outbox.close()
+    assert len(list(tmp_path.glob("outbox.db.damaged-*"))) == 1
+    assert any("damaged" in record.getMessage() for record in caplog.records)
+
+
+def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigurationError, match="cannot be kept"):
+        Outbox(tmp_path / "file" / "outbox.db", DEVICE)
+
+
+def test_others_on_the_box_may_not_read_it(outbox: Outbox, probes: Probes) -> None:
+    outbox.put(probes(1))
+    for file in outbox._path.parent.glob("outbox.db*"):
+        assert file.stat().st_mode & 0o077 == 0, file.name
+
+
+def test_only_templates_and_what_the_contract_names_are_stored(
+    outbox: Outbox, probes: Probes
+) -> None:
+    outbox.put(probes(1))
+    assert set(json.loads(outbox.pending()[0].body)) <= set(ProbeMessage.model_fields)

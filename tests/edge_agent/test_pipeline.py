@@ -1,0 +1,204 @@
+"""The pipeline in a world of known truth: who costs what, and who becomes a probe."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from edge_agent.pipeline import Pipeline, PipelineRules
+from edge_agent.tracking.bestshot import ShotRules
+from edge_agent.tracking.tracker import TrackingRules
+
+from .fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
+
+RULES = PipelineRules(tracking=TrackingRules(keep_missed_s=0.4))
+
+
+def watch(
+    scene: Scene,
+    frames: int,
+    *,
+    rules: PipelineRules = RULES,
+    backdrop: Callable[[int], int] = lambda _: 0,
+    turned: Callable[[int], bool] = lambda _: False,
+    finish: bool = True,
+) -> tuple[FakeFaces, Sink, Pipeline]:
+    models, sink = FakeFaces(scene, turned=turned), Sink()
+    pipeline = Pipeline(models, sink, rules)
+    for index in range(frames):
+        pipeline.step(frame_of(scene, index, backdrop=backdrop(index)))
+    if finish:
+        pipeline.finish()
+    return models, sink, pipeline
+
+
+def test_who_stands_still_for_ten_seconds_costs_one_embedding() -> None:
+    models, sink, pipeline = watch(lambda _: [Someone(1, 300)], 250)
+    assert models.batches == [1]
+    assert len(sink.probes) == 1
+    assert pipeline.counts.tracks == 1
+    assert models.looks < 80, "once there is a probe, the face is looked at seldom"
+
+
+def test_the_first_probe_comes_early_and_of_the_best_of_the_first_shots() -> None:
+    scores = {4: 0.6}
+    _, sink, _ = watch(
+        lambda index: [Someone(1, 300, score=scores.get(index, 0.4))], 12, finish=False
+    )
+    (probe,) = sink.probes
+    assert probe.quality.score == pytest.approx(0.6)
+    assert probe.captured_at.microsecond == 4 * 40_000
+
+
+def test_a_very_good_first_shot_is_not_waited_with() -> None:
+    _, sink, _ = watch(lambda _: [Someone(1, 300, score=0.9)], 3, finish=False)
+    assert len(sink.probes) == 1
+
+
+def test_a_clearly_better_shot_makes_another_probe_of_the_same_track() -> None:
+    scene: Scene = lambda index: [Someone(1, 300, score=0.4 if index < 60 else 0.6)]  # noqa: E731
+    models, sink, _ = watch(scene, 120)
+    assert [round(probe.quality.score, 1) for probe in sink.probes] == [0.4, 0.6]
+    assert len({probe.track_id for probe in sink.probes}) == 1
+    assert len({probe.probe_id for probe in sink.probes}) == 2
+    assert sum(models.batches) == 2
+
+
+def test_a_better_shot_that_waited_becomes_a_probe_when_the_track_ends() -> None:
+    # Better by more than the final margin, by less than the margin for a probe on the way.
+    scene: Scene = lambda index: [Someone(1, 300, score=0.4 + 0.06 * (index > 60))]  # noqa: E731
+    gone: Scene = lambda index: scene(index) if index < 100 else []  # noqa: E731
+    _, sink, _ = watch(gone, 140, finish=False)
+    assert [round(probe.quality.score, 2) for probe in sink.probes] == [0.4, 0.46]
+
+
+def test_a_track_makes_a_bounded_number_of_probes_however_it_improves() -> None:
+    models, sink, _ = watch(lambda index: [Someone(1, 300, score=min(1, 0.1 + index / 800))], 720)
+    assert len(sink.probes) == ShotRules().max_probes
+    assert sum(models.batches) <= ShotRules().max_embeddings
+
+
+def test_faces_of_one_frame_are_embedded_as_one_batch() -> None:
+    models, sink, _ = watch(lambda _: [Someone(who, 100 * who) for who in (1, 2, 3)], 30)
+    assert models.batches == [3]
+    assert sorted(map(person_of, sink.probes)) == [1, 2, 3]
+    assert len({probe.track_id for probe in sink.probes}) == 3
+    assert sink.puts == [3], "and stored together"
+
+
+def test_a_face_below_the_gate_is_neither_judged_nor_embedded_but_its_reason_is_known() -> None:
+    models, sink, pipeline = watch(lambda _: [Someone(1, 300, passes=False)], 60)
+    assert (models.batches, models.judged, sink.probes) == ([], 0, [])
+    assert pipeline.counts.unidentified == Counter({"sharpness": 1})
+
+
+def test_a_face_that_only_the_pose_model_sees_turned_away_is_judged_seldom() -> None:
+    models, sink, pipeline = watch(lambda _: [Someone(1, 300)], 100, turned=lambda _: True)
+    assert sink.probes == []
+    assert models.batches == []
+    assert 1 < models.judged <= 12, "four seconds, not a judgement a frame"
+    assert pipeline.counts.unidentified == Counter({"yaw": 1})
+
+
+def test_a_flicker_of_one_frame_is_nobody() -> None:
+    _, sink, pipeline = watch(lambda index: [Someone(1, 300, score=0.9)] * (index == 5), 30)
+    assert sink.probes == []
+    assert pipeline.counts.tracks == 0
+
+
+def test_a_scene_cut_does_not_join_two_people_in_one_place() -> None:
+    scene: Scene = lambda index: [Someone(1 if index < 50 else 2, 300)]  # noqa: E731
+    _, sink, pipeline = watch(scene, 100, backdrop=lambda index: int(index >= 50))
+    assert [person_of(probe) for probe in sink.probes] == [1, 2]
+    assert len({probe.track_id for probe in sink.probes}) == 2
+    assert pipeline.counts.tracks == 2
+
+
+def test_another_face_in_the_same_place_before_the_same_wall_becomes_a_track_of_its_own() -> None:
+    scene: Scene = lambda index: [Someone(1 if index < 100 else 2, 300)]  # noqa: E731
+    _, sink, pipeline = watch(scene, 200)
+    assert [person_of(probe) for probe in sink.probes] == [1, 2]
+    assert len({probe.track_id for probe in sink.probes}) == 2
+    assert pipeline.counts.tracks == 2
+
+
+def test_no_track_ever_holds_two_people_though_they_change_places_often() -> None:
+    scene: Scene = lambda index: [Someone(1 + index // 60 % 3, 300, score=0.5)]  # noqa: E731
+    _, sink, _ = watch(scene, 600)
+    people: dict[str, set[int]] = {}
+    for probe in sink.probes:
+        people.setdefault(probe.track_id, set()).add(person_of(probe))
+    assert all(len(who) == 1 for who in people.values())
+    assert {one for who in people.values() for one in who} == {1, 2, 3}
+
+
+def test_a_doubted_track_that_shows_the_same_person_makes_no_second_probe() -> None:
+    # Hidden for a moment: the track goes on, is doubted, checked, and found to be the same.
+    scene: Scene = lambda index: [Someone(1, 300)] * (not 50 <= index < 56)  # noqa: E731
+    models, sink, _ = watch(scene, 150)
+    assert len(sink.probes) == 1
+    assert sum(models.batches) == 2
+
+
+def test_a_track_that_is_doubted_for_a_minute_costs_little_and_still_notices_another() -> None:
+    def scene(index: int) -> list[Someone]:
+        hidden = index % 50 < 5  # every two seconds somebody walks past
+        return [] if hidden else [Someone(1 if index < 1500 else 2, 300)]
+
+    models, sink, _ = watch(scene, 2600)
+    assert [person_of(probe) for probe in sink.probes] == [1, 2]
+    assert len({probe.track_id for probe in sink.probes}) == 2
+    assert sum(models.batches) < 40
+
+
+def test_stills_have_nothing_to_do_with_one_another() -> None:
+    scene: Scene = lambda index: [Someone(1, 300)]  # noqa: E731
+    models, sink = FakeFaces(scene), Sink()
+    pipeline = Pipeline(models, sink, RULES)
+    for index in range(3):
+        pipeline.step(frame_of(scene, index, alone=True))
+    assert len({probe.track_id for probe in sink.probes}) == 3
+
+
+def test_frames_between_detections_cost_nothing_and_tracks_go_on() -> None:
+    rules = PipelineRules(detect_every=5)
+    _, sink, pipeline = watch(lambda index: [Someone(1, 200 + 2 * index)], 100, rules=rules)
+    assert pipeline.times.summary()["detect"].count == 20
+    assert len({probe.track_id for probe in sink.probes}) == 1
+
+
+def test_what_is_open_when_the_agent_stops_is_not_lost() -> None:
+    _, sink, pipeline = watch(lambda _: [Someone(1, 300, score=0.3)], 4, finish=False)
+    assert sink.probes == []
+    pipeline.finish()
+    assert len(sink.probes) == 1
+
+
+def test_a_probe_says_what_was_seen() -> None:
+    _, sink, _ = watch(lambda _: [Someone(3, 300, y=100)], 20)
+    (probe,) = sink.probes
+    assert probe.box == pytest.approx((270, 70, 330, 130))
+    assert probe.frame_size == (640, 360)
+    assert probe.camera == "door"
+    assert probe.liveness == pytest.approx(0.75)
+    assert probe.pose is not None
+    assert probe.thumbnail is not None
+    assert probe.thumbnail.startswith(b"\xff\xd8\xff")
+    assert len(probe.thumbnail) <= 65_536
+    assert probe.message("box", 1).track_id == probe.track_id
+
+
+@pytest.mark.parametrize("x", [-20.0, 5.0, 635.0, 655.0])
+def test_a_face_at_the_edge_of_the_picture_does_no_harm(x: float) -> None:
+    _, sink, _ = watch(lambda _: [Someone(1, x, y=0.0)], 20)
+    assert len(sink.probes) == 1
+
+
+def test_thirty_faces_at_once_are_tracked_and_embedded_together() -> None:
+    crowd = [
+        Someone(i % 16, 30 + 60 * (i % 10), y=60 + 110 * (i // 10), size=40) for i in range(30)
+    ]
+    models, sink, pipeline = watch(lambda _: crowd, 30)
+    assert models.batches == [30]
+    assert len(sink.probes) == 30
+    assert pipeline.counts.tracks == 30

@@ -1,0 +1,175 @@
+"""Tracking against scenes whose truth is known, and assignment against trying everything."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from edge_agent.tracking.assignment import assign
+from edge_agent.tracking.tracker import Tracker, TrackingRules, TrackingStep
+
+FPS = 25.0
+Boxes = NDArray[np.float32]
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda rows: st.integers(1, 5).flatmap(
+            lambda columns: st.tuples(
+                hnp.arrays(np.float64, (rows, columns), elements=st.floats(0, 10)),
+                hnp.arrays(np.bool_, (rows, columns)),
+            )
+        )
+    )
+)
+def test_assignment_is_as_good_as_trying_everything(
+    case: tuple[NDArray[np.float64], NDArray[np.bool_]],
+) -> None:
+    cost, possible = case
+    rows, columns = cost.shape
+    best = (0, 0.0)
+    for chosen in itertools.permutations(range(max(rows, columns)), min(rows, columns)):
+        pairs = [
+            (first, second) if rows <= columns else (second, first)
+            for first, second in enumerate(chosen)
+        ]
+        pairs = [pair for pair in pairs if possible[pair]]
+        best = min(best, (-len(pairs), float(sum(cost[pair] for pair in pairs))))
+    found = assign(cost, possible)
+    assert all(possible[pair] for pair in found)
+    assert len({row for row, _ in found}) == len({column for _, column in found}) == len(found)
+    assert -len(found) == best[0]
+    assert sum(cost[pair] for pair in found) == pytest.approx(best[1], abs=1e-6)
+
+
+def boxes_at(centres: NDArray[np.float64], size: float = 80.0) -> Boxes:
+    half = np.array([size / 2, size * 0.6])
+    return np.concatenate([centres - half, centres + half], axis=1).astype(np.float32)
+
+
+def ids_by_row(step: TrackingStep) -> dict[int, str]:
+    return {track.row: track.track_id for track in step.tracks if track.row is not None}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), faces=st.integers(1, 8))
+def test_faces_that_walk_keep_their_tracks_though_rows_are_shuffled_and_boxes_shake(
+    seed: int, faces: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    # Lanes of 130 pixels; speeds up to four face widths a second, either way.
+    start = np.stack([chance.uniform(0, 1200, faces), np.arange(faces) * 130.0], axis=1)
+    speed = np.stack([chance.uniform(-320, 320, faces), np.zeros(faces)], axis=1)
+    tracker = Tracker()
+    truth: dict[int, str] = {}
+    for frame in range(50):
+        centres = start + speed * (frame / FPS) + chance.normal(0, 2.0, (faces, 2))
+        order = chance.permutation(faces)
+        step = tracker.update(boxes_at(centres[order]), frame / FPS)
+        for row, track_id in ids_by_row(step).items():
+            assert truth.setdefault(int(order[row]), track_id) == track_id
+        assert len(step.tracks) == faces
+    assert len(set(truth.values())) == faces
+
+
+def test_two_who_cross_keep_their_tracks() -> None:
+    tracker = Tracker()
+    seen: list[tuple[str, str]] = []
+    for frame in range(50):
+        left = np.array([100.0 + 12 * frame, 200.0])
+        right = np.array([700.0 - 12 * frame, 240.0])
+        ids = ids_by_row(tracker.update(boxes_at(np.stack([left, right])), frame / FPS))
+        seen.append((ids[0], ids[1]))
+    assert len(set(seen)) == 1
+
+
+def test_a_face_that_is_hidden_for_a_moment_is_the_same_track_and_doubted() -> None:
+    tracker = Tracker()
+    ids: list[str] = []
+    for frame in range(40):
+        hidden = 20 <= frame < 30
+        centres = np.array([[100.0 + 6 * frame, 200.0]])
+        step = tracker.update(boxes_at(centres[: 0 if hidden else 1]), frame / FPS)
+        (track,) = step.tracks
+        assert (track.row is None) == hidden
+        if not hidden:
+            assert track.doubtful == (frame == 30)
+        if hidden:
+            centre = (track.box[0] + track.box[2]) / 2
+            assert centre == pytest.approx(centres[0, 0], abs=15), "predicted to walk on"
+        ids.append(track.track_id)
+    assert len(set(ids)) == 1
+
+
+def test_a_face_that_is_gone_ends_its_track_once() -> None:
+    tracker = Tracker(TrackingRules(keep_missed_s=0.5))
+    ended: list[str] = []
+    for frame in range(60):
+        step = tracker.update(boxes_at(np.array([[100.0, 200.0]])[: int(frame < 10)]), frame / FPS)
+        ended += [track.track_id for track in step.ended]
+    assert len(ended) == 1
+    assert step.tracks == ()
+
+
+def test_a_flicker_of_the_detector_never_counts() -> None:
+    tracker = Tracker()
+    tracker.update(boxes_at(np.array([[100.0, 200.0]])), 0.0)
+    step = tracker.update(boxes_at(np.zeros((0, 2))), 0.04)
+    assert step.tracks == ()
+    assert step.ended == ()
+
+
+def test_a_face_far_away_is_another_one() -> None:
+    tracker = Tracker()
+    for frame in range(5):
+        before = tracker.update(boxes_at(np.array([[100.0, 200.0]])), frame / FPS)
+    after = tracker.update(boxes_at(np.array([[900.0, 200.0]])), 5 / FPS)
+    assert before.tracks[0].track_id not in {
+        track.track_id for track in after.tracks if track.row is not None
+    }
+
+
+def test_a_box_that_jumps_within_reach_is_doubted() -> None:
+    tracker = Tracker()
+    for frame in range(10):
+        tracker.update(boxes_at(np.array([[100.0, 200.0]])), frame / FPS)
+    (track,) = tracker.update(boxes_at(np.array([[155.0, 200.0]])), 10 / FPS).tracks
+    assert track.doubtful
+
+
+def test_a_split_track_goes_on_in_its_place_under_a_new_id() -> None:
+    tracker = Tracker()
+    for frame in range(5):
+        (before,) = tracker.update(boxes_at(np.array([[100.0, 200.0]])), frame / FPS).tracks
+    fresh = tracker.split(before.track_id)
+    (after,) = tracker.update(boxes_at(np.array([[100.0, 200.0]])), 5 / FPS).tracks
+    assert fresh is not None
+    assert after.track_id == fresh.track_id != before.track_id
+    assert tracker.split(before.track_id) is None
+
+
+def test_a_still_is_a_track_at_once() -> None:
+    step = Tracker(TrackingRules().of_stills()).update(boxes_at(np.array([[1.0, 1.0]])), 0.0)
+    assert step.tracks[0].confirmed
+
+
+@pytest.mark.parametrize("elapsed_s", [0.0, -3.0, 1e9])
+def test_time_that_stands_still_or_leaps_does_no_harm(elapsed_s: float) -> None:
+    tracker = Tracker()
+    time_s = 0.0
+    for _ in range(5):
+        step = tracker.update(boxes_at(np.array([[100.0, 200.0], [500.0, 200.0]])), time_s)
+        time_s += elapsed_s
+        assert np.isfinite([track.box for track in step.tracks]).all()
+    assert len(step.tracks) == 2
+
+
+def test_a_box_without_area_does_no_harm() -> None:
+    tracker = Tracker()
+    for frame in range(3):
+        step = tracker.update(np.full((1, 4), 7.0, np.float32), frame / FPS)
+    assert len(step.tracks) == 1

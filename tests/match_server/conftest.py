@@ -1,0 +1,250 @@
+"""A real application over a real SQLite file and a real gallery; only the face models are painted.
+
+`PaintedFaces` stands for the models: each coloured square of a picture is a face, its colour is
+the person. It passes the same contract tests as the real models (test_analyzer_contract.py).
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+
+from match_server.app import create_app
+from match_server.faces import FaceEngine
+from match_server.prepare import page_secret, prepare
+from match_server.schemas.keys import KeyCreate
+from match_server.services.wiring import Services, build_services
+from match_server.settings import Settings
+from models.types import Face
+from shared.ids import new_id
+from shared.quality import Quality, QualityFactor
+from shared.template import Template
+
+MODEL = "painted-512@1"
+DIMENSION = 512
+DARK = 60  # a colour darker than this is refused by every gate but `off`
+
+
+class FakeClock:
+    """Time stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic_s(self) -> float:
+        return self.moment.timestamp()
+
+    def advance(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+
+
+class PaintedFaces:
+    """Face models for painted pictures."""
+
+    def analyze(self, image, *, gate=None, embed=True):
+        colours = np.unique(image.reshape(-1, 3), axis=0)
+        return [
+            self._face(image, colour, gate, embed)
+            for colour in colours.tolist()
+            if colour != [0, 0, 0]
+        ]
+
+    def _face(self, image, colour, gate, embed) -> Face:
+        rows, columns = np.nonzero((image == colour).all(axis=2))
+        x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        brightness = max(colour) / 255
+        off = gate is not None and gate.name == "off"
+        passed = off or max(colour) >= DARK
+        factor = QualityFactor(
+            name="brightness", value=brightness, low=DARK / 255, high=1.0, passed=passed
+        )
+        vector = unit_vector(seed=int.from_bytes(bytes(colour), "big"))
+        return Face(
+            box=np.array([x1, y1, x2, y2], dtype=np.float32),
+            score=0.9,
+            points5=np.full((5, 2), (x1 + x2) / 2, dtype=np.float32),
+            points68=None,
+            pose=None,
+            quality=Quality(score=brightness, factors=(factor,)),
+            liveness=None,
+            chip=np.zeros((112, 112, 3), dtype=np.uint8),
+            template=Template(MODEL, vector) if embed else None,
+        )
+
+
+def unit_vector(seed: int, *, near: np.ndarray | None = None, similarity: float = 0.0):
+    """A unit vector; with `near`, one of that cosine with it."""
+    random = np.random.default_rng(seed).standard_normal(DIMENSION)
+    if near is not None:
+        random -= (random @ near) * near
+        random /= np.linalg.norm(random)
+        random = similarity * near + np.sqrt(1 - similarity**2) * random
+    return (random / np.linalg.norm(random)).astype(np.float32)
+
+
+def encode(vector: np.ndarray) -> str:
+    return base64.b64encode(vector.astype("<f2").tobytes()).decode()
+
+
+def paint(*squares: tuple[tuple[int, int, int], int]) -> bytes:
+    """A PNG with one square for each (colour, side)."""
+    image = np.zeros((128, 128 * max(1, len(squares)), 3), dtype=np.uint8)
+    for place, (colour, side) in enumerate(squares):
+        image[10 : 10 + side, place * 128 + 10 : place * 128 + 10 + side] = colour
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def thumbnail(seed: int = 0) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    return base64.b64encode(cv2.imencode(".jpg", pixels)[1].tobytes()).decode()
+
+
+@dataclass
+class Api:
+    """Calls the application with a key of some role and reads its JSON."""
+
+    client: FlaskClient
+    services: Services
+    clock: FakeClock
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def key(self, role: str) -> str:
+        if role not in self.keys:
+            self.keys[role] = self.services.keys.create(KeyCreate(role=role, name=role)).key
+        return self.keys[role]
+
+    def call(self, method: str, path: str, role: str | None = "admin", **arguments: Any):
+        headers = dict(arguments.pop("headers", {}))
+        if role is not None:
+            headers["Authorization"] = f"Bearer {self.key(role)}"
+        return self.client.open(path, method=method, headers=headers, **arguments)
+
+    def ok(self, method: str, path: str, role: str | None = "admin", **arguments: Any) -> dict:
+        response = self.call(method, path, role, **arguments)
+        assert response.status_code in (200, 201), response.get_data(as_text=True)
+        return response.get_json()
+
+    def refused(self, status: int, method: str, path: str, role: str | None = "admin", **arguments):
+        response = self.call(method, path, role, **arguments)
+        body = response.get_json()
+        assert response.status_code == status, body
+        assert set(body) == {"code", "message", "details", "request_id"}
+        assert body["request_id"] == response.headers["X-Request-Id"]
+        return body
+
+    def person(self, name: str, vector: np.ndarray | None = None, **fields: Any) -> str:
+        made = self.ok("POST", "/v1/collections/default/persons", json={"name": name, **fields})
+        if vector is not None:
+            self.template(made["id"], vector)
+        return made["id"]
+
+    def template(self, person: str, vector: np.ndarray) -> dict:
+        return self.ok(
+            "POST",
+            f"/v1/collections/default/persons/{person}/templates",
+            json={"template": encode(vector), "model_id": MODEL},
+        )
+
+    def search(self, vector: np.ndarray, **more: Any) -> dict:
+        body = {"templates": [{"vector": encode(vector), "model_id": MODEL}], **more}
+        return self.ok("POST", "/v1/collections/default/search", json=body)
+
+    def names(self, vector: np.ndarray, **more: Any) -> list[str]:
+        return [
+            one["person"]["name"] for one in self.search(vector, **more)["probes"][0]["candidates"]
+        ]
+
+    def probe(self, vector: np.ndarray, **more: Any) -> dict:
+        return probe_message(vector, self.clock.now(), **more)
+
+    def send(self, *probes: dict, role: str = "device") -> list[dict]:
+        return self.ok("POST", "/v1/probes", role, json=list(probes))["probes"]
+
+
+def probe_message(vector: np.ndarray, captured_at: datetime, **more: Any) -> dict:
+    message = {
+        "schema_version": 1,
+        "probe_id": new_id(),
+        "device": "door-1",
+        "camera": "front",
+        "sequence": 1,
+        "captured_at": captured_at.isoformat(),
+        "track_id": new_id(),
+        "model_id": MODEL,
+        "template": encode(vector),
+        "quality": {"score": 0.8, "factors": []},
+        "detection_score": 0.95,
+        "box": [10.0, 20.0, 110.0, 140.0],
+        "frame_size": [1280, 720],
+        "thumbnail": thumbnail(),
+    }
+    return json.loads(json.dumps({**message, **more}))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def make_services(settings: Settings, clock: FakeClock) -> Iterator[Callable[..., Services]]:
+    """Builds services over one data folder, as several processes would."""
+    prepare(settings)
+    made: list[Services] = []
+
+    def make(faces: FaceEngine | None = None, **changes: Any) -> Services:
+        chosen = settings.model_copy(update=changes)
+        faces = faces or FaceEngine(MODEL, DIMENSION, PaintedFaces)
+        services = build_services(chosen, faces=faces, clock=clock)
+        services.first_start()
+        made.append(services)
+        return services
+
+    yield make
+    for services in made:
+        services.close()
+
+
+@pytest.fixture
+def make_api(make_services: Callable[..., Services], clock: FakeClock) -> Callable[..., Api]:
+    def make(**changes: Any) -> Api:
+        services = make_services(**changes)
+        app = create_app(services, page_secret(services.settings.data_dir), warm=False)
+        return Api(app.test_client(), services, clock)
+
+    return make
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    return make_api()
+
+
+@pytest.fixture
+def helpers() -> Any:
+    """The functions of this module, for tests (which cannot import each other)."""
+
+    class Helpers:
+        pass
+
+    for function in (unit_vector, encode, paint, thumbnail, probe_message):
+        setattr(Helpers, function.__name__, staticmethod(function))
+    Helpers.MODEL = MODEL
+    Helpers.PaintedFaces = PaintedFaces
+    return Helpers

@@ -1,0 +1,81 @@
+"""What the server asks of face models: the painted ones and the real ones answer alike."""
+
+import base64
+
+import numpy as np
+import pytest
+
+from match_server.faces import GATES, FaceEngine
+from match_server.services.wiring import face_engine
+from models.picture import read_picture
+from shared.errors import NoFace
+
+
+@pytest.fixture(params=["painted", pytest.param("real", marks=pytest.mark.models)])
+def engine_and_pictures(request, helpers):
+    """An engine, a picture with a face, and one without."""
+    if request.param == "painted":
+        engine = FaceEngine(helpers.MODEL, 512, helpers.PaintedFaces)
+        return engine, helpers.paint(((0, 0, 200), 80)), helpers.paint()
+    from models.samples import sample_path
+
+    return face_engine("compact"), sample_path("obama.jpg").read_bytes(), helpers.paint()
+
+
+def test_a_face_has_a_unit_template_of_the_engines_model_and_dimension(engine_and_pictures):
+    engine, picture, _ = engine_and_pictures
+    face, count = engine.largest(read_picture(picture))
+    assert count == 1
+    assert face.template.model_id == engine.model_id
+    assert face.template.dimension == engine.dimension
+    assert 0 <= face.quality.score <= 1
+    assert np.all(face.box[2:] > face.box[:2])
+
+
+def test_without_embedding_there_is_no_template(engine_and_pictures):
+    engine, picture, _ = engine_and_pictures
+    assert [one.template for one in engine.analyze(read_picture(picture), embed=False)] == [None]
+
+
+def test_a_picture_without_a_face_is_an_empty_list_and_has_no_largest(engine_and_pictures):
+    engine, _, empty = engine_and_pictures
+    assert engine.analyze(read_picture(empty)) == []
+    with pytest.raises(NoFace):
+        engine.largest(read_picture(empty))
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_good_picture_can_be_judged_by_every_gate(engine_and_pictures, gate):
+    engine, picture, _ = engine_and_pictures
+    (face,) = engine.analyze(read_picture(picture), gate=gate, embed=False)
+    assert face.quality.factors
+    if gate == "off":
+        assert face.quality.passed
+
+
+@pytest.mark.models
+def test_the_whole_road_with_real_models(make_api):
+    """Enroll three people from one photo each; other photos of them are identified."""
+    from models.samples import sample_path
+
+    api = make_api(faces=face_engine("compact"))
+
+    def photo(name):
+        return {"image": base64.b64encode(sample_path(name).read_bytes()).decode()}
+
+    persons = "/v1/collections/default/persons"
+    ids = {}
+    for name in ("obama.jpg", "biden.jpg", "astronaut.png"):
+        ids[name] = api.ok("POST", persons, json={"name": name})["id"]
+        made = api.ok("POST", f"{persons}/{ids[name]}/images?store=1", json=photo(name))
+        assert len(made["detection"]["landmarks"]) == 68
+    for name in ("obama2.jpg", "obama3.jpg"):
+        search = "/v1/collections/default/search"
+        answer = api.ok("POST", search, json=photo(name))["probes"][0]
+        assert answer["decision"] == "identified"
+        assert answer["person"]["id"] == ids["obama.jpg"]
+        assert answer["candidates"][0]["similarity"] == pytest.approx(0.69, abs=0.05)
+        assert answer["candidates"][1]["similarity"] < 0.3
+    images = f"{persons}/{ids['biden.jpg']}/images"
+    lookalike = api.refused(409, "POST", images, json=photo("obama2.jpg"))
+    assert lookalike["details"]["lookalike"]["id"] == ids["obama.jpg"]

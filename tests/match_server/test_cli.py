@@ -1,0 +1,99 @@
+"""The commands: helpful, scriptable, and honest in their exit status."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from match_server.cli import main
+from match_server.settings import Settings, load_settings
+from shared.errors import ConfigurationError
+
+COMMANDS = ["serve", "ingest", "migrate", "key create", "key list", "key revoke", "doctor"]
+
+
+def _run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command):
+    text = _run(*command.split(), "--help")
+    assert f"match-server {command}" in text
+    assert "Example:" in text
+
+
+def test_a_key_is_made_listed_and_revoked(tmp_path):
+    data = tmp_path / "new" / "data"
+    made = json.loads(_run("key", "create", "--role", "admin", "--json", "--data-dir", data))
+    assert made["key"].startswith("muster_")
+    assert made["role"] == "admin"
+    listed = json.loads(_run("key", "list", "--json", "--data-dir", data))["keys"]
+    assert [one["id"] for one in listed] == [made["id"]]
+    assert made["key"] not in _run("key", "list", "--data-dir", data)
+    _run("key", "revoke", made["id"], "--data-dir", data)
+    assert "revoked" in _run("key", "list", "--data-dir", data)
+    assert "no key" in _run("key", "revoke", "nothing", "--data-dir", data, code=1)
+
+
+def test_the_data_folder_is_private(tmp_path):
+    data = tmp_path / "data"
+    _run("key", "create", "--role", "admin", "--data-dir", data)
+    assert data.stat().st_mode & 0o077 == 0
+    assert (data / "page-secret").stat().st_mode & 0o077 == 0
+
+
+def test_a_role_that_does_not_exist_is_refused(tmp_path):
+    assert "viewer" in _run("key", "create", "--role", "root", "--data-dir", tmp_path, code=2)
+
+
+def test_migrate_says_where_the_database_is(tmp_path):
+    up = json.loads(_run("migrate", "--json", "--data-dir", tmp_path))
+    down = json.loads(_run("migrate", "--to", "base", "--json", "--data-dir", tmp_path))
+    assert (up["revision"], down["revision"]) == ("0001", "base")
+    assert "0009" in _run("migrate", "--to", "0009", "--data-dir", tmp_path, code=1)
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSTER_MODELS_DIR", str(tmp_path / "nothing"))
+    missing = json.loads(_run("doctor", "--json", "--data-dir", tmp_path / "no", code=1))
+    assert missing["checks"][0]["ok"] is False
+    data = tmp_path / "data"
+    _run("migrate", "--data-dir", data)
+    text = _run("doctor", "--data-dir", data, code=1)
+    assert "match-server key create" in text
+    assert "face-models pull compact" in text
+
+
+def test_settings_come_from_file_environment_and_command_in_this_order(tmp_path, monkeypatch):
+    file = tmp_path / "muster.toml"
+    file.write_text('port = 1001\nthreads = 7\nhost = "127.0.0.9"\n')
+    monkeypatch.setenv("MUSTER_THREADS", "8")
+    monkeypatch.setenv("MUSTER_PORT", "1002")
+    settings = load_settings(file, port=1003, workers=None)
+    assert (settings.host, settings.threads, settings.port) == ("127.0.0.9", 8, 1003)
+    assert settings.workers == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("prot = 1", "prot"), ("port = 'x'", "port"), ("port = ", "TOML")]
+)
+def test_a_wrong_setting_is_named(tmp_path, text, named):
+    file = tmp_path / "muster.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=named):
+        load_settings(file)
+    assert named in _run("--config", file, "doctor", code=1)
+
+
+def test_secrets_have_no_default_and_are_not_shown(tmp_path):
+    settings = Settings(broker_password="hush", database_url="postgresql://a:hush@db/x")
+    assert "hush" not in repr(settings)
+    assert Settings.model_fields["broker_password"].default is None
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_a_settings_file_that_is_missing_is_named(tmp_path):
+    assert "nowhere.toml" in _run("--config", tmp_path / "nowhere.toml", "doctor", code=1)

@@ -1,0 +1,290 @@
+"""Probes over a real broker: none lost, none twice, whoever restarts when."""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+from sqlalchemy import select
+
+from match_server.ingest import Consumer, broker_of
+from match_server.tables import Device
+from shared.errors import ConfigurationError, Unavailable
+from shared.topics import DeviceTopics
+
+BINARY = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+needs_broker = [
+    pytest.mark.broker,
+    pytest.mark.skipif(BINARY is None, reason="no mosquitto on this machine"),
+]
+PATIENCE_S = 20
+TOPICS = DeviceTopics("home", "door-1")
+
+
+def _until(condition, what):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.02)
+
+
+class Broker:
+    """A mosquitto that keeps its sessions on disk, so that it can be restarted."""
+
+    def __init__(self, folder: Path):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {folder}/\nuser root\nautosave_interval 1\n"
+        )
+        self._log = (folder / "mosquitto.log").open("ab")
+        self.process = None
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [BINARY, "-c", str(self._config)], stdout=self._log, stderr=self._log
+        )
+        _until(self._answers, "the broker's start")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(10)
+
+    def close(self):
+        self.stop()
+        self._log.close()
+
+    def _answers(self):
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Box:
+    """A device's end: publishes probes, collects receipts."""
+
+    def __init__(self, port):
+        self.receipts = []
+        subscribed = threading.Event()
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, "box", protocol=mqtt.MQTTv5)
+        self.client.on_connect = lambda client, *_: client.subscribe(TOPICS.receipt, qos=1)
+        self.client.on_subscribe = lambda *_: subscribed.set()
+        self.client.on_message = self._received
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        assert subscribed.wait(PATIENCE_S)
+
+    def send(self, payload, topic=TOPICS.probe, **options):
+        text = payload if isinstance(payload, str) else json.dumps(payload)
+        self.client.publish(topic, text, qos=1, **options).wait_for_publish(PATIENCE_S)
+
+    def close(self):
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def _received(self, _client, _data, message):
+        self.receipts += json.loads(message.payload)["receipts"]
+
+
+class Ingest:
+    """A consumer in a thread."""
+
+    def __init__(self, settings, intake, **changes):
+        self.consumer = Consumer(broker_of(settings.model_copy(update=changes)), intake)
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self.consumer.run, args=(self.ready.set,))
+        self.thread.start()
+
+    def wait(self):
+        assert self.ready.wait(PATIENCE_S)
+        return self
+
+    def stop(self):
+        self.consumer.stop()
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def broker(tmp_path):
+    made = Broker(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(settings, broker):
+    started = []
+
+    def begin(intake, **changes):
+        address = f"mqtt://127.0.0.1:{broker.port}"
+        started.append(Ingest(settings, intake, broker=address, **changes))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def box(broker):
+    made = Box(broker.port)
+    yield made
+    made.close()
+
+
+class TestOverABroker:
+    pytestmark = needs_broker
+
+    def test_a_probe_is_stored_and_receipted(self, api, helpers, start, box):
+        api.person("Ann", helpers.unit_vector(1))
+        start(api.services.probes).wait()
+        probe = api.probe(helpers.unit_vector(1))
+        box.send(probe)
+        _until(lambda: box.receipts, "a receipt")
+        assert box.receipts == [
+            {"probe_id": probe["probe_id"], "status": "accepted", "code": None, "message": None}
+        ]
+        assert api.ok("GET", "/v1/events")["items"][0]["person"]["name"] == "Ann"
+
+    def test_the_same_probe_twice_is_one_event_and_two_receipts(self, api, helpers, start, box):
+        start(api.services.probes).wait()
+        probe = api.probe(helpers.unit_vector(1))
+        box.send(probe)
+        box.send(probe)
+        _until(lambda: len(box.receipts) == 2, "two receipts")
+        assert [one["status"] for one in box.receipts] == ["accepted", "duplicate"]
+        assert api.ok("GET", "/v1/events")["items"][0]["probes"] == 1
+
+    def test_what_cannot_be_stored_is_refused_and_the_next_one_is_taken(
+        self, api, helpers, start, box
+    ):
+        start(api.services.probes).wait()
+        good = api.probe(helpers.unit_vector(1))
+        foreign = {**api.probe(helpers.unit_vector(1)), "model_id": "other@2"}
+        elsewhere = api.probe(helpers.unit_vector(1), device="door-2")
+        for payload in ("{", '{"probe_id": "odd"}', foreign, elsewhere, good):
+            box.send(payload)
+        _until(lambda: len(box.receipts) == 4, "four receipts")
+        assert [(one["status"], one["code"]) for one in box.receipts] == [
+            ("refused", "malformed"),
+            ("refused", "model_mismatch"),
+            ("refused", "forbidden"),
+            ("accepted", None),
+        ]
+
+    def test_probes_sent_while_nobody_consumed_are_taken_later(self, api, helpers, start, box):
+        first = start(api.services.probes).wait()
+        first.stop()
+        probes = [api.probe(helpers.unit_vector(1), sequence=n) for n in range(1, 6)]
+        for probe in probes:
+            box.send(probe)
+        assert box.receipts == []
+        start(api.services.probes).wait()
+        _until(lambda: len(box.receipts) == 5, "five receipts")
+        assert api.ok("GET", "/v1/events")["total"] == 5
+
+    def test_a_probe_that_could_not_be_stored_is_not_acknowledged_and_comes_again(
+        self, api, helpers, start, box
+    ):
+        intake = FailingIntake(api.services.probes, failures=2)
+        start(intake).wait()
+        box.send(api.probe(helpers.unit_vector(1)))
+        _until(lambda: box.receipts, "a receipt after all")
+        assert intake.tries == 3
+        assert [one["status"] for one in box.receipts] == ["accepted"]
+        assert api.ok("GET", "/v1/events")["total"] == 1
+
+    def test_a_restart_of_the_broker_loses_nothing(self, api, helpers, start, box, broker):
+        start(api.services.probes).wait()
+        box.send(api.probe(helpers.unit_vector(1)))
+        _until(lambda: len(box.receipts) == 1, "the first receipt")
+        broker.stop()
+        broker.start()
+        _until(box.client.is_connected, "the box's reconnection")
+        box.send(api.probe(helpers.unit_vector(2), sequence=2))
+        _until(lambda: api.ok("GET", "/v1/events")["total"] == 2, "the second event")
+
+    def test_several_consumers_share_the_probes(self, api, make_api, helpers, start, box):
+        counting = [CountingIntake(api.services.probes), CountingIntake(make_api().services.probes)]
+        for number, intake in enumerate(counting):
+            start(intake, ingest_client_id=f"ingest-{number}").wait()
+        for sequence in range(1, 21):
+            box.send(api.probe(helpers.unit_vector(sequence), sequence=sequence))
+        _until(lambda: len(box.receipts) == 20, "twenty receipts")
+        assert {one["status"] for one in box.receipts} == {"accepted"}
+        assert all(intake.taken > 0 for intake in counting)
+        assert sum(intake.taken for intake in counting) == 20
+
+    def test_status_and_last_will_are_remembered(self, api, start, box):
+        status = {"schema_version": 1, "device": "door-1", "online": True}
+        box.send(status, TOPICS.status, retain=True)
+        start(api.services.probes).wait()  # comes after the status was said: it is retained
+
+        def state():
+            with api.services.database.read() as session:
+                device = session.scalars(select(Device)).one_or_none()
+            return device and (device.name, device.site, device.online)
+
+        _until(lambda: state() == ("door-1", "home", True), "the retained status")
+        box.send({**status, "online": False}, TOPICS.status)
+        _until(lambda: state() == ("door-1", "home", False), "the last will")
+
+    def test_a_broker_that_is_away_at_first_is_waited_for(self, api, helpers, start, broker):
+        broker.stop()
+        waiting = start(api.services.probes)
+        broker.start()
+        waiting.wait()
+
+
+class FailingIntake:
+    """A database that is away for the first tries."""
+
+    def __init__(self, probes, failures):
+        self._probes, self._failures, self.tries = probes, failures, 0
+
+    def accept(self, message, *, site=None):
+        self.tries += 1
+        if self.tries <= self._failures:
+            raise Unavailable("the database does not answer")
+        return self._probes.accept(message, site=site)
+
+    def note_status(self, site, message):
+        pass
+
+
+class CountingIntake:
+    def __init__(self, probes):
+        self._probes, self.taken = probes, 0
+
+    def accept(self, message, *, site=None):
+        self.taken += 1
+        return self._probes.accept(message, site=site)
+
+    def note_status(self, site, message):
+        pass
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "http://x", "mqtt://", "mqtt://user:hush@x", "mqtt://x:port"]
+)
+def test_an_address_that_is_no_brokers_is_refused_without_showing_a_password(settings, address):
+    with pytest.raises(ConfigurationError) as caught:
+        broker_of(settings.model_copy(update={"broker": address}))
+    assert "hush" not in caught.value.message
+
+
+def test_an_address_may_leave_out_the_port(settings):
+    plain = broker_of(settings.model_copy(update={"broker": "mqtt://host"}))
+    safe = broker_of(settings.model_copy(update={"broker": "mqtts://host"}))
+    assert (plain.port, plain.tls, safe.port, safe.tls) == (1883, False, 8883, True)

@@ -1,0 +1,152 @@
+"""Keys: kept as hashes, shown once, worth nothing once revoked; roles allow what they say."""
+
+import base64
+
+import pytest
+from sqlalchemy import select
+
+from match_server.tables import ApiKey
+
+CALLS = {
+    "administer": [
+        ("POST", "/v1/collections"),
+        ("PATCH", "/v1/collections/default"),
+        ("DELETE", "/v1/collections/nobody"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+        ("DELETE", "/v1/keys/nobody"),
+    ],
+    "enroll": [
+        ("POST", "/v1/collections/default/persons"),
+        ("PATCH", "/v1/collections/default/persons/x"),
+        ("DELETE", "/v1/collections/default/persons/x"),
+        ("POST", "/v1/collections/default/persons/x/images"),
+        ("POST", "/v1/collections/default/persons/x/templates"),
+        ("DELETE", "/v1/images/x"),
+        ("DELETE", "/v1/templates/x"),
+    ],
+    "references": [
+        ("GET", "/v1/collections/default/persons/x/images"),
+        ("GET", "/v1/collections/default/persons/x/templates"),
+        ("GET", "/v1/images/x"),
+        ("GET", "/v1/images/x/content"),
+    ],
+    "search": [
+        ("POST", "/v1/detect"),
+        ("POST", "/v1/collections/default/search"),
+        ("POST", "/v1/verify"),
+    ],
+    "read": [
+        ("GET", "/v1/collections"),
+        ("GET", "/v1/collections/default"),
+        ("GET", "/v1/collections/default/persons"),
+        ("GET", "/v1/collections/default/persons/x"),
+    ],
+    "events": [
+        ("GET", "/v1/events"),
+        ("GET", "/v1/events/x"),
+        ("GET", "/v1/events/x/snapshot"),
+        ("GET", "/v1/events/stream"),
+    ],
+    "probes": [("POST", "/v1/probes")],
+}
+ROLES = {
+    "admin": set(CALLS),
+    "enroller": {"enroll", "read", "references"},
+    "searcher": {"search", "read", "references", "events"},
+    "device": {"probes"},
+    "viewer": {"read", "events"},
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_what_the_contract_says_and_nothing_else(api, role):
+    for permission, calls in CALLS.items():
+        for method, path in calls:
+            response = api.call(method, path, role, buffered=False)
+            allowed = response.status_code != 403
+            response.close()
+            assert allowed == (permission in ROLES[role]), (role, method, path)
+
+
+def test_the_table_above_names_every_guarded_call(api):
+    rules = {
+        (method, rule.rule)
+        for rule in api.client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD"}
+        if rule.rule.startswith("/v1/")
+    }
+    assert len(rules) == sum(len(calls) for calls in CALLS.values())
+
+
+def test_every_call_under_v1_needs_a_key(api):
+    for calls in CALLS.values():
+        for method, path in calls:
+            body = api.refused(401, method, path, None)
+            assert body["code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Bearer ",
+        "Bearer x",
+        "Bearer muster_0_x",
+        "Bearer muster_%_x",
+        "Basic YTpi",
+        "Bearer " + "a" * 5000,
+        "Bearer muster_\u00e9_x",
+    ],
+)
+def test_a_header_that_is_no_key_is_refused(api, header):
+    api.refused(401, "GET", "/v1/collections", None, headers={"Authorization": header})
+
+
+def test_a_wrong_secret_behind_a_right_id_is_refused(api):
+    key = api.key("admin")
+    wrong = key[:-1] + ("A" if key[-1] != "A" else "B")
+    api.refused(401, "GET", "/v1/collections", None, headers={"Authorization": f"Bearer {wrong}"})
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash(api):
+    made = api.ok("POST", "/v1/keys", json={"role": "viewer", "name": "wall"})
+    listed = api.ok("GET", "/v1/keys")
+    assert made["key"] not in str(listed)
+    assert all("key" not in one for one in listed["items"])
+    with api.services.database.read() as session:
+        row = session.scalars(select(ApiKey).where(ApiKey.id == made["id"])).one()
+    assert len(row.sha256) == 32
+    secret = made["key"].split("_", 2)[2]
+    assert len(base64.urlsafe_b64decode(secret + "=")) == 32
+    api.services.close()
+    for file in api.services.settings.data_dir.iterdir():
+        assert secret.encode() not in file.read_bytes()
+
+
+def test_a_revoked_key_is_worth_nothing_from_the_next_request_on(api):
+    made = api.ok("POST", "/v1/keys", json={"role": "admin", "name": "x"})
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert api.call("GET", "/v1/keys", None, headers=headers).status_code == 200
+    assert api.ok("DELETE", f"/v1/keys/{made['id']}")["revoked_at"] is not None
+    api.refused(401, "GET", "/v1/keys", None, headers=headers)
+
+
+def test_a_key_in_the_address_is_no_key(api):
+    key = api.key("admin")
+    api.refused(401, "GET", f"/v1/collections?key={key}", None)
+
+
+def test_nothing_that_is_secret_reaches_the_log(api, helpers, caplog):
+    caplog.set_level("DEBUG")
+    vector = helpers.unit_vector(1)
+    person = api.person("Very-Rare-Name", vector, id="rare-id")
+    api.search(vector)
+    api.send(api.probe(vector))
+    api.call("GET", "/v1/collections", None, headers={"Authorization": "Bearer muster_0_wrong"})
+    api.call("POST", "/v1/collections/default/persons", json={"name": 5, "external_id": "Odd"})
+    api.ok("DELETE", f"/v1/collections/default/persons/{person}")
+    text = "\n".join(str(vars(record)) for record in caplog.records)
+    assert len(caplog.records) >= 6
+    for secret in (*api.keys.values(), "wrong", "Very-Rare-Name", "rare-id", "Odd"):
+        assert secret not in text
+    assert helpers.encode(vector)[:40] not in text

@@ -1,0 +1,79 @@
+"""The document says what the server does: same calls, same shapes."""
+
+import re
+
+import jsonschema
+import pytest
+
+
+@pytest.fixture
+def document(api):
+    return api.ok("GET", "/openapi.json", None)
+
+
+def test_every_route_is_in_the_document_and_nothing_else(api, document):
+    routes = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in api.client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint.partition(".")[0] != "pages"
+    }
+    documented = {
+        (method.upper(), path) for path, calls in document["paths"].items() for method in calls
+    }
+    assert documented == routes
+    assert len(routes) > 25
+
+
+def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document):
+    assert document["openapi"] == "3.1.0"
+    references = set(re.findall(r"'#/components/schemas/([^']+)'", str(document)))
+    assert references <= set(document["components"]["schemas"])
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_operation_ids_are_unique_and_calls_say_what_they_need(document):
+    calls = [call for methods in document["paths"].values() for call in methods.values()]
+    assert len({call["operationId"] for call in calls}) == len(calls)
+    for path, methods in document["paths"].items():
+        for call in methods.values():
+            assert bool(call["security"]) == path.startswith("/v1/")
+            assert call["summary"]
+
+
+def test_examples_are_what_their_schemas_ask_for(document):
+    for methods in document["paths"].values():
+        for call in methods.values():
+            content = call.get("requestBody", {}).get("content", {}).get("application/json", {})
+            if "example" in content:
+                schema = {**content["schema"], "components": document["components"]}
+                jsonschema.validate(content["example"], schema)
+
+
+def test_answers_are_what_their_schemas_promise(api, document, helpers):
+    vector = helpers.unit_vector(1)
+    person = api.person("Ann", vector, metadata={"floor": 1})
+    event = api.send(api.probe(vector))[0]["event"]
+
+    def check(method, path, template, status, answer):
+        schema = document["paths"][template][method]["responses"][status]["content"]
+        schema = schema["application/json"]["schema"]
+        jsonschema.validate(answer, {**schema, "components": document["components"]})
+
+    collection = "/v1/collections/{collection}"
+    for path, template in (
+        ("/v1/collections", "/v1/collections"),
+        ("/v1/collections/default", collection),
+        ("/v1/collections/default/persons", f"{collection}/persons"),
+        (f"/v1/collections/default/persons/{person}", f"{collection}/persons/{{person}}"),
+        ("/v1/events", "/v1/events"),
+        (f"/v1/events/{event['id']}", "/v1/events/{event}"),
+        ("/v1/keys", "/v1/keys"),
+        ("/healthz", "/healthz"),
+        ("/readyz", "/readyz"),
+    ):
+        check("get", path, template, "200", api.ok("GET", path))
+    check("post", "", f"{collection}/search", "200", api.search(vector))
+    missing = api.refused(404, "GET", "/v1/collections/nobody")
+    check("get", "", collection, "404", missing)

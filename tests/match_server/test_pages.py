@@ -1,0 +1,128 @@
+"""The web page: behind a key, safe against other sites, and showing what was seen."""
+
+import json
+import re
+
+import pytest
+
+
+def _login(api, role="viewer"):
+    return api.client.post("/login", data={"key": api.key(role)})
+
+
+def test_without_a_key_the_page_leads_to_the_login(api):
+    response = api.client.get("/")
+    assert response.status_code == 302
+    assert response.headers["Location"] == "/login"
+    assert api.client.get("/login").status_code == 200
+
+
+def test_a_viewer_signs_in_and_sees_names_and_numbers(api, helpers):
+    api.person("Ann <script>alert(1)</script>", helpers.unit_vector(1))
+    api.send(api.probe(helpers.unit_vector(1)), api.probe(helpers.unit_vector(2), sequence=2))
+    assert _login(api).status_code == 303
+    page = api.client.get("/").get_data(as_text=True)
+    assert "<script>alert" not in page
+    assert "Ann &lt;script&gt;" in page
+    assert "Unknown" in page
+    initial = re.search(r'id="initial">(.*?)</script>', page, re.DOTALL)[1]
+    assert len(json.loads(initial)) == 2
+    event = json.loads(initial)[0]
+    for path in ("/v1/events", event["snapshot"], "/v1/collections/default/persons"):
+        assert api.client.get(path).status_code == 200
+
+
+def test_the_cookie_is_for_reading_only_whatever_the_key_may(api):
+    _login(api, "admin")
+    assert api.client.get("/").status_code == 200
+    assert api.client.post("/v1/collections", json={"name": "x"}).status_code == 401
+    assert api.client.get("/v1/keys").status_code == 401
+    assert api.client.delete("/v1/collections/default").status_code == 401
+
+
+def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites_and_holds_no_key(api):
+    cookie = _login(api).headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert api.key("viewer").split("_", 2)[2] not in cookie
+
+
+@pytest.mark.parametrize("role", ["device", "enroller"])
+def test_a_key_that_may_not_watch_cannot_sign_in(api, role):
+    response = _login(api, role)
+    assert response.status_code == 403
+    assert "Set-Cookie" not in response.headers
+
+
+def test_a_wrong_key_and_a_forged_cookie_do_not_open_the_page(api):
+    assert api.client.post("/login", data={"key": "muster_0_x"}).status_code == 403
+    api.client.set_cookie("muster_session", "forged.by.me")
+    assert api.client.get("/").status_code == 302
+
+
+def test_revoking_the_key_ends_the_session(api):
+    _login(api)
+    key_id = api.key("viewer").split("_")[1]
+    api.ok("DELETE", f"/v1/keys/{key_id}")
+    assert api.client.get("/").status_code == 302
+    assert api.client.get("/v1/events").status_code == 401
+
+
+def test_signing_out_ends_the_session(api):
+    _login(api)
+    assert api.client.post("/logout").status_code == 303
+    assert api.client.get("/").status_code == 302
+
+
+def test_every_page_forbids_foreign_content_and_framing(api):
+    for path in ("/login", "/docs", "/static/page.js"):
+        with api.client.get(path) as response:
+            headers = response.headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_pages_load_nothing_from_elsewhere(api, helpers):
+    api.send(api.probe(helpers.unit_vector(1)))
+    _login(api)
+    for path in ("/", "/login", "/docs"):
+        page = api.client.get(path).get_data(as_text=True)
+        assert not re.findall(r'(?:src|href|action)="(?:https?:)?//', page)
+        assert not re.search(r"<script(?![^>]*(?:src=|application/json))", page)
+        assert " style=" not in page
+        assert not re.search(r"\son\w+=", page)
+
+
+def test_the_documentation_names_every_call(api):
+    page = api.client.get("/docs").get_data(as_text=True)
+    for path in api.ok("GET", "/openapi.json", None)["paths"]:
+        assert path in page
+
+
+def test_an_open_page_is_open_to_this_machine_by_its_own_name_alone(make_api):
+    api = make_api(open_page=True)
+    assert api.client.get("/").status_code == 200
+    assert api.client.get("/v1/events").status_code == 200
+    assert api.client.get("/v1/keys").status_code == 401
+    assert api.client.post("/v1/probes", json=[]).status_code == 401
+    elsewhere = {"REMOTE_ADDR": "192.168.0.9"}
+    assert api.client.get("/", environ_overrides=elsewhere).status_code == 302
+    assert api.client.get("/", headers={"Host": "evil.example"}).status_code == 302
+    assert api.client.get("/v1/events", headers={"Host": "evil.example"}).status_code == 401
+
+
+def test_a_page_is_never_open_on_an_address_that_others_reach(settings):
+    from match_server.serve import require_loopback_for_open_page
+    from shared.errors import ConfigurationError
+
+    for host in ("0.0.0.0", "::", "192.168.0.9", "example.org"):
+        with pytest.raises(ConfigurationError, match="open_page"):
+            require_loopback_for_open_page(
+                settings.model_copy(update={"open_page": True, "host": host})
+            )
+    for host in ("127.0.0.1", "::1", "localhost"):
+        require_loopback_for_open_page(
+            settings.model_copy(update={"open_page": True, "host": host})
+        )

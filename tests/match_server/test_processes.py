@@ -1,0 +1,221 @@
+"""Real processes: several workers over one database agree, also under fire; a clean end."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+
+MODEL = "compact-mobilefacenet-512@1"
+COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+
+
+def _key(data, role):
+    command = [*COMMAND, "key", "create", "--role", role, "--json", "--data-dir", str(data)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(answer.stdout)["key"]
+
+
+def _start(data, log, *options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", "--data-dir", str(data), *options],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            text=True,
+        )
+    line = process.stdout.readline()
+    address = re.search(r"http://[\d.:]+", line)
+    assert address, f"{line!r} {log.read_text()}"
+    return process, address[0]
+
+
+def _stop(process, number=signal.SIGTERM):
+    process.send_signal(number)
+    try:
+        return process.wait(20)
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+class Client:
+    """One connection a call, so that all workers get their share."""
+
+    def __init__(self, base, key):
+        self.base, self.headers = base, {"Authorization": f"Bearer {key}", "Connection": "close"}
+
+    def __call__(self, method, path, **arguments):
+        headers = {**self.headers, **arguments.pop("headers", {})}
+        return requests.request(method, self.base + path, headers=headers, timeout=30, **arguments)
+
+    def person(self, name, text):
+        made = self("POST", "/v1/collections/default/persons", json={"name": name}).json()["id"]
+        path = f"/v1/collections/default/persons/{made}/templates"
+        answer = self("POST", path, json={"template": text, "model_id": MODEL})
+        assert answer.status_code == 201, answer.text
+        return made, answer.json()["seq"]
+
+    def search(self, text, **more):
+        body = {"templates": [{"vector": text, "model_id": MODEL}], "limit": 3, **more}
+        answer = self("POST", "/v1/collections/default/search", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def server(tmp_path):
+    data = tmp_path / "data"
+    key = _key(data, "admin")
+    process, base = _start(data, tmp_path / "log", "--workers", "2", "--threads", "8")
+    yield Client(base, key), data, tmp_path / "log"
+    assert _stop(process) == 0
+
+
+def test_two_workers_agree_while_people_come_and_go(server, helpers):
+    """Everyone who was enrolled is found at once by every worker, and nobody after erasure."""
+    client, _, log = server
+    wrong: list[str] = []
+
+    def live_a_life(number):
+        text = helpers.encode(helpers.unit_vector(number))
+        for turn in range(3):
+            name = f"P{number}.{turn}"
+            person, seq = client.person(name, text)
+            for _ in range(3):
+                found = client.search(text, min_seq=seq)["probes"][0]
+                if not found["person"] or found["person"]["id"] != person:
+                    wrong.append(f"{name} was not found")
+            erased = client("DELETE", f"/v1/collections/default/persons/{person}")
+            if erased.status_code != 200:
+                wrong.append(f"{name} was not erased: {erased.text}")
+            for _ in range(3):
+                listed = client.search(text)["probes"][0]["candidates"]
+                if any(one["person"]["id"] == person for one in listed):
+                    wrong.append(f"{name} was found after the erasure")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(live_a_life, range(8)))
+    assert wrong == []
+    view = client("GET", "/v1/collections/default").json()
+    assert (view["templates"], view["persons"]) == (0, 0)
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len({one["pid"] for one in entries if one["message"] == "request"}) == 2
+    assert not [one for one in entries if one["level"] == "error"]
+
+
+def test_the_same_probe_sent_to_all_workers_at_once_is_one_event(server, helpers):
+    client, _, _ = server
+    probe = helpers.probe_message(helpers.unit_vector(1), datetime.now(UTC), model_id=MODEL)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(lambda _: client("POST", "/v1/probes", json=probe).json(), range(16))
+        )
+    statuses = [answer["probes"][0]["status"] for answer in answers]
+    assert sorted(statuses) == ["accepted"] + ["duplicate"] * 15
+    assert client("GET", "/v1/events").json()["items"][0]["probes"] == 1
+
+
+def test_a_key_works_and_is_revoked_while_the_server_runs(server):
+    client, data, _ = server
+    viewer = Client(client.base, _key(data, "viewer"))
+    assert viewer("GET", "/v1/events").status_code == 200
+    key_id = viewer.headers["Authorization"].split("_")[1]
+    revoke = [*COMMAND, "key", "revoke", key_id, "--data-dir", str(data)]
+    subprocess.run(revoke, check=True, capture_output=True)
+    assert viewer("GET", "/v1/events").status_code == 401
+
+
+def test_what_was_answered_survives_a_kill(tmp_path, helpers):
+    data = tmp_path / "data"
+    key = _key(data, "admin")
+    process, base = _start(data, tmp_path / "log")
+    client = Client(base, key)
+    texts = {n: helpers.encode(helpers.unit_vector(n)) for n in range(200)}
+    acknowledged: dict[int, str] = {}
+
+    def enroll(number):
+        with contextlib.suppress(requests.RequestException):  # cut off: nothing was promised
+            acknowledged[number] = client.person(f"P{number}", texts[number])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in texts:
+            pool.submit(enroll, number)
+        deadline = time.monotonic() + 30
+        while len(acknowledged) < 20 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        _kill_all(process)
+    process.stdout.close()
+    assert 20 <= len(acknowledged) < len(texts)
+    process, base = _start(data, tmp_path / "log")
+    try:
+        again = Client(base, key)
+        for number, person in acknowledged.items():
+            assert again.search(texts[number])["probes"][0]["person"]["id"] == person
+    finally:
+        _stop(process)
+
+
+def _kill_all(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
+    data = tmp_path / "data"
+    viewer = _key(data, "viewer")
+    process, base = _start(data, tmp_path / "log")
+    ended = threading.Event()
+    headers = {"Authorization": f"Bearer {viewer}"}
+    stream = requests.get(f"{base}/v1/events/stream", headers=headers, stream=True, timeout=30)
+
+    def read():
+        for _ in stream.iter_content(64):
+            pass
+        ended.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert _stop(process) == 0
+    assert ended.wait(10)
+    reader.join()
+    stream.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_signals_end_the_server_with_status_0(tmp_path, number):
+    process, base = _start(tmp_path / "data", tmp_path / "log")
+    assert requests.get(f"{base}/healthz", timeout=10).json()["status"] == "ok"
+    assert _stop(process, number) == 0
+
+
+def test_without_a_key_the_server_says_how_to_make_one(tmp_path):
+    process, _ = _start(tmp_path / "data", tmp_path / "log")
+    try:
+        text = process.stdout.readline() + process.stdout.readline()
+    finally:
+        _stop(process)
+    assert "match-server key create" in text
+
+
+def test_an_open_page_on_an_outer_address_does_not_start(tmp_path):
+    command = [*COMMAND, "serve", "--host", "0.0.0.0", "--open-page"]
+    result = subprocess.run(
+        [*command, "--data-dir", str(tmp_path / "data")], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "open_page" in result.stderr

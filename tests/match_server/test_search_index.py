@@ -1,0 +1,89 @@
+"""The follower: whatever happened, it holds what a fresh start would load."""
+
+import numpy as np
+import pytest
+
+from match_server.search_index import SearchIndex
+from match_server.services.lookup import collection_named
+from shared.errors import NotFound
+
+
+def _default(services):
+    with services.database.read() as session:
+        return collection_named(session, "default")
+
+
+def _contents(index, services, probe):
+    gallery = index.caught_up(_default(services)).gallery
+    (found,) = gallery.search(probe[np.newaxis], 1000)
+    return found.ids.tolist(), found.similarities.tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_following_and_loading_lead_to_the_same_gallery(api, helpers, seed):
+    random = np.random.default_rng(seed)
+    probe = helpers.unit_vector(1)
+    follower = SearchIndex(api.services.database)
+    follower.warm()
+    templates: list[str] = []
+    persons: list[str] = []
+    for step in range(60):
+        choice = random.integers(10)
+        if choice < 2 or not persons:
+            persons.append(api.person(f"P{step}"))
+        elif choice < 7:
+            owner = persons[random.integers(len(persons))]
+            templates.append(api.template(owner, helpers.unit_vector(step))["id"])
+        elif choice < 9 and templates:
+            template = templates.pop(random.integers(len(templates)))
+            api.call("DELETE", f"/v1/templates/{template}")
+        else:
+            person = persons.pop(random.integers(len(persons)))
+            api.ok("DELETE", f"/v1/collections/default/persons/{person}")
+        if random.integers(4) == 0:
+            _contents(follower, api.services, probe)
+    fresh = SearchIndex(api.services.database)
+    assert _contents(follower, api.services, probe) == _contents(fresh, api.services, probe)
+    held = len(_contents(fresh, api.services, probe)[0])
+    assert held == api.ok("GET", "/v1/collections/default")["templates"]
+
+
+def test_a_number_is_never_given_to_a_second_template(api, helpers):
+    person = api.person("Ann")
+    for seed in range(3):
+        template = api.template(person, helpers.unit_vector(seed))["id"]
+        api.search(helpers.unit_vector(seed))
+        api.ok("DELETE", f"/v1/templates/{template}")
+    api.template(person, helpers.unit_vector(9))
+    ids, _ = _contents(api.services.index, api.services, helpers.unit_vector(9))
+    assert ids == [4]
+
+
+def test_a_load_that_failed_is_done_again(api, helpers, monkeypatch):
+    api.person("Ann", helpers.unit_vector(1))
+    index = SearchIndex(api.services.database)
+    gallery_type = type(index.caught_up(_default(api.services)).gallery)
+    api.person("Bob", helpers.unit_vector(2))
+    original = gallery_type.add
+
+    def broken(self, ids, vectors):
+        original(self, ids, vectors)
+        raise MemoryError
+
+    monkeypatch.setattr(gallery_type, "add", broken)
+    with pytest.raises(MemoryError):
+        index.caught_up(_default(api.services))
+    monkeypatch.setattr(gallery_type, "add", original)
+    assert len(index.caught_up(_default(api.services)).gallery) == 2
+
+
+def test_galleries_of_erased_collections_are_let_go(api, make_services, helpers):
+    other = make_services()
+    api.ok("POST", "/v1/collections", json={"name": "staff"})
+    other.index.warm()
+    assert len(other.index._followers) == 2
+    api.ok("DELETE", "/v1/collections/staff")
+    other.index.caught_up(_default(other))
+    assert len(other.index._followers) == 1
+    with pytest.raises(NotFound), other.database.read() as session:
+        collection_named(session, "staff")

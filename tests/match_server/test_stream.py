@@ -1,0 +1,124 @@
+"""The live stream: every sighting, in order, also after a break."""
+
+import json
+
+import pytest
+
+from match_server.app import create_app
+from match_server.schemas.keys import KeyCreate
+
+STREAM = "/v1/events/stream"
+
+
+class Stream:
+    """Reads a stream message by message; heartbeats are left out."""
+
+    def __init__(self, api, **arguments):
+        self.response = api.call("GET", STREAM, "viewer", buffered=False, **arguments)
+        assert self.response.status_code == 200
+        self._chunks = iter(self.response.response)
+        self.first = next(self._chunks)
+
+    def next(self):
+        for chunk in self._chunks:
+            text = chunk.decode() if isinstance(chunk, bytes) else chunk
+            fields = dict(line.split(": ", 1) for line in text.strip().splitlines() if ": " in line)
+            if "event" in fields:
+                return int(fields["id"]), fields["event"], json.loads(fields["data"])
+        return None
+
+    def close(self):
+        self.response.close()
+
+
+@pytest.fixture
+def follow(api):
+    opened = []
+
+    def open_stream(**arguments):
+        opened.append(Stream(api, **arguments))
+        return opened[-1]
+
+    yield open_stream
+    for stream in opened:
+        stream.close()
+
+
+def test_a_sighting_is_created_and_updated_in_the_stream(api, helpers, follow):
+    api.person("Ann", helpers.unit_vector(1))
+    api.send(api.probe(helpers.unit_vector(9)))  # before the stream: not told
+    stream = follow()
+    track = "01a203dc-d1ba-7d44-99e4-4cda1934ccb9"
+    api.send(api.probe(helpers.unit_vector(2), track_id=track))
+    _, kind, event = stream.next()
+    assert (kind, event["decision"]) == ("created", "unknown")
+    api.send(api.probe(helpers.unit_vector(1), track_id=track, sequence=2))
+    _, kind, again = stream.next()
+    assert (kind, again["id"], again["person"]["name"]) == ("updated", event["id"], "Ann")
+
+
+def test_a_stream_resumes_where_it_broke_off(api, helpers, follow):
+    stream = follow()
+    probes = [api.probe(helpers.unit_vector(seed), sequence=seed) for seed in range(1, 6)]
+    api.send(probes[0])
+    seen, _, _ = stream.next()
+    stream.close()
+    api.send(*probes[1:])
+    resumed = follow(headers={"Last-Event-ID": str(seen)})
+    told = [resumed.next()[2]["track_id"] for _ in range(4)]
+    assert told == [probe["track_id"] for probe in probes[1:]]
+
+
+def test_more_events_than_a_batch_all_come(api, helpers, follow):
+    for start in range(0, 120, 60):
+        api.send(*(api.probe(helpers.unit_vector(1), sequence=start + n + 1) for n in range(60)))
+    stream = follow(headers={"Last-Event-ID": "0"})
+    revisions = [stream.next()[0] for _ in range(120)]
+    assert revisions == sorted(set(revisions))
+
+
+def test_an_erasure_is_told_so_that_watchers_forget_the_name(api, helpers, follow):
+    person = api.person("Ann", helpers.unit_vector(1))
+    api.send(api.probe(helpers.unit_vector(1)))
+    stream = follow()
+    api.ok("DELETE", f"/v1/collections/default/persons/{person}")
+    _, kind, event = stream.next()
+    assert (kind, event["person"], event["person_erased"]) == ("updated", None, True)
+
+
+def test_a_filtered_stream_tells_only_what_was_asked_for(api, helpers, follow):
+    stream = follow(query_string={"camera": "back"})
+    for camera in ("front", "back"):
+        api.send(api.probe(helpers.unit_vector(1), camera=camera))
+    assert stream.next()[2]["camera"] == "back"
+
+
+def test_streams_are_bounded_and_a_closed_one_makes_room(make_api):
+    api = make_api(max_streams=2)
+    first, second = Stream(api), Stream(api)
+    refused = api.refused(503, "GET", STREAM, "viewer")
+    assert refused["code"] == "unavailable"
+    first.close()
+    third = Stream(api)
+    second.close()
+    third.close()
+
+
+def test_a_stream_ends_when_the_process_wants_to(make_services, helpers):
+    services = make_services()
+    stopping = []
+    app = create_app(services, b"s" * 32, stopping=lambda: bool(stopping), warm=False)
+    key = services.keys.create(KeyCreate(role="viewer", name="x")).key
+    headers = {"Authorization": f"Bearer {key}"}
+    response = app.test_client().get(STREAM, headers=headers, buffered=False)
+    chunks = iter(response.response)
+    next(chunks)
+    stopping.append(True)
+    assert list(chunks) == []
+    response.close()
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "9" * 30, "\u0663"])
+def test_a_last_event_id_that_is_none_is_refused(api, given):
+    response = api.call("GET", STREAM, "viewer", environ_overrides={"HTTP_LAST_EVENT_ID": given})
+    assert response.status_code == 400

@@ -1,0 +1,125 @@
+"""The command `face-models`, run as a person runs it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from models.cli import main
+
+from .test_manifest import written
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `face-models` with an empty cache of its own."""
+    monkeypatch.setenv("MUSTER_MODELS_DIR", str(tmp_path / "cache"))
+    return lambda *arguments: CliRunner().invoke(main, [str(one) for one in arguments])
+
+
+@pytest.fixture
+def own_manifest(tmp_path: Path) -> Path:
+    """A manifest with one sample file beside it."""
+    (tmp_path / "thing.bin").write_bytes(b"content")
+    path = tmp_path / "own.toml"
+    path.write_text(
+        """
+[packs.mine]
+title = "Mine"
+description = "A thing."
+licence = "CC0-1.0"
+commercial_use = false
+homepage = "https://example.org"
+[packs.mine.sources.there]
+url = "file:thing.bin"
+size = 7
+[[packs.mine.files]]
+name = "thing.bin"
+role = "sample"
+source = "there"
+sha256 = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
+"""
+    )
+    return path
+
+
+def test_all_packs_are_listed_with_their_licences(run: Run) -> None:
+    listed = {row["name"]: row for row in json.loads(run("list", "--json").output)}
+    assert listed["compact"]["licence"] == "MIT"
+    assert listed["compact"]["installed"] is False
+    assert listed["buffalo_l"]["commercial_use"] is False
+    assert "compact" in run("list").output
+
+
+def test_a_pack_is_pulled_verified_and_found_damaged(
+    run: Run, own_manifest: Path, tmp_path: Path
+) -> None:
+    pulled = run("pull", "mine", "--accept-licence", "--manifest", own_manifest)
+    assert pulled.exit_code == 0, pulled.output
+    assert "CC0-1.0; commercial use NOT ALLOWED" in pulled.output
+    assert run("verify").output == "mine: as installed\n"
+    (tmp_path / "cache" / "mine" / "thing.bin").write_bytes(b"tampered")
+    broken = run("verify", "mine", "--json")
+    assert broken.exit_code == 1
+    assert "thing.bin has sha256" in json.loads(broken.output)["problems"]["mine"][0]
+
+
+def test_without_consent_nothing_is_pulled(run: Run, own_manifest: Path, tmp_path: Path) -> None:
+    refused = run("pull", "mine", "--manifest", own_manifest)
+    assert refused.exit_code == 1
+    assert "--accept-licence" in refused.output
+    assert not (tmp_path / "cache" / "mine").exists()
+
+
+def test_pull_answers_in_json(run: Run, own_manifest: Path, tmp_path: Path) -> None:
+    answer = run("pull", "mine", "--accept-licence", "--json", "--manifest", own_manifest)
+    assert json.loads(answer.output) == [
+        {"name": "mine", "folder": str(tmp_path / "cache" / "mine")}
+    ]
+
+
+def test_a_failure_is_one_sentence_and_exit_status_one(run: Run) -> None:
+    failed = run("pull", "nosuch")
+    assert failed.exit_code == 1
+    assert failed.output.startswith("Error: there is no pack 'nosuch'")
+
+
+def test_verifying_what_is_not_installed_fails(run: Run) -> None:
+    assert run("verify", "compact").exit_code == 1
+    nothing = run("verify")
+    assert nothing.exit_code == 0
+    assert "nothing is installed" in nothing.output
+
+
+def test_a_pack_of_another_version_is_to_be_pulled_again(
+    run: Run, own_manifest: Path, tmp_path: Path
+) -> None:
+    run("pull", "mine", "--accept-licence", "--manifest", own_manifest)
+    cache = tmp_path / "cache"
+    receipt = (cache / "mine" / "installed.json").read_text().replace('"mine"', '"compact"')
+    (cache / "mine" / "installed.json").write_text(receipt)
+    (cache / "mine").rename(cache / "compact")
+    older = run("verify", "compact")
+    assert older.exit_code == 1
+    assert "another version" in older.output
+
+
+def test_info_prints_the_licence_page_and_every_file(run: Run, tmp_path: Path) -> None:
+    told = run("info", "compact").output
+    for part in ("MIT; commercial use allowed", "embedder.onnx", "87aacdfe57510db2", "320 x 240"):
+        assert part in told
+    facts = json.loads(run("info", "compact", "--json").output)
+    assert facts["model_id"] == "compact-mobilefacenet-512@1"
+    mine = run("info", "mine", "--manifest", written(tmp_path))
+    assert "proprietary" in mine.output
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["pull"], ["verify"], ["info"]])
+def test_every_command_has_help_with_an_example(run: Run, command: list[str]) -> None:
+    helped = run(*command, "--help")
+    assert helped.exit_code == 0
+    assert "Example: face-models" in helped.output

@@ -1,0 +1,229 @@
+"""Pictures as they come: every kind, every orientation, damaged, hostile, too large."""
+
+import io
+import struct
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.picture import PictureLimits, read_picture
+from models.types import BgrImage
+from shared.errors import MalformedInput, TooLarge, UnsupportedMedia
+
+WIDE, HIGH = 64, 48
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def quarters() -> Image.Image:
+    """Red at the top left, green at the top right, blue at the bottom left, black else."""
+    pixels = np.zeros((HIGH, WIDE, 3), np.uint8)
+    pixels[: HIGH // 2, : WIDE // 2] = (255, 0, 0)
+    pixels[: HIGH // 2, WIDE // 2 :] = (0, 255, 0)
+    pixels[HIGH // 2 :, : WIDE // 2] = (0, 0, 255)
+    return Image.fromarray(pixels)
+
+
+def assert_quarters(picture: BgrImage, tolerance: int = 8) -> None:
+    high, wide = picture.shape[:2]
+    seen = [
+        picture[high // 4, wide // 4],
+        picture[high // 4, 3 * wide // 4],
+        picture[3 * high // 4, wide // 4],
+        picture[3 * high // 4, 3 * wide // 4],
+    ]
+    expected = [(0, 0, 255), (0, 255, 0), (255, 0, 0), (0, 0, 0)]  # blue, green, red
+    np.testing.assert_allclose(seen, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_kind_is_read_as_bgr(kind: str) -> None:
+    picture = read_picture(
+        encoded(quarters(), kind, **({"quality": 100} if kind == "JPEG" else {}))
+    )
+    assert picture.shape == (HIGH, WIDE, 3)
+    assert picture.dtype == np.uint8
+    assert picture.flags.c_contiguous
+    assert_quarters(picture, tolerance=12)
+
+
+_UNTURNED = {  # orientation: how the upright picture is stored
+    1: lambda image: image,
+    2: lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    4: lambda image: image.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+    5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+}
+
+
+@pytest.mark.parametrize("orientation", _UNTURNED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_orientation_in_exif_is_honoured(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(_UNTURNED[orientation](quarters()), kind, exif=exif, quality=95)
+    picture = read_picture(data)
+    assert picture.shape == (HIGH, WIDE, 3)
+    assert_quarters(picture, tolerance=24)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_does_not_make_a_picture_unreadable() -> None:
+    damaged = b"Exif\x00\x00MM\x00\x2a\x7f\xff\xff\xff\x00\x12"
+    assert_quarters(read_picture(encoded(quarters(), "JPEG", exif=damaged, quality=100)), 12)
+
+
+def test_grayscale_has_three_equal_channels() -> None:
+    picture = read_picture(encoded(Image.new("L", (WIDE, HIGH), 77), "PNG"))
+    assert np.unique(picture).tolist() == [77]
+
+
+def test_one_bit_a_pixel_is_black_and_white() -> None:
+    image = Image.new("1", (WIDE, HIGH), 1)
+    image.paste(0, (0, 0, WIDE // 2, HIGH))
+    picture = read_picture(encoded(image, "PNG"))
+    assert picture[0, 0].tolist() == [0, 0, 0]
+    assert picture[0, -1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_becomes_the_colours_that_it_prints(kind: str) -> None:
+    picture = read_picture(encoded(quarters().convert("CMYK"), kind))
+    assert_quarters(picture, tolerance=20)
+
+
+def test_sixteen_bits_are_reduced_to_eight() -> None:
+    values = np.array([[0, 32_896, 65_535]], np.uint16)
+    picture = read_picture(encoded(Image.fromarray(values), "PNG"))
+    assert picture[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_becomes_white(mode: str) -> None:
+    image = Image.new("RGBA", (WIDE, HIGH), (0, 0, 0, 0)).convert(mode)
+    image.paste((0, 0, 0, 255) if mode == "RGBA" else (0, 255), (0, 0, WIDE // 2, HIGH))
+    picture = read_picture(encoded(image, "PNG"))
+    assert picture[0, 0].tolist() == [0, 0, 0]
+    assert picture[0, -1].tolist() == [255, 255, 255]
+
+
+def test_a_palette_with_a_transparent_colour_is_read() -> None:
+    image = Image.new("P", (WIDE, HIGH), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(1, (0, 0, WIDE // 2, HIGH))
+    picture = read_picture(encoded(image, "PNG", transparency=0))
+    assert picture[0, 0].tolist() == [50, 100, 200]
+    assert picture[0, -1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation_is_taken(kind: str) -> None:
+    others = [Image.new("RGB", (WIDE, HIGH), colour) for colour in ("white", "yellow")]
+    data = encoded(quarters(), kind, save_all=True, append_images=others)
+    assert_quarters(read_picture(data), tolerance=24)
+
+
+def test_an_empty_picture_says_so() -> None:
+    with pytest.raises(MalformedInput, match="0 bytes"):
+        read_picture(b"")
+
+
+@pytest.mark.parametrize("data", [b"<svg></svg>", b"%PDF-1.7", b"\x00" * 1000, b"hello"])
+def test_what_is_no_picture_names_what_is_read(data: bytes) -> None:
+    with pytest.raises(UnsupportedMedia, match="JPEG, PNG"):
+        read_picture(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_truncated_picture_is_malformed(kind: str, share: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    with pytest.raises((MalformedInput, UnsupportedMedia)):
+        read_picture(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_flipped_bytes_end_in_a_picture_or_in_our_own_error(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    intact = np.frombuffer(encoded(quarters(), kind), np.uint8)
+    for _ in range(150):
+        data = intact.copy()
+        data[rng.integers(0, len(data), 4)] = rng.integers(0, 256, 4)
+        try:
+            picture = read_picture(data.tobytes(), PictureLimits(max_pixels=1_000_000))
+        except (MalformedInput, UnsupportedMedia, TooLarge):
+            continue
+        assert picture.ndim == 3
+
+
+def test_too_many_bytes_are_refused() -> None:
+    data = encoded(quarters(), "PNG")
+    with pytest.raises(TooLarge, match="at most 100 are read"):
+        read_picture(data, PictureLimits(max_bytes=100))
+
+
+def test_a_jpeg_of_80_megapixels_is_reduced_while_decoding() -> None:
+    image = Image.new("RGB", (10_000, 8_000), "blue")
+    image.paste("red", (0, 0, 5_000, 4_000))
+    picture = read_picture(encoded(image, "JPEG"))
+    assert picture.shape == (4_000, 5_000, 3)
+    np.testing.assert_allclose(picture[100, 100], (0, 0, 255), atol=4)
+    np.testing.assert_allclose(picture[-100, -100], (255, 0, 0), atol=4)
+
+
+def test_a_progressive_jpeg_of_80_megapixels_is_refused() -> None:
+    data = encoded(Image.new("RGB", (10_000, 8_000)), "JPEG", progressive=True)
+    with pytest.raises(TooLarge, match="10000 × 8000 pixels"):
+        read_picture(data)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing: a decompression bomb's fuse."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\x00"))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(10_000, 8_000), (60_000, 60_000)])
+def test_other_large_pictures_are_refused_before_memory_is_taken(size: tuple[int, int]) -> None:
+    data = png_header(*size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="pixels"):
+            read_picture(data)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_jpeg_beyond_all_reduction_is_refused() -> None:
+    tiny = encoded(Image.new("RGB", (16, 16)), "JPEG")
+    place = tiny.index(b"\xff\xc0") + 5  # height and width in the frame header
+    huge = tiny[:place] + struct.pack(">HH", 60_000, 60_000) + tiny[place + 4 :]
+    with pytest.raises(TooLarge, match="60000 × 60000"):
+        read_picture(huge)
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(UnsupportedMedia, match="floating-point"):
+        read_picture(encoded(Image.new("F", (WIDE, HIGH), 0.5), "TIFF"))

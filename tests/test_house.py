@@ -1,0 +1,59 @@
+"""The house rules that no single room can keep."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+_LOADED = (
+    "import sys; import {module}; print(*sorted({{n.partition('.')[0] for n in sys.modules}}))"
+)
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level packages in memory after a fresh interpreter has imported `module`."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED.format(module=module)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_imports_go_one_way() -> None:
+    program = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([str(program)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", ["edge_agent.cli", "edge_agent.agent", "edge_agent.pipeline"])
+def test_an_edge_box_needs_nothing_of_the_server(module: str) -> None:
+    assert not loaded_by(module) & {"match_server", "flask", "sqlalchemy", "alembic", "gunicorn"}
+
+
+@pytest.mark.parametrize("module", ["match_server.cli", "match_server.app"])
+def test_a_server_needs_nothing_of_the_agent(module: str) -> None:
+    assert "edge_agent" not in loaded_by(module)
+
+
+@pytest.mark.parametrize("module", ["edge_agent.agent", "models.analysis", "match_server.app"])
+def test_the_graph_rewriting_library_is_for_installing_only(module: str) -> None:
+    assert "onnx" not in loaded_by(module)
+
+
+@pytest.mark.parametrize("module", ["match_server.serve", "match_server.cli"])
+def test_what_forks_has_not_loaded_the_runtime_that_starts_threads(module: str) -> None:
+    assert "onnxruntime" not in loaded_by(module)
+
+
+def test_no_weights_or_media_are_committed() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    forbidden = {".onnx", ".mp4", ".dat", ".pt", ".npz", ".tflite"}
+    assert [name for name in listed if Path(name).suffix in forbidden] == []
