@@ -1,0 +1,365 @@
+/* The kernel as a Python module. The interpreter lock is not held while it works. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <Python.h>
+
+#include "scan.h"
+
+#include "arithmetic.h"
+
+#include "kernels.h"
+
+#include "workers.h"
+
+#include "search.h"
+
+
+/* What a call borrows from Python objects, given back together. */
+typedef struct {
+    Py_buffer *views;
+    Py_ssize_t count, room;
+} Borrowed;
+
+static void *borrow(Borrowed *all, PyObject *object, Py_ssize_t bytes, int writable) {
+    if (all->count == all->room) {
+        PyErr_SetString(PyExc_SystemError, "more buffers than a call has");
+        return NULL;
+    }
+    Py_buffer *view = &all->views[all->count];
+    if (PyObject_GetBuffer(object, view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE)) return NULL;
+    all->count++;
+    if (view->len >= bytes) return view->buf;
+    PyErr_Format(PyExc_ValueError, "a buffer of %zd bytes where %zd are needed", view->len, bytes);
+    return NULL;
+}
+
+static void give_back(Borrowed *all) {
+    for (Py_ssize_t i = 0; i < all->count; i++) PyBuffer_Release(&all->views[i]);
+}
+
+static const Kernel *kernel_named(const char *name) {
+    for (int i = 0; i < KERNEL_COUNT; i++)
+        if (!strcmp(KERNELS[i].name, name) && KERNELS[i].runs_here()) return &KERNELS[i];
+    PyErr_Format(PyExc_ValueError, "no kernel %s on this processor", name);
+    return NULL;
+}
+
+static int read_book(Borrowed *all, PyObject *tuple, Book *book) {
+    PyObject *signs, *levels2, *levels4, *bounds;
+    const int8_t *l2, *l4, *b;
+    if (!PyArg_ParseTuple(tuple, "iiffiiOOOO:book", &book->dimension, &book->width, &book->step,
+                          &book->reach, &book->least, &book->most, &levels2, &levels4, &bounds,
+                          &signs))
+        return 0;
+    if (book->dimension < 1 || book->width < book->dimension || book->width % 128 ||
+        book->width > 4096) {
+        PyErr_SetString(PyExc_ValueError, "a width is a multiple of 128, up to 4096");
+        return 0;
+    }
+    if (!(l2 = borrow(all, levels2, 4, 0)) || !(l4 = borrow(all, levels4, 16, 0)) ||
+        !(b = borrow(all, bounds, 16, 0)) || !(book->signs = borrow(all, signs, 2 * book->width, 0)))
+        return 0;
+    memcpy(book->levels2, l2, 4);
+    memcpy(book->levels4, l4, 16);
+    memcpy(book->bounds, b, 16);
+    for (int i = 0; i < 64; i++) {
+        book->table2[i] = (uint8_t)(l2[i & 3] + BIAS);
+        book->table4[i] = (uint8_t)(l4[i & 15] + BIAS);
+    }
+    for (book->span = 128; 2 * book->span <= book->width;) book->span *= 2;
+    return 1;
+}
+
+/* planes: (groups, high, mid, low, errors), errors as rows of 16 * groups for the three depths */
+static int read_planes(Borrowed *all, PyObject *tuple, const Book *book, int writable,
+                       Planes *planes, int64_t *groups) {
+    PyObject *high, *mid, *low, *errors;
+    uint16_t *lengths;
+    long long count;
+    if (!PyArg_ParseTuple(tuple, "LOOOO:planes", &count, &high, &mid, &low, &errors)) return 0;
+    if (count < 0 || count > INT32_MAX / 16) {
+        PyErr_SetString(PyExc_ValueError, "a shelf has 0 to 2^27 groups");
+        return 0;
+    }
+    const Py_ssize_t places = 16 * (Py_ssize_t)count, width = book->width;
+    if (!(planes->high = borrow(all, high, places * width / 4, writable)) ||
+        !(planes->mid = borrow(all, mid, places * width / 4, writable)) ||
+        !(planes->low = borrow(all, low, places * width / 2, writable)) ||
+        !(lengths = borrow(all, errors, places * 6, writable)))
+        return 0;
+    for (int depth = 0; depth < 3; depth++) planes->errors[depth] = lengths + depth * places;
+    *groups = count;
+    return 1;
+}
+
+#define SHELF_BUFFERS 7
+static int read_shelf(Borrowed *all, PyObject *tuple, const Book *book, Shelf *shelf) {
+    PyObject *planes, *rows, *ids, *alive;
+    return PyArg_ParseTuple(tuple, "OOOO:shelf", &planes, &rows, &ids, &alive) &&
+           read_planes(all, planes, book, 0, &shelf->planes, &shelf->groups) &&
+           (shelf->rows = borrow(all, rows, 32 * shelf->groups * book->dimension, 0)) &&
+           (shelf->ids = borrow(all, ids, 128 * shelf->groups, 0)) &&
+           (shelf->alive = borrow(all, alive, 2 * shelf->groups, 0));
+}
+
+static PyObject *py_kernels(PyObject *self, PyObject *none) {
+    (void)self, (void)none;
+    PyObject *names = PyList_New(0);
+    for (int i = 0; names && i < KERNEL_COUNT; i++) {
+        if (!KERNELS[i].runs_here()) continue;
+        PyObject *name = PyUnicode_FromString(KERNELS[i].name);
+        if (!name || PyList_Append(names, name)) Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+typedef struct {
+    const Kernel *kernel;
+    const Book *book;
+    const float *vectors; /* to be halved first, or none */
+    uint16_t *rows;       /* of the place 0 */
+    Planes planes;
+    int64_t first, last;
+    _Atomic int64_t next; /* group */
+    _Atomic int failed;
+} Encoding;
+
+static void encode_task(void *argument) {
+    Encoding *job = argument;
+    const size_t width = (size_t)job->book->width, dimension = (size_t)job->book->dimension;
+    float *scratch = aligned_alloc(64, 16 * width * (sizeof(float) + 1));
+    if (!scratch) {
+        job->failed = 1;
+        return;
+    }
+    for (int64_t group; (group = job->next++) * 16 < job->last;) {
+        int64_t from = group * 16 < job->first ? job->first : group * 16;
+        int64_t to = group * 16 + 16 < job->last ? group * 16 + 16 : job->last;
+        uint16_t *rows = job->rows + (size_t)from * dimension;
+        if (job->vectors)
+            job->kernel->halve(job->vectors + (size_t)(from - job->first) * dimension, rows,
+                               (to - from) * (int64_t)dimension);
+        job->kernel->encode(job->book, rows, (int)(to - from), &job->planes, from, scratch);
+    }
+    free(scratch);
+}
+
+#define CALL_BUFFERS 12
+
+/* encode(kernel, threads, book, vectors | None, rows, planes, first, last) */
+static PyObject *py_encode(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer views[CALL_BUFFERS];
+    Borrowed all = {views, 0, CALL_BUFFERS};
+    Book book = {0};
+    Encoding job = {.book = &book};
+    const char *name;
+    int threads, fine = 0;
+    PyObject *book_tuple, *vectors, *rows, *planes;
+    long long first, last;
+    int64_t groups;
+    if (!PyArg_ParseTuple(args, "siOOOOLL:encode", &name, &threads, &book_tuple, &vectors, &rows,
+                          &planes, &first, &last))
+        return NULL;
+    if (!(job.kernel = kernel_named(name)) || !read_book(&all, book_tuple, &book) ||
+        !read_planes(&all, planes, &book, 1, &job.planes, &groups))
+        goto end;
+    if (first < 0 || last < first || last > 16 * groups) {
+        PyErr_SetString(PyExc_ValueError, "places run from first to last, within the planes");
+        goto end;
+    }
+    job.first = first;
+    job.last = last;
+    job.next = first / 16;
+    if (!(job.rows = borrow(&all, rows, 2 * last * book.dimension, vectors != Py_None)) ||
+        (vectors != Py_None &&
+         !(job.vectors = borrow(&all, vectors, 4 * (last - first) * book.dimension, 0))))
+        goto end;
+    Py_BEGIN_ALLOW_THREADS
+    in_parallel(encode_task, &job, last - first < 256 ? 1 : threads);
+    Py_END_ALLOW_THREADS
+    fine = !job.failed;
+    if (!fine) PyErr_NoMemory();
+end:
+    give_back(&all);
+    if (!fine) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* search(kernel, threads, book, shelves, probes, limits, thresholds, ids, similarities, counts)
+ * writes, for each probe in turn, room for its limit of ids (uint64) and similarities (float64),
+ * of which the first `counts` (int64) are filled. */
+static PyObject *py_search(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *name;
+    int threads, count, fine = 0;
+    PyObject *book_tuple, *shelf_list, *rows, *inputs[2], *outputs[3];
+    if (!PyArg_ParseTuple(args, "siOO!OiOOOOO:search", &name, &threads, &book_tuple, &PyList_Type,
+                          &shelf_list, &rows, &count, &inputs[0], &inputs[1], &outputs[0],
+                          &outputs[1], &outputs[2]))
+        return NULL;
+    Book book = {0};
+    const Py_ssize_t shelf_count = PyList_Size(shelf_list);
+    const Py_ssize_t room = CALL_BUFFERS + SHELF_BUFFERS * shelf_count;
+    Py_buffer *views = malloc(sizeof *views * (size_t)room);
+    Shelf *shelves = malloc(sizeof *shelves * (size_t)(shelf_count + 1));
+    Borrowed all = {views, 0, room};
+    Search search = {.book = &book, .shelves = shelves};
+    if (!views || !shelves) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    if (!(search.kernel = kernel_named(name)) || !read_book(&all, book_tuple, &book)) goto end;
+    for (Py_ssize_t i = 0; i < shelf_count; i++) {
+        if (!read_shelf(&all, PyList_GetItem(shelf_list, i), &book, &shelves[i])) goto end;
+        search.chunks += (shelves[i].groups + CHUNK - 1) / CHUNK;
+    }
+    const float *probe_rows = borrow(&all, rows, 4 * (Py_ssize_t)count * book.dimension, 0);
+    const int64_t *limits = borrow(&all, inputs[0], 8 * count, 0);
+    const double *thresholds = borrow(&all, inputs[1], 8 * count, 0);
+    int64_t *counts = borrow(&all, outputs[2], 8 * count, 1), total = 0;
+    if (!probe_rows || !limits || !thresholds || !counts) goto end;
+    for (int p = 0; p < count; p++) total += limits[p] > 0 ? limits[p] : INT64_MIN / 2;
+    if (count < 1 || total < 0 || total > PY_SSIZE_T_MAX / 8) {
+        PyErr_SetString(PyExc_ValueError, "a search has probes, each with a limit of at least 1");
+        goto end;
+    }
+    uint64_t *ids = borrow(&all, outputs[0], 8 * total, 1);
+    double *similarities = borrow(&all, outputs[1], 8 * total, 1);
+    if (!ids || !similarities) goto end;
+    Py_BEGIN_ALLOW_THREADS
+    fine = new_batch(&search.batch, search.kernel, &book, probe_rows, count, limits, thresholds);
+    if (fine) {
+        search.room = 262144 / count < 32 * CHUNK ? 32 * CHUNK
+                                                  : 262144 / count > 16384 ? 16384 : 262144 / count;
+        in_parallel(search_task, &search, threads);
+        fine = !search.failed;
+    }
+    for (int p = 0; fine && p < count; p++) {
+        Probe *probe = &search.batch.probes[p];
+        qsort(probe->best, (size_t)probe->found, sizeof(Found), by_rank);
+        counts[p] = probe->found;
+        for (int64_t i = 0; i < probe->found; i++) {
+            ids[i] = probe->best[i].id;
+            similarities[i] = probe->best[i].similarity;
+        }
+        ids += probe->limit;
+        similarities += probe->limit;
+    }
+    Py_END_ALLOW_THREADS
+    if (!fine) PyErr_NoMemory();
+end:
+    free_batch(&search.batch);
+    give_back(&all);
+    free(views);
+    free(shelves);
+    if (!fine) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* bounds(kernel, book, shelf, probe, depth, estimates, margins): for each template what the planes
+ * down to depth 0, 1 or 2 say of its similarity, and how far from it the truth can be. */
+static PyObject *py_bounds(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *name;
+    int depth, fine = 0;
+    PyObject *book_tuple, *shelf_tuple, *row, *outputs[2];
+    if (!PyArg_ParseTuple(args, "sOOOiOO:bounds", &name, &book_tuple, &shelf_tuple, &row, &depth,
+                          &outputs[0], &outputs[1]))
+        return NULL;
+    Py_buffer views[CALL_BUFFERS + SHELF_BUFFERS];
+    Borrowed all = {views, 0, CALL_BUFFERS + SHELF_BUFFERS};
+    Book book = {0};
+    Shelf shelf;
+    const int64_t one = 1;
+    const double least = -1;
+    Batch batch = {0};
+    int32_t *products = NULL;
+    const Kernel *kernel = kernel_named(name);
+    if (!kernel || !read_book(&all, book_tuple, &book) ||
+        !read_shelf(&all, shelf_tuple, &book, &shelf))
+        goto end;
+    const float *probe_row = borrow(&all, row, 4 * book.dimension, 0);
+    double *estimates = borrow(&all, outputs[0], 128 * shelf.groups, 1);
+    double *margins = borrow(&all, outputs[1], 128 * shelf.groups, 1);
+    if (!probe_row || !estimates || !margins) goto end;
+    Py_BEGIN_ALLOW_THREADS
+    products = malloc(64 * (size_t)shelf.groups + 64);
+    if (products && new_batch(&batch, kernel, &book, probe_row, 1, &one, &least)) {
+        const Probe *probe = batch.probes;
+        kernel->products(&book, shelf.planes.high, depth ? shelf.planes.mid : NULL, shelf.groups,
+                         batch.blocks, products, 0);
+        for (int64_t i = 0; i < 16 * shelf.groups; i++) {
+            const uint8_t *low = shelf.planes.low + i * (book.width / 2);
+            int32_t product = products[i] + (depth > 1 ? kernel->low_product(&book, low, probe) : 0);
+            estimates[i] = probe->unit * product;
+            margins[i] =
+                probe->margin * ERROR_UNIT * shelf.planes.errors[depth][i] + probe->allowance;
+        }
+        fine = 1;
+    }
+    Py_END_ALLOW_THREADS
+    if (!fine) PyErr_NoMemory();
+end:
+    free(products);
+    free_batch(&batch);
+    give_back(&all);
+    if (!fine) return NULL;
+    Py_RETURN_NONE;
+}
+
+typedef struct {
+    const uint64_t *words;
+    int64_t blocks; /* of 64 KiB */
+    _Atomic int64_t next;
+    _Atomic uint64_t sum;
+} Reading;
+
+static void read_task(void *argument) {
+    Reading *job = argument;
+    uint64_t sums[8] = {0};
+    for (int64_t block; (block = job->next++) < job->blocks;)
+        for (const uint64_t *w = job->words + block * 8192, *end = w + 8192; w < end; w += 8)
+            for (int l = 0; l < 8; l++) sums[l] += w[l];
+    for (int l = 0; l < 8; l++) job->sum += sums[l];
+}
+
+/* read(buffer, threads): reads every word once, for measuring how fast memory is. */
+static PyObject *py_read(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *object;
+    Py_buffer view;
+    int threads;
+    if (!PyArg_ParseTuple(args, "Oi:read", &object, &threads) ||
+        PyObject_GetBuffer(object, &view, PyBUF_SIMPLE))
+        return NULL;
+    Reading job = {.words = view.buf, .blocks = view.len / 65536};
+    Py_BEGIN_ALLOW_THREADS
+    in_parallel(read_task, &job, threads);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&view);
+    return PyLong_FromUnsignedLongLong(job.sum);
+}
+
+static PyMethodDef METHODS[] = {
+    {"kernels", py_kernels, METH_NOARGS, "Names of the kernels that run here, fastest first."},
+    {"encode", py_encode, METH_VARARGS, "Rows to halves, codes and error lengths."},
+    {"search", py_search, METH_VARARGS, "The best rows for each probe, proven."},
+    {"bounds", py_bounds, METH_VARARGS, "Estimates and margins of every template, for tests."},
+    {"read", py_read, METH_VARARGS, "The sum of a buffer's words: reads it all, once."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, METHODS,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernel(void) {
+    static int prepared;
+    if (!prepared++) pthread_atfork(NULL, NULL, forget_workers);
+    return PyModule_Create(&MODULE);
+}

@@ -1,0 +1,198 @@
+"""The gallery with segments on disk, shared by all processes that open the directory.
+
+Each process applies the same feed of changes, so all hold the same content: the segments, and what
+came after them in a private tail. Whoever gets the lock writes its tail into a segment and replaces
+the manifest; the others notice, map what is new, and drop the part of their tails that it covers.
+"""
+
+import logging
+from collections.abc import Iterable
+
+from match_server.gallery.directory import DamagedSegments, Directory, Generation
+from match_server.gallery.engine import Batch, Ids, Rows, SegmentedGallery
+from match_server.gallery.kernels import Kernel
+from match_server.gallery.merging import Piece, live_piece, merged, worth_merging
+from match_server.gallery.quantise import CodeBook
+from match_server.gallery.shelf import Shelf, View, full_view
+from match_server.gallery.tail import Tail
+
+_log = logging.getLogger(__name__)
+
+_MOST_REMOVALS = 65536
+"""Removed ids that are remembered before the next seal takes them in."""
+
+
+class SharedGallery(SegmentedGallery):
+    """A gallery whose sealed shelves are files.
+
+    A new instance contains what the manifest names: apply every change after `watermark`. Where
+    `damage` says that the files cannot be used, `rebuild` from the database.
+    """
+
+    def __init__(
+        self, directory: Directory, book: CodeBook, kernel: Kernel, threads: int, *, verify: bool
+    ) -> None:
+        super().__init__(book, kernel, threads)
+        self._directory = directory
+        self._stamp: tuple[int, int, int] | None = None  # of the manifest that is mapped
+        self._sealed_seq = 0  # what the segments contain
+        self._removals: list[tuple[int, Ids]] = []  # after that
+        self.refresh()
+        if verify and self._sealed:
+            self._start_helper(self.verify)
+
+    def refresh(self) -> bool:
+        """Take over what another process has sealed meanwhile. Answers whether there was any."""
+        with self._change:
+            stamp = self._directory.stamp()
+            if stamp in (None, self._stamp):
+                return False
+            self._stamp = stamp
+            try:
+                generation = self._directory.read()
+            except (DamagedSegments, OSError) as error:
+                self._damaged(f"{error}")
+                return False
+            if generation is not None:
+                self._adopt(generation)
+            return True
+
+    def apply(
+        self,
+        seq: int,
+        *,
+        remove: Ids | None = None,
+        ids: Ids | None = None,
+        vectors: Rows | None = None,
+    ) -> bool:
+        self.refresh()
+        return super().apply(seq, remove=remove, ids=ids, vectors=vectors)
+
+    def seal(self, *, wait: bool = True) -> bool:
+        """Write what is private to this process into a segment that all processes share.
+
+        Answers False when nothing was written: nothing to write, a gallery that must be rebuilt
+        first, or, without `wait`, another process that is writing.
+        """
+        with self._upkeep, self._directory.locked(wait) as mine:
+            if not mine:
+                return False
+            self.refresh()
+            with self._change:
+                seq, views = self._seq, (*self._sealed, self._tail.view)
+                removed = bool(self._removals)
+            private = [view for view in views if view.shelf.name is None and view.live]
+            if self._damage is not None or not (private or removed):
+                return False
+            shared = [view for view in views if view.shelf.name is not None]
+            chosen = worth_merging(shared, sum(view.live for view in private))
+            self._write(seq, [view for view in shared if view not in chosen], [*private, *chosen])
+            return True
+
+    def compact(self) -> None:
+        """Rewrite segments that hold removed templates: after this they are gone from the disk."""
+        with self._upkeep, self._directory.locked(wait=True):
+            self.refresh()
+            with self._change:
+                seq, views = self._seq, (*self._sealed, self._tail.view)
+            clean = [view for view in views if view.shelf.name and view.live == view.shelf.count]
+            if self._damage is None:
+                self._write(seq, clean, [view for view in views if view not in clean])
+
+    def rebuild(self, batches: Iterable[Batch], seq: int) -> None:
+        """Replace everything by these templates: the database's content as of change `seq`.
+
+        Searches see the old content until the new is complete. Of several processes that rebuild
+        at once the first writes, and the others take over what it wrote. Raises as `add` does.
+        """
+        before = self._directory.stamp()
+        with self._upkeep, self._directory.locked(wait=True):
+            if self._directory.stamp() == before or not self._sound(seq):
+                shelves = self._shelves(batches, self._segment)
+                self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
+            with self._change:
+                self._damage, self._servable, self._stamp = None, True, None
+                self._removals, self._sealed_seq = [], max(self._seq, seq) + 1  # drop all private
+                self.refresh()
+
+    def verify(self) -> None:
+        """Read all segments and compare their digests; sets `damage` and stops serving if wrong.
+
+        Runs in a helper thread after opening; it reads every byte once.
+        """
+        for view in self._sealed:
+            try:
+                self._directory.verify(view, lambda: not self._closing.is_set())
+            except DamagedSegments as error:
+                self._servable = False
+                self._damaged(f"{error}")
+
+    def close(self) -> None:
+        """Seal the tail, unless another process is at it, and stop helpers."""
+        super().close()
+        try:
+            self.seal(wait=False)
+        except OSError:
+            _log.exception("the gallery's tail could not be sealed; the next start replays it")
+
+    def _damaged(self, why: str) -> None:
+        self._damage = why
+        _log.warning("the gallery must be rebuilt from the database: %s", why)
+
+    def _adopt(self, generation: Generation) -> None:
+        """Map a generation; keep of what is private only what came after it."""
+        private = [view for view in self._sealed if view.shelf.name is None]
+        private.append(self._tail.closed())
+        behind = generation.seq < self._sealed_seq  # rebuilt: follow the feed from there again
+        self._sealed, self._sealed_seq = generation.views, generation.seq
+        self._tail = Tail(self._book, self._kernel, self._threads)
+        later = [] if behind else [(s, ids) for s, ids in self._removals if s > generation.seq]
+        self._removals = []
+        for seq, ids in later:
+            self._discard(ids, seq)
+        for view in [] if behind else private:
+            self._keep_later(view, generation.seq)
+        self._publish(generation.seq if behind else max(self._seq, generation.seq))
+
+    def _keep_later(self, view: View, seq: int) -> None:
+        """Bring what changes after `seq` added to a private shelf into the tail."""
+        if view.shelf.seqs is None:
+            return
+        shelf, seqs, places = view.shelf, view.shelf.seqs, view.live_places()
+        places = places[seqs[places] > seq]
+        while places.shape[0]:
+            part, places = places[: self._tail.room], places[self._tail.room :]
+            self._add_to_tail(shelf.ids[part], None, shelf.rows[part], seqs[part])
+
+    def _discard(self, ids: Ids, seq: int) -> int:
+        if ids.shape[0]:
+            self._removals.append((seq, ids))
+        return super()._discard(ids, seq)
+
+    def _upkeep_due(self) -> bool:
+        private = any(view.shelf.name is None for view in self._sealed)
+        return private or sum(ids.shape[0] for _, ids in self._removals) > _MOST_REMOVALS
+
+    def _keep_up(self) -> None:
+        self.seal(wait=False)
+
+    def _sound(self, seq: int) -> bool:
+        """Whether another process has just written a generation that contains this change."""
+        try:
+            generation = self._directory.read()
+        except (DamagedSegments, OSError):
+            return False
+        return generation is not None and generation.seq >= seq
+
+    def _write(self, seq: int, kept: list[View], pieces: list[View]) -> None:
+        made = [live_piece(view) for view in pieces if view.live]
+        views = [view for view in kept if view.live]
+        if made:
+            views.append(full_view(self._segment(made)))
+        self._directory.commit(seq, tuple(views))
+        self.refresh()
+
+    def _segment(self, pieces: Iterable[Piece]) -> Shelf:
+        return self._directory.write_segment(
+            lambda create: merged(list(pieces), create, self._book, self._kernel, 1)
+        )

@@ -1,0 +1,108 @@
+"""Concurrent searches share scans, and each still gets its own answer."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from match_server.gallery.gathering import MOST_PROBES, Gathering
+from match_server.gallery.kernels import Ask, Ranked
+
+
+def ask(values: list[float], limit: int = 1) -> Ask:
+    count = len(values)
+    return Ask(
+        np.array(values, dtype=np.float32)[:, None],
+        np.full(count, limit, dtype=np.int64),
+        np.full(count, -1.0),
+    )
+
+
+class Scans:
+    """A scan that echoes its probes and can be held up."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.entered = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+        self.held = False
+        self.fail_on: float | None = None
+
+    def __call__(self, ask: Ask) -> list[Ranked]:
+        self.sizes.append(ask.limits.shape[0])
+        if self.held:
+            self.entered.release()
+            assert self.go_on.acquire(timeout=30)
+        if self.fail_on is not None and (ask.probes == self.fail_on).any():
+            raise RuntimeError("the scan failed")
+        return [
+            (np.array([int(p)], dtype=np.uint64), np.array([float(p)])) for p in ask.probes[:, 0]
+        ]
+
+
+def test_one_search_alone_is_scanned_at_once() -> None:
+    scans = Scans()
+    gathering = Gathering(scans)
+    answer = gathering.search(ask([3, 4]))
+    assert [ids.tolist() for ids, _ in answer] == [[3], [4]]
+    assert scans.sizes == [2]
+    assert gathering.scans == 1
+
+
+def _waiting(gathering: Gathering, count: int) -> None:
+    while len(gathering._queue) < count:
+        threading.Event().wait(0.001)
+
+
+def test_searches_that_come_during_a_scan_share_the_next() -> None:
+    scans = Scans()
+    scans.held = True
+    gathering = Gathering(scans)
+    answers: dict[int, list[Ranked]] = {}
+
+    def search(value: int) -> None:
+        answers[value] = gathering.search(ask([value]))
+
+    threads = [threading.Thread(target=search, args=(value,)) for value in range(9)]
+    threads[0].start()
+    assert scans.entered.acquire(timeout=30)
+    for thread in threads[1:]:
+        thread.start()
+    _waiting(gathering, 8)
+    for _ in range(2):
+        scans.go_on.release()
+    for thread in threads:
+        thread.join(30)
+    assert scans.sizes == [1, 8]
+    assert {value: answer[0][0].tolist() for value, answer in answers.items()} == {
+        value: [value] for value in range(9)
+    }
+
+
+def test_a_scan_takes_no_more_probes_than_its_bound_and_nobody_is_left_waiting() -> None:
+    scans = Scans()
+    scans.held = True
+    gathering = Gathering(scans)
+    size = MOST_PROBES // 2 + 1
+    threads = [
+        threading.Thread(target=gathering.search, args=(ask([0.0] * size),)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    assert scans.entered.acquire(timeout=30)
+    _waiting(gathering, 3)
+    for _ in range(4):
+        scans.go_on.release()
+    for thread in threads:
+        thread.join(30)
+    assert scans.sizes == [size] * 4
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_failed_scan_is_raised_to_all_who_shared_it_and_to_nobody_else() -> None:
+    scans = Scans()
+    scans.fail_on = 7.0
+    gathering = Gathering(scans)
+    with pytest.raises(RuntimeError, match="the scan failed"):
+        gathering.search(ask([7]))
+    assert gathering.search(ask([8]))[0][0].tolist() == [8]
