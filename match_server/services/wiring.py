@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.gallery import open_gallery
-from match_server.search_index import OpenGallery, SearchIndex
+from match_server.search_index import OpenGallery, SearchIndex, open_segments
 from match_server.services.collections import Collections
 from match_server.services.enrollment import Enroller
 from match_server.services.events import Events
@@ -51,6 +50,7 @@ class Services:
         return self.keys.any_valid()
 
     def close(self) -> None:
+        self.index.close()
         self.database.close()
 
 
@@ -59,7 +59,7 @@ def build_services(
     *,
     faces: FaceEngine | None = None,
     clock: Clock | None = None,
-    open_gallery: OpenGallery = open_gallery,
+    open_gallery: OpenGallery = open_segments,
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
     clock = clock or SystemClock()
@@ -68,7 +68,7 @@ def build_services(
         max_bytes=settings.max_body_bytes, max_pixels=settings.max_picture_pixels
     )
     database = Database(settings.sqlalchemy_url)
-    index = SearchIndex(database, open_gallery)
+    index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
     return Services(
         settings=settings,
