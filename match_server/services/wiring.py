@@ -10,6 +10,7 @@ from match_server.services.collections import Collections
 from match_server.services.enrollment import Enroller
 from match_server.services.events import Events
 from match_server.services.files import FileStore
+from match_server.services.groups import Groups
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
 from match_server.services.persons import Persons
@@ -35,6 +36,7 @@ class Services:
     files: FileStore
     collections: Collections
     persons: Persons
+    groups: Groups
     references: References
     enroller: Enroller
     identifier: Identifier
@@ -79,6 +81,7 @@ def build_services(
         files=files,
         collections=Collections(database, faces, files, clock),
         persons=Persons(database, files, clock),
+        groups=Groups(database, clock),
         references=References(database, files, clock),
         enroller=Enroller(database, faces, index, files, clock, limits),
         identifier=Identifier(database, faces, index, clock, limits),
