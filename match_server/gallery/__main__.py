@@ -22,7 +22,7 @@ def read_bandwidth(threads: int, repeats: int = 7) -> float | None:
     durations = []
     for _ in range(repeats):
         started = time.perf_counter()
-        _kernel.read(memoryview(block), threads)
+        _kernel.read(block, threads)
         durations.append(time.perf_counter() - started)
     return block.nbytes / median(durations)
 

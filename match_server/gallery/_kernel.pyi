@@ -1,5 +1,7 @@
 """The compiled kernel (kernel/module.c). All buffers are contiguous; sizes are checked."""
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 _Book = tuple[object, ...]
@@ -42,4 +44,4 @@ def bounds(
     margins: Buffer,
     /,
 ) -> None: ...
-def read(buffer: Buffer, threads: int, /) -> int: ...
+def read(buffer: NDArray[np.uint64], threads: int, /) -> int: ...
