@@ -103,6 +103,9 @@ def _view(endpoint: Endpoint, gatekeeper: Gatekeeper) -> Callable[..., Response]
                 inputs["query"] = query
         if endpoint.body is not None and not endpoint.raw_body:
             inputs["body"] = read_body(request, endpoint.body, picture=endpoint.picture)
+            also = endpoint.also(inputs["body"])
+            if also is not None:
+                g.principal.require(also)
         answer = endpoint.handle(**inputs)
         if isinstance(answer, BaseModel):
             return Response(

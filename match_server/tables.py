@@ -28,6 +28,8 @@ Json = dict[str, Any]
 Number = BigInteger().with_variant(Integer, "sqlite")
 Uuid = String(36)
 Name = String(63)
+# Ordered by code point everywhere, as SQLite does by itself.
+CodePoints = String(200).with_variant(String(200, collation="C"), "postgresql")
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -145,6 +147,28 @@ class Membership(Table):
     person_number: Mapped[int] = mapped_column(
         ForeignKey("persons.number", ondelete="CASCADE"), primary_key=True, index=True
     )
+
+
+class PersonField(Table):
+    """One value of a person's metadata, kept once more so that a search can ask for it.
+
+    Exactly one of `text`, `number` and `truth` is set.
+    """
+
+    __tablename__ = "person_fields"
+    __table_args__ = (
+        Index("ix_person_fields_text", "field", "text"),
+        Index("ix_person_fields_number", "field", "number"),
+    )
+
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), primary_key=True
+    )
+    place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    field: Mapped[str] = mapped_column(String(200))  # dotted path in the metadata
+    text: Mapped[str | None] = mapped_column(CodePoints)
+    number: Mapped[float | None]
+    truth: Mapped[bool | None]
 
 
 class Image(Table):

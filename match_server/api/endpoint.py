@@ -33,6 +33,7 @@ class Endpoint:
     media_type: str = "application/json"
     errors: tuple[int, ...] = ()
     example: Mapping[str, JsonValue] = field(default_factory=dict)  # of the body
+    also: Callable[[Any], Permission | None] = lambda body: None  # needed for this body besides
     raw_body: bool = False  # `handle` reads the body itself; `body` only documents it
 
     @property

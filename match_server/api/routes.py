@@ -41,6 +41,7 @@ from match_server.schemas.search import (
     Detected,
     DetectRequest,
     SearchAnswer,
+    SearchEverywhere,
     SearchRequest,
     Verified,
     VerifyRequest,
@@ -235,10 +236,23 @@ def search_endpoints(services: Services) -> list[Endpoint]:
         ),
         Endpoint(
             "POST", f"{_COLLECTION}/search", "search", "Who is this?",
-            handle=lambda collection, body: do.search(collection, body),
-            permission=Permission.SEARCH, body=SearchRequest, picture=True, answer=SearchAnswer,
+            handle=lambda collection, body: services.searcher.search(collection, body),
+            permission=Permission.SEARCH, also=_to_create,
+            body=SearchRequest, picture=True, answer=SearchAnswer,
             errors=(400, 404, 409, 413, 415, 422, 503),
-            example={"image": "/9j/4AAQSkZJRg…", "limit": 5},
+            example={
+                "image": "/9j/4AAQSkZJRg…",
+                "limit": 5,
+                "groups": ["night-shift"],
+                "filter": [{"field": "metadata.floor", "op": "gte", "value": 3}],
+            },
+        ),
+        Endpoint(
+            "POST", "/v1/search", "search", "Who is this, of several collections?",
+            handle=lambda body: services.searcher.search_everywhere(body),
+            permission=Permission.SEARCH, body=SearchEverywhere, picture=True,
+            answer=SearchAnswer, errors=(400, 404, 409, 413, 415, 422, 503),
+            example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg…"},
         ),
         Endpoint(
             "POST", "/v1/verify", "search", "Are these two the same person?",
@@ -276,6 +290,10 @@ def key_endpoints(services: Services) -> list[Endpoint]:
             answer=KeyView, errors=(404,),
         ),
     ]  # fmt: skip
+
+
+def _to_create(body: SearchRequest) -> Permission | None:
+    return Permission.ENROLL if body.newcomer is not None else None
 
 
 def _picture(data: bytes, media_type: str) -> Response:

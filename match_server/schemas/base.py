@@ -5,6 +5,7 @@ import binascii
 import json
 import unicodedata
 from datetime import datetime
+from enum import Enum, auto
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -26,6 +27,13 @@ from shared.template import MAX_DIMENSION
 Item = TypeVar("Item")
 
 MAX_METADATA_BYTES = 16_384
+
+
+class InText(Enum):
+    """How a list is written where there is only text: in a form or in a query."""
+
+    COMMAS = auto()
+    JSON = auto()
 
 
 class ApiModel(BaseModel):
@@ -131,6 +139,7 @@ __all__ = [
     "ApiModel",
     "Decision",
     "ErrorBody",
+    "InText",
     "Metadata",
     "ModelId",
     "Moment",

@@ -19,7 +19,7 @@ from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.lookup import one_number, page_of
 from match_server.tables import ApiKey
 from shared.clock import Clock
-from shared.errors import NotFound, Unauthenticated
+from shared.errors import Forbidden, NotFound, Unauthenticated
 
 _PREFIX = "muster"
 _ID_BYTES = 6
@@ -60,6 +60,13 @@ class Principal:
 
     def may(self, permission: Permission) -> bool:
         return permission in _ALLOWED[self.role]
+
+    def require(self, permission: Permission) -> None:
+        """Raises Forbidden when the role does not allow it."""
+        if not self.may(permission):
+            raise Forbidden(
+                f"a key of role {self.role!r} may not do this ({permission.name.lower()} is needed)"
+            )
 
 
 class Keys:

@@ -48,19 +48,21 @@ def group_named(session: Session, group_id: str) -> Group:
     return found
 
 
-def groups_of(session: Session, collection: Collection, group_ids: Sequence[str]) -> list[Group]:
-    """The groups of these ids, all of one collection. NotFound names the first that is none."""
+def groups_of(session: Session, group_ids: Sequence[str], *owners: Collection) -> list[Group]:
+    """The groups of these ids, all in these collections. NotFound names the first that is not."""
     found = {
         group.id: group
         for group in session.scalars(
             select(Group).where(
-                Group.collection_number == collection.number, Group.id.in_(group_ids)
+                Group.collection_number.in_([owner.number for owner in owners]),
+                Group.id.in_(group_ids),
             )
         )
     }
     for group_id in group_ids:
         if group_id not in found:
-            raise NotFound(f"there is no group {group_id!r} in collection {collection.name!r}")
+            names = ", ".join(repr(owner.name) for owner in owners)
+            raise NotFound(f"there is no group {group_id!r} in {names}")
     return [found[group_id] for group_id in dict.fromkeys(group_ids)]
 
 

@@ -33,6 +33,7 @@ def rank_persons(
     limit: int,
     now: datetime,
     *,
+    among: NDArray[np.uint64] | None = None,  # numbers of the templates that may be found
     found: list[Candidates] | None = None,
 ) -> list[list[Candidate]]:
     """The `limit` persons most alike each probe: each once, by the best of their templates.
@@ -43,9 +44,9 @@ def rank_persons(
     a write lock.
     """
     ask = limit * TEMPLATES_A_PERSON
-    lists = gallery.search(probes, ask) if found is None else found
+    lists = gallery.search(probes, ask, among=among) if found is None else found
     answer = [_persons(session, one, limit, now) for one in lists]
-    size = len(gallery)
+    size = len(gallery) if among is None else len(among)
     while ask < size:
         short = [
             row
@@ -55,7 +56,7 @@ def rank_persons(
         if not short:
             break
         ask = min(ask * 4, size)
-        for row, one in zip(short, gallery.search(probes[short], ask), strict=True):
+        for row, one in zip(short, gallery.search(probes[short], ask, among=among), strict=True):
             lists[row] = one
             answer[row] = _persons(session, one, limit, now)
     return answer

@@ -13,9 +13,11 @@ from match_server.services.files import FileStore
 from match_server.services.groups import Groups
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
+from match_server.services.newcomers import Newcomers
 from match_server.services.persons import Persons
 from match_server.services.probes import Probes
 from match_server.services.references import References
+from match_server.services.searching import Searcher
 from match_server.settings import Settings
 from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
@@ -40,6 +42,7 @@ class Services:
     references: References
     enroller: Enroller
     identifier: Identifier
+    searcher: Searcher
     probes: Probes
     events: Events
     keys: Keys
@@ -84,7 +87,8 @@ def build_services(
         groups=Groups(database, clock),
         references=References(database, files, clock),
         enroller=Enroller(database, faces, index, files, clock, limits),
-        identifier=Identifier(database, faces, index, clock, limits),
+        identifier=Identifier(database, faces, limits),
+        searcher=Searcher(database, faces, index, Newcomers(database, index, clock), clock, limits),
         probes=Probes(database, index, files, clock, settings.default_collection),
         events=Events(database, files),
         keys=Keys(database, clock),

@@ -9,6 +9,7 @@ branch_labels = None
 depends_on = None
 
 TIME = sa.DateTime(timezone=True)
+CODE_POINTS = sa.String(200).with_variant(sa.String(200, collation="C"), "postgresql")
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -143,6 +144,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("group_number", "person_number", name=op.f("pk_memberships")),
     )
     op.create_index("ix_memberships_person_number", "memberships", ["person_number"], unique=False)
+
+    op.create_table(
+        "person_fields",
+        sa.Column("person_number", NUMBER, nullable=False),
+        sa.Column("place", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("field", sa.String(length=200), nullable=False),
+        sa.Column("text", CODE_POINTS, nullable=True),
+        sa.Column("number", sa.Double(), nullable=True),
+        sa.Column("truth", sa.Boolean(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["person_number"],
+            ["persons.number"],
+            name=op.f("fk_person_fields_person_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("person_number", "place", name=op.f("pk_person_fields")),
+    )
+    op.create_index("ix_person_fields_text", "person_fields", ["field", "text"], unique=False)
+    op.create_index("ix_person_fields_number", "person_fields", ["field", "number"], unique=False)
 
     op.create_table(
         "events",
@@ -323,6 +343,10 @@ def downgrade() -> None:
     op.drop_index("ix_events_camera", "events")
 
     op.drop_table("events")
+    op.drop_index("ix_person_fields_number", "person_fields")
+    op.drop_index("ix_person_fields_text", "person_fields")
+
+    op.drop_table("person_fields")
     op.drop_index("ix_memberships_person_number", "memberships")
 
     op.drop_table("memberships")
