@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
+from match_server.database import Reader
 from match_server.tables import Change, Counter
 
 Kind = Literal[
@@ -33,9 +34,13 @@ def next_number(session: Session, counter: Literal["changes", "events"]) -> int:
     ).scalar_one()
 
 
-def position(session: Session, counter: Literal["changes", "events"] = "changes") -> int:
-    """The last number of a counter that this session can see."""
-    return session.scalars(select(Counter.value).where(Counter.name == counter)).one()
+_POSITION = select(Counter.value).where(Counter.name == bindparam("counter"))
+
+
+def position(reader: Reader, counter: Literal["changes", "events"] = "changes") -> int:
+    """The last number of a counter that a session can see; asked of the database itself, now."""
+    ((number,),) = reader.execute(_POSITION, {"counter": counter})
+    return int(number)
 
 
 def record(

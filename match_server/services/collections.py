@@ -17,6 +17,7 @@ from match_server.schemas.collections import (
 from match_server.services.changes import position, record
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.services.scopes import Scope
 from match_server.tables import Collection, Event, Image, Person
 from shared.clock import Clock
 from shared.errors import Conflict
@@ -136,7 +137,7 @@ class Collections:
             raise Conflict(f"there is already a collection {name!r}")
 
 
-def policy_of(row: Collection) -> Policy:
+def policy_of(row: Collection | Scope) -> Policy:
     """The stored policy, typed."""
     return Policy.model_validate(row.policy)
 

@@ -8,6 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, contains_eager
 
 from match_server.schemas.base import Paging
+from match_server.services.scopes import Scope
 from match_server.tables import Collection, Group, Person
 from shared.errors import NotFound
 
@@ -48,7 +49,9 @@ def group_named(session: Session, group_id: str) -> Group:
     return found
 
 
-def groups_of(session: Session, group_ids: Sequence[str], *owners: Collection) -> list[Group]:
+def groups_of(
+    session: Session, group_ids: Sequence[str], *owners: Collection | Scope
+) -> list[Group]:
     """The groups of these ids, all in these collections. NotFound names the first that is not."""
     found = {
         group.id: group

@@ -13,7 +13,7 @@ from match_server.services.collections import policy_of
 from match_server.services.lookup import collection_named
 from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
-from match_server.tables import Collection
+from match_server.services.scopes import Scope
 from shared.clock import Clock
 from shared.quality import Quality
 from shared.template import Template
@@ -45,7 +45,7 @@ class Newcomers:
         self._index = index
         self._clock = clock
 
-    def create(self, searched: Collection, stranger: Stranger, known: Newcomer) -> Made | None:
+    def create(self, searched: Scope, stranger: Stranger, known: Newcomer) -> Made | None:
         """A new person with one template; None when somebody like it is there by now.
 
         Whether somebody is there is looked up once more inside the transaction, after it has its

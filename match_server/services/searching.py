@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 
 from match_server.database import Database
@@ -25,13 +26,14 @@ from match_server.services.adding import detection_of, embedded
 from match_server.services.assignment import Listed, Verdict, judge
 from match_server.services.collections import policy_of
 from match_server.services.identification import candidate_view
-from match_server.services.lookup import collection_named, groups_of
+from match_server.services.lookup import groups_of
 from match_server.services.newcomers import Newcomers, Stranger
 from match_server.services.policy import Candidate
 from match_server.services.ranking import rank_persons
+from match_server.services.scopes import Scope, scope_named
 from match_server.services.selection import among
 from match_server.services.vectors import require_model, template_of
-from match_server.tables import Collection, Template
+from match_server.tables import Template
 from models.picture import PictureLimits, read_picture
 from shared.clock import Clock
 from shared.errors import ModelMismatch, NoFace, NotFound
@@ -93,8 +95,7 @@ class Searcher:
         self, names: Sequence[str], wanted: SearchForm, newcomer: Newcomer | None
     ) -> SearchAnswer:
         started_s = time.perf_counter()
-        with self._database.read() as session:
-            owners = [collection_named(session, name) for name in names]
+        owners = [scope_named(self._database, name) for name in names]
         _require_one_model(owners)
         probes = self._probes(owners, wanted, newcomer)
         in_one_picture = wanted.image is not None
@@ -123,31 +124,36 @@ class Searcher:
         )
 
     def _found(
-        self, owners: Sequence[Collection], wanted: SearchForm, probes: list[_Probe], length: int
+        self, owners: Sequence[Scope], wanted: SearchForm, probes: list[_Probe], length: int
     ) -> _Found:
         rows = np.stack([probe.template.vector for probe in probes])
         reached = [self._index.caught_up(owner, wanted.min_seq) for owner in owners]
         by_owner: list[list[list[Listed]]] = []
-        searched = 0
-        with self._database.read() as session:
-            groups = None
-            if wanted.groups is not None:
-                groups = groups_of(session, wanted.groups, *owners)
-            for owner, one in zip(owners, reached, strict=True):
-                chosen = among(session, owner, groups, wanted.filter)
-                searched += len(one.gallery) if chosen is None else len(chosen)
-                lists = rank_persons(
-                    session, one.gallery, rows, length, self._clock.now(), among=chosen
-                )
-                by_owner.append([_listed(owner, wanted, candidates) for candidates in lists])
+        searched, now = 0, self._clock.now()
+        for owner, one, chosen in zip(owners, reached, self._chosen(owners, wanted), strict=True):
+            searched += len(one.gallery) if chosen is None else len(chosen)
+            lists = rank_persons(self._database, one.gallery, rows, length, now, among=chosen)
+            by_owner.append([_listed(owner, wanted, candidates) for candidates in lists])
         merged = [
             list(heapq.merge(*lists, key=lambda one: -one.candidate.similarity))[:length]
             for lists in zip(*by_owner, strict=True)
         ]
         return _Found(merged, searched, min(one.seq for one in reached))
 
+    def _chosen(
+        self, owners: Sequence[Scope], wanted: SearchForm
+    ) -> Sequence[NDArray[np.uint64] | None]:
+        """For each collection the templates that groups and filter leave; None: all."""
+        if wanted.groups is None and not wanted.filter:
+            return [None] * len(owners)
+        with self._database.read() as session:
+            groups = None
+            if wanted.groups is not None:
+                groups = groups_of(session, wanted.groups, *owners)
+            return [among(session, owner, groups, wanted.filter) for owner in owners]
+
     def _probes(
-        self, owners: Sequence[Collection], wanted: SearchForm, newcomer: Newcomer | None
+        self, owners: Sequence[Scope], wanted: SearchForm, newcomer: Newcomer | None
     ) -> list[_Probe]:
         if wanted.image is not None:
             gate = "doorway" if newcomer is None else policy_of(owners[0]).gate
@@ -158,7 +164,7 @@ class Searcher:
             ]
         return [_Probe(self._enrolled(owners, wanted.template_id))]
 
-    def _seen(self, owner: Collection, picture: bytes, gate: str, *, every: bool) -> list[_Probe]:
+    def _seen(self, owner: Scope, picture: bytes, gate: str, *, every: bool) -> list[_Probe]:
         require_model(self._faces.model_id, owner)
         image = read_picture(picture, self._limits)
         if every:
@@ -171,7 +177,7 @@ class Searcher:
             raise NoFace("no face was found in the picture", reasons=["no_face"])
         return [_Probe(embedded(face), detection_of(face, count), face.quality) for face in faces]
 
-    def _enrolled(self, owners: Sequence[Collection], template_id: str | None) -> FaceTemplate:
+    def _enrolled(self, owners: Sequence[Scope], template_id: str | None) -> FaceTemplate:
         with self._database.read() as session:
             row = session.execute(
                 select(Template.vector, Template.model_id).where(
@@ -187,7 +193,7 @@ class Searcher:
 
     def _created(
         self,
-        owner: Collection,
+        owner: Scope,
         wanted: SearchForm,
         newcomer: Newcomer,
         probe: _Probe,
@@ -205,7 +211,7 @@ class Searcher:
         return answer.model_copy(update=changes), made.seq
 
 
-def _require_one_model(owners: Sequence[Collection]) -> None:
+def _require_one_model(owners: Sequence[Scope]) -> None:
     first = owners[0]
     for owner in owners[1:]:
         if owner.model_id != first.model_id:
@@ -215,7 +221,7 @@ def _require_one_model(owners: Sequence[Collection]) -> None:
             )
 
 
-def _listed(owner: Collection, wanted: SearchForm, candidates: Sequence[Candidate]) -> list[Listed]:
+def _listed(owner: Scope, wanted: SearchForm, candidates: Sequence[Candidate]) -> list[Listed]:
     policy = policy_of(owner)
     threshold = policy.threshold if wanted.threshold is None else wanted.threshold
     return [Listed(one, threshold, policy.margin, owner.name) for one in candidates]

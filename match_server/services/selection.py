@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, delete, insert, or_, select
 from sqlalchemy.orm import Session
 
 from match_server.schemas.selection import FIELD_CHARACTERS, PREFIX, Condition, Scalar
+from match_server.services.scopes import Scope
 from match_server.tables import Collection, Group, Membership, Person, PersonField, Template
 
 _COLUMNS: dict[str, Any] = {"name": Person.name, "external_id": Person.external_id, "id": Person.id}
@@ -44,7 +45,7 @@ def field_rows(person_number: int, metadata: Mapping[str, Any]) -> list[dict[str
 
 def among(
     session: Session,
-    owner: Collection,
+    owner: Collection | Scope,
     groups: Sequence[Group] | None,
     conditions: Sequence[Condition],
 ) -> NDArray[np.uint64] | None:

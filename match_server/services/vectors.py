@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from match_server.services.scopes import Scope
 from match_server.tables import Collection
 from shared.errors import MalformedInput, ModelMismatch
 from shared.template import Template, decode_template
 
 
 def template_of(
-    vector: str | list[float] | None, model_id: str | None, collection: Collection
+    vector: str | list[float] | None, model_id: str | None, collection: Collection | Scope
 ) -> Template:
     """The template that a client sent: base64 of float16, or numbers.
 
@@ -38,7 +39,7 @@ def read_vector(vector: str | list[float], model_id: str) -> Template:
     return Template(model_id, stored.astype(np.float32))
 
 
-def require_model(model_id: str, collection: Collection) -> None:
+def require_model(model_id: str, collection: Collection | Scope) -> None:
     """Raises ModelMismatch unless the collection's templates are of this model."""
     if model_id != collection.model_id:
         raise ModelMismatch(
