@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel
 
 from match_server.api.auth import Gatekeeper
+from match_server.api.batches import batch_endpoints
 from match_server.api.endpoint import Endpoint
 from match_server.api.errors import register_errors
 from match_server.api.health import health_endpoints
@@ -82,6 +83,7 @@ def all_endpoints(
         *person_endpoints(services),
         *group_endpoints(services),
         *reference_endpoints(services),
+        *batch_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),
         *key_endpoints(services),

@@ -98,6 +98,7 @@ class Person(Table):
     __table_args__ = (
         UniqueConstraint("collection_number", "id", name="uq_persons_id"),
         UniqueConstraint("collection_number", "external_id", name="uq_persons_external_id"),
+        Index("ix_persons_name", "collection_number", "name"),
         {"sqlite_autoincrement": True},
     )
 
@@ -183,6 +184,7 @@ class Image(Table):
     file: Mapped[str | None] = mapped_column(String(200))  # below the data folder
     media_type: Mapped[str] = mapped_column(String(40))
     size_bytes: Mapped[int] = mapped_column(Integer)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came
     quality: Mapped[Json] = mapped_column(JSON)
     detection: Mapped[Json] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
@@ -216,6 +218,18 @@ class Template(Table):
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
     person: Mapped[Person] = relationship(lazy="raise")
+
+
+class ImportedFile(Table):
+    """How much of a file of vectors has been imported, written with the vectors themselves."""
+
+    __tablename__ = "imported_files"
+
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True
+    )
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)  # of the whole file
+    lines: Mapped[int] = mapped_column(BigInteger)  # that need not be looked at again
 
 
 class Device(Table):

@@ -114,12 +114,22 @@ class Detection(ApiModel):
     faces: int = Field(description="How many faces the picture shows; the largest was taken.")
 
 
+class PersonName(ApiModel):
+    id: str
+    name: str = Field(examples=["Eileen Collins"])
+
+
 class Enrolled(Written):
+    person: PersonName
     image_id: str | None = Field(description="null when a template was enrolled.")
     template_id: str
     quality: Quality | None
     detection: Detection | None
     url: str | None = Field(default=None, description="Where the photo is, when it was kept.")
+    duplicate: bool = Field(
+        default=False,
+        description="The same file had been enrolled for this person; nothing was added.",
+    )
 
 
 class ImageView(ApiModel):

@@ -1,5 +1,6 @@
 """The rows that an enrollment adds, each in the transaction of whoever adds them."""
 
+import hashlib
 import io
 from datetime import datetime
 
@@ -35,12 +36,18 @@ def add_image(
         file=file,
         media_type=_media_type(picture),
         size_bytes=len(picture),
+        sha256=digest(picture),
         quality=quality.model_dump(mode="json"),
         detection=detection.model_dump(mode="json"),
         created_at=now,
     )
     session.add(image)
     return image
+
+
+def digest(picture: bytes) -> bytes:
+    """By which the same file is recognised."""
+    return hashlib.sha256(picture).digest()
 
 
 def add_template(

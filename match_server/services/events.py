@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from match_server.database import Database
 from match_server.schemas.base import Decision, Page
 from match_server.schemas.events import EventQuery, EventView, StreamQuery
-from match_server.schemas.search import PersonName
+from match_server.schemas.persons import PersonName
 from match_server.services.changes import position
 from match_server.services.files import FileStore
 from match_server.services.identification import candidate_view

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from match_server.database import Database
 from match_server.faces import FaceEngine
 from match_server.search_index import OpenGallery, SearchIndex, open_segments
+from match_server.services.batches import Batches
+from match_server.services.bulk import BulkVectors
 from match_server.services.collections import Collections
 from match_server.services.enrollment import Enroller
 from match_server.services.events import Events
@@ -41,6 +43,8 @@ class Services:
     groups: Groups
     references: References
     enroller: Enroller
+    bulk: BulkVectors
+    batches: Batches
     identifier: Identifier
     searcher: Searcher
     probes: Probes
@@ -75,6 +79,8 @@ def build_services(
     database = Database(settings.sqlalchemy_url)
     index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
+    enroller = Enroller(database, faces, index, files, clock, limits)
+    bulk = BulkVectors(database, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -86,7 +92,9 @@ def build_services(
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock),
-        enroller=Enroller(database, faces, index, files, clock, limits),
+        enroller=enroller,
+        bulk=bulk,
+        batches=Batches(enroller, bulk),
         identifier=Identifier(database, faces, limits),
         searcher=Searcher(database, faces, index, Newcomers(database, index, clock), clock, limits),
         probes=Probes(database, index, files, clock, settings.default_collection),

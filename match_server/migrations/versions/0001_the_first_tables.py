@@ -106,6 +106,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("collection_number", "id", name="uq_persons_id"),
         sqlite_autoincrement=True,
     )
+    op.create_index("ix_persons_name", "persons", ["collection_number", "name"], unique=False)
+    op.create_table(
+        "imported_files",
+        sa.Column("collection_number", NUMBER, nullable=False),
+        sa.Column("sha256", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("lines", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["collection_number"],
+            ["collections.number"],
+            name=op.f("fk_imported_files_collection_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("collection_number", "sha256", name=op.f("pk_imported_files")),
+    )
     op.create_table(
         "groups",
         sa.Column("number", NUMBER, nullable=False),
@@ -218,6 +232,7 @@ def upgrade() -> None:
         sa.Column("file", sa.String(length=200), nullable=True),
         sa.Column("media_type", sa.String(length=40), nullable=False),
         sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(length=32), nullable=False),
         sa.Column("quality", sa.JSON(), nullable=False),
         sa.Column("detection", sa.JSON(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
@@ -351,6 +366,9 @@ def downgrade() -> None:
 
     op.drop_table("memberships")
     op.drop_table("groups")
+    op.drop_table("imported_files")
+    op.drop_index("ix_persons_name", "persons")
+
     op.drop_table("persons")
     op.drop_table("devices")
     op.drop_table("doomed_files")
