@@ -13,7 +13,7 @@ GROUP = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planes:
-    """Codes of `16 * groups` places. Layout of high and mid: kernel/products.h."""
+    """Codes of `16 * groups` places. Layout of high and mid: kernel/flavour.h."""
 
     high: NDArray[np.uint8]  # (groups, width / 16, 64): first two bits of each coordinate
     mid: NDArray[np.uint8]  # (groups, width / 16, 64): the next two

@@ -132,8 +132,8 @@ typedef struct {
 static void encode_task(void *argument) {
     Encoding *job = argument;
     const size_t width = (size_t)job->book->width, dimension = (size_t)job->book->dimension;
-    float *scratch = aligned_alloc(64, 16 * width * (sizeof(float) + 1));
-    if (!scratch) {
+    EncodeScratch scratch;
+    if (!new_encode_scratch(&scratch, width)) {
         job->failed = 1;
         return;
     }
@@ -144,9 +144,9 @@ static void encode_task(void *argument) {
         if (job->vectors)
             job->kernel->halve(job->vectors + (size_t)(from - job->first) * dimension, rows,
                                (to - from) * (int64_t)dimension);
-        job->kernel->encode(job->book, rows, (int)(to - from), &job->planes, from, scratch);
+        job->kernel->encode(job->book, rows, (int)(to - from), &job->planes, from, &scratch);
     }
-    free(scratch);
+    free(scratch.lanes);
 }
 
 #define CALL_BUFFERS 12

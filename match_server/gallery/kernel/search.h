@@ -217,7 +217,7 @@ static void prepare(const Kernel *kernel, const Book *book, const float *rows, P
     const int width = book->width, dimension = book->dimension;
     for (int from = 0; from < count; from += 16) {
         int block = count - from < 16 ? count - from : 16;
-        memset(lanes, 0, sizeof(float) * 16 * (size_t)width);
+        memset(lanes, 0, 16 * sizeof *lanes * (size_t)width);
         for (int l = 0; l < block; l++)
             for (int i = 0; i < dimension; i++)
                 lanes[16 * i + l] = rows[(int64_t)(from + l) * dimension + i];
