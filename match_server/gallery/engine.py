@@ -211,7 +211,8 @@ class SegmentedGallery:
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
             raise MalformedInput("templates are finite rows of unit length: normalise them")
-        if np.unique(names).shape != names.shape:
+        ordered = np.sort(names)
+        if (ordered[1:] == ordered[:-1]).any():
             raise Conflict("an id comes twice in one addition")
         return names, rows
 
@@ -247,7 +248,7 @@ class SegmentedGallery:
         self._tail.add(ids, vectors, rows, seqs)
         if not self._tail.room:
             self._sealed = (*self._sealed, self._tail.closed())
-            self._tail = Tail(self._book, self._kernel, self._threads)
+            self._tail = Tail(self._book, self._kernel, self._threads, capacity=FULL)
 
     def _discard(self, ids: Ids, seq: int) -> int:
         count = self._tail.remove(ids)

@@ -36,13 +36,12 @@ def goals(
         faster(threshold, "faiss-flat", flat)
         faster(threshold, "numpy-f32", numpy)
     faster(-1.0, "numpy-f32", 7, batch=32)
-    if mine := found("muster", 1, -1.0, n, threads):
-        if mine.floor_multiple is not None:
-            whole = mine.floor_multiple * 258 / 514
-            made.append(_goal("time / time to read 512-byte codes", whole, "<=", 1.25, ""))
-            made.append(
-                _goal("time / time to read 4-bit planes", mine.floor_multiple, "<=", 1.25, "")
-            )
+    mine = found("muster", 1, -1.0, n, threads)
+    if mine and mine.floor_multiple is not None:
+        # All of the codes are 512 bytes and two lengths; a search needs half of them.
+        whole = mine.floor_multiple * 258 / 516
+        made.append(_goal("one probe / reading all codes", whole, "<=", 1.25, ""))
+        made.append(_goal("one probe / reading 4 bits", mine.floor_multiple, "<=", 1.25, "extra"))
     if mine := found("muster", 1, 0.35, n, threads):
         made.append(_goal("one probe at threshold 0.35, ms", mine.p50_ms, "<=", 10, ""))
     if mine := found("muster", 1, -1.0, 100_000, 1):
