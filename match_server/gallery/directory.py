@@ -19,6 +19,7 @@ from match_server.gallery.quantise import CodeBook
 from match_server.gallery.segment import (
     FORMAT,
     DamagedSegments,
+    book_digest,
     digest_of,
     fsync_directory,
     map_segment,
