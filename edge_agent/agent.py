@@ -11,6 +11,7 @@ import cv2
 
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import is_live, open_source
+from edge_agent.memory import find_trim
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Faces, Pipeline, PipelineRules
 from edge_agent.publishers.delivery import Delivery
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbox
+_TRIM_S: Final = 2.0
 _GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
 
 
@@ -109,8 +111,12 @@ class Agent:
         for camera in self.cameras:
             camera.start()
         try:
+            trim, trimmed_s = find_trim(), time.monotonic()
             while any(camera.is_alive() for camera in self.cameras):
                 self.stopping.wait(0.2)
+                if time.monotonic() - trimmed_s >= _TRIM_S:
+                    trim()
+                    trimmed_s = time.monotonic()
                 if self._broken() is not None:
                     self.stopping.set()
                 if self.stopping.is_set():

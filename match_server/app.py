@@ -19,6 +19,7 @@ from match_server.api.openapi import openapi_document
 from match_server.api.requests import read_body, read_query
 from match_server.api.routes import (
     collection_endpoints,
+    group_endpoints,
     key_endpoints,
     person_endpoints,
     reference_endpoints,
@@ -79,6 +80,7 @@ def all_endpoints(
     endpoints: list[Endpoint] = [
         *collection_endpoints(services),
         *person_endpoints(services),
+        *group_endpoints(services),
         *reference_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 
+from match_server.gallery.kernels import best_kernel, compiled_kernels
 from match_server.migrations import current_revision, head_revision
 from match_server.schemas.base import Paging
 from match_server.schemas.health import Check
@@ -26,6 +27,7 @@ def examine(settings: Settings) -> list[Check]:
             _check("collections", lambda: _collections(services)),
             _check("keys", lambda: _keys(services)),
             _check("models", lambda: _models(services)),
+            _check("gallery", _gallery),
         ]
     finally:
         services.close()
@@ -62,6 +64,16 @@ def _database(services: Services) -> tuple[bool, str]:
     if revision != head:
         return False, f"at migration {revision}, needs {head}: run `match-server migrate`"
     return True, f"{services.database.url.get_backend_name()}, at migration {head}"
+
+
+def _gallery() -> tuple[bool, str]:
+    if not compiled_kernels():
+        return True, (
+            "scanned by numpy, which is slow: install a C compiler and Python's headers "
+            "(Debian: apt-get install gcc python3-dev), then this package again"
+        )
+    name = best_kernel().name
+    return True, f"scanned by the {name} kernel; `python -m match_server.gallery` measures it"
 
 
 def _collections(services: Services) -> tuple[bool, str]:

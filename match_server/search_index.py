@@ -3,9 +3,15 @@
 Durable first, searchable second: a write is finished when it is in the database, and every
 process applies what is new there before it searches. So all workers answer alike, a client that
 was told of a write finds it, and an erased person is not found again by any of them.
+
+Segments on disk are a cache that the processes share: a start maps them and replays what the feed
+has after them. What cannot be used (missing, damaged, of another database, ahead of it) is written
+anew from the database, and the log says so.
 """
 
 import logging
+import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +24,22 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
-from match_server.gallery import Gallery, open_gallery
+from match_server.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
 from match_server.services.changes import position
 from match_server.tables import Change, Collection, Template
 from shared.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-OpenGallery = Callable[[Path | None, int], Gallery]
+OpenGallery = Callable[[Path | None, int, str], SegmentedGallery]
+"""Folder (None: in memory), dimension, and what the folder belongs to."""
 
 _CHUNK = 8192  # rows read at a time: 8 MiB of float16 at 512 dimensions
 _VARIABLES = 500  # numbers in one IN (...), below every database's limit
 _MIN_SEQ_WAIT_S = 2.0
 _POLL_S = 0.01
+_COMPACT_AFTER_S = 30.0
+"""Erased templates are gone from the segments' files within twice this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +50,27 @@ class Reached:
     seq: int
 
 
-class SearchIndex:
-    """All galleries of this process, opened when they are first searched. Thread-safe."""
+def open_segments(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
+    """The default gallery, kept in `folder`."""
+    return open_gallery(folder, dimension, origin=origin)
 
-    def __init__(self, database: Database, open_gallery: OpenGallery = open_gallery) -> None:
+
+class SearchIndex:
+    """All galleries of this process, opened when they are first searched. Thread-safe.
+
+    Segments lie in one folder a collection below `folder`; None keeps everything in memory.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        open_gallery: OpenGallery = open_segments,
+        *,
+        folder: Path | None = None,
+    ) -> None:
         self._database = database
         self._open = open_gallery
+        self._folder = folder
         self._lock = threading.Lock()  # guards the dictionary only
         self._followers: dict[int, _Follower] = {}
         self._seen = 0
@@ -80,61 +104,109 @@ class SearchIndex:
         for collection in collections:
             self.caught_up(collection)
 
+    def close(self) -> None:
+        """Seal what is private to this process, so that the next start has less to replay."""
+        with self._lock:
+            followers, self._followers = list(self._followers.values()), {}
+        for follower in followers:
+            follower.close()
+
     def _follower(self, collection: Collection) -> "_Follower":
         with self._lock:
             follower = self._followers.get(collection.number)
             if follower is None:
-                follower = _Follower(self._database, collection, self._open)
+                folder = self._folder and self._folder / str(collection.number)
+                follower = _Follower(self._database, collection, self._open, folder)
                 self._followers[collection.number] = follower
             return follower
 
     def _forget_erased(self, seq: int) -> None:
-        """Let go of the galleries of collections that are gone."""
+        """Let go of the galleries of collections that are gone, and of their files."""
         with self._database.read() as session:
             existing = set(session.scalars(select(Collection.number)))
         with self._lock:
-            for number in self._followers.keys() - existing:
-                del self._followers[number]
+            gone = [self._followers.pop(number) for number in self._followers.keys() - existing]
             self._seen = seq
+        for follower in gone:
+            follower.close(erase=True)
 
 
 class _Follower:
-    """One collection's gallery and the number in the feed up to which it holds everything.
+    """One collection's gallery, which holds everything in the feed up to its watermark."""
 
-    It starts at the gallery's watermark (0: empty) with the templates themselves instead of the
-    feed's history; a gallery that keeps segments on disk will start at theirs.
-    """
-
-    def __init__(self, database: Database, collection: Collection, open_gallery: OpenGallery):
+    def __init__(
+        self,
+        database: Database,
+        collection: Collection,
+        open_gallery: OpenGallery,
+        folder: Path | None,
+    ) -> None:
         self._database = database
         self._collection = collection.number
         self._dimension = collection.dimension
+        self._origin = f"{collection.number}/{collection.model_id}/{collection.created_at}"
         self._open = open_gallery
-        self._gallery = open_gallery(None, collection.dimension)
+        self._folder = folder
+        self._gallery: SegmentedGallery | None = None
         self._lock = threading.Lock()
-        self._seq: int | None = None  # None: nothing loaded yet
+        self._compaction: threading.Timer | None = None
 
     def catch_up(self) -> Reached:
         """Apply what was committed before this call."""
-        with self._database.read() as session:
-            if self._seq == position(session):
-                return Reached(self._gallery, self._seq)
+        gallery = self._gallery
+        if gallery is not None and gallery.damage is None:
+            with self._database.read() as session:
+                if gallery.watermark == position(session):
+                    return Reached(gallery, gallery.watermark)
         with self._lock, self._database.read() as session:
             newest = position(session)
-            try:
-                if self._seq is None:
-                    self._gallery = self._loaded(session)
-                elif self._seq < newest:
-                    self._replay(session, self._seq)
-            except BaseException:
-                self._seq = None  # half applied: begin anew next time
-                raise
-            self._seq = newest
-            return Reached(self._gallery, newest)
+            gallery = self._gallery or self._opened()
+            if why := _unusable(gallery, newest):
+                self._rebuild(session, gallery, newest, why)
+            elif gallery.watermark < newest:
+                self._replay(session, gallery, newest)
+            self._gallery = gallery  # only now: nobody searches one that is half loaded
+            return Reached(gallery, gallery.watermark)
 
-    def _loaded(self, session: Session) -> Gallery:
+    def close(self, *, erase: bool = False) -> None:
+        """Stop following. With `erase`, the files go as well: the collection is gone."""
+        with self._lock:
+            if self._compaction is not None:
+                self._compaction.cancel()
+            if self._gallery is not None:
+                self._gallery.close()
+            if erase and self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _opened(self) -> SegmentedGallery:
         started_s = time.monotonic()
-        gallery = self._open(None, self._dimension)
+        gallery = self._open(self._folder, self._dimension, self._origin)
+        if gallery.watermark:
+            self._log("gallery mapped", gallery, started_s, seq=gallery.watermark)
+            if gallery.dead:
+                self._compact_soon(gallery)
+        return gallery
+
+    def _rebuild(self, session: Session, gallery: SegmentedGallery, newest: int, why: str) -> None:
+        started_s = time.monotonic()
+        gallery.rebuild(self._all_templates(session), newest)
+        self._log("gallery built from the database", gallery, started_s, why=why)
+
+    def _log(self, what: str, gallery: Gallery, started_s: float, **more: object) -> None:
+        took_s = round(time.monotonic() - started_s, 3)
+        log.info(
+            what,
+            extra={
+                "collection": self._collection,
+                "templates": len(gallery),
+                "took_s": took_s,
+                **more,
+            },
+        )
+
+    def _all_templates(
+        self, session: Session
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float16]]]:
         after = 0
         while rows := session.execute(
             select(Template.number, Template.vector)
@@ -142,21 +214,19 @@ class _Follower:
             .order_by(Template.number)
             .limit(_CHUNK)
         ).all():
-            self._add(gallery, [row.number for row in rows], [row.vector for row in rows])
             after = rows[-1].number
-        log.info(
-            "gallery loaded",
-            extra={"templates": len(gallery), "took_s": round(time.monotonic() - started_s, 3)},
-        )
-        return gallery
+            numbers = np.array([row.number for row in rows], dtype=np.uint64)
+            yield numbers, stored_rows([row.vector for row in rows], self._dimension)
 
-    def _replay(self, session: Session, since: int) -> None:
+    def _replay(self, session: Session, gallery: SegmentedGallery, newest: int) -> None:
+        """Everything from the watermark to `newest` in one step: never found half applied."""
         added, removed = set[int](), set[int]()
         changes = session.execute(
             select(Change.kind, Change.template_number)
             .where(
                 Change.collection_number == self._collection,
-                Change.seq > since,
+                Change.seq > gallery.watermark,
+                Change.seq <= newest,
                 Change.template_number.is_not(None),
             )
             .order_by(Change.seq)
@@ -164,25 +234,55 @@ class _Follower:
         for kind, number in changes:
             if number is not None:
                 (removed if kind == "template_removed" else added).add(number)
-        if removed:
-            self._gallery.remove(np.array(sorted(removed), dtype=np.uint64))
-        for numbers in _chunks(sorted(added - removed)):
+        numbers, vectors = list[int](), list[bytes]()
+        for chunk in _chunks(sorted(added - removed)):
             rows = session.execute(
-                select(Template.number, Template.vector).where(Template.number.in_(numbers))
+                select(Template.number, Template.vector).where(Template.number.in_(chunk))
             ).all()
-            if rows:
-                numbers, vectors = [row.number for row in rows], [row.vector for row in rows]
-                self._add(self._gallery, numbers, vectors)
+            numbers += [row.number for row in rows]
+            vectors += [row.vector for row in rows]
+        gallery.apply(
+            newest,
+            remove=np.array(sorted(removed), dtype=np.uint64),
+            ids=np.array(numbers, dtype=np.uint64),
+            vectors=stored_rows(vectors, self._dimension).astype(np.float32),
+        )
+        if removed:
+            self._compact_soon(gallery)
 
-    def _add(self, gallery: Gallery, numbers: Sequence[int], vectors: Sequence[bytes]) -> None:
-        rows = stored_rows(vectors, self._dimension)
-        gallery.add(np.array(numbers, dtype=np.uint64), rows)
+    def _compact_soon(self, gallery: SegmentedGallery) -> None:
+        """Rewrite the segments without what was erased, a while from now and not all at once."""
+        if not isinstance(gallery, SharedGallery) or self._compaction is not None:
+            return
+
+        def compact() -> None:
+            self._compaction = None
+            try:
+                if gallery.dead:  # otherwise another process was quicker
+                    gallery.compact()
+            except OSError:
+                log.exception("erased templates are still in the segments' files")
+
+        wait_s = _COMPACT_AFTER_S * random.uniform(1, 2)  # noqa: S311  # not all workers at once
+        self._compaction = threading.Timer(wait_s, compact)
+        self._compaction.daemon = True
+        self._compaction.start()
 
 
-def stored_rows(vectors: Sequence[bytes], dimension: int) -> NDArray[np.float32]:
-    """Stored templates as rows (n, dimension), float32."""
-    packed = np.frombuffer(b"".join(vectors), dtype="<f2")
-    return packed.reshape(len(vectors), dimension).astype(np.float32)
+def _unusable(gallery: SegmentedGallery, newest: int) -> str | None:
+    """Why the database must be read anew instead of the feed; None: it need not."""
+    if gallery.damage is not None:
+        return gallery.damage
+    if gallery.watermark == 0:
+        return "there were no segments"
+    if gallery.watermark > newest:
+        return "the segments are ahead of the database, which must be another or an older one"
+    return None
+
+
+def stored_rows(vectors: Sequence[bytes], dimension: int) -> NDArray[np.float16]:
+    """Stored templates as rows (n, dimension), float16."""
+    return np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
 
 
 def _chunks(numbers: list[int]) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from match_server.app import create_app
 from match_server.logs import logging_config, set_up_logging
 from match_server.prepare import page_secret, prepare
-from match_server.services.wiring import build_services
+from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from shared.errors import ConfigurationError
 
@@ -46,6 +46,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._settings = settings
         self._has_key = has_key
         self._worker: Any = None
+        self._services: Services | None = None  # of this worker
         super().__init__()
 
     def load_config(self) -> None:
@@ -62,18 +63,23 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "logconfig_dict": logging_config(settings.log_level),
             "when_ready": self._announce,
             "post_fork": self._remember,
+            "worker_exit": self._close,
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
         }.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        services = build_services(self._settings)
+        self._services = build_services(self._settings)
         secret = page_secret(self._settings.data_dir)
         worker = self._worker
-        return create_app(services, secret, stopping=lambda: not worker.alive)
+        return create_app(self._services, secret, stopping=lambda: not worker.alive)
 
     def _remember(self, _arbiter: Any, worker: Any) -> None:
         self._worker = worker
+
+    def _close(self, _arbiter: Any, _worker: Any) -> None:
+        if self._services is not None:
+            self._services.close()
 
     def _announce(self, arbiter: Any) -> None:
         """Say where the server is, in a line that a person reads and a script can find."""

@@ -113,6 +113,40 @@ class Person(Table):
     collection: Mapped[Collection] = relationship(lazy="raise")
 
 
+class Group(Table):
+    """A set of persons of one collection. Its `id` is unique in the whole server."""
+
+    __tablename__ = "groups"
+    __table_args__ = (
+        UniqueConstraint("collection_number", "name", name="uq_groups_name"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(Name, unique=True)
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE")
+    )
+    name: Mapped[str] = mapped_column(String(200))
+    meta: Mapped[Json] = mapped_column("metadata", JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+    collection: Mapped[Collection] = relationship(lazy="raise")
+
+
+class Membership(Table):
+    """That a person is in a group. Goes with either."""
+
+    __tablename__ = "memberships"
+
+    group_number: Mapped[int] = mapped_column(
+        ForeignKey("groups.number", ondelete="CASCADE"), primary_key=True
+    )
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
 class Image(Table):
     """A photo that a person was enrolled from; `file` is NULL where the photo was not kept."""
 

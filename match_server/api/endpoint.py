@@ -8,7 +8,7 @@ from pydantic import BaseModel, JsonValue
 
 from match_server.services.keys import Permission
 
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)

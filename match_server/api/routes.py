@@ -11,6 +11,16 @@ from match_server.schemas.collections import (
     CollectionView,
     CollectionWritten,
 )
+from match_server.schemas.groups import (
+    GroupCreate,
+    GroupErased,
+    GroupPatch,
+    GroupQuery,
+    GroupView,
+    GroupWritten,
+    MembersPut,
+    MembersWritten,
+)
 from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView
 from match_server.schemas.persons import (
     Enrolled,
@@ -40,6 +50,7 @@ from match_server.services.wiring import Services
 
 _COLLECTION = "/v1/collections/<collection>"
 _PERSON = f"{_COLLECTION}/persons/<person>"
+_GROUP = "/v1/groups/<group>"
 
 
 def collection_endpoints(services: Services) -> list[Endpoint]:
@@ -84,7 +95,13 @@ def person_endpoints(services: Services) -> list[Endpoint]:
             "POST", f"{_COLLECTION}/persons", "persons", "Create a person",
             handle=lambda collection, body: do.create(collection, body),
             permission=Permission.ENROLL, body=PersonCreate, answer=PersonWritten, status=201,
-            errors=(400, 404, 409), example={"name": "Eileen Collins", "external_id": "p-4711"},
+            errors=(400, 404, 409),
+            example={
+                "name": "Eileen Collins",
+                "external_id": "p-4711",
+                "metadata": {"floor": 3},
+                "groups": ["night-shift"],
+            },
         ),
         Endpoint(
             "GET", f"{_COLLECTION}/persons", "persons", "List or look for persons",
@@ -107,6 +124,46 @@ def person_endpoints(services: Services) -> list[Endpoint]:
             "DELETE", _PERSON, "persons", "Erase a person: images, templates, thumbnails, names",
             handle=lambda collection, person: do.erase(collection, person),
             permission=Permission.ENROLL, answer=PersonErased, errors=(404,),
+        ),
+    ]  # fmt: skip
+
+
+def group_endpoints(services: Services) -> list[Endpoint]:
+    """Groups of persons."""
+    do = services.groups
+    return [
+        Endpoint(
+            "POST", "/v1/groups", "groups", "Create a group in a collection",
+            handle=lambda body: do.create(body), permission=Permission.ENROLL,
+            body=GroupCreate, answer=GroupWritten, status=201, errors=(400, 404, 409),
+            example={"collection": "staff", "name": "Night shift", "id": "night-shift"},
+        ),
+        Endpoint(
+            "GET", "/v1/groups", "groups", "List or look for groups",
+            handle=lambda query: do.page(query), permission=Permission.READ,
+            query=GroupQuery, answer=Page[GroupView], errors=(400, 404),
+        ),
+        Endpoint(
+            "GET", _GROUP, "groups", "Read a group",
+            handle=lambda group: do.get(group), permission=Permission.READ,
+            answer=GroupView, errors=(404,),
+        ),
+        Endpoint(
+            "PATCH", _GROUP, "groups", "Change a group",
+            handle=lambda group, body: do.change(group, body), permission=Permission.ENROLL,
+            body=GroupPatch, answer=GroupWritten, errors=(400, 404, 409),
+            example={"name": "Late shift"},
+        ),
+        Endpoint(
+            "DELETE", _GROUP, "groups", "Erase a group; its persons stay",
+            handle=lambda group: do.erase(group), permission=Permission.ENROLL,
+            answer=GroupErased, errors=(404,),
+        ),
+        Endpoint(
+            "PUT", f"{_GROUP}/persons", "groups", "Let persons into a group and out of it",
+            handle=lambda group, body: do.put_persons(group, body),
+            permission=Permission.ENROLL, body=MembersPut, answer=MembersWritten,
+            errors=(400, 404), example={"add": ["eileen"], "remove": ["amelia"]},
         ),
     ]  # fmt: skip
 

@@ -71,6 +71,11 @@ class SegmentedGallery:
         return self._damage
 
     @property
+    def dead(self) -> int:
+        """Removed templates that sealed shelves still hold."""
+        return sum(view.shelf.count - view.live for view in self._sealed)
+
+    @property
     def kernel_name(self) -> str:
         return self._kernel.name
 

@@ -1,6 +1,6 @@
 """Persons, their images and templates; enrollment."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -18,12 +18,18 @@ from match_server.schemas.base import (
 )
 from shared.quality import Pose, Quality
 
+GroupIds = Annotated[
+    tuple[Name, ...],
+    Field(max_length=100, description="Ids of groups of the person's collection."),
+]
+
 
 class PersonCreate(ApiModel):
     name: Text = Field(examples=["Eileen Collins"])
     id: Name | None = Field(default=None, description="Chosen by the client, else a UUIDv7.")
     external_id: Text | None = Field(default=None, examples=["payroll-4711"])
     metadata: Metadata = Field(default_factory=dict)
+    groups: GroupIds = ()
     expires_at: Moment | None = Field(
         default=None, description="From then on the person is never a candidate."
     )
@@ -35,6 +41,7 @@ class PersonPatch(ApiModel):
     name: Text | None = None
     external_id: Text | None = None
     metadata: Metadata | None = None
+    groups: GroupIds | None = Field(default=None, description="All groups; the others are left.")
     expires_at: Moment | None = None
 
 
@@ -43,6 +50,7 @@ class PersonQuery(Paging):
         default=None, min_length=1, max_length=200, description="Part of the name."
     )
     external_id: str | None = Field(default=None, min_length=1, max_length=200)
+    group: Name | None = Field(default=None, description="Id of a group that the person is in.")
 
 
 class PersonView(ApiModel):
@@ -50,6 +58,7 @@ class PersonView(ApiModel):
     name: str = Field(examples=["Eileen Collins"])
     external_id: str | None
     metadata: Metadata
+    groups: list[str] = Field(description="Ids of the groups that the person is in.")
     expires_at: Moment | None
     expired: bool = Field(description="Whether `expires_at` has passed.")
     images: int
@@ -65,6 +74,7 @@ class PersonErased(Written):
     """What was erased with the person; each number counts things that are gone for good."""
 
     person: str = Field(description="The person's id.")
+    groups: int = Field(description="Groups that the person was in.")
     templates: int
     images: int
     events: int = Field(description="Events that no longer name the person.")

@@ -146,7 +146,7 @@ class Identifier:
             ).one_or_none()
         if vector is None:
             raise NotFound(f"there is no template {template_id!r} in collection {owner.name!r}")
-        return stored_rows([vector], owner.dimension)
+        return stored_rows([vector], owner.dimension).astype(np.float32)
 
     def _answer(
         self,
@@ -186,7 +186,7 @@ class Identifier:
             ).all()
         if not vectors:
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
-        rows = stored_rows(vectors, owner.dimension)
+        rows = stored_rows(vectors, owner.dimension).astype(np.float32)
         return rows, owner.model_id, policy_of(owner).threshold
 
 

@@ -1,17 +1,20 @@
 """Rows by the names that clients know them by; NotFound where there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, contains_eager
 
 from match_server.schemas.base import Paging
-from match_server.tables import Collection, Person
+from match_server.tables import Collection, Group, Person
 from shared.errors import NotFound
 
 Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+_VARIABLES = 500  # values in one IN (...), below every database's limit
 
 
 def collection_named(session: Session, name: str) -> Collection:
@@ -32,11 +35,46 @@ def person_named(session: Session, collection: Collection, person_id: str) -> Pe
     return found
 
 
+def group_named(session: Session, group_id: str) -> Group:
+    """The group of that id, with its collection."""
+    found = session.scalars(
+        select(Group)
+        .join(Group.collection)
+        .options(contains_eager(Group.collection))
+        .where(Group.id == group_id)
+    ).one_or_none()
+    if found is None:
+        raise NotFound(f"there is no group {group_id!r}")
+    return found
+
+
+def groups_of(session: Session, collection: Collection, group_ids: Sequence[str]) -> list[Group]:
+    """The groups of these ids, all of one collection. NotFound names the first that is none."""
+    found = {
+        group.id: group
+        for group in session.scalars(
+            select(Group).where(
+                Group.collection_number == collection.number, Group.id.in_(group_ids)
+            )
+        )
+    }
+    for group_id in group_ids:
+        if group_id not in found:
+            raise NotFound(f"there is no group {group_id!r} in collection {collection.name!r}")
+    return [found[group_id] for group_id in dict.fromkeys(group_ids)]
+
+
 def page_of(session: Session, query: Select[Row], paging: Paging) -> tuple[Sequence[Row], int]:
     """The rows of one page, and how many the query has in all."""
     total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery()))
     rows = session.scalars(query.offset(paging.offset).limit(paging.size)).all()
     return rows, int(total or 0)
+
+
+def batches(items: Sequence[Item], size: int = _VARIABLES) -> Iterator[Sequence[Item]]:
+    """The items in portions, each small enough for one IN (...)."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def is_expired(expires_at: datetime | None, now: datetime) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from match_server.database import Database
@@ -17,15 +17,26 @@ from match_server.schemas.persons import (
 )
 from match_server.services.changes import next_number, record
 from match_server.services.files import FileStore
+from match_server.services.groups import group_ids, set_groups
 from match_server.services.lookup import (
     collection_named,
+    groups_of,
     is_expired,
     one_number,
     page_of,
     person_named,
 )
 from match_server.services.references import remove_templates
-from match_server.tables import Collection, Event, EventCandidate, Image, Person, Template
+from match_server.tables import (
+    Collection,
+    Event,
+    EventCandidate,
+    Group,
+    Image,
+    Membership,
+    Person,
+    Template,
+)
 from shared.clock import Clock
 from shared.errors import Conflict
 from shared.ids import new_id
@@ -57,14 +68,16 @@ class Persons:
             if person.external_id is not None:
                 taken = Person.external_id == person.external_id
                 _require_free(session, owner, taken, "a person with this external id")
+            groups = groups_of(session, owner, wanted.groups)
             session.add(person)
             owner.person_count = Collection.person_count + 1
             session.flush()
+            set_groups(session, person, groups)
             seq = record(session, owner.number, "person_created", person.id, now)
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
 
     def page(self, collection: str, query: PersonQuery) -> Page[PersonView]:
-        """Persons in the order of their enrollment, filtered by name and external id."""
+        """Persons in the order of their enrollment, filtered by name, external id and group."""
         with self._database.read() as session:
             owner = collection_named(session, collection)
             wanted = select(Person).where(Person.collection_number == owner.number)
@@ -72,6 +85,9 @@ class Persons:
                 wanted = wanted.where(Person.name.icontains(query.q, autoescape=True))
             if query.external_id is not None:
                 wanted = wanted.where(Person.external_id == query.external_id)
+            if query.group is not None:
+                (group,) = groups_of(session, owner, [query.group])
+                wanted = wanted.where(Person.number.in_(_members(group)))
             rows, total = page_of(session, wanted.order_by(Person.number), query)
             items = self._views(session, rows)
             return Page(items=items, page=query.page, size=query.size, total=total)
@@ -97,6 +113,8 @@ class Persons:
                 person.meta = dict(patch.metadata)
             if "expires_at" in patch.model_fields_set:
                 person.expires_at = patch.expires_at
+            if patch.groups is not None:
+                set_groups(session, person, groups_of(session, owner, patch.groups))
             session.flush()
             seq = record(session, owner.number, "person_updated", person.id, self._clock.now())
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
@@ -118,12 +136,14 @@ class Persons:
             self._files.doom(session, images)
             events, snapshots = self._erase_from_events(session, person)
             which = Template.person_number == person.number
+            groups = group_ids(session, [person.number]).get(person.number, [])
             templates, _ = remove_templates(session, owner, which, self._clock)
             session.execute(delete(Person).where(Person.number == person.number))
             owner.person_count = Collection.person_count - 1
             answer = PersonErased(
                 seq=record(session, owner.number, "person_erased", person.id, now),
                 person=person.id,
+                groups=len(groups),
                 templates=templates,
                 images=len(images),
                 events=events,
@@ -157,6 +177,7 @@ class Persons:
         numbers = [person.number for person in persons]
         images = _counts(session, Image.person_number, numbers)
         templates = _counts(session, Template.person_number, numbers)
+        groups = group_ids(session, numbers)
         now = self._clock.now()
         return [
             PersonView(
@@ -164,6 +185,7 @@ class Persons:
                 name=person.name,
                 external_id=person.external_id,
                 metadata=person.meta,
+                groups=groups.get(person.number, []),
                 expires_at=person.expires_at,
                 expired=is_expired(person.expires_at, now),
                 images=images.get(person.number, 0),
@@ -172,6 +194,10 @@ class Persons:
             )
             for person in persons
         ]
+
+
+def _members(group: Group) -> Select[int]:
+    return select(Membership.person_number).where(Membership.group_number == group.number)
 
 
 def _counts(

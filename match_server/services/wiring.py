@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.gallery import open_gallery
-from match_server.search_index import OpenGallery, SearchIndex
+from match_server.search_index import OpenGallery, SearchIndex, open_segments
 from match_server.services.collections import Collections
 from match_server.services.enrollment import Enroller
 from match_server.services.events import Events
 from match_server.services.files import FileStore
+from match_server.services.groups import Groups
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
 from match_server.services.persons import Persons
@@ -36,6 +36,7 @@ class Services:
     files: FileStore
     collections: Collections
     persons: Persons
+    groups: Groups
     references: References
     enroller: Enroller
     identifier: Identifier
@@ -51,6 +52,7 @@ class Services:
         return self.keys.any_valid()
 
     def close(self) -> None:
+        self.index.close()
         self.database.close()
 
 
@@ -59,7 +61,7 @@ def build_services(
     *,
     faces: FaceEngine | None = None,
     clock: Clock | None = None,
-    open_gallery: OpenGallery = open_gallery,
+    open_gallery: OpenGallery = open_segments,
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
     clock = clock or SystemClock()
@@ -68,7 +70,7 @@ def build_services(
         max_bytes=settings.max_body_bytes, max_pixels=settings.max_picture_pixels
     )
     database = Database(settings.sqlalchemy_url)
-    index = SearchIndex(database, open_gallery)
+    index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
     return Services(
         settings=settings,
@@ -79,6 +81,7 @@ def build_services(
         files=files,
         collections=Collections(database, faces, files, clock),
         persons=Persons(database, files, clock),
+        groups=Groups(database, clock),
         references=References(database, files, clock),
         enroller=Enroller(database, faces, index, files, clock, limits),
         identifier=Identifier(database, faces, index, clock, limits),

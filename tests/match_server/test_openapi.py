@@ -54,6 +54,7 @@ def test_examples_are_what_their_schemas_ask_for(document):
 def test_answers_are_what_their_schemas_promise(api, document, helpers):
     vector = helpers.unit_vector(1)
     person = api.person("Ann", vector, metadata={"floor": 1})
+    group = api.ok("POST", "/v1/groups", json={"collection": "default", "name": "Day"})["id"]
     event = api.send(api.probe(vector))[0]["event"]
 
     def check(method, path, template, status, answer):
@@ -67,6 +68,8 @@ def test_answers_are_what_their_schemas_promise(api, document, helpers):
         ("/v1/collections/default", collection),
         ("/v1/collections/default/persons", f"{collection}/persons"),
         (f"/v1/collections/default/persons/{person}", f"{collection}/persons/{{person}}"),
+        ("/v1/groups", "/v1/groups"),
+        (f"/v1/groups/{group}", "/v1/groups/{group}"),
         ("/v1/events", "/v1/events"),
         (f"/v1/events/{event['id']}", "/v1/events/{event}"),
         ("/v1/keys", "/v1/keys"),

@@ -59,21 +59,21 @@ def test_a_number_is_never_given_to_a_second_template(api, helpers):
     assert ids == [4]
 
 
-def test_a_load_that_failed_is_done_again(api, helpers, monkeypatch):
+def test_changes_that_were_half_applied_are_applied_again(api, helpers, monkeypatch):
     api.person("Ann", helpers.unit_vector(1))
     index = SearchIndex(api.services.database)
     gallery_type = type(index.caught_up(_default(api.services)).gallery)
     api.person("Bob", helpers.unit_vector(2))
-    original = gallery_type.add
+    original = gallery_type._append
 
-    def broken(self, ids, vectors):
-        original(self, ids, vectors)
+    def broken(self, ids, vectors, seq):
+        original(self, ids, vectors, seq)
         raise MemoryError
 
-    monkeypatch.setattr(gallery_type, "add", broken)
+    monkeypatch.setattr(gallery_type, "_append", broken)
     with pytest.raises(MemoryError):
         index.caught_up(_default(api.services))
-    monkeypatch.setattr(gallery_type, "add", original)
+    monkeypatch.setattr(gallery_type, "_append", original)
     assert len(index.caught_up(_default(api.services)).gallery) == 2
 
 

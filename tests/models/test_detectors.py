@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -81,6 +82,24 @@ def test_ultralight_scales_the_boxes_to_the_picture(tmp_path: Path) -> None:
     found = UltraLight(session, spec).detect(FRAME)
     np.testing.assert_allclose(found.scores, [0.95, 0.9])
     np.testing.assert_allclose(found.boxes, [[-128, 0, 128, 144], [320, 360, 640, 540]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (240, 320), (480, 640), (1080, 1920), (13, 9)])
+def test_ultralight_sees_the_picture_as_opencv_reduces_it(
+    tmp_path: Path, rng: np.random.Generator, size: tuple[int, int]
+) -> None:
+    picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    nothing = {
+        "scores": np.zeros((1, 4, 2), np.float32),
+        "boxes": np.zeros((1, 4, 4), np.float32),
+    }
+    session = answering(tmp_path / "graph.onnx", (1, 3, 240, 320), nothing)
+    seen: list[Floats] = []
+    run = session.run
+    session.run = lambda batch: seen.append(batch) or run(batch)  # type: ignore[method-assign]
+    UltraLight(session, InputSpec(width=320, height=240, colour="bgr")).detect(picture)
+    expected = cv2.resize(picture, (320, 240)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(seen[0][0], expected)
 
 
 def test_centerface_decodes_box_and_points(tmp_path: Path) -> None:

@@ -106,6 +106,45 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "groups",
+        sa.Column("number", NUMBER, nullable=False),
+        sa.Column("id", sa.String(length=63), nullable=False),
+        sa.Column("collection_number", NUMBER, nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("metadata", sa.JSON(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["collection_number"],
+            ["collections.number"],
+            name=op.f("fk_groups_collection_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_groups")),
+        sa.UniqueConstraint("collection_number", "name", name="uq_groups_name"),
+        sa.UniqueConstraint("id", name=op.f("uq_groups_id")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "memberships",
+        sa.Column("group_number", NUMBER, nullable=False),
+        sa.Column("person_number", NUMBER, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["group_number"],
+            ["groups.number"],
+            name=op.f("fk_memberships_group_number"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["person_number"],
+            ["persons.number"],
+            name=op.f("fk_memberships_person_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("group_number", "person_number", name=op.f("pk_memberships")),
+    )
+    op.create_index("ix_memberships_person_number", "memberships", ["person_number"], unique=False)
+
+    op.create_table(
         "events",
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
@@ -284,6 +323,10 @@ def downgrade() -> None:
     op.drop_index("ix_events_camera", "events")
 
     op.drop_table("events")
+    op.drop_index("ix_memberships_person_number", "memberships")
+
+    op.drop_table("memberships")
+    op.drop_table("groups")
     op.drop_table("persons")
     op.drop_table("devices")
     op.drop_table("doomed_files")

@@ -1,0 +1,147 @@
+"""Segments are a cache: a start uses what it can of them, names what it cannot, loses nothing."""
+
+import logging
+import time
+
+import numpy as np
+import pytest
+
+from match_server import search_index
+from match_server.search_index import SearchIndex
+from match_server.services.lookup import collection_named
+
+
+@pytest.fixture
+def index(api, tmp_path):
+    """Starts an index over the same folder; the one before it is closed, as a restart does."""
+    started = []
+
+    def start():
+        for one in started:
+            one.close()
+        started[:] = [SearchIndex(api.services.database, folder=tmp_path / "galleries")]
+        return started[0]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+@pytest.fixture
+def said(caplog):
+    """The follower's messages since the last call."""
+    caplog.set_level(logging.INFO, logger="match_server.search_index")
+
+    def messages():
+        found = [
+            (record.message, getattr(record, "why", ""))
+            for record in caplog.records
+            if record.name == "match_server.search_index"
+        ]
+        caplog.clear()
+        return found
+
+    return messages
+
+
+def _gallery(index, services):
+    with services.database.read() as session:
+        return index.caught_up(collection_named(session, "default")).gallery
+
+
+def _found(gallery, vector):
+    (candidates,) = gallery.search(vector[np.newaxis], 10)
+    return dict(zip(candidates.ids.tolist(), candidates.similarities.tolist(), strict=True))
+
+
+def test_a_start_maps_the_segments_and_replays_what_came_after(api, helpers, index, said):
+    api.person("Ann", helpers.unit_vector(1))
+    _gallery(index(), api.services)
+    assert said() == [("gallery built from the database", "there were no segments")]
+    bob = api.person("Bob", helpers.unit_vector(2))
+    api.person("Cid", helpers.unit_vector(3))
+    api.ok("DELETE", f"/v1/collections/default/persons/{bob}")
+    gallery = _gallery(index(), api.services)
+    assert [message for message, _ in said()] == ["gallery mapped"]
+    assert len(gallery) == 2
+    assert _found(gallery, helpers.unit_vector(3))[3] == pytest.approx(1, abs=1e-3)
+    assert 2 not in _found(gallery, helpers.unit_vector(2))
+
+
+def test_what_a_crash_left_unsealed_is_replayed(api, helpers, tmp_path, said):
+    folder = tmp_path / "galleries"
+    _gallery(SearchIndex(api.services.database, folder=folder), api.services)
+    crashed = SearchIndex(api.services.database, folder=folder)  # never closed
+    api.person("Ann", helpers.unit_vector(1))
+    assert len(_gallery(crashed, api.services)) == 1
+    after = SearchIndex(api.services.database, folder=folder)
+    assert len(_gallery(after, api.services)) == 1
+    after.close()
+
+
+def _damage_manifest(folder):
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
+
+
+def _damage_segment(folder):
+    (segment,) = [path for path in folder.iterdir() if path.suffix not in (".json", "")]
+    segment.write_bytes(segment.read_bytes()[: segment.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [_damage_manifest, _damage_segment])
+def test_damaged_segments_are_named_and_written_anew(api, helpers, index, said, tmp_path, damage):
+    api.person("Ann", helpers.unit_vector(1))
+    _gallery(index(), api.services)
+    index()  # closes the first, which seals
+    damage(tmp_path / "galleries" / "1")
+    said()
+    gallery = _gallery(index(), api.services)
+    ((message, why),) = [one for one in said() if one[0] != "gallery mapped"]
+    assert message == "gallery built from the database"
+    assert why != "there were no segments"
+    assert _found(gallery, helpers.unit_vector(1)) == {1: pytest.approx(1, abs=1e-3)}
+
+
+def test_segments_ahead_of_the_database_are_not_trusted(api, helpers, index, said, tmp_path):
+    api.person("Ann", helpers.unit_vector(1))
+    gallery = _gallery(index(), api.services)
+    gallery.apply(gallery.watermark + 1000, remove=np.array([1], dtype=np.uint64))
+    gallery.seal()
+    said()
+    gallery = _gallery(index(), api.services)
+    assert "ahead of the database" in dict(said())["gallery built from the database"]
+    assert len(gallery) == 1
+
+
+def test_an_erased_template_is_soon_gone_from_the_files(api, helpers, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_index, "_COMPACT_AFTER_S", 0.0)
+    vector = helpers.unit_vector(1)
+    ann = api.person("Ann", vector)
+    api.person("Bob", helpers.unit_vector(2))
+    running = index()
+    gallery = _gallery(running, api.services)
+    row = vector.astype("<f2").tobytes()
+
+    def stored():
+        files = [path for path in (tmp_path / "galleries").rglob("*") if path.is_file()]
+        return any(row in path.read_bytes() for path in files)
+
+    assert stored()
+    api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
+    _gallery(running, api.services)
+    deadline_s = time.monotonic() + 10
+    while stored() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not stored()
+    assert len(gallery) == 1
+
+
+def test_the_files_of_an_erased_collection_go_with_it(api, helpers, index, tmp_path):
+    api.ok("POST", "/v1/collections", json={"name": "staff"})
+    running = index()
+    running.warm()
+    assert (tmp_path / "galleries" / "2").exists()
+    api.ok("DELETE", "/v1/collections/staff")
+    _gallery(running, api.services)
+    assert not (tmp_path / "galleries" / "2").exists()
