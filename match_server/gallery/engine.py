@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.gallery.contract import Candidates
+from match_server.gallery.filters import Filters
 from match_server.gallery.gathering import Gathering
 from match_server.gallery.kernels import Ask, Kernel, Ranked
 from match_server.gallery.merging import Piece, live_piece, merged, worth_merging
@@ -51,6 +52,7 @@ class SegmentedGallery:
         self._damage: str | None = None
         self._servable = True
         self._gathering = Gathering(lambda ask: self._rank(self._current(), ask))
+        self._filters = Filters(kernel)
         self._upkeep = threading.Lock()  # one sealing or merging at a time in this process
         self._helpers: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
@@ -114,8 +116,7 @@ class SegmentedGallery:
         )
         if among is None:
             return [_candidates(ranked) for ranked in self._gathering.search(ask)]
-        chosen = np.unique(np.asarray(among, dtype=np.uint64))
-        views = [view.only(chosen) for view in self._current() if view.live]
+        views = self._filters.restricted(self._current(), among)
         return [_candidates(ranked) for ranked in self._rank(views, ask)]
 
     def _current(self) -> tuple[View, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.gallery.quantise import REACH, CodeBook
-from match_server.gallery.shelf import GROUP, Shelf, View
+from match_server.gallery.shelf import GROUP, Shelf, View, bits_of
 
 if TYPE_CHECKING:
     from match_server.gallery.kernels import Ask, Ranked
@@ -56,6 +56,14 @@ class PlainKernel:
                 for probe, row in zip(best, estimates, strict=True):
                     probe.offer(view.shelf.ids[some], rows, row)
         return [probe.ranked() for probe in best]
+
+    def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        chosen = np.zeros(GROUP * shelf.groups, dtype=np.bool_)
+        if among.shape[0]:
+            ids = shelf.ids[: shelf.count]
+            nearest = np.searchsorted(among, ids).clip(max=among.shape[0] - 1)
+            chosen[: shelf.count] = among[nearest] == ids
+        return bits_of(chosen)
 
 
 def _as_slice(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
