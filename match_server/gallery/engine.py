@@ -194,7 +194,8 @@ class SegmentedGallery:
 
         Searches see the old content until the new is complete. Raises as `add` does.
         """
-        views = [full_view(shelf) for shelf in self._shelves(batches, self._merged_in_memory)]
+        made = self._shelves(batches, lambda pieces: self._in_memory(pieces, self._threads))
+        views = [full_view(shelf) for shelf in made]
         with self._change:
             self._sealed = tuple(_brought_by(view, seq) for view in views)
             self._tail = Tail(self._book, self._kernel, self._threads)
@@ -285,7 +286,7 @@ class SegmentedGallery:
         with self._upkeep:
             chosen = worth_merging(self._sealed, FULL)
             pieces = [live_piece(view) for view in chosen if view.live]
-            made = [full_view(self._merged_in_memory(pieces))] if pieces else []
+            made = [full_view(self._in_memory(pieces, 1))] if pieces else []
             with self._change:
                 self._replace(chosen, made)
 
@@ -320,9 +321,9 @@ class SegmentedGallery:
             self._helpers[name] = threading.Thread(target=guarded, name=name, daemon=True)
             self._helpers[name].start()
 
-    def _merged_in_memory(self, pieces: Sequence[Piece]) -> Shelf:
+    def _in_memory(self, pieces: Sequence[Piece], threads: int) -> Shelf:
         return merged(
-            pieces, lambda count: new_shelf(self._book, count), self._book, self._kernel, 1
+            pieces, lambda count: new_shelf(self._book, count), self._book, self._kernel, threads
         )
 
     def _shelves(

@@ -46,7 +46,9 @@ static int runs_avx2(void) { return __builtin_cpu_supports("avx2"); }
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#ifdef __linux__
 #include <sys/auxv.h>
+#endif
 
 #define FLAVOUR dotprod
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
@@ -56,7 +58,13 @@ static int runs_avx2(void) { return __builtin_cpu_supports("avx2"); }
     ((NAME(ints_))vdotq_s32((int32x4_t)(s), (int8x16_t)(c), (int8x16_t)vdupq_n_s32(*(q))))
 #define DOTROW(s, c, q) ((NAME(ints_))vdotq_s32((int32x4_t)(s), (int8x16_t)(c), vld1q_s8(q)))
 #include "flavour.h"
-static int runs_dotprod(void) { return (getauxval(AT_HWCAP) & (1 << 20)) != 0; /* ASIMDDP */ }
+static int runs_dotprod(void) {
+#ifdef __linux__
+    return (getauxval(AT_HWCAP) & (1 << 20)) != 0; /* ASIMDDP */
+#else
+    return 1; /* every processor that Apple builds */
+#endif
+}
 
 #define FLAVOUR neon
 #define TARGET
