@@ -25,6 +25,7 @@ from match_server.api.routes import (
     person_endpoints,
     reference_endpoints,
     search_endpoints,
+    storage_endpoints,
 )
 from match_server.pages.views import pages
 from match_server.services.wiring import Services
@@ -84,6 +85,7 @@ def all_endpoints(
         *group_endpoints(services),
         *reference_endpoints(services),
         *batch_endpoints(services),
+        *storage_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),
         *key_endpoints(services),

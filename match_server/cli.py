@@ -203,6 +203,7 @@ def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: An
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--collection", default="default", show_default=True, help="Where to enroll.")
 @click.option("--store", is_flag=True, help="Keep the photos.")
+@click.option("--storage", help="Keep the photos in this storage.")
 @click.option("--force", is_flag=True, help="Enroll in spite of bad quality or of a lookalike.")
 @click.option("--again", is_flag=True, help="Take a file of templates from its first line again.")
 @_data_dir
@@ -214,6 +215,7 @@ def import_(
     source: Path,
     collection: str,
     store: bool,
+    storage: str | None,
     force: bool,
     again: bool,
     as_json: bool,
@@ -236,7 +238,8 @@ def import_(
 
     with opened(load_settings(config, **options)) as services:
         planned = plan(services, collection, source, again=again)
-        verdicts = run(services, collection, planned, BatchQuery(store=store, force=force))
+        wanted = BatchQuery(store=store, storage=storage, force=force)
+        verdicts = run(services, collection, planned, wanted)
         counts = show(planned, verdicts, as_json=as_json)
     if counts["refused"]:
         sys.exit(1)

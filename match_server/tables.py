@@ -172,6 +172,18 @@ class PersonField(Table):
     truth: Mapped[bool | None]
 
 
+class Storage(Table):
+    """Where photos go besides the data folder. It stays as long as anything lies in it."""
+
+    __tablename__ = "storages"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(1000))  # holds no keys
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
 class Image(Table):
     """A photo that a person was enrolled from; `file` is NULL where the photo was not kept."""
 
@@ -181,7 +193,10 @@ class Image(Table):
     person_number: Mapped[int] = mapped_column(
         ForeignKey("persons.number", ondelete="CASCADE"), index=True
     )
-    file: Mapped[str | None] = mapped_column(String(200))  # below the data folder
+    file: Mapped[str | None] = mapped_column(String(200))  # below the storage
+    storage_number: Mapped[int | None] = mapped_column(
+        ForeignKey("storages.number"), index=True
+    )  # NULL: the data folder
     media_type: Mapped[str] = mapped_column(String(40))
     size_bytes: Mapped[int] = mapped_column(Integer)
     sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came
@@ -190,6 +205,7 @@ class Image(Table):
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
     person: Mapped[Person] = relationship(lazy="raise")
+    storage: Mapped[Storage | None] = relationship(lazy="raise")
 
 
 class Template(Table):
@@ -371,3 +387,4 @@ class DoomedFile(Table):
     __tablename__ = "doomed_files"
 
     file: Mapped[str] = mapped_column(String(200), primary_key=True)
+    storage_number: Mapped[int | None] = mapped_column(ForeignKey("storages.number"), index=True)

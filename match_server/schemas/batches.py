@@ -21,6 +21,7 @@ class BatchQuery(ApiModel):
     """What holds for every picture of a batch."""
 
     store: bool = Field(default=False, description="Keep the photos.")
+    storage: Name | None = Field(default=None, description="Keep them in this storage.")
     force: bool = Field(
         default=False, description="Enroll in spite of bad quality or of a lookalike."
     )

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from match_server.schemas.persons import Detection
 from match_server.services.changes import record
+from match_server.services.files import Kept
 from match_server.tables import Collection, Image, Person, Template
 from models.types import Face
 from shared.errors import Conflict
@@ -24,7 +25,7 @@ def add_image(
     session: Session,
     person: Person,
     picture: bytes,
-    file: str | None,
+    file: Kept | None,
     quality: Quality,
     detection: Detection,
     now: datetime,
@@ -33,7 +34,8 @@ def add_image(
     image = Image(
         id=new_id(),
         person_number=person.number,
-        file=file,
+        file=None if file is None else file.name,
+        storage_number=None if file is None else file.storage_number,
         media_type=_media_type(picture),
         size_bytes=len(picture),
         sha256=digest(picture),

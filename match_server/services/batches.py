@@ -70,7 +70,9 @@ class Batches:
     def _picture(
         self, collection: str, index: int, file: str | None, line: BatchLine, options: BatchQuery
     ) -> BatchVerdict:
-        wanted = Enrollment(image=line.image, store=options.store, force=options.force)
+        wanted = Enrollment(
+            image=line.image, store=options.store, storage=options.storage, force=options.force
+        )
         try:
             made = self._enroller.enroll(
                 collection, Named(line.key, line.person is None, line.new_person()), wanted

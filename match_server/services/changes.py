@@ -22,6 +22,8 @@ Kind = Literal[
     "person_erased",
     "template_added",
     "template_removed",
+    "storage_created",
+    "storage_removed",
 ]
 
 

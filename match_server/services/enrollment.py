@@ -22,7 +22,7 @@ from match_server.services.adding import add_image, add_template, detection_of, 
 from match_server.services.changes import position
 from match_server.services.collections import policy_of
 from match_server.services.files import FileStore
-from match_server.services.lookup import collection_named, person_named
+from match_server.services.lookup import collection_named, person_named, storage_named
 from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
 from match_server.services.references import template_view
@@ -99,13 +99,16 @@ class Enroller:
             owner = collection_named(session, collection)
             person = _person(session, owner, who)
             known = None if wanted.force else _known(session, person, wanted)
+            storage = None
+            if wanted.storage is not None:
+                storage = storage_named(session, wanted.storage)
         if known is not None:
             return known
         reference = self._reference(owner, wanted)
         if not wanted.force:
             self._refuse_lookalike(owner, person, reference.template)
         with (
-            self._files.kept("photos", wanted.image if wanted.store else None) as file,
+            self._files.kept("photos", wanted.image if wanted.keeps else None, storage) as file,
             self._database.write() as session,
         ):
             # Read again under the write lock: the person may have been erased in the meantime.
@@ -185,7 +188,7 @@ def _known(session: Session, person: Person | None, wanted: Enrollment) -> Enrol
     found = found.where(
         Image.person_number == person.number, Image.sha256 == digest(wanted.image)
     ).order_by(Template.number)
-    if wanted.store:  # a photo that was not kept then is wanted now: enroll it anew
+    if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
         found = found.where(Image.file.is_not(None))
     row = session.execute(found.limit(1)).one_or_none()
     if row is None:

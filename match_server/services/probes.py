@@ -110,12 +110,11 @@ class Probes:
         )
         searched = self._search(readable, now)
         with contextlib.ExitStack() as files:
-            snapshots = {
-                probe_id: files.enter_context(
-                    self._files.kept("snapshots", one.message.thumbnail_jpeg)
-                )
-                for probe_id, one in searched.items()
-            }
+            snapshots: dict[str, str | None] = {}
+            for probe_id, one in searched.items():
+                data = one.message.thumbnail_jpeg
+                kept = files.enter_context(self._files.kept("snapshots", data))
+                snapshots[probe_id] = None if kept is None else kept.name
             with self._database.write() if searched else self._database.read() as session:
                 stored, doomed = self._store(session, searched, snapshots, site, now)
                 results = [
@@ -192,7 +191,7 @@ class Probes:
                 unused.append(spare)
                 results[probe_id] = ProbeResult(probe_id=probe_id, status="accepted", event=view)
             sightings.write()
-        return results, self._files.doom(session, unused)
+        return results, self._files.doom_snapshots(session, unused)
 
     def _require_current(self, reader: Reader, new: Sequence[_Searched], now: datetime) -> None:
         """Raises unless the transaction sees the collections and persons that were searched."""

@@ -20,6 +20,7 @@ from match_server.services.persons import Persons
 from match_server.services.probes import Probes
 from match_server.services.references import References
 from match_server.services.searching import Searcher
+from match_server.services.storages import Storages
 from match_server.settings import Settings
 from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
@@ -42,6 +43,7 @@ class Services:
     persons: Persons
     groups: Groups
     references: References
+    storages: Storages
     enroller: Enroller
     bulk: BulkVectors
     batches: Batches
@@ -92,6 +94,7 @@ def build_services(
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock),
+        storages=Storages(database, files, clock),
         enroller=enroller,
         bulk=bulk,
         batches=Batches(enroller, bulk),
