@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel
 
 from match_server.api.auth import Gatekeeper
+from match_server.api.batches import batch_endpoints
 from match_server.api.endpoint import Endpoint
 from match_server.api.errors import register_errors
 from match_server.api.health import health_endpoints
@@ -26,6 +27,7 @@ from match_server.api.routes import (
     person_endpoints,
     reference_endpoints,
     search_endpoints,
+    storage_endpoints,
 )
 from match_server.pages.views import pages
 from match_server.services.wiring import Services
@@ -86,6 +88,8 @@ def all_endpoints(
         *person_endpoints(services),
         *group_endpoints(services),
         *reference_endpoints(services),
+        *batch_endpoints(services),
+        *storage_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),
         *key_endpoints(services),

@@ -80,7 +80,7 @@ class Database:
         """The rows of one select by itself; it sees everything committed before this call.
 
         For what is asked often: a constant statement, compiled once, and run without a session. One
-        parameter may be a list (of an expanding parameter).
+        parameter may be a list (for an `IN` of an expanding parameter), which is not empty.
         """
         params, length = _padded(params)
         prepared = self._prepared.get((statement, length))

@@ -10,14 +10,13 @@ from typing import Any
 from sqlalchemy import Dialect, Select
 
 Statement = Select[*tuple[Any, ...]]
-Parameter = str | int | Sequence[int]
+Parameter = str | int | Sequence[int] | Sequence[str]
 
 
 class Prepared:
     """One select in one database's words, for lists of up to one length. Thread-safe.
 
-    Parameters are texts, whole numbers, and lists of whole numbers for an `IN` of an expanding
-    parameter.
+    Parameters are texts, whole numbers, and lists of these for an `IN` of an expanding parameter.
     """
 
     def __init__(

@@ -46,6 +46,12 @@ from match_server.schemas.search import (
     Verified,
     VerifyRequest,
 )
+from match_server.schemas.storages import (
+    StorageCreate,
+    StorageRemoved,
+    StorageView,
+    StorageWritten,
+)
 from match_server.services.keys import Permission
 from match_server.services.wiring import Services
 
@@ -220,6 +226,29 @@ def reference_endpoints(services: Services) -> list[Endpoint]:
             "DELETE", "/v1/templates/<template>", "templates", "Remove a template",
             handle=lambda template: do.remove_template(template), permission=Permission.ENROLL,
             answer=Removed, errors=(404,),
+        ),
+    ]  # fmt: skip
+
+
+def storage_endpoints(services: Services) -> list[Endpoint]:
+    """Where photos go."""
+    do = services.storages
+    return [
+        Endpoint(
+            "POST", "/v1/storages", "storages", "Name a place for photos; it is tried at once",
+            handle=lambda body: do.create(body), permission=Permission.ADMINISTER,
+            body=StorageCreate, answer=StorageWritten, status=201, errors=(400, 409, 422),
+            example={"name": "archive", "uri": "s3://photos/muster"},
+        ),
+        Endpoint(
+            "GET", "/v1/storages", "storages", "List the storages",
+            handle=lambda query: do.page(query), permission=Permission.ENROLL,
+            query=Paging, answer=Page[StorageView], errors=(400,),
+        ),
+        Endpoint(
+            "DELETE", "/v1/storages/<storage>", "storages", "Forget a storage that is empty",
+            handle=lambda storage: do.remove(storage), permission=Permission.ADMINISTER,
+            answer=StorageRemoved, errors=(404, 409),
         ),
     ]  # fmt: skip
 

@@ -1,20 +1,21 @@
 """The compiled kernel (kernel/module.c). All buffers are contiguous; sizes are checked."""
 
-import numpy as np
-from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing import Any
 
+from numpy.typing import NDArray
+
+_Array = NDArray[Any]
 _Book = tuple[object, ...]
-_Planes = tuple[int, Buffer, Buffer, Buffer, Buffer]
-_Shelf = tuple[_Planes, Buffer, Buffer, Buffer]
+_Planes = tuple[int, _Array, _Array, _Array, _Array]
+_Shelf = tuple[_Planes, _Array, _Array, _Array]
 
 def kernels() -> list[str]: ...
 def encode(
     kernel: str,
     threads: int,
     book: _Book,
-    vectors: Buffer | None,
-    rows: Buffer,
+    vectors: _Array | None,
+    rows: _Array,
     planes: _Planes,
     first: int,
     last: int,
@@ -25,23 +26,26 @@ def search(
     threads: int,
     book: _Book,
     shelves: list[_Shelf],
-    probes: Buffer,
+    probes: _Array,
     count: int,
-    limits: Buffer,
-    thresholds: Buffer,
-    ids: Buffer,
-    similarities: Buffer,
-    counts: Buffer,
+    limits: _Array,
+    thresholds: _Array,
+    ids: _Array,
+    similarities: _Array,
+    counts: _Array,
     /,
 ) -> None: ...
 def bounds(
     kernel: str,
     book: _Book,
     shelf: _Shelf,
-    probe: Buffer,
+    probe: _Array,
     depth: int,
-    estimates: Buffer,
-    margins: Buffer,
+    estimates: _Array,
+    margins: _Array,
     /,
 ) -> None: ...
-def read(buffer: NDArray[np.uint64], threads: int, /) -> int: ...
+def choose(
+    ids: _Array, order: _Array | None, count: int, among: _Array, wanted: int, bits: _Array, /
+) -> None: ...
+def read(buffer: _Array, threads: int, /) -> int: ...

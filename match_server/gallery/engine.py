@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.gallery.contract import Candidates
+from match_server.gallery.filters import Filters
 from match_server.gallery.gathering import Gathering
 from match_server.gallery.kernels import Ask, Kernel, Ranked
 from match_server.gallery.merging import Piece, live_piece, merged, worth_merging
@@ -51,6 +52,7 @@ class SegmentedGallery:
         self._damage: str | None = None
         self._servable = True
         self._gathering = Gathering(lambda ask: self._rank(self._current(), ask))
+        self._filters = Filters(kernel)
         self._upkeep = threading.Lock()  # one sealing or merging at a time in this process
         self._helpers: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
@@ -114,8 +116,7 @@ class SegmentedGallery:
         )
         if among is None:
             return [_candidates(ranked) for ranked in self._gathering.search(ask)]
-        chosen = np.unique(np.asarray(among, dtype=np.uint64))
-        views = [view.only(chosen) for view in self._current() if view.live]
+        views = self._filters.restricted(self._current(), among)
         return [_candidates(ranked) for ranked in self._rank(views, ask)]
 
     def _current(self) -> tuple[View, ...]:
@@ -193,7 +194,8 @@ class SegmentedGallery:
 
         Searches see the old content until the new is complete. Raises as `add` does.
         """
-        views = [full_view(shelf) for shelf in self._shelves(batches, self._merged_in_memory)]
+        made = self._shelves(batches, lambda pieces: self._in_memory(pieces, self._threads))
+        views = [full_view(shelf) for shelf in made]
         with self._change:
             self._sealed = tuple(_brought_by(view, seq) for view in views)
             self._tail = Tail(self._book, self._kernel, self._threads)
@@ -216,7 +218,8 @@ class SegmentedGallery:
         lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
             raise MalformedInput("templates are finite rows of unit length: normalise them")
-        if np.unique(names).shape != names.shape:
+        ordered = np.sort(names)
+        if (ordered[1:] == ordered[:-1]).any():
             raise Conflict("an id comes twice in one addition")
         return names, rows
 
@@ -252,7 +255,7 @@ class SegmentedGallery:
         self._tail.add(ids, vectors, rows, seqs)
         if not self._tail.room:
             self._sealed = (*self._sealed, self._tail.closed())
-            self._tail = Tail(self._book, self._kernel, self._threads)
+            self._tail = Tail(self._book, self._kernel, self._threads, capacity=FULL)
 
     def _discard(self, ids: Ids, seq: int) -> int:
         count = self._tail.remove(ids)
@@ -283,7 +286,7 @@ class SegmentedGallery:
         with self._upkeep:
             chosen = worth_merging(self._sealed, FULL)
             pieces = [live_piece(view) for view in chosen if view.live]
-            made = [full_view(self._merged_in_memory(pieces))] if pieces else []
+            made = [full_view(self._in_memory(pieces, 1))] if pieces else []
             with self._change:
                 self._replace(chosen, made)
 
@@ -318,9 +321,9 @@ class SegmentedGallery:
             self._helpers[name] = threading.Thread(target=guarded, name=name, daemon=True)
             self._helpers[name].start()
 
-    def _merged_in_memory(self, pieces: Sequence[Piece]) -> Shelf:
+    def _in_memory(self, pieces: Sequence[Piece], threads: int) -> Shelf:
         return merged(
-            pieces, lambda count: new_shelf(self._book, count), self._book, self._kernel, 1
+            pieces, lambda count: new_shelf(self._book, count), self._book, self._kernel, threads
         )
 
     def _shelves(

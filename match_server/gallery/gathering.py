@@ -46,18 +46,14 @@ class Gathering:
         mine = _Waiting(ask)
         with self._lock:
             self._queue.append(mine)
-            if self._scanning:
-                wait = True
-            else:
-                wait, self._scanning = False, True
+            wait, self._scanning = self._scanning, True
         if wait:
             mine.woken.wait()
         if mine.answer is None and mine.error is None:
             self._scan_for_all()
         if mine.error is not None:
             raise mine.error
-        assert_answered = mine.answer
-        return assert_answered if assert_answered is not None else []
+        return mine.answer or []
 
     def _scan_for_all(self) -> None:
         with self._lock:

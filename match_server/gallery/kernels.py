@@ -54,6 +54,10 @@ class Kernel(Protocol):
         """For each probe the best live templates, exactly."""
         ...
 
+    def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        """Bits of the places (dead ones too) whose ids are in `among`, which is ascending."""
+        ...
+
 
 class CompiledKernel:
     """The C kernel, in the flavour of one instruction set."""
@@ -97,6 +101,14 @@ class CompiledKernel:
             (ids[start : start + count], similarities[start : start + count])
             for start, count in zip(starts[:-1].tolist(), counts.tolist(), strict=True)
         ]
+
+    def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        order = shelf.order
+        if order is not None and order.shape[0] != shelf.count:  # a tail is not sorted yet
+            order = np.argsort(shelf.ids[: shelf.count]).astype(np.uint32)
+        bits = np.zeros(shelf.groups, dtype=np.uint16)
+        self._module.choose(shelf.ids, order, shelf.count, among, among.shape[0], bits)
+        return bits
 
     def bounds(
         self, book: CodeBook, view: View, probe: NDArray[np.float32], depth: int

@@ -6,13 +6,14 @@ the manifest; the others notice, map what is new, and drop the part of their tai
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from match_server.gallery.directory import DamagedSegments, Directory, Generation
+from match_server.gallery.directory import Directory, Generation
 from match_server.gallery.engine import Batch, Ids, Rows, SegmentedGallery
 from match_server.gallery.kernels import Kernel
 from match_server.gallery.merging import Piece, live_piece, merged, worth_merging
 from match_server.gallery.quantise import CodeBook
+from match_server.gallery.segment import DamagedSegments
 from match_server.gallery.shelf import Shelf, View, full_view
 from match_server.gallery.tail import Tail
 
@@ -108,7 +109,7 @@ class SharedGallery(SegmentedGallery):
         before = self._directory.stamp()
         with self._upkeep, self._directory.locked(wait=True):
             if self._directory.stamp() == before or not self._sound(seq):
-                shelves = self._shelves(batches, self._segment)
+                shelves = self._shelves(batches, lambda made: self._segment(made, self._threads))
                 self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
             with self._change:
                 self._damage, self._servable, self._stamp = None, True, None
@@ -188,11 +189,11 @@ class SharedGallery(SegmentedGallery):
         made = [live_piece(view) for view in pieces if view.live]
         views = [view for view in kept if view.live]
         if made:
-            views.append(full_view(self._segment(made)))
+            views.append(full_view(self._segment(made, 1)))
         self._directory.commit(seq, tuple(views))
         self.refresh()
 
-    def _segment(self, pieces: Iterable[Piece]) -> Shelf:
+    def _segment(self, pieces: Sequence[Piece], threads: int) -> Shelf:
         return self._directory.write_segment(
-            lambda create: merged(list(pieces), create, self._book, self._kernel, 1)
+            lambda create: merged(pieces, create, self._book, self._kernel, threads)
         )

@@ -13,7 +13,7 @@ GROUP = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planes:
-    """Codes of `16 * groups` places. Layout of high and mid: kernel/products.h."""
+    """Codes of `16 * groups` places. Layout of high and mid: kernel/flavour.h."""
 
     high: NDArray[np.uint8]  # (groups, width / 16, 64): first two bits of each coordinate
     mid: NDArray[np.uint8]  # (groups, width / 16, 64): the next two
@@ -21,7 +21,7 @@ class Planes:
     errors: NDArray[np.uint16]  # (3, 16 * groups): what 2, 4, 8 bits leave out, in 2^-15
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Shelf:
     """Templates at places 0 to count - 1; what lies beyond is room.
 
@@ -75,19 +75,16 @@ class View:
         )
         return alive
 
-    def only(self, among: NDArray[np.uint64]) -> "View":
-        """This view restricted to these (sorted) ids."""
-        shelf = self.shelf
-        chosen = np.zeros(GROUP * shelf.groups, dtype=np.bool_)
-        if shelf.order is None or shelf.order.shape[0] > among.shape[0]:
-            places = shelf.places(among)
-            chosen[places[places >= 0]] = True
-        elif among.shape[0]:
-            ids = shelf.ids[: shelf.count]
-            nearest = np.searchsorted(among, ids).clip(max=among.shape[0] - 1)
-            chosen[: shelf.count] = among[nearest] == ids
-        alive = self.alive & bits_of(chosen)
-        return View(self.shelf, alive, int(np.unpackbits(alive.view(np.uint8)).sum()))
+    def only(self, chosen: NDArray[np.uint16]) -> "View":
+        """This view restricted to the places whose bits are set."""
+        alive = self.alive & chosen
+        return View(self.shelf, alive, _number_of_bits(alive))
+
+
+def _number_of_bits(words: NDArray[np.uint16]) -> int:
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        return int(np.bitwise_count(words).sum())
+    return int(np.unpackbits(words.view(np.uint8)).sum())
 
 
 def bits_of(chosen: NDArray[np.bool_]) -> NDArray[np.uint16]:

@@ -17,12 +17,14 @@ FULL = 32768
 class Tail:
     """A shelf that grows. Not thread-safe: one writer at a time; searches see its views."""
 
-    def __init__(self, book: CodeBook, kernel: Kernel, threads: int) -> None:
+    def __init__(
+        self, book: CodeBook, kernel: Kernel, threads: int, capacity: int = FIRST_CAPACITY
+    ) -> None:
         self._book = book
         self._kernel = kernel
         self._threads = threads
-        self._shelf = new_shelf(book, FIRST_CAPACITY)
-        self._seqs = np.zeros(FIRST_CAPACITY, dtype=np.uint64)
+        self._shelf = new_shelf(book, capacity)
+        self._seqs = np.zeros(capacity, dtype=np.uint64)
         self._place_of: dict[int, int] = {}  # live templates
         self.view = View(self._shelf, np.zeros(self._shelf.groups, dtype=np.uint16), 0)
 

@@ -140,6 +140,13 @@ Vector = Annotated[
         examples=["base64…"],
     ),
 ]
+Pending = Annotated[
+    int,
+    Field(
+        description="Files of the whole server that still wait to be deleted, because their "
+        "storage does not answer. It is tried again at every erasure and every start."
+    ),
+]
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Threshold = Annotated[float, Field(ge=-1, le=1)]
 Decision = Literal["identified", "unknown", "ambiguous"]
@@ -155,6 +162,7 @@ __all__ = [
     "Name",
     "Page",
     "Paging",
+    "Pending",
     "Picture",
     "Text",
     "Threshold",

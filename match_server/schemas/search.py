@@ -17,7 +17,7 @@ from match_server.schemas.base import (
     Threshold,
     Vector,
 )
-from match_server.schemas.persons import Detection, GroupIds
+from match_server.schemas.persons import Detection, GroupIds, PersonName
 from match_server.schemas.selection import Conditions, Names
 from shared.quality import Pose, Quality
 
@@ -127,11 +127,6 @@ class SearchEverywhere(SearchForm):
         description="Names of collections (in a form separated by commas).",
         examples=[["staff", "visitors"]],
     )
-
-
-class PersonName(ApiModel):
-    id: str
-    name: str = Field(examples=["Eileen Collins"])
 
 
 class CandidateView(ApiModel):

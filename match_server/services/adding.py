@@ -1,5 +1,6 @@
 """The rows that an enrollment adds, each in the transaction of whoever adds them."""
 
+import hashlib
 import io
 from datetime import datetime
 
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from match_server.schemas.persons import Detection
 from match_server.services.changes import record
+from match_server.services.files import Kept
 from match_server.tables import Collection, Image, Person, Template
 from models.types import Face
 from shared.errors import Conflict
@@ -23,7 +25,7 @@ def add_image(
     session: Session,
     person: Person,
     picture: bytes,
-    file: str | None,
+    file: Kept | None,
     quality: Quality,
     detection: Detection,
     now: datetime,
@@ -32,15 +34,22 @@ def add_image(
     image = Image(
         id=new_id(),
         person_number=person.number,
-        file=file,
+        file=None if file is None else file.name,
+        storage_number=None if file is None else file.storage_number,
         media_type=_media_type(picture),
         size_bytes=len(picture),
+        sha256=digest(picture),
         quality=quality.model_dump(mode="json"),
         detection=detection.model_dump(mode="json"),
         created_at=now,
     )
     session.add(image)
     return image
+
+
+def digest(picture: bytes) -> bytes:
+    """By which the same file is recognised."""
+    return hashlib.sha256(picture).digest()
 
 
 def add_template(

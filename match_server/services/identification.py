@@ -7,11 +7,11 @@ from sqlalchemy import select
 from match_server.database import Database
 from match_server.faces import FaceEngine
 from match_server.schemas.collections import Policy
+from match_server.schemas.persons import PersonName
 from match_server.schemas.search import (
     CandidateView,
     Detected,
     FaceView,
-    PersonName,
     Verified,
     VerifyRequest,
     VerifySide,

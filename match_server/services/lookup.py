@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, contains_eager
 
 from match_server.schemas.base import Paging
 from match_server.services.scopes import Scope
-from match_server.tables import Collection, Group, Person
+from match_server.tables import Collection, Group, Person, Storage
 from shared.errors import NotFound
 
 Row = TypeVar("Row")
@@ -67,6 +67,14 @@ def groups_of(
             names = ", ".join(repr(owner.name) for owner in owners)
             raise NotFound(f"there is no group {group_id!r} in {names}")
     return [found[group_id] for group_id in dict.fromkeys(group_ids)]
+
+
+def storage_named(session: Session, name: str) -> Storage:
+    """The storage of that name."""
+    found = session.scalars(select(Storage).where(Storage.name == name)).one_or_none()
+    if found is None:
+        raise NotFound(f"there is no storage {name!r}")
+    return found
 
 
 def page_of(session: Session, query: Select[Row], paging: Paging) -> tuple[Sequence[Row], int]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from match_server.database import Database
-from match_server.schemas.persons import Detection, PersonCreate
-from match_server.schemas.search import Newcomer, PersonName
+from match_server.schemas.persons import Detection, PersonCreate, PersonName
+from match_server.schemas.search import Newcomer
 from match_server.search_index import SearchIndex
 from match_server.services.adding import add_image, add_template
 from match_server.services.collections import policy_of

@@ -115,10 +115,10 @@ class Persons:
         with self._database.write() as session:
             owner = collection_named(session, collection)
             person = person_named(session, owner, person_id)
-            images = session.scalars(
-                select(Image.file).where(Image.person_number == person.number)
+            images = session.execute(
+                select(Image.file, Image.storage_number).where(Image.person_number == person.number)
             ).all()
-            self._files.doom(session, images)
+            self._files.doom(session, [(one.file, one.storage_number) for one in images])
             events, snapshots = self._erase_from_events(session, person)
             which = Template.person_number == person.number
             groups = group_ids(session, [person.number]).get(person.number, [])
@@ -134,8 +134,7 @@ class Persons:
                 events=events,
                 snapshots=snapshots,
             )
-        self._files.sweep()
-        return answer
+        return answer.model_copy(update={"pending": self._files.sweep()})
 
     def _erase_from_events(self, session: Session, person: Person) -> tuple[int, int]:
         """Take the person out of every event; answers events changed and thumbnails doomed."""
@@ -146,7 +145,7 @@ class Persons:
             select(Event).where((Event.person_number == person.number) | Event.id.in_(listed))
         ).all()
         shown = [event for event in events if event.person_number == person.number]
-        snapshots = self._files.doom(session, [event.snapshot for event in shown])
+        snapshots = self._files.doom_snapshots(session, [event.snapshot for event in shown])
         for event in shown:
             event.person_number, event.person_erased, event.snapshot = None, True, None
         for event in events:  # those who watch the stream forget the name as well

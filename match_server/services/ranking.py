@@ -1,5 +1,6 @@
 """From the gallery's best templates to a candidate list of persons."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +10,7 @@ from sqlalchemy import bindparam, select
 
 from match_server.database import Reader
 from match_server.gallery import Candidates, Gallery
-from match_server.services.lookup import is_expired
+from match_server.services.lookup import batches, is_expired
 from match_server.services.policy import Candidate
 from match_server.tables import Person, Template
 
@@ -84,6 +85,24 @@ def _persons(reader: Reader, hits: Candidates, limit: int, now: datetime) -> lis
     return list(best.values())[:limit]
 
 
+def all_present(reader: Reader, candidates: Iterable[Candidate], now: datetime) -> bool:
+    """Whether every candidate is still there as it was: template, person and name."""
+    wanted = {(one.template_id, one.person_number, one.person_name) for one in candidates}
+    present = set()
+    for some in batches(list({template for template, _, _ in wanted})):
+        for template_id, person_number, name, expires_at in reader.execute(
+            _PRESENT, {"templates": list(some)}
+        ):
+            if not is_expired(expires_at, now):
+                present.add((template_id, person_number, name))
+    return present == wanted
+
+
+_PRESENT = (
+    select(Template.id, Person.number, Person.name, Person.expires_at)
+    .join(Person, Person.number == Template.person_number)
+    .where(Template.id.in_(bindparam("templates", expanding=True)))
+)
 _OWNERS = (
     select(Template.number, Template.id, Person.number, Person.id, Person.name, Person.expires_at)
     .join(Person, Person.number == Template.person_number)

@@ -11,10 +11,9 @@ from sqlalchemy import select
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.schemas.persons import Detection
+from match_server.schemas.persons import Detection, PersonName
 from match_server.schemas.search import (
     Newcomer,
-    PersonName,
     ProbeAnswer,
     SearchAnswer,
     SearchEverywhere,

@@ -8,7 +8,7 @@ typedef struct {
     int32_t (*low_product)(const Book *, const uint8_t *, const Probe *);
     void (*admit)(const int32_t *, const uint16_t *, int64_t, float, float, uint16_t *);
     void (*rotate)(const Book *, float *);
-    void (*encode)(const Book *, const uint16_t *, int, Planes *, int64_t, float *);
+    void (*encode)(const Book *, const uint16_t *, int, Planes *, int64_t, EncodeScratch *);
     double (*similarity)(const uint16_t *, const float *, int);
     void (*halve)(const float *, uint16_t *, int64_t);
 } Kernel;
@@ -24,7 +24,7 @@ typedef struct {
     ((NAME(ints_))_mm512_dpbusd_epi32((__m512i)(s), (__m512i)(c), _mm512_set1_epi32(*(q))))
 #define DOTROW(s, c, q) \
     ((NAME(ints_))_mm512_dpbusd_epi32((__m512i)(s), (__m512i)(c), _mm512_loadu_si512(q)))
-#include "products.h"
+#include "flavour.h"
 static int runs_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -41,12 +41,14 @@ static int runs_avx512(void) {
                                         _mm256_set1_epi16(1))))
 #define DOT(s, c, q) DOT256(s, c, _mm256_set1_epi32(*(q)))
 #define DOTROW(s, c, q) DOT256(s, c, _mm256_loadu_si256((const __m256i *)(q)))
-#include "products.h"
+#include "flavour.h"
 static int runs_avx2(void) { return __builtin_cpu_supports("avx2"); }
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#ifdef __linux__
 #include <sys/auxv.h>
+#endif
 
 #define FLAVOUR dotprod
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
@@ -55,8 +57,14 @@ static int runs_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #define DOT(s, c, q) \
     ((NAME(ints_))vdotq_s32((int32x4_t)(s), (int8x16_t)(c), (int8x16_t)vdupq_n_s32(*(q))))
 #define DOTROW(s, c, q) ((NAME(ints_))vdotq_s32((int32x4_t)(s), (int8x16_t)(c), vld1q_s8(q)))
-#include "products.h"
-static int runs_dotprod(void) { return (getauxval(AT_HWCAP) & (1 << 20)) != 0; /* ASIMDDP */ }
+#include "flavour.h"
+static int runs_dotprod(void) {
+#ifdef __linux__
+    return (getauxval(AT_HWCAP) & (1 << 20)) != 0; /* ASIMDDP */
+#else
+    return 1; /* every processor that Apple builds */
+#endif
+}
 
 #define FLAVOUR neon
 #define TARGET
@@ -71,7 +79,7 @@ static ALWAYS int32x4_t neon_dot(int32x4_t sum, int8x16_t codes, int8x16_t probe
     ((NAME(ints_))neon_dot((int32x4_t)(s), (int8x16_t)(c),            \
                            (int8x16_t)vdupq_n_s32(*(q))))
 #define DOTROW(s, c, q) ((NAME(ints_))neon_dot((int32x4_t)(s), (int8x16_t)(c), vld1q_s8(q)))
-#include "products.h"
+#include "flavour.h"
 static int runs_neon(void) { return 1; }
 #endif
 
@@ -93,7 +101,7 @@ static ALWAYS ints4 portable_dot(ints4 sum, bytes16 codes, const int8_t *probe, 
 #define LOOK(t, i) ((V)portable_look((bytes16)(t), (bytes16)(i)))
 #define DOT(s, c, q) ((NAME(ints_))portable_dot((ints4)(s), (bytes16)(c), (const int8_t *)(q), 0))
 #define DOTROW(s, c, q) ((NAME(ints_))portable_dot((ints4)(s), (bytes16)(c), q, 4))
-#include "products.h"
+#include "flavour.h"
 static int runs_portable(void) { return 1; }
 
 #define KERNEL(title, suffix)                                                                 \

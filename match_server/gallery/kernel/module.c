@@ -132,8 +132,8 @@ typedef struct {
 static void encode_task(void *argument) {
     Encoding *job = argument;
     const size_t width = (size_t)job->book->width, dimension = (size_t)job->book->dimension;
-    float *scratch = aligned_alloc(64, 16 * width * (sizeof(float) + 1));
-    if (!scratch) {
+    EncodeScratch scratch;
+    if (!new_encode_scratch(&scratch, width)) {
         job->failed = 1;
         return;
     }
@@ -144,9 +144,9 @@ static void encode_task(void *argument) {
         if (job->vectors)
             job->kernel->halve(job->vectors + (size_t)(from - job->first) * dimension, rows,
                                (to - from) * (int64_t)dimension);
-        job->kernel->encode(job->book, rows, (int)(to - from), &job->planes, from, scratch);
+        job->kernel->encode(job->book, rows, (int)(to - from), &job->planes, from, &scratch);
     }
-    free(scratch);
+    free(scratch.lanes);
 }
 
 #define CALL_BUFFERS 12
@@ -313,6 +313,58 @@ end:
     Py_RETURN_NONE;
 }
 
+/* First rank from `from` on whose id is not below `wanted`: near ones are found soonest. */
+static int64_t gallop(const uint64_t *ids, const uint32_t *order, int64_t from, int64_t count,
+                      uint64_t wanted) {
+#define ID(rank) ids[order ? order[rank] : (rank)]
+    int64_t step = 1, low = from, high = from;
+    while (high < count && ID(high) < wanted) {
+        low = high + 1;
+        high += step;
+        step *= 2;
+    }
+    if (high > count) high = count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (ID(middle) < wanted) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* choose(ids, order | None, count, among, bits): sets the bit of each place whose id is in among.
+ * Both are ascending, the ids by order; there may be places of equal id, which are all chosen. */
+static PyObject *py_choose(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer views[CALL_BUFFERS];
+    Borrowed all = {views, 0, CALL_BUFFERS};
+    PyObject *id_array, *order_array, *among_array, *bits_array;
+    long long count, wanted;
+    if (!PyArg_ParseTuple(args, "OOLOLO:choose", &id_array, &order_array, &count, &among_array,
+                          &wanted, &bits_array))
+        return NULL;
+    const uint32_t *order = NULL;
+    const uint64_t *ids = borrow(&all, id_array, 8 * count, 0);
+    const uint64_t *among = ids ? borrow(&all, among_array, 8 * wanted, 0) : NULL;
+    uint16_t *bits = among ? borrow(&all, bits_array, (count + 15) / 16 * 2, 1) : NULL;
+    if (bits && order_array != Py_None) order = borrow(&all, order_array, 4 * count, 0);
+    if (bits && (order || order_array == Py_None)) {
+        Py_BEGIN_ALLOW_THREADS
+        int64_t rank = 0;
+        for (int64_t i = 0; i < wanted && rank < count; i++)
+            for (rank = gallop(ids, order, rank, count, among[i]);
+                 rank < count && ID(rank) == among[i]; rank++) {
+                int64_t place = order ? order[rank] : rank;
+                bits[place >> 4] |= (uint16_t)(1 << (place & 15));
+            }
+        Py_END_ALLOW_THREADS
+    }
+#undef ID
+    give_back(&all);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
 typedef struct {
     const uint64_t *words;
     int64_t blocks; /* of 64 KiB */
@@ -351,6 +403,7 @@ static PyMethodDef METHODS[] = {
     {"encode", py_encode, METH_VARARGS, "Rows to halves, codes and error lengths."},
     {"search", py_search, METH_VARARGS, "The best rows for each probe, proven."},
     {"bounds", py_bounds, METH_VARARGS, "Estimates and margins of every template, for tests."},
+    {"choose", py_choose, METH_VARARGS, "Bits of the places that hold certain ids."},
     {"read", py_read, METH_VARARGS, "The sum of a buffer's words: reads it all, once."},
     {NULL, NULL, 0, NULL},
 };

@@ -42,6 +42,11 @@ typedef struct {
 } Planes;
 
 typedef struct {
+    float *lanes, *row;        /* [width][16], and one row */
+    uint8_t *high, *mid, *low; /* lines of 64 bytes; [width][16] */
+} EncodeScratch;
+
+typedef struct {
     Planes planes;
     const uint16_t *rows, *alive; /* float16 bits; one bit a template, 16 a group */
     const uint64_t *ids;

@@ -123,12 +123,15 @@ static void sort_out(const Search *search, const Scratch *scratch, Probe *probe,
         } else pending->items[pending->count++] = fresh[i];
 }
 
-/* Products of the groups that are wanted, run by run. */
+/* Products of the groups that are wanted, run by run, over gaps that are not worth a stop. */
 static void products_of_wanted(const Search *search, Scratch *scratch, const Shelf *shelf,
                                const Block *block, int both, int64_t first, int64_t groups) {
     const int64_t bytes = 4 * (int64_t)search->book->width;
     for (int64_t g = 0, end; g < groups; g = end + 1) {
-        for (end = g; end < groups && scratch->wanted[end]; end++) {}
+        end = g;
+        for (int64_t next = g; next < groups && next - end < 2; next++)
+            if (scratch->wanted[next]) end = next + 1;
+            else if (next == g) break;
         if (end > g)
             search->kernel->products(search->book, shelf->planes.high + (first + g) * bytes,
                                      both ? shelf->planes.mid + (first + g) * bytes : NULL, end - g,
@@ -170,7 +173,9 @@ static void scan_chunk(const Search *search, Scratch *scratch, int number, int64
                        int64_t groups) {
     const Shelf *shelf = &search->shelves[number];
     for (const Block *block = search->batch.blocks; block < search->batch.blocks + search->batch.block_count; block++) {
-        memcpy(scratch->wanted, shelf->alive + first, sizeof(uint16_t) * (size_t)groups);
+        int any = 0;
+        for (int64_t g = 0; g < groups; g++) any |= scratch->wanted[g] = shelf->alive[first + g];
+        if (!any) return;
         if (search->batch.count <= COARSE_PROBES)
             narrow(search, scratch, shelf, block, first, groups);
         products_of_wanted(search, scratch, shelf, block, 1, first, groups);
@@ -217,7 +222,7 @@ static void prepare(const Kernel *kernel, const Book *book, const float *rows, P
     const int width = book->width, dimension = book->dimension;
     for (int from = 0; from < count; from += 16) {
         int block = count - from < 16 ? count - from : 16;
-        memset(lanes, 0, sizeof(float) * 16 * (size_t)width);
+        memset(lanes, 0, 16 * sizeof *lanes * (size_t)width);
         for (int l = 0; l < block; l++)
             for (int i = 0; i < dimension; i++)
                 lanes[16 * i + l] = rows[(int64_t)(from + l) * dimension + i];

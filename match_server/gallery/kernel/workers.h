@@ -1,5 +1,6 @@
 /* Worker threads: kept between searches, never on the caller's processor. */
 
+#include <signal.h>
 #ifdef __linux__
 #include <sched.h>
 #endif
@@ -54,6 +55,17 @@ static void keep_off_this_processor(int workers) {
 #endif
 }
 
+/* Workers take no signals: those are for the interpreter's own threads. */
+static void start_workers(int count) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool.started < count &&
+           !pthread_create(&pool.threads[pool.started], NULL, work, NULL))
+        pool.started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 /* Runs the task in the caller and in up to threads - 1 workers; returns when all have ended. The
  * task shares its work out itself, so it is right with any number; a busy pool means one. */
 static void in_parallel(Task task, void *argument, int threads) {
@@ -61,9 +73,7 @@ static void in_parallel(Task task, void *argument, int threads) {
     if (helpers > 0) {
         pthread_mutex_lock(&pool.lock);
         if (!pool.task) {
-            while (pool.started < helpers &&
-                   !pthread_create(&pool.threads[pool.started], NULL, work, NULL))
-                pool.started++;
+            start_workers(helpers);
             if (helpers > pool.started) helpers = pool.started;
             pool.task = task;
             pool.argument = argument;

@@ -73,7 +73,8 @@ static void compare(const Kernel *kernel, int dimension, int count) {
     Planes planes = {calloc(places, width / 4), calloc(places, width / 4), calloc(places, width / 2),
                      {errors, errors + places, errors + 2 * places}};
     float *vector = malloc(sizeof(float) * (size_t)dimension);
-    float *scratch = aligned_alloc(64, 16 * width * 5);
+    EncodeScratch scratch;
+    if (!new_encode_scratch(&scratch, width)) abort();
     for (int i = 0; i < count; i++) {
         unit_row(vector, dimension);
         kernel->halve(vector, rows + (size_t)i * (size_t)dimension, dimension);
@@ -82,7 +83,7 @@ static void compare(const Kernel *kernel, int dimension, int count) {
     }
     for (int i = 0; i < count; i += 16)
         kernel->encode(&book, rows + (size_t)i * (size_t)dimension, count - i < 16 ? count - i : 16,
-                       &planes, i, scratch);
+                       &planes, i, &scratch);
     take(rows, places * (size_t)dimension * 2);
     take(planes.high, places * width / 4);
     take(planes.mid, places * width / 4);
@@ -122,7 +123,7 @@ static void compare(const Kernel *kernel, int dimension, int count) {
         take(probe->best, (size_t)probe->found * sizeof(Found));
     }
     free_batch(&search.batch);
-    free(products), free(probes), free(scratch), free(vector), free(ids), free(rows), free(alive);
+    free(products), free(probes), free(scratch.lanes), free(vector), free(ids), free(rows), free(alive);
     free(errors), free(planes.high), free(planes.mid), free(planes.low), free(signs);
 }
 

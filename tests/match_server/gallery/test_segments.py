@@ -285,8 +285,8 @@ def test_damage_is_found_at_opening_and_healed_by_a_rebuild(sealed: Path, harm: 
 
 
 def test_each_section_of_a_segment_is_verified(sealed: Path) -> None:
-    from match_server.gallery.directory import _layout
     from match_server.gallery.quantise import CodeBook
+    from match_server.gallery.segment import _layout
 
     intact = _segment(sealed).read_bytes()
     groups = max(v.shelf.groups for v in opened(sealed)._views if v.shelf.name)
