@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -173,6 +175,21 @@ def _kill_all(process):
     for pid in (process.pid, *map(int, children)):
         os.kill(pid, signal.SIGKILL)
     process.wait(10)
+
+
+def test_a_body_in_broken_chunks_is_malformed(server):
+    client, _, log = server
+    address = urlsplit(client.base)
+    head = (
+        f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}"
+    )
+    head += "\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(head.encode() + b"no length\r\n")
+        answer = connection.makefile("rb").read()  # to its end: nothing can follow such a body
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"malformed"' in answer
+    assert "Traceback" not in log.read_text()
 
 
 def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
