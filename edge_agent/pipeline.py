@@ -24,7 +24,7 @@ from shared.template import Template
 
 log = logging.getLogger(__name__)
 
-MODEL_STAGES: Final = ("detect", "locate", "pose", "liveness", "embed")
+MODEL_STAGES: Final = ("detect", "locate", "pose", "liveness", "occlusion", "embed")
 
 
 class Faces(Protocol):
@@ -46,6 +46,7 @@ class Faces(Protocol):
         poses: list[Pose] | None = None,
         chips: NDArray[np.uint8] | None = None,
         gate: Gate = DOORWAY,
+        occlusion: bool = False,
     ) -> list[Quality]: ...
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]: ...
 
@@ -176,7 +177,7 @@ class Pipeline:
                     self._shots.offer(track, shot)
 
     def _judge(self, due: Sequence[Candidate]) -> list[_Judged]:
-        """Has pose and liveness say what the points could not; answers what passes the gate."""
+        """Has pose, liveness and occlusion models look closer; answers what passes the gate."""
         judged = []
         for candidate in due:
             shot = candidate.shot
@@ -186,14 +187,15 @@ class Pipeline:
                 live = self._models.liveness(shot.scene, shot.scene_boxes)
             if live is not None:
                 candidate.story.liveness.append(float(live[0]))
-            quality = shot.quality if poses is None else self._quality(shot, poses)
+            with self.times.measure("occlusion"):
+                quality = self._quality(shot, poses)
             if quality.passed:
                 judged.append(_Judged(candidate, poses[0] if poses else None, quality))
             else:
                 self._shots.refused(candidate, quality)
         return judged
 
-    def _quality(self, shot: Shot, poses: list[Pose]) -> Quality:
+    def _quality(self, shot: Shot, poses: list[Pose] | None) -> Quality:
         width, height = shot.frame_size
         # The chip is given, so of the picture only its size counts: no need to have kept it.
         blank: BgrImage = np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
@@ -204,6 +206,7 @@ class Pipeline:
             poses=poses,
             chips=shot.chip[np.newaxis],
             gate=self._rules.gate,
+            occlusion=True,
         )[0]
 
     def _embed(self, judged: Sequence[_Judged]) -> list[tuple[_Judged, Template]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from match_server.gallery.kernels import best_kernel, compiled_kernels
 from match_server.migrations import current_revision, head_revision
-from match_server.schemas.base import Paging
+from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.health import Check
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
@@ -77,7 +77,7 @@ def _gallery() -> tuple[bool, str]:
 
 
 def _collections(services: Services) -> tuple[bool, str]:
-    found = services.collections.page(Paging(size=1000)).items
+    found = services.collections.page(CollectionQuery(size=1000)).items
     name = services.settings.default_collection
     if all(one.name != name for one in found):
         return (

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import quality
-from models.alignment import align
+from models.alignment import align, similarity_transforms
 from models.eyes import LEAST_INTEROCULAR
 from models.landmarks import five_of_68
 from models.loading import Parts, load_parts
+from models.occlusion.regions import outside
 from models.pose import poses_from_points
 from models.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Face, Shapes
@@ -87,18 +88,32 @@ class FaceModels:
         chips: NDArray[np.uint8] | None = None,
         gate: Gate = DOORWAY,
         still: bool = False,
+        occlusion: bool = False,
     ) -> list[Quality]:
         """Quality of each face, by the ranges of `gate`.
 
         Without `poses` they are estimated from the points, which is cheap enough for every frame
         of a video; without `chips` they are cut here. A `still` has its eyes looked at as well.
+        With `occlusion` the chips are looked at for what covers the faces, which costs a small
+        network's run: for the shots that matter, not for every frame. Where chips are given, of
+        `image` only the size counts, except for a still.
         """
         if poses is None:
             poses = poses_from_points(shapes.points5)
         if chips is None:
             chips = align(image, shapes.points5)
         eyes = self._eyes_open(image, shapes) if still else None
-        return quality.assess(image, detections, shapes, poses, chips, gate, eyes_open=eyes)
+        covered = self._occlusion(image, shapes, chips) if occlusion else None
+        return quality.assess(
+            image, detections, shapes, poses, chips, gate, eyes_open=eyes, occlusion=covered
+        )
+
+    def _occlusion(
+        self, image: BgrImage, shapes: Shapes, chips: NDArray[np.uint8]
+    ) -> dict[str, NDArray[np.float32]]:
+        frame = (image.shape[1], image.shape[0])
+        beyond = outside(similarity_transforms(shapes.points5), frame)
+        return self._parts.occlusion.factors(chips, beyond)
 
     def _eyes_open(self, image: BgrImage, shapes: Shapes) -> NDArray[np.float32] | None:
         if self._parts.eyes is None or shapes.points68 is None:
@@ -121,7 +136,14 @@ class FaceModels:
         poses = self.head_poses(image, detections.boxes) or poses_from_points(shapes.points5)
         live = self.liveness(image, detections.boxes)
         qualities = self.assess(
-            image, detections, shapes, poses=poses, chips=chips, gate=gate, still=True
+            image,
+            detections,
+            shapes,
+            poses=poses,
+            chips=chips,
+            gate=gate,
+            still=True,
+            occlusion=True,
         )
         templates = self.embed(chips) if embed else [None] * len(chips)
         return [

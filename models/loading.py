@@ -15,6 +15,7 @@ from models.eyes import EyesModel
 from models.inputs import InputSpec
 from models.landmarks import Landmarks68
 from models.liveness import LivenessModel
+from models.occlusion.estimator import WEIGHTS, OcclusionModel
 from models.packs.manifest import ModelFile, Role
 from models.packs.store import InstalledPack, require
 from models.pose import PoseModel
@@ -34,6 +35,7 @@ class Parts:
     pose: PoseModel | None
     liveness: LivenessModel | None
     eyes: EyesModel | None
+    occlusion: OcclusionModel  # comes with the code, not with a pack
 
 
 def load_parts(
@@ -63,6 +65,7 @@ def load_parts(
         pose=_load(PoseModel, packs, "pose", threads),
         liveness=_load(LivenessModel, packs, "liveness", threads),
         eyes=_load(EyesModel, packs, "eyes", threads),
+        occlusion=OcclusionModel(Session(WEIGHTS, threads=threads)),
     )
 
 

@@ -1,4 +1,7 @@
-"""How fit a face picture is for recognition: measured factors, ranges to pass, one score."""
+"""How fit a face picture is for recognition: measured factors, ranges to pass, one score.
+
+What each factor is, and which component of ISO/IEC 29794-5 it stands for: docs/quality.md.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.alignment import residuals, similarity_transforms
+from models.occlusion.regions import inside
 from models.types import BgrImage, Detections, Shapes
 from shared.quality import Pose, Quality, QualityFactor
 
@@ -30,6 +34,12 @@ FACTORS: Mapping[str, Range] = MappingProxyType(
         "mouth_open": (0.0, 2.0),  # opening of the inner lips over their width
         "eyes_open": (0.0, 1.0),  # the less open eye; of stills, where the face is large enough
         "detection": (0.0, 1.0),  # the detector's score
+        "occlusion_total": (0.0, 1.0),  # covered share of the face, from its eyebrows to its jaw
+        "occlusion_eye": (0.0, 1.0),  # the more covered one
+        "occlusion_nose": (0.0, 1.0),
+        "occlusion_mouth": (0.0, 1.0),
+        "occlusion_eyebrow": (0.0, 1.0),  # the more covered one
+        "occlusion_face_line": (0.0, 1.0),  # along both cheeks and the jaw
     }
 )
 """Every factor that is measured, with the range that its values can take."""
@@ -64,6 +74,9 @@ DOORWAY = Gate(
         "brightness": (-0.85, 0.85),
         "sharpness": (0.3, 1.0),
         "align_score": (0.75, 1.0),
+        # A mask or dark glasses alone pass: nine such faces in ten are still recognised (measured;
+        # of faces that are covered by more than this, two in three).
+        "occlusion_total": (0.0, 0.6),
     },
 )
 
@@ -82,6 +95,12 @@ PASSPORT = Gate(
         "align_score": (0.85, 1.0),
         "mouth_open": (0.0, 0.4),
         "eyes_open": (0.5, 1.0),
+        "occlusion_total": (0.0, 0.1),
+        "occlusion_eye": (0.0, 0.1),
+        "occlusion_nose": (0.0, 0.1),
+        "occlusion_mouth": (0.0, 0.4),
+        "occlusion_eyebrow": (0.0, 0.25),
+        "occlusion_face_line": (0.0, 0.2),
     },
 )
 
@@ -95,17 +114,21 @@ def assess(
     gate: Gate = DOORWAY,
     *,
     eyes_open: NDArray[np.float32] | None = None,
+    occlusion: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> list[Quality]:
     """The quality of each of n faces of `image`, whose values the other arguments give in order.
 
     A factor that was not measured is left out, whatever the gate says of it: `mouth_open` without
-    68 points, `eyes_open` without its model or where it is NaN.
+    68 points, `eyes_open` without its model or where it is NaN, `occlusion_*` where they are not
+    given (n,).
     """
     if len(detections) == 0:
         return []
     measured = _measure(image, detections, shapes, poses, chips)
     if eyes_open is not None:
         measured["eyes_open"] = eyes_open.astype(np.float64)
+    if occlusion is not None:
+        measured |= {name: shares.astype(np.float64) for name, shares in occlusion.items()}
     rows = zip(*(values.tolist() for values in measured.values()), strict=True)
     return [
         Quality(score=score, factors=_judge(dict(zip(measured, row, strict=True)), gate))
@@ -172,10 +195,8 @@ def _share_inside(
     The face is the part of the chip that it fills; detectors draw a box around what they see of
     it, which says less. `transforms` (n, 2, 3) lead from the picture to the chip.
     """
-    linear = transforms[:, :, :2]  # a rotation with a scale: its transpose is its inverse times …
-    squared_scale = (linear[:, 0] ** 2).sum(axis=1)[:, np.newaxis, np.newaxis]  # … this
-    places = (_FACE_GRID - transforms[:, np.newaxis, :, 2]) @ linear / squared_scale
-    share: NDArray[np.float64] = ((places >= 0) & (places <= frame)).all(axis=2).mean(axis=1)
+    width, height = frame
+    share: NDArray[np.float64] = inside(transforms, (width, height), _FACE_GRID).mean(axis=1)
     return share
 
 

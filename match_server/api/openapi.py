@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from match_server.api.endpoint import Endpoint
-from match_server.schemas.base import ErrorBody
+from match_server.schemas.base import ErrorBody, InText
 
 Json = dict[str, Any]
 
@@ -94,9 +94,14 @@ def _query_parameters(endpoint: Endpoint) -> list[Json]:
     if endpoint.query is None:
         return []
     schema = endpoint.query.model_json_schema()
+    described = {
+        name: {"type": "string", "description": field.description}  # a list, written as text
+        for name, field in endpoint.query.model_fields.items()
+        if any(isinstance(mark, InText) for mark in field.metadata)
+    }
     return [
         {"name": name, "in": "query", "required": False, "schema": field}
-        for name, field in schema["properties"].items()
+        for name, field in {**schema["properties"], **described}.items()
     ]
 
 

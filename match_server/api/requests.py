@@ -22,7 +22,7 @@ def read_query(request: Request, model: type[Model] | None) -> Model | None:
         if values:
             raise MalformedInput(f"this call takes no parameter {next(iter(values))!r}")
         return None
-    return validated(model, values)
+    return validated(model, _lists(values, model))
 
 
 def read_body(request: Request, model: type[Model], *, picture: bool) -> Model:

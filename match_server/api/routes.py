@@ -8,6 +8,7 @@ from match_server.schemas.collections import (
     CollectionCreate,
     CollectionErased,
     CollectionPatch,
+    CollectionQuery,
     CollectionView,
     CollectionWritten,
 )
@@ -73,7 +74,7 @@ def collection_endpoints(services: Services) -> list[Endpoint]:
         Endpoint(
             "GET", "/v1/collections", "collections", "List the collections",
             handle=lambda query: do.page(query), permission=Permission.READ,
-            query=Paging, answer=Page[CollectionView], errors=(400,),
+            query=CollectionQuery, answer=Page[CollectionView], errors=(400,),
         ),
         Endpoint(
             "GET", _COLLECTION, "collections", "Read a collection",
@@ -259,7 +260,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
     return [
         Endpoint(
             "POST", "/v1/detect", "search", "Find faces in a picture and judge their quality",
-            handle=lambda body: do.detect(body.image), permission=Permission.SEARCH,
+            handle=lambda body: do.detect(body.image, body.gate), permission=Permission.SEARCH,
             body=DetectRequest, picture=True, answer=Detected, errors=(400, 413, 415, 503),
             example={"image": "/9j/4AAQSkZJRg…"},
         ),

@@ -7,12 +7,16 @@ from pydantic import Field
 from match_server.schemas.base import (
     ApiModel,
     Metadata,
+    ModelId,
     Moment,
     Name,
+    Paging,
     Pending,
     Threshold,
     Written,
 )
+
+GateName = Literal["doorway", "passport", "off"]
 
 
 class Policy(ApiModel):
@@ -27,7 +31,7 @@ class Policy(ApiModel):
         le=2,
         description="When the best two persons are closer than this the answer is `ambiguous`.",
     )
-    gate: Literal["doorway", "passport", "off"] = Field(
+    gate: GateName = Field(
         default="doorway", description="Quality asked of a picture that a person is enrolled from."
     )
     candidates: int = Field(
@@ -46,7 +50,7 @@ class PolicyPatch(ApiModel):
 
     threshold: Threshold | None = None
     margin: float | None = Field(default=None, ge=0, le=2)
-    gate: Literal["doorway", "passport", "off"] | None = None
+    gate: GateName | None = None
     candidates: int | None = Field(default=None, ge=1, le=50)
     live_s: float | None = Field(default=None, gt=0, le=3600)
 
@@ -59,6 +63,13 @@ class CollectionCreate(ApiModel):
     )
     metadata: Metadata = Field(default_factory=dict)
     policy: Policy = Policy()
+
+
+class CollectionQuery(Paging):
+    q: str | None = Field(
+        default=None, min_length=1, max_length=63, description="Part of the name."
+    )
+    model_id: ModelId | None = None
 
 
 class CollectionPatch(ApiModel):

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from match_server.schemas.base import (
     ApiModel,
+    InText,
     Metadata,
     ModelId,
     Moment,
@@ -17,6 +18,7 @@ from match_server.schemas.base import (
     Vector,
     Written,
 )
+from match_server.schemas.selection import Conditions
 from shared.quality import Pose, Quality
 
 GroupIds = Annotated[
@@ -50,6 +52,10 @@ class PersonQuery(Paging):
     q: Text | None = Field(default=None, description="Part of the name.")
     external_id: str | None = Field(default=None, min_length=1, max_length=200)
     group: Name | None = Field(default=None, description="Id of a group that the person is in.")
+    expired: bool | None = Field(default=None, description="Only those who have, or have not.")
+    filter: Annotated[Conditions, InText.JSON] = Field(
+        default=(), description="Conditions as in a search, as JSON; all must fit."
+    )
 
 
 class PersonView(ApiModel):

@@ -17,6 +17,7 @@ from match_server.schemas.base import (
     Threshold,
     Vector,
 )
+from match_server.schemas.collections import GateName
 from match_server.schemas.persons import Detection, GroupIds, PersonName
 from match_server.schemas.selection import Conditions, Names
 from shared.quality import Pose, Quality
@@ -29,6 +30,7 @@ UNCALIBRATED = (
 
 class DetectRequest(ApiModel):
     image: Picture
+    gate: GateName = Field(default="doorway", description="Whose ranges the factors are held to.")
 
 
 class FaceView(ApiModel):

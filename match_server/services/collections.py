@@ -5,11 +5,12 @@ from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.schemas.base import Page, Paging
+from match_server.schemas.base import Page
 from match_server.schemas.collections import (
     CollectionCreate,
     CollectionErased,
     CollectionPatch,
+    CollectionQuery,
     CollectionView,
     CollectionWritten,
     Policy,
@@ -68,11 +69,17 @@ class Collections:
                 return
         self.create(CollectionCreate(name=name))
 
-    def page(self, paging: Paging) -> Page[CollectionView]:
+    def page(self, query: CollectionQuery) -> Page[CollectionView]:
+        """Collections by name."""
+        wanted = select(Collection).order_by(Collection.name)
+        if query.q is not None:
+            wanted = wanted.where(Collection.name.icontains(query.q, autoescape=True))
+        if query.model_id is not None:
+            wanted = wanted.where(Collection.model_id == query.model_id)
         with self._database.read() as session:
-            rows, total = page_of(session, select(Collection).order_by(Collection.name), paging)
+            rows, total = page_of(session, wanted, query)
             items = [_view(row) for row in rows]
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            return Page(items=items, page=query.page, size=query.size, total=total)
 
     def get(self, name: str) -> CollectionView:
         with self._database.read() as session:

@@ -44,10 +44,10 @@ class Identifier:
         self._faces = faces
         self._limits = limits
 
-    def detect(self, picture: bytes) -> Detected:
-        """All faces of a picture, largest first."""
+    def detect(self, picture: bytes, gate: str = "doorway") -> Detected:
+        """All faces of a picture, largest first, their quality held to the ranges of a gate."""
         image = read_picture(picture, self._limits)
-        faces = self._faces.analyze(image, gate="doorway", embed=False)
+        faces = self._faces.analyze(image, gate=gate, embed=False)
         return Detected(faces=[_face_view(face) for face in faces])
 
     def verify(self, wanted: VerifyRequest) -> Verified:

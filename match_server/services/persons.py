@@ -28,7 +28,7 @@ from match_server.services.lookup import (
     person_named,
 )
 from match_server.services.references import remove_templates
-from match_server.services.selection import keep_fields
+from match_server.services.selection import fits, keep_fields
 from match_server.tables import (
     Collection,
     Event,
@@ -61,7 +61,7 @@ class Persons:
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
 
     def page(self, collection: str, query: PersonQuery) -> Page[PersonView]:
-        """Persons in the order of their enrollment, filtered by name, external id and group."""
+        """Persons in the order of their enrollment, filtered by what the query names."""
         with self._database.read() as session:
             owner = collection_named(session, collection)
             wanted = select(Person).where(Person.collection_number == owner.number)
@@ -72,6 +72,11 @@ class Persons:
             if query.group is not None:
                 (group,) = groups_of(session, [query.group], owner)
                 wanted = wanted.where(Person.number.in_(_members(group)))
+            if query.expired is not None:
+                gone = Person.expires_at.is_not(None) & (Person.expires_at <= self._clock.now())
+                wanted = wanted.where(gone if query.expired else ~gone)
+            for condition in query.filter:
+                wanted = wanted.where(fits(condition))
             rows, total = page_of(session, wanted.order_by(Person.number), query)
             items = self._views(session, rows)
             return Page(items=items, page=query.page, size=query.size, total=total)

@@ -62,7 +62,7 @@ def among(
         members = select(Membership.person_number).where(Membership.group_number.in_(numbers))
         persons = persons.where(Person.number.in_(members))
     for condition in conditions:
-        persons = persons.where(_fits(condition))
+        persons = persons.where(fits(condition))
     templates = session.scalars(
         select(Template.number)
         .where(Template.collection_number == owner.number, Template.person_number.in_(persons))
@@ -71,7 +71,8 @@ def among(
     return np.fromiter(templates, dtype=np.uint64)
 
 
-def _fits(condition: Condition) -> ColumnElement[bool]:
+def fits(condition: Condition) -> ColumnElement[bool]:
+    """The condition on a row of `persons`."""
     values = condition.values
     if not condition.field.startswith(PREFIX):
         column = _COLUMNS[condition.field]

@@ -23,6 +23,7 @@ import click
 import cv2
 import numpy as np
 import psutil
+import requests
 from numpy.typing import NDArray
 from sqlalchemy import insert
 
@@ -46,6 +47,7 @@ _SEARCH = "/v1/collections/default/search"
 _PROBES = "/v1/probes"
 _LIST = 32
 _IN_PROCESS_CALLS = 400
+_LOAD_S = 300
 
 Vectors = NDArray[np.float32]
 
@@ -273,12 +275,22 @@ def _served(settings: Settings) -> Iterator[tuple[psutil.Process, int]]:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         if found is None:
             raise RuntimeError(f"the server did not start: {line!r}")
+        _wait_until_ready(int(found[1]))
         yield psutil.Process(server.pid), int(found[1])
     finally:
         server.terminate()
         server.wait(30)
         if server.stdout:
             server.stdout.close()
+
+
+def _wait_until_ready(port: int) -> None:
+    """The galleries are loaded when /readyz says so."""
+    until_s = time.monotonic() + _LOAD_S
+    while requests.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code != 200:
+        if time.monotonic() > until_s:
+            raise RuntimeError(f"the server was not ready within {_LOAD_S} s")
+        time.sleep(0.1)
 
 
 def _job(load: Load, key: str, port: int, clients: int, seconds: float) -> Job:
@@ -298,7 +310,9 @@ def _measured(server: psutil.Process, load: Load, job: Job) -> Row:
     )
     cpu_s = _cpu_s(server) - before_s
     figures = json.loads(done.stdout)
-    times = figures["latencies_ms"] or [float("nan")]  # nan: nothing was answered in time
+    times = figures["latencies_ms"]
+    if not times:
+        raise RuntimeError(f"{load.name}: no answer within {job.seconds} s; give more --seconds")
     share = job.seconds / (job.seconds + job.warm_up_s)  # of the CPU time, without the warm-up
     return {
         "load": load.name,

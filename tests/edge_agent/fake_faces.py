@@ -46,6 +46,7 @@ class FakeFaces:
         self.batches: list[int] = []
         self.looks = 0
         self.judged = 0
+        self.occlusion_looks = 0
 
     def detect(self, image: BgrImage, *, retry_padded: bool = False) -> Detections:
         people = self._people(image)
@@ -74,9 +75,11 @@ class FakeFaces:
         poses: list[Pose] | None = None,
         chips: NDArray[np.uint8] | None = None,
         gate: Gate = DOORWAY,
+        occlusion: bool = False,
     ) -> list[Quality]:
         if chips is None:
             raise ValueError("the pipeline has the chips already")
+        self.occlusion_looks += occlusion * len(chips)
         if poses is not None:
             self.judged += len(poses)
         qualities = []

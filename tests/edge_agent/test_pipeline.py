@@ -100,6 +100,12 @@ def test_a_face_that_only_the_pose_model_sees_turned_away_is_judged_seldom() -> 
     assert pipeline.counts.unidentified == Counter({"yaw": 1})
 
 
+def test_what_covers_a_face_is_asked_of_the_shots_that_are_due_not_of_every_look() -> None:
+    models, sink, _ = watch(lambda _: [Someone(1, 300)], 250)
+    assert len(sink.probes) == 1
+    assert models.occlusion_looks == models.judged == 1 < models.looks
+
+
 def test_a_flicker_of_one_frame_is_nobody() -> None:
     _, sink, pipeline = watch(lambda index: [Someone(1, 300, score=0.9)] * (index == 5), 30)
     assert sink.probes == []

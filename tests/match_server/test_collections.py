@@ -1,6 +1,20 @@
 """Collections: pinned to a model, bounded, changed and erased."""
 
 import base64
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from match_server.api.uploads import picture_item
+from match_server.faces import GATES
+from match_server.schemas.batches import BatchQuery
+from match_server.schemas.collections import CollectionCreate, Policy
+from match_server.services.wiring import face_engine
+from match_server.tables import Person, Template
 
 
 def test_the_first_start_creates_the_default_collection_of_the_servers_model(api, helpers):
@@ -81,3 +95,85 @@ def test_a_collection_made_again_under_the_same_name_is_empty(api, helpers):
 def test_encryption_is_refused_until_it_is_offered(api):
     body = api.refused(400, "POST", "/v1/collections", json={"name": "safe", "encrypted": True})
     assert body["details"]["problems"][0]["field"] == "encrypted"
+
+
+def test_collections_are_found_by_part_of_the_name_and_by_model(api, helpers):
+    for name in ("staff-north", "staff-south", "visitors"):
+        api.ok("POST", "/v1/collections", json={"name": name})
+    found = api.ok("GET", "/v1/collections?q=STAFF&size=1")
+    assert (found["total"], [one["name"] for one in found["items"]]) == (2, ["staff-north"])
+    assert api.ok("GET", f"/v1/collections?model_id={helpers.MODEL}")["total"] == 4
+    assert api.ok("GET", "/v1/collections?model_id=other")["total"] == 0
+
+
+def test_many_at_once_fill_a_collection_to_its_limit_and_no_further(make_api, helpers):
+    """Single enrollments and batches, over two processes' services, race for the last places."""
+    apis = [make_api(), make_api()]
+    apis[0].ok("PATCH", "/v1/collections/default", json={"max_templates": 37})
+    person = apis[0].person("Ann")
+    for one in apis:
+        one.key("admin")
+
+    def single(api, seed):
+        vector = {"template": helpers.encode(helpers.unit_vector(seed)), "model_id": helpers.MODEL}
+        path = f"/v1/collections/default/persons/{person}/templates"
+        response = _client(api).open(path, method="POST", json=vector, headers=_key(api))
+        assert response.status_code in (201, 409), response.get_data(as_text=True)
+        return int(response.status_code == 201)
+
+    def batch(api, seed):
+        lines = [
+            {
+                "name": f"P{seed}",
+                "template": helpers.encode(helpers.unit_vector(seed + place)),
+                "model_id": helpers.MODEL,
+            }
+            for place in range(5)
+        ]
+        response = _client(api).open(
+            "/v1/collections/default/enroll",
+            method="POST",
+            data="\n".join(map(json.dumps, lines)),
+            content_type="application/x-ndjson",
+            headers=_key(api),
+        )
+        verdicts = [json.loads(line) for line in response.get_data(as_text=True).splitlines()]
+        assert {one.get("code", "conflict") for one in verdicts} == {"conflict"}
+        return sum(one["status"] == "accepted" for one in verdicts)
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [
+            pool.submit(batch if number % 3 == 0 else single, apis[number % 2], 100 * number)
+            for number in range(30)
+        ]
+        accepted = sum(job.result() for job in jobs)
+    view = apis[0].ok("GET", "/v1/collections/default")
+    assert accepted == view["templates"] == 37
+    with apis[0].services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Template)) == 37
+        assert session.scalar(select(func.count()).select_from(Person)) == view["persons"]
+
+
+def _client(api):
+    return api.client.application.test_client()
+
+
+def _key(api):
+    return {"Authorization": f"Bearer {api.keys['admin']}"}
+
+
+@pytest.mark.models
+@pytest.mark.skipif("MUSTER_TEST_FACES" not in os.environ, reason="needs pictures of real people")
+def test_each_preset_holds_real_pictures_to_its_own_ranges(make_services):
+    services = make_services(face_engine("compact"))
+    reasons: dict[str, list[str]] = {}
+    pictures = sorted(Path(os.environ["MUSTER_TEST_FACES"]).glob("*/*"))[:8]
+    for gate in ("off", "doorway", "passport"):
+        services.collections.create(CollectionCreate(name=gate, policy=Policy(gate=gate)))
+        planned = [picture_item(n, f"p/{n}", one.read_bytes()) for n, one in enumerate(pictures)]
+        verdicts = list(services.batches.run(gate, planned, BatchQuery()))
+        refused = [one for one in verdicts if one.code == "quality_refused"]
+        reasons[gate] = [name for one in refused for name in one.details["reasons"]]
+        assert set(reasons[gate]) <= set(GATES[gate].ranges)
+    assert reasons["off"] == []
+    assert len(reasons["passport"]) > len(reasons["doorway"])

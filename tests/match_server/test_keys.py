@@ -15,6 +15,8 @@ CALLS = {
         ("GET", "/v1/keys"),
         ("POST", "/v1/keys"),
         ("DELETE", "/v1/keys/nobody"),
+        ("POST", "/v1/storages"),
+        ("DELETE", "/v1/storages/x"),
     ],
     "enroll": [
         ("POST", "/v1/collections/default/persons"),
@@ -24,6 +26,12 @@ CALLS = {
         ("POST", "/v1/collections/default/persons/x/templates"),
         ("DELETE", "/v1/images/x"),
         ("DELETE", "/v1/templates/x"),
+        ("POST", "/v1/collections/default/enroll"),
+        ("POST", "/v1/groups"),
+        ("PATCH", "/v1/groups/x"),
+        ("DELETE", "/v1/groups/x"),
+        ("PUT", "/v1/groups/x/persons"),
+        ("GET", "/v1/storages"),
     ],
     "references": [
         ("GET", "/v1/collections/default/persons/x/images"),
@@ -34,6 +42,7 @@ CALLS = {
     "search": [
         ("POST", "/v1/detect"),
         ("POST", "/v1/collections/default/search"),
+        ("POST", "/v1/search"),
         ("POST", "/v1/verify"),
     ],
     "read": [
@@ -41,6 +50,8 @@ CALLS = {
         ("GET", "/v1/collections/default"),
         ("GET", "/v1/collections/default/persons"),
         ("GET", "/v1/collections/default/persons/x"),
+        ("GET", "/v1/groups"),
+        ("GET", "/v1/groups/x"),
     ],
     "events": [
         ("GET", "/v1/events"),

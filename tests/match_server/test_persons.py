@@ -1,6 +1,7 @@
 """Persons: their fields, their expiry, and erasure without a trace."""
 
 import io
+import json
 import sqlite3
 from datetime import timedelta
 
@@ -41,6 +42,25 @@ def test_persons_are_found_by_part_of_the_name_and_by_external_id(api):
     assert api.ok("GET", PERSONS, query_string={"q": "%"})["total"] == 1
     assert api.ok("GET", PERSONS, query_string={"q": "b_"})["total"] == 1
     assert api.ok("GET", f"{PERSONS}?external_id=c")["items"][0]["name"] == "100% Bob_"
+
+
+def test_persons_are_listed_by_conditions_and_by_expiry(api):
+    past = (api.clock.now() - timedelta(hours=1)).isoformat()
+    later = (api.clock.now() + timedelta(hours=1)).isoformat()
+    api.person("Ann", metadata={"floor": 3}, expires_at=past)
+    api.person("Bob", metadata={"floor": 4}, expires_at=later)
+    api.person("Cleo", metadata={"floor": 5})
+
+    def names(**query):
+        return [one["name"] for one in api.ok("GET", PERSONS, query_string=query)["items"]]
+
+    condition = {"field": "metadata.floor", "op": "gte", "value": 4}
+    assert names(filter=json.dumps([condition])) == ["Bob", "Cleo"]
+    assert names(filter=json.dumps([condition]), q="bo") == ["Bob"]
+    assert names(expired="true") == ["Ann"]
+    assert names(expired="false") == ["Bob", "Cleo"]
+    api.refused(400, "GET", PERSONS, query_string={"filter": "floor>3"})
+    api.refused(400, "GET", PERSONS, query_string={"filter": '[{"field": "x"}]'})
 
 
 def test_paging_gives_each_person_once(api):

@@ -133,6 +133,17 @@ def test_detect_lists_faces_with_quality_and_an_empty_picture_is_no_error(api, h
     assert api.ok("POST", "/v1/detect", json={"image": empty}) == {"faces": []}
 
 
+def test_detect_holds_the_factors_to_the_gate_that_is_named(api, helpers):
+    dark = base64.b64encode(helpers.paint(((10, 20, 5), 50))).decode()
+
+    def passed(**more):
+        (face,) = api.ok("POST", "/v1/detect", json={"image": dark, **more})["faces"]
+        return [factor["passed"] for factor in face["quality"]["factors"]]
+
+    assert (passed(), passed(gate="passport"), passed(gate="off")) == ([False], [False], [True])
+    api.refused(400, "POST", "/v1/detect", json={"image": dark, "gate": "open"})
+
+
 def test_verify_compares_pictures_templates_and_persons(api, helpers):
     red = helpers.unit_vector(int.from_bytes(bytes(RED), "big"))
     ann = api.person("Ann", red)

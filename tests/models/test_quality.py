@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -194,3 +195,17 @@ def test_no_faces_have_no_poses_and_no_quality() -> None:
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32))
     shapes = Shapes(np.empty((0, 5, 2), np.float32), None)
     assert assess(texture(), nothing, shapes, [], np.empty((0, SIDE, SIDE, 3), np.uint8)) == []
+
+
+def test_every_factor_is_documented_with_the_ranges_of_the_gates() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "quality.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    assert [row[0].strip("`") for row in rows] == list(FACTORS)
+    for name, _, _, *ranges in rows:
+        for gate, written in zip((PASSPORT, DOORWAY), ranges, strict=True):
+            low, high = gate.ranges.get(name.strip("`"), (None, None))
+            assert written == ("free" if low is None else f"**{low:.6g} to {high:.6g}**"), name
