@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel
 
 from match_server.api.auth import Gatekeeper
+from match_server.api.batches import batch_endpoints
 from match_server.api.endpoint import Endpoint
 from match_server.api.errors import register_errors
 from match_server.api.health import health_endpoints
@@ -24,6 +25,7 @@ from match_server.api.routes import (
     person_endpoints,
     reference_endpoints,
     search_endpoints,
+    storage_endpoints,
 )
 from match_server.pages.views import pages
 from match_server.services.wiring import Services
@@ -82,6 +84,8 @@ def all_endpoints(
         *person_endpoints(services),
         *group_endpoints(services),
         *reference_endpoints(services),
+        *batch_endpoints(services),
+        *storage_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),
         *key_endpoints(services),
@@ -103,6 +107,9 @@ def _view(endpoint: Endpoint, gatekeeper: Gatekeeper) -> Callable[..., Response]
                 inputs["query"] = query
         if endpoint.body is not None and not endpoint.raw_body:
             inputs["body"] = read_body(request, endpoint.body, picture=endpoint.picture)
+            also = endpoint.also(inputs["body"])
+            if also is not None:
+                g.principal.require(also)
         answer = endpoint.handle(**inputs)
         if isinstance(answer, BaseModel):
             return Response(

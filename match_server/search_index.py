@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
 from match_server.services.changes import position
+from match_server.services.scopes import Scope
 from match_server.tables import Change, Collection, Template
 from shared.errors import Unavailable
 
@@ -75,7 +76,7 @@ class SearchIndex:
         self._followers: dict[int, _Follower] = {}
         self._seen = 0
 
-    def caught_up(self, collection: Collection, min_seq: int | None = None) -> Reached:
+    def caught_up(self, collection: Collection | Scope, min_seq: int | None = None) -> Reached:
         """The collection's gallery with everything that was committed before this call.
 
         With `min_seq`, waits up to 2 s for a write of that number; Unavailable when it does not
@@ -111,7 +112,7 @@ class SearchIndex:
         for follower in followers:
             follower.close()
 
-    def _follower(self, collection: Collection) -> "_Follower":
+    def _follower(self, collection: Collection | Scope) -> "_Follower":
         with self._lock:
             follower = self._followers.get(collection.number)
             if follower is None:
@@ -137,7 +138,7 @@ class _Follower:
     def __init__(
         self,
         database: Database,
-        collection: Collection,
+        collection: Collection | Scope,
         open_gallery: OpenGallery,
         folder: Path | None,
     ) -> None:
@@ -155,9 +156,9 @@ class _Follower:
         """Apply what was committed before this call."""
         gallery = self._gallery
         if gallery is not None and gallery.damage is None:
-            with self._database.read() as session:
-                if gallery.watermark == position(session):
-                    return Reached(gallery, gallery.watermark)
+            newest = position(self._database)
+            if gallery.watermark == newest:
+                return Reached(gallery, newest)
         with self._lock, self._database.read() as session:
             newest = position(session)
             gallery = self._gallery or self._opened()

@@ -28,6 +28,8 @@ Json = dict[str, Any]
 Number = BigInteger().with_variant(Integer, "sqlite")
 Uuid = String(36)
 Name = String(63)
+# Ordered by code point everywhere, as SQLite does by itself.
+CodePoints = String(200).with_variant(String(200, collation="C"), "postgresql")
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -96,6 +98,7 @@ class Person(Table):
     __table_args__ = (
         UniqueConstraint("collection_number", "id", name="uq_persons_id"),
         UniqueConstraint("collection_number", "external_id", name="uq_persons_external_id"),
+        Index("ix_persons_name", "collection_number", "name"),
         {"sqlite_autoincrement": True},
     )
 
@@ -147,6 +150,40 @@ class Membership(Table):
     )
 
 
+class PersonField(Table):
+    """One value of a person's metadata, kept once more so that a search can ask for it.
+
+    Exactly one of `text`, `number` and `truth` is set.
+    """
+
+    __tablename__ = "person_fields"
+    __table_args__ = (
+        Index("ix_person_fields_text", "field", "text"),
+        Index("ix_person_fields_number", "field", "number"),
+    )
+
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), primary_key=True
+    )
+    place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    field: Mapped[str] = mapped_column(String(200))  # dotted path in the metadata
+    text: Mapped[str | None] = mapped_column(CodePoints)
+    number: Mapped[float | None]
+    truth: Mapped[bool | None]
+
+
+class Storage(Table):
+    """Where photos go besides the data folder. It stays as long as anything lies in it."""
+
+    __tablename__ = "storages"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(1000))  # holds no keys
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
 class Image(Table):
     """A photo that a person was enrolled from; `file` is NULL where the photo was not kept."""
 
@@ -156,14 +193,19 @@ class Image(Table):
     person_number: Mapped[int] = mapped_column(
         ForeignKey("persons.number", ondelete="CASCADE"), index=True
     )
-    file: Mapped[str | None] = mapped_column(String(200))  # below the data folder
+    file: Mapped[str | None] = mapped_column(String(200))  # below the storage
+    storage_number: Mapped[int | None] = mapped_column(
+        ForeignKey("storages.number"), index=True
+    )  # NULL: the data folder
     media_type: Mapped[str] = mapped_column(String(40))
     size_bytes: Mapped[int] = mapped_column(Integer)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came
     quality: Mapped[Json] = mapped_column(JSON)
     detection: Mapped[Json] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
     person: Mapped[Person] = relationship(lazy="raise")
+    storage: Mapped[Storage | None] = relationship(lazy="raise")
 
 
 class Template(Table):
@@ -192,6 +234,18 @@ class Template(Table):
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
     person: Mapped[Person] = relationship(lazy="raise")
+
+
+class ImportedFile(Table):
+    """How much of a file of vectors has been imported, written with the vectors themselves."""
+
+    __tablename__ = "imported_files"
+
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True
+    )
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)  # of the whole file
+    lines: Mapped[int] = mapped_column(BigInteger)  # that need not be looked at again
 
 
 class Device(Table):
@@ -333,3 +387,4 @@ class DoomedFile(Table):
     __tablename__ = "doomed_files"
 
     file: Mapped[str] = mapped_column(String(200), primary_key=True)
+    storage_number: Mapped[int | None] = mapped_column(ForeignKey("storages.number"), index=True)

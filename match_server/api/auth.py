@@ -34,11 +34,7 @@ class Gatekeeper:
         """Who asks. Raises Unauthenticated, or Forbidden when the role does not allow it."""
         principal = self._principal(request, permission)
         g.key_id = principal.key_id
-        if not principal.may(permission):
-            raise Forbidden(
-                f"a key of role {principal.role!r} may not do this "
-                f"({permission.name.lower()} is needed)"
-            )
+        principal.require(permission)
         return principal
 
     def viewer(self, request: Request) -> Principal | None:

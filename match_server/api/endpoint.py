@@ -33,7 +33,9 @@ class Endpoint:
     media_type: str = "application/json"
     errors: tuple[int, ...] = ()
     example: Mapping[str, JsonValue] = field(default_factory=dict)  # of the body
+    also: Callable[[Any], Permission | None] = lambda body: None  # needed for this body besides
     raw_body: bool = False  # `handle` reads the body itself; `body` only documents it
+    batch: bool = False  # body and answer are NDJSON, a line for each of many
 
     @property
     def name(self) -> str:

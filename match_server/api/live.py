@@ -85,10 +85,15 @@ class _Slot:
 
 
 def _take(probes: Probes, incoming: Request, principal: Principal) -> ProbeResults:
-    """Each probe is parsed, searched and answered by itself: a bad one never fails the rest."""
+    """Each probe is parsed and answered by itself, all are kept by one commit.
+
+    A bad one never fails the rest; one of a device that the key may not speak for fails all.
+    """
     require_json(incoming)
+    read = [_read(item, principal) for item in _items(incoming.get_data())]
+    stored = iter(probes.accept_all([one for one in read if isinstance(one, ProbeMessage)]))
     return ProbeResults(
-        probes=[_take_one(probes, item, principal) for item in _items(incoming.get_data())]
+        probes=[next(stored) if isinstance(one, ProbeMessage) else one for one in read]
     )
 
 
@@ -104,7 +109,8 @@ def _items(data: bytes) -> list[object]:
     return items
 
 
-def _take_one(probes: Probes, item: object, principal: Principal) -> ProbeResult:
+def _read(item: object, principal: Principal) -> ProbeMessage | ProbeResult:
+    """The probe, or its refusal."""
     try:
         message = ProbeMessage.model_validate(item)
     except ValidationError as error:
@@ -113,7 +119,7 @@ def _take_one(probes: Probes, item: object, principal: Principal) -> ProbeResult
         raise Forbidden(
             f"this key speaks for device {principal.device!r}, not for {message.device!r}"
         )
-    return probes.accept(message)
+    return message
 
 
 def refused(item: object, error: MalformedInput) -> ProbeResult:

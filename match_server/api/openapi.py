@@ -101,6 +101,8 @@ def _query_parameters(endpoint: Endpoint) -> list[Json]:
 
 
 def _request_body(endpoint: Endpoint, ref: Json) -> Json:
+    if endpoint.batch:
+        return _batch_body(endpoint, ref)
     schema = {"oneOf": [ref, {"type": "array", "items": ref}]} if endpoint.raw_body else ref
     content: Json = {"application/json": {"schema": schema}}
     if endpoint.example:
@@ -108,6 +110,23 @@ def _request_body(endpoint: Endpoint, ref: Json) -> Json:
     if endpoint.picture:
         content["multipart/form-data"] = {"schema": _form_schema(endpoint)}
     return {"required": True, "content": content}
+
+
+def _batch_body(endpoint: Endpoint, ref: Json) -> Json:
+    """One JSON object a line, or files; the schemas are of one line and of the whole form."""
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+    form = {
+        "type": "object",
+        "required": ["images"],
+        "properties": {"images": {**files, "description": "Files named `<person>/<file>`."}},
+    }
+    return {
+        "required": True,
+        "content": {
+            endpoint.media_type: {"schema": ref, "example": dict(endpoint.example)},
+            "multipart/form-data": {"schema": form},
+        },
+    }
 
 
 def _form_schema(endpoint: Endpoint) -> Json:

@@ -1,11 +1,13 @@
 """From a Flask request to typed values; MalformedInput says which field is wrong and why."""
 
+import json
 from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, JsonValue, ValidationError
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from match_server.schemas.base import InText
 from shared.errors import MalformedInput, UnsupportedMedia
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -26,13 +28,14 @@ def read_query(request: Request, model: type[Model] | None) -> Model | None:
 def read_body(request: Request, model: type[Model], *, picture: bool) -> Model:
     """The body as `model`; a picture call also takes multipart and parameters in the query."""
     if picture and request.mimetype == "multipart/form-data":
-        return validated(model, _merged(_single(request.args, "query"), _form(request, model)))
+        query = _lists(_single(request.args, "query"), model)
+        return validated(model, _merged(query, _form(request, model)))
     require_json(request)
     if not (picture and request.args):
         return validated_json(model, request.get_data())
     # Words of the query are text; those of the body keep their types.
     body = validated_json(_AnyObject, request.get_data()).model_extra or {}
-    return validated(model, _merged(_single(request.args, "query"), body))
+    return validated(model, _merged(_lists(_single(request.args, "query"), model), body))
 
 
 def require_json(request: Request) -> None:
@@ -91,7 +94,7 @@ def _single(values: MultiDict[str, str], where: str) -> dict[str, Any]:
 
 
 def _form(request: Request, model: type[BaseModel]) -> dict[str, Any]:
-    fields = _single(request.form, "form")
+    fields = _lists(_single(request.form, "form"), model)
     files = _files(request.files)
     if "pair" in model.model_fields:  # verification: the field `image` twice
         if [name for name, _ in files] != ["image", "image"]:
@@ -104,6 +107,19 @@ def _form(request: Request, model: type[BaseModel]) -> dict[str, Any]:
             raise MalformedInput(f"the picture is the multipart field `image`, not {name!r}")
         fields[name] = data
     return fields
+
+
+def _lists(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Texts that stand for lists, as lists."""
+    for name, field in model.model_fields.items():
+        if name in values and InText.COMMAS in field.metadata:
+            values[name] = values[name].split(",")
+        elif name in values and InText.JSON in field.metadata:
+            try:
+                values[name] = json.loads(values[name])
+            except ValueError:
+                raise MalformedInput(f"{name}: in a form or a query this is JSON") from None
+    return values
 
 
 def _files(files: MultiDict[str, FileStorage]) -> list[tuple[str, bytes]]:

@@ -41,9 +41,16 @@ from match_server.schemas.search import (
     Detected,
     DetectRequest,
     SearchAnswer,
+    SearchEverywhere,
     SearchRequest,
     Verified,
     VerifyRequest,
+)
+from match_server.schemas.storages import (
+    StorageCreate,
+    StorageRemoved,
+    StorageView,
+    StorageWritten,
 )
 from match_server.services.keys import Permission
 from match_server.services.wiring import Services
@@ -223,6 +230,29 @@ def reference_endpoints(services: Services) -> list[Endpoint]:
     ]  # fmt: skip
 
 
+def storage_endpoints(services: Services) -> list[Endpoint]:
+    """Where photos go."""
+    do = services.storages
+    return [
+        Endpoint(
+            "POST", "/v1/storages", "storages", "Name a place for photos; it is tried at once",
+            handle=lambda body: do.create(body), permission=Permission.ADMINISTER,
+            body=StorageCreate, answer=StorageWritten, status=201, errors=(400, 409, 422),
+            example={"name": "archive", "uri": "s3://photos/muster"},
+        ),
+        Endpoint(
+            "GET", "/v1/storages", "storages", "List the storages",
+            handle=lambda query: do.page(query), permission=Permission.ENROLL,
+            query=Paging, answer=Page[StorageView], errors=(400,),
+        ),
+        Endpoint(
+            "DELETE", "/v1/storages/<storage>", "storages", "Forget a storage that is empty",
+            handle=lambda storage: do.remove(storage), permission=Permission.ADMINISTER,
+            answer=StorageRemoved, errors=(404, 409),
+        ),
+    ]  # fmt: skip
+
+
 def search_endpoints(services: Services) -> list[Endpoint]:
     """Detect, search, verify."""
     do = services.identifier
@@ -235,10 +265,23 @@ def search_endpoints(services: Services) -> list[Endpoint]:
         ),
         Endpoint(
             "POST", f"{_COLLECTION}/search", "search", "Who is this?",
-            handle=lambda collection, body: do.search(collection, body),
-            permission=Permission.SEARCH, body=SearchRequest, picture=True, answer=SearchAnswer,
+            handle=lambda collection, body: services.searcher.search(collection, body),
+            permission=Permission.SEARCH, also=_to_create,
+            body=SearchRequest, picture=True, answer=SearchAnswer,
             errors=(400, 404, 409, 413, 415, 422, 503),
-            example={"image": "/9j/4AAQSkZJRg…", "limit": 5},
+            example={
+                "image": "/9j/4AAQSkZJRg…",
+                "limit": 5,
+                "groups": ["night-shift"],
+                "filter": [{"field": "metadata.floor", "op": "gte", "value": 3}],
+            },
+        ),
+        Endpoint(
+            "POST", "/v1/search", "search", "Who is this, of several collections?",
+            handle=lambda body: services.searcher.search_everywhere(body),
+            permission=Permission.SEARCH, body=SearchEverywhere, picture=True,
+            answer=SearchAnswer, errors=(400, 404, 409, 413, 415, 422, 503),
+            example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg…"},
         ),
         Endpoint(
             "POST", "/v1/verify", "search", "Are these two the same person?",
@@ -276,6 +319,10 @@ def key_endpoints(services: Services) -> list[Endpoint]:
             answer=KeyView, errors=(404,),
         ),
     ]  # fmt: skip
+
+
+def _to_create(body: SearchRequest) -> Permission | None:
+    return Permission.ENROLL if body.newcomer is not None else None
 
 
 def _picture(data: bytes, media_type: str) -> Response:

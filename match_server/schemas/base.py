@@ -5,6 +5,7 @@ import binascii
 import json
 import unicodedata
 from datetime import datetime
+from enum import Enum, auto
 from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import (
@@ -26,6 +27,13 @@ from shared.template import MAX_DIMENSION
 Item = TypeVar("Item")
 
 MAX_METADATA_BYTES = 16_384
+
+
+class InText(Enum):
+    """How a list is written where there is only text: in a form or in a query."""
+
+    COMMAS = auto()
+    JSON = auto()
 
 
 class ApiModel(BaseModel):
@@ -123,6 +131,13 @@ Vector = Annotated[
         examples=["base64…"],
     ),
 ]
+Pending = Annotated[
+    int,
+    Field(
+        description="Files of the whole server that still wait to be deleted, because their "
+        "storage does not answer. It is tried again at every erasure and every start."
+    ),
+]
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Threshold = Annotated[float, Field(ge=-1, le=1)]
 Decision = Literal["identified", "unknown", "ambiguous"]
@@ -131,12 +146,14 @@ __all__ = [
     "ApiModel",
     "Decision",
     "ErrorBody",
+    "InText",
     "Metadata",
     "ModelId",
     "Moment",
     "Name",
     "Page",
     "Paging",
+    "Pending",
     "Picture",
     "Text",
     "Threshold",

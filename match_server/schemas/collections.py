@@ -4,7 +4,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from match_server.schemas.base import ApiModel, Metadata, Moment, Name, Threshold, Written
+from match_server.schemas.base import (
+    ApiModel,
+    Metadata,
+    Moment,
+    Name,
+    Pending,
+    Threshold,
+    Written,
+)
 
 
 class Policy(ApiModel):
@@ -88,3 +96,4 @@ class CollectionErased(Written):
     templates: int
     images: int
     snapshots: int
+    pending: Pending = 0

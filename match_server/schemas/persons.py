@@ -11,6 +11,7 @@ from match_server.schemas.base import (
     Moment,
     Name,
     Paging,
+    Pending,
     Picture,
     Text,
     Vector,
@@ -79,6 +80,7 @@ class PersonErased(Written):
     images: int
     events: int = Field(description="Events that no longer name the person.")
     snapshots: int = Field(description="Thumbnails of the person that were deleted.")
+    pending: Pending = 0
 
 
 class Enrollment(ApiModel):
@@ -88,6 +90,9 @@ class Enrollment(ApiModel):
     template: Vector | None = None
     model_id: ModelId | None = None
     store: bool = Field(default=False, description="Keep the photo.")
+    storage: Name | None = Field(
+        default=None, description="Keep it in this storage; without, in the data folder."
+    )
     force: bool = Field(
         default=False, description="Enroll in spite of bad quality or of a lookalike."
     )
@@ -98,9 +103,14 @@ class Enrollment(ApiModel):
             raise ValueError("give either a picture (`image`) or a `template` with its `model_id`")
         if (self.template is None) != (self.model_id is None):
             raise ValueError("`template` and `model_id` go together")
-        if self.store and self.image is None:
-            raise ValueError("`store` keeps a photo, and a template is none")
+        if self.keeps and self.image is None:
+            raise ValueError("`store` and `storage` keep a photo, and a template is none")
         return self
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the photo is to be kept."""
+        return self.store or self.storage is not None
 
 
 class Detection(ApiModel):
@@ -114,18 +124,29 @@ class Detection(ApiModel):
     faces: int = Field(description="How many faces the picture shows; the largest was taken.")
 
 
+class PersonName(ApiModel):
+    id: str
+    name: str = Field(examples=["Eileen Collins"])
+
+
 class Enrolled(Written):
+    person: PersonName
     image_id: str | None = Field(description="null when a template was enrolled.")
     template_id: str
     quality: Quality | None
     detection: Detection | None
     url: str | None = Field(default=None, description="Where the photo is, when it was kept.")
+    duplicate: bool = Field(
+        default=False,
+        description="The same file had been enrolled for this person; nothing was added.",
+    )
 
 
 class ImageView(ApiModel):
     id: str
     person: str
     stored: bool
+    storage: str | None = Field(description="Where the photo is kept; null: in the data folder.")
     url: str | None
     media_type: str
     size_bytes: int
@@ -158,3 +179,4 @@ class TemplateWritten(TemplateView, Written):
 class Removed(Written):
     images: int
     templates: int
+    pending: Pending = 0

@@ -1,11 +1,24 @@
 """Detect, search and verify."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from match_server.schemas.base import ApiModel, Decision, ModelId, Name, Picture, Threshold, Vector
-from match_server.schemas.persons import Detection
+from match_server.schemas.base import (
+    ApiModel,
+    Decision,
+    InText,
+    Metadata,
+    ModelId,
+    Moment,
+    Name,
+    Picture,
+    Text,
+    Threshold,
+    Vector,
+)
+from match_server.schemas.persons import Detection, GroupIds, PersonName
+from match_server.schemas.selection import Conditions, Names
 from shared.quality import Pose, Quality
 
 UNCALIBRATED = (
@@ -36,8 +49,8 @@ class ProbeVector(ApiModel):
     model_id: ModelId
 
 
-class SearchRequest(ApiModel):
-    """A picture, templates, or an enrolled template to search with."""
+class SearchForm(ApiModel):
+    """A picture, templates, or an enrolled template to search with, and whom to look for."""
 
     image: Picture | None = None
     templates: list[ProbeVector] | None = Field(default=None, min_length=1, max_length=256)
@@ -47,8 +60,17 @@ class SearchRequest(ApiModel):
         default=None,
         description="Decides instead of the collection's policy, and cuts the candidate lists.",
     )
+    groups: Annotated[Names | None, InText.COMMAS] = Field(
+        default=None,
+        description="Only persons in one of these groups (ids; in a form separated by commas).",
+    )
+    filter: Annotated[Conditions, InText.JSON] = Field(
+        default=(), description="Only persons whom every condition fits (in a form as JSON)."
+    )
     detect_all: bool = Field(
-        default=False, description="Search with every face of the picture, not only the largest."
+        default=False,
+        description="Search with every face of the picture, not only the largest. A person is "
+        "then named once: where two faces are alike one person, the better keeps the name.",
     )
     min_seq: int | None = Field(
         default=None, ge=0, description="Wait (2 s at most) until this write can be found."
@@ -62,15 +84,58 @@ class SearchRequest(ApiModel):
         return self
 
 
-class PersonName(ApiModel):
-    id: str
-    name: str = Field(examples=["Eileen Collins"])
+class Newcomer(ApiModel):
+    """What is known of a person whom a search creates."""
+
+    name: Text | None = Field(default=None, description='Else "Unknown" and the time.')
+    metadata: Metadata = Field(default_factory=dict)
+    groups: GroupIds = ()
+    expires_at: Moment | None = None
+
+
+class SearchRequest(SearchForm):
+    create_person: Newcomer | bool = Field(
+        default=False,
+        description="Create a person for each face that nobody in the collection is like, if its "
+        "quality passes the collection's gate. Needs the permission `enroll` as well.",
+    )
+
+    @model_validator(mode="after")
+    def _newcomers_are_new(self) -> Self:
+        if self.create_person is not False:
+            if self.template_id is not None:
+                raise ValueError("`create_person`: an enrolled template has its person already")
+            if self.groups is not None or self.filter:
+                raise ValueError(
+                    "`create_person` needs a search of the whole collection, else somebody outside "
+                    "of `groups` and `filter` would be created again"
+                )
+        return self
+
+    @property
+    def newcomer(self) -> Newcomer | None:
+        """What is known of a person to be created; None when nobody shall be."""
+        if isinstance(self.create_person, bool):
+            return Newcomer() if self.create_person else None
+        return self.create_person
+
+
+class SearchEverywhere(SearchForm):
+    """A search over several collections, all of one model."""
+
+    collections: Annotated[Names, InText.COMMAS] = Field(
+        description="Names of collections (in a form separated by commas).",
+        examples=[["staff", "visitors"]],
+    )
 
 
 class CandidateView(ApiModel):
     """One person of a candidate list: the best of the person's templates stands for all."""
 
     person: PersonName
+    collection: str | None = Field(
+        default=None, description="Where the person is enrolled; null in events, which say it."
+    )
     template_id: str
     similarity: float = Field(description="Cosine of both templates, -1 to 1.")
     distance: float = Field(description="1 - similarity.")
@@ -83,12 +148,16 @@ class ProbeAnswer(ApiModel):
     quality: Quality | None = None
     candidates: list[CandidateView]
     decision: Decision
-    person: PersonName | None = Field(description="Who it is, when identified.")
+    person: PersonName | None = Field(
+        description="Who it is, when identified; the new person, when one was created."
+    )
+    collection: str | None = Field(default=None, description="Where `person` is enrolled.")
+    created: bool = Field(default=False, description="Whether this search created `person`.")
 
 
 class SearchAnswer(ApiModel):
     probes: list[ProbeAnswer]
-    searched: int = Field(description="Templates that each probe was compared with.")
+    searched: int = Field(description="Templates that each probe could have found.")
     seq: int = Field(description="Number in the change feed that the search had reached.")
     took_ms: float
 

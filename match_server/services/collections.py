@@ -17,6 +17,7 @@ from match_server.schemas.collections import (
 from match_server.services.changes import position, record
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.services.scopes import Scope
 from match_server.tables import Collection, Event, Image, Person
 from shared.clock import Clock
 from shared.errors import Conflict
@@ -103,14 +104,16 @@ class Collections:
         """Erase a collection with its persons, templates, photos, events and snapshots."""
         with self._database.write() as session:
             row = collection_named(session, name)
-            photos = session.scalars(
-                select(Image.file).join(Person).where(Person.collection_number == row.number)
+            photos = session.execute(
+                select(Image.file, Image.storage_number)
+                .join(Person)
+                .where(Person.collection_number == row.number)
             ).all()
             snapshots = session.scalars(
                 select(Event.snapshot).where(Event.collection_number == row.number)
             ).all()
-            self._files.doom(session, photos)
-            erased = self._files.doom(session, snapshots)
+            self._files.doom(session, [(one.file, one.storage_number) for one in photos])
+            erased = self._files.doom_snapshots(session, snapshots)
             session.execute(delete(Event).where(Event.collection_number == row.number))
             seq = record(session, row.number, "collection_erased", row.name, self._clock.now())
             answer = CollectionErased(
@@ -122,8 +125,7 @@ class Collections:
                 snapshots=erased,
             )
             session.execute(delete(Collection).where(Collection.number == row.number))
-        self._files.sweep()
-        return answer
+        return answer.model_copy(update={"pending": self._files.sweep()})
 
     def position(self) -> int:
         """Where the change feed stands."""
@@ -136,7 +138,7 @@ class Collections:
             raise Conflict(f"there is already a collection {name!r}")
 
 
-def policy_of(row: Collection) -> Policy:
+def policy_of(row: Collection | Scope) -> Policy:
     """The stored policy, typed."""
     return Policy.model_validate(row.policy)
 

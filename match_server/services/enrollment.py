@@ -1,10 +1,9 @@
 """Enrollment: from a picture, or a template of elsewhere, to a reference in a collection."""
 
-import io
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image as Pillow
-from sqlalchemy import update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
@@ -13,28 +12,61 @@ from match_server.schemas.persons import (
     Detection,
     Enrolled,
     Enrollment,
+    PersonCreate,
+    PersonName,
     TemplateCreate,
     TemplateWritten,
 )
-from match_server.schemas.search import PersonName
 from match_server.search_index import SearchIndex
-from match_server.services.changes import record
+from match_server.services.adding import add_image, add_template, detection_of, digest, embedded
+from match_server.services.changes import position
 from match_server.services.collections import policy_of
 from match_server.services.files import FileStore
-from match_server.services.lookup import collection_named, person_named
+from match_server.services.lookup import collection_named, person_named, storage_named
+from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
 from match_server.services.references import template_view
 from match_server.services.vectors import require_model, template_of
 from match_server.tables import Collection, Image, Person, Template
 from models.picture import PictureLimits, read_picture
-from models.types import Face
 from shared.clock import Clock
 from shared.errors import Conflict, QualityRefused
-from shared.ids import new_id
 from shared.quality import Quality
 from shared.template import Template as FaceTemplate
 
-_PIXEL_DECIMALS = 1
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A person as a folder or a line names it, created when there is none.
+
+    `key` is looked for among the ids of the collection and, with `by_name`, among the names.
+    """
+
+    key: str
+    by_name: bool
+    new: PersonCreate
+
+    def find(self, session: Session, owner: Collection) -> Person | None:
+        """The person; None when there is none. Raises Conflict when several have the name."""
+        everybody = select(Person).where(Person.collection_number == owner.number)
+        by_id = session.scalars(everybody.where(Person.id == self.key)).one_or_none()
+        if by_id is not None or not self.by_name:
+            return by_id
+        found = session.scalars(everybody.where(Person.name == self.new.name).limit(2)).all()
+        if len(found) > 1:
+            raise Conflict(
+                f"several persons are named {self.new.name!r}: give the id of the one that is meant"
+            )
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What will be enrolled."""
+
+    template: FaceTemplate
+    quality: Quality | None = None
+    detection: Detection | None = None
 
 
 class Enroller:
@@ -56,43 +88,44 @@ class Enroller:
         self._clock = clock
         self._limits = limits
 
-    def enroll(self, collection: str, person_id: str, wanted: Enrollment) -> Enrolled:
-        """Enroll the largest face of a picture, or a template.
+    def enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
+        """Enroll the largest face of a picture, or a template, for a person (by id, or `Named`).
 
-        Raises NoFace; QualityRefused (`reasons`) and Conflict (the lookalike) unless `force`;
-        ModelMismatch; Conflict when the collection is full.
+        A file that the person was enrolled from before adds nothing. Raises NoFace; QualityRefused
+        (`reasons`) and Conflict (the lookalike) unless `force`; ModelMismatch; Conflict when the
+        collection is full.
         """
         with self._database.read() as session:
             owner = collection_named(session, collection)
-            person = person_named(session, owner, person_id)
-        if wanted.image is None:
-            template = template_of(wanted.template, wanted.model_id, owner)
-            quality, detection = None, None
-        else:
-            require_model(self._faces.model_id, owner)
-            face, count = self._face(wanted.image, owner)
-            if not (wanted.force or face.quality.passed):
-                raise _refusal(face.quality)
-            template, quality, detection = _embedded(face), face.quality, detection_of(face, count)
+            person = _person(session, owner, who)
+            known = None if wanted.force else _known(session, person, wanted)
+            storage = None
+            if wanted.storage is not None:
+                storage = storage_named(session, wanted.storage)
+        if known is not None:
+            return known
+        reference = self._reference(owner, wanted)
         if not wanted.force:
-            self._refuse_lookalike(owner, person, template)
+            self._refuse_lookalike(owner, person, reference.template)
         with (
-            self._files.kept("photos", wanted.image if wanted.store else None) as file,
+            self._files.kept("photos", wanted.image if wanted.keeps else None, storage) as file,
             self._database.write() as session,
         ):
             # Read again under the write lock: the person may have been erased in the meantime.
+            now = self._clock.now()
             owner = collection_named(session, collection)
-            person = person_named(session, owner, person_id)
-            image = self._add_image(session, person, wanted.image, file, quality, detection)
-            row, seq = self._add_template(session, owner, person, template, image, quality)
-            return Enrolled(
-                image_id=None if image is None else image.id,
-                template_id=row.id,
-                quality=quality,
-                detection=detection,
-                url=None if file is None or image is None else f"/v1/images/{image.id}/content",
-                seq=seq,
-            )
+            person = _person(session, owner, who)
+            if person is None and isinstance(who, Named):
+                person, _ = add_person(session, owner, who.new, now)
+            if person is None:
+                raise RuntimeError("a person that is neither there nor to be created")
+            image = None
+            quality, detection = reference.quality, reference.detection
+            if wanted.image is not None and quality is not None and detection is not None:
+                image = add_image(session, person, wanted.image, file, quality, detection, now)
+            template = reference.template
+            row, seq = add_template(session, owner, person, template, image, quality, now)
+            return _enrolled(person, row, image, seq, quality, detection)
 
     def add_template(
         self, collection: str, person_id: str, wanted: TemplateCreate
@@ -102,14 +135,23 @@ class Enroller:
             owner = collection_named(session, collection)
             person = person_named(session, owner, person_id)
             template = template_of(wanted.template, wanted.model_id, owner)
-            row, seq = self._add_template(session, owner, person, template, None, None)
+            now = self._clock.now()
+            row, seq = add_template(session, owner, person, template, None, None, now)
             return TemplateWritten(seq=seq, **dict(template_view(row, person.id)))
 
-    def _face(self, picture: bytes, owner: Collection) -> tuple[Face, int]:
-        image = read_picture(picture, self._limits)
-        return self._faces.largest(image, gate=policy_of(owner).gate)
+    def _reference(self, owner: Collection, wanted: Enrollment) -> _Reference:
+        if wanted.image is None:
+            return _Reference(template_of(wanted.template, wanted.model_id, owner))
+        require_model(self._faces.model_id, owner)
+        image = read_picture(wanted.image, self._limits)
+        face, count = self._faces.largest(image, gate=policy_of(owner).gate)
+        if not (wanted.force or face.quality.passed):
+            raise _refusal(face.quality)
+        return _Reference(embedded(face), face.quality, detection_of(face, count))
 
-    def _refuse_lookalike(self, owner: Collection, person: Person, template: FaceTemplate) -> None:
+    def _refuse_lookalike(
+        self, owner: Collection, person: Person | None, template: FaceTemplate
+    ) -> None:
         """Conflict when the face already belongs to another person of the collection.
 
         Two such enrollments at the very same moment both pass; the margin of the policy is what
@@ -119,7 +161,8 @@ class Enroller:
         probe = template.vector[np.newaxis]
         with self._database.read() as session:
             (ranked,) = rank_persons(session, reached.gallery, probe, 2, self._clock.now())
-        others = [one for one in ranked if one.person_number != person.number]
+        own = None if person is None else person.number
+        others = [one for one in ranked if one.person_number != own]
         if others and others[0].similarity >= policy_of(owner).threshold:
             lookalike = PersonName(id=others[0].person_id, name=others[0].person_name)
             raise Conflict(
@@ -129,95 +172,52 @@ class Enroller:
                 similarity=round(others[0].similarity, 4),
             )
 
-    def _add_image(
-        self,
-        session: Session,
-        person: Person,
-        picture: bytes | None,
-        file: str | None,
-        quality: Quality | None,
-        detection: Detection | None,
-    ) -> Image | None:
-        if picture is None or quality is None or detection is None:
-            return None
-        image = Image(
-            id=new_id(),
-            person_number=person.number,
-            file=file,
-            media_type=_media_type(picture),
-            size_bytes=len(picture),
-            quality=quality.model_dump(mode="json"),
-            detection=detection.model_dump(mode="json"),
-            created_at=self._clock.now(),
-        )
-        session.add(image)
-        return image
 
-    def _add_template(
-        self,
-        session: Session,
-        owner: Collection,
-        person: Person,
-        template: FaceTemplate,
-        image: Image | None,
-        quality: Quality | None,
-    ) -> tuple[Template, int]:
-        _take_room(session, owner)
-        row = Template(
-            id=new_id(),
-            collection_number=owner.number,
-            person_number=person.number,
-            image_id=None if image is None else image.id,
-            model_id=template.model_id,
-            vector=template.vector.astype("<f2").tobytes(),
-            quality=None if quality is None else quality.score,
-            created_at=self._clock.now(),
-        )
-        session.add(row)
-        session.flush()
-        seq = record(
-            session,
-            owner.number,
-            "template_added",
-            row.id,
-            row.created_at,
-            template_number=row.number,
-        )
-        return row, seq
+def _person(session: Session, owner: Collection, who: str | Named) -> Person | None:
+    """The person; None when it is to be created. Raises NotFound for an id that there is not."""
+    if isinstance(who, Named):
+        return who.find(session, owner)
+    return person_named(session, owner, who)
 
 
-def detection_of(face: Face, count: int) -> Detection:
-    """Where a face was, rounded to what the detector can know."""
-    points = face.points5 if face.points68 is None else face.points68
-    x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
-    return Detection(
-        box=(x1, y1, x2, y2),
-        score=min(max(float(face.score), 0.0), 1.0),
-        landmarks=[
-            (round(float(x), _PIXEL_DECIMALS), round(float(y), _PIXEL_DECIMALS)) for x, y in points
-        ],
-        pose=face.pose,
-        liveness=face.liveness,
-        faces=count,
+def _known(session: Session, person: Person | None, wanted: Enrollment) -> Enrolled | None:
+    """The answer for a file that this person was enrolled from before."""
+    if person is None or wanted.image is None:
+        return None
+    found = select(Image, Template).join(Template, Template.image_id == Image.id)
+    found = found.where(
+        Image.person_number == person.number, Image.sha256 == digest(wanted.image)
+    ).order_by(Template.number)
+    if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
+        found = found.where(Image.file.is_not(None))
+    row = session.execute(found.limit(1)).one_or_none()
+    if row is None:
+        return None
+    image, template = row
+    quality = Quality.model_validate(image.quality)
+    detection = Detection.model_validate(image.detection)
+    answer = _enrolled(person, template, image, position(session), quality, detection)
+    return answer.model_copy(update={"duplicate": True})
+
+
+def _enrolled(
+    person: Person,
+    template: Template,
+    image: Image | None,
+    seq: int,
+    quality: Quality | None,
+    detection: Detection | None,
+) -> Enrolled:
+    kept = image is not None and image.file is not None
+    return Enrolled(
+        person=PersonName(id=person.id, name=person.name),
+        image_id=None if image is None else image.id,
+        template_id=template.id,
+        quality=quality,
+        detection=detection,
+        url=f"/v1/images/{image.id}/content" if image is not None and kept else None,
+        seq=seq,
     )
-
-
-def _take_room(session: Session, owner: Collection) -> None:
-    taken = session.execute(
-        update(Collection)
-        .where(
-            Collection.number == owner.number,
-            Collection.max_templates.is_(None)
-            | (Collection.template_count < Collection.max_templates),
-        )
-        .values(template_count=Collection.template_count + 1)
-        .returning(Collection.number)
-    ).all()
-    if not taken:
-        raise Conflict(
-            f"collection {owner.name!r} is full: it may hold {owner.max_templates} templates",
-            max_templates=owner.max_templates,
-        )
 
 
 def _refusal(quality: Quality) -> QualityRefused:
@@ -231,15 +231,3 @@ def _refusal(quality: Quality) -> QualityRefused:
         reasons=[factor.name for factor in failed],
         factors=[factor.model_dump() for factor in failed],
     )
-
-
-def _embedded(face: Face) -> FaceTemplate:
-    if face.template is None:
-        raise RuntimeError("the face models answered a face without a template")
-    return face.template
-
-
-def _media_type(picture: bytes) -> str:
-    """The kind of a picture that has already been read, by its own header."""
-    with Pillow.open(io.BytesIO(picture)) as opened:
-        return opened.get_format_mimetype() or "application/octet-stream"

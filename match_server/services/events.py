@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from match_server.database import Database
 from match_server.schemas.base import Decision, Page
 from match_server.schemas.events import EventQuery, EventView, StreamQuery
-from match_server.schemas.search import PersonName
+from match_server.schemas.persons import PersonName
+from match_server.schemas.search import CandidateView
 from match_server.services.changes import position
 from match_server.services.files import FileStore
 from match_server.services.identification import candidate_view
@@ -122,8 +123,6 @@ def _update(row: Event, seen: int) -> Update:
 
 
 def _view(row: Event) -> EventView:
-    x1, y1, x2, y2 = row.box
-    width, height = row.frame_size
     candidates = [
         candidate_view(
             PersonName(id=one.person.id, name=one.person.name),
@@ -133,15 +132,32 @@ def _view(row: Event) -> EventView:
         )
         for rank, one in enumerate(row.candidates, start=1)
     ]
+    return view_of(
+        row,
+        None if row.collection is None else row.collection.name,
+        None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
+        candidates,
+    )
+
+
+def view_of(
+    row: Event,
+    collection: str | None,
+    person: PersonName | None,
+    candidates: list[CandidateView],
+) -> EventView:
+    """An event as clients see it, with the names that go with it."""
+    x1, y1, x2, y2 = row.box
+    width, height = row.frame_size
     return EventView(
         id=row.id,
         revision=row.revision,
-        collection=None if row.collection is None else row.collection.name,
+        collection=collection,
         device=row.device,
         camera=row.camera,
         track_id=row.track_id,
         decision=cast(Decision, row.decision),
-        person=None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
+        person=person,
         person_erased=row.person_erased,
         similarity=row.similarity,
         candidates=candidates,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import cast
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from match_server.database import Database
 from match_server.schemas.base import Page, Paging
@@ -19,7 +19,7 @@ from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.lookup import one_number, page_of
 from match_server.tables import ApiKey
 from shared.clock import Clock
-from shared.errors import NotFound, Unauthenticated
+from shared.errors import Forbidden, NotFound, Unauthenticated
 
 _PREFIX = "muster"
 _ID_BYTES = 6
@@ -60,6 +60,13 @@ class Principal:
 
     def may(self, permission: Permission) -> bool:
         return permission in _ALLOWED[self.role]
+
+    def require(self, permission: Permission) -> None:
+        """Raises Forbidden when the role does not allow it."""
+        if not self.may(permission):
+            raise Forbidden(
+                f"a key of role {self.role!r} may not do this ({permission.name.lower()} is needed)"
+            )
 
 
 class Keys:
@@ -112,27 +119,40 @@ class Keys:
         """Who has this key. Raises Unauthenticated for one that is unknown or revoked."""
         parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
-        with self._database.read() as session:
-            row = session.get(ApiKey, key_id) if key_id.isalnum() else None
-        expected = row.sha256 if row is not None else bytes(32)
-        same = hmac.compare_digest(_digest(key), expected)
-        if row is None or not same or row.revoked_at is not None:
+        known = self._unrevoked(key_id) if key_id.isalnum() else None
+        same = hmac.compare_digest(_digest(key), bytes(32) if known is None else known.sha256)
+        if known is None or not same:
             raise Unauthenticated("this key is not known here, or has been revoked")
-        return _principal(row)
+        return known.principal
 
     def still_valid(self, key_id: str) -> Principal | None:
         """The key of that id, unless it was revoked since."""
-        with self._database.read() as session:
-            row = session.get(ApiKey, key_id)
-        return None if row is None or row.revoked_at is not None else _principal(row)
+        known = self._unrevoked(key_id)
+        return None if known is None else known.principal
+
+    def _unrevoked(self, key_id: str) -> "_Known | None":
+        """Read anew for each request: a key that any process revoked is worth nothing at once."""
+        for sha256, role, device, revoked_at in self._database.execute(_KEY, {"id": key_id}):
+            if revoked_at is None:
+                return _Known(sha256, Principal(key_id, cast(Role, role), device))
+        return None
+
+
+_KEY = select(ApiKey.sha256, ApiKey.role, ApiKey.device, ApiKey.revoked_at).where(
+    ApiKey.id == bindparam("id")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key that may be used."""
+
+    sha256: bytes
+    principal: Principal
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
-def _principal(row: ApiKey) -> Principal:
-    return Principal(key_id=row.id, role=cast(Role, row.role), device=row.device)
 
 
 def _view(row: ApiKey) -> KeyView:

@@ -8,7 +8,8 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, contains_eager
 
 from match_server.schemas.base import Paging
-from match_server.tables import Collection, Group, Person
+from match_server.services.scopes import Scope
+from match_server.tables import Collection, Group, Person, Storage
 from shared.errors import NotFound
 
 Row = TypeVar("Row")
@@ -48,20 +49,32 @@ def group_named(session: Session, group_id: str) -> Group:
     return found
 
 
-def groups_of(session: Session, collection: Collection, group_ids: Sequence[str]) -> list[Group]:
-    """The groups of these ids, all of one collection. NotFound names the first that is none."""
+def groups_of(
+    session: Session, group_ids: Sequence[str], *owners: Collection | Scope
+) -> list[Group]:
+    """The groups of these ids, all in these collections. NotFound names the first that is not."""
     found = {
         group.id: group
         for group in session.scalars(
             select(Group).where(
-                Group.collection_number == collection.number, Group.id.in_(group_ids)
+                Group.collection_number.in_([owner.number for owner in owners]),
+                Group.id.in_(group_ids),
             )
         )
     }
     for group_id in group_ids:
         if group_id not in found:
-            raise NotFound(f"there is no group {group_id!r} in collection {collection.name!r}")
+            names = ", ".join(repr(owner.name) for owner in owners)
+            raise NotFound(f"there is no group {group_id!r} in {names}")
     return [found[group_id] for group_id in dict.fromkeys(group_ids)]
+
+
+def storage_named(session: Session, name: str) -> Storage:
+    """The storage of that name."""
+    found = session.scalars(select(Storage).where(Storage.name == name)).one_or_none()
+    if found is None:
+        raise NotFound(f"there is no storage {name!r}")
+    return found
 
 
 def page_of(session: Session, query: Select[Row], paging: Paging) -> tuple[Sequence[Row], int]:

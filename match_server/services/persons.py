@@ -1,6 +1,7 @@
 """Persons: created, changed, and erased so that nothing of them is left."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -27,6 +28,7 @@ from match_server.services.lookup import (
     person_named,
 )
 from match_server.services.references import remove_templates
+from match_server.services.selection import keep_fields
 from match_server.tables import (
     Collection,
     Event,
@@ -55,25 +57,7 @@ class Persons:
         now = self._clock.now()
         with self._database.write() as session:
             owner = collection_named(session, collection)
-            person = Person(
-                id=wanted.id or new_id(),
-                collection_number=owner.number,
-                name=wanted.name,
-                external_id=wanted.external_id,
-                meta=dict(wanted.metadata),
-                expires_at=wanted.expires_at,
-                created_at=now,
-            )
-            _require_free(session, owner, Person.id == person.id, f"a person {person.id!r}")
-            if person.external_id is not None:
-                taken = Person.external_id == person.external_id
-                _require_free(session, owner, taken, "a person with this external id")
-            groups = groups_of(session, owner, wanted.groups)
-            session.add(person)
-            owner.person_count = Collection.person_count + 1
-            session.flush()
-            set_groups(session, person, groups)
-            seq = record(session, owner.number, "person_created", person.id, now)
+            person, seq = add_person(session, owner, wanted, now)
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
 
     def page(self, collection: str, query: PersonQuery) -> Page[PersonView]:
@@ -86,7 +70,7 @@ class Persons:
             if query.external_id is not None:
                 wanted = wanted.where(Person.external_id == query.external_id)
             if query.group is not None:
-                (group,) = groups_of(session, owner, [query.group])
+                (group,) = groups_of(session, [query.group], owner)
                 wanted = wanted.where(Person.number.in_(_members(group)))
             rows, total = page_of(session, wanted.order_by(Person.number), query)
             items = self._views(session, rows)
@@ -111,10 +95,11 @@ class Persons:
                 person.external_id = patch.external_id
             if patch.metadata is not None:
                 person.meta = dict(patch.metadata)
+                keep_fields(session, person)
             if "expires_at" in patch.model_fields_set:
                 person.expires_at = patch.expires_at
             if patch.groups is not None:
-                set_groups(session, person, groups_of(session, owner, patch.groups))
+                set_groups(session, person, groups_of(session, patch.groups, owner))
             session.flush()
             seq = record(session, owner.number, "person_updated", person.id, self._clock.now())
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
@@ -130,10 +115,10 @@ class Persons:
         with self._database.write() as session:
             owner = collection_named(session, collection)
             person = person_named(session, owner, person_id)
-            images = session.scalars(
-                select(Image.file).where(Image.person_number == person.number)
+            images = session.execute(
+                select(Image.file, Image.storage_number).where(Image.person_number == person.number)
             ).all()
-            self._files.doom(session, images)
+            self._files.doom(session, [(one.file, one.storage_number) for one in images])
             events, snapshots = self._erase_from_events(session, person)
             which = Template.person_number == person.number
             groups = group_ids(session, [person.number]).get(person.number, [])
@@ -149,8 +134,7 @@ class Persons:
                 events=events,
                 snapshots=snapshots,
             )
-        self._files.sweep()
-        return answer
+        return answer.model_copy(update={"pending": self._files.sweep()})
 
     def _erase_from_events(self, session: Session, person: Person) -> tuple[int, int]:
         """Take the person out of every event; answers events changed and thumbnails doomed."""
@@ -161,7 +145,7 @@ class Persons:
             select(Event).where((Event.person_number == person.number) | Event.id.in_(listed))
         ).all()
         shown = [event for event in events if event.person_number == person.number]
-        snapshots = self._files.doom(session, [event.snapshot for event in shown])
+        snapshots = self._files.doom_snapshots(session, [event.snapshot for event in shown])
         for event in shown:
             event.person_number, event.person_erased, event.snapshot = None, True, None
         for event in events:  # those who watch the stream forget the name as well
@@ -194,6 +178,32 @@ class Persons:
             )
             for person in persons
         ]
+
+
+def add_person(
+    session: Session, owner: Collection, wanted: PersonCreate, now: datetime
+) -> tuple[Person, int]:
+    """A new person in a collection, and the number of its line in the feed. Raises Conflict."""
+    person = Person(
+        id=wanted.id or new_id(),
+        collection_number=owner.number,
+        name=wanted.name,
+        external_id=wanted.external_id,
+        meta=dict(wanted.metadata),
+        expires_at=wanted.expires_at,
+        created_at=now,
+    )
+    _require_free(session, owner, Person.id == person.id, f"a person {person.id!r}")
+    if person.external_id is not None:
+        taken = Person.external_id == person.external_id
+        _require_free(session, owner, taken, "a person with this external id")
+    groups = groups_of(session, wanted.groups, owner)
+    session.add(person)
+    owner.person_count = Collection.person_count + 1
+    session.flush()
+    set_groups(session, person, groups)
+    keep_fields(session, person)
+    return person, record(session, owner.number, "person_created", person.id, now)
 
 
 def _members(group: Group) -> Select[int]:

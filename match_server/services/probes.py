@@ -1,58 +1,64 @@
 """Probes: each is searched once, decided once, and kept as part of a sighting.
 
-A probe is answered after its transaction is on the disk. The decision is made inside that
-transaction, from persons that it can see: an erasure that was quicker leaves nobody to name.
+A probe is answered after its transaction is on the disk. The search is made before that
+transaction, so that nobody waits for it; inside, everybody who was found must still be there: an
+erasure that was quicker means another search.
 """
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from match_server.database import Database
-from match_server.schemas.base import Decision
-from match_server.schemas.collections import Policy
-from match_server.schemas.events import EventView, ProbeResult
+from match_server.database import Database, Reader
+from match_server.schemas.events import ProbeResult
 from match_server.search_index import SearchIndex
-from match_server.services.changes import next_number
+from match_server.services.changes import position
 from match_server.services.collections import policy_of
 from match_server.services.events import event_view
 from match_server.services.files import FileStore
-from match_server.services.lookup import collection_named
 from match_server.services.policy import Candidate, decide
-from match_server.services.ranking import TEMPLATES_A_PERSON, rank_persons
+from match_server.services.ranking import all_present, rank_persons
+from match_server.services.scopes import Scope, scope_of_device
+from match_server.services.sightings import Sightings, Verdict
 from match_server.services.vectors import template_of
-from match_server.tables import Collection, Device, Event, EventCandidate, Probe
+from match_server.tables import Device, Probe
 from shared.clock import Clock
-from shared.errors import MalformedInput, ModelMismatch, NotFound, Unavailable
-from shared.ids import new_id
+from shared.errors import MalformedInput, ModelMismatch, Unavailable
 from shared.messages import ProbeMessage, StatusMessage
+from shared.template import Template
 
 log = logging.getLogger(__name__)
 
-_STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What one probe says."""
+class _Readable:
+    """A probe that can be searched, and the collection that it is for."""
 
-    decision: Decision
+    message: ProbeMessage
+    scope: Scope
+    template: Template
+
+
+@dataclass(frozen=True, slots=True)
+class _Searched:
+    """A probe with whom it looks like."""
+
+    message: ProbeMessage
+    scope: Scope
     candidates: Sequence[Candidate]  # best first
-    policy: Policy
-    received_at: datetime
+    seq: int  # of the change feed, that the search had reached
 
-    @property
-    def similarity(self) -> float | None:
-        return self.candidates[0].similarity if self.candidates else None
 
-    @property
-    def person_number(self) -> int | None:
-        return self.candidates[0].person_number if self.decision == "identified" else None
+class _Outdated(Exception):
+    """Between the search and the transaction somebody was erased whom the search had found."""
 
 
 class Probes:
@@ -73,49 +79,141 @@ class Probes:
         self._default_collection = default_collection
 
     def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult:
-        """Search, decide and store one probe; a second one with its id is a `duplicate`.
+        """`accept_all` of one probe."""
+        (result,) = self.accept_all([message], site=site)
+        return result
 
-        A probe that can never be stored (model, template) is answered `refused`. Raises
-        Unavailable when trying later may help.
+    def accept_all(
+        self, messages: Sequence[ProbeMessage], *, site: str | None = None
+    ) -> list[ProbeResult]:
+        """Search, decide and store probes, in one transaction; a known one is a `duplicate`.
+
+        A probe that can never be stored (model, template) is answered `refused`, without harm to
+        the others. Raises Unavailable, with nothing stored, when trying later may help.
         """
-        with self._database.read() as session:
-            known = _known(session, message)
-            owner = self._collection_for(session, message.device)
-        if known is not None:
-            return known
-        try:
-            template = template_of(message.template, message.model_id, owner)
-        except (ModelMismatch, MalformedInput) as error:
-            return ProbeResult(
-                probe_id=message.probe_id, status="refused", code=error.code, message=error.message
-            )
-        rows = template.vector[np.newaxis]
-        gallery = self._index.caught_up(owner).gallery
-        found = gallery.search(rows, _list_length(owner) * TEMPLATES_A_PERSON)
-        with (
-            self._files.kept("snapshots", message.thumbnail_jpeg) as snapshot,
-            self._database.write() as session,
-        ):
-            known = _known(session, message)  # by another worker, meanwhile
-            owner = self._still(session, owner, message.device)
-            now = self._clock.now()
-            if known is not None:
-                result, unused = known, snapshot
-            else:
-                (ranked,) = rank_persons(
-                    session, gallery, rows, _list_length(owner), now, found=found
-                )
-                verdict = _verdict(owner, ranked, now)
-                _note_device(session, message, site, now)
-                event, unused = _sighted(session, owner, message, verdict, snapshot)
-                session.add(_probe_row(message, event, verdict))
-                session.flush()
-                view = event_view(session, event.id)
-                result = ProbeResult(probe_id=message.probe_id, status="accepted", event=view)
-            doomed = self._files.doom(session, [unused])
+        if not messages:
+            return []
+        for _ in range(_TRIES):
+            try:
+                return self._accepted(messages, site)
+            except _Outdated:
+                continue
+        raise Unavailable(
+            f"during each of {_TRIES} searches somebody was erased; send the probes again"
+        )
+
+    def _accepted(self, messages: Sequence[ProbeMessage], site: str | None) -> list[ProbeResult]:
+        now = self._clock.now()
+        known = self._known(messages)
+        readable, refused = self._read(
+            [message for message in messages if message.probe_id not in known]
+        )
+        searched = self._search(readable, now)
+        with contextlib.ExitStack() as files:
+            snapshots: dict[str, str | None] = {}
+            for probe_id, one in searched.items():
+                data = one.message.thumbnail_jpeg
+                kept = files.enter_context(self._files.kept("snapshots", data))
+                snapshots[probe_id] = None if kept is None else kept.name
+            with self._database.write() if searched else self._database.read() as session:
+                stored, doomed = self._store(session, searched, snapshots, site, now)
+                results = [
+                    refused.get(message.probe_id)
+                    or stored.pop(message.probe_id, None)  # once: then it is a duplicate
+                    or _duplicate(session, message)
+                    for message in messages
+                ]
         if doomed:
             self._files.sweep()
-        return result
+        return results
+
+    def _read(
+        self, messages: Sequence[ProbeMessage]
+    ) -> tuple[dict[str, _Readable], dict[str, ProbeResult]]:
+        """The probes that can be searched, and the refusals of the others; both by probe id."""
+        scopes: dict[str, Scope] = {}  # by device
+        readable: dict[str, _Readable] = {}
+        refused: dict[str, ProbeResult] = {}
+        for message in messages:
+            probe_id = message.probe_id
+            if probe_id in readable or probe_id in refused:
+                continue
+            if message.device not in scopes:
+                scopes[message.device] = self._scope(self._database, message.device)
+            scope = scopes[message.device]
+            try:
+                template = template_of(message.template, message.model_id, scope)
+            except (ModelMismatch, MalformedInput) as error:
+                refused[probe_id] = ProbeResult(
+                    probe_id=probe_id, status="refused", code=error.code, message=error.message
+                )
+            else:
+                readable[probe_id] = _Readable(message, scope, template)
+        return readable, refused
+
+    def _search(self, probes: Mapping[str, _Readable], now: datetime) -> dict[str, _Searched]:
+        """Whom the probes look like: one search for each collection."""
+        found: dict[str, _Searched] = {}
+        for number in {one.scope.number for one in probes.values()}:
+            some = [one for one in probes.values() if one.scope.number == number]
+            scope = some[0].scope
+            rows = np.stack([one.template.vector for one in some])
+            reached = self._index.caught_up(scope)
+            lists = rank_persons(self._database, reached.gallery, rows, _list_length(scope), now)
+            for one, candidates in zip(some, lists, strict=True):
+                found[one.message.probe_id] = _Searched(one.message, scope, candidates, reached.seq)
+        return {probe_id: found[probe_id] for probe_id in probes}
+
+    def _store(
+        self,
+        session: Session,
+        searched: Mapping[str, _Searched],
+        snapshots: Mapping[str, str | None],
+        site: str | None,
+        now: datetime,
+    ) -> tuple[dict[str, ProbeResult], int]:
+        """Store what was searched; answers the results of what is new, and files to be deleted."""
+        if not searched:
+            return {}, 0
+        ids = {"ids": list(searched)}
+        known = set(session.connection().scalars(_KNOWN, ids))  # by another worker, meanwhile
+        new = [one for probe_id, one in searched.items() if probe_id not in known]
+        unused = [snapshots[probe_id] for probe_id in known]
+        results: dict[str, ProbeResult] = {}
+        if new:
+            self._require_current(session.connection(), new, now)
+            _note_devices(session, [one.message for one in new], site, now)
+            sightings = Sightings(session, [one.message for one in new])
+            for one in new:
+                probe_id = one.message.probe_id
+                verdict = _verdict(one, now)
+                view, spare = sightings.add(one.message, verdict, snapshots[probe_id])
+                unused.append(spare)
+                results[probe_id] = ProbeResult(probe_id=probe_id, status="accepted", event=view)
+            sightings.write()
+        return results, self._files.doom_snapshots(session, unused)
+
+    def _require_current(self, reader: Reader, new: Sequence[_Searched], now: datetime) -> None:
+        """Raises unless the transaction sees the collections and persons that were searched."""
+        for device, searched in {one.message.device: one.scope for one in new}.items():
+            scope = self._scope(reader, device)
+            if scope.number != searched.number:
+                raise Unavailable(
+                    "the collection was replaced during the search; send the probe again"
+                )
+            if scope != searched:
+                raise _Outdated
+        if any(one.seq < position(reader) for one in new):
+            found = [candidate for one in new for candidate in one.candidates]
+            if not all_present(reader, found, now):
+                raise _Outdated
+
+    def _known(self, messages: Sequence[ProbeMessage]) -> set[str]:
+        ids = [message.probe_id for message in messages]
+        return {probe_id for (probe_id,) in self._database.execute(_KNOWN, {"ids": ids})}
+
+    def _scope(self, reader: Reader, device: str) -> Scope:
+        return scope_of_device(reader, device, self._default_collection)
 
     def note_status(self, site: str, message: StatusMessage) -> None:
         """Remember what a device (or its last will) says about being online."""
@@ -125,181 +223,60 @@ class Probes:
             if message.online:
                 device.last_seen_at = self._clock.now()
 
-    def _still(self, session: Session, searched: Collection, device: str) -> Collection:
-        """The collection that was searched, as the transaction sees it."""
-        owner = self._collection_for(session, device)
-        if owner.number != searched.number:
-            raise Unavailable("the collection was replaced during the search; send the probe again")
-        return owner
 
-    def _collection_for(self, session: Session, device: str) -> Collection:
-        number = session.scalars(
-            select(Device.collection_number).where(Device.name == device)
-        ).one_or_none()
-        own = None if number is None else session.get(Collection, number)
-        try:
-            return own or collection_named(session, self._default_collection)
-        except NotFound as error:
-            raise Unavailable(
-                f"probes search the collection {self._default_collection!r}, which is gone: "
-                "create it, or name another in the settings"
-            ) from error
+_KNOWN = select(Probe.id).where(Probe.id.in_(bindparam("ids", expanding=True)))
 
 
-def _list_length(owner: Collection) -> int:
+def _list_length(scope: Scope) -> int:
     """Persons to be ranked: those to be kept, and two at least, so that the margin can be seen."""
-    return max(policy_of(owner).candidates, 2)
+    return max(policy_of(scope).candidates, 2)
 
 
-def _verdict(owner: Collection, ranked: Sequence[Candidate], received_at: datetime) -> _Verdict:
-    policy = policy_of(owner)
-    decision = decide(ranked, policy.threshold, policy.margin)
-    return _Verdict(decision, ranked[: policy.candidates], policy, received_at)
+def _verdict(searched: _Searched, received_at: datetime) -> Verdict:
+    policy = policy_of(searched.scope)
+    decision = decide(searched.candidates, policy.threshold, policy.margin)
+    kept = searched.candidates[: policy.candidates]
+    return Verdict(decision, kept, searched.scope, policy, received_at)
 
 
-def _known(session: Session, message: ProbeMessage) -> ProbeResult | None:
+def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:
+    """The answer to a probe that was stored before, with its sighting as it looks now."""
     probe = session.get(Probe, message.probe_id)
     if probe is None:
-        return None
-    view: EventView | None = None
-    if probe.event_id is not None:
-        view = event_view(session, probe.event_id)
+        raise _Outdated  # deleted since it was looked up
+    view = None if probe.event_id is None else event_view(session, probe.event_id)
     return ProbeResult(probe_id=message.probe_id, status="duplicate", event=view)
 
 
+_DEVICE = select(Device).where(Device.name == bindparam("name"))
+
+
 def _device(session: Session, name: str) -> Device:
-    device = session.scalars(select(Device).where(Device.name == name)).one_or_none()
+    device = session.scalars(_DEVICE, {"name": name}).one_or_none()
     if device is None:
         device = Device(name=name, received=0)
         session.add(device)
     return device
 
 
-def _note_device(
-    session: Session, message: ProbeMessage, site: str | None, received_at: datetime
+def _note_devices(
+    session: Session, messages: Sequence[ProbeMessage], site: str | None, received_at: datetime
 ) -> None:
-    """Count the probe under its device, and say so when numbers are missing before it."""
-    device = _device(session, message.device)
-    if site is not None:
-        device.site = site
-    expected = message.sequence if device.last_sequence is None else device.last_sequence + 1
-    if message.sequence > expected:
-        log.warning(
-            "probes are missing",
-            extra={"device": device.name, "first": expected, "last": message.sequence - 1},
-        )
-    device.first_sequence = min(device.first_sequence or message.sequence, message.sequence)
-    device.last_sequence = max(device.last_sequence or 0, message.sequence)
-    device.received += 1
-    device.last_seen_at = received_at
-
-
-def _sighted(
-    session: Session,
-    owner: Collection,
-    message: ProbeMessage,
-    verdict: _Verdict,
-    snapshot: str | None,
-) -> tuple[Event, str | None]:
-    """The event of the probe's track, new or brought up to date.
-
-    It shows its best probe: an identified one before an ambiguous before an unknown, among the
-    identified the most similar, among the others the best quality. Answers the event and the
-    snapshot file that nobody needs any more.
-    """
-    event = session.scalars(
-        select(Event).where(
-            Event.device == message.device,
-            Event.camera == message.camera,
-            Event.track_id == message.track_id,
-        )
-    ).one_or_none()
-    revision = next_number(session, "events")
-    if event is None:
-        event = Event(
-            id=new_id(),
-            revision=revision,
-            created_revision=revision,
-            device=message.device,
-            camera=message.camera,
-            track_id=message.track_id,
-            first_captured_at=message.captured_at,
-            last_captured_at=message.captured_at,
-            probes=1,
-            person_erased=False,
-        )
-        _show(session, event, owner, message, verdict, snapshot)
-        return event, None
-    event.revision = revision
-    event.probes += 1
-    event.first_captured_at = min(event.first_captured_at, message.captured_at)
-    event.last_captured_at = max(event.last_captured_at, message.captured_at)
-    better = event.person_erased or _evidence(
-        verdict.decision, verdict.similarity, message.quality.score
-    ) > _evidence(event.decision, event.similarity, event.quality_score)
-    if not better:
-        return event, snapshot
-    unused = event.snapshot
-    session.execute(delete(EventCandidate).where(EventCandidate.event_id == event.id))
-    _show(session, event, owner, message, verdict, snapshot)
-    return event, unused
-
-
-def _evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
-    strength = _STRENGTH[decision]
-    return strength, (similarity or 0.0) if decision == "identified" else quality
-
-
-def _show(
-    session: Session,
-    event: Event,
-    owner: Collection,
-    message: ProbeMessage,
-    verdict: _Verdict,
-    snapshot: str | None,
-) -> None:
-    """Let the event show this probe."""
-    window = timedelta(seconds=verdict.policy.live_s)
-    age = verdict.received_at - message.captured_at
-    event.collection_number = owner.number
-    event.decision = verdict.decision
-    event.person_number = verdict.person_number
-    event.person_erased = False
-    event.similarity = verdict.similarity
-    event.captured_at = message.captured_at
-    event.received_at = verdict.received_at
-    # A box whose clock runs ahead must not make old news look fresh: neither way may be far off.
-    event.live = abs(age) <= window
-    event.expires_at = min(message.captured_at, verdict.received_at) + window
-    event.quality = message.quality.model_dump(mode="json")
-    event.quality_score = message.quality.score
-    event.liveness = message.liveness
-    event.box = list(message.box)
-    event.frame_size = list(message.frame_size)
-    event.snapshot = snapshot
-    session.add(event)
-    session.flush()
-    session.add_all(
-        EventCandidate(
-            event_id=event.id,
-            rank=rank,
-            person_number=one.person_number,
-            template_id=one.template_id,
-            similarity=one.similarity,
-        )
-        for rank, one in enumerate(verdict.candidates, start=1)
-    )
-
-
-def _probe_row(message: ProbeMessage, event: Event, verdict: _Verdict) -> Probe:
-    return Probe(
-        id=message.probe_id,
-        event_id=event.id,
-        device=message.device,
-        sequence=message.sequence,
-        decision=verdict.decision,
-        person_number=verdict.person_number,
-        similarity=verdict.similarity,
-        captured_at=message.captured_at,
-        received_at=verdict.received_at,
-    )
+    """Count probes under their devices, and say so when numbers are missing before them."""
+    devices: dict[str, Device] = {}
+    for message in messages:
+        device = devices.get(message.device)
+        if device is None:
+            device = devices[message.device] = _device(session, message.device)
+        if site is not None:
+            device.site = site
+        expected = message.sequence if device.last_sequence is None else device.last_sequence + 1
+        if message.sequence > expected:
+            log.warning(
+                "probes are missing",
+                extra={"device": device.name, "first": expected, "last": message.sequence - 1},
+            )
+        device.first_sequence = min(device.first_sequence or message.sequence, message.sequence)
+        device.last_sequence = max(device.last_sequence or 0, message.sequence)
+        device.received += 1
+        device.last_seen_at = received_at

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.orm import Session, contains_eager
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from match_server.database import Database
 from match_server.schemas.base import Page, Paging
@@ -29,6 +29,7 @@ class References:
         with self._database.read() as session:
             person = _person(session, collection, person_id)
             wanted = select(Image).where(Image.person_number == person.number).order_by(Image.id)
+            wanted = wanted.options(joinedload(Image.storage))
             rows, total = page_of(session, wanted, paging)
             templates = _templates_of(session, [row.id for row in rows])
             items = [_image_view(row, person.id, templates.get(row.id, [])) for row in rows]
@@ -46,22 +47,22 @@ class References:
             row = _image(session, image_id)
         if row.file is None:
             raise NotFound(f"the photo of image {image_id!r} was not kept (enroll with store=1)")
-        return self._files.read(row.file), row.media_type
+        return self._files.read(row.file, row.storage), row.media_type
 
     def remove_image(self, image_id: str) -> Removed:
         """Remove an image, its photo and the templates made from it."""
         with self._database.write() as session:
             row = _image(session, image_id)
             owner = _owner(session, row.person)
-            self._files.doom(session, [row.file])
+            self._files.doom(session, [(row.file, row.storage_number)])
             which = Template.image_id == row.id
             templates, seq = remove_templates(session, owner, which, self._clock)
             if not templates:
                 now = self._clock.now()
                 seq = record(session, owner.number, "person_updated", row.person.id, now)
             session.execute(delete(Image).where(Image.id == row.id))
-        self._files.sweep()
-        return Removed(seq=seq, images=1, templates=templates)
+        pending = self._files.sweep()
+        return Removed(seq=seq, images=1, templates=templates, pending=pending)
 
     def templates(self, collection: str, person_id: str, paging: Paging) -> Page[TemplateView]:
         with self._database.read() as session:
@@ -134,7 +135,7 @@ def _image(session: Session, image_id: str) -> Image:
     row = session.scalars(
         select(Image)
         .join(Image.person)
-        .options(contains_eager(Image.person))
+        .options(contains_eager(Image.person), joinedload(Image.storage))
         .where(Image.id == image_id)
     ).one_or_none()
     if row is None:
@@ -159,6 +160,7 @@ def _image_view(row: Image, person_id: str, template_ids: list[str]) -> ImageVie
         id=row.id,
         person=person_id,
         stored=row.file is not None,
+        storage=None if row.storage is None else row.storage.name,
         url=None if row.file is None else f"/v1/images/{row.id}/content",
         media_type=row.media_type,
         size_bytes=row.size_bytes,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from match_server.database import Database
 from match_server.faces import FaceEngine
 from match_server.search_index import OpenGallery, SearchIndex, open_segments
+from match_server.services.batches import Batches
+from match_server.services.bulk import BulkVectors
 from match_server.services.collections import Collections
 from match_server.services.enrollment import Enroller
 from match_server.services.events import Events
@@ -13,9 +15,12 @@ from match_server.services.files import FileStore
 from match_server.services.groups import Groups
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
+from match_server.services.newcomers import Newcomers
 from match_server.services.persons import Persons
 from match_server.services.probes import Probes
 from match_server.services.references import References
+from match_server.services.searching import Searcher
+from match_server.services.storages import Storages
 from match_server.settings import Settings
 from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
@@ -38,8 +43,12 @@ class Services:
     persons: Persons
     groups: Groups
     references: References
+    storages: Storages
     enroller: Enroller
+    bulk: BulkVectors
+    batches: Batches
     identifier: Identifier
+    searcher: Searcher
     probes: Probes
     events: Events
     keys: Keys
@@ -72,6 +81,8 @@ def build_services(
     database = Database(settings.sqlalchemy_url)
     index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
+    enroller = Enroller(database, faces, index, files, clock, limits)
+    bulk = BulkVectors(database, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -83,8 +94,12 @@ def build_services(
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock),
-        enroller=Enroller(database, faces, index, files, clock, limits),
-        identifier=Identifier(database, faces, index, clock, limits),
+        storages=Storages(database, files, clock),
+        enroller=enroller,
+        bulk=bulk,
+        batches=Batches(enroller, bulk),
+        identifier=Identifier(database, faces, limits),
+        searcher=Searcher(database, faces, index, Newcomers(database, index, clock), clock, limits),
         probes=Probes(database, index, files, clock, settings.default_collection),
         events=Events(database, files),
         keys=Keys(database, clock),

@@ -29,6 +29,7 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     pipeline  the agent: frames a second, memory, cost of a frame
     peers     the same frames through face_recognition / dlib
     gallery   the 1:N search beside its peers; `./dev bench gallery --help`
+    server    searches and probes a second over HTTP; `./dev bench server --help`
     """
     WORK.mkdir(parents=True, exist_ok=True)
     pin_to_one_core()
@@ -41,13 +42,13 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
         write_json(report, facts, tables)
 
 
-def _gallery(arguments: list[str]) -> int:
-    """The gallery's benchmark has options, and cores, of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.gallery", *arguments]
+def _by_itself(name: str, arguments: list[str]) -> int:
+    """A benchmark that has options, and cores, of its own."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
     return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["gallery"]:
-        sys.exit(_gallery(sys.argv[2:]))
+    if sys.argv[1:2] in (["gallery"], ["server"]):
+        sys.exit(_by_itself(sys.argv[1], sys.argv[2:]))
     main()

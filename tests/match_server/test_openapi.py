@@ -45,10 +45,10 @@ def test_operation_ids_are_unique_and_calls_say_what_they_need(document):
 def test_examples_are_what_their_schemas_ask_for(document):
     for methods in document["paths"].values():
         for call in methods.values():
-            content = call.get("requestBody", {}).get("content", {}).get("application/json", {})
-            if "example" in content:
-                schema = {**content["schema"], "components": document["components"]}
-                jsonschema.validate(content["example"], schema)
+            for content in call.get("requestBody", {}).get("content", {}).values():
+                if "example" in content:
+                    schema = {**content["schema"], "components": document["components"]}
+                    jsonschema.validate(content["example"], schema)
 
 
 def test_answers_are_what_their_schemas_promise(api, document, helpers):

@@ -9,6 +9,7 @@ branch_labels = None
 depends_on = None
 
 TIME = sa.DateTime(timezone=True)
+CODE_POINTS = sa.String(200).with_variant(sa.String(200, collation="C"), "postgresql")
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -59,9 +60,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_counters")),
     )
     op.create_table(
+        "storages",
+        sa.Column("number", NUMBER, nullable=False),
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("uri", sa.String(length=1000), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_storages")),
+        sa.UniqueConstraint("name", name=op.f("uq_storages_name")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "doomed_files",
         sa.Column("file", sa.String(length=200), nullable=False),
+        sa.Column("storage_number", NUMBER, nullable=True),
+        sa.ForeignKeyConstraint(
+            ["storage_number"],
+            ["storages.number"],
+            name=op.f("fk_doomed_files_storage_number"),
+        ),
         sa.PrimaryKeyConstraint("file", name=op.f("pk_doomed_files")),
+    )
+    op.create_index(
+        "ix_doomed_files_storage_number", "doomed_files", ["storage_number"], unique=False
     )
     op.create_table(
         "devices",
@@ -105,6 +125,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("collection_number", "id", name="uq_persons_id"),
         sqlite_autoincrement=True,
     )
+    op.create_index("ix_persons_name", "persons", ["collection_number", "name"], unique=False)
+    op.create_table(
+        "imported_files",
+        sa.Column("collection_number", NUMBER, nullable=False),
+        sa.Column("sha256", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("lines", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["collection_number"],
+            ["collections.number"],
+            name=op.f("fk_imported_files_collection_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("collection_number", "sha256", name=op.f("pk_imported_files")),
+    )
     op.create_table(
         "groups",
         sa.Column("number", NUMBER, nullable=False),
@@ -143,6 +177,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("group_number", "person_number", name=op.f("pk_memberships")),
     )
     op.create_index("ix_memberships_person_number", "memberships", ["person_number"], unique=False)
+
+    op.create_table(
+        "person_fields",
+        sa.Column("person_number", NUMBER, nullable=False),
+        sa.Column("place", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("field", sa.String(length=200), nullable=False),
+        sa.Column("text", CODE_POINTS, nullable=True),
+        sa.Column("number", sa.Double(), nullable=True),
+        sa.Column("truth", sa.Boolean(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["person_number"],
+            ["persons.number"],
+            name=op.f("fk_person_fields_person_number"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("person_number", "place", name=op.f("pk_person_fields")),
+    )
+    op.create_index("ix_person_fields_text", "person_fields", ["field", "text"], unique=False)
+    op.create_index("ix_person_fields_number", "person_fields", ["field", "number"], unique=False)
 
     op.create_table(
         "events",
@@ -196,8 +249,10 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("person_number", NUMBER, nullable=False),
         sa.Column("file", sa.String(length=200), nullable=True),
+        sa.Column("storage_number", NUMBER, nullable=True),
         sa.Column("media_type", sa.String(length=40), nullable=False),
         sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.LargeBinary(length=32), nullable=False),
         sa.Column("quality", sa.JSON(), nullable=False),
         sa.Column("detection", sa.JSON(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
@@ -207,8 +262,12 @@ def upgrade() -> None:
             name=op.f("fk_images_person_number"),
             ondelete="CASCADE",
         ),
+        sa.ForeignKeyConstraint(
+            ["storage_number"], ["storages.number"], name=op.f("fk_images_storage_number")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_images")),
     )
+    op.create_index("ix_images_storage_number", "images", ["storage_number"], unique=False)
     op.create_index("ix_images_person_number", "images", ["person_number"], unique=False)
 
     op.create_table(
@@ -316,6 +375,7 @@ def downgrade() -> None:
     op.drop_table("event_candidates")
     op.drop_index("ix_images_person_number", "images")
 
+    op.drop_index("ix_images_storage_number", "images")
     op.drop_table("images")
     op.drop_index("ix_events_received", "events")
     op.drop_index("ix_events_person_number", "events")
@@ -323,13 +383,22 @@ def downgrade() -> None:
     op.drop_index("ix_events_camera", "events")
 
     op.drop_table("events")
+    op.drop_index("ix_person_fields_number", "person_fields")
+    op.drop_index("ix_person_fields_text", "person_fields")
+
+    op.drop_table("person_fields")
     op.drop_index("ix_memberships_person_number", "memberships")
 
     op.drop_table("memberships")
     op.drop_table("groups")
+    op.drop_table("imported_files")
+    op.drop_index("ix_persons_name", "persons")
+
     op.drop_table("persons")
     op.drop_table("devices")
+    op.drop_index("ix_doomed_files_storage_number", "doomed_files")
     op.drop_table("doomed_files")
+    op.drop_table("storages")
     op.drop_table("counters")
     op.drop_table("collections")
     op.drop_index("ix_changes_collection", "changes")

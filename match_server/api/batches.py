@@ -1,0 +1,41 @@
+"""Enrolling many at once, over one request."""
+
+from collections.abc import Iterator
+
+from flask import Response, request
+
+from match_server.api.endpoint import Endpoint
+from match_server.api.uploads import NDJSON, items_of
+from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
+from match_server.services.keys import Permission
+from match_server.services.wiring import Services
+
+
+def batch_endpoints(services: Services) -> list[Endpoint]:
+    """Batches."""
+    return [
+        Endpoint(
+            "POST", "/v1/collections/<collection>/enroll", "images",
+            "Enroll many pictures or templates; each gets its verdict as it is done",
+            handle=lambda collection, query: _enroll(services, collection, query),
+            permission=Permission.ENROLL, query=BatchQuery, body=BatchLine, raw_body=True,
+            batch=True, answer=BatchVerdict, media_type=NDJSON, errors=(400, 404, 415),
+            example={
+                "name": "Eileen Collins",
+                "image": "/9j/4AAQSkZJRg…",
+                "metadata": {"floor": 3},
+            },
+        ),
+    ]  # fmt: skip
+
+
+def _enroll(services: Services, collection: str, query: BatchQuery) -> Response:
+    """The verdicts as they come. What is wrong with the whole request is said before the first."""
+    services.collections.get(collection)
+    items = items_of(request, services.settings.max_body_bytes)
+
+    def lines() -> Iterator[str]:
+        for verdict in services.batches.run(collection, items, query):
+            yield verdict.model_dump_json(exclude_none=True) + "\n"
+
+    return Response(lines(), mimetype=NDJSON)

@@ -1,0 +1,86 @@
+"""Enrolling many at once: what comes in, and one verdict for each."""
+
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from match_server.schemas.base import (
+    ApiModel,
+    Metadata,
+    ModelId,
+    Moment,
+    Name,
+    Picture,
+    Text,
+    Vector,
+)
+from match_server.schemas.persons import GroupIds, PersonCreate, PersonName
+
+
+class BatchQuery(ApiModel):
+    """What holds for every picture of a batch."""
+
+    store: bool = Field(default=False, description="Keep the photos.")
+    storage: Name | None = Field(default=None, description="Keep them in this storage.")
+    force: bool = Field(
+        default=False, description="Enroll in spite of bad quality or of a lookalike."
+    )
+
+
+class BatchLine(ApiModel):
+    """One line of a batch: a picture or a template, and whose it is."""
+
+    name: Text | None = Field(default=None, description="The person's; created when there is none.")
+    person: Name | None = Field(
+        default=None, description="The person's id, needed where several have one name."
+    )
+    file: Text | None = Field(default=None, description="Repeated in the verdict.")
+    image: Picture | None = None
+    template: Vector | None = None
+    model_id: ModelId | None = None
+    external_id: Text | None = Field(default=None, description="Of a person that is created.")
+    metadata: Metadata = Field(default_factory=dict, description="Of a person that is created.")
+    groups: GroupIds = ()
+    expires_at: Moment | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name is None and self.person is None:
+            raise ValueError("give the `name` of the person, or its id as `person`")
+        if (self.image is None) == (self.template is None):
+            raise ValueError("give either a picture (`image`) or a `template` with its `model_id`")
+        if (self.template is None) != (self.model_id is None):
+            raise ValueError("`template` and `model_id` go together")
+        return self
+
+    @property
+    def key(self) -> str:
+        """By which the person is looked for: its id, else its name."""
+        return self.person or self.name or ""
+
+    def new_person(self) -> PersonCreate:
+        """The person, should there be none."""
+        return PersonCreate(
+            id=self.person,
+            name=self.name or self.key,
+            external_id=self.external_id,
+            metadata=self.metadata,
+            groups=self.groups,
+            expires_at=self.expires_at,
+        )
+
+
+class BatchVerdict(ApiModel):
+    """What became of one picture or template of a batch."""
+
+    index: int = Field(description="Its place in the batch, from 0.")
+    file: str | None = Field(default=None, examples=["eileen/portrait.jpg"])
+    status: Literal["accepted", "duplicate", "refused"]
+    person: PersonName | None = None
+    image_id: str | None = None
+    template_id: str | None = None
+    quality: float | None = Field(default=None, description="Score of the picture, 0 to 1.")
+    seq: int | None = Field(default=None, description="Number of the write in the change feed.")
+    code: str | None = Field(default=None, description="Of a refusal, as in every error.")
+    message: str | None = None
+    details: dict[str, JsonValue] = Field(default_factory=dict, description="e.g. `reasons`.")

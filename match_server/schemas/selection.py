@@ -1,0 +1,49 @@
+"""Whom a search is about: groups and conditions."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictBool, model_validator
+
+from match_server.schemas.base import ApiModel, Name
+
+PREFIX = "metadata."
+FIELD_CHARACTERS = 200
+"""Of a text in metadata, and of the path to it, that can be searched."""
+
+# One character less than is kept of a text: so no value equals a text that was cut off.
+_Value = Annotated[str, Field(max_length=FIELD_CHARACTERS - 1)]
+Scalar = StrictBool | float | _Value
+
+
+class Condition(ApiModel):
+    """One condition on a person. Of a list in metadata, one element that fits is enough."""
+
+    field: str = Field(
+        pattern=r"^(id|name|external_id|metadata\..{1,200})$",
+        description="`id`, `name`, `external_id`, or `metadata.` and the path to a value.",
+        examples=["metadata.floor"],
+    )
+    op: Literal["eq", "in", "nin", "gte", "lte"] = Field(
+        description="`nin` also lets through who has no such field; texts compare by code point."
+    )
+    value: Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def _value_suits_op(self) -> Self:
+        if isinstance(self.value, tuple) != (self.op in ("in", "nin")):
+            raise ValueError("`in` and `nin` take a list of values, the others take one value")
+        if self.op in ("gte", "lte") and isinstance(self.value, bool):
+            raise ValueError("true and false have no order")
+        if not self.field.startswith(PREFIX) and not all(
+            isinstance(value, str) for value in self.values
+        ):
+            raise ValueError(f"`{self.field}` is a text, so it is compared with texts")
+        return self
+
+    @property
+    def values(self) -> tuple[Scalar, ...]:
+        return self.value if isinstance(self.value, tuple) else (self.value,)
+
+
+Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=20)]

@@ -1,0 +1,130 @@
+"""The rows that an enrollment adds, each in the transaction of whoever adds them."""
+
+import hashlib
+import io
+from datetime import datetime
+
+from PIL import Image as Pillow
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from match_server.schemas.persons import Detection
+from match_server.services.changes import record
+from match_server.services.files import Kept
+from match_server.tables import Collection, Image, Person, Template
+from models.types import Face
+from shared.errors import Conflict
+from shared.ids import new_id
+from shared.quality import Quality
+from shared.template import Template as FaceTemplate
+
+_PIXEL_DECIMALS = 1
+
+
+def add_image(
+    session: Session,
+    person: Person,
+    picture: bytes,
+    file: Kept | None,
+    quality: Quality,
+    detection: Detection,
+    now: datetime,
+) -> Image:
+    """The row of a picture; `file` is where it is kept, None when it is not."""
+    image = Image(
+        id=new_id(),
+        person_number=person.number,
+        file=None if file is None else file.name,
+        storage_number=None if file is None else file.storage_number,
+        media_type=_media_type(picture),
+        size_bytes=len(picture),
+        sha256=digest(picture),
+        quality=quality.model_dump(mode="json"),
+        detection=detection.model_dump(mode="json"),
+        created_at=now,
+    )
+    session.add(image)
+    return image
+
+
+def digest(picture: bytes) -> bytes:
+    """By which the same file is recognised."""
+    return hashlib.sha256(picture).digest()
+
+
+def add_template(
+    session: Session,
+    owner: Collection,
+    person: Person,
+    template: FaceTemplate,
+    image: Image | None,
+    quality: Quality | None,
+    now: datetime,
+) -> tuple[Template, int]:
+    """The row of a template, and its number in the feed. Conflict when the collection is full."""
+    take_room(session, owner, 1)
+    row = Template(
+        id=new_id(),
+        collection_number=owner.number,
+        person_number=person.number,
+        image_id=None if image is None else image.id,
+        model_id=template.model_id,
+        vector=template.vector.astype("<f2").tobytes(),
+        quality=None if quality is None else quality.score,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    seq = record(session, owner.number, "template_added", row.id, now, template_number=row.number)
+    return row, seq
+
+
+def take_room(session: Session, owner: Collection, templates: int) -> None:
+    """Count templates before they are added, so that two at once cannot both take the last place.
+
+    Raises Conflict when there is no room for all of them.
+    """
+    taken = session.execute(
+        update(Collection)
+        .where(
+            Collection.number == owner.number,
+            Collection.max_templates.is_(None)
+            | (Collection.template_count + templates <= Collection.max_templates),
+        )
+        .values(template_count=Collection.template_count + templates)
+        .returning(Collection.number)
+    ).all()
+    if not taken:
+        raise Conflict(
+            f"collection {owner.name!r} is full: it may hold {owner.max_templates} templates",
+            max_templates=owner.max_templates,
+        )
+
+
+def detection_of(face: Face, count: int) -> Detection:
+    """Where a face was, rounded to what the detector can know."""
+    points = face.points5 if face.points68 is None else face.points68
+    x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
+    return Detection(
+        box=(x1, y1, x2, y2),
+        score=min(max(float(face.score), 0.0), 1.0),
+        landmarks=[
+            (round(float(x), _PIXEL_DECIMALS), round(float(y), _PIXEL_DECIMALS)) for x, y in points
+        ],
+        pose=face.pose,
+        liveness=face.liveness,
+        faces=count,
+    )
+
+
+def embedded(face: Face) -> FaceTemplate:
+    """The template of a face that was to be embedded."""
+    if face.template is None:
+        raise RuntimeError("the face models answered a face without a template")
+    return face.template
+
+
+def _media_type(picture: bytes) -> str:
+    """The kind of a picture that has already been read, by its own header."""
+    with Pillow.open(io.BytesIO(picture)) as opened:
+        return opened.get_format_mimetype() or "application/octet-stream"

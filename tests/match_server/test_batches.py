@@ -1,0 +1,353 @@
+"""Many at once: a verdict each, one bad picture never fails the rest, in bounded memory."""
+
+import base64
+import io
+import json
+import tracemalloc
+
+import pytest
+from sqlalchemy import func, select
+
+from match_server.schemas.batches import BatchQuery
+from match_server.tables import Change, Person, Template
+
+ENROLL = "/v1/collections/default/enroll"
+PERSONS = "/v1/collections/default/persons"
+NDJSON = "application/x-ndjson"
+RED, GREEN, BLUE, DARK = (0, 0, 200), (0, 200, 0), (200, 0, 0), (10, 20, 5)
+
+
+def _verdicts(response):
+    assert response.status_code == 200, response.get_data(as_text=True)
+    assert response.mimetype == NDJSON
+    return [json.loads(line) for line in response.get_data(as_text=True).splitlines()]
+
+
+def _files(api, *files, role="admin", **query):
+    parts = [(io.BytesIO(data), name) for name, data in files]
+    return _verdicts(api.call("POST", ENROLL, role, data={"images": parts}, query_string=query))
+
+
+def _lines(api, *lines, **query):
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
+    arguments = {"data": text.encode(), "content_type": NDJSON, "query_string": query}
+    return _verdicts(api.call("POST", ENROLL, **arguments))
+
+
+def _vector_line(helpers, name, seed, **more):
+    vector = helpers.encode(helpers.unit_vector(seed))
+    return {"name": name, "template": vector, "model_id": helpers.MODEL, **more}
+
+
+def _statuses(verdicts):
+    return [one["status"] for one in verdicts]
+
+
+def test_files_named_by_person_are_enrolled_and_found(api, helpers):
+    verdicts = _files(
+        api,
+        ("Ann/a.png", helpers.paint((RED, 80))),
+        ("Ann/b.png", helpers.paint((RED, 70))),
+        ("Zoë Ångström/c.png", helpers.paint((GREEN, 80))),
+    )
+    assert _statuses(verdicts) == ["accepted"] * 3
+    assert [one["file"] for one in verdicts] == ["Ann/a.png", "Ann/b.png", "Zoë Ångström/c.png"]
+    assert [one["index"] for one in verdicts] == [0, 1, 2]
+    assert verdicts[0]["person"] == verdicts[1]["person"]
+    persons = api.ok("GET", PERSONS)["items"]
+    assert [(one["name"], one["images"]) for one in persons] == [("Ann", 2), ("Zoë Ångström", 1)]
+    red = helpers.unit_vector(int.from_bytes(bytes(RED), "big"))
+    assert api.names(red, limit=1, min_seq=verdicts[-1]["seq"]) == ["Ann"]
+
+
+def test_one_bad_picture_never_fails_the_rest_and_makes_no_person(api, helpers):
+    verdicts = _files(
+        api,
+        ("Ann/good.png", helpers.paint((RED, 80))),
+        ("Bob/none.png", helpers.paint()),
+        ("Cleo/dark.png", helpers.paint((DARK, 80))),
+        ("Dan/text.png", b"no picture at all"),
+        ("Eve/same.png", helpers.paint((RED, 90))),
+        ("nobody.png", helpers.paint((GREEN, 80))),
+        ("Fay/empty.png", b""),
+        ("Gus/good.png", helpers.paint((BLUE, 80))),
+    )
+    assert [one.get("code") for one in verdicts] == [
+        None,
+        "no_face",
+        "quality_refused",
+        "unsupported_media",
+        "conflict",
+        "malformed",
+        "malformed",
+        None,
+    ]
+    assert verdicts[2]["details"]["reasons"] == ["brightness"]
+    assert verdicts[4]["details"]["lookalike"]["name"] == "Ann"
+    assert [one["name"] for one in api.ok("GET", PERSONS)["items"]] == ["Ann", "Gus"]
+    assert api.ok("GET", "/v1/collections/default")["persons"] == 2
+
+
+def test_the_same_file_twice_is_recognised(api, helpers):
+    picture = helpers.paint((RED, 80))
+    first = _files(api, ("Ann/a.png", picture), ("Ann/copy.png", picture))
+    assert _statuses(first) == ["accepted", "duplicate"]
+    assert first[0]["template_id"] == first[1]["template_id"]
+    again = _files(api, ("Ann/a.png", picture), ("Ann/b.png", helpers.paint((RED, 60))))
+    assert _statuses(again) == ["duplicate", "accepted"]
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 2
+
+
+def test_a_photo_that_was_not_kept_then_may_come_again_to_be_kept(api, helpers):
+    picture = helpers.paint((RED, 80))
+    _files(api, ("Ann/a.png", picture))
+    kept = _files(api, ("Ann/a.png", picture), store=1)
+    assert _statuses(kept) == ["accepted"]
+    assert api.call("GET", f"/v1/images/{kept[0]['image_id']}/content").data == picture
+    assert _statuses(_files(api, ("Ann/a.png", picture), store=1)) == ["duplicate"]
+
+
+def test_force_enrolls_what_would_be_refused(api, helpers):
+    dark, red = helpers.paint((DARK, 80)), helpers.paint((RED, 80))
+    verdicts = _files(api, ("A/a.png", dark), ("B/b.png", red), ("C/c.png", red), force=1)
+    assert _statuses(verdicts) == ["accepted"] * 3
+
+
+def test_a_folder_may_be_named_by_a_persons_id(api, helpers):
+    api.person("Ann", id="p-1")
+    (verdict,) = _files(api, ("p-1/a.png", helpers.paint((RED, 80))))
+    assert verdict["person"] == {"id": "p-1", "name": "Ann"}
+
+
+def test_a_name_that_several_have_is_refused_until_the_id_is_given(api, helpers):
+    api.person("Ann", id="a1")
+    api.person("Ann", id="a2")
+    picture = helpers.paint((RED, 80))
+    (verdict,) = _files(api, ("Ann/a.png", picture))
+    assert verdict["code"] == "conflict"
+    image = base64.b64encode(picture).decode()
+    vector = _vector_line(helpers, "Ann", 3)
+    verdicts = _lines(
+        api, {"person": "a2", "image": image}, vector, {**vector, "name": "x", "person": "a1"}
+    )
+    assert _statuses(verdicts) == ["accepted", "refused", "accepted"]
+    assert [one.get("person", {}).get("id") for one in verdicts] == ["a2", None, "a1"]
+
+
+def test_lines_bring_pictures_and_templates_with_what_is_known_of_the_person(api, helpers):
+    api.ok("POST", "/v1/groups", json={"collection": "default", "name": "Day", "id": "day"})
+    image = base64.b64encode(helpers.paint((RED, 80))).decode()
+    verdicts = _lines(
+        api,
+        {"name": "Ann", "image": image, "metadata": {"floor": 1}, "file": "a.png"},
+        _vector_line(helpers, "Bob", 1, metadata={"floor": 2}),
+        _vector_line(helpers, "Bob", 2, metadata={"floor": 3}),
+        _vector_line(helpers, "Cleo", 3, external_id="x-1", groups=["day"], person="cleo"),
+        "\n",
+        _vector_line(helpers, "Dan", 4, groups=["night"]),
+    )
+    assert _statuses(verdicts) == ["accepted"] * 4 + ["refused"]
+    assert [one["index"] for one in verdicts] == [0, 1, 2, 3, 5]
+    assert verdicts[0]["file"] == "a.png"
+    persons = {one["name"]: one for one in api.ok("GET", PERSONS)["items"]}
+    assert {name: one["metadata"] for name, one in persons.items()} == {
+        "Ann": {"floor": 1},
+        "Bob": {"floor": 2},
+        "Cleo": {},
+    }
+    assert (persons["Bob"]["templates"], persons["Cleo"]["groups"]) == (2, ["day"])
+    assert persons["Cleo"]["id"] == "cleo"
+    condition = {"field": "metadata.floor", "op": "eq", "value": 2}
+    assert api.names(helpers.unit_vector(1), filter=[condition]) == ["Bob"]
+
+
+def test_a_line_that_cannot_be_read_is_named_and_the_others_go_on(api, helpers):
+    good = _vector_line(helpers, "Ann", 1)
+    verdicts = _lines(
+        api,
+        "not json\n",
+        good,
+        {"name": "x"},
+        {"image": "AAAA"},
+        {**good, "template": helpers.encode(helpers.unit_vector(1) * 2)},
+        {**good, "model_id": "other@2"},
+        {**good, "nam": "x"},
+        {**good, "template": [0.1]},
+        '{"name": "Ann", "template": "' + "x",
+    )
+    assert [one.get("code") for one in verdicts] == [
+        "malformed",
+        None,
+        "malformed",
+        "malformed",
+        "malformed",
+        "model_mismatch",
+        "malformed",
+        "malformed",
+        "malformed",
+    ]
+    assert [one["index"] for one in verdicts] == list(range(9))
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 1
+
+
+def test_many_vectors_lie_in_the_database_as_if_they_had_come_one_by_one(api, helpers):
+    lines = [_vector_line(helpers, f"P{seed % 300}", seed) for seed in range(1300)]
+    verdicts = _lines(api, *lines)
+    assert _statuses(verdicts) == ["accepted"] * 1300
+    seqs = [one["seq"] for one in verdicts]
+    assert seqs == sorted(set(seqs))
+    view = api.ok("GET", "/v1/collections/default")
+    assert (view["persons"], view["templates"]) == (300, 1300)
+    with api.services.database.read() as session:
+        feed = session.execute(
+            select(Change.seq, Change.subject, Template.number, Person.name)
+            .join(Template, Template.number == Change.template_number)
+            .join(Person, Person.number == Template.person_number)
+            .where(Change.kind == "template_added", Template.id == Change.subject)
+        ).all()
+        created = session.scalar(
+            select(func.count()).select_from(Change).where(Change.kind == "person_created")
+        )
+        highest = session.scalar(select(func.max(Change.seq)))
+        rows = session.scalar(select(func.count()).select_from(Change))
+    by_template = {one["template_id"]: one for one in verdicts}
+    assert len(feed) == 1300
+    for seq, template_id, _, name in feed:
+        assert by_template[template_id]["seq"] == seq
+        assert by_template[template_id]["person"]["name"] == name
+    assert created == 300
+    assert rows == highest  # no number is missing or given twice
+    for seed in (0, 299, 1299):
+        assert api.names(helpers.unit_vector(seed), limit=1) == [f"P{seed % 300}"]
+
+
+def test_a_batch_fills_a_collection_to_its_limit_and_no_further(api, helpers):
+    api.ok("PATCH", "/v1/collections/default", json={"max_templates": 5})
+    verdicts = _lines(api, *(_vector_line(helpers, f"P{seed}", seed) for seed in range(8)))
+    assert _statuses(verdicts) == ["accepted"] * 5 + ["refused"] * 3
+    assert {one["code"] for one in verdicts[5:]} == {"conflict"}
+    view = api.ok("GET", "/v1/collections/default")
+    assert (view["persons"], view["templates"]) == (5, 5)
+    (late,) = _files(api, ("Late/a.png", helpers.paint((RED, 80))))
+    assert late["code"] == "conflict"
+    assert api.ok("GET", "/v1/collections/default")["persons"] == 5
+
+
+def test_a_body_that_is_cut_off_ends_with_a_line_that_says_so(api, helpers):
+    picture = helpers.paint((RED, 80))
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="images"; filename="Ann/a.png"\r\n\r\n'
+        + picture
+        + b'\r\n--x\r\nContent-Disposition: form-data; name="images"; filename="Bob/b.png"\r\n\r\n'
+        + picture[:20]
+    )
+    content_type = "multipart/form-data; boundary=x"
+    verdicts = _verdicts(api.call("POST", ENROLL, data=body, content_type=content_type))
+    assert _statuses(verdicts) == ["accepted", "refused"]
+    assert "ends too soon" in verdicts[1]["message"]
+
+
+def test_a_part_that_is_no_file_of_images_is_refused_alone(api, helpers):
+    data = {
+        "store": "1",
+        "images": [(io.BytesIO(helpers.paint((RED, 80))), "Ann/a.png")],
+        "photos": [(io.BytesIO(helpers.paint((RED, 80))), "Bob/a.png")],
+    }
+    verdicts = _verdicts(api.call("POST", ENROLL, data=data))
+    assert sorted(_statuses(verdicts)) == ["accepted", "refused", "refused"]
+
+
+def test_the_whole_may_be_larger_than_a_body_and_each_picture_may_not(make_api, helpers):
+    api = make_api(max_body_bytes=20_000)
+    small = helpers.paint((RED, 80)) + bytes(15_000)
+    pictures = [(f"Ann/{place}.png", small + bytes([place])) for place in range(5)]
+    verdicts = _files(api, *pictures, ("Ann/large.png", small + bytes(10_000)))
+    assert _statuses(verdicts) == ["accepted"] * 5 + ["refused"]
+    assert verdicts[5]["code"] == "too_large"
+    long = json.dumps({"name": "x" * 60_000}) + "\n"
+    verdicts = _lines(api, long, _vector_line(helpers, "Bob", 1))
+    assert [one.get("code") for one in verdicts] == ["too_large", None]
+
+
+@pytest.mark.parametrize("file", ["../../etc/passwd", "/root/Ann/a.png"])
+def test_a_path_of_a_client_is_in_no_path_of_ours(api, helpers, file):
+    _files(api, (file, helpers.paint((RED, 80))), store=1)
+    kept = [one for one in api.services.settings.data_dir.rglob("photos/*/*") if one.is_file()]
+    assert len(kept) == 1
+    assert api.ok("GET", PERSONS)["items"][0]["name"] in ("etc", "Ann")
+
+
+def test_what_is_wrong_with_the_whole_is_said_at_once(api, helpers):
+    api.refused(404, "POST", "/v1/collections/none/enroll", data=b"", content_type=NDJSON)
+    api.refused(415, "POST", ENROLL, data=b"{}", content_type="application/json")
+    api.refused(415, "POST", ENROLL, data=b"{}", content_type="multipart/form-data")
+    api.refused(400, "POST", f"{ENROLL}?stoer=1", data=b"", content_type=NDJSON)
+    for role in ("viewer", "searcher", "device"):
+        api.refused(403, "POST", ENROLL, role, data=b"", content_type=NDJSON)
+    assert _lines(api) == []
+    (verdict,) = _files(api, ("Ann/a.png", helpers.paint((RED, 80))), role="enroller")
+    assert verdict["status"] == "accepted"
+
+
+def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
+    sent = []
+
+    class Slow(io.RawIOBase):
+        """A client that sends one line at a time, and knows what it has sent."""
+
+        def __init__(self, lines):
+            self._lines = iter(lines)
+
+        def readable(self):
+            return True
+
+        def read(self, size=-1):
+            line = next(self._lines, b"")
+            sent.append(line)
+            return line
+
+    pictures = [helpers.paint((colour, 80)) for colour in (RED, GREEN, BLUE)]
+    lines = [
+        json.dumps({"name": f"P{place}", "image": base64.b64encode(one).decode()}).encode() + b"\n"
+        for place, one in enumerate(pictures)
+    ]
+    from match_server.api.uploads import lines_of
+
+    verdicts = api.services.batches.run("default", lines_of(Slow(lines), 10_000), BatchQuery())
+    assert next(verdicts).status == "accepted"
+    assert len(sent) == 1
+    assert [one.status for one in verdicts] == ["accepted", "accepted"]
+
+
+def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
+    """The peak for ten times as many is that for few, within a twentieth of what came in."""
+    from match_server.api.uploads import lines_of
+
+    def peak(first, count):
+        vectors = (helpers.unit_vector(seed) for seed in range(first, first + count))
+        lines = (
+            json.dumps(
+                {"name": "Ann", "template": helpers.encode(vector), "model_id": helpers.MODEL}
+            ).encode()
+            + b"\n"
+            for vector in vectors
+        )
+
+        class Stream:
+            def read(self, size):
+                return next(lines, b"")
+
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        run = api.services.batches.run("default", lines_of(Stream(), 10_000), BatchQuery())
+        assert sum(one.status == "accepted" for one in run) == count
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        peak(0, 1024)  # what is allocated once
+        few, many = peak(10_000, 1024), peak(20_000, 10_240)
+    finally:
+        tracemalloc.stop()
+    came_in = 10_240 * 1400
+    assert many - few < came_in / 20
