@@ -171,9 +171,9 @@ class Directory:
             verify_segment(path, keep_on)
 
     @contextmanager
-    def locked(self, wait: bool, what: str = "write") -> Iterator[bool]:
+    def locked(self, wait: bool, what: str = "lock") -> Iterator[bool]:
         """Hold the only right to do it. Answers whether it was got: without `wait` it may not."""
-        with (self._path / f"{what}.lock").open("ab") as file:
+        with (self._path / what).open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

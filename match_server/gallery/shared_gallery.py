@@ -119,7 +119,7 @@ class SharedGallery(SegmentedGallery):
 
     def _verify_for_all(self) -> None:
         """In one process: what it finds damaged is rebuilt, and the others take that over."""
-        with self._directory.locked(wait=False, what="verify") as mine:
+        with self._directory.locked(wait=False, what="lock-verify") as mine:
             if mine:
                 self.verify()
 
