@@ -1,6 +1,7 @@
 """`./dev demo`: from a camera to a name, on this machine, with real models and real pictures."""
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,8 @@ def main(by_itself: bool, report: Path | None, port: int, transport: Transport |
     another, and every stranger stayed unknown.
     """
     console = Console(highlight=False)
+    for wish in (signal.SIGTERM, signal.SIGHUP):  # the second when the terminal is closed
+        signal.signal(wish, _leave)
     WORK.mkdir(parents=True, exist_ok=True)
     try:
         passed = _demonstrate(console, by_itself, report, port or free_port(), transport)
@@ -58,6 +61,12 @@ def main(by_itself: bool, report: Path | None, port: int, transport: Transport |
         console.print("\nGoodbye.")
         passed = True
     sys.exit(0 if passed else 1)
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End as Ctrl-C does, with everything that was started."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _demonstrate(

@@ -92,7 +92,7 @@ def tail(log: Path, lines: int = 15) -> str:
 def _ready(url: str) -> bool:
     try:
         return requests.get(f"{url}/readyz", timeout=2).ok
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 

@@ -11,7 +11,6 @@ import cv2
 
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import is_live, open_source
-from edge_agent.memory import find_trim
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Faces, Pipeline, PipelineRules
 from edge_agent.publishers.delivery import Delivery
@@ -21,6 +20,7 @@ from edge_agent.tracking.bestshot import ShotRules
 from edge_agent.tracking.tracker import TrackingRules
 from models.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import SourceError
+from shared.memory import find_trim
 from shared.topics import DeviceTopics
 
 if TYPE_CHECKING:

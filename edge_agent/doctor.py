@@ -1,5 +1,6 @@
 """The doctor: what is wrong with this box, and what to do about it."""
 
+import errno
 import shutil
 import subprocess
 import threading
@@ -128,7 +129,8 @@ def _disk(settings: AgentSettings) -> Finding:
         probe.unlink()
         free_mib = shutil.disk_usage(folder).free // 2**20
     except OSError as error:
-        advice = "set state_dir to a folder that this user may write"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "set state_dir to a folder that this user may write"
         return Finding("outbox", "bad", f"{folder}: {error}", advice)
     if free_mib < settings.outbox.max_mib:
         return Finding(

@@ -6,6 +6,7 @@ makes a few probes a second at most, so the sync per commit costs nothing that m
 """
 
 import logging
+import shutil
 import sqlite3
 import threading
 from collections import deque
@@ -48,6 +49,7 @@ PRAGMA user_version = 1;
 _KEPT_REFUSALS = 1000
 _RETRY_S = 2.0
 _HELD_BYTES = 8 * 1024 * 1024
+_SMALLEST_BYTES = 64 * 1024  # SQLite needs some 32 KiB beside a database to open it
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +358,9 @@ def _open(path: Path) -> sqlite3.Connection:
         return _connect(path)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorname", "") not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            raise Unavailable(f"the outbox {path} cannot be opened: {error}") from error
+            full = shutil.disk_usage(path.parent).free < _SMALLEST_BYTES
+            why = "the disk is full, free some space" if full else str(error)
+            raise Unavailable(f"the outbox {path} cannot be opened: {why}") from error
         aside = path.with_name(f"{path.name}.damaged-{int(SystemClock().now().timestamp())}")
         path.rename(aside)
         for companion in ("-wal", "-shm"):

@@ -14,6 +14,7 @@ from shared.errors import MusterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_SERVER_LIBRARIES = ("alembic", "flask", "gunicorn", "paho", "sqlalchemy", "werkzeug")
 _ROLES = ("admin", "enroller", "searcher", "device", "viewer")
 
 
@@ -25,6 +26,13 @@ class _Main(click.Group):
             return super().invoke(ctx)
         except MusterError as error:
             raise click.ClickException(error.message) from error
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in _SERVER_LIBRARIES:
+                raise
+            raise click.ClickException(
+                f"the library {error.name!r} of the server is not installed: "
+                "pip install 'muster[server]' (in a checkout: pip install '.[server]')"
+            ) from error
 
 
 @click.group(cls=_Main)

@@ -80,7 +80,10 @@ def _collections(services: Services) -> tuple[bool, str]:
     found = services.collections.page(CollectionQuery(size=1000)).items
     name = services.settings.default_collection
     if all(one.name != name for one in found):
-        return False, f"the collection {name!r} that probes search is missing"
+        return (
+            False,
+            f"the collection {name!r} that probes search is missing; `match-server serve` makes it",
+        )
     foreign = [one.name for one in found if one.model_id != services.faces.model_id]
     if foreign:
         return False, (

@@ -2,6 +2,8 @@
 
 import ipaddress
 import os
+import socket
+import struct
 import sys
 from typing import Any
 
@@ -83,6 +85,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def _announce(self, arbiter: Any) -> None:
         """Say where the server is, in a line that a person reads and a script can find."""
+        self._limit_patience(arbiter)
         host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
         page = " (open to this machine without a key)" if self._settings.open_page else ""
         lines = [f"Muster is at http://{_address(host, port)}/{page}"]
@@ -94,6 +97,18 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             ]
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
+
+    def _limit_patience(self, arbiter: Any) -> None:
+        """Let no read or write of a client hold a thread for long.
+
+        gunicorn's threads have no time limit of their own for a request that is half sent: as many
+        silent clients as there are threads would stop the server. Linux hands a listening socket's
+        time limits on to the connections that it accepts.
+        """
+        limit = struct.pack("ll", self._settings.client_timeout_s, 0)
+        for listener in arbiter.LISTENERS:
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _address(host: str, port: int) -> str:

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Event streams at once in each worker; they may take half of its threads.",
     )
+    client_timeout_s: int = Field(
+        default=10, ge=1, le=600, description="A client that sends or takes nothing for so long."
+    )
     broker: str = Field(
         default="mqtt://127.0.0.1:1883", description="MQTT broker of `match-server ingest`."
     )

@@ -120,7 +120,7 @@ def _opaque_rgb(image: Image.Image) -> Image.Image:
         opaque = Image.new("RGBA", image.size, "white")
         opaque.alpha_composite(image.convert("RGBA"))
         return opaque.convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies it even if it is
 
 
 def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -4,6 +4,9 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)
+
 
 class Clock(Protocol):
     """The two clocks that a process needs; tests bring their own."""
@@ -25,6 +28,16 @@ class SystemClock:
 
     def monotonic_s(self) -> float:
         return time.monotonic()
+
+
+def sensible(moment: datetime) -> datetime:
+    """`moment` itself. Raises ValueError outside of the years 1970 to 9998 (UTC).
+
+    Near the ends of the calendar a change of time zone or a few seconds more overflow.
+    """
+    if not _FIRST <= moment < _END:
+        raise ValueError("must lie in the years 1970 to 9998")
+    return moment
 
 
 def rfc3339(moment: datetime) -> str:

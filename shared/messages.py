@@ -4,8 +4,9 @@ import base64
 import binascii
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
+from shared.clock import sensible
 from shared.ids import NAME_PATTERN, UUID_PATTERN
 from shared.quality import Pose, Quality
 
@@ -30,8 +31,10 @@ class ProbeMessage(WireMessage):
     probe_id: Uuid  # the idempotency key
     device: Name
     camera: Name
-    sequence: int = Field(ge=1)  # per device, without gaps: the server reports what is missing
-    captured_at: AwareDatetime  # when the shot was taken, by the box's clock
+    # Per device, without gaps: the server reports what is missing.
+    sequence: int = Field(ge=1, lt=2**63)
+    # When the shot was taken, by the box's clock.
+    captured_at: Annotated[AwareDatetime, AfterValidator(sensible)]
     track_id: Uuid  # the same for all probes of one track
     model_id: str = Field(min_length=1, max_length=80)
     template: str = Field(min_length=4, max_length=11_000)  # base64 of little-endian float16

@@ -3,6 +3,7 @@
 import logging
 
 from flask import Flask, Response, g, jsonify
+from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
 from werkzeug.exceptions import HTTPException
 
 from match_server.schemas.base import ErrorBody
@@ -37,6 +38,8 @@ def register_errors(app: Flask) -> None:
     """Let every error of `app` be answered in the one form."""
     app.register_error_handler(errors.MusterError, _known)
     app.register_error_handler(HTTPException, _http)
+    for cut in (ParseException, NoMoreData):
+        app.register_error_handler(cut, _cut)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -66,6 +69,13 @@ def _http(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in ("Allow", "Location", "Retry-After"):
             response.headers[name] = value
+    return response
+
+
+def _cut(_error: Exception) -> Response:
+    """A body that ends early, or in chunks that are none."""
+    response = _answer(400, "malformed", "the body ends early or is not in chunks as it says", {})
+    response.headers["Connection"] = "close"  # where the next request begins is not known
     return response
 
 

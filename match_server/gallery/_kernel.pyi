@@ -48,4 +48,14 @@ def bounds(
 def choose(
     ids: _Array, order: _Array | None, count: int, among: _Array, wanted: int, bits: _Array, /
 ) -> None: ...
+def find(
+    ids: _Array,
+    order: _Array | None,
+    count: int,
+    alive: _Array,
+    wanted: _Array,
+    number: int,
+    places: _Array,
+    /,
+) -> None: ...
 def read(buffer: _Array, threads: int, /) -> int: ...

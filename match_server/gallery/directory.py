@@ -171,9 +171,9 @@ class Directory:
             verify_segment(path, keep_on)
 
     @contextmanager
-    def locked(self, wait: bool) -> Iterator[bool]:
-        """Hold the right to write. Answers whether it was got; without `wait` it may be not."""
-        with (self._path / "lock").open("ab") as file:
+    def locked(self, wait: bool, what: str = "lock") -> Iterator[bool]:
+        """Hold the only right to do it. Answers whether it was got: without `wait` it may not."""
+        with (self._path / what).open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -226,7 +226,7 @@ class SegmentedGallery:
     def _holds(self, ids: Ids) -> NDArray[np.bool_]:
         held: NDArray[np.bool_] = self._tail.places(ids) >= 0
         for view in self._sealed:
-            held |= view.is_alive(view.shelf.places(ids))
+            held |= self._kernel.find(view, ids) >= 0
         return held
 
     def _append(self, ids: Ids, vectors: Rows, seq: int) -> None:
@@ -261,12 +261,15 @@ class SegmentedGallery:
         count = self._tail.remove(ids)
         views = []
         for view in self._sealed:
-            places = view.shelf.places(ids)
-            places = places[view.is_alive(places)]
-            views.append(view.without(places) if places.shape[0] else view)
-            count += int(places.shape[0])
+            views.append(self._less(view, ids))
+            count += view.live - views[-1].live
         self._sealed = tuple(views)
         return count
+
+    def _less(self, view: View, ids: Ids) -> View:
+        places = self._kernel.find(view, ids)
+        places = places[places >= 0]
+        return view.without(places) if places.shape[0] else view
 
     def _publish(self, seq: int) -> None:
         self._seq = seq
@@ -299,7 +302,8 @@ class SegmentedGallery:
                 kept.append(view)
                 continue
             gone = view.shelf.ids[View(view.shelf, then.alive & ~view.alive, 0).live_places()]
-            new = [each.without(each.shelf.places(gone)) for each in new] if gone.size else new
+            if gone.size:
+                new = [self._less(each, gone) for each in new]
         self._sealed = (*kept, *new)
         self._views = (*self._sealed, self._tail.view)
 

@@ -54,6 +54,10 @@ class Kernel(Protocol):
         """For each probe the best live templates, exactly."""
         ...
 
+    def find(self, view: View, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The place of each id on a sealed shelf, -1 for those that are not alive there."""
+        ...
+
     def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
         """Bits of the places (dead ones too) whose ids are in `among`, which is ascending."""
         ...
@@ -101,6 +105,13 @@ class CompiledKernel:
             (ids[start : start + count], similarities[start : start + count])
             for start, count in zip(starts[:-1].tolist(), counts.tolist(), strict=True)
         ]
+
+    def find(self, view: View, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        places, shelf = np.empty(ids.shape[0], dtype=np.int64), view.shelf
+        self._module.find(
+            shelf.ids, shelf.order, shelf.count, view.alive, ids, ids.shape[0], places
+        )
+        return places
 
     def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
         order = shelf.order

@@ -57,6 +57,14 @@ class PlainKernel:
                     probe.offer(view.shelf.ids[some], rows, row)
         return [probe.ranked() for probe in best]
 
+    def find(self, view: View, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        shelf = view.shelf
+        known = shelf.ids[: shelf.count]
+        rank = np.searchsorted(known, ids, sorter=shelf.order).clip(max=shelf.count - 1)
+        places = (rank if shelf.order is None else shelf.order[rank]).astype(np.int64)
+        places[known[places] != ids] = -1
+        return np.where(view.is_alive(places), places, -1)
+
     def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
         chosen = np.zeros(GROUP * shelf.groups, dtype=np.bool_)
         if among.shape[0]:

@@ -6,7 +6,7 @@ the manifest; the others notice, map what is new, and drop the part of their tai
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from match_server.gallery.directory import Directory, Generation
 from match_server.gallery.engine import Batch, Ids, Rows, SegmentedGallery
@@ -38,9 +38,10 @@ class SharedGallery(SegmentedGallery):
         self._stamp: tuple[int, int, int] | None = None  # of the manifest that is mapped
         self._sealed_seq = 0  # what the segments contain
         self._removals: list[tuple[int, Ids]] = []  # after that
+        self._bad: set[str] = set()  # segments that turned out to be damaged
         self.refresh()
         if verify and self._sealed:
-            self._start_helper(self.verify)
+            self._start_helper(self._verify_for_all)
 
     def refresh(self) -> bool:
         """Take over what another process has sealed meanwhile. Answers whether there was any."""
@@ -56,7 +57,7 @@ class SharedGallery(SegmentedGallery):
                 return False
             if generation is not None:
                 self._adopt(generation)
-            return True
+            return generation is not None
 
     def apply(
         self,
@@ -87,8 +88,8 @@ class SharedGallery(SegmentedGallery):
                 return False
             shared = [view for view in views if view.shelf.name is not None]
             chosen = worth_merging(shared, sum(view.live for view in private))
-            self._write(seq, [view for view in shared if view not in chosen], [*private, *chosen])
-            return True
+            kept = [view for view in shared if view not in chosen]
+            return self._write(seq, kept, [*private, *chosen])
 
     def compact(self) -> None:
         """Rewrite segments that hold removed templates: after this they are gone from the disk."""
@@ -112,21 +113,36 @@ class SharedGallery(SegmentedGallery):
                 shelves = self._shelves(batches, lambda made: self._segment(made, self._threads))
                 self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
             with self._change:
-                self._damage, self._servable, self._stamp = None, True, None
-                self._removals, self._sealed_seq = [], max(self._seq, seq) + 1  # drop all private
+                self._sealed_seq = max(self._seq, seq) + 1  # drop all that is private
+                self._stamp = None
                 self.refresh()
+
+    def _verify_for_all(self) -> None:
+        """In one process: what it finds damaged is rebuilt, and the others take that over."""
+        with self._directory.locked(wait=False, what="lock-verify") as mine:
+            if mine:
+                self.verify()
 
     def verify(self) -> None:
         """Read all segments and compare their digests; sets `damage` and stops serving if wrong.
 
-        Runs in a helper thread after opening; it reads every byte once.
+        Reads every byte once. After opening, a helper thread of one process does it.
         """
         for view in self._sealed:
-            try:
-                self._directory.verify(view, lambda: not self._closing.is_set())
-            except DamagedSegments as error:
+            self._intact(view, lambda: not self._closing.is_set())
+
+    def _intact(self, view: View, keep_on: Callable[[], bool] = lambda: True) -> bool:
+        if view.shelf.name is None:
+            return True
+        try:
+            self._directory.verify(view, keep_on)
+        except DamagedSegments as error:
+            with self._change:
+                self._bad.add(view.shelf.name)
                 self._servable = False
                 self._damaged(f"{error}")
+            return False
+        return True
 
     def close(self) -> None:
         """Seal the tail, unless another process is at it, and stop helpers."""
@@ -146,6 +162,9 @@ class SharedGallery(SegmentedGallery):
         private.append(self._tail.closed())
         behind = generation.seq < self._sealed_seq  # rebuilt: follow the feed from there again
         self._sealed, self._sealed_seq = generation.views, generation.seq
+        self._stamp = generation.stamp
+        if not self._bad & {view.shelf.name for view in generation.views}:
+            self._damage, self._servable = None, True
         self._tail = Tail(self._book, self._kernel, self._threads)
         later = [] if behind else [(s, ids) for s, ids in self._removals if s > generation.seq]
         self._removals = []
@@ -185,13 +204,17 @@ class SharedGallery(SegmentedGallery):
             return False
         return generation is not None and generation.seq >= seq
 
-    def _write(self, seq: int, kept: list[View], pieces: list[View]) -> None:
+    def _write(self, seq: int, kept: list[View], pieces: list[View]) -> bool:
+        """Commit a generation of these segments and one more; False where a piece is damaged."""
+        if not all(self._intact(view) for view in pieces):
+            return False  # its digests would be new, and the damage would be hidden
         made = [live_piece(view) for view in pieces if view.live]
         views = [view for view in kept if view.live]
         if made:
             views.append(full_view(self._segment(made, 1)))
         self._directory.commit(seq, tuple(views))
         self.refresh()
+        return True
 
     def _segment(self, pieces: Sequence[Piece], threads: int) -> Shelf:
         return self._directory.write_segment(

@@ -40,15 +40,6 @@ class Shelf:
     def groups(self) -> int:
         return int(self.planes.high.shape[0])
 
-    def places(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The place of each id, -1 for those not here. Dead places count as here."""
-        known = self.ids[: self.count]
-        if not self.count:
-            return np.full(ids.shape, -1, dtype=np.int64)
-        rank = np.searchsorted(known, ids, sorter=self.order).clip(max=self.count - 1)
-        places = rank if self.order is None else self.order[rank]
-        return np.where(known[places] == ids, places.astype(np.int64), -1)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:

@@ -20,13 +20,18 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from shared.clock import rfc3339
+from shared.clock import rfc3339, sensible
 from shared.ids import NAME_PATTERN
 from shared.template import MAX_DIMENSION
 
 Item = TypeVar("Item")
 
 MAX_METADATA_BYTES = 16_384
+
+_CONTROLS = {"Cc", "Cs", "Cn", "Zl", "Zp"}  # Unicode's general categories
+_UNSEEN = {"Cf", "Zs"}
+# Bidirectional embeddings, overrides and isolates: a name with one reorders what stands beside it.
+_TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class InText(Enum):
@@ -79,10 +84,13 @@ class ErrorBody(ApiModel):
 
 def _readable(text: str) -> str:
     text = unicodedata.normalize("NFC", text).strip()
-    if not text:
+    kinds = {unicodedata.category(character) for character in text}
+    if not kinds - _UNSEEN:
         raise ValueError("must hold at least one visible character")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text):
+    if kinds & _CONTROLS:
         raise ValueError("may not hold control characters")
+    if _TURNING & set(text):
+        raise ValueError("may not turn the direction of the text around it")
     return text
 
 
@@ -112,6 +120,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_small_json)]
 Moment = Annotated[
     AwareDatetime,
+    AfterValidator(sensible),
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]

@@ -49,9 +49,7 @@ class PersonPatch(ApiModel):
 
 
 class PersonQuery(Paging):
-    q: str | None = Field(
-        default=None, min_length=1, max_length=200, description="Part of the name."
-    )
+    q: Text | None = Field(default=None, description="Part of the name.")
     external_id: str | None = Field(default=None, min_length=1, max_length=200)
     group: Name | None = Field(default=None, description="Id of a group that the person is in.")
     expired: bool | None = Field(default=None, description="Only those who have, or have not.")

@@ -1,11 +1,14 @@
 """The whole road: two films go in, names come out, over both transports."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from demo.cast import ENROLLED
 from demo.processes import find_broker
@@ -52,3 +55,20 @@ def test_everyone_is_known_by_name_and_the_stranger_by_none(transport: str, tmp_
 
 def test_the_lanes_of_the_film_tell_people_apart() -> None:
     assert len(set(people_by_lane().values())) == len(people_by_lane())
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    "wish", [signal.SIGTERM, signal.SIGHUP], ids=["stopped", "terminal closed"]
+)
+def test_the_demo_takes_everything_with_it_when_it_is_ended(wish: signal.Signals) -> None:
+    command = [sys.executable, "-m", "demo", "--transport", "http"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        page = re.search(r"http://\S+", demo.stdout.readline())
+        assert page is not None
+        demo.send_signal(wish)
+        demo.stdout.read()
+    assert demo.returncode == 128 + wish
+    with pytest.raises(requests.ConnectionError):
+        requests.get(page[0], timeout=10)

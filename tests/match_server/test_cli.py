@@ -1,6 +1,7 @@
 """The commands: helpful, scriptable, and honest in their exit status."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -65,6 +66,13 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path, monkeypatch):
     text = _run("doctor", "--data-dir", data, code=1)
     assert "match-server key create" in text
     assert "face-models pull compact" in text
+
+
+def test_a_box_without_the_servers_libraries_is_told_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "match_server.serve", raising=False)
+    monkeypatch.setitem(sys.modules, "gunicorn.app.base", None)  # so that its import fails
+    text = _run("serve", "--data-dir", tmp_path, code=1)
+    assert "pip install 'muster[server]'" in text
 
 
 def test_settings_come_from_file_environment_and_command_in_this_order(tmp_path, monkeypatch):

@@ -120,6 +120,22 @@ def test_a_bad_probe_is_refused_by_itself_and_the_others_are_kept(api, helpers):
     assert len(_events(api)) == 1
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"sequence": 2**63},
+        {"captured_at": "9999-12-31T23:59:59Z"},
+        {"captured_at": "9999-12-31T23:59:59-12:00"},
+        {"captured_at": "0001-01-01T00:00:00+12:00"},
+    ],
+)
+def test_a_number_or_moment_that_cannot_be_stored_holds_no_other_probe_up(api, helpers, odd):
+    poison = {**api.probe(helpers.unit_vector(1)), **odd}
+    results = api.send(poison, api.probe(helpers.unit_vector(2)))
+    assert [one["status"] for one in results] == ["refused", "accepted"]
+    assert results[0]["code"] == "malformed"
+
+
 @pytest.mark.parametrize("body", ["", "[]", "3", '"x"', "[1", "null", "[[]]"])
 def test_a_body_that_is_no_probe_is_malformed_or_refused(api, body):
     response = api.call("POST", "/v1/probes", data=body, content_type="application/json")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -173,6 +175,44 @@ def _kill_all(process):
     for pid in (process.pid, *map(int, children)):
         os.kill(pid, signal.SIGKILL)
     process.wait(10)
+
+
+def test_a_body_in_broken_chunks_is_malformed(server):
+    client, _, log = server
+    address = urlsplit(client.base)
+    head = (
+        f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}"
+    )
+    head += "\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(head.encode() + b"no length\r\n")
+        answer = connection.makefile("rb").read()  # to its end: nothing can follow such a body
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"malformed"' in answer
+    assert "Traceback" not in log.read_text()
+
+
+def test_clients_that_fall_silent_do_not_hold_the_server(tmp_path, monkeypatch):
+    """Twice as many of them as there are threads, some with half a head, some with half a body."""
+    monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "1")
+    key = _key(tmp_path / "data", "admin")
+    process, base = _start(tmp_path / "data", tmp_path / "log", "--threads", "4")
+    address = urlsplit(base)
+    body = f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    body += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    silent = []
+    try:
+        for start in [b"GET / HT", body.encode()] * 4:
+            connection = socket.create_connection((address.hostname, address.port), timeout=30)
+            connection.sendall(start)
+            silent.append(connection)
+        assert requests.get(f"{base}/healthz", timeout=30).json()["status"] == "ok"
+        answers = [connection.makefile("rb").read() for connection in silent[1::2]]
+        assert {answer[:13] for answer in answers} == {b"HTTP/1.1 400 "}
+    finally:
+        for connection in silent:
+            connection.close()
+        _stop(process)
 
 
 def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):

@@ -359,7 +359,40 @@ static PyObject *py_choose(PyObject *self, PyObject *args) {
             }
         Py_END_ALLOW_THREADS
     }
-#undef ID
+    give_back(&all);
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* find(ids, order | None, count, alive, wanted, number, places): the place of each wanted id, -1
+ * where none is alive. Of places with equal ids the first in order counts: only it can be alive. */
+static PyObject *py_find(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer views[CALL_BUFFERS];
+    Borrowed all = {views, 0, CALL_BUFFERS};
+    PyObject *id_array, *order_array, *alive_array, *wanted_array, *place_array;
+    long long count, number;
+    if (!PyArg_ParseTuple(args, "OOLOOLO:find", &id_array, &order_array, &count, &alive_array,
+                          &wanted_array, &number, &place_array))
+        return NULL;
+    const uint32_t *order = NULL;
+    const uint64_t *ids = borrow(&all, id_array, 8 * count, 0);
+    const uint16_t *alive = ids ? borrow(&all, alive_array, (count + 15) / 16 * 2, 0) : NULL;
+    const uint64_t *wanted = alive ? borrow(&all, wanted_array, 8 * number, 0) : NULL;
+    int64_t *places = wanted ? borrow(&all, place_array, 8 * number, 1) : NULL;
+    if (places && order_array != Py_None) order = borrow(&all, order_array, 4 * count, 0);
+    if (places && (order || order_array == Py_None)) {
+        Py_BEGIN_ALLOW_THREADS
+        int64_t rank = 0;
+        for (int64_t i = 0; i < number; i++) {
+            int64_t from = i && wanted[i] >= wanted[i - 1] ? rank : 0; /* ascending ones are near */
+            rank = gallop(ids, order, from, count, wanted[i]);
+            int64_t place = rank < count ? (order ? order[rank] : rank) : -1;
+            int here = place >= 0 && ids[place] == wanted[i] && alive[place >> 4] >> (place & 15) & 1;
+            places[i] = here ? place : -1;
+        }
+        Py_END_ALLOW_THREADS
+    }
     give_back(&all);
     if (PyErr_Occurred()) return NULL;
     Py_RETURN_NONE;
@@ -404,6 +437,7 @@ static PyMethodDef METHODS[] = {
     {"search", py_search, METH_VARARGS, "The best rows for each probe, proven."},
     {"bounds", py_bounds, METH_VARARGS, "Estimates and margins of every template, for tests."},
     {"choose", py_choose, METH_VARARGS, "Bits of the places that hold certain ids."},
+    {"find", py_find, METH_VARARGS, "Live places of certain ids."},
     {"read", py_read, METH_VARARGS, "The sum of a buffer's words: reads it all, once."},
     {NULL, NULL, 0, NULL},
 };

@@ -221,3 +221,21 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(kernel: Kernel) -> Non
     with pytest.raises(MalformedInput):
         gallery.search(rows, 1, threshold=float("nan"))
     assert len(gallery) == 3
+
+
+def test_similarities_that_differ_in_their_last_bits_are_told_apart(kernel: Kernel) -> None:
+    """Summed plainly, the small products of the first row would be lost beside its large one."""
+    rows = np.zeros((2, 512), dtype=np.float32)
+    rows[:, 0], rows[:, 511] = 0.5, np.sqrt(0.75)
+    rows[0, 8:504:8] = 2.0**-14
+    rows[1, 9:249:8] = 2.0**-14
+    probe = np.full((1, 512), 2.0**-42, dtype=np.float32)
+    probe[0, 0], probe[0, 511] = 1.0, 0.0
+    gallery, oracle = open_gallery(None, 512, kernel=kernel), Oracle()
+    ids = np.array([2, 1], dtype=np.uint64)
+    gallery.add(ids, rows)
+    oracle.add(ids, rows)
+    (first, best), (second, next_best) = oracle.search(probe[0], 2)
+    assert (first, second) == (2, 1)
+    assert 0 < best - next_best < 1e-15
+    assert gallery.search(probe, 2)[0].ids.tolist() == [2, 1]

@@ -301,6 +301,42 @@ def test_each_section_of_a_segment_is_verified(sealed: Path) -> None:
         _segment(sealed).write_bytes(intact)
 
 
+def test_damage_is_not_merged_into_a_sound_segment(sealed: Path) -> None:
+    gallery, other = opened(sealed), opened(sealed)
+    _damage(_segment(sealed), _segment(sealed).stat().st_size - 4096)
+    follow(gallery, 45)
+    names = sorted(path.name for path in sealed.glob("*.segment"))
+    gallery.compact()
+    assert gallery.damage is not None
+    assert sorted(path.name for path in sealed.glob("*.segment")) == names
+    assert other.damage is None  # it has not looked
+    rows = content(46)
+    batch = np.array(list(rows), dtype=np.uint64), np.array(list(rows.values()))
+    gallery.rebuild([batch], 46)
+    for each in (gallery, other):
+        follow(each, 47)
+        assert each.damage is None
+        assert_content(each, 47)
+
+
+def test_a_rebuild_by_one_process_heals_the_others_that_know_of_the_damage(sealed: Path) -> None:
+    gallery, other = opened(sealed), opened(sealed)
+    _damage(_segment(sealed), _segment(sealed).stat().st_size - 4096)
+    other.verify()
+    with pytest.raises(Unavailable):
+        other.search(random_rows(1, D), 3)
+    follow(gallery, 41)
+    assert gallery.seal()  # the damaged segment is still named
+    assert other.refresh()
+    assert other.damage is not None
+    rows = content(41)
+    batch = np.array(list(rows), dtype=np.uint64), np.array(list(rows.values()))
+    gallery.rebuild([batch], 41)
+    assert other.refresh()
+    assert other.damage is None
+    assert len(other.search(random_rows(1, D), 3)[0]) == 3
+
+
 def test_a_directory_of_another_gallery_is_not_served(sealed: Path) -> None:
     for dimension, origin in ((D + 1, ""), (D, "another collection"), (256, "")):
         gallery = open_gallery(sealed, dimension, origin=origin, verify=False)

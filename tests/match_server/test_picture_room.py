@@ -1,0 +1,40 @@
+"""Few pictures at once, whatever the number of uploads."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from match_server.api.picture_room import PictureRoom
+
+PLACES = 2
+
+
+def test_no_more_are_inside_than_there_are_places():
+    room = PictureRoom(PLACES)
+    met = threading.Barrier(PLACES)  # as many as there are places do get in together
+    lock = threading.Lock()
+    inside = most = 0
+
+    def visit(_: int) -> None:
+        nonlocal inside, most
+        with room:
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            met.wait(20)
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(4 * PLACES) as visitors:
+        list(visitors.map(visit, range(4 * PLACES)))
+    assert most == PLACES
+
+
+def test_a_failure_gives_its_place_back():
+    room = PictureRoom(1)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"), room:
+            raise ValueError("broken")
+    with room:
+        pass
