@@ -316,13 +316,19 @@ def _note(session: Session, owner: Collection, resume: Resume, lines: int) -> No
 
 
 def _accepted(one: _Ready, person: _Someone, seq: int) -> BatchVerdict:
-    return BatchVerdict.model_construct(  # of values that need no checking, for speed
+    # Values of our own need no checking, and a default that is not given costs more than a row.
+    return BatchVerdict.model_construct(
         index=one.item.index,
         file=one.item.file,
         status="accepted",
         person=PersonName.model_construct(id=person.id, name=person.name),
+        image_id=None,
         template_id=one.template_id,
+        quality=None,
         seq=seq,
+        code=None,
+        message=None,
+        details={},
     )
 
 
