@@ -351,3 +351,25 @@ def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
         tracemalloc.stop()
     came_in = 10_240 * 1400
     assert many - few < came_in / 20
+
+
+def test_a_client_that_falls_silent_keeps_what_was_written_and_is_told(api, helpers):
+    class Silent(io.BytesIO):
+        """One line, then nothing until the socket's patience ends."""
+
+        def readinto(self, buffer):
+            read = super().readinto(buffer)
+            if not read:
+                raise TimeoutError
+            return read
+
+    line = json.dumps(_vector_line(helpers, "Ann", 1)).encode() + b"\n"
+    response = api.call(
+        "POST",
+        ENROLL,
+        input_stream=Silent(line),
+        content_type=NDJSON,
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert [one.get("code") for one in _verdicts(response)] == [None, "malformed"]
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 1
