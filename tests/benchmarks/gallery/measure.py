@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.benchmarks.gallery.people import DIMENSION, People, Rows, Truth
 
 LIMIT = 10
 _BUDGET_S = 2.5  # for one contender in one cell, after which it is not repeated again
+_READ_BYTES = 512 << 20
 _REST_S = 0.03  # until other libraries' threads have stopped spinning
 
 
@@ -47,6 +49,8 @@ class Row:
     max_error: float
     mismatches: int | None  # lists that are not the oracle's, of all probes that were searched
     bytes_per_template: float
+    best_ms: float
+    read_gb_per_s: float  # of a plain read on as many threads, measured in between; 0: unknown
     floor_multiple: float | None  # time as a multiple of bytes that must be read / bandwidth
 
 
@@ -56,12 +60,16 @@ def timed(
     right: Truth,
     cell: Cell,
     repetitions: int,
-    bandwidth: dict[int, float],
 ) -> list[Row]:
-    """All contenders in one cell, taken in turns; each search has other probes."""
+    """All contenders in one cell, taken in turns; each search has other probes.
+
+    A plain read of memory takes its turn among them: it is what times are compared with.
+    """
+    reads: list[float] = []
     times: dict[str, list[float]] = {each.name: [] for each in contenders}
     checks = {each.name: _Check(right) for each in contenders}
     for turn in range(repetitions):
+        reads.append(read_once(cell.threads))
         for each in contenders:
             if turn and sum(times[each.name]) > _BUDGET_S:
                 continue
@@ -79,9 +87,25 @@ def timed(
                 checks[each.name].compare(numbers, ids, similarities, cell.threshold)
     n = everybody.rows.shape[0]
     return [
-        _row(each, n, everybody.spectrum, cell, times[each.name], checks[each.name], bandwidth)
+        _row(each, n, everybody.spectrum, cell, times[each.name], checks[each.name], reads)
         for each in contenders
     ]
+
+
+@cache
+def _block() -> np.ndarray:
+    return np.ones(_READ_BYTES // 8, dtype=np.uint64)
+
+
+def read_once(threads: int) -> float:
+    """Bytes a second of one plain read of memory; 0 without the compiled kernel."""
+    try:
+        from match_server.gallery import _kernel
+    except ImportError:
+        return 0.0
+    started = time.perf_counter()
+    _kernel.read(_block(), threads)
+    return _READ_BYTES / (time.perf_counter() - started)
 
 
 def _numbers(probes: Rows, batch: int, turn: int) -> np.ndarray:
@@ -95,10 +119,10 @@ def _row(
     cell: Cell,
     times: list[float],
     check: "_Check",
-    bandwidth: dict[int, float],
+    reads: list[float],
 ) -> Row:
     p50 = float(np.median(times))
-    speed = bandwidth.get(cell.threads)
+    speed = float(np.median(reads))
     return Row(
         contender=each.name,
         n=n,
@@ -114,6 +138,8 @@ def _row(
         max_error=float(f"{check.error:.2e}"),
         mismatches=check.mismatches if each.name == "muster" else None,
         bytes_per_template=each.resident,
+        best_ms=round(1e3 * min(times), 3),
+        read_gb_per_s=round(speed / 1e9, 1),
         floor_multiple=round(p50 * speed / (n * each.scanned), 2) if speed else None,
     )
 

@@ -36,7 +36,7 @@ class Plan:
 
 
 def run(plan: Plan) -> dict[str, object]:
-    bandwidth = {t: speed for t in plan.threads if (speed := read_bandwidth(t)) is not None}
+    bandwidth = {t: read_bandwidth(t) or 0.0 for t in plan.threads}
     facts: dict[str, str | int | float] = {
         **machine_facts(),
         "kernel": best_kernel().name,
@@ -60,16 +60,11 @@ def run(plan: Plan) -> dict[str, object]:
             for batch in plan.batches:
                 _say(f"  {threads} threads, {batch} probes")
                 some = timed(
-                    contenders,
-                    everybody,
-                    right,
-                    Cell(threads, batch, -1.0),
-                    plan.repetitions,
-                    bandwidth,
+                    contenders, everybody, right, Cell(threads, batch, -1.0), plan.repetitions
                 )
                 for threshold in (0.35, 0.5):
                     cell = Cell(threads, batch, threshold)
-                    some += timed([muster], everybody, right, cell, plan.repetitions, bandwidth)
+                    some += timed([muster], everybody, right, cell, plan.repetitions)
                 rows += some
         for each in contenders:
             if isinstance(each, Faiss) and each.name == "faiss-flat" and n == max(plan.sizes):
@@ -88,7 +83,7 @@ def run(plan: Plan) -> dict[str, object]:
             exactness.append(mismatches(everybody, right, muster))
             for threshold in (-1.0, 0.35, 0.5):
                 cell = Cell(plan.threads[-1], 1, threshold)
-                rows += timed([muster], everybody, right, cell, plan.repetitions, bandwidth)
+                rows += timed([muster], everybody, right, cell, plan.repetitions)
     results = {
         "machine": facts,
         "rows": as_json(rows),
@@ -128,6 +123,7 @@ def _line(row: Row) -> dict[str, str | int | float | None]:
         "recall": row.recall_at_10,
         "max_error": row.max_error,
         "bytes": row.bytes_per_template,
+        "best_ms": row.best_ms,
         "x_floor": row.floor_multiple,
     }
 
