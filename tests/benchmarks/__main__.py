@@ -22,7 +22,7 @@ REPETITIONS = {"stages": 60, "pipeline": 5, "peers": 12}
 @click.argument("what", nargs=-1, type=click.Choice(list(BENCHES)))
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
 def main(what: tuple[str, ...], report: Path | None) -> None:
-    """Measure WHAT (all three, where nothing is named), on one core:
+    """Measure WHAT (stages, pipeline and peers, where nothing is named), on one core:
 
     \b
     stages    each model, and what our code adds to it
