@@ -13,18 +13,16 @@ quiet_libraries()
 import click  # noqa: E402
 
 PACKAGES = {
-    "threadpoolctl": "threadpoolctl",
     "faiss": "faiss-cpu",
     "usearch": "usearch",
     "hnswlib": "hnswlib",
     "matplotlib": "matplotlib",
-    "psutil": "psutil",
 }
 
 
 def install(peers: tuple[str, ...], plot: bool) -> None:
     """Get what is missing into this environment: peers are no dependencies of the product."""
-    wanted = {"threadpoolctl", "psutil", *({"matplotlib"} if plot else ())}
+    wanted = {"matplotlib"} if plot else set()
     wanted |= {name for name in PACKAGES if any(peer.startswith(name) for peer in peers)}
     missing = [PACKAGES[name] for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
