@@ -1,7 +1,6 @@
 """Parts that the edge agent's tests share: probes, far ends, films."""
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo.processes import find_broker, free_port
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
 from shared.ids import new_id
@@ -46,17 +46,10 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
     box.close()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     """A real mosquitto that can be stopped and started again; it keeps its sessions."""
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    program = find_broker()
     if program is None:
         pytest.skip("mosquitto is not installed (Debian: apt-get install mosquitto)")
     folder = tmp_path / "mosquitto"

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
+from demo.processes import free_port
 from edge_agent.outbox import Outbox
 from shared.messages import ProbeMessage
 
-from .conftest import free_port
 from .far_ends import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd
 from .films import Actor, shrunk, write_film
 

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from demo.processes import free_port
 from edge_agent.doctor import Finding, examine
 from edge_agent.settings import AgentSettings, settings_of
 
-from .conftest import free_port
 from .far_ends import KEY, Broker, HttpFarEnd
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from demo.processes import free_port
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.http import HttpTransport
 from shared.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
 
-from .conftest import free_port
 from .far_ends import KEY, HttpFarEnd
 
 Probes = Callable[[int], list[Probe]]

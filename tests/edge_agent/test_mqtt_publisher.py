@@ -12,6 +12,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from demo.processes import find_broker, free_port
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
 from edge_agent.publishers.delivery import Delivery
@@ -20,7 +21,7 @@ from shared.errors import ConfigurationError, Unauthenticated, Unavailable
 from shared.messages import StatusMessage
 from shared.topics import DeviceTopics
 
-from .conftest import DEVICE, free_port
+from .conftest import DEVICE
 from .far_ends import SITE, Broker, MqttFarEnd
 
 pytestmark = pytest.mark.broker
@@ -172,7 +173,7 @@ def test_a_receipt_that_makes_no_sense_is_left_aside(
 def test_a_broker_that_turns_the_box_away_is_named_with_its_reason(
     outbox: Outbox, tmp_path: Path, probes: Probes
 ) -> None:
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    program = find_broker()
     keeper = shutil.which("mosquitto_passwd")
     if program is None or keeper is None:
         pytest.skip("mosquitto is not installed")

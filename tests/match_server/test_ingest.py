@@ -1,7 +1,6 @@
 """Probes over a real broker: none lost, none twice, whoever restarts when."""
 
 import json
-import shutil
 import socket
 import subprocess
 import threading
@@ -13,12 +12,13 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import select
 
+from demo.processes import find_broker
 from match_server.ingest import Consumer, broker_of
 from match_server.tables import Device
 from shared.errors import ConfigurationError, Unavailable
 from shared.topics import DeviceTopics
 
-BINARY = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+BINARY = find_broker()
 needs_broker = [
     pytest.mark.broker,
     pytest.mark.skipif(BINARY is None, reason="no mosquitto on this machine"),
