@@ -21,8 +21,8 @@ from shared.errors import ConfigurationError, Unauthenticated, Unavailable
 from shared.messages import StatusMessage
 from shared.topics import DeviceTopics
 
-from .conftest import DEVICE
 from .far_ends import SITE, Broker, MqttFarEnd
+from .made_probes import DEVICE
 
 pytestmark = pytest.mark.broker
 Probes = Callable[[int], list[Probe]]

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from demo.processes import free_port
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import open_source
-
-from .conftest import free_port
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 NEEDED = (

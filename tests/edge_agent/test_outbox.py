@@ -21,7 +21,9 @@ from shared.clock import SystemClock
 from shared.errors import ConfigurationError
 from shared.messages import ProbeMessage, ProbeReceipt
 
-from .conftest import DEVICE, make_probe
+from .made_probes import DEVICE, make_probe
+
+ROOT = Path(__file__).parents[2]
 
 Probes = Callable[[int], list[Probe]]
 
@@ -222,7 +224,7 @@ WRITER = textwrap.dedent(
     import sys
     from pathlib import Path
     from edge_agent.outbox import Outbox
-    from tests_conftest import make_probe
+    from tests.edge_agent.made_probes import make_probe
     outbox = Outbox(Path(sys.argv[1]), "box-1")
     while True:
         probes = [make_probe() for _ in range(1 + len(outbox.pending(3)) % 3)]
@@ -240,10 +242,6 @@ WRITER = textwrap.dedent(
 
 def test_kill_9_at_any_moment_loses_nothing_and_repeats_no_number(tmp_path: Path) -> None:
     (tmp_path / "writer.py").write_text(WRITER)
-    source = (Path(__file__).parent / "conftest.py").read_text()
-    head = source.split("from .far_ends", maxsplit=1)[0]
-    body = source[source.index("def make_probe") : source.index("@pytest.fixture")]
-    (tmp_path / "tests_conftest.py").write_text(head + body)
     path = tmp_path / "outbox.db"
     chance = random.Random(7)
     put: list[str] = []
@@ -254,6 +252,8 @@ def test_kill_9_at_any_moment_loses_nothing_and_repeats_no_number(tmp_path: Path
             [sys.executable, str(tmp_path / "writer.py"), str(path)],
             stdout=subprocess.PIPE,
             text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         output = process.stdout or []
         for _, line in zip(range(chance.randint(1, 120)), output, strict=False):

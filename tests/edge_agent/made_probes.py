@@ -1,0 +1,30 @@
+"""Probes as a track gives them, made without a camera."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+
+from edge_agent.probes import Probe
+from shared.ids import new_id
+from shared.quality import Quality
+from shared.template import Template, unit_rows
+
+DEVICE = "box-1"
+
+
+def make_probe(*, seed: int = 0, thumbnail: bytes | None = None) -> Probe:
+    vector = unit_rows(np.random.default_rng(seed).normal(size=(1, 512)))[0]
+    return Probe(
+        probe_id=new_id(),
+        camera="door",
+        captured_at=datetime(2026, 11, 22, 12, 0, tzinfo=UTC),
+        track_id=new_id(),
+        template=Template("test@1", vector),
+        quality=Quality(score=0.5),
+        pose=None,
+        liveness=0.5,
+        detection_score=0.9,
+        box=(1.0, 2.0, 30.0, 40.0),
+        frame_size=(640, 480),
+        thumbnail=thumbnail,
+    )
