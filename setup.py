@@ -7,9 +7,9 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "match_server.gallery._kernel",
-            sources=["match_server/gallery/kernel/module.c"],
-            depends=[str(path) for path in Path("match_server/gallery/kernel").glob("*.h")],
+            "shared.gallery._kernel",
+            sources=["shared/gallery/kernel/module.c"],
+            depends=[str(path) for path in Path("shared/gallery/kernel").glob("*.h")],
             # -ffp-contract=off: equal results on every processor, so no fused multiply-add where
             # none is written. -fno-wrapv: Python's own flags would keep loops from vectorising.
             extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-wrapv", "-pthread"],

@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Callable
 
-from match_server.gallery.kernels import best_kernel, compiled_kernels
 from match_server.migrations import current_revision, head_revision
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.health import Check
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from shared.errors import MusterError
+from shared.gallery.kernels import best_kernel, compiled_kernels
 
 _FREE_BYTES = 500 * 1024 * 1024
 

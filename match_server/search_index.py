@@ -24,11 +24,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
-from match_server.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
 from match_server.services.changes import position
 from match_server.services.scopes import Scope
 from match_server.tables import Change, Collection, Template
 from shared.errors import Unavailable
+from shared.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
 
 log = logging.getLogger(__name__)
 

@@ -1,37 +1,5 @@
-"""The gallery engine: exact 1:N search over the templates of one collection."""
+"""The server's gallery: the engine of `shared.gallery`, which the boxes use as well."""
 
-from pathlib import Path
-
-from match_server.gallery.contract import Candidates, Gallery
-from match_server.gallery.directory import Directory
-from match_server.gallery.engine import SegmentedGallery
-from match_server.gallery.kernels import Kernel, best_kernel, usable_processors
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shared_gallery import SharedGallery
+from shared.gallery import Candidates, Gallery, SegmentedGallery, SharedGallery, open_gallery
 
 __all__ = ["Candidates", "Gallery", "SegmentedGallery", "SharedGallery", "open_gallery"]
-
-_MOST_THREADS = 8  # a scan waits for memory, and a few threads take all that there is
-
-
-def open_gallery(
-    directory: Path | None,
-    dimension: int,
-    *,
-    origin: str = "",
-    threads: int | None = None,
-    kernel: Kernel | None = None,
-    verify: bool = True,
-) -> SegmentedGallery:
-    """The default gallery for rows of `dimension` values; with no directory, in memory only.
-
-    `origin` names what the directory belongs to (a collection of a database): segments of another
-    count as damaged. `threads` scan together (default: the processors that this process may use).
-    `verify` reads all segments in the background and compares their digests.
-    """
-    book = CodeBook(dimension)
-    kernel = kernel or best_kernel()
-    threads = threads or min(usable_processors(), _MOST_THREADS)
-    if directory is None:
-        return SegmentedGallery(book, kernel, threads)
-    return SharedGallery(Directory(directory, book, origin), book, kernel, threads, verify=verify)

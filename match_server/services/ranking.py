@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from sqlalchemy import bindparam, select
 
 from match_server.database import Reader
-from match_server.gallery import Candidates, Gallery
 from match_server.services.lookup import batches, is_expired
 from match_server.services.policy import Candidate
 from match_server.tables import Person, Template
+from shared.gallery import Candidates, Gallery
 
 
 @dataclass(frozen=True, slots=True)

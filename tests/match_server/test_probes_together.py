@@ -4,8 +4,8 @@ import contextlib
 
 from sqlalchemy import event
 
-from match_server.gallery import SegmentedGallery
 from match_server.tables import Probe
+from shared.gallery import SegmentedGallery
 
 
 def _commits(api):

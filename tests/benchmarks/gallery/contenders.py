@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from match_server.gallery import open_gallery
+from shared.gallery import open_gallery
 from tests.benchmarks.gallery.people import DIMENSION, Rows
 
 Found = tuple[NDArray[np.int64], NDArray[np.float64]]

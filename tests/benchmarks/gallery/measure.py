@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from match_server.gallery import open_gallery
+from shared.gallery import open_gallery
 from tests.benchmarks.gallery.contenders import Contender, Muster
 from tests.benchmarks.gallery.people import DIMENSION, People, Rows, Truth
 
@@ -100,7 +100,7 @@ def _block() -> np.ndarray:
 def read_once(threads: int) -> float:
     """Bytes a second of one plain read of memory; 0 without the compiled kernel."""
     try:
-        from match_server.gallery import _kernel
+        from shared.gallery import _kernel
     except ImportError:
         return 0.0
     started = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from match_server.gallery import SegmentedGallery, open_gallery
+from shared.gallery import SegmentedGallery, open_gallery
 from tests.benchmarks.gallery.people import DIMENSION
 
 _SEARCHES = 100

@@ -3,8 +3,8 @@
 import sys
 from dataclasses import dataclass
 
-from match_server.gallery.__main__ import read_bandwidth
-from match_server.gallery.kernels import best_kernel
+from shared.gallery.__main__ import read_bandwidth
+from shared.gallery.kernels import best_kernel
 from tests.benchmarks.gallery.contenders import PEERS, Contender, Faiss, Muster
 from tests.benchmarks.gallery.goals import goals
 from tests.benchmarks.gallery.measure import (

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from match_server.gallery import open_gallery
-from match_server.gallery.kernels import Kernel
 from shared.errors import Conflict, MalformedInput
-from tests.match_server.gallery.conftest import Oracle, Rows, assert_same, random_rows, unit
+from shared.gallery import open_gallery
+from shared.gallery.scans import Kernel
+from tests.shared.gallery.conftest import Oracle, Rows, assert_same, random_rows, unit
 
 COUNTS = [0, 1, 2, 15, 16, 17, 31, 33, 100, 200]
 DIMENSIONS = [1, 2, 3, 64, 127, 128, 129, 300, 512]

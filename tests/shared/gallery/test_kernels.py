@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from match_server.gallery import open_gallery
-from match_server.gallery.__main__ import report
-from match_server.gallery.kernels import best_kernel, compiled_kernels, kernel_named
 from shared.errors import ConfigurationError
-from tests.match_server.gallery.conftest import random_rows
+from shared.gallery import open_gallery
+from shared.gallery.__main__ import report
+from shared.gallery.kernels import best_kernel, compiled_kernels, kernel_named
+from tests.shared.gallery.conftest import random_rows
 
 
 def test_without_the_compiled_kernel_numpy_does_the_same_and_it_is_said_once(
@@ -22,8 +22,8 @@ def test_without_the_compiled_kernel_numpy_does_the_same_and_it_is_said_once(
     rows, ids = random_rows(500, 64), np.arange(500, dtype=np.uint64)
     fast = open_gallery(None, 64)
     fast.add(ids, rows)
-    monkeypatch.setitem(sys.modules, "match_server.gallery._kernel", None)
-    monkeypatch.delattr("match_server.gallery._kernel")
+    monkeypatch.setitem(sys.modules, "shared.gallery._kernel", None)
+    monkeypatch.delattr("shared.gallery._kernel")
     best_kernel.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
@@ -62,7 +62,7 @@ def test_a_kernel_that_does_not_run_here_is_refused_with_those_that_do() -> None
 
 def test_the_doctor_names_the_kernel_and_the_speed_of_memory() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "match_server.gallery"],
+        [sys.executable, "-m", "shared.gallery"],
         check=True,
         capture_output=True,
         text=True,
@@ -74,8 +74,8 @@ def test_the_doctor_names_the_kernel_and_the_speed_of_memory() -> None:
 
 @pytest.mark.skipif(not compiled_kernels(), reason="the compiled kernel was not built")
 def test_buffers_that_are_too_small_are_refused_before_anything_is_read() -> None:
-    from match_server.gallery import _kernel
-    from match_server.gallery.quantise import CodeBook
+    from shared.gallery import _kernel
+    from shared.gallery.quantise import CodeBook
 
     book = CodeBook(64).packed
     small, name = np.zeros(8, dtype=np.uint8), compiled_kernels()[0].name

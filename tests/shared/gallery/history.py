@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery import SharedGallery, open_gallery
+from shared.gallery import SharedGallery, open_gallery
 
 D = 48
 

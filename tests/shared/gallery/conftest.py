@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from match_server.gallery import SegmentedGallery, open_gallery
-from match_server.gallery.contract import Candidates
-from match_server.gallery.kernels import Kernel, compiled_kernels
-from match_server.gallery.plain import PlainKernel
+from shared.gallery import SegmentedGallery, open_gallery
+from shared.gallery.contract import Candidates
+from shared.gallery.kernels import compiled_kernels
+from shared.gallery.plain import PlainKernel
+from shared.gallery.scans import Kernel
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.float32]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from match_server.gallery import open_gallery
-from match_server.gallery.kernels import Kernel
-from tests.match_server.gallery.conftest import random_rows
+from shared.gallery import open_gallery
+from shared.gallery.scans import Kernel
+from tests.shared.gallery.conftest import random_rows
 
 N, D = 9000, 32
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from match_server.gallery.kernels import CompiledKernel, Kernel, compiled_kernels
-from match_server.gallery.plain import PlainKernel
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shelf import GROUP, Shelf, View, full_view, new_shelf
-from tests.match_server.gallery.conftest import Rows, random_rows, unit
-from tests.match_server.gallery.test_search import SHAPES
+from shared.gallery.kernels import CompiledKernel, compiled_kernels
+from shared.gallery.plain import PlainKernel
+from shared.gallery.quantise import CodeBook
+from shared.gallery.scans import Kernel
+from shared.gallery.shelf import GROUP, Shelf, View, full_view, new_shelf
+from tests.shared.gallery.conftest import Rows, random_rows, unit
+from tests.shared.gallery.test_search import SHAPES
 
 DEPTHS = (0, 1, 2)
 BEST = compiled_kernels()[:1]

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.contract import Candidates
-from match_server.gallery.filters import Filters
-from match_server.gallery.gathering import Gathering
-from match_server.gallery.kernels import Ask, Kernel, Ranked
-from match_server.gallery.merging import Piece, live_piece, merged, worth_merging
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shelf import Shelf, View, full_view, new_shelf
-from match_server.gallery.tail import FULL, Tail
 from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
+from shared.gallery.contract import Candidates
+from shared.gallery.filters import Filters
+from shared.gallery.gathering import Gathering
+from shared.gallery.merging import Piece, live_piece, merged, worth_merging
+from shared.gallery.quantise import CodeBook
+from shared.gallery.scans import Ask, Kernel, Ranked
+from shared.gallery.shelf import Shelf, View, full_view, new_shelf
+from shared.gallery.tail import FULL, Tail
 from shared.template import UNIT_TOLERANCE
 
 _log = logging.getLogger(__name__)

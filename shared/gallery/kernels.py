@@ -3,64 +3,19 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.plain import PlainKernel
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shelf import Shelf, View
 from shared.errors import ConfigurationError
+from shared.gallery.plain import PlainKernel
+from shared.gallery.quantise import CodeBook
+from shared.gallery.scans import Ask, Kernel, Ranked
+from shared.gallery.shelf import Shelf, View
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ask:
-    """Probes of one scan, each with its own limit and threshold."""
-
-    probes: NDArray[np.float32]  # (n, d)
-    limits: NDArray[np.int64]  # (n,) at least 1
-    thresholds: NDArray[np.float64]  # (n,)
-
-
-Ranked = tuple[NDArray[np.uint64], NDArray[np.float64]]
-"""Ids and similarities of one probe, best first, ties by id."""
-
-
-class Kernel(Protocol):
-    """Encodes and scans. Equal inputs give equal results with every implementation."""
-
-    @property
-    def name(self) -> str: ...
-
-    def encode(
-        self,
-        book: CodeBook,
-        shelf: Shelf,
-        first: int,
-        vectors: NDArray[np.float32] | None,
-        last: int,
-        threads: int,
-    ) -> None:
-        """Fill places first to last - 1: rows from the vectors (None: they are there), codes."""
-        ...
-
-    def search(self, book: CodeBook, views: Sequence[View], ask: Ask, threads: int) -> list[Ranked]:
-        """For each probe the best live templates, exactly."""
-        ...
-
-    def find(self, view: View, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The place of each id on a sealed shelf, -1 for those that are not alive there."""
-        ...
-
-    def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
-        """Bits of the places (dead ones too) whose ids are in `among`, which is ascending."""
-        ...
 
 
 class CompiledKernel:
@@ -140,7 +95,7 @@ def _planes(shelf: Shelf) -> tuple[object, ...]:
 def compiled_kernels() -> list[CompiledKernel]:
     """Those that this processor runs, fastest first; none where the extension was not built."""
     try:
-        from match_server.gallery import _kernel
+        from shared.gallery import _kernel
     except ImportError:
         return []
     return [CompiledKernel(_kernel, name) for name in _kernel.kernels()]

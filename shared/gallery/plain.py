@@ -4,20 +4,15 @@ It runs where no compiler was found, and it is what the compiled kernels are tes
 are written so that others can scan them; its own searches read the rows.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.quantise import REACH, CodeBook
-from match_server.gallery.shelf import GROUP, Shelf, View, bits_of
-
-if TYPE_CHECKING:
-    from match_server.gallery.kernels import Ask, Ranked
+from shared.gallery.quantise import REACH, CodeBook
+from shared.gallery.scans import Ask, Ranked
+from shared.gallery.shelf import GROUP, Shelf, View, bits_of
 
 _CHUNK = 2048  # rows widened at a time: 4 MiB at 512 values
 _ERROR_UNIT = 2.0**-15

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-KERNEL = Path(__file__).parents[3] / "match_server" / "gallery" / "kernel"
+KERNEL = Path(__file__).parents[3] / "shared" / "gallery" / "kernel"
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
 
 

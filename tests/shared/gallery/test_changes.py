@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from match_server.gallery import SegmentedGallery, open_gallery
-from match_server.gallery.kernels import best_kernel
 from shared.errors import Conflict
-from tests.match_server.gallery.conftest import Oracle, assert_same, random_rows
+from shared.gallery import SegmentedGallery, open_gallery
+from shared.gallery.kernels import best_kernel
+from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
 
 D = 32
 POOL = random_rows(200, D, seed=5)
@@ -95,9 +95,9 @@ TestHistories.settings = settings(
 def test_tails_that_fill_up_become_shelves_and_shelves_are_merged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("match_server.gallery.tail.FULL", 64)
-    monkeypatch.setattr("match_server.gallery.engine.FULL", 64)
-    monkeypatch.setattr("match_server.gallery.engine._MOST_SHELVES", 4)
+    monkeypatch.setattr("shared.gallery.tail.FULL", 64)
+    monkeypatch.setattr("shared.gallery.engine.FULL", 64)
+    monkeypatch.setattr("shared.gallery.engine._MOST_SHELVES", 4)
     gallery, oracle = open_gallery(None, D), Oracle()
     rng = np.random.default_rng(0)
     rows = random_rows(3000, D)

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import rule
 
-from match_server.gallery import SharedGallery, open_gallery
 from shared.errors import Unavailable
-from tests.match_server.gallery.conftest import Oracle, assert_same, random_rows
-from tests.match_server.gallery.history import D, content, follow, held, opened
-from tests.match_server.gallery.test_changes import Histories
+from shared.gallery import SharedGallery, open_gallery
+from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
+from tests.shared.gallery.history import D, content, follow, held, opened
+from tests.shared.gallery.test_changes import Histories
 
 
 def assert_content(gallery: SharedGallery, seq: int) -> None:
@@ -191,8 +191,8 @@ def test_the_number_of_segments_stays_small_and_removed_templates_leave_the_disk
 def test_full_tails_are_sealed_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("match_server.gallery.tail.FULL", 32)
-    monkeypatch.setattr("match_server.gallery.engine.FULL", 32)
+    monkeypatch.setattr("shared.gallery.tail.FULL", 32)
+    monkeypatch.setattr("shared.gallery.engine.FULL", 32)
     gallery = opened(tmp_path)
     follow(gallery, 60)
     gallery.close()
@@ -285,8 +285,8 @@ def test_damage_is_found_at_opening_and_healed_by_a_rebuild(sealed: Path, harm: 
 
 
 def test_each_section_of_a_segment_is_verified(sealed: Path) -> None:
-    from match_server.gallery.quantise import CodeBook
-    from match_server.gallery.segment import _layout
+    from shared.gallery.quantise import CodeBook
+    from shared.gallery.segment import _layout
 
     intact = _segment(sealed).read_bytes()
     groups = max(v.shelf.groups for v in opened(sealed)._views if v.shelf.name)
@@ -359,7 +359,7 @@ def test_left_overs_of_a_crash_are_ignored_and_swept(sealed: Path) -> None:
 
 def _follower(directory: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.match_server.gallery.history", str(directory)],
+        [sys.executable, "-m", "tests.shared.gallery.history", str(directory)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[3],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from match_server.gallery.kernels import Ask, Ranked
+from shared.gallery.scans import Ask, Ranked
 
 MOST_PROBES = 128
 """Probes that one scan takes (one search of more goes alone)."""

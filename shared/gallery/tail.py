@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.kernels import Kernel
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shelf import Planes, View, new_shelf
+from shared.gallery.quantise import CodeBook
+from shared.gallery.scans import Kernel
+from shared.gallery.shelf import Planes, View, new_shelf
 
 FIRST_CAPACITY = 1024
 FULL = 32768

@@ -8,14 +8,14 @@ the manifest; the others notice, map what is new, and drop the part of their tai
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from match_server.gallery.directory import Directory, Generation
-from match_server.gallery.engine import Batch, Ids, Rows, SegmentedGallery
-from match_server.gallery.kernels import Kernel
-from match_server.gallery.merging import Piece, live_piece, merged, worth_merging
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.segment import DamagedSegments
-from match_server.gallery.shelf import Shelf, View, full_view
-from match_server.gallery.tail import Tail
+from shared.gallery.directory import Directory, Generation
+from shared.gallery.engine import Batch, Ids, Rows, SegmentedGallery
+from shared.gallery.merging import Piece, live_piece, merged, worth_merging
+from shared.gallery.quantise import CodeBook
+from shared.gallery.scans import Kernel
+from shared.gallery.segment import DamagedSegments
+from shared.gallery.shelf import Shelf, View, full_view
+from shared.gallery.tail import Tail
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.kernels import Kernel
-from match_server.gallery.shelf import Shelf, View
+from shared.gallery.scans import Kernel
+from shared.gallery.shelf import Shelf, View
 
 _KEPT = 16
 """Filters remembered; the one that was used longest ago is forgotten."""

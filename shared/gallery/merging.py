@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.kernels import Kernel
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shelf import Shelf, View
+from shared.gallery.quantise import CodeBook
+from shared.gallery.scans import Kernel
+from shared.gallery.shelf import Shelf, View
 
 _STRETCH = 65536  # rows encoded at a time, so that searches find the workers free in between
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.segment import (
+from shared.gallery.quantise import CodeBook
+from shared.gallery.segment import (
     FORMAT,
     DamagedSegments,
     book_digest,
@@ -26,7 +26,7 @@ from match_server.gallery.segment import (
     verify_segment,
     write_segment,
 )
-from match_server.gallery.shelf import Shelf, View, full_view
+from shared.gallery.shelf import Shelf, View, full_view
 
 _MANIFEST = "manifest.json"
 

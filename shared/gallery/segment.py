@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from match_server.gallery.quantise import CodeBook
-from match_server.gallery.shelf import GROUP, Planes, Shelf
 from shared.errors import MusterError
+from shared.gallery.quantise import CodeBook
+from shared.gallery.shelf import GROUP, Planes, Shelf
 
 FORMAT = 1
 _MAGIC = b"MUSTERG1"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.gallery.quantise import CodeBook
+from shared.gallery.quantise import CodeBook
 
 GROUP = 16
 """Templates whose codes are interleaved, so that a scan never sums across lanes."""
