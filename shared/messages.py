@@ -24,6 +24,16 @@ class WireMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class LocalDecision(WireMessage):
+    """What the box itself made of a probe, with the gallery that it holds."""
+
+    collection: Name
+    decision: Literal["identified", "ambiguous", "unknown"]
+    person: str | None = Field(default=None, max_length=63)  # id; set when identified
+    similarity: float | None = Field(default=None, ge=-1.001, le=1.001)  # of the best candidate
+    seq: int = Field(ge=0)  # of the change feed, that the box's gallery had reached
+
+
 class ProbeMessage(WireMessage):
     """One best shot of one track: a template to be searched, and what is known about it."""
 
@@ -44,6 +54,8 @@ class ProbeMessage(WireMessage):
         None  # the model's score that the face is live; weak, never certified
     )
     detection_score: Fraction
+    shots: int = Field(default=1, ge=1, le=64)  # of the track, that the template is fused from
+    local: LocalDecision | None = None
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the frame
     frame_size: tuple[int, int]  # width, height in pixels
     thumbnail: str | None = Field(
@@ -100,6 +112,22 @@ class StatusMessage(WireMessage):
     schema_version: Literal[1] = 1
     device: Name
     online: bool
+
+
+class TrackMessage(WireMessage):
+    """A face came into a camera's view, or left it. For now, not for ever: never stored late."""
+
+    schema_version: Literal[1] = 1
+    device: Name
+    camera: Name
+    track_id: Uuid
+    state: Literal["began", "ended"]
+    at: Annotated[AwareDatetime, AfterValidator(sensible)]  # when it came or left, box's clock
+    began_at: Annotated[AwareDatetime, AfterValidator(sensible)]
+    in_view: int = Field(ge=0, le=10_000)  # confirmed faces before this camera after this message
+    probes: int = Field(ge=0)  # that this track has given so far
+    reasons: list[str] = Field(default_factory=list, max_length=32)
+    """Ended without a probe: the quality factors that did not pass, worst first."""
 
 
 def _decode_base64(text: str) -> bytes:

@@ -6,7 +6,16 @@ from typing import Literal, Self, get_args
 from shared.errors import MalformedInput
 from shared.ids import is_name
 
-TopicKind = Literal["probe", "receipt", "status"]
+TopicKind = Literal[
+    "probe",  # box → server, QoS 1: a best shot
+    "receipt",  # server → box, QoS 1: which probes are stored
+    "status",  # retained, last will: whether the box is there
+    "track",  # box → whoever listens, QoS 1: a face came into view or left it
+    "health",  # box → server: how the box is
+    "config/desired",  # server → box, retained
+    "config/reported",  # box → server, retained: what it runs with
+    "event",  # server → the box and whoever listens: an identification
+]
 
 _KINDS: frozenset[str] = frozenset(get_args(TopicKind))
 _ROOT = "muster/v1"
@@ -26,22 +35,26 @@ class DeviceTopics:
                     f"{what} {name!r} may hold letters, digits, '_', '.', '-' only, 63 at most"
                 )
 
+    def of(self, kind: TopicKind) -> str:
+        """The topic of one kind."""
+        return f"{_ROOT}/{self.site}/{self.device}/{kind}"
+
     @property
     def probe(self) -> str:
-        return f"{_ROOT}/{self.site}/{self.device}/probe"
+        return self.of("probe")
 
     @property
     def receipt(self) -> str:
-        return f"{_ROOT}/{self.site}/{self.device}/receipt"
+        return self.of("receipt")
 
     @property
     def status(self) -> str:
-        return f"{_ROOT}/{self.site}/{self.device}/status"
+        return self.of("status")
 
     @classmethod
     def parse(cls, topic: str) -> tuple[Self, TopicKind]:
         """The device and kind that a topic names; MalformedInput when it is none of ours."""
-        parts = topic.split("/")
+        parts = topic.split("/", 4)
         if len(parts) != 5 or "/".join(parts[:2]) != _ROOT or parts[4] not in _KINDS:
             raise MalformedInput(f"{topic!r} is not {_ROOT}/<site>/<device>/<kind>")
         kind: TopicKind = parts[4]  # type: ignore[assignment]  # narrowed by the test above

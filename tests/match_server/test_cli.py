@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from match_server.cli import main
+from match_server.migrations import head_revision
 from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
 
@@ -53,8 +54,8 @@ def test_a_role_that_does_not_exist_is_refused(tmp_path):
 def test_migrate_says_where_the_database_is(tmp_path):
     up = json.loads(_run("migrate", "--json", "--data-dir", tmp_path))
     down = json.loads(_run("migrate", "--to", "base", "--json", "--data-dir", tmp_path))
-    assert (up["revision"], down["revision"]) == ("0001", "base")
-    assert "0009" in _run("migrate", "--to", "0009", "--data-dir", tmp_path, code=1)
+    assert (up["revision"], down["revision"]) == (head_revision(), "base")
+    assert "9999" in _run("migrate", "--to", "9999", "--data-dir", tmp_path, code=1)
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""The commands of `match-server`, a file for each subject."""

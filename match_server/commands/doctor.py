@@ -1,0 +1,31 @@
+"""What is wrong, and what to do."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from match_server.commands.options import answer, data_dir, json_flag
+from match_server.settings import load_settings
+
+
+@click.command()
+@data_dir
+@json_flag
+@click.pass_obj
+def doctor(config: Path | None, /, as_json: bool, **options: Any) -> None:
+    """Check data folder, database, keys and face models; exit status 0 when all is well.
+
+    \b
+    Example:
+      match-server doctor --data-dir /var/lib/muster
+    """
+    from match_server.doctor import examine
+
+    checks = examine(load_settings(config, **options))
+    lines = [f"{'ok ' if one.ok else 'BAD'}  {one.name}: {one.message}" for one in checks]
+    found = [one.model_dump(mode="json") for one in checks]
+    answer(as_json, {"checks": found}, "\n".join(lines))
+    if not all(one.ok for one in checks):
+        sys.exit(1)

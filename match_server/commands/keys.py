@@ -1,0 +1,90 @@
+"""API keys."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from match_server.commands.options import answer, data_dir, json_flag
+from match_server.settings import load_settings
+
+_ROLES = ("admin", "enroller", "searcher", "device", "viewer")
+
+
+@click.group()
+def key() -> None:
+    """Make, list and revoke API keys, also while the server runs."""
+
+
+@key.command("create")
+@click.option("--role", type=click.Choice(_ROLES), required=True, help="What the key may do.")
+@click.option("--name", default="unnamed", help="Whose key it is, to find it again.")
+@click.option("--device", help="Role device: the only device that the key may speak for.")
+@data_dir
+@json_flag
+@click.pass_obj
+def create_key(
+    config: Path | None, /, role: str, name: str, device: str | None, as_json: bool, **options: Any
+) -> None:
+    """Make a key. It is shown this once.
+
+    \b
+    Example:
+      match-server key create --role device --name "front door" --data-dir /var/lib/muster
+    """
+    from match_server.prepare import open_keys
+    from match_server.schemas.keys import KeyCreate
+
+    try:
+        wanted = KeyCreate.model_validate({"role": role, "name": name, "device": device})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise click.UsageError(reason) from None
+    with open_keys(load_settings(config, **options)) as keys:
+        made = keys.create(wanted)
+    text = f"{made.key}\n\nRole {made.role}, id {made.id}. Keep it: it is not shown again."
+    answer(as_json, made.model_dump(mode="json"), text)
+
+
+@key.command("list")
+@data_dir
+@json_flag
+@click.pass_obj
+def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
+    """List the keys, without the keys themselves.
+
+    \b
+    Example:
+      match-server key list --data-dir /var/lib/muster
+    """
+    from match_server.prepare import open_keys
+    from match_server.schemas.base import Paging
+
+    with open_keys(load_settings(config, **options)) as keys:
+        page = keys.page(Paging(size=1000))
+    lines = [
+        f"{one.id}  {one.role:9} {'revoked' if one.revoked_at else 'valid':8} {one.name}"
+        for one in page.items
+    ]
+    found = [one.model_dump(mode="json") for one in page.items]
+    answer(as_json, {"keys": found}, "\n".join(lines) or "There is no key yet.")
+
+
+@key.command("revoke")
+@click.argument("key_id")
+@data_dir
+@json_flag
+@click.pass_obj
+def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: Any) -> None:
+    """Revoke the key of that id (see `key list`), from its next request on.
+
+    \b
+    Example:
+      match-server key revoke 0a1b2c3d4e5f --data-dir /var/lib/muster
+    """
+    from match_server.prepare import open_keys
+
+    with open_keys(load_settings(config, **options)) as keys:
+        revoked = keys.revoke(key_id)
+    answer(as_json, revoked.model_dump(mode="json"), f"Key {revoked.id} is worth nothing now.")

@@ -1,0 +1,43 @@
+"""The tables. Names of people stand in `persons` alone, so erasing a row erases the name.
+
+Internal keys are integers; what clients see are `id` columns (UUIDv7, or named by the client).
+"""
+
+from match_server.tables.administration import ApiKey, Change, Counter, DoomedFile
+from match_server.tables.base import Json, Table, UtcTime
+from match_server.tables.devices import Device
+from match_server.tables.people import (
+    Collection,
+    Group,
+    Image,
+    ImportedFile,
+    Membership,
+    Person,
+    PersonField,
+    Storage,
+    Template,
+)
+from match_server.tables.sightings import Event, EventCandidate, Probe
+
+__all__ = [
+    "ApiKey",
+    "Change",
+    "Collection",
+    "Counter",
+    "Device",
+    "DoomedFile",
+    "Event",
+    "EventCandidate",
+    "Group",
+    "Image",
+    "ImportedFile",
+    "Json",
+    "Membership",
+    "Person",
+    "PersonField",
+    "Probe",
+    "Storage",
+    "Table",
+    "Template",
+    "UtcTime",
+]
