@@ -5,7 +5,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -18,7 +17,6 @@ from match_server.api.errors import register_errors
 from match_server.api.health import health_endpoints
 from match_server.api.live import live_endpoints
 from match_server.api.openapi import openapi_document
-from match_server.api.picture_room import PictureRoom
 from match_server.api.requests import read_body, read_query
 from match_server.api.routes import (
     collection_endpoints,
@@ -41,7 +39,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # time: a smaller one refuses files for their length.
 _FORM_FIELD_BYTES = 512 * 1024
 _FORM_PARTS = 32
-_PICTURES_AT_ONCE = 2  # one is decoded while the models look at the other
 
 
 def create_app(
@@ -62,13 +59,12 @@ def create_app(
     app.config["MAX_FORM_PARTS"] = _FORM_PARTS
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     gatekeeper = Gatekeeper(services.settings, services.keys, secret)
-    room = PictureRoom(_PICTURES_AT_ONCE)
     endpoints = all_endpoints(services, stopping, _warmed(services) if warm else lambda: True)
     for endpoint in endpoints:
         app.add_url_rule(
             endpoint.path,
             endpoint.name,
-            _view(endpoint, gatekeeper, room),
+            _view(endpoint, gatekeeper),
             methods=[endpoint.method],
             provide_automatic_options=False,
         )
@@ -98,7 +94,7 @@ def all_endpoints(
     return endpoints
 
 
-def _view(endpoint: Endpoint, gatekeeper: Gatekeeper, room: PictureRoom) -> Callable[..., Response]:
+def _view(endpoint: Endpoint, gatekeeper: Gatekeeper) -> Callable[..., Response]:
     """The Flask view of an endpoint: who asks, what for, and the answer as JSON."""
 
     def view(**path: str) -> Response:
@@ -114,8 +110,7 @@ def _view(endpoint: Endpoint, gatekeeper: Gatekeeper, room: PictureRoom) -> Call
             also = endpoint.also(inputs["body"])
             if also is not None:
                 g.principal.require(also)
-        with room if endpoint.picture else nullcontext():
-            answer = endpoint.handle(**inputs)
+        answer = endpoint.handle(**inputs)
         if isinstance(answer, BaseModel):
             return Response(
                 answer.model_dump_json(), status=endpoint.status, mimetype="application/json"

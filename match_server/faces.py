@@ -2,15 +2,19 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from match_server.picture_room import PictureRoom
+from models.picture import PictureLimits, open_picture
 from models.quality import DOORWAY, OFF, PASSPORT, Gate
 from models.types import BgrImage, Face
 from shared.errors import NoFace
 
 GATES: dict[str, Gate] = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
+_PICTURES_AT_ONCE = 2  # one is decoded while the models look at the other
 
 
 class Analyzer(Protocol):
@@ -22,17 +26,25 @@ class Analyzer(Protocol):
 
 
 class FaceEngine:
-    """The models of one process.
+    """The models of one process, and what reading pictures for them may cost.
 
     They are opened by the first picture, after the worker has forked (sessions do not survive a
     fork), and by one thread. One picture is looked at at a time: the models use the cores that
     there are, and two pictures at once would only double the memory.
     """
 
-    def __init__(self, model_id: str, dimension: int, open_models: Callable[[], Analyzer]) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        dimension: int,
+        open_models: Callable[[], Analyzer],
+        limits: PictureLimits | None = None,
+    ) -> None:
         self.model_id = model_id  # of every template that it makes
         self.dimension = dimension
         self._open = open_models
+        self._limits = limits or PictureLimits()
+        self._room = PictureRoom(_PICTURES_AT_ONCE)
         self._lock = threading.Lock()
         self._models: Analyzer | None = None
 
@@ -41,18 +53,21 @@ class FaceEngine:
         with self._lock:
             self._opened()
 
-    def analyze(self, image: BgrImage, *, gate: str = "off", embed: bool = True) -> list[Face]:
-        """All faces of a picture, largest first.
+    def analyze(self, picture: bytes, *, gate: str = "off", embed: bool = True) -> list[Face]:
+        """All faces of a picture file, largest first, in the file's own (upright) pixels.
 
-        Raises PackError when the models are not installed.
+        Raises PackError when the models are not installed, else as `open_picture`.
         """
-        with self._lock:
-            faces = self._opened().analyze(image, gate=GATES[gate], embed=embed)
+        with self._room:
+            seen = open_picture(picture, self._limits)
+            with self._lock:
+                faces = self._opened().analyze(seen.image, gate=GATES[gate], embed=embed)
+        faces = [_enlarged(face, seen.reduction) for face in faces]
         return sorted(faces, key=_area, reverse=True)
 
-    def largest(self, image: BgrImage, *, gate: str = "off") -> tuple[Face, int]:
+    def largest(self, picture: bytes, *, gate: str = "off") -> tuple[Face, int]:
         """The largest face, and how many there are. Raises NoFace when there is none."""
-        faces = self.analyze(image, gate=gate)
+        faces = self.analyze(picture, gate=gate)
         if not faces:
             raise NoFace(
                 "no face was found in the picture; a face should be upright, lit from the front "
@@ -65,6 +80,19 @@ class FaceEngine:
         if self._models is None:
             self._models = self._open()
         return self._models
+
+
+def _enlarged(face: Face, reduction: int) -> Face:
+    """A face of a picture that was read at a fraction of its size, in the pixels of the file."""
+    if reduction == 1:
+        return face
+    points68 = face.points68
+    return replace(
+        face,
+        box=face.box * np.float32(reduction),
+        points5=face.points5 * np.float32(reduction),
+        points68=None if points68 is None else points68 * np.float32(reduction),
+    )
 
 
 def _area(face: Face) -> float:

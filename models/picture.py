@@ -35,7 +35,20 @@ class PictureLimits:
     max_jpeg_pixels: int = 250_000_000  # of a JPEG before it is reduced
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture that was read."""
+
+    image: BgrImage  # upright
+    reduction: int  # 1, or what the JPEG decoder divided both sides by
+
+
 def read_picture(data: bytes, limits: PictureLimits | None = None) -> BgrImage:
+    """`open_picture`, for who does not ask where in the file things are."""
+    return open_picture(data, limits).image
+
+
+def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     """The picture in `data` as 8-bit BGR, upright, opaque (on white), its first frame if animated.
 
     Reads JPEG, PNG, WebP, GIF, BMP and TIFF, in gray, CMYK, with palette, alpha or 16 bits. A
@@ -53,12 +66,15 @@ def read_picture(data: bytes, limits: PictureLimits | None = None) -> BgrImage:
         )
     try:
         with _open(data) as image:
-            _fit(image, limits)
-            return _upright_bgr(image)
+            reduction = _fit(image, limits)
+            return Picture(_upright_bgr(image), reduction)
     except (MusterError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise TooLarge(f"the picture is too large: {error}") from error
+        raise TooLarge(
+            f"the picture has far more than the {limits.max_pixels:,} pixels that are decoded",
+            max_pixels=limits.max_pixels,
+        ) from error
     except UnidentifiedImageError as error:
         raise UnsupportedMedia(f"this is no picture that can be read ({_kinds()})") from error
     except Exception as error:  # decoders fed with damaged bytes raise nearly everything
@@ -73,11 +89,11 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(stream, formats=_FORMATS)
 
 
-def _fit(image: Image.Image, limits: PictureLimits) -> None:
+def _fit(image: Image.Image, limits: PictureLimits) -> int:
     """Refuse what is too large, or tell the JPEG decoder to reduce it; nothing is decoded yet."""
     width, height = image.size
     if width * height <= limits.max_pixels:
-        return
+        return 1
     # A progressive JPEG keeps all its coefficients in memory, at whatever size it is decoded.
     reducible = isinstance(image, JpegImageFile) and not image.info.get("progressive")
     if reducible and width * height <= limits.max_jpeg_pixels:
@@ -86,7 +102,7 @@ def _fit(image: Image.Image, limits: PictureLimits) -> None:
             if size[0] * size[1] <= limits.max_pixels:
                 image.draft(None, (max(1, width // reduction), max(1, height // reduction)))
                 if image.size[0] * image.size[1] <= limits.max_pixels:
-                    return
+                    return reduction
     raise TooLarge(
         f"the picture has {width} × {height} pixels, at most {limits.max_pixels:,} are decoded",
         width=width,

@@ -28,7 +28,6 @@ from match_server.services.ranking import rank_persons
 from match_server.services.references import template_view
 from match_server.services.vectors import require_model, template_of
 from match_server.tables import Collection, Image, Person, Template
-from models.picture import PictureLimits, read_picture
 from shared.clock import Clock
 from shared.errors import Conflict, QualityRefused
 from shared.quality import Quality
@@ -79,14 +78,12 @@ class Enroller:
         index: SearchIndex,
         files: FileStore,
         clock: Clock,
-        limits: PictureLimits,
     ) -> None:
         self._database = database
         self._faces = faces
         self._index = index
         self._files = files
         self._clock = clock
-        self._limits = limits
 
     def enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
         """Enroll the largest face of a picture, or a template, for a person (by id, or `Named`).
@@ -143,8 +140,7 @@ class Enroller:
         if wanted.image is None:
             return _Reference(template_of(wanted.template, wanted.model_id, owner))
         require_model(self._faces.model_id, owner)
-        image = read_picture(wanted.image, self._limits)
-        face, count = self._faces.largest(image, gate=policy_of(owner).gate)
+        face, count = self._faces.largest(wanted.image, gate=policy_of(owner).gate)
         if not (wanted.force or face.quality.passed):
             raise _refusal(face.quality)
         return _Reference(embedded(face), face.quality, detection_of(face, count))

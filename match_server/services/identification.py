@@ -22,7 +22,6 @@ from match_server.services.collections import policy_of
 from match_server.services.lookup import collection_named, person_named
 from match_server.services.vectors import read_vector
 from match_server.tables import Template
-from models.picture import PictureLimits, read_picture
 from models.types import Face
 from shared.errors import ModelMismatch, Unusable
 
@@ -38,16 +37,13 @@ class Identifier:
         self,
         database: Database,
         faces: FaceEngine,
-        limits: PictureLimits,
     ) -> None:
         self._database = database
         self._faces = faces
-        self._limits = limits
 
     def detect(self, picture: bytes, gate: str = "doorway") -> Detected:
         """All faces of a picture, largest first, their quality held to the ranges of a gate."""
-        image = read_picture(picture, self._limits)
-        faces = self._faces.analyze(image, gate=gate, embed=False)
+        faces = self._faces.analyze(picture, gate=gate, embed=False)
         return Detected(faces=[_face_view(face) for face in faces])
 
     def verify(self, wanted: VerifyRequest) -> Verified:
@@ -75,8 +71,7 @@ class Identifier:
     def _side(self, side: VerifySide) -> tuple[Rows, str, float | None]:
         """One side of a verification: its rows, their model, and its collection's threshold."""
         if side.image is not None:
-            image = read_picture(side.image, self._limits)
-            face, _ = self._faces.largest(image, gate="doorway")
+            face, _ = self._faces.largest(side.image, gate="doorway")
             return embedded(face).vector[np.newaxis], self._faces.model_id, None
         if side.template is not None and side.model_id is not None:
             template = read_vector(side.template, side.model_id)

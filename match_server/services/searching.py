@@ -33,7 +33,6 @@ from match_server.services.scopes import Scope, scope_named
 from match_server.services.selection import among
 from match_server.services.vectors import require_model, template_of
 from match_server.tables import Template
-from models.picture import PictureLimits, read_picture
 from shared.clock import Clock
 from shared.errors import ModelMismatch, NoFace, NotFound
 from shared.quality import Quality
@@ -66,14 +65,12 @@ class Searcher:
         index: SearchIndex,
         newcomers: Newcomers,
         clock: Clock,
-        limits: PictureLimits,
     ) -> None:
         self._database = database
         self._faces = faces
         self._index = index
         self._newcomers = newcomers
         self._clock = clock
-        self._limits = limits
 
     def search(self, collection: str, wanted: SearchRequest) -> SearchAnswer:
         """The candidate list and the decision for each probe of the request.
@@ -165,12 +162,11 @@ class Searcher:
 
     def _seen(self, owner: Scope, picture: bytes, gate: str, *, every: bool) -> list[_Probe]:
         require_model(self._faces.model_id, owner)
-        image = read_picture(picture, self._limits)
         if every:
-            faces = self._faces.analyze(image, gate=gate)
+            faces = self._faces.analyze(picture, gate=gate)
             count = len(faces)
         else:
-            face, count = self._faces.largest(image, gate=gate)
+            face, count = self._faces.largest(picture, gate=gate)
             faces = [face]
         if not faces:
             raise NoFace("no face was found in the picture", reasons=["no_face"])

@@ -74,14 +74,14 @@ def build_services(
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
     clock = clock or SystemClock()
-    faces = faces or face_engine(settings.model_pack)
     limits = PictureLimits(
         max_bytes=settings.max_body_bytes, max_pixels=settings.max_picture_pixels
     )
+    faces = faces or face_engine(settings.model_pack, limits)
     database = Database(settings.sqlalchemy_url)
     index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
-    enroller = Enroller(database, faces, index, files, clock, limits)
+    enroller = Enroller(database, faces, index, files, clock)
     bulk = BulkVectors(database, clock)
     return Services(
         settings=settings,
@@ -98,18 +98,18 @@ def build_services(
         enroller=enroller,
         bulk=bulk,
         batches=Batches(enroller, bulk),
-        identifier=Identifier(database, faces, limits),
-        searcher=Searcher(database, faces, index, Newcomers(database, index, clock), clock, limits),
+        identifier=Identifier(database, faces),
+        searcher=Searcher(database, faces, index, Newcomers(database, index, clock), clock),
         probes=Probes(database, index, files, clock, settings.default_collection),
         events=Events(database, files),
         keys=Keys(database, clock),
     )
 
 
-def face_engine(pack_name: str) -> FaceEngine:
+def face_engine(pack_name: str, limits: PictureLimits | None = None) -> FaceEngine:
     """The face models of a pack, known by name and not yet opened."""
     pack = built_in_manifest().pack(pack_name)
     embedder = pack.file_for("embedder")
     if pack.model_id is None or embedder is None or embedder.dimension is None:
         raise ConfigurationError(f"the pack {pack_name!r} has no embedder")
-    return FaceEngine(pack.model_id, embedder.dimension, lambda: open_models(pack_name))
+    return FaceEngine(pack.model_id, embedder.dimension, lambda: open_models(pack_name), limits)

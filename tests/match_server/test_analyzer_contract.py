@@ -7,7 +7,6 @@ import pytest
 
 from match_server.faces import GATES, FaceEngine
 from match_server.services.wiring import face_engine
-from models.picture import read_picture
 from shared.errors import NoFace
 
 
@@ -24,7 +23,7 @@ def engine_and_pictures(request, helpers):
 
 def test_a_face_has_a_unit_template_of_the_engines_model_and_dimension(engine_and_pictures):
     engine, picture, _ = engine_and_pictures
-    face, count = engine.largest(read_picture(picture))
+    face, count = engine.largest(picture)
     assert count == 1
     assert face.template.model_id == engine.model_id
     assert face.template.dimension == engine.dimension
@@ -34,20 +33,20 @@ def test_a_face_has_a_unit_template_of_the_engines_model_and_dimension(engine_an
 
 def test_without_embedding_there_is_no_template(engine_and_pictures):
     engine, picture, _ = engine_and_pictures
-    assert [one.template for one in engine.analyze(read_picture(picture), embed=False)] == [None]
+    assert [one.template for one in engine.analyze(picture, embed=False)] == [None]
 
 
 def test_a_picture_without_a_face_is_an_empty_list_and_has_no_largest(engine_and_pictures):
     engine, _, empty = engine_and_pictures
-    assert engine.analyze(read_picture(empty)) == []
+    assert engine.analyze(empty) == []
     with pytest.raises(NoFace):
-        engine.largest(read_picture(empty))
+        engine.largest(empty)
 
 
 @pytest.mark.parametrize("gate", GATES)
 def test_a_good_picture_can_be_judged_by_every_gate(engine_and_pictures, gate):
     engine, picture, _ = engine_and_pictures
-    (face,) = engine.analyze(read_picture(picture), gate=gate, embed=False)
+    (face,) = engine.analyze(picture, gate=gate, embed=False)
     assert face.quality.factors
     if gate == "off":
         assert face.quality.passed
