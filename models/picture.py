@@ -13,6 +13,7 @@ from models.types import BgrImage
 from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,6 +66,7 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
             max_bytes=limits.max_bytes,
         )
     try:
+        _verify(data)
         with _open(data) as image:
             reduction = _fit(image, limits)
             return Picture(_upright_bgr(image), reduction)
@@ -87,6 +89,16 @@ def _open(data: bytes) -> Image.Image:
         # Opened by its own class, since for a JPEG our limits replace Pillow's global one.
         return JpegImageFile(stream)
     return Image.open(stream, formats=_FORMATS)
+
+
+def _verify(data: bytes) -> None:
+    """Raise where a PNG's own checksums say that it is damaged: its decoder would go on in black.
+
+    No other kind has checksums.
+    """
+    if data.startswith(_PNG):
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.verify()
 
 
 def _fit(image: Image.Image, limits: PictureLimits) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from match_server.faces import GATES, FaceEngine
 from match_server.services.wiring import face_engine
+from models.picture import PictureLimits
 from shared.errors import NoFace
 
 
@@ -78,3 +79,15 @@ def test_the_whole_road_with_real_models(make_api):
     images = f"{persons}/{ids['biden.jpg']}/images"
     lookalike = api.refused(409, "POST", images, json=photo("obama2.jpg"))
     assert lookalike["details"]["lookalike"]["id"] == ids["obama.jpg"]
+
+
+@pytest.mark.models
+def test_faces_of_a_jpeg_read_at_a_fraction_are_in_the_pixels_of_the_file():
+    from models.samples import sample_path
+
+    picture = sample_path("obama.jpg").read_bytes()
+    whole, _ = face_engine("compact").largest(picture)
+    small, _ = face_engine("compact", PictureLimits(max_pixels=300_000)).largest(picture)
+    width = whole.box[2] - whole.box[0]
+    assert np.abs(small.box - whole.box).max() < 0.1 * width
+    assert np.abs(small.points5 - whole.points5).max() < 0.1 * width

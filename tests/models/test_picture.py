@@ -154,6 +154,16 @@ def test_a_truncated_picture_is_malformed(kind: str, share: float) -> None:
         read_picture(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.9])
+def test_a_png_with_a_damaged_middle_is_malformed_and_not_black_from_there_on(place: float) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = bytearray(encoded(Image.fromarray(noise), "PNG"))
+    assert read_picture(bytes(data)).shape == (64, 64, 3)
+    data[int(len(data) * place)] ^= 0xFF
+    with pytest.raises(MalformedInput, match="damaged"):
+        read_picture(bytes(data))
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_flipped_bytes_end_in_a_picture_or_in_our_own_error(kind: str) -> None:
     rng = np.random.default_rng(7)
