@@ -88,6 +88,18 @@ class Unavailable(MusterError):
     code = "unavailable"
 
 
+class KeyMissing(Unavailable):
+    """What is encrypted cannot be read, because the key for it was not given."""
+
+    code = "key_missing"
+
+
+class Damaged(MusterError):
+    """Stored bytes are not what was stored: changed, cut short, or put in another's place."""
+
+    code = "damaged"
+
+
 class ConfigurationError(MusterError):
     """A setting is missing, unknown or impossible."""
 
