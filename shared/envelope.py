@@ -105,7 +105,7 @@ class Key:
 
 
 class Keyring:
-    """Keys to open with, of which the first one seals. To rotate, put a new key before the others."""
+    """Keys to open with, of which the first one seals: to rotate, a new one is put before them."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
         """Raises ConfigurationError when there is no key at all."""
