@@ -5,7 +5,14 @@ Internal keys are integers; what clients see are `id` columns (UUIDv7, or named 
 
 from match_server.tables.administration import ApiKey, Change, Counter, DoomedFile
 from match_server.tables.base import Json, Table, UtcTime
-from match_server.tables.devices import Device
+from match_server.tables.devices import (
+    Device,
+    DeviceCode,
+    DeviceConfiguration,
+    DeviceGap,
+    DeviceHealth,
+    LedgerEntry,
+)
 from match_server.tables.people import (
     Collection,
     Group,
@@ -25,6 +32,10 @@ __all__ = [
     "Collection",
     "Counter",
     "Device",
+    "DeviceCode",
+    "DeviceConfiguration",
+    "DeviceGap",
+    "DeviceHealth",
     "DoomedFile",
     "Event",
     "EventCandidate",
@@ -32,6 +43,7 @@ __all__ = [
     "Image",
     "ImportedFile",
     "Json",
+    "LedgerEntry",
     "Membership",
     "Person",
     "PersonField",
