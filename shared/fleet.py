@@ -60,11 +60,25 @@ class HealthMessage(WireMessage):
     dropped: Count  # probes that the outbox had to drop, ever
     gave_up: list[Annotated[str, Field(max_length=63)]] = Field(default_factory=list, max_length=16)
     """What the box does without, to shed load: e.g. `liveness`, `detect_every=4`."""
+    problems: list[Annotated[str, Field(max_length=500)]] = Field(
+        default_factory=list, max_length=16
+    )
+    """What is wrong on the box and a person might mend: sentences."""
     config_revision: Count = 0  # of the desired configuration that it runs with
     gallery_seq: dict[Name, Count] = Field(default_factory=dict, max_length=64)
     """By collection: how far the box's own gallery has followed the change feed."""
     cameras: list[CameraHealth] = Field(default_factory=list, max_length=64)
     ledger: list[LedgerDay] = Field(default_factory=list, max_length=512)
+
+
+class HealthAnswer(WireMessage):
+    """The server's word on one health message, from which the box measures its clock's offset."""
+
+    schema_version: Literal[1] = 1
+    device: Name
+    answers: Moment  # `at` of that message: tells which one is meant
+    at: Moment  # when it came, by the server's clock
+    config_revision: Count  # of the configuration that is desired now
 
 
 class DesiredConfig(WireMessage):
@@ -87,3 +101,12 @@ class ReportedConfig(WireMessage):
     message: str | None = Field(default=None, max_length=2000)  # why it was not taken
     config: dict[str, Any]  # in effect, without secrets
     at: Moment
+
+
+class DeviceGrant(WireMessage):
+    """What a box gets for its enrollment code, once."""
+
+    schema_version: Literal[1] = 1
+    device: Name
+    site: Name
+    key: str = Field(min_length=1, max_length=200, repr=False)

@@ -12,6 +12,7 @@ TopicKind = Literal[
     "status",  # retained, last will: whether the box is there
     "track",  # box → whoever listens, QoS 1: a face came into view or left it
     "health",  # box → server: how the box is
+    "health/answer",  # server → box: when that came, by the server's clock
     "config/desired",  # server → box, retained
     "config/reported",  # box → server, retained: what it runs with
     "event",  # server → the box and whoever listens: an identification

@@ -1,0 +1,64 @@
+"""How a box is invited: a short code, typed in or read from a QR picture with the server's address.
+
+A code is 40 random bits in Crockford's base 32 (https://www.crockford.com/base32.html): no letter
+looks like a digit, and what people confuse is put right when it is read.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import parse_qs, quote, urlsplit
+
+from shared.errors import MalformedInput
+
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_CHARACTERS: Final = 8
+_HALF: Final = 4
+_CONFUSED: Final = str.maketrans("OIL", "011")
+_SCHEME: Final = "muster:enroll"
+_SHA256: Final = re.compile("[0-9a-f]{64}")
+
+
+def new_code() -> str:
+    """A fresh code as it is shown: `ABCD-1234`."""
+    code = "".join(secrets.choice(_ALPHABET) for _ in range(_CHARACTERS))
+    return f"{code[:_HALF]}-{code[_HALF:]}"
+
+
+def plain_code(typed: str) -> str:
+    """The eight characters that somebody meant. Raises MalformedInput where it is no code."""
+    code = "".join(typed.split()).replace("-", "").upper().translate(_CONFUSED)
+    if len(code) != _CHARACTERS or set(code) - set(_ALPHABET):
+        raise MalformedInput("a code has eight letters and digits, like ABCD-1234")
+    return code
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a QR picture tells a box."""
+
+    server: str  # http(s)://…
+    code: str
+    certificate_sha256: str | None = None
+    """Of the certificate (DER) that the server shows, where no public authority vouches for it."""
+
+    def text(self) -> str:
+        """As it stands in the picture: `muster:enroll?server=…&code=…`."""
+        parts = [f"server={quote(self.server, safe=':/')}", f"code={self.code}"]
+        if self.certificate_sha256 is not None:
+            parts.append(f"certificate={self.certificate_sha256}")
+        return f"{_SCHEME}?{'&'.join(parts)}"
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Raises MalformedInput where the text is no invitation."""
+        scheme, _, query = text.strip().partition("?")
+        said = parse_qs(query, max_num_fields=8)
+        server, code = said.get("server", [""])[0], said.get("code", [""])[0]
+        certificate = said.get("certificate", [""])[0].lower() or None
+        if scheme != _SCHEME or urlsplit(server).scheme not in ("http", "https"):
+            raise MalformedInput("this is no invitation of a match-server")
+        if certificate is not None and not _SHA256.fullmatch(certificate):
+            raise MalformedInput("the invitation's certificate is no SHA-256")
+        return cls(server, plain_code(code), certificate)
