@@ -64,6 +64,12 @@ class Conflict(MusterError):
     code = "conflict"
 
 
+class SnapshotNeeded(MusterError):
+    """A follower stands at a place of the change feed from which it cannot go on: begin anew."""
+
+    code = "snapshot_needed"
+
+
 class ModelMismatch(Conflict):
     """A template of one model was about to meet a template of another."""
 

@@ -17,6 +17,7 @@ _STATUS: dict[type[errors.MusterError], int] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.SnapshotNeeded: 410,
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.Unusable: 422,
