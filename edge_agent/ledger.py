@@ -17,26 +17,13 @@ from typing import Final, Protocol
 
 from shared.errors import Unavailable
 from shared.fleet import LedgerDay
+from shared.reasons import NO_LOOK, in_plain_terms
 
 log = logging.getLogger(__name__)
 
-KEPT_DAYS: Final = 60
-NO_LOOK: Final = "no_look"
-"""A track that ended before anybody looked at it closely."""
+__all__ = ["NO_LOOK", "Ledger", "Refusals", "TrackLedger", "in_plain_terms", "plainly"]
 
-_PLAIN: Final = {
-    "interocular": "too small",
-    "size": "too small",
-    "brightness": "too dark or too bright",
-    "yaw": "turned away",
-    "pitch": "turned away",
-    "roll": "turned away",
-    "sharpness": "blurred",
-    "liveness": "not live",
-    "missing": "partly outside of the picture",
-    "distance2center": "partly outside of the picture",
-    NO_LOOK: "in view too briefly",
-}
+KEPT_DAYS: Final = 60
 _OUTCOME: Final = "(with probe)"  # no factor has such a name
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tally (
@@ -55,13 +42,6 @@ ON CONFLICT (day, camera, outcome) DO UPDATE SET tracks = tracks + excluded.trac
 _FORGET: Final = """
 DELETE FROM tally WHERE day NOT IN (SELECT DISTINCT day FROM tally ORDER BY day DESC LIMIT ?)
 """
-
-
-def in_plain_terms(factor: str) -> str:
-    """What a quality factor that did not pass means to the person who hung up the camera."""
-    if factor.startswith("occlusion"):
-        return "occluded"
-    return _PLAIN.get(factor, "unclear")
 
 
 @dataclass(frozen=True, slots=True)

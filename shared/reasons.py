@@ -1,0 +1,27 @@
+"""Why a face was not recognised: quality factors in the words of who hung up the camera."""
+
+from typing import Final
+
+NO_LOOK: Final = "no_look"
+"""A track that ended before anybody looked at it closely."""
+
+_PLAIN: Final = {
+    "interocular": "too small",
+    "size": "too small",
+    "brightness": "too dark or too bright",
+    "yaw": "turned away",
+    "pitch": "turned away",
+    "roll": "turned away",
+    "sharpness": "blurred",
+    "liveness": "not live",
+    "missing": "partly outside of the picture",
+    "distance2center": "partly outside of the picture",
+    NO_LOOK: "in view too briefly",
+}
+
+
+def in_plain_terms(factor: str) -> str:
+    """What a quality factor that did not pass means to the person who hung up the camera."""
+    if factor.startswith("occlusion"):
+        return "occluded"
+    return _PLAIN.get(factor, "unclear")
