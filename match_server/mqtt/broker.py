@@ -1,0 +1,64 @@
+"""Where the broker is, and a client that is signed in to it."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from match_server.settings import Settings
+from shared.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is and how to sign in."""
+
+    host: str
+    port: int
+    tls: bool
+    username: str | None
+    password: str | None
+    client_id: str
+
+
+def broker_of(settings: Settings) -> Broker:
+    """The broker in the settings. Raises ConfigurationError for an address that is none."""
+    parts = urlsplit(settings.broker)
+    try:
+        port = parts.port
+        usable = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and not parts.username
+    except ValueError:  # a port that is no number
+        port, usable = None, False
+    if not usable or parts.hostname is None:
+        raise ConfigurationError(
+            "the broker is given as mqtt://HOST:PORT or mqtts://HOST:PORT; user name and password "
+            "are the settings broker_username and broker_password"
+        )
+    tls = parts.scheme == "mqtts"
+    return Broker(
+        host=parts.hostname,
+        port=port or (8883 if tls else 1883),
+        tls=tls,
+        username=settings.broker_username,
+        password=settings.broker_password,
+        client_id=settings.ingest_client_id,
+    )
+
+
+def client_of(
+    broker: Broker, *, client_id: str | None = None, manual_ack: bool = False
+) -> mqtt.Client:
+    """An MQTT 5 client of this broker, not yet connected; its owner reconnects it."""
+    client = mqtt.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id or broker.client_id,
+        protocol=mqtt.MQTTv5,
+        manual_ack=manual_ack,
+        reconnect_on_failure=False,  # the owner does it, also when the database was away
+    )
+    if broker.username is not None:
+        client.username_pw_set(broker.username, broker.password)
+    if broker.tls:
+        client.tls_set()
+    return client
