@@ -4,6 +4,7 @@ Internal keys are integers; what clients see are `id` columns (UUIDv7, or named 
 """
 
 from match_server.tables.administration import ApiKey, Change, Counter, DoomedFile
+from match_server.tables.audit import AuditEntry, AuditHead, Erasure, Lease
 from match_server.tables.base import Json, Table, UtcTime
 from match_server.tables.devices import (
     Device,
@@ -28,6 +29,8 @@ from match_server.tables.sightings import Event, EventCandidate, Probe
 
 __all__ = [
     "ApiKey",
+    "AuditEntry",
+    "AuditHead",
     "Change",
     "Collection",
     "Counter",
@@ -37,12 +40,14 @@ __all__ = [
     "DeviceGap",
     "DeviceHealth",
     "DoomedFile",
+    "Erasure",
     "Event",
     "EventCandidate",
     "Group",
     "Image",
     "ImportedFile",
     "Json",
+    "Lease",
     "LedgerEntry",
     "Membership",
     "Person",

@@ -39,6 +39,8 @@ class ApiKey(Table):
     device: Mapped[str | None] = mapped_column(Name)  # role device: the only one it may speak for
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcTime)  # from then on worth nothing
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)  # within a minute or so
 
 
 class Change(Table):
