@@ -13,17 +13,23 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from match_server.tables.base import Json, Name, Table, UtcTime, Uuid
+from match_server.tables.base import Json, Name, Table, UtcTime, Uuid, where_encrypted
 from match_server.tables.people import Collection, Person
 
 
 class Event(Table):
-    """One sighting: one track before one camera, as its best probe shows it."""
+    """One sighting: a person before one camera, over one track or several, as its best probe shows.
+
+    A sighting that turned out to be part of another stays as a row without names, so that those
+    who were told of it can learn where it went.
+    """
 
     __tablename__ = "events"
     __table_args__ = (
         UniqueConstraint("device", "camera", "track_id", name="uq_events_track"),
         Index("ix_events_received", "received_at"),
+        Index("ix_events_sighting", "person_number", "camera", "last_captured_at"),
+        where_encrypted("events"),
     )
 
     id: Mapped[str] = mapped_column(Uuid, primary_key=True)
@@ -34,7 +40,11 @@ class Event(Table):
     )
     device: Mapped[str] = mapped_column(Name)
     camera: Mapped[str] = mapped_column(Name, index=True)
+    # The track that began it, or a number of its own where that track had begun another sighting.
     track_id: Mapped[str] = mapped_column(Uuid)
+    shown_track_id: Mapped[str | None] = mapped_column(Uuid)  # NULL: the track that began it
+    tracks: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
+    merged_into: Mapped[str | None] = mapped_column(Uuid)  # the sighting that this one is part of
     decision: Mapped[str] = mapped_column(String(20))
     person_number: Mapped[int | None] = mapped_column(
         ForeignKey("persons.number", ondelete="SET NULL"), index=True
@@ -54,8 +64,18 @@ class Event(Table):
     box: Mapped[list[float]] = mapped_column(JSON)
     frame_size: Mapped[list[int]] = mapped_column(JSON)
     snapshot: Mapped[str | None] = mapped_column(String(200))  # file below the data folder
+    # What the box made of it by itself, before this server was asked; NULL: nothing.
+    local_decision: Mapped[str | None] = mapped_column(String(20))
+    local_person_number: Mapped[int | None] = mapped_column(
+        ForeignKey("persons.number", ondelete="SET NULL"), index=True
+    )
+    local_similarity: Mapped[float | None]
+    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of that file
 
-    person: Mapped[Person | None] = relationship(lazy="raise")
+    person: Mapped[Person | None] = relationship(foreign_keys=[person_number], lazy="raise")
+    local_person: Mapped[Person | None] = relationship(
+        foreign_keys=[local_person_number], lazy="raise"
+    )
     collection: Mapped[Collection | None] = relationship(lazy="raise")
     candidates: Mapped[list["EventCandidate"]] = relationship(
         order_by="EventCandidate.rank",
@@ -63,6 +83,22 @@ class Event(Table):
         passive_deletes=True,
         lazy="raise",
     )
+
+
+class EventTrack(Table):
+    """One track of a sighting, and the best that its own probes said of it."""
+
+    __tablename__ = "event_tracks"
+
+    device: Mapped[str] = mapped_column(Name, primary_key=True)
+    camera: Mapped[str] = mapped_column(Name, primary_key=True)
+    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    event_id: Mapped[str] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), index=True)
+    decision: Mapped[str] = mapped_column(String(20))
+    similarity: Mapped[float | None]
+    quality_score: Mapped[float]
+
+    event: Mapped[Event] = relationship(lazy="raise")
 
 
 class EventCandidate(Table):
@@ -101,3 +137,26 @@ class Probe(Table):
     similarity: Mapped[float | None]
     captured_at: Mapped[datetime] = mapped_column(UtcTime)
     received_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class CameraView(Table):
+    """How many faces are before a camera now, as its box last said."""
+
+    __tablename__ = "camera_views"
+
+    device: Mapped[str] = mapped_column(Name, primary_key=True)
+    camera: Mapped[str] = mapped_column(Name, primary_key=True)
+    in_view: Mapped[int] = mapped_column(Integer)
+    at: Mapped[datetime] = mapped_column(UtcTime)  # by the box's clock
+    heard_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class TrackInView(Table):
+    """A face that is before a camera now."""
+
+    __tablename__ = "tracks_in_view"
+
+    device: Mapped[str] = mapped_column(Name, primary_key=True)
+    camera: Mapped[str] = mapped_column(Name, primary_key=True)
+    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    began_at: Mapped[datetime] = mapped_column(UtcTime)  # by the box's clock
