@@ -75,7 +75,16 @@ def add_template(
     )
     session.add(row)
     session.flush()
-    seq = record(session, owner.number, "template_added", row.id, now, template_number=row.number)
+    seq = record(
+        session,
+        owner.number,
+        "template_added",
+        row.id,
+        now,
+        template_number=row.number,
+        person=person.id,
+        details={} if image is None else {"image": image.id},
+    )
     return row, seq
 
 

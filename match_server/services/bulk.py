@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import JsonValue
 from sqlalchemy import Table as SqlTable
 from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.schemas.batches import BatchLine, BatchVerdict
 from match_server.schemas.persons import PersonCreate, PersonName
+from match_server.services.chain import Note, note
 from match_server.services.lookup import batches, collection_named
 from match_server.services.persons import add_person
 from match_server.services.selection import field_rows
@@ -203,6 +205,7 @@ class _Persons:
         ]
         same = {"collection_number": owner.number, "kind": "person_created", "at": self._now}
         _insert(session, Change, changes, same)
+        _audit(session, owner, "persons_created", first_seq, len(fresh), self._now)
         session.execute(
             update(Collection)
             .where(Collection.number == owner.number)
@@ -273,6 +276,7 @@ def _write(
     ]
     same = {"collection_number": owner.number, "kind": "template_added", "at": now}
     _insert(session, Change, changes, same)
+    _audit(session, owner, "templates_added", first_seq, len(ready), now)
     session.execute(
         update(Collection)
         .where(Collection.number == owner.number)
@@ -305,6 +309,14 @@ def _insert(
         target: SqlTable = table.__table__
         constants = {name: literal(value, target.c[name].type) for name, value in same.items()}
         session.connection().execute(insert(target).values(constants), list(rows))
+
+
+def _audit(
+    session: Session, owner: Collection, action: str, first_seq: int, count: int, now: datetime
+) -> None:
+    """One entry for all; the change feed has their ids from this number on."""
+    details: dict[str, JsonValue] = {"first_seq": first_seq, "count": count}
+    note(session, Note(action, now, collection_number=owner.number, details=details))
 
 
 def _note(session: Session, owner: Collection, resume: Resume, lines: int) -> None:

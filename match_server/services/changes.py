@@ -1,13 +1,16 @@
-"""Writing the change feed."""
+"""Writing the change feed; each line of it is a line of the audit log as well."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, cast
 
+from pydantic import JsonValue
 from sqlalchemy import Table as SqlTable
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from match_server.database import Reader
+from match_server.services.chain import Note, note
 from match_server.tables import Change, Counter
 
 Kind = Literal[
@@ -61,8 +64,13 @@ def record(
     at: datetime,
     *,
     template_number: int | None = None,
+    person: str | None = None,
+    details: Mapping[str, JsonValue] | None = None,
 ) -> int:
-    """Append one line to the feed in the transaction of the change itself; answers its number."""
+    """Append one line to the feed in the transaction of the change itself; answers its number.
+
+    `person` (the id of whom it concerns) and `details` are for the audit log alone.
+    """
     seq = next_number(session, "changes")
     session.add(
         Change(
@@ -74,4 +82,28 @@ def record(
             at=at,
         )
     )
+    about = subject if kind.startswith("person_") else person
+    note(session, Note(kind, at, subject, about, collection_number or None, details or {}))
     return seq
+
+
+def record_all(
+    session: Session, collection_number: int, kind: Kind, subjects: Sequence[str], at: datetime
+) -> None:
+    """`record` one line for each subject, in one step."""
+    if not subjects:
+        return
+    first = next_number(session, "changes", len(subjects)) - len(subjects) + 1
+    session.execute(
+        insert(Change),
+        [
+            {
+                "seq": first + place,
+                "collection_number": collection_number,
+                "kind": kind,
+                "subject": subject,
+                "at": at,
+            }
+            for place, subject in enumerate(subjects)
+        ],
+    )

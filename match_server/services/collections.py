@@ -1,5 +1,6 @@
 """Collections: each pinned to one model, each with its own policy."""
 
+from pydantic import JsonValue
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
@@ -103,7 +104,8 @@ class Collections:
                 points = patch.policy.model_dump(mode="json", exclude_none=True)
                 row.policy = {**row.policy, **points}
             now = self._clock.now()
-            seq = record(session, row.number, "collection_updated", row.name, now)
+            fields: dict[str, JsonValue] = {"fields": [*sorted(given)]}
+            seq = record(session, row.number, "collection_updated", row.name, now, details=fields)
             session.flush()
             return CollectionWritten(seq=seq, **dict(_view(row)))
 

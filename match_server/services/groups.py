@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session, contains_eager
 
@@ -17,7 +18,7 @@ from match_server.schemas.groups import (
     MembersPut,
     MembersWritten,
 )
-from match_server.services.changes import record
+from match_server.services.changes import record, record_all
 from match_server.services.lookup import (
     batches,
     collection_named,
@@ -99,11 +100,13 @@ class Groups:
         """Erase a group; its persons stay."""
         with self._database.write() as session:
             row = group_named(session, group_id)
-            (persons,) = _sizes(session, [row]).values()
+            members = select(Membership.person_number).where(Membership.group_number == row.number)
+            persons = session.scalars(select(Person.id).where(Person.number.in_(members))).all()
             session.execute(delete(Group).where(Group.number == row.number))
             now = self._clock.now()
+            record_all(session, row.collection_number, "person_updated", persons, now)
             seq = record(session, row.collection_number, "group_erased", row.id, now)
-            return GroupErased(seq=seq, group=row.id, persons=persons)
+            return GroupErased(seq=seq, group=row.id, persons=len(persons))
 
     def put_persons(self, group_id: str, wanted: MembersPut) -> MembersWritten:
         """Let persons in and out in one step. NotFound names whom the collection does not have."""
@@ -119,7 +122,13 @@ class Groups:
             added = join_group(session, row, joining.values())
             removed = _leave_group(session, row, leaving.values())
             now = self._clock.now()
-            seq = record(session, row.collection_number, "group_updated", row.id, now)
+            # Who follows only this group learns of each who came or went.
+            touched = sorted({**joining, **leaving})
+            record_all(session, row.collection_number, "person_updated", touched, now)
+            moved: dict[str, JsonValue] = {"added": [*wanted.add], "removed": [*wanted.remove]}
+            seq = record(
+                session, row.collection_number, "group_updated", row.id, now, details=moved
+            )
             view = _view(session, row)
             return MembersWritten(seq=seq, added=added, removed=removed, **dict(view))
 

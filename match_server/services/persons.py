@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -106,7 +107,9 @@ class Persons:
             if patch.groups is not None:
                 set_groups(session, person, groups_of(session, patch.groups, owner))
             session.flush()
-            seq = record(session, owner.number, "person_updated", person.id, self._clock.now())
+            now = self._clock.now()
+            fields: dict[str, JsonValue] = {"fields": [*sorted(patch.model_fields_set)]}
+            seq = record(session, owner.number, "person_updated", person.id, now, details=fields)
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
 
     def erase(self, collection: str, person_id: str) -> PersonErased:
@@ -127,7 +130,7 @@ class Persons:
             events, snapshots = self._erase_from_events(session, person)
             which = Template.person_number == person.number
             groups = group_ids(session, [person.number]).get(person.number, [])
-            templates, _ = remove_templates(session, owner, which, self._clock)
+            templates, _ = remove_templates(session, owner, which, person.id, self._clock)
             session.execute(delete(Person).where(Person.number == person.number))
             owner.person_count = Collection.person_count - 1
             answer = PersonErased(

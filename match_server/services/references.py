@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pydantic import JsonValue
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
@@ -56,10 +57,13 @@ class References:
             owner = _owner(session, row.person)
             self._files.doom(session, [(row.file, row.storage_number)])
             which = Template.image_id == row.id
-            templates, seq = remove_templates(session, owner, which, self._clock)
+            templates, seq = remove_templates(session, owner, which, row.person.id, self._clock)
             if not templates:
                 now = self._clock.now()
-                seq = record(session, owner.number, "person_updated", row.person.id, now)
+                removed: dict[str, JsonValue] = {"image_removed": row.id}
+                seq = record(
+                    session, owner.number, "person_updated", row.person.id, now, details=removed
+                )
             session.execute(delete(Image).where(Image.id == row.id))
         pending = self._files.sweep()
         return Removed(seq=seq, images=1, templates=templates, pending=pending)
@@ -85,14 +89,14 @@ class References:
                 raise NotFound(f"there is no template {template_id!r}")
             owner = _owner(session, row.person)
             which = Template.number == row.number
-            templates, seq = remove_templates(session, owner, which, self._clock)
+            templates, seq = remove_templates(session, owner, which, row.person.id, self._clock)
         return Removed(seq=seq, images=0, templates=templates)
 
 
 def remove_templates(
-    session: Session, owner: Collection, which: ColumnElement[bool], clock: Clock
+    session: Session, owner: Collection, which: ColumnElement[bool], person_id: str, clock: Clock
 ) -> tuple[int, int]:
-    """Delete the templates that a condition names and tell the feed of each.
+    """Delete the templates of a person that a condition names, and tell the feed of each.
 
     Answers how many they were, and the number of the last line in the feed (0 for none).
     """
@@ -101,7 +105,13 @@ def remove_templates(
     for number, template_id in rows:
         now = clock.now()
         seq = record(
-            session, owner.number, "template_removed", template_id, now, template_number=number
+            session,
+            owner.number,
+            "template_removed",
+            template_id,
+            now,
+            template_number=number,
+            person=person_id,
         )
     session.execute(delete(Template).where(which))
     session.execute(
