@@ -88,6 +88,12 @@ class Forbidden(MusterError):
     code = "forbidden"
 
 
+class RateLimited(MusterError):
+    """Too much was asked in too short a time; `details["retry_after_s"]` says when to come back."""
+
+    code = "rate_limited"
+
+
 class Unavailable(MusterError):
     """Something that is needed does not answer at the moment; trying later may help."""
 

@@ -21,6 +21,7 @@ _STATUS: dict[type[errors.MusterError], int] = {
     errors.TooLarge: 413,
     errors.UnsupportedMedia: 415,
     errors.Unusable: 422,
+    errors.RateLimited: 429,
     errors.Unavailable: 503,
     errors.PackError: 503,
 }
@@ -51,8 +52,8 @@ def _known(error: errors.MusterError) -> Response:
     response = _answer(status, error.code, error.message, error.details)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="muster"'
-    if status == 503:
-        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    if status in (429, 503):
+        response.headers["Retry-After"] = str(error.details.get("retry_after_s", _RETRY_AFTER_S))
     return response
 
 
