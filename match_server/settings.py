@@ -11,6 +11,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from models.picture import PictureLimits
 from shared.errors import ConfigurationError
 from shared.ids import NAME_PATTERN
 
@@ -72,6 +73,16 @@ class Settings(BaseSettings):
         pattern=NAME_PATTERN,
         description="MQTT client id; each ingest process needs its own.",
     )
+    public_url: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="Address of this server as the boxes reach it; it stands in QR pictures.",
+    )
+    public_certificate: Path | None = Field(
+        default=None,
+        description="Certificate (PEM) shown at that address, if no public authority signed it: "
+        "QR pictures then hold its fingerprint, and boxes trust it.",
+    )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
@@ -81,6 +92,11 @@ class Settings(BaseSettings):
     @property
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'muster.db'}"
+
+    @property
+    def picture_limits(self) -> PictureLimits:
+        """What is read of a picture."""
+        return PictureLimits(max_bytes=self.max_body_bytes, max_pixels=self.max_picture_pixels)
 
     @property
     def stream_limit(self) -> int:

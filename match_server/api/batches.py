@@ -1,6 +1,7 @@
 """Enrolling many at once, over one request."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from flask import Response, request
 
@@ -9,6 +10,7 @@ from match_server.api.uploads import NDJSON, items_of
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.services.keys import Permission
 from match_server.services.wiring import Services
+from shared.errors import MalformedInput
 
 
 def batch_endpoints(services: Services) -> list[Endpoint]:
@@ -22,7 +24,7 @@ def batch_endpoints(services: Services) -> list[Endpoint]:
             batch=True, answer=BatchVerdict, media_type=NDJSON, errors=(400, 404, 415),
             example={
                 "name": "Eileen Collins",
-                "image": "/9j/4AAQSkZJRg…",
+                "image": "/9j/4AAQSkZJRg==",
                 "metadata": {"floor": 3},
             },
         ),
@@ -33,9 +35,12 @@ def _enroll(services: Services, collection: str, query: BatchQuery) -> Response:
     """The verdicts as they come. What is wrong with the whole request is said before the first."""
     services.collections.get(collection)
     items = items_of(request, services.settings.max_body_bytes)
+    first = next(items, None)
+    if first is None:
+        raise MalformedInput("the batch is empty: send at least one file or one line")
 
     def lines() -> Iterator[str]:
-        for verdict in services.batches.run(collection, items, query):
+        for verdict in services.batches.run(collection, chain([first], items), query):
             yield verdict.model_dump_json(exclude_none=True) + "\n"
 
     return Response(lines(), mimetype=NDJSON)

@@ -35,6 +35,7 @@ class Endpoint:
     example: Mapping[str, JsonValue] = field(default_factory=dict)  # of the body
     also: Callable[[Any], Permission | None] = lambda body: None  # needed for this body besides
     raw_body: bool = False  # `handle` reads the body itself; `body` only documents it
+    at_once: int = 0  # how many bodies may come as one list; 0: always one, and no list
     batch: bool = False  # body and answer are NDJSON, a line for each of many
 
     @property

@@ -43,8 +43,8 @@ def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
         Endpoint(
             "POST", "/v1/probes", "events", "Send one probe, or a list of them",
             handle=lambda: _take(services.probes, request, g.principal),
-            permission=Permission.PROBES, body=ProbeMessage, raw_body=True, answer=ProbeResults,
-            errors=(400, 413, 415, 503),
+            permission=Permission.PROBES, body=ProbeMessage, raw_body=True, at_once=MAX_PROBES,
+            answer=ProbeResults, errors=(400, 413, 415, 503),
         ),
         Endpoint(
             "GET", "/v1/events", "events", "List sightings, newest first",

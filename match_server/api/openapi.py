@@ -20,9 +20,12 @@ _MEANING = {
     403: "The key's role does not allow this.",
     404: "It does not exist.",
     409: "It contradicts what is stored, or is of another model.",
+    410: "The feed cannot be followed from there: take a snapshot.",
     413: "The body or picture is too large.",
+    414: "The address with its query is too long.",
     415: "Not a picture, or a body of a kind that is not read.",
     422: "Understood, but unusable: `details.reasons` says why.",
+    429: "Too much in too short a time; `Retry-After` says when to come back.",
     503: "Not at the moment; try again later.",
 }
 _DESCRIPTION = """Who is in front of this camera, now, and how sure are we?
@@ -94,21 +97,29 @@ def _query_parameters(endpoint: Endpoint) -> list[Json]:
     if endpoint.query is None:
         return []
     schema = endpoint.query.model_json_schema()
-    described = {
-        name: {"type": "string", "description": field.description}  # a list, written as text
-        for name, field in endpoint.query.model_fields.items()
-        if any(isinstance(mark, InText) for mark in field.metadata)
-    }
+    fields: Json = {**schema["properties"], **_lists_as_text(endpoint.query)}
     return [
         {"name": name, "in": "query", "required": False, "schema": field}
-        for name, field in {**schema["properties"], **described}.items()
+        for name, field in fields.items()
     ]
+
+
+def _lists_as_text(model: type[BaseModel]) -> Json:
+    """The fields that are lists, as they are written in a query or a form."""
+    return {
+        name: {"type": "string", "description": field.description or ""}
+        for name, field in model.model_fields.items()
+        if any(isinstance(mark, InText) for mark in field.metadata)
+    }
 
 
 def _request_body(endpoint: Endpoint, ref: Json) -> Json:
     if endpoint.batch:
         return _batch_body(endpoint, ref)
-    schema = {"oneOf": [ref, {"type": "array", "items": ref}]} if endpoint.raw_body else ref
+    schema = ref
+    if endpoint.at_once:
+        many = {"type": "array", "items": ref, "minItems": 1, "maxItems": endpoint.at_once}
+        schema = {"oneOf": [ref, many]}
     content: Json = {"application/json": {"schema": schema}}
     if endpoint.example:
         content["application/json"]["example"] = dict(endpoint.example)
@@ -145,6 +156,7 @@ def _form_schema(endpoint: Endpoint) -> Json:
         for name, field in fields.items()
         if name not in ("image", "template", "templates", "pair") and "$ref" not in str(field)
     }
+    plain |= {name: field for name, field in _lists_as_text(endpoint.body).items() if name in plain}
     image: Json = file if "image" in fields else {"type": "array", "items": file, "minItems": 2}
     return {"type": "object", "required": ["image"], "properties": {"image": image, **plain}}
 
@@ -159,10 +171,19 @@ def _responses(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
     else:
         good["content"] = {endpoint.media_type: {"schema": {"type": "object"}}}
     responses = {str(endpoint.status): good}
-    guarded = () if endpoint.permission is None else (401, 403)
-    for status in sorted({*endpoint.errors, *guarded}):
+    for status in sorted({*endpoint.errors, *_errors_of_all(endpoint)}):
         responses[str(status)] = {
             "description": _MEANING[status],
             "content": {"application/json": {"schema": refs[ErrorBody, "serialization"]}},
         }
     return responses
+
+
+def _errors_of_all(endpoint: Endpoint) -> set[int]:
+    """What every call of its kind may answer."""
+    errors = set() if endpoint.permission is None else {401, 403}
+    if endpoint.body is not None:
+        errors |= {400, 413, 415}
+    if endpoint.query is not None:
+        errors |= {400, 414}
+    return errors

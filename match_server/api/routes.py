@@ -185,7 +185,7 @@ def reference_endpoints(services: Services) -> list[Endpoint]:
             handle=lambda collection, person, body: enroller.enroll(collection, person, body),
             permission=Permission.ENROLL, body=Enrollment, picture=True, answer=Enrolled,
             status=201, errors=(400, 404, 409, 413, 415, 422, 503),
-            example={"image": "/9j/4AAQSkZJRg…", "store": True},
+            example={"image": "/9j/4AAQSkZJRg==", "store": True},
         ),
         Endpoint(
             "GET", f"{_PERSON}/images", "images", "List a person's images",
@@ -215,7 +215,7 @@ def reference_endpoints(services: Services) -> list[Endpoint]:
             ),
             permission=Permission.ENROLL, body=TemplateCreate, answer=TemplateWritten, status=201,
             errors=(400, 404, 409),
-            example={"template": "base64 of 512 float16", "model_id": services.faces.model_id},
+            example={"template": "ADwAAAAAAAA=", "model_id": services.faces.model_id},
         ),
         Endpoint(
             "GET", f"{_PERSON}/templates", "templates", "List a person's templates",
@@ -262,7 +262,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
             "POST", "/v1/detect", "search", "Find faces in a picture and judge their quality",
             handle=lambda body: do.detect(body.image, body.gate), permission=Permission.SEARCH,
             body=DetectRequest, picture=True, answer=Detected, errors=(400, 413, 415, 503),
-            example={"image": "/9j/4AAQSkZJRg…"},
+            example={"image": "/9j/4AAQSkZJRg=="},
         ),
         Endpoint(
             "POST", f"{_COLLECTION}/search", "search", "Who is this?",
@@ -271,7 +271,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
             body=SearchRequest, picture=True, answer=SearchAnswer,
             errors=(400, 404, 409, 413, 415, 422, 503),
             example={
-                "image": "/9j/4AAQSkZJRg…",
+                "image": "/9j/4AAQSkZJRg==",
                 "limit": 5,
                 "groups": ["night-shift"],
                 "filter": [{"field": "metadata.floor", "op": "gte", "value": 3}],
@@ -282,7 +282,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
             handle=lambda body: services.searcher.search_everywhere(body),
             permission=Permission.SEARCH, body=SearchEverywhere, picture=True,
             answer=SearchAnswer, errors=(400, 404, 409, 413, 415, 422, 503),
-            example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg…"},
+            example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg=="},
         ),
         Endpoint(
             "POST", "/v1/verify", "search", "Are these two the same person?",
@@ -291,7 +291,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
             errors=(400, 404, 409, 413, 415, 422, 503),
             example={
                 "pair": [
-                    {"image": "/9j/4AAQSkZJRg…"},
+                    {"image": "/9j/4AAQSkZJRg=="},
                     {"person": "eileen", "collection": "staff"},
                 ]
             },

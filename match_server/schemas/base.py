@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 import unicodedata
 from datetime import datetime
 from enum import Enum, auto
@@ -28,7 +29,8 @@ Item = TypeVar("Item")
 
 MAX_METADATA_BYTES = 16_384
 
-_CONTROLS = {"Cc", "Cs", "Cn", "Zl", "Zp"}  # Unicode's general categories
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's general categories
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 _UNSEEN = {"Cf", "Zs"}
 # Bidirectional embeddings, overrides and isolates: a name with one reorders what stands beside it.
 _TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -94,6 +96,12 @@ def _readable(text: str) -> str:
     return text
 
 
+def _written_out(value: object) -> object:
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.match(value)):
+        return value
+    raise ValueError("is a time like 2026-11-22T12:00:00Z (RFC 3339)")
+
+
 def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     try:
         text = json.dumps(value, allow_nan=False)
@@ -115,11 +123,25 @@ def _picture_bytes(value: object) -> object:
     return value
 
 
-Text = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_readable)]
+Text = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        # What of `_readable` a pattern can say.
+        json_schema_extra={
+            "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]*"
+            "[^\\x00-\\x20\\x7f-\\xa0\\u2028-\\u202e\\u2066-\\u2069]"
+            "[^\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]*$"
+        },
+    ),
+    AfterValidator(_readable),
+]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_small_json)]
 Moment = Annotated[
     AwareDatetime,
+    BeforeValidator(_written_out),  # pydantic by itself takes seconds since 1970 as well
     AfterValidator(sensible),
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
@@ -137,7 +159,7 @@ Vector = Annotated[
         description="A template: base64 of little-endian float16, or a list of numbers. "
         "Finite and of unit length, else it is refused: a vector that is not normalised "
         "is most often not a template of this model.",
-        examples=["base64…"],
+        examples=["ADwAAAAAAAA="],
     ),
 ]
 Pending = Annotated[
