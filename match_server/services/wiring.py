@@ -74,10 +74,7 @@ def build_services(
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
     clock = clock or SystemClock()
-    limits = PictureLimits(
-        max_bytes=settings.max_body_bytes, max_pixels=settings.max_picture_pixels
-    )
-    faces = faces or face_engine(settings.model_pack, limits)
+    faces = faces or face_engine(settings.model_pack, settings.picture_limits)
     database = Database(settings.sqlalchemy_url)
     index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
