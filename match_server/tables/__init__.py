@@ -14,6 +14,7 @@ from match_server.tables.devices import (
     DeviceHealth,
     LedgerEntry,
 )
+from match_server.tables.followers import Follower
 from match_server.tables.people import (
     Collection,
     Group,
@@ -25,15 +26,27 @@ from match_server.tables.people import (
     Storage,
     Template,
 )
-from match_server.tables.sightings import Event, EventCandidate, Probe
+from match_server.tables.protection import DataKey, ModelChange, SpareTemplate, Unembedded
+from match_server.tables.sightings import (
+    CameraView,
+    Event,
+    EventCandidate,
+    EventTrack,
+    Probe,
+    TrackInView,
+)
+from match_server.tables.webhooks import Delivery, EventReader, Webhook
 
 __all__ = [
     "ApiKey",
     "AuditEntry",
     "AuditHead",
+    "CameraView",
     "Change",
     "Collection",
     "Counter",
+    "DataKey",
+    "Delivery",
     "Device",
     "DeviceCode",
     "DeviceConfiguration",
@@ -43,6 +56,9 @@ __all__ = [
     "Erasure",
     "Event",
     "EventCandidate",
+    "EventReader",
+    "EventTrack",
+    "Follower",
     "Group",
     "Image",
     "ImportedFile",
@@ -50,11 +66,16 @@ __all__ = [
     "Lease",
     "LedgerEntry",
     "Membership",
+    "ModelChange",
     "Person",
     "PersonField",
     "Probe",
+    "SpareTemplate",
     "Storage",
     "Table",
     "Template",
+    "TrackInView",
+    "Unembedded",
     "UtcTime",
+    "Webhook",
 ]
