@@ -51,6 +51,7 @@ class Event(Table):
     )
     person_erased: Mapped[bool] = mapped_column(default=False)
     similarity: Mapped[float | None]  # of the best candidate
+    threshold: Mapped[float | None]  # that decided; NULL: from before it was kept
     first_captured_at: Mapped[datetime] = mapped_column(UtcTime)
     last_captured_at: Mapped[datetime] = mapped_column(UtcTime)
     captured_at: Mapped[datetime] = mapped_column(UtcTime)  # of the probe that is shown
@@ -115,6 +116,7 @@ class EventCandidate(Table):
     )
     template_id: Mapped[str] = mapped_column(Uuid)
     similarity: Mapped[float]
+    match_probability: Mapped[float | None]  # NULL: no calibration had been adopted
 
     person: Mapped[Person] = relationship(lazy="raise")
 
