@@ -1,13 +1,17 @@
 """API keys."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
 
 from match_server.commands.options import answer, data_dir, json_flag
 from match_server.settings import load_settings
+
+if TYPE_CHECKING:
+    from match_server.schemas.keys import KeyView
 
 _ROLES = ("admin", "enroller", "searcher", "device", "viewer")
 
@@ -21,11 +25,19 @@ def key() -> None:
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="What the key may do.")
 @click.option("--name", default="unnamed", help="Whose key it is, to find it again.")
 @click.option("--device", help="Role device: the only device that the key may speak for.")
+@click.option("--days", type=click.IntRange(1, 36500), help="The key is worth nothing after that.")
 @data_dir
 @json_flag
 @click.pass_obj
 def create_key(
-    config: Path | None, /, role: str, name: str, device: str | None, as_json: bool, **options: Any
+    config: Path | None,
+    /,
+    role: str,
+    name: str,
+    device: str | None,
+    days: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Make a key. It is shown this once.
 
@@ -36,8 +48,10 @@ def create_key(
     from match_server.prepare import open_keys
     from match_server.schemas.keys import KeyCreate
 
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    given = {"role": role, "name": name, "device": device, "expires_at": expires_at}
     try:
-        wanted = KeyCreate.model_validate({"role": role, "name": name, "device": device})
+        wanted = KeyCreate.model_validate(given)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(reason) from None
@@ -63,10 +77,8 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
 
     with open_keys(load_settings(config, **options)) as keys:
         page = keys.page(Paging(size=1000))
-    lines = [
-        f"{one.id}  {one.role:9} {'revoked' if one.revoked_at else 'valid':8} {one.name}"
-        for one in page.items
-    ]
+    now = datetime.now(UTC)
+    lines = [f"{one.id}  {one.role:9} {_state(one, now):8} {one.name}" for one in page.items]
     found = [one.model_dump(mode="json") for one in page.items]
     answer(as_json, {"keys": found}, "\n".join(lines) or "There is no key yet.")
 
@@ -88,3 +100,9 @@ def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: An
     with open_keys(load_settings(config, **options)) as keys:
         revoked = keys.revoke(key_id)
     answer(as_json, revoked.model_dump(mode="json"), f"Key {revoked.id} is worth nothing now.")
+
+
+def _state(one: "KeyView", now: datetime) -> str:
+    if one.revoked_at is not None:
+        return "revoked"
+    return "expired" if one.expires_at is not None and one.expires_at <= now else "valid"

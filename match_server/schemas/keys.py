@@ -16,6 +16,10 @@ class KeyCreate(ApiModel):
         default=None, description="Role device: the only device that the key may speak for."
     )
 
+    expires_at: Moment | None = Field(
+        default=None, description="From then on the key is worth nothing."
+    )
+
     @model_validator(mode="after")
     def _device_for_devices(self) -> Self:
         if self.device is not None and self.role != "device":
@@ -30,6 +34,8 @@ class KeyView(ApiModel):
     device: str | None
     created_at: Moment
     revoked_at: Moment | None
+    expires_at: Moment | None
+    last_used_at: Moment | None = Field(description="Within about a minute; null: never.")
 
 
 class KeyCreated(KeyView):

@@ -7,19 +7,22 @@ finds the row, the hash of the whole is compared in constant time.
 import hashlib
 import hmac
 import secrets
+import threading
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import cast
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, select, update
 
 from match_server.database import Database
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
+from match_server.services.chain import Note, note
 from match_server.services.lookup import one_number, page_of
 from match_server.tables import ApiKey
 from shared.clock import Clock
-from shared.errors import Forbidden, NotFound, Unauthenticated
+from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
 
 _PREFIX = "muster"
 _ID_BYTES = 6
@@ -75,9 +78,17 @@ class Keys:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._used: dict[str, datetime] = {}  # by key id, since the last `note_used`
+        self._used_lock = threading.Lock()
 
     def create(self, wanted: KeyCreate) -> KeyCreated:
-        """A new key. The answer holds the key itself, which can never be read again."""
+        """A new key. The answer holds the key itself, which can never be read again.
+
+        Raises MalformedInput for one that would have expired already.
+        """
+        now = self._clock.now()
+        if wanted.expires_at is not None and wanted.expires_at <= now:
+            raise MalformedInput("expires_at: lies in the past, so the key would be worth nothing")
         key_id = secrets.token_hex(_ID_BYTES)
         key = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         row = ApiKey(
@@ -86,10 +97,12 @@ class Keys:
             role=wanted.role,
             name=wanted.name,
             device=wanted.device,
-            created_at=self._clock.now(),
+            created_at=now,
+            expires_at=wanted.expires_at,
         )
         with self._database.write() as session:
             session.add(row)
+            note(session, Note("key_created", now, row.id, details={"role": row.role}))
         return KeyCreated(key=key, **dict(_view(row)))
 
     def page(self, paging: Paging) -> Page[KeyView]:
@@ -107,40 +120,61 @@ class Keys:
                 raise NotFound(f"there is no key {key_id!r}")
             if row.revoked_at is None:
                 row.revoked_at = self._clock.now()
+                note(session, Note("key_revoked", row.revoked_at, row.id))
             return _view(row)
+
+    def note_used(self) -> None:
+        """Write down when keys were used: now and then, so that no request costs a write."""
+        with self._used_lock:
+            used, self._used = self._used, {}
+        if not used:
+            return
+        with self._database.write() as session:
+            for key_id, moment in sorted(used.items()):
+                session.execute(
+                    update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=moment)
+                )
 
     def any_valid(self) -> bool:
         """Whether anybody could call this server."""
-        valid = select(func.count()).select_from(ApiKey).where(ApiKey.revoked_at.is_(None))
+        valid = select(func.count()).where(
+            ApiKey.revoked_at.is_(None),
+            ApiKey.expires_at.is_(None) | (ApiKey.expires_at > self._clock.now()),
+        )
         with self._database.read() as session:
             return one_number(session, valid) > 0
 
     def recognise(self, key: str) -> Principal:
-        """Who has this key. Raises Unauthenticated for one that is unknown or revoked."""
+        """Who has this key. Raises Unauthenticated for one unknown, expired or revoked."""
         parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
-        known = self._unrevoked(key_id) if key_id.isalnum() else None
+        known = self._valid(key_id) if key_id.isalnum() else None
         same = hmac.compare_digest(_digest(key), bytes(32) if known is None else known.sha256)
         if known is None or not same:
-            raise Unauthenticated("this key is not known here, or has been revoked")
+            raise Unauthenticated("this key is not known here, has expired or has been revoked")
+        with self._used_lock:
+            self._used[key_id] = self._clock.now()
         return known.principal
 
     def still_valid(self, key_id: str) -> Principal | None:
-        """The key of that id, unless it was revoked since."""
-        known = self._unrevoked(key_id)
+        """The key of that id, unless it was revoked or has expired since."""
+        known = self._valid(key_id)
         return None if known is None else known.principal
 
-    def _unrevoked(self, key_id: str) -> "_Known | None":
+    def _valid(self, key_id: str) -> "_Known | None":
         """Read anew for each request: a key that any process revoked is worth nothing at once."""
-        for sha256, role, device, revoked_at in self._database.execute(_KEY, {"id": key_id}):
-            if revoked_at is None:
+        for sha256, role, device, revoked_at, expires_at in self._database.execute(
+            _KEY, {"id": key_id}
+        ):
+            expired = expires_at is not None and expires_at <= self._clock.now()
+            if revoked_at is None and not expired:
                 return _Known(sha256, Principal(key_id, cast(Role, role), device))
         return None
 
 
-_KEY = select(ApiKey.sha256, ApiKey.role, ApiKey.device, ApiKey.revoked_at).where(
-    ApiKey.id == bindparam("id")
-)
+_KEY = select(
+    ApiKey.sha256, ApiKey.role, ApiKey.device, ApiKey.revoked_at, ApiKey.expires_at
+).where(ApiKey.id == bindparam("id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +197,6 @@ def _view(row: ApiKey) -> KeyView:
         device=row.device,
         created_at=row.created_at,
         revoked_at=row.revoked_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
     )
