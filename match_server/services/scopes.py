@@ -19,6 +19,8 @@ class Scope:
     name: str
     model_id: str
     dimension: int
+    generation: int
+    encrypted: bool
     policy: Json
     created_at: datetime
 
@@ -28,6 +30,8 @@ _COLUMNS = (
     Collection.name,
     Collection.model_id,
     Collection.dimension,
+    Collection.generation,
+    Collection.encrypted,
     Collection.policy,
     Collection.created_at,
 )

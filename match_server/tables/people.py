@@ -14,7 +14,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from match_server.tables.base import CodePoints, Json, Name, Number, Table, UtcTime, Uuid
+from match_server.tables.base import (
+    CodePoints,
+    Json,
+    Name,
+    Number,
+    Table,
+    UtcTime,
+    Uuid,
+    where_encrypted,
+)
 
 
 class Collection(Table):
@@ -23,8 +32,10 @@ class Collection(Table):
 
     number: Mapped[int] = mapped_column(Number, primary_key=True)
     name: Mapped[str] = mapped_column(Name, unique=True)
-    model_id: Mapped[str] = mapped_column(String(80))  # fixed at creation
+    model_id: Mapped[str] = mapped_column(String(80))
     dimension: Mapped[int] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(Integer, default=0)  # changes of the model so far
+    encrypted: Mapped[bool] = mapped_column(default=False)  # fixed at creation
     max_templates: Mapped[int | None] = mapped_column(BigInteger)
     template_count: Mapped[int] = mapped_column(BigInteger, default=0)
     person_count: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -128,6 +139,7 @@ class Image(Table):
     """A photo that a person was enrolled from; `file` is NULL where the photo was not kept."""
 
     __tablename__ = "images"
+    __table_args__ = (where_encrypted("images"),)
 
     id: Mapped[str] = mapped_column(Uuid, primary_key=True)
     person_number: Mapped[int] = mapped_column(
@@ -139,7 +151,9 @@ class Image(Table):
     )  # NULL: the data folder
     media_type: Mapped[str] = mapped_column(String(40))
     size_bytes: Mapped[int] = mapped_column(Integer)
-    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came; keyed if
+    # the collection is encrypted (HMAC): nobody else can tell whether they have the same photo
+    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of the file
     quality: Mapped[Json] = mapped_column(JSON)
     detection: Mapped[Json] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
@@ -154,6 +168,7 @@ class Template(Table):
     __tablename__ = "templates"
     __table_args__ = (
         Index("ix_templates_collection", "collection_number", "number"),
+        where_encrypted("templates"),
         {"sqlite_autoincrement": True},
     )
 
@@ -170,6 +185,7 @@ class Template(Table):
     )
     model_id: Mapped[str] = mapped_column(String(80))
     vector: Mapped[bytes] = mapped_column(LargeBinary)  # little-endian float16, unit length
+    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # NULL: plain
     quality: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
