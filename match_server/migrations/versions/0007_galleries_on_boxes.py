@@ -38,9 +38,7 @@ def upgrade() -> None:
             name=op.f("fk_followers_collection_number"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint(
-            "device_number", "collection_number", name=op.f("pk_followers")
-        ),
+        sa.PrimaryKeyConstraint("device_number", "collection_number", name=op.f("pk_followers")),
     )
     op.create_index("ix_followers_collection_number", "followers", ["collection_number"])
     with op.batch_alter_table("events") as events:

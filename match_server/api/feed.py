@@ -1,0 +1,107 @@
+"""The change feed over HTTP: snapshots, changes with a long poll, and who may follow."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from flask import Response, g
+
+from match_server.api.endpoint import Endpoint
+from match_server.api.uploads import NDJSON
+from match_server.schemas.base import Page
+from match_server.schemas.feed import (
+    ChangesQuery,
+    FollowerQuery,
+    FollowerView,
+    GalleriesPut,
+    SnapshotQuery,
+)
+from match_server.services.feed import Feed
+from match_server.services.keys import Permission, Principal
+from match_server.services.wiring import Services
+from shared.errors import Unavailable
+from shared.feed import FeedChanges
+
+_POLL_S = 0.25
+
+
+def feed_endpoints(services: Services, stopping: Callable[[], bool]) -> list[Endpoint]:
+    """Followers. `stopping` ends what waits when the process is to end."""
+    feed, followers = services.feed, services.followers
+    slots = threading.BoundedSemaphore(services.settings.follower_limit)
+    return [
+        Endpoint(
+            "GET", "/v1/changes", "feed",
+            "What happened to a collection after a number; waits for it if asked to",
+            handle=lambda query: _changes(feed, query, g.principal, slots, stopping),
+            permission=Permission.FOLLOW, query=ChangesQuery, answer=FeedChanges,
+            errors=(400, 404, 410, 503),
+        ),
+        Endpoint(
+            "GET", "/v1/snapshot", "feed",
+            "All templates of a collection as NDJSON, with the number of the feed to go on from",
+            handle=lambda query: _snapshot(feed, query, g.principal, slots),
+            permission=Permission.FOLLOW, query=SnapshotQuery, media_type=NDJSON,
+            errors=(400, 404, 503),
+        ),
+        Endpoint(
+            "GET", "/v1/followers", "feed", "Which boxes hold which galleries, and how far they are",
+            handle=lambda query: followers.page(query), permission=Permission.ADMINISTER,
+            query=FollowerQuery, answer=Page[FollowerView], errors=(400,),
+        ),
+        Endpoint(
+            "PUT", "/v1/devices/<device>/galleries", "devices",
+            "Let a device hold exactly these collections or groups",
+            handle=lambda device, body: followers.put(device, body),
+            permission=Permission.ADMINISTER, body=GalleriesPut, answer=Page[FollowerView],
+            errors=(400, 404, 409),
+            example={"galleries": [{"collection": "staff", "groups": ["night-shift"]}]},
+        ),
+    ]  # fmt: skip
+
+
+def _changes(
+    feed: Feed,
+    query: ChangesQuery,
+    principal: Principal,
+    slots: threading.BoundedSemaphore,
+    stopping: Callable[[], bool],
+) -> FeedChanges:
+    """Waiting takes a thread, so few may: when all places are taken the answer comes at once."""
+    followed = feed.followed(query, principal)
+    feed.acknowledge(followed, query)
+    if query.wait and not feed.has_moved(followed, query.since) and slots.acquire(blocking=False):
+        try:
+            deadline_s = time.monotonic() + query.wait
+            while time.monotonic() < deadline_s and not stopping():
+                time.sleep(_POLL_S)
+                if feed.has_moved(followed, query.since):
+                    break
+        finally:
+            slots.release()
+        followed = feed.followed(query, principal)  # may have changed meanwhile
+    return feed.changes(followed, query)
+
+
+def _snapshot(
+    feed: Feed, query: SnapshotQuery, principal: Principal, slots: threading.BoundedSemaphore
+) -> Response:
+    followed = feed.followed(query, principal)
+    if not slots.acquire(blocking=False):
+        raise Unavailable("as many followers as allowed are being served; try again later")
+    held = [slots]
+
+    def release() -> None:
+        if held:
+            held.pop().release()
+
+    response = Response(_released(feed.snapshot(followed, query), release), content_type=NDJSON)
+    response.call_on_close(release)  # also when nothing was read of it
+    return response
+
+
+def _released(lines: Iterator[bytes], release: Callable[[], None]) -> Iterator[bytes]:
+    try:
+        yield from lines
+    finally:
+        release()
