@@ -1,7 +1,7 @@
 """The server's settings: a TOML file, overridden by `MUSTER_…` variables, then by the command."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -12,6 +12,7 @@ from pydantic_settings import (
 )
 
 from models.picture import PictureLimits
+from shared.envelope import Keyring
 from shared.errors import ConfigurationError
 from shared.ids import NAME_PATTERN
 
@@ -40,6 +41,13 @@ class Settings(BaseSettings):
         description="Show the web page without a key, to visitors from this machine only.",
     )
     model_pack: str = Field(default="compact", description="Face models of new collections.")
+    encryption_key_file: Path | None = Field(
+        default=None,
+        description="File with the master keys of encrypted collections; the first one seals.",
+    )
+    encryption_key: str | None = Field(
+        default=None, description="The same keys themselves, in place of the file.", repr=False
+    )
     default_collection: str = Field(
         default="default",
         pattern=NAME_PATTERN,
@@ -83,6 +91,59 @@ class Settings(BaseSettings):
         description="Certificate (PEM) shown at that address, if no public authority signed it: "
         "QR pictures then hold its fingerprint, and boxes trust it.",
     )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate and its chain: HTTPS."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's key.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="PEM file of an authority: only clients with a certificate of it may connect.",
+    )
+    trusted_proxies: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="Reverse proxies in front of the server, whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed.",
+    )
+    requests_per_minute: int = Field(
+        default=60_000, ge=0, description="Of one key, in each worker; 0: no limit. Beyond it 429."
+    )
+    bad_keys_per_minute: int = Field(
+        default=30,
+        ge=0,
+        description="Wrong keys from one address, in each worker; 0: no limit. Beyond it 429.",
+    )
+    rate_limit_store: str = Field(
+        default="memory://",
+        description="Where requests are counted: memory:// (each worker by itself), or "
+        "redis://HOST:PORT for all workers together.",
+        repr=False,  # it may hold a password
+    )
+    audit_searches: Literal["gathered", "each"] = Field(
+        default="gathered",
+        description="In the audit log a line a minute for the searches of each key, or one for "
+        "each search, written before it is answered.",
+    )
+    retain_events_days: float = Field(
+        default=365, ge=0, description="Sightings are deleted after so long; 0: never."
+    )
+    retain_snapshots_days: float = Field(
+        default=90, ge=0, description="Thumbnails of sightings; 0: as long as the sighting."
+    )
+    retain_unknown_days: float = Field(
+        default=30, ge=0, description="Sightings of faces that nobody matched; 0: as others."
+    )
+    erase_expired_after_days: float | None = Field(
+        default=None,
+        ge=0,
+        description="Persons are erased so long after they expired; unset: never.",
+    )
+    declared_backups: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Backups that you make of this server and for how many days you keep each; "
+        "certificates of erasure name them.",
+    )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
@@ -97,6 +158,26 @@ class Settings(BaseSettings):
     def picture_limits(self) -> PictureLimits:
         """What is read of a picture."""
         return PictureLimits(max_bytes=self.max_body_bytes, max_pixels=self.max_picture_pixels)
+
+    @property
+    def follower_limit(self) -> int:
+        """Followers that one worker lets wait, or sends a snapshot, at once."""
+        return max(1, self.threads // 4)
+
+    def keyring(self) -> Keyring | None:
+        """The master keys of encrypted collections, read now; None when none were given.
+
+        Raises ConfigurationError when there are two sources, or the one cannot be read.
+        """
+        if self.encryption_key_file is not None and self.encryption_key is not None:
+            raise ConfigurationError(
+                "give encryption_key_file or encryption_key, not both: which one seals?"
+            )
+        if self.encryption_key_file is not None:
+            return Keyring.from_file(self.encryption_key_file)
+        if self.encryption_key is not None:
+            return Keyring.from_text(self.encryption_key)
+        return None
 
     @property
     def stream_limit(self) -> int:

@@ -181,7 +181,7 @@ def _responses(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
 
 def _errors_of_all(endpoint: Endpoint) -> set[int]:
     """What every call of its kind may answer."""
-    errors = set() if endpoint.permission is None else {401, 403}
+    errors = set() if endpoint.permission is None else {401, 403, 429}
     if endpoint.body is not None:
         errors |= {400, 413, 415}
     if endpoint.query is not None:
