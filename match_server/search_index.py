@@ -26,8 +26,9 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.services.changes import position
 from match_server.services.scopes import Scope
+from match_server.services.vault import Vault
 from match_server.tables import Change, Collection, Template
-from shared.errors import Unavailable
+from shared.errors import KeyMissing, ModelMismatch, Unavailable
 from shared.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
 
 log = logging.getLogger(__name__)
@@ -59,21 +60,24 @@ def open_segments(folder: Path | None, dimension: int, origin: str) -> Segmented
 class SearchIndex:
     """All galleries of this process, opened when they are first searched. Thread-safe.
 
-    Segments lie in one folder a collection below `folder`; None keeps everything in memory.
+    Segments lie in one folder a collection below `folder`; None keeps everything in memory, as
+    the templates of encrypted collections always are.
     """
 
     def __init__(
         self,
         database: Database,
+        vault: Vault,
         open_gallery: OpenGallery = open_segments,
         *,
         folder: Path | None = None,
     ) -> None:
         self._database = database
+        self._vault = vault
         self._open = open_gallery
         self._folder = folder
         self._lock = threading.Lock()  # guards the dictionary only
-        self._followers: dict[int, _Follower] = {}
+        self._followers: dict[_Kind, _Follower] = {}
         self._seen = 0
 
     def caught_up(self, collection: Collection | Scope, min_seq: int | None = None) -> Reached:
@@ -103,7 +107,10 @@ class SearchIndex:
         with self._database.read() as session:
             collections = list(session.scalars(select(Collection)))
         for collection in collections:
-            self.caught_up(collection)
+            try:
+                self.caught_up(collection)
+            except KeyMissing as error:
+                log.warning("a gallery stays closed", extra={"why": error.message})
 
     def close(self) -> None:
         """Seal what is private to this process, so that the next start has less to replay."""
@@ -114,19 +121,27 @@ class SearchIndex:
 
     def _follower(self, collection: Collection | Scope) -> "_Follower":
         with self._lock:
-            follower = self._followers.get(collection.number)
+            kind = collection.number, collection.generation
+            follower = self._followers.get(kind)
             if follower is None:
-                folder = self._folder and self._folder / str(collection.number)
-                follower = _Follower(self._database, collection, self._open, folder)
-                self._followers[collection.number] = follower
+                folder = None if collection.encrypted else self._folder
+                follower = _Follower(
+                    self._database,
+                    self._vault,
+                    collection,
+                    self._open,
+                    folder and folder / _folder_name(collection),
+                )
+                self._followers[kind] = follower
             return follower
 
     def _forget_erased(self, seq: int) -> None:
-        """Let go of the galleries of collections that are gone, and of their files."""
+        """Let go of the galleries of collections and models that are gone, and of their files."""
         with self._database.read() as session:
-            existing = set(session.scalars(select(Collection.number)))
+            columns = select(Collection.number, Collection.generation)
+            existing = {row.tuple() for row in session.execute(columns)}
         with self._lock:
-            gone = [self._followers.pop(number) for number in self._followers.keys() - existing]
+            gone = [self._followers.pop(kind) for kind in self._followers.keys() - existing]
             self._seen = seq
         for follower in gone:
             follower.close(erase=True)
@@ -138,12 +153,16 @@ class _Follower:
     def __init__(
         self,
         database: Database,
+        vault: Vault,
         collection: Collection | Scope,
         open_gallery: OpenGallery,
         folder: Path | None,
     ) -> None:
         self._database = database
+        self._vault = vault
+        self._owner = collection
         self._collection = collection.number
+        self._model_id = collection.model_id
         self._dimension = collection.dimension
         self._origin = f"{collection.number}/{collection.model_id}/{collection.created_at}"
         self._open = open_gallery
@@ -161,6 +180,7 @@ class _Follower:
                 return Reached(gallery, newest)
         with self._lock, self._database.read() as session:
             newest = position(session)
+            self._require_generation(session)
             gallery = self._gallery or self._opened()
             if why := _unusable(gallery, newest):
                 self._rebuild(session, gallery, newest, why)
@@ -178,6 +198,15 @@ class _Follower:
                 self._gallery.close()
             if erase and self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _require_generation(self, session: Session) -> None:
+        """Raises when the collection uses another model by now: nobody may search the old one."""
+        wanted = select(Collection.generation).where(Collection.number == self._collection)
+        generation = session.scalar(wanted)
+        if generation is not None and generation != self._owner.generation:
+            raise ModelMismatch(
+                f"the model of collection {self._owner.name!r} has just been changed; search again"
+            )
 
     def _opened(self) -> SegmentedGallery:
         started_s = time.monotonic()
@@ -208,16 +237,17 @@ class _Follower:
     def _all_templates(
         self, session: Session
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float16]]]:
-        after = 0
+        after, cipher = 0, self._vault.cipher(session, self._owner)
         while rows := session.execute(
-            select(Template.number, Template.vector)
+            select(Template.number, Template.id, Template.vector)
             .where(Template.collection_number == self._collection, Template.number > after)
             .order_by(Template.number)
             .limit(_CHUNK)
         ).all():
             after = rows[-1].number
             numbers = np.array([row.number for row in rows], dtype=np.uint64)
-            yield numbers, stored_rows([row.vector for row in rows], self._dimension)
+            opened = cipher.open_vectors(self._model_id, [(row.id, row.vector) for row in rows])
+            yield numbers, stored_rows(opened, self._dimension)
 
     def _replay(self, session: Session, gallery: SegmentedGallery, newest: int) -> None:
         """Everything from the watermark to `newest` in one step: never found half applied."""
@@ -236,12 +266,15 @@ class _Follower:
             if number is not None:
                 (removed if kind == "template_removed" else added).add(number)
         numbers, vectors = list[int](), list[bytes]()
+        cipher = self._vault.cipher(session, self._owner)
         for chunk in _chunks(sorted(added - removed)):
             rows = session.execute(
-                select(Template.number, Template.vector).where(Template.number.in_(chunk))
+                select(Template.number, Template.id, Template.vector).where(
+                    Template.number.in_(chunk)
+                )
             ).all()
             numbers += [row.number for row in rows]
-            vectors += [row.vector for row in rows]
+            vectors += cipher.open_vectors(self._model_id, [(row.id, row.vector) for row in rows])
         gallery.apply(
             newest,
             remove=np.array(sorted(removed), dtype=np.uint64),
@@ -284,6 +317,14 @@ def _unusable(gallery: SegmentedGallery, newest: int) -> str | None:
 def stored_rows(vectors: Sequence[bytes], dimension: int) -> NDArray[np.float16]:
     """Stored templates as rows (n, dimension), float16."""
     return np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
+
+
+_Kind = tuple[int, int]  # number of the collection, and which of its models
+
+
+def _folder_name(collection: Collection | Scope) -> str:
+    number, generation = collection.number, collection.generation
+    return f"{number}-{generation}" if generation else str(number)
 
 
 def _chunks(numbers: list[int]) -> Iterator[list[int]]:

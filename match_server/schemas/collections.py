@@ -1,8 +1,9 @@
 """Collections and the policy by which they decide."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from match_server.schemas.base import (
     ApiModel,
@@ -17,14 +18,62 @@ from match_server.schemas.base import (
 )
 
 GateName = Literal["doorway", "passport", "off"]
+SetBy = Literal["threshold", "target_fpir", "false_alarms_per_day"]
+SETS_THE_POINT: tuple[SetBy, ...] = ("threshold", "target_fpir", "false_alarms_per_day")
+
+DEFAULT_THRESHOLD = 0.35
+
+TargetFpir = Annotated[
+    float | None,
+    Field(
+        default=None,
+        gt=0,
+        le=0.5,
+        description="Share of persons not enrolled who may find somebody (FPIR, at this gallery's "
+        "size, at rank 1).",
+    ),
+]
+FalseAlarms = Annotated[
+    float | None,
+    Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Tracks of persons not enrolled that may be given a name, in a day.",
+    ),
+]
+Traffic = Annotated[
+    float | None,
+    Field(
+        default=None,
+        gt=0,
+        le=1_000_000_000,
+        description="Tracks of persons not enrolled in a day, all cameras of this collection "
+        "together. null: measured from the events of the last 7 days.",
+    ),
+]
+
+
+def _at_most_one(given: Mapping[str, Any]) -> None:
+    named = [name for name in SETS_THE_POINT if given.get(name) is not None]
+    if len(named) > 1:
+        raise ValueError(f"give only one of {' and '.join(f'`{name}`' for name in named)}")
 
 
 class Policy(ApiModel):
-    """The operating point of a collection: what turns a candidate list into a decision."""
+    """What turns a candidate list into a decision.
 
-    threshold: Threshold = Field(
-        default=0.35, description="Similarity from which the best candidate is identified."
+    Exactly one of `threshold`, `target_fpir` and `false_alarms_per_day` sets the operating point;
+    where none is given, `threshold` is 0.35. The last two need a calibration of the collection's
+    model; the server then derives the threshold and moves it as the gallery grows.
+    """
+
+    threshold: Threshold | None = Field(
+        default=None, description="Similarity from which the best candidate is identified."
     )
+    target_fpir: TargetFpir = None
+    false_alarms_per_day: FalseAlarms = None
+    traffic: Traffic = None
     margin: float = Field(
         default=0.0,
         ge=0,
@@ -43,23 +92,78 @@ class Policy(ApiModel):
         le=3600,
         description="Seconds after its capture for which an event may open a door.",
     )
+    sighting_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="A person who is before the same camera again within so many seconds is the "
+        "same sighting; 0: every track is one of its own.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_three(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        _at_most_one(given)
+        if all(given.get(name) is None for name in SETS_THE_POINT):
+            return {**given, "threshold": DEFAULT_THRESHOLD}
+        return given
+
+    @model_validator(mode="after")
+    def _traffic_is_for_alarms(self) -> Self:
+        if self.traffic is not None:
+            if self.false_alarms_per_day is None:
+                raise ValueError("`traffic` goes with `false_alarms_per_day`")
+            if self.false_alarms_per_day >= self.traffic:
+                raise ValueError(
+                    "`false_alarms_per_day` must be below `traffic`: else every stranger may "
+                    "be a false alarm"
+                )
+        return self
 
 
 class PolicyPatch(ApiModel):
-    """The points of a policy that change; the others stay."""
+    """The points of a policy that change; the others stay.
+
+    One of `threshold`, `target_fpir` and `false_alarms_per_day` takes the place of the others;
+    `traffic: null` lets it be measured again.
+    """
 
     threshold: Threshold | None = None
+    target_fpir: TargetFpir = None
+    false_alarms_per_day: FalseAlarms = None
+    traffic: Traffic = None
     margin: float | None = Field(default=None, ge=0, le=2)
     gate: GateName | None = None
     candidates: int | None = Field(default=None, ge=1, le=50)
     live_s: float | None = Field(default=None, gt=0, le=3600)
+    sighting_s: float | None = Field(default=None, ge=0, le=86_400)
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> Self:
+        _at_most_one({name: getattr(self, name) for name in SETS_THE_POINT})
+        return self
+
+    def applied_to(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored policy with what this patch gives."""
+        points = self.model_dump(mode="json", exclude_none=True)
+        merged = {**stored, **points}
+        if any(name in points for name in SETS_THE_POINT):
+            merged.update({name: points.get(name) for name in SETS_THE_POINT})
+            if "false_alarms_per_day" not in points:
+                merged["traffic"] = None
+        if "traffic" in self.model_fields_set:
+            merged["traffic"] = self.traffic
+        return merged
 
 
 class CollectionCreate(ApiModel):
     name: Name = Field(examples=["staff"])
     max_templates: int | None = Field(default=None, ge=1, le=10**12)
-    encrypted: Literal[False] = Field(
-        default=False, description="Encrypted collections are not offered yet."
+    encrypted: bool = Field(
+        default=False,
+        description="Templates, photos and thumbnails are encrypted at rest. Cannot be changed.",
     )
     metadata: Metadata = Field(default_factory=dict)
     policy: Policy = Policy()
@@ -81,6 +185,38 @@ class CollectionPatch(ApiModel):
     policy: PolicyPatch | None = None
 
 
+class OperatingPointView(ApiModel):
+    """The threshold in use at this moment, and what it is derived from."""
+
+    threshold: float = Field(description="Similarity from which the best candidate is identified.")
+    set_by: SetBy
+    templates: int = Field(description="Templates enrolled: N.")
+    persons: int
+    probes_per_track: float = Field(
+        description="Searches that one track brings: measured over the last 7 days, else 1."
+    )
+    fmr: float | None = Field(
+        description="False match rate of one comparison at `threshold`; null without calibration."
+    )
+    fmr_upper_bound: float | None = Field(
+        description="Above which it is not, with 97.5 % confidence and no model of the tail."
+    )
+    fpir: float | None = Field(
+        description="Share of tracks of persons not enrolled that get a name: "
+        "1 - (1 - fmr)^(templates x probes_per_track)."
+    )
+    traffic: float | None = Field(description="Tracks of persons not enrolled in a day.")
+    traffic_from: Literal["given", "measured"] | None
+    false_alarms_per_day: float | None = Field(description="fpir x traffic.")
+    extrapolated: bool | None = Field(
+        description="Whether `fmr` is lower than what the calibration measured."
+    )
+    reachable: bool = Field(
+        description="False: no threshold keeps what is asked for, so only exact copies match."
+    )
+    explanation: str
+
+
 class CollectionView(ApiModel):
     name: str = Field(examples=["staff"])
     model_id: str = Field(description="The model of all its templates, fixed at creation.")
@@ -92,6 +228,7 @@ class CollectionView(ApiModel):
     encrypted: bool
     metadata: Metadata
     policy: Policy
+    operating_point: OperatingPointView
     created_at: Moment
 
 

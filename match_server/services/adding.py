@@ -1,19 +1,20 @@
 """The rows that an enrollment adds, each in the transaction of whoever adds them."""
 
-import hashlib
 import io
 from datetime import datetime
 
 from PIL import Image as Pillow
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from match_server.schemas.persons import Detection
 from match_server.services.changes import record
 from match_server.services.files import Kept
+from match_server.services.vault import Cipher
+from match_server.services.vectors import require_model
 from match_server.tables import Collection, Image, Person, Template
 from models.types import Face
-from shared.errors import Conflict
+from shared.errors import Conflict, ModelMismatch
 from shared.ids import new_id
 from shared.quality import Quality
 from shared.template import Template as FaceTemplate
@@ -29,6 +30,7 @@ def add_image(
     quality: Quality,
     detection: Detection,
     now: datetime,
+    cipher: Cipher,
 ) -> Image:
     """The row of a picture; `file` is where it is kept, None when it is not."""
     image = Image(
@@ -38,18 +40,14 @@ def add_image(
         storage_number=None if file is None else file.storage_number,
         media_type=_media_type(picture),
         size_bytes=len(picture),
-        sha256=digest(picture),
+        data_key=None if file is None else file.data_key,
+        sha256=cipher.digest(picture),
         quality=quality.model_dump(mode="json"),
         detection=detection.model_dump(mode="json"),
         created_at=now,
     )
     session.add(image)
     return image
-
-
-def digest(picture: bytes) -> bytes:
-    """By which the same file is recognised."""
-    return hashlib.sha256(picture).digest()
 
 
 def add_template(
@@ -60,16 +58,24 @@ def add_template(
     image: Image | None,
     quality: Quality | None,
     now: datetime,
+    cipher: Cipher,
 ) -> tuple[Template, int]:
-    """The row of a template, and its number in the feed. Conflict when the collection is full."""
+    """The row of a template, and its number in the feed.
+
+    Raises Conflict when the collection is full, ModelMismatch when its model has just changed.
+    """
     take_room(session, owner, 1)
+    require_model(template.model_id, owner)
+    template_id = new_id()
+    vector = template.vector.astype("<f2").tobytes()
     row = Template(
-        id=new_id(),
+        id=template_id,
         collection_number=owner.number,
         person_number=person.number,
         image_id=None if image is None else image.id,
         model_id=template.model_id,
-        vector=template.vector.astype("<f2").tobytes(),
+        vector=cipher.seal_vector(template_id, template.model_id, vector),
+        data_key=cipher.data_key,
         quality=None if quality is None else quality.score,
         created_at=now,
     )
@@ -97,6 +103,7 @@ def take_room(session: Session, owner: Collection, templates: int) -> None:
         update(Collection)
         .where(
             Collection.number == owner.number,
+            Collection.generation == owner.generation,
             Collection.max_templates.is_(None)
             | (Collection.template_count + templates <= Collection.max_templates),
         )
@@ -104,9 +111,19 @@ def take_room(session: Session, owner: Collection, templates: int) -> None:
         .returning(Collection.number)
     ).all()
     if not taken:
+        require_generation(session, owner)
         raise Conflict(
             f"collection {owner.name!r} is full: it may hold {owner.max_templates} templates",
             max_templates=owner.max_templates,
+        )
+
+
+def require_generation(session: Session, owner: Collection) -> None:
+    """Raises ModelMismatch when the collection's model was changed since `owner` was read."""
+    now = session.scalar(select(Collection.generation).where(Collection.number == owner.number))
+    if now != owner.generation:
+        raise ModelMismatch(
+            f"the model of collection {owner.name!r} has just been changed; send it again"
         )
 
 

@@ -13,10 +13,12 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.schemas.batches import BatchLine, BatchVerdict
 from match_server.schemas.persons import PersonCreate, PersonName
+from match_server.services.adding import require_generation
 from match_server.services.chain import Note, note
 from match_server.services.lookup import batches, collection_named
 from match_server.services.persons import add_person
 from match_server.services.selection import field_rows
+from match_server.services.vault import Cipher, Vault
 from match_server.services.vectors import stored_forms
 from match_server.tables import (
     Change,
@@ -67,8 +69,9 @@ class _Ready:
 class BulkVectors:
     """Writes many templates at once. As `add_template` does it seeks no lookalike."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, vault: Vault) -> None:
         self._database = database
+        self._vault = vault
         self._clock = clock
 
     def add(
@@ -86,7 +89,8 @@ class BulkVectors:
             readable = _readable(owner, items, refused)
             persons = _Persons(session, owner, now)
             ready = persons.settle(readable, free, refused)
-            first_seq = _write(session, owner, ready, persons, now)
+            cipher = self._vault.cipher(session, owner)
+            first_seq = _write(session, owner, ready, persons, now, cipher)
             if resume is not None:
                 _note(session, owner, resume, items[-1].index + 1)
         accepted = {
@@ -232,18 +236,27 @@ def _readable(
 
 
 def _room(session: Session, owner: Collection) -> int:
-    """Templates that the collection can still take; its row is locked until the end."""
+    """Templates that the collection can still take; its row is locked until the end.
+
+    Raises ModelMismatch when its model has just been changed.
+    """
     row = session.execute(
         select(Collection.template_count, Collection.max_templates)
         .where(Collection.number == owner.number)
         .with_for_update()
     ).one()
+    require_generation(session, owner)
     limit = 2**62 if row.max_templates is None else row.max_templates
     return max(int(limit - row.template_count), 0)
 
 
 def _write(
-    session: Session, owner: Collection, ready: Sequence[_Ready], persons: _Persons, now: datetime
+    session: Session,
+    owner: Collection,
+    ready: Sequence[_Ready],
+    persons: _Persons,
+    now: datetime,
+    cipher: Cipher,
 ) -> int:
     """Insert the templates and their lines of the feed; answers the number of the first line.
 
@@ -258,11 +271,16 @@ def _write(
         {
             "id": one.template_id,
             "person_number": persons.of(one.item.line).number,
-            "vector": one.vector,
+            "vector": cipher.seal_vector(one.template_id, owner.model_id, one.vector),
         }
         for one in ready
     ]
-    same = {"collection_number": owner.number, "model_id": owner.model_id, "created_at": now}
+    same = {
+        "collection_number": owner.number,
+        "model_id": owner.model_id,
+        "data_key": cipher.data_key,
+        "created_at": now,
+    }
     _insert(session, Template, templates, same)
     made = session.execute(select(Template.id, Template.number).where(Template.number > last))
     numbers = {row.id: row.number for row in made}

@@ -20,6 +20,7 @@ from match_server.services.changes import position, record
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, one_number, page_of
 from match_server.services.scopes import Scope
+from match_server.services.vault import Vault
 from match_server.tables import Collection, Event, Image, Person
 from shared.clock import Clock
 from shared.errors import Conflict
@@ -36,7 +37,9 @@ class Collections:
         faces: FaceEngine,
         files: FileStore,
         clock: Clock,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._database = database
         self._faces = faces
         self._files = files
@@ -54,12 +57,16 @@ class Collections:
                 max_templates=wanted.max_templates,
                 template_count=0,
                 person_count=0,
+                generation=0,
+                encrypted=wanted.encrypted,
                 meta=dict(wanted.metadata),
                 policy=wanted.policy.model_dump(mode="json"),
                 created_at=now,
             )
             session.add(row)
             session.flush()
+            if wanted.encrypted:
+                self._vault.add_keys(session, row, now)
             seq = record(session, row.number, "collection_created", row.name, now)
             return CollectionWritten(seq=seq, **dict(_view(row)))
 
@@ -165,7 +172,7 @@ def _view(row: Collection) -> CollectionView:
         templates=row.template_count,
         persons=row.person_count,
         max_templates=row.max_templates,
-        encrypted=False,
+        encrypted=row.encrypted,
         metadata=row.meta,
         policy=policy_of(row),
         created_at=row.created_at,

@@ -18,7 +18,7 @@ from match_server.schemas.persons import (
     TemplateWritten,
 )
 from match_server.search_index import SearchIndex
-from match_server.services.adding import add_image, add_template, detection_of, digest, embedded
+from match_server.services.adding import add_image, add_template, detection_of, embedded
 from match_server.services.changes import position
 from match_server.services.collections import policy_of
 from match_server.services.files import FileStore
@@ -26,6 +26,7 @@ from match_server.services.lookup import collection_named, person_named, storage
 from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
 from match_server.services.references import template_view
+from match_server.services.vault import Cipher, Vault
 from match_server.services.vectors import require_model, template_of
 from match_server.tables import Collection, Image, Person, Template
 from shared.clock import Clock
@@ -78,7 +79,9 @@ class Enroller:
         index: SearchIndex,
         files: FileStore,
         clock: Clock,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._database = database
         self._faces = faces
         self._index = index
@@ -95,7 +98,8 @@ class Enroller:
         with self._database.read() as session:
             owner = collection_named(session, collection)
             person = _person(session, owner, who)
-            known = None if wanted.force else _known(session, person, wanted)
+            cipher = self._vault.cipher(session, owner)
+            known = None if wanted.force else _known(session, person, wanted, cipher)
             storage = None
             if wanted.storage is not None:
                 storage = storage_named(session, wanted.storage)
@@ -105,7 +109,9 @@ class Enroller:
         if not wanted.force:
             self._refuse_lookalike(owner, person, reference.template)
         with (
-            self._files.kept("photos", wanted.image if wanted.keeps else None, storage) as file,
+            self._files.kept(
+                "photos", wanted.image if wanted.keeps else None, storage, cipher=cipher
+            ) as file,
             self._database.write() as session,
         ):
             # Read again under the write lock: the person may have been erased in the meantime.
@@ -119,9 +125,11 @@ class Enroller:
             image = None
             quality, detection = reference.quality, reference.detection
             if wanted.image is not None and quality is not None and detection is not None:
-                image = add_image(session, person, wanted.image, file, quality, detection, now)
+                image = add_image(
+                    session, person, wanted.image, file, quality, detection, now, cipher
+                )
             template = reference.template
-            row, seq = add_template(session, owner, person, template, image, quality, now)
+            row, seq = add_template(session, owner, person, template, image, quality, now, cipher)
             return _enrolled(person, row, image, seq, quality, detection)
 
     def add_template(
@@ -133,7 +141,8 @@ class Enroller:
             person = person_named(session, owner, person_id)
             template = template_of(wanted.template, wanted.model_id, owner)
             now = self._clock.now()
-            row, seq = add_template(session, owner, person, template, None, None, now)
+            cipher = self._vault.cipher(session, owner)
+            row, seq = add_template(session, owner, person, template, None, None, now, cipher)
             return TemplateWritten(seq=seq, **dict(template_view(row, person.id)))
 
     def _reference(self, owner: Collection, wanted: Enrollment) -> _Reference:
@@ -176,13 +185,15 @@ def _person(session: Session, owner: Collection, who: str | Named) -> Person | N
     return person_named(session, owner, who)
 
 
-def _known(session: Session, person: Person | None, wanted: Enrollment) -> Enrolled | None:
+def _known(
+    session: Session, person: Person | None, wanted: Enrollment, cipher: Cipher
+) -> Enrolled | None:
     """The answer for a file that this person was enrolled from before."""
     if person is None or wanted.image is None:
         return None
     found = select(Image, Template).join(Template, Template.image_id == Image.id)
     found = found.where(
-        Image.person_number == person.number, Image.sha256 == digest(wanted.image)
+        Image.person_number == person.number, Image.sha256 == cipher.digest(wanted.image)
     ).order_by(Template.number)
     if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
         found = found.where(Image.file.is_not(None))

@@ -15,7 +15,8 @@ from match_server.services.changes import position
 from match_server.services.files import FileStore
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import one_number, page_of
-from match_server.tables import Event, EventCandidate, Person
+from match_server.services.vault import Cipher, Vault
+from match_server.tables import Collection, Event, EventCandidate, Person
 from shared.errors import NotFound
 from shared.quality import Quality
 
@@ -33,13 +34,14 @@ class Update:
 class Events:
     """Reading events."""
 
-    def __init__(self, database: Database, files: FileStore) -> None:
+    def __init__(self, database: Database, files: FileStore, vault: Vault) -> None:
         self._database = database
         self._files = files
+        self._vault = vault
 
     def page(self, query: EventQuery) -> Page[EventView]:
         """Events, newest first."""
-        wanted = _filtered(select(Event), query)
+        wanted = _filtered(select(Event).where(Event.merged_into.is_(None)), query)
         if query.since is not None:
             wanted = wanted.where(Event.received_at >= query.since)
         if query.until is not None:
@@ -61,9 +63,11 @@ class Events:
         """The JPEG thumbnail. Raises NotFound when there is none."""
         with self._database.read() as session:
             row = session.get(Event, event_id)
-        if row is None or row.snapshot is None:
-            raise NotFound(f"there is no snapshot of event {event_id!r}")
-        return self._files.read(row.snapshot)
+            if row is None or row.snapshot is None:
+                raise NotFound(f"there is no snapshot of event {event_id!r}")
+            owner = session.get(Collection, row.collection_number)
+            cipher = Cipher(0) if owner is None else self._vault.cipher(session, owner)
+        return self._files.read(row.snapshot, cipher=cipher)
 
     def revision(self) -> int:
         """The number of the last write to any event."""
@@ -155,7 +159,9 @@ def view_of(
         collection=collection,
         device=row.device,
         camera=row.camera,
-        track_id=row.track_id,
+        track_id=row.shown_track_id or row.track_id,
+        tracks=row.tracks,
+        merged_into=row.merged_into,
         decision=cast(Decision, row.decision),
         person=person,
         person_erased=row.person_erased,

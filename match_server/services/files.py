@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.services.lookup import batches
 from match_server.services.places import Folder, OpenPlace, Place, place_at
+from match_server.services.vault import Cipher
 from match_server.tables import DoomedFile, Storage
 from shared.errors import MusterError, Unavailable
 from shared.ids import new_id
@@ -26,6 +27,7 @@ class Kept:
 
     name: str
     storage_number: int | None  # None: the data folder
+    data_key: int | None  # that it is encrypted with; None: it is not
 
 
 class FileStore:
@@ -43,8 +45,12 @@ class FileStore:
         kind: Literal["photos", "snapshots"],
         data: bytes | None,
         storage: Storage | None = None,
+        *,
+        cipher: Cipher,
     ) -> Iterator[Kept | None]:
         """Write a file, safe when this returns, for the time of a transaction that names it.
+
+        `cipher` is of the collection that the file belongs to.
 
         Yields None for no data. When the transaction fails the file goes again, or is noted for
         deletion where its storage does not answer.
@@ -54,9 +60,9 @@ class FileStore:
             return
         identifier = new_id()
         name = f"{kind}/{identifier[-2:]}/{identifier}"
-        file = Kept(name, None if storage is None else storage.number)
+        file = Kept(name, None if storage is None else storage.number, cipher.data_key)
         place = self._place(None if storage is None else storage.uri)
-        place.write(name, data)
+        place.write(name, cipher.seal_file(name, data))
         try:
             yield file
         except BaseException:
@@ -67,9 +73,10 @@ class FileStore:
                     self.doom(session, [(file.name, file.storage_number)])
             raise
 
-    def read(self, name: str, storage: Storage | None = None) -> bytes:
-        """The file's bytes. Raises NotFound when it is gone."""
-        return self._place(None if storage is None else storage.uri).read(name)
+    def read(self, name: str, storage: Storage | None = None, *, cipher: Cipher) -> bytes:
+        """The file's bytes. Raises NotFound when it is gone, Damaged when it is not as written."""
+        stored = self._place(None if storage is None else storage.uri).read(name)
+        return cipher.open_file(name, stored)
 
     def doom(self, session: Session, files: Iterable[tuple[str | None, int | None]]) -> int:
         """Note files (name, storage) for deletion in the transaction that forgets them.

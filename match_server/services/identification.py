@@ -20,6 +20,7 @@ from match_server.search_index import stored_rows
 from match_server.services.adding import detection_of, embedded
 from match_server.services.collections import policy_of
 from match_server.services.lookup import collection_named, person_named
+from match_server.services.vault import Vault
 from match_server.services.vectors import read_vector
 from match_server.tables import Template
 from models.types import Face
@@ -37,7 +38,9 @@ class Identifier:
         self,
         database: Database,
         faces: FaceEngine,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._database = database
         self._faces = faces
 
@@ -79,9 +82,11 @@ class Identifier:
         with self._database.read() as session:
             owner = collection_named(session, side.collection or "")
             person = person_named(session, owner, side.person or "")
-            vectors = session.scalars(
-                select(Template.vector).where(Template.person_number == person.number)
+            stored = session.execute(
+                select(Template.id, Template.vector).where(Template.person_number == person.number)
             ).all()
+            cipher = self._vault.cipher(session, owner)
+            vectors = cipher.open_vectors(owner.model_id, [row.tuple() for row in stored])
         if not vectors:
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
         rows = stored_rows(vectors, owner.dimension).astype(np.float32)

@@ -14,6 +14,7 @@ from match_server.services.lookup import collection_named
 from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
 from match_server.services.scopes import Scope
+from match_server.services.vault import Vault
 from shared.clock import Clock
 from shared.quality import Quality
 from shared.template import Template
@@ -40,10 +41,13 @@ class Made:
 class Newcomers:
     """Makes persons of strangers."""
 
-    def __init__(self, database: Database, index: SearchIndex, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, index: SearchIndex, clock: Clock, vault: Vault
+    ) -> None:
         self._database = database
         self._index = index
         self._clock = clock
+        self._vault = vault
 
     def create(self, searched: Scope, stranger: Stranger, known: Newcomer) -> Made | None:
         """A new person with one template; None when somebody like it is there by now.
@@ -69,7 +73,7 @@ class Newcomers:
             if ranked and ranked[0].similarity >= policy_of(owner).threshold:
                 session.rollback()
                 return None
-            image = None
+            image, cipher = None, self._vault.cipher(session, owner)
             if stranger.picture and stranger.quality and stranger.detection:
                 image = add_image(
                     session,
@@ -79,7 +83,9 @@ class Newcomers:
                     stranger.quality,
                     stranger.detection,
                     now,
+                    cipher,
                 )
             template = stranger.template
-            _, seq = add_template(session, owner, person, template, image, stranger.quality, now)
+            quality = stranger.quality
+            _, seq = add_template(session, owner, person, template, image, quality, now, cipher)
             return Made(PersonName(id=person.id, name=person.name), seq)

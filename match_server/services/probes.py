@@ -20,12 +20,15 @@ from match_server.schemas.events import ProbeResult
 from match_server.search_index import SearchIndex
 from match_server.services.changes import position
 from match_server.services.collections import policy_of
+from match_server.services.devices import device_heard
 from match_server.services.events import event_view
-from match_server.services.files import FileStore
+from match_server.services.files import FileStore, Kept
+from match_server.services.gaps import note_sequence
 from match_server.services.policy import Candidate, decide
 from match_server.services.ranking import all_present, rank_persons
 from match_server.services.scopes import Scope, scope_of_device
 from match_server.services.sightings import Sightings, Verdict
+from match_server.services.vault import Cipher, Vault
 from match_server.services.vectors import template_of
 from match_server.tables import Device, Probe
 from shared.clock import Clock
@@ -71,7 +74,9 @@ class Probes:
         files: FileStore,
         clock: Clock,
         default_collection: str,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._database = database
         self._index = index
         self._files = files
@@ -110,11 +115,16 @@ class Probes:
         )
         searched = self._search(readable, now)
         with contextlib.ExitStack() as files:
-            snapshots: dict[str, str | None] = {}
+            snapshots: dict[str, Kept | None] = {}
+            ciphers: dict[int, Cipher] = {}  # by collection
             for probe_id, one in searched.items():
-                data = one.message.thumbnail_jpeg
-                kept = files.enter_context(self._files.kept("snapshots", data))
-                snapshots[probe_id] = None if kept is None else kept.name
+                scope = one.scope
+                if scope.number not in ciphers:
+                    ciphers[scope.number] = self._vault.cipher(self._database, scope)
+                data, cipher = one.message.thumbnail_jpeg, ciphers[scope.number]
+                snapshots[probe_id] = files.enter_context(
+                    self._files.kept("snapshots", data, cipher=cipher)
+                )
             with self._database.write() if searched else self._database.read() as session:
                 stored, doomed = self._store(session, searched, snapshots, site, now)
                 results = [
@@ -168,27 +178,29 @@ class Probes:
         self,
         session: Session,
         searched: Mapping[str, _Searched],
-        snapshots: Mapping[str, str | None],
+        snapshots: Mapping[str, Kept | None],
         site: str | None,
         now: datetime,
     ) -> tuple[dict[str, ProbeResult], int]:
         """Store what was searched; answers the results of what is new, and files to be deleted."""
         if not searched:
             return {}, 0
+        sightings = Sightings(session, len(searched))  # nobody else stores events from here on
         ids = {"ids": list(searched)}
         known = set(session.connection().scalars(_KNOWN, ids))  # by another worker, meanwhile
         new = [one for probe_id, one in searched.items() if probe_id not in known]
-        unused = [snapshots[probe_id] for probe_id in known]
+        spare = [snapshots[probe_id] for probe_id in known]
+        unused = [one.name for one in spare if one is not None]
         results: dict[str, ProbeResult] = {}
         if new:
             self._require_current(session.connection(), new, now)
             _note_devices(session, [one.message for one in new], site, now)
-            sightings = Sightings(session, [one.message for one in new])
-            for one in new:
-                probe_id = one.message.probe_id
-                verdict = _verdict(one, now)
-                view, spare = sightings.add(one.message, verdict, snapshots[probe_id])
-                unused.append(spare)
+            verdicts = [(one.message, _verdict(one, now)) for one in new]
+            sightings.load(verdicts)
+            for message, verdict in verdicts:
+                probe_id = message.probe_id
+                view, left_over = sightings.add(message, verdict, snapshots[probe_id])
+                unused += left_over
                 results[probe_id] = ProbeResult(probe_id=probe_id, status="accepted", event=view)
             sightings.write()
         return results, self._files.doom_snapshots(session, unused)
@@ -217,11 +229,14 @@ class Probes:
 
     def note_status(self, site: str, message: StatusMessage) -> None:
         """Remember what a device (or its last will) says about being online."""
+        now = self._clock.now()
         with self._database.write() as session:
-            device = _device(session, message.device)
-            device.site, device.online = site, message.online
+            named = select(Device).where(Device.name == message.device)
+            device = session.scalars(named).one_or_none()
             if message.online:
-                device.last_seen_at = self._clock.now()
+                device = device_heard(session, message.device, site, now)
+            if device is not None:  # a will that outlived its device brings nobody back
+                device.online, device.status_at = message.online, now
 
 
 _KNOWN = select(Probe.id).where(Probe.id.in_(bindparam("ids", expanding=True)))
@@ -248,17 +263,6 @@ def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:
     return ProbeResult(probe_id=message.probe_id, status="duplicate", event=view)
 
 
-_DEVICE = select(Device).where(Device.name == bindparam("name"))
-
-
-def _device(session: Session, name: str) -> Device:
-    device = session.scalars(_DEVICE, {"name": name}).one_or_none()
-    if device is None:
-        device = Device(name=name, received=0)
-        session.add(device)
-    return device
-
-
 def _note_devices(
     session: Session, messages: Sequence[ProbeMessage], site: str | None, received_at: datetime
 ) -> None:
@@ -267,16 +271,6 @@ def _note_devices(
     for message in messages:
         device = devices.get(message.device)
         if device is None:
-            device = devices[message.device] = _device(session, message.device)
-        if site is not None:
-            device.site = site
-        expected = message.sequence if device.last_sequence is None else device.last_sequence + 1
-        if message.sequence > expected:
-            log.warning(
-                "probes are missing",
-                extra={"device": device.name, "first": expected, "last": message.sequence - 1},
-            )
-        device.first_sequence = min(device.first_sequence or message.sequence, message.sequence)
-        device.last_sequence = max(device.last_sequence or 0, message.sequence)
-        device.received += 1
-        device.last_seen_at = received_at
+            device = device_heard(session, message.device, site, received_at)
+            devices[message.device] = device
+        note_sequence(session, device, message.sequence)

@@ -12,6 +12,7 @@ from match_server.schemas.persons import Detection, ImageView, Removed, Template
 from match_server.services.changes import record
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, page_of, person_named
+from match_server.services.vault import Vault
 from match_server.tables import Collection, Image, Person, Template
 from shared.clock import Clock
 from shared.errors import NotFound
@@ -21,10 +22,13 @@ from shared.quality import Quality
 class References:
     """The images and templates of all persons."""
 
-    def __init__(self, database: Database, files: FileStore, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, files: FileStore, clock: Clock, vault: Vault
+    ) -> None:
         self._database = database
         self._files = files
         self._clock = clock
+        self._vault = vault
 
     def images(self, collection: str, person_id: str, paging: Paging) -> Page[ImageView]:
         with self._database.read() as session:
@@ -46,9 +50,12 @@ class References:
         """A kept photo and its media type. Raises NotFound when it was not kept."""
         with self._database.read() as session:
             row = _image(session, image_id)
-        if row.file is None:
-            raise NotFound(f"the photo of image {image_id!r} was not kept (enroll with store=1)")
-        return self._files.read(row.file, row.storage), row.media_type
+            if row.file is None:
+                raise NotFound(
+                    f"the photo of image {image_id!r} was not kept (enroll with store=1)"
+                )
+            cipher = self._vault.cipher(session, _owner(session, row.person))
+        return self._files.read(row.file, row.storage, cipher=cipher), row.media_type
 
     def remove_image(self, image_id: str) -> Removed:
         """Remove an image, its photo and the templates made from it."""

@@ -31,6 +31,7 @@ from match_server.services.policy import Candidate
 from match_server.services.ranking import rank_persons
 from match_server.services.scopes import Scope, scope_named
 from match_server.services.selection import among
+from match_server.services.vault import Vault
 from match_server.services.vectors import require_model, template_of
 from match_server.tables import Template
 from shared.clock import Clock
@@ -65,7 +66,9 @@ class Searcher:
         index: SearchIndex,
         newcomers: Newcomers,
         clock: Clock,
+        vault: Vault,
     ) -> None:
+        self._vault = vault
         self._database = database
         self._faces = faces
         self._index = index
@@ -175,15 +178,19 @@ class Searcher:
     def _enrolled(self, owners: Sequence[Scope], template_id: str | None) -> FaceTemplate:
         with self._database.read() as session:
             row = session.execute(
-                select(Template.vector, Template.model_id).where(
+                select(Template.vector, Template.model_id, Template.collection_number).where(
                     Template.id == template_id,
                     Template.collection_number.in_([owner.number for owner in owners]),
                 )
             ).one_or_none()
+            if row is not None:
+                (owner,) = (one for one in owners if one.number == row.collection_number)
+                cipher = self._vault.cipher(session, owner)
         if row is None:
             names = ", ".join(repr(owner.name) for owner in owners)
             raise NotFound(f"there is no template {template_id!r} in {names}")
-        (vector,) = stored_rows([row.vector], owners[0].dimension)
+        opened = cipher.open_vectors(row.model_id, [(str(template_id), row.vector)])
+        (vector,) = stored_rows(opened, owner.dimension)
         return FaceTemplate(row.model_id, vector)
 
     def _created(

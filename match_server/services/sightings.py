@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import Table as SqlTable
-from sqlalchemy import bindparam, delete, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.orm import Session, joinedload
 
 from match_server.schemas.base import Decision
 from match_server.schemas.collections import Policy
@@ -15,20 +15,55 @@ from match_server.schemas.events import EventView
 from match_server.schemas.persons import PersonName
 from match_server.services.changes import next_number
 from match_server.services.events import event_view, view_of
+from match_server.services.files import Kept
+from match_server.services.files import Kept
 from match_server.services.identification import candidate_view
+from match_server.services.lookup import batches
 from match_server.services.policy import Candidate
 from match_server.services.scopes import Scope
-from match_server.tables import Event, EventCandidate, Probe
+from match_server.tables import Event, EventCandidate, EventTrack, Probe
 from shared.ids import new_id
 from shared.messages import ProbeMessage
 
 _STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
 
-_OF_TRACKS = select(Event).where(Event.track_id.in_(bindparam("tracks", expanding=True)))
-_NEW_CANDIDATES = insert(
-    cast(SqlTable, EventCandidate.__table__)
-)  # of bare tables: there is nothing to map
+_OF_TRACKS = (
+    select(EventTrack)
+    .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
+    .options(joinedload(EventTrack.event))
+)
+_NEARBY = select(Event.id).where(
+    Event.person_number.in_(bindparam("persons", expanding=True)),
+    Event.camera.in_(bindparam("cameras", expanding=True)),
+    Event.last_captured_at >= bindparam("since"),
+    Event.first_captured_at <= bindparam("until"),
+)
+# Of bare tables: there is nothing to map.
+_NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
 _NEW_PROBES = insert(cast(SqlTable, Probe.__table__))
+
+# What a sighting shows: all of it is of its best probe.
+_SHOWN = (
+    "collection_number",
+    "decision",
+    "person_number",
+    "person_erased",
+    "similarity",
+    "captured_at",
+    "received_at",
+    "live",
+    "expires_at",
+    "quality",
+    "quality_score",
+    "liveness",
+    "box",
+    "frame_size",
+    "snapshot",
+    "data_key",
+    "local_decision",
+    "local_person_number",
+    "local_similarity",
+)
 
 _Track = tuple[str, str, str]  # device, camera, track id
 
@@ -58,35 +93,60 @@ class Sightings:
     Rows are gathered and written together by `write`, which ends the work.
     """
 
-    def __init__(self, session: Session, messages: Sequence[ProbeMessage]) -> None:
-        """Loads what is known of the tracks of these probes, all of which will be added."""
+    def __init__(self, session: Session, most: int) -> None:
+        """Takes the numbers for `most` probes, and with them the turn to write events.
+
+        Until this transaction ends nobody else does, so what it reads from here on is as it is:
+        two tracks of one person, stored by two processes at once, are one sighting.
+        """
         self._session = session
-        self._revision = next_number(session, "events", len(messages)) - len(messages)
-        tracks = list({message.track_id for message in messages})
-        found = session.scalars(_OF_TRACKS, {"tracks": tracks})
-        self._events: dict[_Track, Event] = {
-            (event.device, event.camera, event.track_id): event for event in found
-        }
+        self._revision = next_number(session, "events", most) - most
+        self._tracks: dict[_Track, EventTrack] = {}
+        self._events: dict[str, Event] = {}
         self._candidates: dict[str, list[dict[str, Any]]] = {}  # by event
         self._replaced: set[str] = set()  # events whose candidates these replace
         self._probes: list[dict[str, Any]] = []
 
+    def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
+        """Read what is known of these probes' tracks and persons; all of them will be added."""
+        tracks = list({message.track_id for message, _ in probes})
+        for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
+            self._tracks[track.device, track.camera, track.track_id] = track
+            self._events[track.event_id] = track.event
+        named = [one for one in probes if one[1].person_number is not None]
+        if not named:
+            return
+        window = timedelta(seconds=max(verdict.policy.sighting_s for _, verdict in named))
+        near = self._session.connection().scalars(
+            _NEARBY,
+            {
+                "persons": list({verdict.person_number for _, verdict in named}),
+                "cameras": list({message.camera for message, _ in named}),
+                "since": min(message.captured_at for message, _ in named) - window,
+                "until": max(message.captured_at for message, _ in named) + window,
+            },
+        )
+        for ids in batches(list(set(near) - self._events.keys())):
+            for event in self._session.scalars(select(Event).where(Event.id.in_(ids))):
+                self._events[event.id] = event
+
     def add(
-        self, message: ProbeMessage, verdict: Verdict, snapshot: str | None
-    ) -> tuple[EventView, str | None]:
-        """The event of the probe's track, new or brought up to date, as it looks now.
+        self, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None
+    ) -> tuple[EventView, list[str]]:
+        """The sighting that the probe is part of, new or brought up to date, as it looks now.
 
         It shows its best probe: an identified one before an ambiguous before an unknown, among the
         identified the most similar, among the others the best quality. Answers as well the
-        snapshot file that nobody needs any more.
+        snapshot files that nobody needs any more.
         """
         self._revision += 1
-        track = message.device, message.camera, message.track_id
-        event = self._events.get(track)
-        unused: str | None = None
+        unused: list[str | None] = []
+        key = message.device, message.camera, message.track_id
+        track = self._tracks.get(key)
+        event = self._sighting(message, verdict, track, unused)
+        fresh = event is None
         if event is None:
-            event = self._events[track] = self._new_event(message)
-            better = True
+            event, better = self._begin(message), True
         else:
             event.revision = self._revision
             event.probes += 1
@@ -95,20 +155,21 @@ class Sightings:
             better = event.person_erased or _evidence(
                 verdict.decision, verdict.similarity, message.quality.score
             ) > _evidence(event.decision, event.similarity, event.quality_score)
-            unused = event.snapshot if better else snapshot
-            if better:
-                self._replaced.add(event.id)
+            unused.append(event.snapshot if better else snapshot and snapshot.name)
+        self._note_track(key, track, event, message, verdict)
         self._probes.append(_probe_row(message, event, verdict))
-        if not better:
-            self.write()
-            view = event_view(self._session, event.id)
-            if view is None:
-                raise RuntimeError("an event that was just written is gone")
-            return view, unused
-        _show(event, message, verdict, snapshot)
-        self._session.add(event)
-        self._candidates[event.id] = _candidate_rows(event, verdict)
-        return _shown(event, verdict), unused
+        if better:
+            _show(event, message, verdict, snapshot, fresh=fresh)
+            if not fresh:
+                self._replaced.add(event.id)
+            self._candidates[event.id] = _candidate_rows(event, verdict)
+            return _shown(event, verdict), [name for name in unused if name is not None]
+        _keep_fresh(event, message, verdict)
+        self.write()
+        view = event_view(self._session, event.id)
+        if view is None:
+            raise RuntimeError("an event that was just written is gone")
+        return view, [name for name in unused if name is not None]
 
     def write(self) -> None:
         """Write what was gathered."""
@@ -124,18 +185,191 @@ class Sightings:
             connection.execute(_NEW_PROBES, self._probes)
         self._candidates, self._probes, self._replaced = {}, [], set()
 
-    def _new_event(self, message: ProbeMessage) -> Event:
-        return Event(
+    def _sighting(
+        self,
+        message: ProbeMessage,
+        verdict: Verdict,
+        track: EventTrack | None,
+        unused: list[str | None],
+    ) -> Event | None:
+        """The sighting that this probe is part of; None: it begins one.
+
+        That of its track, unless the track turns out to show another person than the other tracks
+        of it. A named one, besides, is that of the same person before the same camera a short
+        while before or after; where there are several, they become one, the eldest.
+        """
+        current = None if track is None else track.event
+        person = verdict.person_number
+        if person is None:
+            return current
+        if current is not None and track is not None and _names_another(current, person):
+            if not _better_of_track(track, message, verdict):
+                return current
+            if current.tracks > 1:
+                current.tracks -= 1
+                current = None
+        family = self._near(message, verdict, person)
+        if current is not None and current not in family:
+            family.append(current)
+        if not family:
+            return None
+        eldest = min(family, key=lambda event: event.created_revision)
+        for event in family:
+            if event is not eldest:
+                unused.append(self._absorb(eldest, event))
+        return eldest
+
+    def _near(self, message: ProbeMessage, verdict: Verdict, person: int) -> list[Event]:
+        """Sightings of this person before this camera, so close in time that they are the same."""
+        window = timedelta(seconds=verdict.policy.sighting_s)
+        if not window:
+            return []
+        return [
+            event
+            for event in self._events.values()
+            if event.person_number == person
+            and (event.device, event.camera) == (message.device, message.camera)
+            and event.merged_into is None
+            and event.first_captured_at - window <= message.captured_at
+            and message.captured_at <= event.last_captured_at + window
+        ]
+
+    def _absorb(self, into: Event, gone: Event) -> str | None:
+        """Make `gone` a part of `into`; answers the snapshot that nobody needs any more."""
+        self.write()  # what is moved below must be there
+        into.probes += gone.probes
+        into.tracks += gone.tracks
+        into.first_captured_at = min(into.first_captured_at, gone.first_captured_at)
+        into.last_captured_at = max(into.last_captured_at, gone.last_captured_at)
+        candidates = EventCandidate.event_id
+        better = _evidence(gone.decision, gone.similarity, gone.quality_score) > _evidence(
+            into.decision, into.similarity, into.quality_score
+        )
+        unused = into.snapshot if better else gone.snapshot
+        if better:
+            was = _Freshness.of(into)
+            for name in _SHOWN:
+                setattr(into, name, getattr(gone, name))
+            into.shown_track_id = gone.shown_track_id or gone.track_id
+            was.carry_over(into)
+            self._session.execute(delete(EventCandidate).where(candidates == into.id))
+            self._session.execute(
+                update(EventCandidate).where(candidates == gone.id).values(event_id=into.id)
+            )
+        else:
+            _Freshness.of(gone).carry_over(into)
+            self._session.execute(delete(EventCandidate).where(candidates == gone.id))
+        gone.merged_into, gone.live, gone.snapshot, gone.data_key = into.id, False, None, None
+        gone.person_number = gone.local_person_number = None
+        gone.revision = next_number(self._session, "events")
+        for track in self._tracks.values():
+            if track.event is gone:
+                track.event = into
+        self._session.flush()
+        moved = {"event_id": into.id}
+        self._session.execute(
+            update(EventTrack).where(EventTrack.event_id == gone.id).values(moved)
+        )
+        self._session.execute(update(Probe).where(Probe.event_id == gone.id).values(moved))
+        return unused
+
+    def _begin(self, message: ProbeMessage) -> Event:
+        taken = (message.device, message.camera, message.track_id) in self._tracks
+        event = Event(
             id=new_id(),
             revision=self._revision,
             created_revision=self._revision,
             device=message.device,
             camera=message.camera,
-            track_id=message.track_id,
+            track_id=new_id() if taken else message.track_id,
+            tracks=0,
             first_captured_at=message.captured_at,
             last_captured_at=message.captured_at,
             probes=1,
         )
+        self._events[event.id] = event
+        self._session.add(event)
+        return event
+
+    def _note_track(
+        self,
+        key: _Track,
+        track: EventTrack | None,
+        event: Event,
+        message: ProbeMessage,
+        verdict: Verdict,
+    ) -> None:
+        """Remember the sighting of this track, and the best that the track itself has shown."""
+        if track is None:
+            device, camera, track_id = key
+            track = self._tracks[key] = EventTrack(device=device, camera=camera, track_id=track_id)
+            track.event = event
+            self._session.add(track)
+            event.tracks += 1
+        else:
+            if track.event is not event:
+                track.event = event
+                event.tracks += 1
+            if not _better_of_track(track, message, verdict):
+                return
+        track.decision = verdict.decision
+        track.similarity = verdict.similarity
+        track.quality_score = message.quality.score
+
+
+@dataclass(frozen=True, slots=True)
+class _Freshness:
+    """Until when somebody may act on what a sighting says, and on whose behalf."""
+
+    decision: str
+    person_number: int | None
+    live: bool
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, event: Event) -> "_Freshness":
+        return cls(event.decision, event.person_number, event.live, event.expires_at)
+
+    def carry_over(self, event: Event) -> None:
+        """Let the sighting stay fresh as long as this, if this says the same of the same person.
+
+        Only what arrived in time counts: nothing that was late makes a sighting look live.
+        """
+        said = event.decision, event.person_number
+        if not self.live or said != (self.decision, self.person_number):
+            return
+        event.expires_at = max(event.expires_at, self.expires_at) if event.live else self.expires_at
+        event.live = True
+
+
+def _freshness(message: ProbeMessage, verdict: Verdict) -> _Freshness:
+    window = timedelta(seconds=verdict.policy.live_s)
+    age = verdict.received_at - message.captured_at
+    return _Freshness(
+        verdict.decision,
+        verdict.person_number,
+        # A box whose clock runs ahead must not make old news look fresh: neither way may be far
+        # off.
+        live=abs(age) <= window,
+        expires_at=min(message.captured_at, verdict.received_at) + window,
+    )
+
+
+def _keep_fresh(event: Event, message: ProbeMessage, verdict: Verdict) -> None:
+    """A weaker probe that says the same keeps the sighting fresh."""
+    if not event.person_erased:
+        _freshness(message, verdict).carry_over(event)
+
+
+def _names_another(event: Event, person_number: int) -> bool:
+    return event.decision == "identified" and event.person_number not in (None, person_number)
+
+
+def _better_of_track(track: EventTrack, message: ProbeMessage, verdict: Verdict) -> bool:
+    """Whether this is the best probe of its track (of several that make up a sighting)."""
+    return track.event.person_erased or _evidence(
+        verdict.decision, verdict.similarity, message.quality.score
+    ) > _evidence(track.decision, track.similarity, track.quality_score)
 
 
 def _evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
@@ -143,26 +377,29 @@ def _evidence(decision: str, similarity: float | None, quality: float) -> tuple[
     return strength, (similarity or 0.0) if decision == "identified" else quality
 
 
-def _show(event: Event, message: ProbeMessage, verdict: Verdict, snapshot: str | None) -> None:
+def _show(event: Event, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None) -> None:
     """Let the event show this probe."""
-    window = timedelta(seconds=verdict.policy.live_s)
-    age = verdict.received_at - message.captured_at
+    was = None if event.decision is None or event.person_erased else _Freshness.of(event)
+    fresh = _freshness(message, verdict)
     event.collection_number = verdict.scope.number
     event.decision = verdict.decision
     event.person_number = verdict.person_number
     event.person_erased = False
     event.similarity = verdict.similarity
+    event.shown_track_id = None if event.track_id == message.track_id else message.track_id
     event.captured_at = message.captured_at
     event.received_at = verdict.received_at
-    # A box whose clock runs ahead must not make old news look fresh: neither way may be far off.
-    event.live = abs(age) <= window
-    event.expires_at = min(message.captured_at, verdict.received_at) + window
+    event.live = now.live
+    event.expires_at = now.expires_at
     event.quality = message.quality.model_dump(mode="json")
     event.quality_score = message.quality.score
     event.liveness = message.liveness
     event.box = list(message.box)
     event.frame_size = list(message.frame_size)
-    event.snapshot = snapshot
+    event.snapshot = None if snapshot is None else snapshot.name
+    event.data_key = None if snapshot is None else snapshot.data_key
+    if was is not None:
+        was.carry_over(event)
 
 
 def _shown(event: Event, verdict: Verdict) -> EventView:

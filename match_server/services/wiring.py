@@ -9,18 +9,26 @@ from match_server.search_index import OpenGallery, SearchIndex, open_segments
 from match_server.services.batches import Batches
 from match_server.services.bulk import BulkVectors
 from match_server.services.collections import Collections
+from match_server.services.configurations import Configurations
+from match_server.services.device_codes import DeviceCodes, certificate_sha256
+from match_server.services.device_health import HealthReports
+from match_server.services.devices import Devices
 from match_server.services.enrollment import Enroller
 from match_server.services.events import Events
+from match_server.services.feed import Feed
 from match_server.services.files import FileStore
+from match_server.services.followers import Followers
 from match_server.services.groups import Groups
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
+from match_server.services.ledger import Ledgers
 from match_server.services.newcomers import Newcomers
 from match_server.services.persons import Persons
 from match_server.services.probes import Probes
 from match_server.services.references import References
 from match_server.services.searching import Searcher
 from match_server.services.storages import Storages
+from match_server.services.vault import Vault
 from match_server.settings import Settings
 from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
@@ -38,6 +46,7 @@ class Services:
     database: Database
     faces: FaceEngine
     index: SearchIndex
+    vault: Vault
     files: FileStore
     collections: Collections
     persons: Persons
@@ -52,6 +61,13 @@ class Services:
     probes: Probes
     events: Events
     keys: Keys
+    followers: Followers
+    feed: Feed
+    devices: Devices
+    device_codes: DeviceCodes
+    health_reports: HealthReports
+    configurations: Configurations
+    ledgers: Ledgers
 
     def first_start(self) -> bool:
         """Create the default collection, finish interrupted erasures; whether anybody has a key."""
@@ -76,30 +92,51 @@ def build_services(
     clock = clock or SystemClock()
     faces = faces or face_engine(settings.model_pack, settings.picture_limits)
     database = Database(settings.sqlalchemy_url)
-    index = SearchIndex(database, open_gallery, folder=settings.data_dir / "galleries")
+    vault = Vault(settings.keyring)
+    index = SearchIndex(database, vault, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
-    enroller = Enroller(database, faces, index, files, clock)
-    bulk = BulkVectors(database, clock)
+    enroller = Enroller(database, faces, index, files, clock, vault)
+    bulk = BulkVectors(database, clock, vault)
+    keys = Keys(database, clock)
+    devices = Devices(database, keys, clock)
+    followers = Followers(database, clock)
     return Services(
         settings=settings,
         clock=clock,
         database=database,
         faces=faces,
         index=index,
+        vault=vault,
         files=files,
-        collections=Collections(database, faces, files, clock),
+        collections=Collections(database, faces, files, clock, vault),
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
-        references=References(database, files, clock),
+        references=References(database, files, clock, vault),
         storages=Storages(database, files, clock),
         enroller=enroller,
         bulk=bulk,
         batches=Batches(enroller, bulk),
-        identifier=Identifier(database, faces),
-        searcher=Searcher(database, faces, index, Newcomers(database, index, clock), clock),
-        probes=Probes(database, index, files, clock, settings.default_collection),
-        events=Events(database, files),
-        keys=Keys(database, clock),
+        identifier=Identifier(database, faces, vault),
+        searcher=Searcher(
+            database, faces, index, Newcomers(database, index, clock, vault), clock, vault
+        ),
+        probes=Probes(database, index, files, clock, settings.default_collection, vault),
+        events=Events(database, files, vault),
+        keys=keys,
+        followers=followers,
+        feed=Feed(database, followers, clock),
+        devices=devices,
+        device_codes=DeviceCodes(
+            database,
+            devices,
+            keys,
+            clock,
+            public_url=settings.public_url,
+            certificate_sha256=certificate_sha256(settings.public_certificate),
+        ),
+        health_reports=HealthReports(database, clock),
+        configurations=Configurations(database, clock, settings.default_collection),
+        ledgers=Ledgers(database),
     )
 
 

@@ -23,7 +23,7 @@ def _contents(index, services, probe):
 def test_following_and_loading_lead_to_the_same_gallery(api, helpers, seed):
     random = np.random.default_rng(seed)
     probe = helpers.unit_vector(1)
-    follower = SearchIndex(api.services.database)
+    follower = SearchIndex(api.services.database, api.services.vault)
     follower.warm()
     templates: list[str] = []
     persons: list[str] = []
@@ -42,7 +42,7 @@ def test_following_and_loading_lead_to_the_same_gallery(api, helpers, seed):
             api.ok("DELETE", f"/v1/collections/default/persons/{person}")
         if random.integers(4) == 0:
             _contents(follower, api.services, probe)
-    fresh = SearchIndex(api.services.database)
+    fresh = SearchIndex(api.services.database, api.services.vault)
     assert _contents(follower, api.services, probe) == _contents(fresh, api.services, probe)
     held = len(_contents(fresh, api.services, probe)[0])
     assert held == api.ok("GET", "/v1/collections/default")["templates"]
@@ -61,7 +61,7 @@ def test_a_number_is_never_given_to_a_second_template(api, helpers):
 
 def test_changes_that_were_half_applied_are_applied_again(api, helpers, monkeypatch):
     api.person("Ann", helpers.unit_vector(1))
-    index = SearchIndex(api.services.database)
+    index = SearchIndex(api.services.database, api.services.vault)
     gallery_type = type(index.caught_up(_default(api.services)).gallery)
     api.person("Bob", helpers.unit_vector(2))
     original = gallery_type._append

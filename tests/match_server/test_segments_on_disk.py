@@ -20,7 +20,7 @@ def index(api, tmp_path):
     def start():
         for one in started:
             one.close()
-        started[:] = [SearchIndex(api.services.database, folder=tmp_path / "galleries")]
+        started[:] = [SearchIndex(api.services.database, api.services.vault, folder=tmp_path / "galleries")]
         return started[0]
 
     yield start
@@ -71,11 +71,11 @@ def test_a_start_maps_the_segments_and_replays_what_came_after(api, helpers, ind
 
 def test_what_a_crash_left_unsealed_is_replayed(api, helpers, tmp_path, said):
     folder = tmp_path / "galleries"
-    _gallery(SearchIndex(api.services.database, folder=folder), api.services)
-    crashed = SearchIndex(api.services.database, folder=folder)  # never closed
+    _gallery(SearchIndex(api.services.database, api.services.vault, folder=folder), api.services)
+    crashed = SearchIndex(api.services.database, api.services.vault, folder=folder)  # never closed
     api.person("Ann", helpers.unit_vector(1))
     assert len(_gallery(crashed, api.services)) == 1
-    after = SearchIndex(api.services.database, folder=folder)
+    after = SearchIndex(api.services.database, api.services.vault, folder=folder)
     assert len(_gallery(after, api.services)) == 1
     after.close()
 
