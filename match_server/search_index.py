@@ -240,7 +240,11 @@ class _Follower:
         after, cipher = 0, self._vault.cipher(session, self._owner)
         while rows := session.execute(
             select(Template.number, Template.id, Template.vector)
-            .where(Template.collection_number == self._collection, Template.number > after)
+            .where(
+                Template.collection_number == self._collection,
+                Template.model_id == self._model_id,
+                Template.number > after,
+            )
             .order_by(Template.number)
             .limit(_CHUNK)
         ).all():
@@ -270,7 +274,7 @@ class _Follower:
         for chunk in _chunks(sorted(added - removed)):
             rows = session.execute(
                 select(Template.number, Template.id, Template.vector).where(
-                    Template.number.in_(chunk)
+                    Template.number.in_(chunk), Template.model_id == self._model_id
                 )
             ).all()
             numbers += [row.number for row in rows]

@@ -24,6 +24,7 @@ from match_server.services.followers import Followers, Grant
 from match_server.services.keys import Principal
 from match_server.services.lookup import batches
 from match_server.services.scopes import Scope, scope_named
+from match_server.services.vault import Cipher, Vault
 from match_server.tables import Change, Group, Membership, Person, Template
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, SnapshotNeeded
@@ -53,6 +54,7 @@ class Followed:
         """Stands for all of that: when it changes, what a follower holds may be wrong."""
         scope = self.scope
         words = [str(scope.number), scope.created_at.isoformat(), scope.model_id]
+        words.append(str(scope.generation))
         words += [str(self.grant.names), *self.grant.groups]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
@@ -88,8 +90,11 @@ class Followed:
 class Feed:
     """Reading the change feed on behalf of followers."""
 
-    def __init__(self, database: Database, followers: Followers, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, followers: Followers, clock: Clock, vault: Vault
+    ) -> None:
         self._database = database
+        self._vault = vault
         self._followers = followers
         self._clock = clock
 
@@ -140,7 +145,8 @@ class Feed:
                 .limit(_LINES)
             ).all()
             more = len(lines) == _LINES
-            left, persons, templates = _as_they_are(session, followed, lines, now)
+            cipher = self._vault.cipher(session, followed.scope)
+            left, persons, templates = _as_they_are(session, followed, lines, now, cipher)
             return FeedChanges(
                 gallery=followed.gallery,
                 seq=lines[-1].seq if more else newest,
@@ -195,7 +201,7 @@ class Feed:
             return SnapshotPart(
                 after=rows[-1].number,
                 persons=[_told(row, followed) for row in records],
-                templates=_packed(rows),
+                templates=_packed(rows, followed, self._vault.cipher(session, followed.scope)),
             )
 
 
@@ -213,7 +219,7 @@ def _require_followable(followed: Followed, query: ChangesQuery, newest: int) ->
 
 
 def _as_they_are(
-    session: Session, followed: Followed, lines: Sequence[Any], now: datetime
+    session: Session, followed: Followed, lines: Sequence[Any], now: datetime, cipher: Cipher
 ) -> tuple[list[int], list[FeedPerson], FeedTemplates]:
     """What is now of those whom the lines are about: who left, who is there, their templates.
 
@@ -237,7 +243,7 @@ def _as_they_are(
     return (
         [number for number in numbers if number not in inside],
         [_told(row, followed) for row in persons if row.number in inside],
-        _packed([row for row in templates if row.person_number in inside]),
+        _packed([row for row in templates if row.person_number in inside], followed, cipher),
     )
 
 
@@ -282,14 +288,22 @@ def _some(
 
 def _templates(followed: Followed, now: datetime) -> Select[Any]:
     return (
-        select(Template.number, Template.person_number, Template.vector)
+        select(Template.number, Template.person_number, Template.id, Template.vector)
         .join(Person, Person.number == Template.person_number)
-        .where(Template.collection_number == followed.scope.number, followed.holds(now))
+        .where(
+            Template.collection_number == followed.scope.number,
+            Template.model_id == followed.scope.model_id,  # not of one that it has just got
+            followed.holds(now),
+        )
     )
 
 
-def _packed(rows: Sequence[Any]) -> FeedTemplates:
-    return FeedTemplates.pack([(row.number, row.person_number, row.vector) for row in rows])
+def _packed(rows: Sequence[Any], followed: Followed, cipher: Cipher) -> FeedTemplates:
+    stored = [(row.id, row.vector) for row in rows]
+    vectors = cipher.open_vectors(followed.scope.model_id, stored)
+    return FeedTemplates.pack(
+        [(row.number, row.person_number, vector) for row, vector in zip(rows, vectors, strict=True)]
+    )
 
 
 def _told(row: Any, followed: Followed) -> FeedPerson:

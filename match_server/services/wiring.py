@@ -124,7 +124,7 @@ def build_services(
         events=Events(database, files, vault),
         keys=keys,
         followers=followers,
-        feed=Feed(database, followers, clock),
+        feed=Feed(database, followers, clock, vault),
         devices=devices,
         device_codes=DeviceCodes(
             database,
