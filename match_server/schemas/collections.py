@@ -228,7 +228,7 @@ class CollectionView(ApiModel):
     encrypted: bool
     metadata: Metadata
     policy: Policy
-    operating_point: OperatingPointView
+    operating_point: OperatingPointView | None = None
     created_at: Moment
 
 

@@ -10,14 +10,22 @@ from shared.quality import Quality
 
 
 class EventView(ApiModel):
-    """One sighting: one track before one camera, as its best probe so far shows it."""
+    """One sighting: a person before one camera, as the best probe so far shows it.
+
+    Tracks of the same person before the same camera, no more than the policy's `sighting_s` apart,
+    are one sighting. Who is unknown is one for each track.
+    """
 
     id: str
     revision: int = Field(description="Grows with every write to any event; the stream's id.")
     collection: str | None
     device: str
     camera: str
-    track_id: str
+    track_id: str = Field(description="Track of the shown probe.")
+    tracks: int = Field(description="Tracks that this sighting is made of.")
+    merged_into: str | None = Field(
+        description="Id of the sighting that this one turned out to be a part of: look there."
+    )
     decision: Decision
     person: PersonName | None = Field(description="null when unknown, ambiguous or erased.")
     person_erased: bool = Field(description="The person was identified, and erased since.")
@@ -28,10 +36,13 @@ class EventView(ApiModel):
     live: bool = Field(description="It arrived in time to act on. Never open a door when false.")
     captured_at: Moment = Field(description="When the shown probe was taken, by the box's clock.")
     received_at: Moment
-    expires_at: Moment = Field(description="Not to be acted on after this.")
+    expires_at: Moment = Field(
+        description="Not to be acted on after this: the latest that a probe which arrived "
+        "in time gives."
+    )
     first_captured_at: Moment
     last_captured_at: Moment
-    probes: int = Field(description="Probes of this track so far.")
+    probes: int = Field(description="Probes of this sighting so far.")
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, pixels of the frame")
     frame_size: tuple[int, int] = Field(description="width, height")
     snapshot: str | None = Field(description="Where the thumbnail is.")
@@ -54,8 +65,8 @@ class _EventFilters(ApiModel):
 
 
 class EventQuery(Paging, _EventFilters):
-    since: Moment | None = Field(default=None, description="Received at this moment or later.")
-    until: Moment | None = Field(default=None, description="Received before this moment.")
+    since: Moment | None = Field(default=None, description="Received then or later, RFC 3339.")
+    until: Moment | None = Field(default=None, description="Received before then, RFC 3339.")
 
 
 class StreamQuery(_EventFilters):

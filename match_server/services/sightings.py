@@ -16,7 +16,6 @@ from match_server.schemas.persons import PersonName
 from match_server.services.changes import next_number
 from match_server.services.events import event_view, view_of
 from match_server.services.files import Kept
-from match_server.services.files import Kept
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import batches
 from match_server.services.policy import Candidate
@@ -377,10 +376,12 @@ def _evidence(decision: str, similarity: float | None, quality: float) -> tuple[
     return strength, (similarity or 0.0) if decision == "identified" else quality
 
 
-def _show(event: Event, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None) -> None:
-    """Let the event show this probe."""
-    was = None if event.decision is None or event.person_erased else _Freshness.of(event)
-    fresh = _freshness(message, verdict)
+def _show(
+    event: Event, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None, *, fresh: bool
+) -> None:
+    """Let the event show this probe; `fresh`: it has shown none before."""
+    was = None if fresh or event.person_erased else _Freshness.of(event)
+    now = _freshness(message, verdict)
     event.collection_number = verdict.scope.number
     event.decision = verdict.decision
     event.person_number = verdict.person_number
