@@ -26,4 +26,3 @@ class Calibration(Table):
     file: Mapped[Json] = mapped_column(JSON)
     adopted_at: Mapped[datetime] = mapped_column(UtcTime)
     retired_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    traffic: Mapped[float | None]  # tracks a day, as measured when the policy was last set

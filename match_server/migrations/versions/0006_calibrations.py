@@ -22,7 +22,6 @@ def upgrade() -> None:
         sa.Column("file", sa.JSON(), nullable=False),
         sa.Column("adopted_at", TIME, nullable=False),
         sa.Column("retired_at", TIME, nullable=True),
-        sa.Column("traffic", sa.Double(), nullable=True),
         sa.ForeignKeyConstraint(
             ["collection_number"],
             ["collections.number"],
