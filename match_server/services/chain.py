@@ -121,6 +121,11 @@ def canonical(value: JsonValue | list[Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _row(number: int, one: Note, actor: Actor) -> dict[str, Any]:
     return {
         "number": number,
