@@ -39,10 +39,26 @@ def _ready(services: Services, warmed: Callable[[], bool]) -> Response:
         update={"message": "loaded" if checks[1].ok else "still being loaded"}
     )
     ready = all(check.ok for check in checks)
+    checks += _locked(services)  # the others are served all the same
     answer = Ready(status="ready" if ready else "not_ready", checks=checks)
     response = jsonify(answer.model_dump(mode="json"))
     response.status_code = 200 if ready else 503
     return response
+
+
+def _locked(services: Services) -> list[Check]:
+    """Says how many encrypted collections cannot be read; this call needs no key, so no names."""
+    try:
+        locked = services.vault.locked(services.database)
+    except MusterError:
+        return []  # the database's own check says why
+    if not locked:
+        return []
+    message = (
+        f"{len(locked)} encrypted collections cannot be read: their master key was not given "
+        "(MUSTER_ENCRYPTION_KEY_FILE); all others are served"
+    )
+    return [Check(name="encryption", ok=False, message=message)]
 
 
 def _database(services: Services) -> Check:
