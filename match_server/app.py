@@ -12,8 +12,10 @@ from pydantic import BaseModel
 
 from match_server.api.auth import Gatekeeper
 from match_server.api.batches import batch_endpoints
+from match_server.api.devices import device_endpoints
 from match_server.api.endpoint import Endpoint
 from match_server.api.errors import register_errors
+from match_server.api.feed import feed_endpoints
 from match_server.api.health import health_endpoints
 from match_server.api.live import live_endpoints
 from match_server.api.openapi import openapi_document
@@ -88,6 +90,8 @@ def all_endpoints(
         *storage_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),
+        *feed_endpoints(services, stopping),
+        *device_endpoints(services),
         *key_endpoints(services),
     ]
     endpoints += health_endpoints(services, warmed, lambda: openapi_document(endpoints))
