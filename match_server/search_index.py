@@ -139,7 +139,7 @@ class SearchIndex:
         """Let go of the galleries of collections and models that are gone, and of their files."""
         with self._database.read() as session:
             columns = select(Collection.number, Collection.generation)
-            existing = {row.tuple() for row in session.execute(columns)}
+            existing = {(row.number, row.generation) for row in session.execute(columns)}
         with self._lock:
             gone = [self._followers.pop(kind) for kind in self._followers.keys() - existing]
             self._seen = seq

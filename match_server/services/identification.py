@@ -86,7 +86,7 @@ class Identifier:
                 select(Template.id, Template.vector).where(Template.person_number == person.number)
             ).all()
             cipher = self._vault.cipher(session, owner)
-            vectors = cipher.open_vectors(owner.model_id, [row.tuple() for row in stored])
+            vectors = cipher.open_vectors(owner.model_id, [(row.id, row.vector) for row in stored])
         if not vectors:
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
         rows = stored_rows(vectors, owner.dimension).astype(np.float32)
