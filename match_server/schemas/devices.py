@@ -66,7 +66,7 @@ class DeviceView(ApiModel):
     online: bool = Field(description="By its status over MQTT, or heard in the last 90 seconds.")
     last_seen_at: Moment | None
     created_at: Moment | None
-    keys: int = Field(description="Keys that may speak for this device alone.")
+    valid_keys: int = Field(description="Keys that may speak for this device alone.")
     sequence: SequenceView
     config: ConfigStateView
     health_at: Moment | None = Field(description="When the newest health message came.")

@@ -152,7 +152,7 @@ class Devices:
                     online=_is_online(row, now),
                     last_seen_at=row.last_seen_at,
                     created_at=row.created_at,
-                    keys=keys.get(row.name, 0),
+                    valid_keys=keys.get(row.name, 0),
                     sequence=SequenceView(
                         first=row.first_sequence,
                         last=row.last_sequence,

@@ -38,7 +38,7 @@ class TestTheirLife:
     def test_a_new_device_gets_a_key_that_speaks_for_it_alone(self, api, helpers):
         made = create(api, site="hq")
         assert made["online"] is False
-        assert made["keys"] == 1
+        assert made["valid_keys"] == 1
         as_box = {"role": None, "headers": bearer(made["key"])}
         api.ok("POST", "/v1/devices/door-1/health", **as_box, json=health(api.clock))
         other = health(api.clock, "door-2")
