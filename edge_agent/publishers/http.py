@@ -44,7 +44,7 @@ class _Refusal(BaseModel):
     message: str = ""
 
 
-class _Bearer(requests.auth.AuthBase):
+class Bearer(requests.auth.AuthBase):
     """Given as `auth`, so that a .netrc of the machine cannot replace the key."""
 
     def __init__(self, key: str) -> None:
@@ -72,7 +72,7 @@ class HttpTransport:
             raise ConfigurationError("a key does not belong into the server's address")
         self._base = url.rstrip("/")
         self._session = requests.Session()
-        self._session.auth = _Bearer(key)
+        self._session.auth = Bearer(key)
         self._session.headers["Content-Type"] = "application/json"
         if ca_file is not None:
             self._session.verify = str(ca_file)
@@ -92,7 +92,7 @@ class HttpTransport:
             raise _as_error(response)
         if len(batch) > 1:  # which of them is at fault is found by offering each alone
             return [receipt for probe in batch for receipt in self.exchange([probe])]
-        refusal = _refusal(response)
+        refusal = refusal_of(response)
         return [
             ProbeReceipt(
                 probe_id=batch[0].probe_id,
@@ -146,25 +146,25 @@ def _receipts(response: requests.Response, batch: Sequence[StoredProbe]) -> list
 
 def _as_error(response: requests.Response) -> MusterError:
     status = response.status_code
-    said = _refusal(response).message or response.reason or ""
+    said = refusal_of(response).message or response.reason or ""
     if status == 401:
         return Unauthenticated(f"{response.url} does not know this box's key: {said}")
     if status == 403:
         return Forbidden(f"{response.url} does not take probes with this key: {said}")
     if status in (408, 429) or status >= 500:
-        wait_s = _retry_after_s(response)
+        wait_s = retry_after_s(response)
         return Unavailable(f"{response.url} answered {status}: {said}", retry_after_s=wait_s)
     return Unavailable(f"{response.url} answered {status} {said}: is that a match-server?")
 
 
-def _refusal(response: requests.Response) -> _Refusal:
+def refusal_of(response: requests.Response) -> _Refusal:
     try:
         return _Refusal.model_validate_json(response.content)
     except ValidationError:
         return _Refusal()
 
 
-def _retry_after_s(response: requests.Response) -> float | None:
+def retry_after_s(response: requests.Response) -> float | None:
     """`Retry-After` (RFC 9110, 10.2.3) in seconds, at most an hour; None where it is not said."""
     said = response.headers.get("Retry-After", "")
     if said.isdigit():
