@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 import cv2
 
+from edge_agent.camera_settings import CameraSettings
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import is_live, open_source
+from edge_agent.detection import DetectionRules
+from edge_agent.judging import LivenessRules
+from edge_agent.knobs import Knobs
+from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Faces, Pipeline, PipelineRules
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.transport import Transport
-from edge_agent.settings import AgentSettings, BrokerSettings, CameraSettings, ShotSettings
+from edge_agent.settings import (
+    AgentSettings,
+    BrokerSettings,
+    ServerSettings,
+)
+from edge_agent.track_changes import TrackQueue
 from edge_agent.tracking.bestshot import ShotRules
 from edge_agent.tracking.tracker import TrackingRules
 from models.quality import DOORWAY, OFF, PASSPORT
@@ -51,6 +61,7 @@ class CameraThread(threading.Thread):
         super().__init__(name=f"camera-{feed.camera}", daemon=True)
         self.feed = feed
         self.pipeline = pipeline
+        self._max_fps = feed.max_fps  # as the settings have it
         self.failure: Exception | None = None
         self._seconds = 0.0
 
@@ -69,6 +80,12 @@ class CameraThread(threading.Thread):
         except Exception as error:  # a broken pipeline must end the agent, not this thread alone
             log.exception("Camera %s: the pipeline is broken", self.feed.camera)
             self.failure = error
+
+    def turn(self, knobs: Knobs) -> None:
+        """Makes the camera less work, or more again; from any thread."""
+        limits = [one for one in (self._max_fps, knobs.max_fps) if one is not None]
+        self.feed.max_fps = min(limits, default=None)
+        self.pipeline.knobs = knobs
 
     def report(self) -> CameraReport:
         return CameraReport(
@@ -90,13 +107,16 @@ class Agent:
         outbox: Outbox,
         transport: Transport | None,
         *,
+        ledger: Ledger | None = None,
         reconnect: bool = True,
     ) -> None:
         cv2.setNumThreads(settings.models.threads)
         self.stopping = threading.Event()
         self.stopping_was_asked = False  # rather than the end of every film
         self.outbox = outbox
-        self.delivery = None if transport is None else Delivery(outbox, transport)
+        self.ledger = ledger
+        self.tracks = None if transport is None else TrackQueue(settings.device)
+        self.delivery = None if transport is None else Delivery(outbox, transport, self.tracks)
         self.cameras = [
             self._camera(camera, settings, models, reconnect) for camera in settings.cameras
         ]
@@ -142,6 +162,8 @@ class Agent:
             self.outbox.close()
         else:  # the far end still owes an answer; every commit is on the disk already
             self.outbox.retry()
+        if self.ledger is not None:
+            self.ledger.close()
 
     def _broken(self) -> Exception | None:
         """What ended delivery, or a camera though its source was well."""
@@ -158,23 +180,33 @@ class Agent:
         live = is_live(camera.source)
         feed = Feed(
             camera.name,
-            partial(open_source, camera.source, size=camera.size, fps=camera.fps),
+            partial(open_source, camera.source, camera.asked),
             Manner(live=live, reconnect=live and reconnect, realtime=camera.realtime),
             self.stopping,
+            view=camera.view,
+            max_fps=camera.max_fps,
         )
-        rules = pipeline_rules(settings.shots, camera.detect_every)
-        return CameraThread(feed, Pipeline(models, self.outbox, rules))
+        rules = pipeline_rules(settings, camera)
+        pipeline = Pipeline(models, self.outbox, rules, tracks=self.tracks, ledger=self.ledger)
+        return CameraThread(feed, pipeline)
 
 
-def pipeline_rules(shots: ShotSettings, detect_every: int = 1) -> PipelineRules:
-    """The rules that these settings describe."""
+def pipeline_rules(settings: AgentSettings, camera: CameraSettings) -> PipelineRules:
+    """The rules that these settings describe for one of their cameras."""
+    shots, liveness = settings.shots, settings.liveness
     return PipelineRules(
         gate=_GATES[shots.gate],
+        detection=DetectionRules(
+            every=camera.detect_every, motion=camera.motion, reach=camera.faces
+        ),
         tracking=TrackingRules(keep_missed_s=shots.keep_missed_s),
         shots=ShotRules(
-            first_wait_s=shots.first_wait_s, margin=shots.margin, max_probes=shots.max_probes
+            first_wait_s=shots.first_wait_s,
+            margin=shots.margin,
+            max_probes=shots.max_probes,
+            fuse=shots.fuse,
         ),
-        detect_every=detect_every,
+        liveness=LivenessRules(liveness.policy, liveness.threshold),
         thumbnails=shots.thumbnails,
     )
 
@@ -185,23 +217,35 @@ def open_outbox(settings: AgentSettings) -> Outbox:
     )
 
 
+def open_ledger(settings: AgentSettings) -> Ledger:
+    return Ledger(settings.ledger_path)
+
+
 def open_transport(settings: AgentSettings) -> Transport | None:
     """The road that the settings name; None where they name none.
 
+    With a broker and a server the broker is the road, and the server is there for when it fails.
     Only the road that is used is imported: a box has better uses for the memory.
     """
-    if settings.server is not None:
-        from edge_agent.publishers.http import HttpTransport
+    server = None if settings.server is None else _over_http(settings.server)
+    if settings.broker is None:
+        return server
+    from edge_agent.publishers.mqtt import MqttTransport
 
-        server = settings.server
-        return HttpTransport(server.url, server.key(), ca_file=server.ca_file)
-    if settings.broker is not None:
-        from edge_agent.publishers.mqtt import MqttTransport
+    broker = settings.broker
+    topics = DeviceTopics(settings.site, settings.device)
+    road = MqttTransport(broker.url, topics, broker_login(broker), resend_s=broker.resend_s)
+    if server is None:
+        return road
+    from edge_agent.publishers.fallback import FallbackTransport
 
-        broker = settings.broker
-        topics = DeviceTopics(settings.site, settings.device)
-        return MqttTransport(broker.url, topics, broker_login(broker), resend_s=broker.resend_s)
-    return None
+    return FallbackTransport(road, server)
+
+
+def _over_http(server: ServerSettings) -> Transport:
+    from edge_agent.publishers.http import HttpTransport
+
+    return HttpTransport(server.url, server.key(), ca_file=server.ca_file)
 
 
 def broker_login(broker: BrokerSettings) -> "MqttLogin":

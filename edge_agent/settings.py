@@ -17,6 +17,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from edge_agent.camera_settings import CameraSettings
+from edge_agent.secret_files import read_secret
 from shared.errors import ConfigurationError
 from shared.messages import Name
 
@@ -29,32 +31,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CameraSettings(_Section):
-    """One camera; `source` as `edge_agent.capture.sources.open_source` reads it."""
-
-    name: Name
-    source: str = Field(min_length=1)
-    width: int | None = Field(default=None, ge=16, le=16_384)
-    height: int | None = Field(default=None, ge=16, le=16_384)
-    fps: float | None = Field(default=None, gt=0, le=1000)
-    realtime: bool = False
-    detect_every: int = Field(default=1, ge=1, le=100)
-
-    @model_validator(mode="after")
-    def _size_is_whole(self) -> Self:
-        if (self.width is None) != (self.height is None):
-            raise ValueError("give width and height, or neither")
-        return self
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Width and height in pixels that the camera is asked for."""
-        return None if self.width is None or self.height is None else (self.width, self.height)
-
-
 class ModelSettings(_Section):
     pack: str = "compact"
     detector: str | None = None
+    closer: str | None = None
     threads: int = Field(default=1, ge=1, le=64)
 
 
@@ -62,11 +42,19 @@ class ShotSettings(_Section):
     """Which shots become probes; see `edge_agent.tracking.bestshot.ShotRules`."""
 
     gate: Literal["doorway", "passport", "off"] = "doorway"
-    first_wait_s: float = Field(default=0.25, ge=0, le=10)
+    first_wait_s: float = Field(default=0.2, ge=0, le=10)
     margin: float = Field(default=0.1, ge=0, le=1)
-    max_probes: int = Field(default=4, ge=1, le=100)
+    max_probes: int = Field(default=3, ge=1, le=100)
+    fuse: int = Field(default=1, ge=1, le=16)
     keep_missed_s: float = Field(default=1.0, ge=0, le=30)
     thumbnails: bool = True
+
+
+class LivenessSettings(_Section):
+    """What is made of the weak liveness score; see `edge_agent.judging.LivenessRules`."""
+
+    policy: Literal["off", "report", "refuse"] = "report"
+    threshold: float = Field(default=0.3, ge=0, le=1)
 
 
 class OutboxSettings(_Section):
@@ -82,7 +70,7 @@ class ServerSettings(_Section):
 
     def key(self) -> str:
         """The API key. Raises ConfigurationError where there is none."""
-        secret = _secret(self.key_file, _KEY_VARIABLE)
+        secret = read_secret(self.key_file, _KEY_VARIABLE)
         if secret is None:
             raise ConfigurationError(
                 f"the server needs a key: set server.key_file or {_KEY_VARIABLE}"
@@ -103,7 +91,7 @@ class BrokerSettings(_Section):
     resend_s: float = Field(default=15.0, ge=1, le=600)
 
     def password(self) -> str | None:
-        return _secret(self.password_file, _PASSWORD_VARIABLE)
+        return read_secret(self.password_file, _PASSWORD_VARIABLE)
 
 
 class AgentSettings(_Section):
@@ -116,6 +104,7 @@ class AgentSettings(_Section):
     cameras: Annotated[tuple[CameraSettings, ...], Field(min_length=1, max_length=64)]
     models: ModelSettings = ModelSettings()
     shots: ShotSettings = ShotSettings()
+    liveness: LivenessSettings = LivenessSettings()
     outbox: OutboxSettings = OutboxSettings()
     server: ServerSettings | None = None
     broker: BrokerSettings | None = None
@@ -126,14 +115,16 @@ class AgentSettings(_Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two cameras are called {twice[0]!r}; every camera has its own name")
-        if self.server is not None and self.broker is not None:
-            raise ValueError("give [server] (HTTP) or [broker] (MQTT), not both")
         return self
 
     @property
     def outbox_path(self) -> Path:
         """One outbox a device: it owns the device's sequence numbers."""
         return self.state_dir / f"outbox-{self.device}.db"
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.state_dir / f"ledger-{self.device}.db"
 
 
 class _LoadedSettings(AgentSettings, BaseSettings):
@@ -197,19 +188,6 @@ def default_state_dir() -> Path:
         return Path(given)
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "muster"
-
-
-def _secret(path: Path | None, variable: str) -> str | None:
-    """A secret from its file or, failing that, from the environment."""
-    if path is None:
-        return os.environ.get(variable) or None
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the secret in {path} cannot be read: {error}") from error
-    if not secret or not secret.isprintable() or len(secret.split()) != 1:
-        raise ConfigurationError(f"{path} should hold one line with one secret, and does not")
-    return secret
 
 
 def _fault(error: dict[str, Any]) -> str:

@@ -38,7 +38,6 @@ def test_one_camera_is_enough(tmp_path: Path) -> None:
         (MINIMAL + "detect_every = 0\n", r"'cameras\.0\.detect_every'"),
         (MINIMAL + "width = 640\n", "width and height"),
         (MINIMAL + MINIMAL, "two cameras are called 'door'"),
-        (MINIMAL + "[server]\nurl='http://x'\n[broker]\nurl='mqtt://x'\n", "not both"),
         ("cameras = [", "is not TOML"),
     ],
 )
