@@ -61,6 +61,12 @@ class Events:
 
     def snapshot(self, event_id: str) -> bytes:
         """The JPEG thumbnail. Raises NotFound when there is none."""
+        try:
+            return self._snapshot(event_id)
+        except NotFound:  # a better one may have taken its place just now
+            return self._snapshot(event_id)
+
+    def _snapshot(self, event_id: str) -> bytes:
         with self._database.read() as session:
             row = session.get(Event, event_id)
             if row is None or row.snapshot is None:
@@ -133,6 +139,7 @@ def _view(row: Event) -> EventView:
             one.template_id,
             one.similarity,
             rank,
+            match_probability=one.match_probability,
         )
         for rank, one in enumerate(row.candidates, start=1)
     ]

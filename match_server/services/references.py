@@ -22,9 +22,7 @@ from shared.quality import Quality
 class References:
     """The images and templates of all persons."""
 
-    def __init__(
-        self, database: Database, files: FileStore, clock: Clock, vault: Vault
-    ) -> None:
+    def __init__(self, database: Database, files: FileStore, clock: Clock, vault: Vault) -> None:
         self._database = database
         self._files = files
         self._clock = clock
@@ -48,6 +46,12 @@ class References:
 
     def photo(self, image_id: str) -> tuple[bytes, str]:
         """A kept photo and its media type. Raises NotFound when it was not kept."""
+        try:
+            return self._photo(image_id)
+        except NotFound:  # a rotation of keys may have put another file in its place just now
+            return self._photo(image_id)
+
+    def _photo(self, image_id: str) -> tuple[bytes, str]:
         with self._database.read() as session:
             row = _image(session, image_id)
             if row.file is None:

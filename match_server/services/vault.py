@@ -117,7 +117,8 @@ class Vault:
         self, session: Session, owner: Collection, purpose: Purpose, now: datetime
     ) -> DataKey:
         """One more key of a collection; if it is for sealing, it seals from now on."""
-        master, key = self.master().current, Key.new()
+        self._ring = self._loaded()  # a new master key may have come since the process started
+        master, key = self._ring.current, Key.new()
         key_id = key.id.hex()
         row = DataKey(
             collection_number=owner.number,

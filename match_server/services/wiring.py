@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from match_server.database import Database
 from match_server.faces import FaceEngine
 from match_server.search_index import OpenGallery, SearchIndex, open_segments
+from match_server.services.access import AccessLog
+from match_server.services.audit import Audit
 from match_server.services.batches import Batches
 from match_server.services.bulk import BulkVectors
 from match_server.services.collections import Collections
@@ -14,6 +16,7 @@ from match_server.services.device_codes import DeviceCodes, certificate_sha256
 from match_server.services.device_health import HealthReports
 from match_server.services.devices import Devices
 from match_server.services.enrollment import Enroller
+from match_server.services.erasure import Erasures
 from match_server.services.events import Events
 from match_server.services.feed import Feed
 from match_server.services.files import FileStore
@@ -23,9 +26,11 @@ from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
 from match_server.services.ledger import Ledgers
 from match_server.services.newcomers import Newcomers
+from match_server.services.operating_point import OperatingPoints
 from match_server.services.persons import Persons
 from match_server.services.probes import Probes
 from match_server.services.references import References
+from match_server.services.rotation import Rotation
 from match_server.services.searching import Searcher
 from match_server.services.storages import Storages
 from match_server.services.vault import Vault
@@ -34,7 +39,7 @@ from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
 from models.picture import PictureLimits
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, Conflict
+from shared.errors import ConfigurationError, Conflict, MusterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,12 @@ class Services:
     index: SearchIndex
     vault: Vault
     files: FileStore
+    points: OperatingPoints
     collections: Collections
     persons: Persons
     groups: Groups
     references: References
+    rotation: Rotation
     storages: Storages
     enroller: Enroller
     bulk: BulkVectors
@@ -61,6 +68,9 @@ class Services:
     probes: Probes
     events: Events
     keys: Keys
+    access: AccessLog
+    audit: Audit
+    erasures: Erasures
     followers: Followers
     feed: Feed
     devices: Devices
@@ -77,6 +87,9 @@ class Services:
         return self.keys.any_valid()
 
     def close(self) -> None:
+        with contextlib.suppress(MusterError):  # a database that is away loses a minute of these
+            self.access.flush()
+            self.keys.note_used()
         self.index.close()
         self.database.close()
 
@@ -93,9 +106,10 @@ def build_services(
     faces = faces or face_engine(settings.model_pack, settings.picture_limits)
     database = Database(settings.sqlalchemy_url)
     vault = Vault(settings.keyring)
+    points = OperatingPoints(database, clock)
     index = SearchIndex(database, vault, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
-    enroller = Enroller(database, faces, index, files, clock, vault)
+    enroller = Enroller(database, faces, index, files, clock, vault, points)
     bulk = BulkVectors(database, clock, vault)
     keys = Keys(database, clock)
     devices = Devices(database, keys, clock)
@@ -108,23 +122,34 @@ def build_services(
         index=index,
         vault=vault,
         files=files,
-        collections=Collections(database, faces, files, clock, vault),
+        points=points,
+        collections=Collections(database, faces, files, clock, vault, points),
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock, vault),
+        rotation=Rotation(database, vault, files, clock),
         storages=Storages(database, files, clock),
         enroller=enroller,
         bulk=bulk,
         batches=Batches(enroller, bulk),
-        identifier=Identifier(database, faces, vault),
+        identifier=Identifier(database, faces, vault, points),
         searcher=Searcher(
-            database, faces, index, Newcomers(database, index, clock, vault), clock, vault
+            database,
+            faces,
+            index,
+            Newcomers(database, index, clock, vault, points),
+            clock,
+            vault,
+            points,
         ),
-        probes=Probes(database, index, files, clock, settings.default_collection, vault),
+        probes=Probes(database, index, files, clock, settings.default_collection, vault, points),
         events=Events(database, files, vault),
         keys=keys,
+        access=AccessLog(database, clock),
+        audit=Audit(database),
+        erasures=Erasures(database, files, index, clock, settings.declared_backups),
         followers=followers,
-        feed=Feed(database, followers, clock, vault),
+        feed=Feed(database, followers, clock, vault, points),
         devices=devices,
         device_codes=DeviceCodes(
             database,
