@@ -1,15 +1,19 @@
 """`match-server ingest`: the process between the broker and the database."""
 
 import signal
+import threading
 
 from match_server.logs import set_up_logging
 from match_server.mqtt.broker import Broker, broker_of
 from match_server.mqtt.consumer import Consumer, Listening
+from match_server.mqtt.devices import DeviceDesk
 from match_server.prepare import prepare
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 
 __all__ = ["Broker", "Consumer", "broker_of", "run_ingest"]
+
+_DESK_S = 5.0  # for what the desk for devices has in hand at the end
 
 
 def run_ingest(settings: Settings) -> None:
@@ -20,11 +24,16 @@ def run_ingest(settings: Settings) -> None:
     services = build_services(settings)
     services.first_start()
     consumer = Consumer(broker, services.probes, listenings(services))
+    desk = DeviceDesk(broker, services.health_reports, services.configurations)
+    at_the_desk = threading.Thread(target=desk.run, name="device-desk", daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: consumer.stop())
+    at_the_desk.start()
     try:
         consumer.run()
     finally:
+        desk.stop()
+        at_the_desk.join(_DESK_S)
         services.close()
 
 

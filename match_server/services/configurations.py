@@ -73,11 +73,20 @@ class Configurations:
             session.flush()
             return _view(row, stored)
 
-    def report(self, said: ReportedConfig, *, site: str | None = None) -> ConfigView:
-        """Write down what a box says that it runs with."""
+    def report(
+        self, said: ReportedConfig, *, site: str | None = None, retained: bool = False
+    ) -> ConfigView:
+        """Write down what a box says that it runs with.
+
+        What a broker `retained` was said some time ago: it is no sign of life. Raises NotFound
+        when it is about a device that has been forgotten since.
+        """
         now = self._clock.now()
         with self._database.write() as session:
-            row = device_heard(session, said.device, site, now)
+            if retained:
+                row = device_named(session, said.device)
+            else:
+                row = device_heard(session, said.device, site, now)
             session.flush()
             stored = session.get(DeviceConfiguration, row.number)
             if stored is None:
