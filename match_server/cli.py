@@ -5,13 +5,16 @@ from typing import Any
 
 import click
 
+from match_server.commands.devices import device
 from match_server.commands.doctor import doctor
 from match_server.commands.importing import import_
+from match_server.commands.keyring import keyring
 from match_server.commands.keys import key
 from match_server.commands.running import ingest, migrate, serve
+from match_server.commands.transfer import export
 from shared.errors import MusterError
 
-_SERVER_LIBRARIES = ("alembic", "flask", "gunicorn", "paho", "sqlalchemy", "werkzeug")
+_SERVER_LIBRARIES = ("alembic", "flask", "gunicorn", "paho", "psycopg", "sqlalchemy", "werkzeug")
 
 
 class _Main(click.Group):
@@ -45,5 +48,5 @@ def main(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, ingest, migrate, key, import_, doctor):
+for command in (serve, ingest, migrate, key, keyring, device, import_, export, doctor):
     main.add_command(command)
