@@ -30,8 +30,8 @@ class FeedPerson(WireMessage):
 class FeedTemplates(WireMessage):
     """Templates, column by column."""
 
-    numbers: list[Number] = []
-    persons: list[Number] = []  # whose they are
+    numbers: list[Number] = Field(default_factory=list)
+    persons: list[Number] = Field(default_factory=list)  # whose they are
     vectors: str = ""  # base64 of little-endian float16, one row a template
 
     @model_validator(mode="after")
@@ -84,9 +84,9 @@ class FeedChanges(WireMessage):
     seq: Seq  # all changes up to this one are in here
     more: bool  # there are further changes: ask again at once
     at: AwareDatetime  # by the server's clock
-    left: list[Number] = []  # persons that are none of this gallery (any more)
-    removed: list[Number] = []  # templates that are gone
-    persons: list[FeedPerson] = []  # new, or as they are now
+    left: list[Number] = Field(default_factory=list)  # persons that are none of this gallery (any more)
+    removed: list[Number] = Field(default_factory=list)  # templates that are gone
+    persons: list[FeedPerson] = Field(default_factory=list)  # new, or as they are now
     templates: FeedTemplates = FeedTemplates()
 
 

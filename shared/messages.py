@@ -90,6 +90,25 @@ class ProbeMessage(WireMessage):
         return None if self.thumbnail is None else _decode_base64(self.thumbnail)
 
 
+class LocalEventMessage(WireMessage):
+    """What a box knew by itself, told to whoever is near. The server's event comes later, and wins.
+
+    It says `local`, as no message of the server does: who opens a door by it trusts the box alone.
+    """
+
+    schema_version: Literal[1] = 1
+    local: Literal[True] = True
+    device: Name
+    camera: Name
+    track_id: Uuid
+    probe_id: Uuid
+    captured_at: Annotated[AwareDatetime, AfterValidator(sensible)]
+    decided: LocalDecision
+    name: str | None = Field(default=None, max_length=200)  # where the box may know it
+    liveness: Fraction | None = None
+    quality_score: Fraction
+
+
 class ProbeReceipt(WireMessage):
     """What became of one probe: stored (`accepted`, `duplicate`) or never to be (`refused`)."""
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from edge_agent.outbox import StoredProbe
-from edge_agent.publishers.transport import Transport
+from edge_agent.publishers.transport import TellsLocalEvents, Transport
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, MusterError, Unauthenticated, Unavailable
-from shared.messages import ProbeReceipt, TrackMessage
+from shared.messages import LocalEventMessage, ProbeReceipt, TrackMessage
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ class FallbackTransport:
     def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
         road = self._first if self._first_again_s is None else self._second
         road.send_tracks(messages)
+
+    def send_local(self, message: LocalEventMessage) -> None:
+        """The second road needs none: there the server itself would be asked."""
+        if isinstance(self._first, TellsLocalEvents):
+            self._first.send_local(message)
 
     def close(self, timeout_s: float) -> None:
         self._first.close(timeout_s)

@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent.outbox import StoredProbe
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
-from shared.messages import ProbeReceipt
+from shared.messages import ProbeReceipt, TrackMessage
 
 _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 20.0
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _AT_FAULT = frozenset({400, 409, 413, 415, 422})
 """What the server answers when the request itself is wrong and will stay so."""
+_UNKNOWN_CALL = frozenset({404, 405})
+"""What a server answers that is older than the call."""
 
 
 class _Receipt(BaseModel):
@@ -85,7 +87,7 @@ class HttpTransport:
         """Nothing to prepare: the connection is made by the first request."""
 
     def exchange(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
-        response = self._post(batch)
+        response = self._post("/v1/probes", b"[" + b",".join(one.body for one in batch) + b"]")
         if response.ok:
             return _receipts(response, batch)
         if response.status_code not in _AT_FAULT:
@@ -102,14 +104,19 @@ class HttpTransport:
             )
         ]
 
+    def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
+        body = "[" + ",".join(one.model_dump_json() for one in messages) + "]"
+        response = self._post("/v1/tracks", body.encode())
+        if not response.ok and response.status_code not in _AT_FAULT | _UNKNOWN_CALL:
+            raise _as_error(response)
+
     def close(self, timeout_s: float) -> None:
         self._session.close()
 
-    def _post(self, batch: Sequence[StoredProbe]) -> requests.Response:
-        body = b"[" + b",".join(probe.body for probe in batch) + b"]"
+    def _post(self, path: str, body: bytes) -> requests.Response:
         try:
             return self._session.post(
-                f"{self._base}/v1/probes",
+                f"{self._base}{path}",
                 data=body,
                 timeout=(_CONNECT_TIMEOUT_S, _ANSWER_TIMEOUT_S),
                 allow_redirects=False,

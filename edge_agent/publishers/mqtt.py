@@ -20,7 +20,13 @@ from pydantic import ValidationError
 from edge_agent.outbox import StoredProbe
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, MusterError, Unauthenticated, Unavailable
-from shared.messages import ProbeReceipt, ReceiptMessage, StatusMessage
+from shared.messages import (
+    LocalEventMessage,
+    ProbeReceipt,
+    ReceiptMessage,
+    StatusMessage,
+    TrackMessage,
+)
 from shared.topics import DeviceTopics
 
 log = logging.getLogger(__name__)
@@ -32,6 +38,8 @@ _MAX_RESEND_S: Final = 60.0
 _UNHEARD_RESEND_S: Final = 1.0
 _CONNECTING_S: Final = 5.0
 _KEPT_RECEIPTS: Final = 10_000
+_TRACK_NEWS_S: Final = 30  # who came and who left is no news after that
+_LOCAL_NEWS_S: Final = 30  # and who it was, no reason to open a door
 _NO_SUBSCRIBERS: Final = 0x10  # MQTT 5.0, 3.4.2.1: PUBACK "No matching subscribers"
 _REFUSES_US: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 """MQTT 5.0, 3.2.2.2: CONNACK codes that a person must do something about (name, key, ban)."""
@@ -145,6 +153,27 @@ class MqttTransport:
             if flight is None or now_s - flight.sent_at_s >= flight.patience_s:
                 self._publish(probe, flight, now_s)
         return []
+
+    def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
+        if not self._ready.is_set():
+            raise self._why_not()
+        for message in messages:
+            self._client.publish(
+                self._topics.of("track"),
+                message.model_dump_json(),
+                qos=1,
+                properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=_TRACK_NEWS_S),
+            )
+
+    def send_local(self, message: LocalEventMessage) -> None:
+        """Tells those at the broker, if it is there now, what the box decided by itself."""
+        if self._ready.is_set():
+            self._client.publish(
+                self._topics.of("event"),
+                message.model_dump_json(),
+                qos=1,
+                properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=_LOCAL_NEWS_S),
+            )
 
     def close(self, timeout_s: float) -> None:
         if self._ready.is_set():

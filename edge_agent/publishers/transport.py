@@ -1,10 +1,10 @@
 """What the delivery loop asks of a road to the server."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edge_agent.outbox import StoredProbe
-from shared.messages import ProbeReceipt
+from shared.messages import LocalEventMessage, ProbeReceipt, TrackMessage
 
 
 class Transport(Protocol):
@@ -33,6 +33,22 @@ class Transport(Protocol):
         """
         ...
 
+    def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
+        """Tells the far end who came and who left; nobody asks again whether it has heard.
+
+        Raises as `exchange` does. A far end that knows no such messages is told nothing.
+        """
+        ...
+
     def close(self, timeout_s: float) -> None:
         """Says goodbye where the road has a way to, within about `timeout_s`."""
+        ...
+
+
+@runtime_checkable
+class TellsLocalEvents(Protocol):
+    """A road on which others listen too: its broker may be near when the server is not."""
+
+    def send_local(self, message: LocalEventMessage) -> None:
+        """Tells them what the box decided by itself; never raises, never waits."""
         ...

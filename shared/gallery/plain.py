@@ -68,6 +68,22 @@ class PlainKernel:
             chosen[: shelf.count] = among[nearest] == ids
         return bits_of(chosen)
 
+    def bounds(
+        self, book: CodeBook, view: View, probe: NDArray[np.float32], depth: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        turned = rotate(book, probe[np.newaxis])[0].astype(np.float64)
+        length = float(np.linalg.norm(probe.astype(np.float64)))
+        reach = float(np.float32(REACH))
+        # What is left of the probe by single precision, of the template by its code.
+        lost = _ROTATION_ERROR * length
+        places = GROUP * view.shelf.groups
+        estimates = np.empty(places, dtype=np.float64)
+        for start in range(0, places, _CHUNK):
+            codes = _codes(book, view.shelf, np.arange(start, min(start + _CHUNK, places)), depth)
+            estimates[start : start + _CHUNK] = codes @ turned * float(np.float32(book.step))
+        errors = view.shelf.planes.errors[depth].astype(np.float64) * _ERROR_UNIT
+        return estimates, (length + lost) * errors + lost * reach + 1e-12
+
 
 def _as_slice(places: NDArray[np.int64]) -> slice | NDArray[np.int64]:
     """Ascending places, as a slice where there is no gap between them: nothing is copied then."""
@@ -138,6 +154,31 @@ def _encode(book: CodeBook, shelf: Shelf, places: NDArray[np.int64]) -> None:
     for depth, kept in enumerate((coarse, levels, codes)):
         rest = rotated - step * kept.astype(np.float32)
         shelf.planes.errors[depth][places] = _error_units(book, rest)
+
+
+def _codes(
+    book: CodeBook, shelf: Shelf, places: NDArray[np.int64], depth: int
+) -> NDArray[np.float64]:
+    """The codes (n, width) of these places, as `_encode` wrote them, down to a depth."""
+    shift = 2 * np.arange(4)[:, None]
+
+    def crumbs(plane: NDArray[np.uint8]) -> NDArray[np.intp]:
+        lanes = plane.reshape(plane.shape[0], -1, GROUP, 4)[places >> 4, :, places & 15]
+        split = (lanes[:, :, None, :] >> shift) & 3
+        return split.reshape(places.shape[0], -1).astype(np.intp)
+
+    index = crumbs(shelf.planes.high)
+    if depth == 0:
+        coarse: NDArray[np.float64] = book.levels4.astype(np.float64)[index]
+        return coarse
+    levels: NDArray[np.float64] = book.levels16.astype(np.float64)[
+        index << 2 | crumbs(shelf.planes.mid)
+    ]
+    if depth == 1:
+        return levels
+    low = shelf.planes.low[places]
+    levels += np.concatenate([low & 15, low >> 4], axis=1).astype(np.float64) - 8
+    return levels
 
 
 def _error_units(book: CodeBook, rest: NDArray[np.float32]) -> NDArray[np.uint16]:

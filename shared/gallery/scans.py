@@ -53,3 +53,12 @@ class Kernel(Protocol):
     def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
         """Bits of the places (dead ones too) whose ids are in `among`, which is ascending."""
         ...
+
+    def bounds(
+        self, book: CodeBook, view: View, probe: NDArray[np.float32], depth: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What the planes down to depth 0, 1 or 2 say of every place, dead ones too.
+
+        Estimates of the similarity, and how far from them the truth can be.
+        """
+        ...

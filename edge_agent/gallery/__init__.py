@@ -1,0 +1,1 @@
+"""The box's own gallery: follows the server's change feed, and decides when nobody else can."""

@@ -1,0 +1,98 @@
+"""All of a box's galleries, as its settings want them: opened, followed, asked."""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from edge_agent.gallery.client import FeedClient
+from edge_agent.gallery.follower import Follower
+from edge_agent.gallery.keys import gallery_keys
+from edge_agent.gallery.local import LocalGallery
+from edge_agent.gallery.recognizer import Hook, Recognizer, Sink, Tell
+from edge_agent.gallery.store import open_store
+from edge_agent.publishers.transport import TellsLocalEvents
+from edge_agent.settings import AgentSettings
+from shared.clock import Clock, SystemClock
+from shared.errors import ConfigurationError, Damaged, KeyMissing
+
+log = logging.getLogger(__name__)
+
+
+class Galleries:
+    """What a box knows by itself. `start` begins to follow the feeds.
+
+    Raises ConfigurationError when there is no server to follow, or no key to encrypt with.
+    """
+
+    def __init__(self, settings: AgentSettings, model_id: str, clock: Clock | None = None) -> None:
+        wanted, server = settings.gallery, settings.server
+        if server is None:
+            raise ConfigurationError(
+                f"[gallery] mode = {wanted.mode!r} follows the change feed over HTTP, also where "
+                "probes go through a broker: give [server] url and its key"
+            )
+        self._mode = wanted.mode
+        self._device = settings.device
+        self._hook = Hook(wanted.hook) if wanted.hook else None
+        keys = gallery_keys(settings.state_dir, wanted.key_file)
+        clock = clock or SystemClock()
+        self.followers: list[Follower] = []
+        for name in wanted.collections:
+            path = settings.state_dir / f"gallery-{settings.device}-{name}.db"
+            store, state, why = open_store(path, name, keys)
+            if why is not None:
+                log.error("Gallery %s is fetched anew: %s", name, why)
+            gallery = LocalGallery(store, name, model_id, timedelta(hours=wanted.max_age_h), clock)
+            try:
+                gallery.load(state)
+                gallery.tidy()
+            except (Damaged, KeyMissing) as error:
+                log.error("Gallery %s is fetched anew: %s", name, error.message)
+                gallery.clear()
+            client = FeedClient(
+                server.url,
+                server.key(),
+                settings.device,
+                keep_h=wanted.max_age_h,
+                ca_file=server.ca_file,
+            )
+            self.followers.append(Follower(gallery, client, clock=clock))
+
+    def start(self) -> None:
+        for follower in self.followers:
+            follower.start()
+
+    def recognizer(
+        self, sink: Sink, road: object, complaint: Callable[[], str | None]
+    ) -> Recognizer:
+        """Between a pipeline and its outbox. `complaint`: why nothing can be delivered, if so."""
+        tell: list[Tell] = [] if self._hook is None else [self._hook]
+        if isinstance(road, TellsLocalEvents):
+            tell.append(road.send_local)
+
+        def is_wanted() -> bool:
+            return self._mode == "always" or complaint() is not None or not self.in_touch
+
+        galleries = [follower.gallery for follower in self.followers]
+        return Recognizer(sink, galleries, self._device, is_wanted, tell)
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether the server answered every follower when it was last asked."""
+        return all(follower.in_touch for follower in self.followers)
+
+    def seq(self) -> dict[str, int]:
+        """By collection: how far the feed was followed. For the health message."""
+        reached = [(one.gallery.collection, one.gallery.state) for one in self.followers]
+        return {name: state.seq for name, state in reached if state is not None and state.whole}
+
+    def problems(self) -> Sequence[str]:
+        """Why decisions cannot be made at the moment, one sentence a gallery."""
+        reasons = [(one.gallery.collection, one.gallery.unusable()) for one in self.followers]
+        return [f"{name}: {why}" for name, why in reasons if why is not None]
+
+    def close(self, timeout_s: float) -> None:
+        for follower in self.followers:
+            follower.stop(timeout_s)
+        if self._hook is not None:
+            self._hook.close(timeout_s)

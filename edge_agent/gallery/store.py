@@ -1,0 +1,402 @@
+"""The box's copy of one collection: encrypted on its disk, whole at every moment.
+
+SQLite in WAL mode with `synchronous=FULL`: what the feed said and how far it was followed are
+written in one transaction, so that after `kill -9` or a power cut the store says of itself exactly
+what it holds. Every person and template is an envelope (AES-256-GCM) that opens only in its own
+row; ids and names of persons are inside. In the open stand numbers that the server gave, and how
+many rows there are.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.envelope import Keyring, about
+from shared.errors import Damaged, KeyMissing, Unavailable
+from shared.feed import FeedChanges, FeedPerson, FeedTemplates, Gallery, SnapshotHead, SnapshotPart
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS person (
+    number INTEGER PRIMARY KEY,
+    sealed BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS template (
+    number INTEGER PRIMARY KEY,
+    person INTEGER NOT NULL,
+    sealed BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS template_person ON template (person);
+CREATE TABLE IF NOT EXISTS state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    sealed BLOB NOT NULL
+);
+PRAGMA user_version = 1;
+"""
+_READ: Final = 2048  # templates opened at a time
+
+Numbers = NDArray[np.uint64]
+Rows = NDArray[np.float16]
+
+
+class State(BaseModel):
+    """How far the store is, kept beside what it holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gallery: Gallery
+    seq: int  # of the feed: everything up to it is in here, once the snapshot is whole
+    after: int | None = None  # while a snapshot is taken: the last template so far
+    caught_up: bool = False  # with the changes since: only then is a snapshot the truth
+    told_at: datetime  # the server's clock, when it was last heard
+    seen_at: datetime  # the latest time that the box has seen since
+
+    @property
+    def whole(self) -> bool:
+        return self.after is None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Applied:
+    """What a step changed in the store, for those who hold it in memory."""
+
+    removed: Numbers
+    numbers: Numbers  # of the templates that are new
+    rows: Rows
+
+
+class Store:
+    """One collection's copy. Thread-safe: one writes while others read.
+
+    Raises Unavailable when the disk takes or gives nothing, Damaged or KeyMissing when what is on
+    it cannot be opened: `clear` it then, the server has everything.
+    """
+
+    def __init__(self, path: Path, collection: str, keys: Keyring) -> None:
+        self._path = path
+        self._collection = collection
+        self._keys = keys
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._writer = _open(path)
+        self._reader = _open(path)
+
+    def state(self) -> State | None:
+        """How far the store is; None: it holds nothing."""
+        with self._reads() as cursor:
+            row = cursor.execute("SELECT sealed FROM state").fetchone()
+        if row is None:
+            return None
+        try:
+            return State.model_validate_json(self._keys.open(row[0], self._about("state", 1)))
+        except ValidationError as error:
+            raise Damaged("the gallery's state is of another version") from error
+
+    def begin(self, head: SnapshotHead) -> None:
+        """Empty the store, for a snapshot that begins."""
+        with self._transaction() as cursor:
+            _empty(cursor)
+            self._put_state(
+                cursor,
+                State(
+                    gallery=head.gallery, seq=head.seq, after=0, told_at=head.at, seen_at=head.at
+                ),
+            )
+        self._forget_log()
+
+    def extend(self, part: SnapshotPart) -> None:
+        """Add a part of the snapshot, and remember how far it is."""
+        state = self._known_state()
+        with self._transaction() as cursor:
+            self._put_persons(cursor, part.persons)
+            self._put_templates(cursor, part.templates, state.gallery.dimension)
+            self._put_state(cursor, state.model_copy(update={"after": part.after}))
+
+    def complete(self) -> None:
+        """The snapshot is whole."""
+        state = self._known_state()
+        with self._transaction() as cursor:
+            self._put_state(cursor, state.model_copy(update={"after": None}))
+
+    def apply(self, changes: FeedChanges) -> Applied:
+        """Make these changes and remember their number, in one transaction."""
+        before = self._known_state()
+        with self._transaction() as cursor:
+            removed = set(changes.removed)
+            for number in changes.left:
+                held = cursor.execute("SELECT number FROM template WHERE person = ?", (number,))
+                removed |= {row[0] for row in held}
+            owners = _owners(cursor, removed) | set(changes.left)
+            cursor.executemany("DELETE FROM template WHERE number = ?", [(n,) for n in removed])
+            self._put_persons(cursor, changes.persons)
+            numbers, rows = self._put_templates(
+                cursor, changes.templates, changes.gallery.dimension
+            )
+            # Somebody without templates is nobody here: the name goes with the last of them.
+            owners |= {person.number for person in changes.persons}
+            cursor.executemany(
+                "DELETE FROM person WHERE number = ?1"
+                " AND NOT EXISTS (SELECT 1 FROM template WHERE person = ?1)",
+                [(number,) for number in owners],
+            )
+            self._put_state(
+                cursor,
+                State(
+                    gallery=changes.gallery,
+                    seq=changes.seq,
+                    caught_up=before.caught_up or not changes.more,
+                    told_at=changes.at,
+                    seen_at=changes.at,
+                ),
+            )
+        if removed:
+            self._forget_log()
+        return Applied(np.array(sorted(removed), dtype=np.uint64), numbers, rows)
+
+    def note_time(self, seen_at: datetime) -> None:
+        """Remember how late it is: a box without a clock must not take an old day for today."""
+        state = self.state()
+        if state is not None and seen_at > state.seen_at:
+            with self._transaction() as cursor:
+                self._put_state(cursor, state.model_copy(update={"seen_at": seen_at}))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._transaction() as cursor:
+            _empty(cursor)
+        self._forget_log()
+
+    def drop_persons(self, numbers: Sequence[int]) -> Numbers:
+        """Forget persons with all of their templates; answers the numbers of these."""
+        gone: list[int] = []
+        with self._transaction() as cursor:
+            for number in numbers:
+                rows = cursor.execute("SELECT number FROM template WHERE person = ?", (number,))
+                gone += [row[0] for row in rows]
+                cursor.execute("DELETE FROM template WHERE person = ?", (number,))
+                cursor.execute("DELETE FROM person WHERE number = ?", (number,))
+        self._forget_log()
+        return np.array(gone, dtype=np.uint64)
+
+    def templates(self) -> Iterator[tuple[Numbers, Rows]]:
+        """All templates, some at a time."""
+        state = self._known_state()
+        after = 0
+        while True:
+            with self._reads() as cursor:
+                rows = cursor.execute(
+                    "SELECT number, person, sealed FROM template WHERE number > ?"
+                    " ORDER BY number LIMIT ?",
+                    (after, _READ),
+                ).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield np.array([row[0] for row in rows], dtype=np.uint64), self._opened(rows, state)
+
+    def rows(self, numbers: Sequence[int]) -> dict[int, Rows]:
+        """The templates of these numbers that are here."""
+        if not numbers:
+            return {}
+        with self._reads() as cursor:
+            found = cursor.execute(
+                "SELECT number, person, sealed FROM template"
+                " WHERE number IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(numbers)),),
+            ).fetchall()
+        opened = self._opened(found, self._known_state())
+        return {row[0]: values for row, values in zip(found, opened, strict=True)}
+
+    def owners(self, numbers: Sequence[int]) -> dict[int, FeedPerson]:
+        """Whose these templates are, by the templates' numbers."""
+        with self._reads() as cursor:
+            found = cursor.execute(
+                "SELECT template.number, person.number, person.sealed FROM template"
+                " JOIN person ON person.number = template.person"
+                " WHERE template.number IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(numbers)),),
+            ).fetchall()
+        return {number: self._person(person, sealed) for number, person, sealed in found}
+
+    def persons(self) -> Iterator[FeedPerson]:
+        """Everybody who is held."""
+        after = 0
+        while True:
+            with self._reads() as cursor:
+                rows = cursor.execute(
+                    "SELECT number, sealed FROM person WHERE number > ? ORDER BY number LIMIT ?",
+                    (after, _READ),
+                ).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield from (self._person(number, sealed) for number, sealed in rows)
+
+    def close(self) -> None:
+        with self._writing, self._reading:
+            self._writer.close()
+            self._reader.close()
+
+    def _known_state(self) -> State:
+        state = self.state()
+        if state is None:
+            raise Damaged("the gallery holds nothing, so nothing can be added to it")
+        return state
+
+    def _put_state(self, cursor: sqlite3.Cursor, state: State) -> None:
+        sealed = self._keys.seal(state.model_dump_json().encode(), self._about("state", 1))
+        cursor.execute("INSERT OR REPLACE INTO state (id, sealed) VALUES (1, ?)", (sealed,))
+
+    def _put_persons(self, cursor: sqlite3.Cursor, persons: Sequence[FeedPerson]) -> None:
+        cursor.executemany(
+            "INSERT OR REPLACE INTO person (number, sealed) VALUES (?, ?)",
+            [
+                (
+                    one.number,
+                    self._keys.seal(
+                        one.model_dump_json().encode(), self._about("person", one.number)
+                    ),
+                )
+                for one in persons
+            ],
+        )
+
+    def _put_templates(
+        self, cursor: sqlite3.Cursor, templates: FeedTemplates, dimension: int
+    ) -> tuple[Numbers, Rows]:
+        """Those that were not here yet."""
+        rows = templates.rows(dimension)
+        fresh = []
+        for place, (number, person) in enumerate(
+            zip(templates.numbers, templates.persons, strict=True)
+        ):
+            sealed = self._keys.seal(rows[place].tobytes(), self._about("template", number, person))
+            cursor.execute(
+                "INSERT OR IGNORE INTO template (number, person, sealed) VALUES (?, ?, ?)",
+                (number, person, sealed),
+            )
+            if cursor.rowcount:
+                fresh.append(place)
+        numbers = np.array([templates.numbers[place] for place in fresh], dtype=np.uint64)
+        return numbers, rows[fresh]
+
+    def _opened(self, rows: Sequence[tuple[int, int, bytes]], state: State) -> Rows:
+        plain = [
+            self._keys.open(sealed, self._about("template", number, person))
+            for number, person, sealed in rows
+        ]
+        return np.frombuffer(b"".join(plain), dtype="<f2").reshape(
+            len(rows), state.gallery.dimension
+        )
+
+    def _person(self, number: int, sealed: bytes) -> FeedPerson:
+        return FeedPerson.model_validate_json(
+            self._keys.open(sealed, self._about("person", number))
+        )
+
+    def _about(self, kind: str, *parts: int) -> bytes:
+        return about(f"gallery-{kind}", self._collection, *parts)
+
+    def _forget_log(self) -> None:
+        """Let no copy of what was erased lie in the write-ahead log, also not an encrypted one."""
+        with self._writing:
+            try:
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:
+                raise Unavailable(f"the gallery {self._path} cannot be written: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        with self._writing:
+            cursor = self._writer.cursor()
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                yield cursor
+                cursor.execute("COMMIT")
+            except sqlite3.Error as error:
+                _roll_back(self._writer)
+                raise Unavailable(f"the gallery {self._path} cannot be written: {error}") from error
+            except BaseException:
+                _roll_back(self._writer)
+                raise
+
+    @contextmanager
+    def _reads(self) -> Iterator[sqlite3.Cursor]:
+        with self._reading:
+            try:
+                yield self._reader.cursor()
+            except sqlite3.Error as error:
+                raise Unavailable(f"the gallery {self._path} cannot be read: {error}") from error
+
+
+def open_store(
+    path: Path, collection: str, keys: Keyring
+) -> tuple[Store, State | None, str | None]:
+    """The store at `path`, its state, and why it had to be emptied (None: it had not).
+
+    What cannot be opened (another key, damage) is a copy that nobody can use: it is deleted.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    why = None
+    try:
+        store = Store(path, collection, keys)
+        try:
+            return store, store.state(), None
+        except (Damaged, KeyMissing) as error:
+            why = error.message
+            store.close()
+    except Unavailable as error:
+        if not isinstance(error.__cause__, sqlite3.DatabaseError) or isinstance(
+            error.__cause__, sqlite3.OperationalError
+        ):
+            raise
+        why = error.message
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return Store(path, collection, keys), None, why
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=10
+        )
+        path.chmod(0o600)
+        for pragma in (
+            "page_size = 8192",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "secure_delete = ON",
+            "cache_size = -1024",  # KiB: the box has better uses for memory
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error as error:
+        raise Unavailable(f"the gallery {path} cannot be opened: {error}") from error
+    return connection
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _empty(cursor: sqlite3.Cursor) -> None:
+    for table in ("template", "person", "state"):
+        cursor.execute(f"DELETE FROM {table}")  # noqa: S608  # constants
+
+
+def _owners(cursor: sqlite3.Cursor, numbers: set[int]) -> set[int]:
+    rows = cursor.execute(
+        "SELECT DISTINCT person FROM template WHERE number IN (SELECT value FROM json_each(?))",
+        (json.dumps(sorted(numbers)),),
+    )
+    return {row[0] for row in rows}
