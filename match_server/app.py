@@ -9,7 +9,9 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from pydantic import BaseModel
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from match_server.api.audit import actor_of, audit_endpoints, tell_access
 from match_server.api.auth import Gatekeeper
 from match_server.api.batches import batch_endpoints
 from match_server.api.devices import device_endpoints
@@ -30,6 +32,7 @@ from match_server.api.routes import (
     storage_endpoints,
 )
 from match_server.pages.views import pages
+from match_server.services.chain import Actor, act_as
 from match_server.services.wiring import Services
 from shared.errors import MusterError
 from shared.ids import new_id
@@ -66,12 +69,14 @@ def create_app(
         app.add_url_rule(
             endpoint.path,
             endpoint.name,
-            _view(endpoint, gatekeeper),
+            _view(endpoint, gatekeeper, services),
             methods=[endpoint.method],
             provide_automatic_options=False,
         )
     app.register_blueprint(pages(services, gatekeeper, lambda: openapi_document(endpoints)))
     register_errors(app)
+    if proxies := services.settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.after_request(_finish)
     return app
@@ -93,17 +98,22 @@ def all_endpoints(
         *feed_endpoints(services, stopping),
         *device_endpoints(services),
         *key_endpoints(services),
+        *audit_endpoints(services),
     ]
     endpoints += health_endpoints(services, warmed, lambda: openapi_document(endpoints))
     return endpoints
 
 
-def _view(endpoint: Endpoint, gatekeeper: Gatekeeper) -> Callable[..., Response]:
+def _view(
+    endpoint: Endpoint, gatekeeper: Gatekeeper, services: Services
+) -> Callable[..., Response]:
     """The Flask view of an endpoint: who asks, what for, and the answer as JSON."""
 
     def view(**path: str) -> Response:
         if endpoint.permission is not None:
             g.principal = gatekeeper.require(request, endpoint.permission)
+        principal = g.get("principal")
+        act_as(actor_of(endpoint, path, principal, g.request_id, services.clock.now()))
         inputs: dict[str, Any] = dict(path)
         if not endpoint.picture:
             query = read_query(request, endpoint.query)
@@ -115,6 +125,8 @@ def _view(endpoint: Endpoint, gatekeeper: Gatekeeper) -> Callable[..., Response]
             if also is not None:
                 g.principal.require(also)
         answer = endpoint.handle(**inputs)
+        each = services.settings.audit_searches == "each"
+        tell_access(services.access, endpoint, path, inputs.get("query"), each_search=each)
         if isinstance(answer, BaseModel):
             return Response(
                 answer.model_dump_json(), status=endpoint.status, mimetype="application/json"
@@ -144,12 +156,15 @@ def _begin() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
     g.started_s = time.monotonic()
+    act_as(Actor())  # this thread's last request is over
 
 
 def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cache-Control", "no-store")
+    if request.is_secure:  # a year; a browser that came by TLS once does not come without again
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     # The rule, not the path: ids may be names of people. Never the query, the body or a header.
     rule = request.url_rule.rule if request.url_rule is not None else "(none)"
     log.info(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from match_server.backends import (
     BUSY_TIMEOUT_MS,
+    let_wait,
     open_engine,
     parsed_url,
     read_options,
@@ -27,6 +28,7 @@ __all__ = ["Database", "Reader", "sqlite_path"]
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 20  # to PostgreSQL, at most, by one process
+_SHRINK_TIMEOUT_MS = 200  # writers wait meanwhile
 _NO_ANSWER = "the database does not answer: locked, full or not reachable; try again later"
 _SHORTEST_LIST = 8
 
@@ -61,9 +63,14 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database and changes nothing."""
+    def read(self, *, patient: bool = False) -> Iterator[Session]:
+        """A session that sees one state of the database and changes nothing.
+
+        `patient`: we may let the database wait for minutes between two statements.
+        """
         with _translated(), Session(self._reader, expire_on_commit=False) as session:
+            if patient:
+                let_wait(session.connection())
             yield session
 
     @contextmanager
@@ -128,8 +135,8 @@ class Database:
             self._turn.release()
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """A bare connection in a write transaction, for migrations.
+    def connection(self, *, patient: bool = False) -> Iterator[Connection]:
+        """A bare connection in a write transaction, for migrations. `patient` as in `read`.
 
         SQLite changes a table by copying it and dropping the old one, which must not take the rows
         with it that refer to it: foreign keys are looked at when all is done instead.
@@ -140,12 +147,30 @@ class Database:
                 driver.execute("PRAGMA foreign_keys = OFF")
             try:
                 with connection.begin():
+                    if patient:
+                        let_wait(connection)
                     yield connection
                     if self.is_sqlite:
                         _require_whole(connection)
             finally:
                 if self.is_sqlite:
                     driver.execute("PRAGMA foreign_keys = ON")
+
+    def shrink_log(self) -> bool:
+        """Empty SQLite's write-ahead log, which still has the pages of what was deleted.
+
+        Answers False when a reader is in the way: try again. Other databases have no such log.
+        """
+        if not self.is_sqlite:
+            return True
+        with _translated(), self._cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {_SHRINK_TIMEOUT_MS}")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                ((busy, *_),) = cursor.fetchall()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        return not busy
 
     def close(self) -> None:
         """Close all connections; needed before a process forks."""

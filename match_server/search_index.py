@@ -112,6 +112,19 @@ class SearchIndex:
             except KeyMissing as error:
                 log.warning("a gallery stays closed", extra={"why": error.message})
 
+    def scrub(self, collection_number: int) -> bool:
+        """Rewrite a collection's files without what was removed; whether none of it is left."""
+        with self._database.read() as session:
+            owner = session.get(Collection, collection_number)
+        if owner is None:  # its files went with it
+            return True
+        gallery = self.caught_up(owner).gallery
+        if not isinstance(gallery, SharedGallery):  # in memory only
+            return True
+        if gallery.dead:
+            gallery.compact()
+        return not gallery.dead
+
     def close(self) -> None:
         """Seal what is private to this process, so that the next start has less to replay."""
         with self._lock:

@@ -7,6 +7,7 @@ from flask import Request, g
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from match_server.services.keys import Keys, Permission, Principal
+from match_server.services.limits import Limits
 from match_server.settings import Settings
 from shared.errors import Forbidden, Unauthenticated
 
@@ -28,12 +29,21 @@ class Gatekeeper:
     def __init__(self, settings: Settings, keys: Keys, secret: bytes) -> None:
         self._settings = settings
         self._keys = keys
+        self._limits = Limits(
+            per_key=settings.requests_per_minute,
+            bad_keys=settings.bad_keys_per_minute,
+            store=settings.rate_limit_store,
+        )
         self._signer = URLSafeTimedSerializer(secret, salt="muster-page-session")
 
     def require(self, request: Request, permission: Permission) -> Principal:
-        """Who asks. Raises Unauthenticated, or Forbidden when the role does not allow it."""
+        """Who asks.
+
+        Raises Unauthenticated, Forbidden when the role does not allow it, and RateLimited.
+        """
         principal = self._principal(request, permission)
         g.key_id = principal.key_id
+        self._limits.admit(principal.key_id)
         principal.require(permission)
         return principal
 
@@ -52,9 +62,12 @@ class Gatekeeper:
             return Principal(key_id="open-page", role="viewer")
         return None
 
-    def session_for(self, key: str) -> str:
-        """The cookie for a key. Raises Unauthenticated, or Forbidden for a key that may not."""
-        principal = self._keys.recognise(key)
+    def session_for(self, request: Request, key: str) -> str:
+        """The cookie for a key.
+
+        Raises Unauthenticated, Forbidden for a key that may not, and RateLimited.
+        """
+        principal = self._recognised(request, key)
         if not principal.may(Permission.EVENTS):
             raise Forbidden(f"a key of role {principal.role!r} may not watch events")
         return str(self._signer.dumps(principal.key_id))
@@ -65,12 +78,24 @@ class Gatekeeper:
             scheme, _, key = header.partition(" ")
             if scheme.lower() != "bearer" or not key.strip():
                 raise Unauthenticated("send the key as `Authorization: Bearer KEY`")
-            return self._keys.recognise(key.strip())
+            return self._recognised(request, key.strip())
         if request.method in ("GET", "HEAD") and permission in _READING:
             visitor = self.viewer(request)
             if visitor is not None:
                 return visitor
         raise Unauthenticated("this call needs a key: `Authorization: Bearer KEY`")
+
+    def _recognised(self, request: Request, key: str) -> Principal:
+        """Whose key it is. Who sends wrong ones is soon not listened to."""
+        address = request.remote_addr or ""
+        self._limits.before_key(address, key)
+        try:
+            principal = self._keys.recognise(key)
+        except Unauthenticated:
+            self._limits.bad_key(address)
+            raise
+        self._limits.good_key(key)
+        return principal
 
 
 def _is_local(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue
@@ -9,6 +10,13 @@ from pydantic import BaseModel, JsonValue
 from match_server.services.keys import Permission
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Access(Enum):
+    """How the audit log is told of a call that changes nothing."""
+
+    EACH = auto()  # a line, before the answer
+    GATHERED = auto()  # one line a minute of all such calls of the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +45,29 @@ class Endpoint:
     raw_body: bool = False  # `handle` reads the body itself; `body` only documents it
     at_once: int = 0  # how many bodies may come as one list; 0: always one, and no list
     batch: bool = False  # body and answer are NDJSON, a line for each of many
+    access: Access | None = None  # besides what the permission says; see `told`
 
     @property
     def name(self) -> str:
         """A unique name, e.g. `get_v1_collections_collection`."""
         words = self.path.replace("<", "").replace(">", "").replace(".", "_").strip("/")
         return f"{self.method.lower()}_{words.replace('/', '_') or 'root'}"
+
+    @property
+    def told(self) -> Access | None:
+        """How the audit log is told when this only looks; None: it is not."""
+        if self.access is not None:
+            return self.access
+        if self.permission is Permission.REFERENCES and self.method == "GET":
+            return Access.EACH
+        gathered = self.permission in (Permission.SEARCH, Permission.FOLLOW)
+        return Access.GATHERED if gathered else None
+
+    @property
+    def changes(self) -> bool:
+        """Whether the audit log is told of the call where its transaction tells nothing itself.
+
+        What a box sends by itself (probes, health) is kept in rows of its own, and not told.
+        """
+        own = (Permission.SEARCH, Permission.PROBES)
+        return self.method != "GET" and self.permission not in own

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from flask import Response, g
 
-from match_server.api.endpoint import Endpoint
+from match_server.api.endpoint import Access, Endpoint
 from match_server.api.uploads import NDJSON
 from match_server.schemas.base import Page
 from match_server.schemas.feed import (
@@ -42,10 +42,10 @@ def feed_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
             "All templates of a collection as NDJSON, with the number of the feed to go on from",
             handle=lambda query: _snapshot(feed, query, g.principal, slots),
             permission=Permission.FOLLOW, query=SnapshotQuery, media_type=NDJSON,
-            errors=(400, 404, 503),
+            errors=(400, 404, 503), access=Access.EACH,
         ),
         Endpoint(
-            "GET", "/v1/followers", "feed", "Which boxes hold which galleries, and how far they are",
+            "GET", "/v1/followers", "feed", "Which boxes hold which galleries, and how far",
             handle=lambda query: followers.page(query), permission=Permission.ADMINISTER,
             query=FollowerQuery, answer=Page[FollowerView], errors=(400,),
         ),

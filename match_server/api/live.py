@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from flask import Request, Response, g, request
 from pydantic import TypeAdapter, ValidationError
 
-from match_server.api.endpoint import Endpoint
+from match_server.api.endpoint import Access, Endpoint
 from match_server.api.requests import malformed, require_json
 from match_server.schemas.base import Page
 from match_server.schemas.events import (
@@ -67,7 +67,7 @@ def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
             "GET", "/v1/events/<event>/snapshot", "events", "The thumbnail of a sighting",
             handle=lambda event, query: _jpeg(events.snapshot(event)),
             permission=Permission.EVENTS, query=SnapshotQuery, media_type="image/jpeg",
-            errors=(400, 404),
+            errors=(400, 404), access=Access.GATHERED,
         ),
     ]  # fmt: skip
 

@@ -130,7 +130,7 @@ def person_endpoints(services: Services) -> list[Endpoint]:
         ),
         Endpoint(
             "DELETE", _PERSON, "persons", "Erase a person: images, templates, thumbnails, names",
-            handle=lambda collection, person: do.erase(collection, person),
+            handle=lambda collection, person: services.erasures.erase(collection, person),
             permission=Permission.ENROLL, answer=PersonErased, errors=(404,),
         ),
     ]  # fmt: skip

@@ -56,7 +56,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         if request.method == "GET":
             return make_response(render_template("login.html", error=None))
         try:
-            session = gatekeeper.session_for(request.form.get("key", "").strip())
+            session = gatekeeper.session_for(request, request.form.get("key", "").strip())
         except (Unauthenticated, Forbidden) as error:
             return make_response(render_template("login.html", error=error.message), 403)
         response = redirect(url_for("pages.live"), code=303)

@@ -84,6 +84,7 @@ class PersonErased(Written):
     images: int
     events: int = Field(description="Events that no longer name the person.")
     snapshots: int = Field(description="Thumbnails of the person that were deleted.")
+    erasure: str = Field(description="Id of the certificate: `GET /v1/erasures/{id}`.")
     pending: Pending = 0
 
 

@@ -1,23 +1,22 @@
-"""Persons: created, changed, and erased so that nothing of them is left."""
+"""Persons: created, listed and changed."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from match_server.database import Database
 from match_server.schemas.base import Page
 from match_server.schemas.persons import (
     PersonCreate,
-    PersonErased,
     PersonPatch,
     PersonQuery,
     PersonView,
     PersonWritten,
 )
-from match_server.services.changes import next_number, record
+from match_server.services.changes import record
 from match_server.services.files import FileStore
 from match_server.services.groups import group_ids, set_groups
 from match_server.services.lookup import (
@@ -28,12 +27,9 @@ from match_server.services.lookup import (
     page_of,
     person_named,
 )
-from match_server.services.references import remove_templates
 from match_server.services.selection import fits, keep_fields
 from match_server.tables import (
     Collection,
-    Event,
-    EventCandidate,
     Group,
     Image,
     Membership,
@@ -111,55 +107,6 @@ class Persons:
             fields: dict[str, JsonValue] = {"fields": [*sorted(patch.model_fields_set)]}
             seq = record(session, owner.number, "person_updated", person.id, now, details=fields)
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
-
-    def erase(self, collection: str, person_id: str) -> PersonErased:
-        """Erase the person with images, templates, thumbnails and the name in events.
-
-        In one transaction: whoever reads after it finds nothing, and the feed tells every gallery
-        which templates went. The files follow; a process that dies in between leaves a note by
-        which the next one deletes them.
-        """
-        now = self._clock.now()
-        with self._database.write() as session:
-            owner = collection_named(session, collection)
-            person = person_named(session, owner, person_id)
-            images = session.execute(
-                select(Image.file, Image.storage_number).where(Image.person_number == person.number)
-            ).all()
-            self._files.doom(session, [(one.file, one.storage_number) for one in images])
-            events, snapshots = self._erase_from_events(session, person)
-            which = Template.person_number == person.number
-            groups = group_ids(session, [person.number]).get(person.number, [])
-            templates, _ = remove_templates(session, owner, which, person.id, self._clock)
-            session.execute(delete(Person).where(Person.number == person.number))
-            owner.person_count = Collection.person_count - 1
-            answer = PersonErased(
-                seq=record(session, owner.number, "person_erased", person.id, now),
-                person=person.id,
-                groups=len(groups),
-                templates=templates,
-                images=len(images),
-                events=events,
-                snapshots=snapshots,
-            )
-        return answer.model_copy(update={"pending": self._files.sweep()})
-
-    def _erase_from_events(self, session: Session, person: Person) -> tuple[int, int]:
-        """Take the person out of every event; answers events changed and thumbnails doomed."""
-        listed = select(EventCandidate.event_id).where(
-            EventCandidate.person_number == person.number
-        )
-        events = session.scalars(
-            select(Event).where((Event.person_number == person.number) | Event.id.in_(listed))
-        ).all()
-        shown = [event for event in events if event.person_number == person.number]
-        snapshots = self._files.doom_snapshots(session, [event.snapshot for event in shown])
-        for event in shown:
-            event.person_number, event.person_erased, event.snapshot = None, True, None
-        for event in events:  # those who watch the stream forget the name as well
-            event.revision = next_number(session, "events")
-        session.flush()
-        return len(events), snapshots
 
     def _view(self, session: Session, person: Person) -> PersonView:
         (view,) = self._views(session, [person])
