@@ -17,7 +17,7 @@ from edge_agent.judging import LivenessRules
 from edge_agent.knobs import Knobs
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
-from edge_agent.pipeline import Faces, Pipeline, PipelineRules
+from edge_agent.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.transport import Transport
 from edge_agent.settings import (
@@ -34,6 +34,7 @@ from shared.memory import find_trim
 from shared.topics import DeviceTopics
 
 if TYPE_CHECKING:
+    from edge_agent.gallery.galleries import Galleries
     from edge_agent.publishers.mqtt import MqttLogin
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Agent:
         transport: Transport | None,
         *,
         ledger: Ledger | None = None,
+        galleries: "Galleries | None" = None,
         reconnect: bool = True,
     ) -> None:
         cv2.setNumThreads(settings.models.threads)
@@ -117,6 +119,8 @@ class Agent:
         self.ledger = ledger
         self.tracks = None if transport is None else TrackQueue(settings.device)
         self.delivery = None if transport is None else Delivery(outbox, transport, self.tracks)
+        self.galleries = galleries
+        self.sink = self._sink(transport)
         self.cameras = [
             self._camera(camera, settings, models, reconnect) for camera in settings.cameras
         ]
@@ -128,6 +132,8 @@ class Agent:
         """
         if self.delivery is not None:
             self.delivery.start()
+        if self.galleries is not None:
+            self.galleries.start()
         for camera in self.cameras:
             camera.start()
         try:
@@ -162,8 +168,19 @@ class Agent:
             self.outbox.close()
         else:  # the far end still owes an answer; every commit is on the disk already
             self.outbox.retry()
+        if self.galleries is not None:
+            self.galleries.close(_STOP_S)
         if self.ledger is not None:
             self.ledger.close()
+
+    def _sink(self, transport: Transport | None) -> ProbeSink:
+        """Where the pipelines put their probes: the outbox, with the box's own decision if wanted."""
+        delivery = self.delivery
+        if self.galleries is None:
+            return self.outbox
+        return self.galleries.recognizer(
+            self.outbox, transport, lambda: None if delivery is None else delivery.complaint
+        )
 
     def _broken(self) -> Exception | None:
         """What ended delivery, or a camera though its source was well."""
@@ -187,7 +204,7 @@ class Agent:
             max_fps=camera.max_fps,
         )
         rules = pipeline_rules(settings, camera)
-        pipeline = Pipeline(models, self.outbox, rules, tracks=self.tracks, ledger=self.ledger)
+        pipeline = Pipeline(models, self.sink, rules, tracks=self.tracks, ledger=self.ledger)
         return CameraThread(feed, pipeline)
 
 
@@ -219,6 +236,15 @@ def open_outbox(settings: AgentSettings) -> Outbox:
 
 def open_ledger(settings: AgentSettings) -> Ledger:
     return Ledger(settings.ledger_path)
+
+
+def open_galleries(settings: AgentSettings, model_id: str) -> "Galleries | None":
+    """What the box knows by itself, from its disk; None where the settings want nothing of it."""
+    if settings.gallery.mode == "off":
+        return None
+    from edge_agent.gallery.galleries import Galleries
+
+    return Galleries(settings, model_id)
 
 
 def open_transport(settings: AgentSettings) -> Transport | None:

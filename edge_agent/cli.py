@@ -132,7 +132,13 @@ def doctor(config: Path, as_json: bool) -> None:
 
 
 def _serve(settings: AgentSettings) -> None:
-    from edge_agent.agent import Agent, open_outbox, open_transport
+    from edge_agent.agent import (
+        Agent,
+        open_galleries,
+        open_ledger,
+        open_outbox,
+        open_transport,
+    )
     from models.analysis import open_models
 
     transport = open_transport(settings)
@@ -141,9 +147,19 @@ def _serve(settings: AgentSettings) -> None:
             "Neither [server] nor [broker] is configured: probes stay in the outbox"
         )
     models = open_models(
-        settings.models.pack, detector=settings.models.detector, threads=settings.models.threads
+        settings.models.pack,
+        detector=settings.models.detector,
+        closer=settings.models.closer,
+        threads=settings.models.threads,
     )
-    agent = Agent(settings, models, open_outbox(settings), transport)
+    agent = Agent(
+        settings,
+        models,
+        open_outbox(settings),
+        transport,
+        ledger=open_ledger(settings),
+        galleries=open_galleries(settings, models.model_id),
+    )
     _stop_on_signal(agent.stopping.set)
     names = ", ".join(camera.name for camera in settings.cameras)
     road = "the outbox alone" if transport is None else f"the {transport.name}"

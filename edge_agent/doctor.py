@@ -10,8 +10,9 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from edge_agent.agent import broker_login
-from edge_agent.capture.sources import is_live, open_source
-from edge_agent.settings import AgentSettings, BrokerSettings, CameraSettings, ServerSettings
+from edge_agent.camera_settings import CameraSettings
+from edge_agent.capture.sources import is_live, open_source, read
+from edge_agent.settings import AgentSettings, BrokerSettings, ServerSettings
 from shared.clock import SystemClock
 from shared.errors import MusterError
 from shared.topics import DeviceTopics
@@ -63,20 +64,20 @@ def _camera(camera: CameraSettings) -> Finding:
 
     def look() -> None:
         try:
-            source = open_source(camera.source, size=camera.size, fps=camera.fps)
+            source = open_source(camera.source, camera.asked)
             try:
-                read = source.read()
+                picture = read(source)
             finally:
                 source.close()
         except MusterError as error:
             answer.append(Finding(what, "bad", error.message))
             return
-        if read is None:
+        if picture is None:
             answer.append(Finding(what, "bad", "it holds no picture"))
             return
-        height, width = read[0].shape[:2]
+        height, width = picture[0].shape[:2]
         kind = "live" if is_live(camera.source) else "a recording"
-        if float(read[0].std()) < 2.0:
+        if float(picture[0].std()) < 2.0:
             advice = "is the lens covered, or the room dark?"
             answer.append(Finding(what, "doubtful", "gives pictures without content", advice))
             return

@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.messages import ProbeMessage
+from shared.messages import LocalDecision, ProbeMessage
 from shared.quality import Pose, Quality
 from shared.template import Template, encode_template
 
@@ -20,11 +20,13 @@ class Probe:
     template: Template
     quality: Quality
     pose: Pose | None
-    liveness: float | None  # 0..1, mean over the track's judged shots
+    liveness: float | None  # 0..1, median over the looks at the track
     detection_score: float  # 0..1
-    box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the frame
-    frame_size: tuple[int, int]  # width, height in pixels
+    box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the whole upright picture
+    frame_size: tuple[int, int]  # width, height of that picture in pixels
     thumbnail: bytes | None  # JPEG
+    local: LocalDecision | None = None  # what the box itself made of it
+    shots: int = 1  # of the track, that the template is fused from
 
     def message(self, device: str, sequence: int) -> ProbeMessage:
         """The probe in the words of the wire contract, as number `sequence` of `device`."""
@@ -42,6 +44,8 @@ class Probe:
             pose=self.pose,
             liveness=self.liveness,
             detection_score=self.detection_score,
+            shots=self.shots,
+            local=self.local,
             box=self.box,
             frame_size=self.frame_size,
             thumbnail=thumbnail,

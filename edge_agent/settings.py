@@ -61,6 +61,16 @@ class OutboxSettings(_Section):
     max_mib: int = Field(default=256, ge=1, le=1_048_576)
 
 
+class GallerySettings(_Section):
+    """The box's own gallery; see docs/edge-gallery.md. It follows the feed of [server]."""
+
+    mode: Literal["off", "when_away", "always"] = "off"
+    collections: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] = ("default",)
+    max_age_h: float = Field(default=72.0, gt=0, le=24 * 366)
+    key_file: Path | None = None
+    hook: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+
+
 class ServerSettings(_Section):
     """The road over HTTP. The key comes from `key_file` or MUSTER_SERVER_KEY, never from here."""
 
@@ -106,6 +116,7 @@ class AgentSettings(_Section):
     shots: ShotSettings = ShotSettings()
     liveness: LivenessSettings = LivenessSettings()
     outbox: OutboxSettings = OutboxSettings()
+    gallery: GallerySettings = GallerySettings()
     server: ServerSettings | None = None
     broker: BrokerSettings | None = None
 
@@ -115,6 +126,11 @@ class AgentSettings(_Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two cameras are called {twice[0]!r}; every camera has its own name")
+        if self.gallery.mode != "off" and self.server is None:
+            raise ValueError(
+                "gallery.mode: a gallery follows the server over HTTP, also where probes go "
+                "through a broker: give [server] too"
+            )
         return self
 
     @property

@@ -8,6 +8,7 @@ from typing import TypeVar
 from models.detectors.base import Detector
 from models.detectors.centerface import CenterFace
 from models.detectors.scrfd import Scrfd
+from models.detectors.tiles import Tiles
 from models.detectors.ultralight import UltraLight
 from models.detectors.yunet import YuNet
 from models.embedder import Embedder
@@ -30,6 +31,7 @@ class Parts:
     """The models of one pack, and perhaps the detector of another."""
 
     detector: Detector
+    closer: Detector  # for far faces; takes more time
     embedder: Embedder
     landmarks: Landmarks68 | None
     pose: PoseModel | None
@@ -39,9 +41,16 @@ class Parts:
 
 
 def load_parts(
-    name: str, *, detector: str | None = None, threads: int = 1, cache: Path | None = None
+    name: str,
+    *,
+    detector: str | None = None,
+    closer: str | None = None,
+    threads: int = 1,
+    cache: Path | None = None,
 ) -> Parts:
     """The models of the installed pack `name`, with the detector of the pack `detector`.
+
+    Closer looks are taken by the detector of the pack `closer`, else by the first one, in tiles.
 
     What else `name` has not, such as landmarks for an embedder of the user's own, is taken from
     the detector's pack too. PackError when something is missing or does not fit its manifest.
@@ -53,8 +62,10 @@ def load_parts(
     landmarks = _load(Landmarks68, packs, "landmarks", threads)
     if landmarks is None and seeing.architecture == "ultralight":
         raise PackError(f"{name} has no landmarks, and its detector finds boxes only")
+    first = _load_detector(packs[-1], seeing, threads)
     return Parts(
-        detector=_load_detector(packs[-1], seeing, threads),
+        detector=first,
+        closer=Tiles(first) if closer is None else _detector_of(closer, cache, threads),
         embedder=Embedder(
             _session(own, embedder, threads),
             _spec(embedder),
@@ -67,6 +78,11 @@ def load_parts(
         eyes=_load(EyesModel, packs, "eyes", threads),
         occlusion=OcclusionModel(Session(WEIGHTS, threads=threads)),
     )
+
+
+def _detector_of(name: str, cache: Path | None, threads: int) -> Detector:
+    pack = require(name, cache)
+    return _load_detector(pack, pack.file_for("detector"), threads)
 
 
 def _load_detector(pack: InstalledPack, file: ModelFile, threads: int) -> Detector:

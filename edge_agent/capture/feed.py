@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
+from edge_agent.capture.slot import Slot, Taken
 from edge_agent.capture.sources import Source
+from edge_agent.capture.view import View
 from models.types import BgrImage
 from shared.clock import Clock, SystemClock
 from shared.errors import SourceError
@@ -17,12 +19,12 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
-_CLOSE_S: Final = 0.5
+_QUIET_S: Final = 2.0  # a camera that gave nothing for so long is called stalled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of one camera."""
+    """One picture of one camera: the region of it that is looked at."""
 
     image: BgrImage  # (height, width, 3)
     captured_at: datetime  # timezone-aware, UTC, by the box's clock
@@ -30,14 +32,18 @@ class Frame:
     index: int  # from 0, of the frames that were taken
     camera: str
     alone: bool = False  # a still that has nothing to do with the frames before and after
+    origin: tuple[int, int] = (0, 0)  # x, y of `image` in the camera's whole upright picture ...
+    whole: tuple[int, int] | None = None  # ... and that picture's width and height, if larger
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """Width and height of `image` in pixels."""
         return self.image.shape[1], self.image.shape[0]
 
-
-_Taken = tuple[BgrImage, float, datetime, bool]  # image, stream time, captured at, alone
+    @property
+    def source_size(self) -> tuple[int, int]:
+        """Width and height of the whole upright picture, which boxes refer to outside."""
+        return self.whole or self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,15 @@ class Manner:
     realtime: bool = False  # play a film at its own pace, as a live camera would give it
 
 
+State = Literal["starting", "running", "stalled", "lost", "ended"]
+
+
 class Feed:
     """The frames of one camera until `stop` is set or its film ends.
 
     A live source is opened and read by a thread of its own, which owns a slot for one frame: a
     newer frame replaces one that nobody took, and `dropped` counts it. An outage is said once, and
-    once more when the pictures come back.
+    once more when the pictures come back. `max_fps` may be changed at any time, by any thread.
     """
 
     def __init__(
@@ -64,26 +73,61 @@ class Feed:
         manner: Manner,
         stop: threading.Event,
         *,
+        view: View | None = None,
+        max_fps: float | None = None,
         clock: Clock | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self.camera = camera
-        self.dropped = 0
+        self.max_fps = max_fps  # frames a second, at most; others are passed over undecoded
+        self.last_frame_at: datetime | None = None
+        self.error: str | None = None  # why there are no pictures; None while there are
         self._open = open_source
         self._manner = manner
         self._stop = stop
+        self._view = view or View()
         self._clock = clock or SystemClock()
         self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
         self._count = 0
         self._failures = 0
+        self._dropped = 0  # by the slots before this one
+        self._slot: Slot | None = None
+        self._seen_s: float | None = None  # monotonic, of the newest frame
+        self._ended = False
+
+    @property
+    def dropped(self) -> int:
+        """Live frames that a newer one replaced before anybody took them."""
+        slot = self._slot
+        return self._dropped + (0 if slot is None else slot.dropped)
+
+    @property
+    def state(self) -> State:
+        """How the camera is, for any thread that asks."""
+        if self._ended:
+            return "ended"
+        if self._failures:
+            return "lost"
+        if self._seen_s is None:
+            return "starting"
+        slow_s = _QUIET_S if self.max_fps is None else _QUIET_S + 2 / self.max_fps
+        live = self._manner.live and self._clock.monotonic_s() - self._seen_s > slow_s
+        return "stalled" if live else "running"
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises SourceError for a source that fails, unless the manner is to reconnect."""
+        try:
+            yield from self._through_outages()
+        finally:
+            self._ended = True
+
+    def _through_outages(self) -> Iterator[Frame]:
         while not self._stop.is_set():
             try:
                 yield from self._until_end()
                 return
             except SourceError as error:
+                self.error = error.message
                 if not self._manner.reconnect:
                     raise
                 self._failures += 1
@@ -93,109 +137,85 @@ class Feed:
 
     def _until_end(self) -> Iterator[Frame]:
         reader = self._live() if self._manner.live or self._manner.realtime else self._in_order()
-        for image, time_s, captured_at, alone in reader:
+        for taken in reader:
             if self._failures:
                 log.warning("Camera %s gives pictures again", self.camera)
                 self._failures = 0
-            yield Frame(image, captured_at, time_s, self._count, self.camera, alone)
+            self.error = None
+            self.last_frame_at = taken.captured_at
+            self._seen_s = self._clock.monotonic_s()
+            yield self._frame(taken)
             self._count += 1
 
-    def _in_order(self) -> Iterator[_Taken]:
+    def _frame(self, taken: Taken) -> Frame:
+        upright = self._view.upright(taken.image)
+        image, origin = self._view.cut(upright)
+        return Frame(
+            image,
+            taken.captured_at,
+            taken.time_s,
+            self._count,
+            self.camera,
+            taken.alone,
+            origin,
+            (upright.shape[1], upright.shape[0]),
+        )
+
+    def _in_order(self) -> Iterator[Taken]:
         source = self._open()
+        pace = Pace(lambda: None if source.stills else self.max_fps)
         try:
             while not self._stop.is_set():
-                read = source.read()
-                if read is None:
+                time_s = source.grab()
+                if time_s is None:
                     return
-                yield *read, self._clock.now(), source.stills
+                if pace.is_due(time_s):
+                    yield Taken(source.retrieve(), time_s, self._clock.now(), source.stills)
         finally:
             source.close()
 
-    def _live(self) -> Iterator[_Taken]:
-        slot = _Slot(self._open, self._manner.realtime, self._stop, self._clock)
+    def _live(self) -> Iterator[Taken]:
+        pace = Pace(lambda: self.max_fps)
+        self._slot = slot = Slot(
+            self._open,
+            self._stop,
+            self._clock,
+            pace.is_due,
+            paced=self._manner.realtime,
+            watched=self._manner.live,
+        )
         slot.start()
         try:
             while (taken := slot.take()) is not None:
                 yield taken
         finally:
             slot.close()
-            self.dropped += slot.dropped
+            self._slot = None
+            self._dropped += slot.dropped
 
     def _pause_s(self) -> float:
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
         return longest * self._jitter.uniform(0.5, 1.0)
 
 
-class _Slot:
-    """A thread that reads a source, and room for its newest frame."""
+class Pace:
+    """Chooses frames so that there are no more than so many a second, evenly."""
 
-    def __init__(
-        self, open_source: Callable[[], Source], paced: bool, stop: threading.Event, clock: Clock
-    ) -> None:
-        self.dropped = 0
-        self._open = open_source
-        self._paced = paced
-        self._stop = stop
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._newest: _Taken | None = None
-        self._ended = False
-        self._closing = False
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="camera-reader", daemon=True)
+    def __init__(self, max_fps: Callable[[], float | None]) -> None:
+        self._max_fps = max_fps
+        self._due_s: float | None = None
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def take(self) -> _Taken | None:
-        """Waits for a frame that was not taken yet; None at the end or when told to stop.
-
-        Raises the reader's error after the last frame was taken.
-        """
-        with self._changed:
-            while not self._stop.is_set():
-                if self._newest is not None:
-                    taken, self._newest = self._newest, None
-                    return taken
-                if self._error is not None:
-                    raise self._error
-                if self._ended:
-                    return None
-                self._changed.wait(0.2)  # `stop` notifies nobody
-        return None
-
-    def close(self) -> None:
-        """Lets the thread go; it closes the source itself when its last read returns."""
-        self._closing = True
-        self._thread.join(_CLOSE_S)
-
-    def _run(self) -> None:
-        error: Exception | None = None
-        try:
-            self._read_all()
-        except Exception as raised:  # handed to the thread that takes, which raises it
-            error = raised
-        with self._changed:
-            self._error, self._ended = error, True
-            self._changed.notify()
-
-    def _read_all(self) -> None:
-        source = self._open()
-        try:
-            began_s = self._clock.monotonic_s()
-            while not (self._closing or self._stop.is_set()):
-                read = source.read()
-                if read is None:
-                    return
-                if self._paced:
-                    self._stop.wait(max(0.0, began_s + read[1] - self._clock.monotonic_s()))
-                self._offer((*read, self._clock.now(), source.stills))
-        finally:
-            source.close()
-
-    def _offer(self, frame: _Taken) -> None:
-        with self._changed:
-            if self._newest is not None:
-                self.dropped += 1
-            self._newest = frame
-            self._changed.notify()
+    def is_due(self, time_s: float) -> bool:
+        """Whether the frame of stream time `time_s` is wanted."""
+        max_fps = self._max_fps()
+        if max_fps is None:
+            self._due_s = None
+            return True
+        every_s = 1.0 / max_fps
+        if self._due_s is None or not -2 * every_s < time_s - self._due_s < 2 * every_s:
+            self._due_s = time_s  # the first frame, or one after a gap
+        # Half a millisecond, or rounding would make every second frame of an even pace late.
+        if time_s < self._due_s - 0.0005:
+            return False
+        self._due_s += every_s
+        return True

@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.capture.streams import STALL_S, as_bgr
 from models.types import BgrImage
 from shared.errors import SourceError
 
 _START_S: Final = 15.0
 _KEPT_LINES: Final = 8
-_STALL_S: Final = 5.0
 _PIPE_BYTES: Final = 1024 * 1024  # what an unprivileged process may ask for
 _FD: Final = "{fd}"
 _WIDTH: Final = re.compile(r"fdsink-muster.*\bwidth=\(int\)(\d+)")
@@ -85,7 +85,7 @@ def rpicam_command(spec: str, size: tuple[int, int] | None, fps: float | None) -
 
 
 class PipeSource:
-    """The frames of a child process. A child that is silent for five seconds has stalled."""
+    """The frames of a child process. A child that is silent for 4.5 seconds has stalled."""
 
     live, stills = True, False
 
@@ -94,6 +94,7 @@ class PipeSource:
         self._name = name
         self._planar = command.planar
         self._size = command.size
+        self._rows: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # of the frame, as it came
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._told = threading.Event()
         self._frames, self._child = _start(command)
@@ -105,16 +106,19 @@ class PipeSource:
             self.close()
             raise self._over("cannot be started")
 
-    def read(self) -> tuple[BgrImage, float] | None:
+    def grab(self) -> float:
         width, height = self._size or (0, 0)
         if self._planar:
-            planes = self._read_rows(height * 3 // 2, width)
-            return cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420).astype(
-                np.uint8, copy=False
-            ), time.monotonic()
-        stride = (width * 3 + 3) // 4 * 4
-        rows = self._read_rows(height, stride)[:, : width * 3]
-        return np.ascontiguousarray(rows).reshape(height, width, 3), time.monotonic()
+            self._rows = self._read_rows(height * 3 // 2, width)
+        else:
+            self._rows = self._read_rows(height, (width * 3 + 3) // 4 * 4)
+        return time.monotonic()
+
+    def retrieve(self) -> BgrImage:
+        width, height = self._size or (0, 0)
+        if self._planar:
+            return as_bgr(cv2.cvtColor(self._rows, cv2.COLOR_YUV2BGR_I420))
+        return np.ascontiguousarray(self._rows[:, : width * 3]).reshape(height, width, 3)
 
     def close(self) -> None:
         self._child.terminate()
@@ -133,9 +137,9 @@ class PipeSource:
         buffer = np.empty((rows, stride), np.uint8)
         rest = buffer.data.cast("B")
         while rest:
-            ready, _, _ = select.select([self._frames], [], [], _STALL_S)
+            ready, _, _ = select.select([self._frames], [], [], STALL_S)
             if not ready:
-                raise self._over(f"has given nothing for {_STALL_S:.0f} s")
+                raise self._over(f"has given nothing for {STALL_S:g} s")
             count = os.readv(self._frames, [rest])
             if not count:
                 raise self._over("gives no pictures any more")

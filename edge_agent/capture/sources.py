@@ -2,24 +2,29 @@
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_agent.capture.pipes import PipeSource, gstreamer_command, rpicam_command
+from edge_agent.capture.streams import (
+    STALL_S,
+    Asked,
+    OpenCvCamera,
+    as_bgr,
+    open_stream,
+    open_usb_camera,
+    split_login,
+    without_secrets,
+)
 from models.types import BgrImage
 from shared.errors import MusterError, SourceError
 
 log = logging.getLogger(__name__)
 
-_OPEN_TIMEOUT_MS: Final = 10_000
-_READ_TIMEOUT_MS: Final = 5_000  # a stream that says nothing for so long has stalled
 _STREAMS: Final = ("rtsp", "rtsps", "rtmp", "http", "https")
 _PICTURE_HEADS: Final = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM.{12}|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL
@@ -44,11 +49,15 @@ class Source(Protocol):
         """Whether pictures have nothing to do with one another: each is a scene of its own."""
         ...
 
-    def read(self) -> tuple[BgrImage, float] | None:
-        """The next picture and its stream time in seconds; None at the end of a film or folder.
+    def grab(self) -> float | None:
+        """Goes on to the next picture; its stream time in seconds, None at the end.
 
-        Raises SourceError when a live source gives nothing any more.
+        Only films and folders end: a live source that gives nothing any more raises SourceError.
         """
+        ...
+
+    def retrieve(self) -> BgrImage:
+        """The picture that was gone on to; it belongs to the caller. Not every one need be."""
         ...
 
     def close(self) -> None: ...
@@ -60,27 +69,49 @@ def is_live(spec: str) -> bool:
     return camera or urlsplit(spec).scheme in _STREAMS
 
 
-def open_source(
-    spec: str, *, size: tuple[int, int] | None = None, fps: float | None = None
-) -> Source:
-    """Opens what `spec` names; `size` (width, height) and `fps` are asked of a camera.
+def read(source: Source) -> tuple[BgrImage, float] | None:
+    """The next picture and its stream time in seconds; None at the end. As `Source.grab`."""
+    time_s = source.grab()
+    return None if time_s is None else (source.retrieve(), time_s)
+
+
+def open_source(spec: str, asked: Asked | None = None) -> Source:
+    """Opens what `spec` names, with what is asked of it where its kind can be asked.
 
     - `/dev/video0` or `0`: a USB camera (V4L2)
-    - `rtsp://…` (over TCP), `http://…`: a network camera or stream
+    - `rtsp://…`: a network camera, over TCP or UDP
+    - `http://…`: a network camera's row of JPEG pictures, or a stream
     - `rpicam:0`: a Raspberry Pi camera, through `rpicam-vid` (or `libcamera-vid`)
     - `v4l2src ! videoconvert` and the like, anything with ` ! `: a GStreamer pipeline
     - a path: a folder of pictures, a picture or a film
 
     Raises SourceError, which names the source and says what would be right.
     """
+    asked = asked or Asked()
     if spec.isdecimal() or spec.startswith("/dev/"):
-        return _UsbCamera(spec, size, fps)
+        return open_usb_camera(spec, asked)
     if " ! " in spec:
         return _gstreamer(spec)
     if spec.startswith("rpicam:"):
-        return PipeSource(without_secrets(spec), rpicam_command(spec, size, fps))
-    if urlsplit(spec).scheme in _STREAMS:
-        return _Stream(spec)
+        return PipeSource(without_secrets(spec), rpicam_command(spec, asked.size, asked.fps))
+    scheme = urlsplit(spec).scheme
+    if scheme in ("http", "https"):
+        return _over_http(spec, asked)
+    if scheme in _STREAMS:
+        return open_stream(spec, asked)
+    return _open_path(spec)
+
+
+def _over_http(spec: str, asked: Asked) -> Source:
+    # Here, not above: a box without such a camera does without this library's memory.
+    from edge_agent.capture.mjpeg import MjpegStream
+
+    url, login = split_login(spec)
+    pictures = MjpegStream.open(without_secrets(spec), url, asked.login or login, STALL_S)
+    return open_stream(spec, asked) if pictures is None else pictures
+
+
+def _open_path(spec: str) -> Source:
     path = Path(spec).expanduser()
     if path.is_dir():
         return _Pictures(path, _pictures_in(path))
@@ -97,11 +128,6 @@ def open_source(
     return _Film(path)
 
 
-def without_secrets(spec: str) -> str:
-    """A source as it may be written into a log: without the password of an address."""
-    return re.sub(r"(\w+://)[^/@\s]*@", r"\1…@", spec)
-
-
 class _Pictures:
     """A picture, or the pictures of a folder in the order of their names."""
 
@@ -111,22 +137,29 @@ class _Pictures:
         self._origin = origin
         self._alone = paths == [origin]
         self._paths: Iterator[Path] = iter(paths)
+        self._image: BgrImage | None = None
         self._count = 0
 
-    def read(self) -> tuple[BgrImage, float] | None:
+    def grab(self) -> float | None:
         for path in self._paths:
             try:
-                image = _read_picture_file(path)
+                self._image = _read_picture_file(path)
             except SourceError as error:
                 if self._alone:
                     raise
                 log.warning("%s", error.message)  # one bad picture never stops the rest
                 continue
             self._count += 1
-            return image, float(self._count - 1)
+            return float(self._count - 1)
         if not self._count and not self._alone:
             raise SourceError(f"no picture in {self._origin} could be read")
         return None
+
+    def retrieve(self) -> BgrImage:
+        image, self._image = self._image, None
+        if image is None:
+            raise SourceError(f"{self._origin}: there is no further picture")
+        return image
 
     def close(self) -> None: ...
 
@@ -150,11 +183,10 @@ class _Film:
         self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._count = 0
 
-    def read(self) -> tuple[BgrImage, float] | None:
-        there, image = self._capture.read()
-        if there:
+    def grab(self) -> float | None:
+        if self._capture.grab():
             self._count += 1
-            return _bgr(image), (self._count - 1) * self._frame_s
+            return (self._count - 1) * self._frame_s
         if not self._count:
             raise SourceError(f"{self._path} holds no frame that can be read; is it damaged?")
         if self._count < self._promised * _ENDED_EARLY:
@@ -166,72 +198,14 @@ class _Film:
             )
         return None
 
-    def close(self) -> None:
-        self._capture.release()
-
-
-class _Live:
-    """A camera or stream behind OpenCV; stream time is the monotonic clock."""
-
-    live, stills = True, False
-
-    def __init__(self, spec: str, capture: cv2.VideoCapture, why_not: str) -> None:
-        self._spec = spec
-        self._capture = capture
-        if not capture.isOpened():
-            capture.release()
-            raise SourceError(f"{spec} cannot be opened: {why_not}", source=spec)
-
-    def read(self) -> tuple[BgrImage, float] | None:
-        there, image = self._capture.read()
+    def retrieve(self) -> BgrImage:
+        there, image = self._capture.retrieve()
         if not there:
-            raise SourceError(f"{self._spec} gives no pictures any more", source=self._spec)
-        return _bgr(image), time.monotonic()
+            raise SourceError(f"frame {self._count} of {self._path} cannot be read; is it damaged?")
+        return as_bgr(image)
 
     def close(self) -> None:
         self._capture.release()
-
-
-class _UsbCamera(_Live):
-    def __init__(self, spec: str, size: tuple[int, int] | None, fps: float | None) -> None:
-        path = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
-        if not path.exists():
-            others = ", ".join(sorted(str(one) for one in Path("/dev").glob("video*")))
-            raise SourceError(
-                f"there is no camera {path}: is it plugged in? There is {others or 'none here'}",
-                source=spec,
-            )
-        capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
-        # MJPG first: raw pictures at full size do not pass through USB 2 at a camera's full rate.
-        capture.set(cv2.CAP_PROP_FOURCC, float(cv2.VideoWriter.fourcc(*"MJPG")))
-        if size is not None:
-            capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-        if fps is not None:
-            capture.set(cv2.CAP_PROP_FPS, fps)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        super().__init__(
-            str(path), capture, "another program may use it, or this user may not (group video)"
-        )
-
-
-class _Stream(_Live):
-    """A network stream through FFmpeg, which takes RTSP over TCP unless it is told otherwise."""
-
-    def __init__(self, spec: str) -> None:
-        capture = cv2.VideoCapture(
-            spec,
-            cv2.CAP_FFMPEG,
-            [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                _OPEN_TIMEOUT_MS,
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                _READ_TIMEOUT_MS,
-            ],
-        )
-        super().__init__(
-            without_secrets(spec), capture, "is it on, and are address, name and password right?"
-        )
 
 
 def _gstreamer(pipeline: str) -> Source:
@@ -239,13 +213,8 @@ def _gstreamer(pipeline: str) -> Source:
     if "GStreamer: YES" in re.sub(r" +", " ", cv2.getBuildInformation()):
         whole = pipeline if "appsink" in pipeline else f"{pipeline} ! videoconvert ! appsink"
         capture = cv2.VideoCapture(whole, cv2.CAP_GSTREAMER)
-        return _Live(without_secrets(pipeline), capture, "does gst-launch-1.0 run it?")
+        return OpenCvCamera(without_secrets(pipeline), capture, "does gst-launch-1.0 run it?")
     return PipeSource(without_secrets(pipeline), gstreamer_command(pipeline))
-
-
-def _bgr(image: NDArray[Any]) -> BgrImage:
-    """OpenCV types its pictures as anything; a capture gives 8-bit BGR, which is said here."""
-    return image.astype(np.uint8, copy=False)
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from edge_agent.outbox import Outbox
 from edge_agent.publishers.transport import Transport
+from edge_agent.track_changes import TrackQueue
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 
@@ -31,12 +32,14 @@ class Delivery:
         self,
         outbox: Outbox,
         transport: Transport,
+        tracks: TrackQueue | None = None,
         *,
         clock: Clock | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._outbox = outbox
         self._transport = transport
+        self._tracks = tracks
         self._clock = clock or SystemClock()
         self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
         self._moved = threading.Condition()  # notified when probes left the outbox
@@ -61,6 +64,8 @@ class Delivery:
 
     def start(self) -> None:
         self._outbox.observe(self._call_fresh)
+        if self._tracks is not None:
+            self._tracks.observe(self._call_fresh)
         self._transport.open(self._call_road_free)
         self._thread.start()
 
@@ -111,6 +116,7 @@ class Delivery:
     def _step(self) -> float:
         """Offers one batch; answers how long to wait for something to happen, in seconds."""
         try:
+            self._send_tracks()
             self._outbox.retry()
             batch = self._outbox.pending(_WINDOW, _WINDOW_BYTES)
             if not batch:
@@ -127,6 +133,15 @@ class Delivery:
             return _IDLE_S
         self._notify()
         return 0.0
+
+    def _send_tracks(self) -> None:
+        """Who came and who left goes first: it is news for seconds only, and never sent twice."""
+        while self._tracks is not None and (messages := self._tracks.take()):
+            try:
+                self._transport.send_tracks(messages)
+            except (Unavailable, Unauthenticated, Forbidden):
+                self._tracks.lost(len(messages))
+                raise
 
     def _failed(self, error: Unavailable | Unauthenticated | Forbidden) -> float:
         self._failures += 1

@@ -18,6 +18,7 @@ _FACE_SAME: Final = 0.7
 _FLAT: Final = 3.0  # grey levels: with less deviation there is only noise to compare
 
 Fingerprint = NDArray[np.float32]  # (samples,) zero mean and unit length; empty for a flat area
+NO_LOOK: Final[Fingerprint] = np.empty(0, np.float32)
 
 
 class SceneWatch:
@@ -33,7 +34,7 @@ class SceneWatch:
         # Samples, not averages: they cost microseconds, whatever the size of the picture.
         now = _fingerprint(image[down // 2 :: down, across // 2 :: across, 1])
         before, self._before = self._before, now
-        return _correlation(before, now) < _SCENE_SAME
+        return likeness(before, now) < _SCENE_SAME
 
 
 def face_fingerprint(image: BgrImage, box: tuple[float, float, float, float]) -> Fingerprint:
@@ -48,7 +49,7 @@ def face_fingerprint(image: BgrImage, box: tuple[float, float, float, float]) ->
 
 def may_be_same_face(before: Fingerprint, after: Fingerprint) -> bool:
     """Whether two fingerprints in a row may be of one face; False asks for a closer look."""
-    return _correlation(before, after) >= _FACE_SAME
+    return likeness(before, after) >= _FACE_SAME
 
 
 def _fingerprint(area: NDArray[Any]) -> Fingerprint:
@@ -62,8 +63,8 @@ def _fingerprint(area: NDArray[Any]) -> Fingerprint:
     return samples
 
 
-def _correlation(first: Fingerprint, second: Fingerprint) -> float:
-    """Pearson's correlation; 1 where nothing can be told."""
+def likeness(first: Fingerprint, second: Fingerprint) -> float:
+    """Pearson's correlation of two fingerprints; 1 where nothing can be told."""
     if len(first) != len(second) or not len(first):
         return 1.0
     return float(first.dot(second))

@@ -1,18 +1,22 @@
 """Best shot: which look at a face is worth a template, decided before anything is embedded."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final
 
-from edge_agent.tracking.appearance import Fingerprint, face_fingerprint, may_be_same_face
+from edge_agent.tracking.appearance import Fingerprint, may_be_same_face
+from edge_agent.tracking.fusion import fuse
 from edge_agent.tracking.shots import Shot
 from edge_agent.tracking.tracker import Track
-from models.types import BgrImage
 from shared.quality import Quality
 from shared.template import Template
 
 _EAGER_S: Final = 0.5  # a new face is looked at in every frame for so long ...
-_LOOK_AGAIN_S: Final = 0.2  # ... and then, or after its first probe, no more often than this
+_LOOK_SOON_S: Final = 0.1  # ... then no more often than this until it has a probe ...
+_LOOK_AGAIN_S: Final = 0.2  # ... and than this when it has one
+_NEARLY_AS_GOOD: Final = 0.85  # of the published score: worth adding to what is fused
 _CHECK_AGAIN_S: Final = 2.0
 
 
@@ -20,15 +24,16 @@ _CHECK_AGAIN_S: Final = 2.0
 class ShotRules:
     """When a track's best shot becomes a probe. Scores are `Quality.score`; times stream time."""
 
-    first_wait_s: float = 0.25  # how long the first probe waits for a better shot
+    first_wait_s: float = 0.2  # how long the first probe waits for a better shot
     good_enough: float = 0.75  # a shot of this score is not waited with
     margin: float = 0.1  # a later probe's shot is better by so much ...
     again_after_s: float = 1.0  # ... and comes so much later
     final_margin: float = 0.04  # at the track's end, a shot better by so much becomes a probe
     retry_after_s: float = 0.4  # after a shot was refused for its quality
-    max_probes: int = 4  # of one track
+    max_probes: int = 3  # of one track
     max_embeddings: int = 8  # of one track; beyond, only ever rarer checks of who it is
     same_person: float = 0.2  # cosine: below it, two shots of a track are two people
+    fuse: int = 1  # a probe's template is the mean of so many best shots of its track; 1: of one
 
 
 @dataclass(slots=True)
@@ -47,14 +52,32 @@ class Story:
     looked_s: float = float("-inf")
     checked_s: float = float("-inf")
     doubted: bool = False  # the track may have gone over to another face
+    seen_s: float = 0.0
     template: Template | None = None  # of the newest probe
-    liveness: list[float] = field(default_factory=list)  # of the shots that were judged
-    reasons: list[str] = field(default_factory=list)  # why the newest look did not pass the gate
+    templates: list[tuple[float, Template]] = field(default_factory=list)  # best score first
+    liveness: list[float] = field(default_factory=list)  # of the newest looks at it
+    liveness_s: float = float("-inf")  # when liveness was looked at last
+    poor_looks: Counter[str] = field(default_factory=Counter)  # by factors that did not pass
+    refusals: Counter[str] = field(default_factory=Counter)  # the same, of shots that were judged
     before: Fingerprint | None = None  # the face in the frame before
 
     @property
-    def mean_liveness(self) -> float | None:
-        return sum(self.liveness) / len(self.liveness) if self.liveness else None
+    def median_liveness(self) -> float | None:
+        """Over the looks: one odd frame, or two, decide nothing."""
+        return median(self.liveness) if self.liveness else None
+
+    @property
+    def reasons(self) -> list[str]:
+        """The factors that stood in the way of a probe, the most frequent first.
+
+        What the closer judgement found, if a shot ever came so far; else what the looks found.
+        """
+        return [name for name, _ in (self.refusals or self.poor_looks).most_common()]
+
+    def looked_at_liveness(self, score: float, at_s: float) -> None:
+        """Enters one look; the newest nine count."""
+        self.liveness = [*self.liveness[-8:], score]
+        self.liveness_s = at_s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +95,11 @@ class BestShots:
         self._rules = rules or ShotRules()
         self._stories: dict[str, Story] = {}
 
-    def to_look_at(self, tracks: Sequence[Track], image: BgrImage, now_s: float) -> list[Track]:
+    def story(self, track: Track) -> Story:
+        """What is known of a live track."""
+        return self._stories[track.track_id]
+
+    def to_look_at(self, tracks: Sequence[Track], now_s: float) -> list[Track]:
         """Those of the tracks seen in this frame whose face could become a best shot."""
         chosen = []
         for track in tracks:
@@ -81,7 +108,8 @@ class BestShots:
             story = self._stories.get(track.track_id)
             if story is None:
                 story = self._stories[track.track_id] = Story(track.track_id, track.began_s)
-            self._watch(story, track, image)
+            story.seen_s = now_s
+            self._watch(story, track)
             if self._is_worth_a_look(story, now_s):
                 story.looked_s = now_s
                 chosen.append(track)
@@ -90,12 +118,14 @@ class BestShots:
     def beats(self, track: Track, quality: Quality) -> bool:
         """Whether a shot of this quality would be the track's best so far, and passes the gate."""
         story = self._stories[track.track_id]
-        story.reasons = quality.reasons
         if not quality.passed:
+            story.poor_looks.update(quality.reasons)
             return False
         if story.best is not None:
             return quality.score > story.best.quality.score
-        return story.doubted or not story.probes or self._tops(story, quality.score)
+        score = quality.score
+        news = self._tops(story, score) or self._adds(story, score)
+        return story.doubted or not story.probes or news
 
     def offer(self, track: Track, shot: Shot) -> None:
         """Keeps a shot that `beats` the one before."""
@@ -120,7 +150,12 @@ class BestShots:
             _take(story)
             for story in stories
             if story.best is not None
-            and (story.doubted or not story.probes or self._tops(story, story.best.quality.score))
+            and (
+                story.doubted
+                or not story.probes
+                or self._tops(story, story.best.quality.score)
+                or self._adds(story, story.best.quality.score)
+            )
         ]
 
     def keep_only(self, tracks: Sequence[Track]) -> None:
@@ -131,7 +166,7 @@ class BestShots:
 
     def refused(self, candidate: Candidate, quality: Quality) -> None:
         """The shot did not pass the gate after all: wait a little before the next is judged."""
-        candidate.story.reasons = quality.reasons
+        candidate.story.refusals.update(quality.reasons)
         candidate.story.not_before_s = candidate.shot.time_s + self._rules.retry_after_s
 
     def agrees(self, candidate: Candidate, template: Template) -> bool:
@@ -145,8 +180,20 @@ class BestShots:
 
     def is_worth_a_probe(self, candidate: Candidate) -> bool:
         """Whether a shot that agrees with its track is news, or was only a check."""
-        story = candidate.story
-        return not story.probes or self._tops(story, candidate.shot.quality.score)
+        story, score = candidate.story, candidate.shot.quality.score
+        return not story.probes or self._tops(story, score) or self._adds(story, score)
+
+    def publish(self, story: Story, shot: Shot, template: Template) -> tuple[Template, int]:
+        """Enters that this shot became a probe: the template to send, and how many it is of."""
+        story.probes += 1
+        story.published_score, story.published_s = shot.quality.score, shot.time_s
+        story.templates.append((shot.quality.score, template))
+        story.templates.sort(key=lambda pair: -pair[0])
+        del story.templates[self._rules.fuse :]
+        story.template = template
+        if self._rules.fuse == 1:
+            return template, 1
+        return fuse(story.templates), len(story.templates)
 
     def become_another(self, story: Story, track_id: str) -> Story:
         """A new story under a new id, for the other person that the track has gone over to."""
@@ -156,9 +203,9 @@ class BestShots:
             self._stories[track_id] = fresh
         return fresh
 
-    def _watch(self, story: Story, track: Track, image: BgrImage) -> None:
+    def _watch(self, story: Story, track: Track) -> None:
         """Compares the face with the frame before; a track that may have changed is doubted."""
-        now = face_fingerprint(image, track.box)
+        now = track.look
         changed = story.before is not None and not may_be_same_face(story.before, now)
         story.before = now
         if (changed or track.doubtful) and story.template is not None:
@@ -174,9 +221,11 @@ class BestShots:
             return now_s - story.checked_s >= _CHECK_AGAIN_S * (1 + beyond)
         if story.probes >= rules.max_probes or story.embeddings >= rules.max_embeddings:
             return False
-        eager = not story.probes and now_s - story.began_s < _EAGER_S
+        if not story.probes and now_s - story.began_s < _EAGER_S:
+            return True
+        every_s = _LOOK_AGAIN_S if story.probes else _LOOK_SOON_S
         # All faces are looked at in the same frames: one batch costs less than several.
-        return eager or now_s // _LOOK_AGAIN_S != story.looked_s // _LOOK_AGAIN_S
+        return now_s // every_s != story.looked_s // every_s
 
     def _is_due(self, story: Story, now_s: float) -> bool:
         rules, best = self._rules, story.best
@@ -185,7 +234,7 @@ class BestShots:
         score = best.quality.score
         if not story.probes or story.doubted:
             return score >= rules.good_enough or now_s - story.since_s >= rules.first_wait_s
-        better = score >= story.published_score + rules.margin
+        better = score >= story.published_score + rules.margin or self._adds(story, score)
         return better and now_s - story.published_s >= rules.again_after_s
 
     def _tops(self, story: Story, score: float) -> bool:
@@ -194,12 +243,14 @@ class BestShots:
             story.probes < rules.max_probes and score >= story.published_score + rules.final_margin
         )
 
-
-def published(story: Story, shot: Shot, template: Template) -> None:
-    """Enters that this shot became a probe."""
-    story.probes += 1
-    story.published_score, story.published_s = shot.quality.score, shot.time_s
-    story.template = template
+    def _adds(self, story: Story, score: float) -> bool:
+        """Whether a shot that is no better would still make the fused template a better one."""
+        wanting = 0 < len(story.templates) < self._rules.fuse
+        return (
+            wanting
+            and story.probes < self._rules.max_probes
+            and score >= story.published_score * _NEARLY_AS_GOOD
+        )
 
 
 def _take(story: Story) -> Candidate:

@@ -24,7 +24,9 @@ class Shot:
 
     captured_at: datetime  # UTC
     time_s: float  # stream time
-    frame_size: tuple[int, int]  # width, height in pixels
+    frame_size: tuple[int, int]  # width, height in pixels of what was looked at ...
+    origin: tuple[int, int]  # ... which begins here in the camera's whole upright picture ...
+    source_size: tuple[int, int]  # ... of this width and height
     detection: Detections  # this face alone, pixels of the frame
     shapes: Shapes  # this face alone, pixels of the frame
     chip: BgrImage  # (112, 112, 3) aligned
@@ -34,8 +36,8 @@ class Shot:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """x1 y1 x2 y2, pixels of the frame."""
-        x1, y1, x2, y2 = self.detection.boxes[0].tolist()
+        """x1 y1 x2 y2, pixels of the camera's whole upright picture."""
+        x1, y1, x2, y2 = self.detection.moved(*self.origin).boxes[0].tolist()
         return x1, y1, x2, y2
 
 
@@ -48,6 +50,8 @@ def take_shot(
         captured_at=frame.captured_at,
         time_s=frame.time_s,
         frame_size=frame.size,
+        origin=frame.origin,
+        source_size=frame.source_size,
         detection=detection,
         shapes=shapes,
         chip=chip.copy(),  # a row of a batch would keep the whole batch alive

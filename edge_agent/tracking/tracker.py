@@ -1,16 +1,18 @@
 """Tracking: which detection of this frame is the face of the frame before.
 
 Four independent constant-velocity Kalman filters a track (centre x and y, width, height), in closed
-form over all tracks at once; then the optimal assignment of detections to predicted boxes.
+form over all tracks at once; then the optimal assignment of detections to predicted boxes. Where
+place alone leaves a choice, as when people cross, what the faces look like has a say.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.tracking.appearance import NO_LOOK, Fingerprint, likeness, may_be_same_face
 from edge_agent.tracking.assignment import assign
 from shared.ids import new_id
 
@@ -23,6 +25,9 @@ _MEASURED: Final = np.array([0.05, 0.05, 0.08, 0.08])
 _ACCELERATION: Final = np.array([6.0, 6.0, 2.0, 2.0])
 _FIRST_SPEED: Final = 1.5  # box heights per second: how wrong "standing still" may be at first
 _LONGEST_STEP_S: Final = 1.0
+# What a wholly different look costs, in units of the cost of place: more than any two places that
+# are both within reach differ by, for a face does not change from one frame to the next.
+_LOOKS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class TrackingRules:
         return replace(self, confirm_hits=1, keep_missed_s=0.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Track:
     """One face over time, as it stands after the newest frame."""
 
@@ -50,6 +55,7 @@ class Track:
     seen_s: float  # stream time of the last detection
     confirmed: bool
     doubtful: bool  # found again after it was missed, or far from where it was expected
+    look: Fingerprint = field(default_factory=lambda: NO_LOOK)  # of the newest detection
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class Tracker:
         self._rules = rules or TrackingRules()
         self._tracks: list[Track] = []
         self._hits: list[int] = []
+        self._looks: list[Fingerprint] = []  # how each track looked when it was surely itself
         self._time_s = 0.0
         self._state = np.zeros((0, 2, 4))  # place and speed of centre x, y, width, height
         self._spread = np.zeros((0, 3, 4))  # variance of place, covariance, variance of speed
@@ -76,16 +83,32 @@ class Tracker:
         """All that live, oldest first."""
         return tuple(self._tracks)
 
-    def update(self, boxes: Boxes, time_s: float) -> TrackingStep:
-        """Assigns the boxes (n, 4) found at stream time `time_s` to tracks, old and new."""
+    def update(
+        self, boxes: Boxes, time_s: float, looks: Sequence[Fingerprint] | None = None
+    ) -> TrackingStep:
+        """Assigns the boxes (n, 4) found at stream time `time_s` to tracks, old and new.
+
+        `looks` (n,) are the fingerprints of the faces in them; without any, place alone decides.
+        """
+        looks = [NO_LOOK] * len(boxes) if looks is None else looks
         self._predict(time_s - self._time_s)
         self._time_s = time_s
         measured = _to_centres(boxes)
-        pairs = self._match(measured)
+        pairs, contested = self._match(measured, looks)
         self._correct(pairs, measured)
+        self._remember(pairs, looks, contested)
         ended = self._end_missed({track for track, _ in pairs})
-        self._begin(measured, {row for _, row in pairs})
+        self._begin(measured, {row for _, row in pairs}, looks)
         return TrackingStep(self.tracks, ended)
+
+    def hold(self, time_s: float) -> TrackingStep:
+        """Goes on to stream time `time_s` in a scene that has not changed: they stay seen."""
+        self._time_s = time_s
+        self._tracks = [
+            track if track.row is None else replace(track, seen_s=time_s) for track in self._tracks
+        ]
+        self._state[:, 1] = 0.0  # where nothing moves, nobody does
+        return TrackingStep(self.tracks, self._end_missed(self._seen()))
 
     def split(self, track_id: str) -> Track | None:
         """Gives a track a new id, because it turned out to be another face; None if it is gone."""
@@ -113,14 +136,17 @@ class Tracker:
         spread[:, 1] += dt * spread[:, 2] + noise * (dt / 2)
         spread[:, 2] += noise
 
-    def _match(self, measured: NDArray[np.float64]) -> list[tuple[int, int]]:
+    def _match(
+        self, measured: NDArray[np.float64], looks: Sequence[Fingerprint]
+    ) -> tuple[list[tuple[int, int]], set[int]]:
         """Pairs of (track, detection) with the least total cost among those that are possible.
 
-        The cost is DIoU's (Zheng et al. 2020), one minus overlap plus the squared distance of the
-        centres, here in units of the reach: it still tells candidates apart that do not overlap.
+        And the tracks that had a choice, or a rival. The cost is DIoU's (Zheng et al. 2020), one
+        minus overlap plus the squared distance of the centres, here in units of the reach: it
+        still tells candidates apart that do not overlap.
         """
         if not self._tracks or not len(measured):
-            return []
+            return [], set()
         predicted = self._state[:, 0]
         apart = predicted[:, None, :] - measured[None, :, :]  # (tracks, detections, 4)
         size = np.maximum(predicted[:, None, 2:], measured[None, :, 2:])
@@ -131,7 +157,27 @@ class Tracker:
         ratio = np.abs(np.log(predicted[:, None, 2:] / measured[None, :, 2:])).max(axis=2)
         possible = (distance2 <= 1.0) & (ratio <= np.log(self._rules.size_ratio))
         cost = 1.0 - _overlap(predicted, measured) + distance2 + 0.5 * ratio
-        return assign(cost, possible)
+        choice = possible.sum(axis=1, keepdims=True) > 1
+        rival = possible.sum(axis=0, keepdims=True) > 1
+        open_to_doubt = possible & (choice | rival)
+        for track, row in np.argwhere(open_to_doubt).tolist():
+            cost[track, row] += _LOOKS * (1.0 - likeness(self._looks[track], looks[row]))
+        return assign(cost, possible), set(np.flatnonzero(open_to_doubt.any(axis=1)).tolist())
+
+    def _remember(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        looks: Sequence[Fingerprint],
+        contested: set[int],
+    ) -> None:
+        """Takes over how tracks look now, but not a look that may be somebody else's."""
+        for track, row in pairs:
+            if track not in contested or may_be_same_face(self._looks[track], looks[row]):
+                self._looks[track] = looks[row]
+            self._tracks[track] = replace(self._tracks[track], look=looks[row])
+
+    def _seen(self) -> set[int]:
+        return {index for index, track in enumerate(self._tracks) if track.row is not None}
 
     def _correct(self, pairs: Sequence[tuple[int, int]], measured: NDArray[np.float64]) -> None:
         if not pairs:
@@ -184,9 +230,12 @@ class Tracker:
     def _keep(self, indices: list[int]) -> None:
         self._tracks = [self._tracks[index] for index in indices]
         self._hits = [self._hits[index] for index in indices]
+        self._looks = [self._looks[index] for index in indices]
         self._state, self._spread = self._state[indices], self._spread[indices]
 
-    def _begin(self, measured: NDArray[np.float64], taken: set[int]) -> None:
+    def _begin(
+        self, measured: NDArray[np.float64], taken: set[int], looks: Sequence[Fingerprint]
+    ) -> None:
         fresh = [row for row in range(len(measured)) if row not in taken]
         if not fresh:
             return
@@ -198,6 +247,7 @@ class Tracker:
         self._spread = np.concatenate([self._spread, spread])
         for row, box in zip(fresh, _to_corners(boxes).tolist(), strict=True):
             self._hits.append(1)
+            self._looks.append(looks[row])
             self._tracks.append(
                 Track(
                     track_id=new_id(),
@@ -207,6 +257,7 @@ class Tracker:
                     seen_s=self._time_s,
                     confirmed=self._rules.confirm_hits <= 1,
                     doubtful=False,
+                    look=looks[row],
                 )
             )
 

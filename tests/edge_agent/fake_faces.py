@@ -4,7 +4,7 @@ A frame's first pixel holds its number, a chip holds who it shows and how well; 
 through the real pipeline as real pictures would.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -32,6 +32,7 @@ class Someone:
     score: float = 0.5
     passes: bool = True
     size: float = 60.0
+    far: bool = False  # only a closer look finds it
 
 
 Scene = Callable[[int], Sequence[Someone]]
@@ -40,16 +41,28 @@ Scene = Callable[[int], Sequence[Someone]]
 class FakeFaces:
     """Answers from the scene; counts its calls and remembers how large its batches were."""
 
-    def __init__(self, scene: Scene, *, turned: Callable[[int], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        *,
+        turned: Callable[[int], bool] = lambda _: False,
+        live: Mapping[int, float] = {},  # noqa: B006  # by person; read only
+    ) -> None:
         self._scene = scene
+        self._live = live
         self._turned = turned  # whom the pose model sees turned away, by person
         self.batches: list[int] = []
         self.looks = 0
         self.judged = 0
         self.occlusion_looks = 0
+        self.closer_looks = 0
+        self.liveness_looks = 0
 
-    def detect(self, image: BgrImage, *, retry_padded: bool = False) -> Detections:
-        people = self._people(image)
+    def detect(
+        self, image: BgrImage, *, retry_padded: bool = False, closer: bool = False
+    ) -> Detections:
+        self.closer_looks += closer
+        people = [one for one in self._people(image) if closer or not one.far]
         boxes = np.array([_box(one) for one in people], np.float32).reshape(-1, 4)
         return Detections(boxes, np.full(len(people), 0.9, np.float32))
 
@@ -98,7 +111,14 @@ class FakeFaces:
         return [Pose(yaw=80.0 if self._turned(person) else 0.0, pitch=0, roll=0)] * len(boxes)
 
     def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        return np.full(len(boxes), 0.75, np.float32)
+        self.liveness_looks += len(boxes)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        height, width = image.shape[:2]
+        shown = [
+            image[min(max(0, round(y)), height - 1), min(max(0, round(x)), width - 1)]
+            for x, y in centres.tolist()
+        ]
+        return np.array([self._live.get(int(pixel[0]), 0.75) for pixel in shown], np.float32)
 
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
         self.batches.append(len(chips))

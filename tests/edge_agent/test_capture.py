@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.capture.feed import Feed, Frame, Manner
-from edge_agent.capture.sources import Source, is_live, open_source, without_secrets
+from edge_agent.capture.sources import Source, is_live, open_source, read
+from edge_agent.capture.streams import Asked, without_secrets
 from models.types import BgrImage
 from shared.errors import SourceError
 
@@ -167,9 +168,9 @@ def test_a_folder_without_pictures_is_named_in_the_error(tmp_path: Path) -> None
 def test_a_gstreamer_pipeline_is_read_through_a_child_process(gst_launch: str) -> None:
     spec = "videotestsrc num-buffers=20 pattern=blue ! video/x-raw,width=322,height=241"
     source = open_source(spec)
-    images = [read[0] for _ in range(20) if (read := source.read()) is not None]
+    images = [taken[0] for _ in range(20) if (taken := read(source)) is not None]
     with pytest.raises(SourceError, match="no pictures any more"):
-        source.read()
+        read(source)
     source.close()
     assert len(images) == 20
     assert images[0].shape == (241, 322, 3)
@@ -204,15 +205,15 @@ def test_a_raspberry_pi_camera_is_read_from_planar_frames(
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    source = open_source("rpicam:0", size=(64, 48), fps=10)
+    source = open_source("rpicam:0", Asked(size=(64, 48), fps=10))
     for _ in range(2):
-        read = source.read()
-        assert read is not None
-        assert read[0].shape == (48, 64, 3)
-        assert np.ptp(read[0]) == 0, "grey: 128 is no colour"
-        assert int(read[0][0, 0, 0]) == pytest.approx((0x90 - 16) * 1.164, abs=2)
+        taken = read(source)
+        assert taken is not None
+        assert taken[0].shape == (48, 64, 3)
+        assert np.ptp(taken[0]) == 0, "grey: 128 is no colour"
+        assert int(taken[0][0, 0, 0]) == pytest.approx((0x90 - 16) * 1.164, abs=2)
     with pytest.raises(SourceError, match="no pictures any more"):
-        source.read()
+        read(source)
     source.close()
 
 
@@ -247,14 +248,17 @@ class Scripted:
         self._numbers, self._after, self._fails = numbers, after, fails
         self.closed = False
 
-    def read(self) -> tuple[NDArray[np.uint8], float] | None:
-        number = next(self._numbers, None)
-        if number is None:
+    def grab(self) -> float | None:
+        self._number = next(self._numbers, -1)
+        if self._number < 0:
             if self._fails:
                 raise SourceError("the cable is out")
             return None
         self._after()
-        return np.full((4, 4, 3), number, np.uint8), float(number)
+        return float(self._number)
+
+    def retrieve(self) -> NDArray[np.uint8]:
+        return np.full((4, 4, 3), self._number, np.uint8)
 
     def close(self) -> None:
         self.closed = True
@@ -338,7 +342,7 @@ def test_a_feed_ends_when_it_is_told_to_stop_though_the_camera_is_silent() -> No
     stop, opened = threading.Event(), threading.Event()
 
     class Silent(Scripted):
-        def read(self) -> tuple[NDArray[np.uint8], float] | None:
+        def grab(self) -> float | None:
             opened.set()
             stop.wait(30)
             raise SourceError("woken")

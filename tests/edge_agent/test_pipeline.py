@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from edge_agent.detection import DetectionRules
 from edge_agent.pipeline import Pipeline, PipelineRules
 from edge_agent.tracking.bestshot import ShotRules
 from edge_agent.tracking.tracker import TrackingRules
@@ -167,9 +168,9 @@ def test_stills_have_nothing_to_do_with_one_another() -> None:
 
 
 def test_frames_between_detections_cost_nothing_and_tracks_go_on() -> None:
-    rules = PipelineRules(detect_every=5)
+    rules = PipelineRules(detection=DetectionRules(every=5))
     _, sink, pipeline = watch(lambda index: [Someone(1, 200 + 2 * index)], 100, rules=rules)
-    assert pipeline.times.summary()["detect"].count == 20
+    assert pipeline.counts.searched == 20
     assert len({probe.track_id for probe in sink.probes}) == 1
 
 

@@ -1,0 +1,173 @@
+"""Network cameras that give JPEG after JPEG over HTTP (multipart/x-mixed-replace, RFC 2046).
+
+Of the pictures that have come, only the newest is decoded: a camera that is faster than this
+machine costs no growing delay.
+"""
+
+import re
+import select
+import time
+import urllib.error
+import urllib.request
+from email.message import Message
+from http.client import HTTPException, HTTPResponse
+from typing import Final, Self
+
+import cv2
+import numpy as np
+
+from models.types import BgrImage
+from shared.errors import SourceError
+
+_OPEN_S: Final = 10.0
+_READ_BYTES: Final = 65_536
+_MAX_PART: Final = 16 * 1024 * 1024  # bytes: no camera's JPEG is larger
+_MAX_HEADERS: Final = 16 * 1024
+_AT_ONCE: Final = 32  # pictures that are passed over in one go, at most
+_LENGTH: Final = re.compile(rb"^content-length:\s*(\d+)", re.IGNORECASE | re.MULTILINE)
+_HEADERS_END: Final = re.compile(rb"\r?\n\r?\n")
+
+
+class MjpegStream:
+    """An open stream of JPEG pictures; stream time is the monotonic clock."""
+
+    live, stills = True, False
+
+    def __init__(self, name: str, response: HTTPResponse, boundary: bytes) -> None:
+        self._name = name
+        self._response = response
+        self._parts = _Parts(boundary)
+        self._jpeg = b""
+
+    @classmethod
+    def open(
+        cls, name: str, url: str, login: tuple[str, str] | None, stall_s: float
+    ) -> Self | None:
+        """The stream at `url`, or None where something else than such a stream is found there.
+
+        `name` is the address as it may be logged, `login` a name and password for basic or digest
+        authentication. Raises SourceError where nothing is to be had.
+        """
+        try:
+            response = _opener(url, login).open(url, timeout=_OPEN_S)
+        except urllib.error.HTTPError as error:
+            with error:
+                why = "are name and password right?" if error.code in (401, 403) else error.reason
+                raise SourceError(f"{name} answers {error.code}: {why}", source=name) from error
+        except (OSError, ValueError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise SourceError(f"{name} cannot be opened: {reason}", source=name) from error
+        boundary = _boundary(response.headers)
+        if boundary is None:
+            response.close()
+            return None
+        _limit_silence(response, stall_s)
+        return cls(name, response, boundary)
+
+    def grab(self) -> float:
+        jpeg: bytes | None = None
+        passed = 0
+        while True:
+            try:
+                following = self._parts.next()
+                if following is not None:
+                    jpeg, passed = following, passed + 1
+                elif jpeg is not None and not self._more_has_come():
+                    break
+                else:
+                    self._parts.feed(self._receive())
+            except ValueError as error:
+                raise SourceError(f"{self._name}: {error}", source=self._name) from error
+            if passed >= _AT_ONCE:
+                break
+        self._jpeg = jpeg or b""
+        return time.monotonic()
+
+    def retrieve(self) -> BgrImage:
+        image = cv2.imdecode(np.frombuffer(self._jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise SourceError(f"{self._name} gave a picture that cannot be read", source=self._name)
+        return image.astype(np.uint8, copy=False)
+
+    def close(self) -> None:
+        self._response.close()
+
+    def _receive(self) -> bytes:
+        try:
+            data = self._response.read1(_READ_BYTES)
+        except (OSError, HTTPException) as error:  # a timeout is an OSError
+            raise SourceError(f"{self._name} gives nothing any more", source=self._name) from error
+        if not data:
+            raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
+        return data
+
+    def _more_has_come(self) -> bool:
+        return bool(select.select([self._response], [], [], 0)[0])
+
+
+class _Parts:
+    """Takes a stream of bytes apart, as cameras really write it: with lengths or without."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._mark = b"--" + boundary
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """The next whole picture; None until more bytes were fed. ValueError for what is none."""
+        start = self._buffer.find(self._mark)
+        if start < 0:
+            if len(self._buffer) > _MAX_PART:
+                raise ValueError("what it gives are not the pictures that it promised")
+            return None
+        headers = _HEADERS_END.search(self._buffer, start)
+        if headers is None:
+            if len(self._buffer) - start > _MAX_HEADERS:
+                raise ValueError("a picture's headers have no end")
+            return None
+        said = _LENGTH.search(self._buffer, start, headers.start() + 2)
+        if said is not None:
+            end = headers.end() + int(said[1])
+            if int(said[1]) > _MAX_PART:
+                raise ValueError(f"a picture of {int(said[1])} bytes is too large")
+            whole = len(self._buffer) >= end
+        else:
+            end = self._buffer.find(self._mark, headers.end())
+            if len(self._buffer) - start > _MAX_PART:
+                raise ValueError("a picture has no end")
+            whole = end >= 0
+        if not whole:
+            return None
+        jpeg = bytes(self._buffer[headers.end() : end])
+        del self._buffer[:end]
+        return jpeg
+
+
+def _opener(url: str, login: tuple[str, str] | None) -> urllib.request.OpenerDirector:
+    if login is None:
+        return urllib.request.build_opener()
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    passwords.add_password(None, url, *login)
+    return urllib.request.build_opener(
+        urllib.request.HTTPDigestAuthHandler(passwords),
+        urllib.request.HTTPBasicAuthHandler(passwords),
+    )
+
+
+def _boundary(headers: Message) -> bytes | None:
+    """What stands between two pictures; None where the answer is no row of pictures."""
+    if headers.get_content_type() != "multipart/x-mixed-replace":
+        return None
+    said = headers.get_param("boundary")
+    # Some cameras already write the two dashes here that belong in front of each use.
+    return said.strip('"').lstrip("-").encode() if isinstance(said, str) and said else None
+
+
+def _limit_silence(response: HTTPResponse, stall_s: float) -> None:
+    """Opening may take longer than a camera may then be silent."""
+    # There is no public way to the socket behind a response; without one, opening's limit stays.
+    sock = getattr(getattr(response.fp, "raw", None), "_sock", None)
+    if sock is not None:
+        sock.settimeout(stall_s)

@@ -1,0 +1,80 @@
+"""A closer look with a light detector: the picture in tiles, so that far faces are large enough."""
+
+import math
+
+import numpy as np
+
+from models.detectors.base import Detector, suppress
+from models.types import BgrImage, Detections
+
+_EDGE = 2.0  # pixels: a box that comes so close to a tile's edge may be cut off by it
+
+
+class Tiles:
+    """Runs a detector over the whole picture and over tiles that overlap.
+
+    A face that is cut off by a tile's edge lies whole in its neighbour if it is no larger than the
+    overlap; a larger one is found in the whole picture. A picture no larger than a tile is looked
+    at once. The time is that of so many runs: 5 at 1280×720, 10 at 1920×1080.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        tile: tuple[int, int] = (720, 540),
+        overlap: int = 80,
+        max_overlap: float = 0.4,
+    ) -> None:
+        """`tile` (width, height) and `overlap` in pixels; `max_overlap` of boxes, as IoU."""
+        if overlap >= min(tile):
+            raise ValueError(f"tiles of {tile} pixels cannot overlap by {overlap}")
+        self._detector = detector
+        self._tile = tile
+        self._overlap = overlap
+        self._max_overlap = max_overlap
+
+    def detect(self, image: BgrImage) -> Detections:
+        height, width = image.shape[:2]
+        found = [self._detector.detect(image)]
+        columns = _spans(width, self._tile[0], self._overlap)
+        rows = _spans(height, self._tile[1], self._overlap)
+        if len(columns) * len(rows) > 1:
+            for y1, y2 in rows:
+                for x1, x2 in columns:
+                    part = self._detector.detect(image[y1:y2, x1:x2])
+                    whole = _not_cut_off(part, (x1, y1, x2, y2), (width, height))
+                    found.append(part.take(whole).moved(x1, y1))
+        return self._merged(found)
+
+    def _merged(self, found: list[Detections]) -> Detections:
+        points5 = None
+        if all(one.points5 is not None for one in found):
+            points5 = np.concatenate([one.points5 for one in found if one.points5 is not None])
+        return suppress(
+            np.concatenate([one.boxes for one in found]),
+            np.concatenate([one.scores for one in found]),
+            self._max_overlap,
+            points5,
+        )
+
+
+def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Where tiles begin and end along one side: as few as will do, evenly spread."""
+    if length <= tile:
+        return [(0, length)]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    starts = np.linspace(0, length - tile, count).round().astype(int).tolist()
+    return [(start, start + tile) for start in starts]
+
+
+def _not_cut_off(
+    part: Detections, tile: tuple[int, int, int, int], size: tuple[int, int]
+) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Rows whose boxes (pixels of the tile) touch no edge of the tile within the picture."""
+    x1, y1, x2, y2 = tile
+    low = np.where(np.array([x1, y1]) > 0, _EDGE, -np.inf)
+    side = np.array([x2 - x1, y2 - y1], np.float64)
+    high = np.where(np.array([x2, y2]) < np.array(size), side - _EDGE, np.inf)
+    inside = (part.boxes[:, :2] >= low).all(axis=1) & (part.boxes[:, 2:] <= high).all(axis=1)
+    return np.flatnonzero(inside)
