@@ -1,14 +1,16 @@
 """New keys for encrypted collections, while the server runs.
 
-A new master key seals the few data keys anew, at once. New data keys mean that everything is written
-again, row by row. A rotation that is interrupted, even by `kill -9`, goes on where it stopped when it is asked for
-again: each row names its data key, and a retired data key stays until no row names it.
+A new master key seals the few data keys anew, at once. New data keys mean that everything is
+written again, row by row. A rotation that is interrupted, even by `kill -9`, goes on where it
+stopped when it is asked for again: each row names its data key, and a retired data key stays until
+no row names it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import JsonValue
 from sqlalchemy import bindparam, delete, exists, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -72,7 +74,7 @@ class Rotation:
         with self._database.write() as session:
             count = self._vault.rewrap(session)
             master = self._vault.master().current.id.hex()
-            details = {"master": master, "data_keys": count}
+            details: dict[str, JsonValue] = {"master": master, "data_keys": count}
             note(session, Note("keys_rotated", self._clock.now(), details=details))
             return count
 
@@ -170,13 +172,15 @@ class Rotation:
             return None
         damaged = 0
         for row in rows:
+            data = None
             try:
-                data = self._files.read(row.file, storages.get(row.storage), cipher=cipher)
+                if row.file is not None:
+                    data = self._files.read(row.file, storages.get(row.storage), cipher=cipher)
             except Damaged:
                 damaged += 1
                 continue
-            except NotFound:  # nothing is left that the old key would be needed for
-                data = None
+            except NotFound:
+                pass  # nothing is left that the old key would be needed for
             self._replace(table, row, data, storages.get(row.storage), cipher)
         self._files.sweep()
         return rows[-1].id, len(rows) - damaged, damaged
@@ -199,7 +203,7 @@ class Rotation:
             new = row.file if kept is None else kept.name
             changed = session.execute(
                 update(table)
-                .where(table.id == row.id, column == row.file)
+                .where(table.id == row.id, column.is_not_distinct_from(row.file))
                 .values({column.key: new, "data_key": cipher.data_key})
                 .returning(table.id)
             ).all()
