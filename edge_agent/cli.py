@@ -7,12 +7,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from edge_agent.command_errors import says_errors
+from edge_agent.ledger_command import ledger
 from edge_agent.settings import (
     AgentSettings,
     default_device,
@@ -20,23 +21,8 @@ from edge_agent.settings import (
     load_settings,
     settings_of,
 )
-from shared.errors import MusterError
 
 _DRAIN_S: Final = 30.0
-
-
-def _says_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """What the tree of errors knows becomes one line and exit status 1, not a traceback."""
-
-    @wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except MusterError as error:
-            click.echo(f"edge-agent: {error.message}", err=True)
-            sys.exit(1)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,11 +31,14 @@ def main() -> None:
     """From a camera to probes: watch, choose the best shot, embed, deliver."""
 
 
+main.add_command(ledger)
+
+
 @main.command()
 @click.option(
     "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
 )
-@_says_errors
+@says_errors
 def run(config: Path) -> None:
     """Watch the cameras of a configuration until told to stop.
 
@@ -78,7 +67,7 @@ def run(config: Path) -> None:
     "--timeout", default=_DRAIN_S, show_default=True, help="Seconds to wait for delivery."
 )
 @click.option("--json", "as_json", is_flag=True, help="End with a summary as JSON.")
-@_says_errors
+@says_errors
 def once(
     source: str,
     server: str | None,
@@ -112,7 +101,7 @@ def once(
     "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
-@_says_errors
+@says_errors
 def doctor(config: Path, as_json: bool) -> None:
     """Check cameras, models, clock, disk, broker and server: what is wrong, and what to do.
 
