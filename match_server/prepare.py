@@ -19,18 +19,23 @@ _SECRET_BYTES = 32
 
 def prepare(settings: Settings) -> None:
     """Create the data folder (private to this user) and bring the database up to date."""
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the data folder {settings.data_dir} cannot be made: {error.strerror}"
-        ) from error
+    make_data_folder(settings.data_dir)
     database = Database(settings.sqlalchemy_url)
     try:
         migrate(database)
     finally:
         database.close()
     page_secret(settings.data_dir)
+
+
+def make_data_folder(folder: Path) -> None:
+    """Create the data folder, private to this user."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data folder {folder} cannot be made: {error.strerror}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from match_server.commands.options import data_dir, json_flag
+from match_server.commands.transfer import import_server, passphrase_file
 from match_server.settings import load_settings
 
 
@@ -17,11 +19,12 @@ from match_server.settings import load_settings
 @click.option("--storage", help="Keep the photos in this storage.")
 @click.option("--force", is_flag=True, help="Enroll in spite of bad quality or of a lookalike.")
 @click.option("--again", is_flag=True, help="Take a file of templates from its first line again.")
+@passphrase_file
 @data_dir
 @json_flag
-@click.pass_obj
+@click.pass_context
 def import_(
-    config: Path | None,
+    context: click.Context,
     /,
     source: Path,
     collection: str,
@@ -29,28 +32,48 @@ def import_(
     storage: str | None,
     force: bool,
     again: bool,
+    passphrase_file: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Enroll a folder of pictures (a folder a person), or a file of templates.
+    """Enroll a folder of pictures (a folder a person), a file of templates, or a whole server.
 
     The file is NDJSON: a line {"name", "template", "model_id"} for each, or with "image" in place
     of the template. Run it again after an interruption: what was enrolled is recognised. The exit
     status is 0 only when nothing was refused. It works while the server runs.
 
+    A file that `match-server export` has written is known by its first bytes: it fills an empty
+    database and data folder with that server, completely or not at all.
+
     \b
     Examples:
       match-server import faces/ --collection staff --store
       match-server import templates.ndjson --json
+      match-server import muster.export --data-dir new-server
     """
     from match_server.import_command import show
     from match_server.importing import opened, plan, run
     from match_server.schemas.batches import BatchQuery
+    from match_server.transfer.importing import is_export
 
-    with opened(load_settings(config, **options)) as services:
+    settings = load_settings(context.obj, **options)
+    if is_export(source):
+        _require_no_options(context)
+        import_server(settings, source, passphrase_file, as_json=as_json)
+        return
+    if passphrase_file is not None:
+        raise click.UsageError("--passphrase-file is for files of a whole server")
+    with opened(settings) as services:
         planned = plan(services, collection, source, again=again)
         wanted = BatchQuery(store=store, storage=storage, force=force)
         verdicts = run(services, collection, planned, wanted)
         counts = show(planned, verdicts, as_json=as_json)
     if counts["refused"]:
         sys.exit(1)
+
+
+def _require_no_options(context: click.Context) -> None:
+    """A whole server comes as it was: there is nothing to choose about how."""
+    for name in ("collection", "store", "storage", "force", "again"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} is for pictures and templates, not for whole servers")

@@ -21,25 +21,39 @@ def migrate(database: Database, revision: str = "head") -> str:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     with database.connection() as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        if _is_older(config, revision, _current(connection)):
-            command.downgrade(config, revision)
-        else:
-            command.upgrade(config, revision)
-        return _current(connection) or "base"
+        return migrate_on(connection, revision)
+
+
+def migrate_on(connection: Connection, revision: str) -> str:
+    """`migrate` as a part of a transaction that `Database.connection` began."""
+    config = _config()
+    config.attributes["connection"] = connection
+    if _is_older(revision, current_on(connection)):
+        command.downgrade(config, revision)
+    else:
+        command.upgrade(config, revision)
+    return current_on(connection) or "base"
 
 
 def current_revision(database: Database) -> str | None:
     """The version that the database has; None before the first migration."""
     with database.read() as session:
-        return _current(session.connection())
+        return current_on(session.connection())
+
+
+def current_on(connection: Connection) -> str | None:
+    """`current_revision` as this connection sees it."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def known_revisions() -> list[str]:
+    """The versions that this code knows, newest first."""
+    return [one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()]
 
 
 def head_revision() -> str:
     """The version that this code needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    return head or "base"
+    return known_revisions()[0]
 
 
 def _config() -> Config:
@@ -49,17 +63,10 @@ def _config() -> Config:
     return config
 
 
-def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _is_older(config: Config, revision: str, current: str | None) -> bool:
+def _is_older(revision: str, current: str | None) -> bool:
     if revision == "head":
         return False
-    newest_first = [
-        script.revision for script in ScriptDirectory.from_config(config).walk_revisions()
-    ]
-    newest_first.append("base")
+    newest_first = [*known_revisions(), "base"]
     if revision not in newest_first:
         raise ConfigurationError(
             f"there is no migration {revision!r}; there are {', '.join(newest_first)} and head"

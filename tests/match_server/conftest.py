@@ -233,6 +233,25 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str | None]:
 
 
 @pytest.fixture
+def empty_database(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[[str], str]]:
+    """Makes databases of a kind without any table in them; answers their URLs."""
+    made: list[tuple[Postgres, str]] = []
+
+    def make(kind: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{tmp_path / f'{new_id()}.db'}"
+        server, _ = request.getfixturevalue("postgresql")
+        made.append((server, server.create()))
+        return server.url(made[-1][1])
+
+    yield make
+    for server, name in made:
+        server.drop(name)
+
+
+@pytest.fixture
 def settings(tmp_path: Path, backend: str | None) -> Settings:
     return Settings(data_dir=tmp_path / "data", database_url=backend)
 

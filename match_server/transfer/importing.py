@@ -1,0 +1,213 @@
+"""`match-server import` of a whole server: into an empty database, completely or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import Connection, MetaData, delete
+
+from match_server.database import Database, sqlite_path
+from match_server.migrations import current_on, head_revision, known_revisions, migrate_on
+from match_server.settings import Settings
+from match_server.transfer.container import MAGIC, Reader, Record
+from match_server.transfer.places import Named, Places, forget
+from match_server.transfer.rows import Batch, TableRows, counted, give_numbers_after
+from shared.errors import ConfigurationError, Conflict, Damaged
+
+Progress = Callable[[int], None]
+"""Called now and then with how many bytes of the file were read."""
+
+
+class _Server(BaseModel):
+    """The first record."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["server"]
+    migration: str
+    database: str
+    at: str
+    tables: dict[str, list[str]]  # columns, in the order of the rows
+    numbers: dict[str, tuple[str, int]]
+
+
+@dataclass(slots=True)
+class Imported:
+    """What was brought in."""
+
+    at: str = ""  # the moment that the file holds
+    rows: dict[str, int] = field(default_factory=dict)  # by table
+    files: int = 0
+    gone: int = 0  # files that were not there any more when the file was written
+
+
+def is_export(path: Path) -> bool:
+    """Whether `match-server export` has written this file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+def restore(
+    settings: Settings,
+    source: Path,
+    passphrase: str | None = None,
+    *,
+    progress: Progress = lambda done: None,
+) -> Imported:
+    """Fill an empty database and data folder with what a file holds.
+
+    All rows come in one transaction, which ends only after the last byte was read and found right:
+    whatever goes wrong before leaves everything as it was. A file of an older version is filled in
+    at its own migration and brought up to date. Raises Conflict when the database is not empty;
+    ConfigurationError for a file of a newer version or another kind; KeyMissing for a wrong
+    passphrase; Damaged.
+    """
+    database = Database(settings.sqlalchemy_url)
+    if (file := sqlite_path(database.url)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    places = Places(settings.data_dir)
+    try:
+        with source.open("rb") as stream, database.connection(patient=True) as connection:
+            records = iter(Reader(stream, passphrase))
+            run = _Import(connection, places, records, lambda: progress(stream.tell()))
+            run.fill()
+        # Segments of whatever this folder served before.
+        shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
+        return run.result
+    except BaseException:
+        places.take_back()
+        raise
+    finally:
+        database.close()
+
+
+class _Import:
+    def __init__(
+        self,
+        connection: Connection,
+        places: Places,
+        records: Iterator[Record],
+        progress: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._places = places
+        self._records = records
+        self._progress = progress
+        self._tables: dict[str, TableRows] = {}
+        self.result = Imported()
+
+    def fill(self) -> None:
+        server = self._server()
+        require_empty(self._connection)
+        metadata = _shape(self._connection, server)
+        self.result.at = server.at
+        self.result.rows = dict.fromkeys(server.tables, 0)
+        self._tables = {
+            name: TableRows(metadata.tables[name], columns)
+            for name, columns in server.tables.items()
+        }
+        for record in self._records:
+            if record.head.get("kind") == "end":
+                self._end(record.head)
+                break
+            self._take(record)
+            self._progress()
+        else:
+            raise Damaged("the file has no end")
+        if next(self._records, None) is not None:
+            raise Damaged("the file goes on after its end")
+        give_numbers_after(self._connection, server.numbers)
+        migrate_on(self._connection, "head")
+
+    def _server(self) -> _Server:
+        first = next(self._records, None)
+        try:
+            server = _Server.model_validate(None if first is None else first.head)
+        except ValidationError:
+            raise Damaged("the file does not say what it holds") from None
+        if server.migration not in known_revisions():
+            raise ConfigurationError(
+                f"the file is of a newer version of Muster (migration {server.migration}, this one "
+                f"knows up to {head_revision()}): update this server first"
+            )
+        return server
+
+    def _take(self, record: Record) -> None:
+        head = record.head
+        match head.get("kind"):
+            case "rows":
+                rows = _checked(lambda: self._tables[head["table"]])
+                _checked(lambda: rows.write(self._connection, Batch(head["rows"], record.payload)))
+                self.result.rows[head["table"]] += len(head["rows"])
+            case "file":
+                self._places.put(_checked(lambda: Named(**_name(head))), record.payload)
+                self.result.files += 1
+            case "gone":
+                forget(self._connection, _checked(lambda: str(head["name"])))
+                self.result.gone += 1
+            case kind:
+                raise Damaged(f"the file holds something that is not known: {kind!r}")
+
+    def _end(self, sums: dict[str, Any]) -> None:
+        if (sums.get("rows"), sums.get("files")) != (self.result.rows, self.result.files):
+            raise Damaged("the file does not hold as much as it says at its end")
+
+
+def require_empty(connection: Connection) -> None:
+    """Raises Conflict when there is more in the database than its migrations put into it."""
+    revision = current_on(connection)
+    if revision is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="muster-") as folder:
+        fresh = Database(f"sqlite:///{Path(folder) / 'fresh.db'}")
+        try:
+            with fresh.connection() as other:
+                migrate_on(other, revision)
+                expected = counted(other, _reflected(other))
+        finally:
+            fresh.close()
+    found = counted(connection, _reflected(connection))
+    more = {name: found[name] for name in found if found[name] != expected.get(name)}
+    if more:
+        holds = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in more.items())
+        raise Conflict(
+            f"a whole server is imported into an empty database, and this one holds {holds}: give "
+            "another --data-dir or database_url"
+        )
+
+
+def _shape(connection: Connection, server: _Server) -> MetaData:
+    """Bring the empty database to the migration of the file; answers its tables, all empty."""
+    migrate_on(connection, server.migration)
+    metadata = _reflected(connection)
+    if set(metadata.tables) != set(server.tables):
+        raise Damaged("the file's tables are not those of its migration")
+    for table in reversed(metadata.sorted_tables):
+        if TableRows(table).count(connection):
+            connection.execute(delete(table))
+    return metadata
+
+
+def _reflected(connection: Connection) -> MetaData:
+    metadata = MetaData()
+    metadata.reflect(connection)
+    metadata.remove(metadata.tables["alembic_version"])
+    return metadata
+
+
+def _name(head: dict[str, Any]) -> dict[str, Any]:
+    return {"name": head["name"], "storage": head["storage"]}
+
+
+def _checked(read: Callable[[], Any]) -> Any:
+    """What a record says, which may be anything where somebody forged it."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise Damaged("a record in the file is not what it should be") from None

@@ -1,0 +1,454 @@
+"""A server in one file: out of one database, into another, nothing lost, nothing half done."""
+
+import io
+import random
+import stat
+import threading
+import tracemalloc
+from typing import get_args, get_type_hints
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import func, select, update
+
+from match_server.backends import sqlite_path
+from match_server.cli import main
+from match_server.database import Database
+from match_server.migrations import head_revision, known_revisions, migrate
+from match_server.prepare import make_data_folder
+from match_server.services.files import FileStore
+from match_server.settings import Settings
+from match_server.tables import Change, Counter, Event, Image, Table, Template
+from match_server.transfer.container import MAGIC, Reader, Writer
+from match_server.transfer.exporting import export
+from match_server.transfer.importing import is_export, restore
+from match_server.transfer.rows import TableRows, numbers_given
+from shared.clock import SystemClock
+from shared.envelope import Key
+from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
+from tests.match_server.every_table import ROWS, contents, fill, tables_of
+
+PERSONS = "/v1/collections/default/persons"
+COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+
+
+def _everything(settings):
+    """All rows, and all kept files."""
+    database = Database(settings.sqlalchemy_url)
+    with database.read() as session:
+        rows = contents(session.connection(), Table.metadata)
+    database.close()
+    return rows, _files(settings.data_dir)
+
+
+def _files(folder):
+    found = {}
+    for kind in ("photos", "snapshots"):
+        for path in (folder / kind).rglob("*"):
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
+
+
+@pytest.fixture
+def live(api, helpers, tmp_path):
+    """A server with some of everything in it, also of what is erased again."""
+    api.ok("POST", "/v1/collections", json={"name": "staff", "max_templates": 9})
+    uri = f"file://{tmp_path / 'archive'}"
+    api.ok("POST", "/v1/storages", json={"name": "archive", "uri": uri})
+    group = api.ok("POST", "/v1/groups", json={"collection": "default", "name": "Küche"})["id"]
+    for number, colour in enumerate(COLOURS):
+        fields = {"metadata": {"floor": number, "x": [None, 0.1]}, "groups": [group]}
+        person = api.person(f"Zoë {number}", external_id=f"e{number}", **fields)
+        picture = helpers.paint((colour, 60))
+        path = f"{PERSONS}/{person}/images?store=1"
+        path += "&storage=archive" if number == 0 else ""
+        api.ok("POST", path, data={"image": (io.BytesIO(picture), "face.png")})
+        api.template(person, helpers.unit_vector(100 + number))
+    api.send(*[api.probe(helpers.unit_vector(100 + n), sequence=n + 1) for n in range(3)])
+    gone = api.person("Gone", helpers.unit_vector(7))
+    api.ok("DELETE", f"{PERSONS}/{gone}")  # the highest template number belongs to nobody now
+    return api
+
+
+@pytest.fixture
+def target(tmp_path, empty_database):
+    """Settings of a machine that is still empty."""
+
+    def make(kind, name="elsewhere"):
+        made = Settings(data_dir=tmp_path / name, database_url=empty_database(kind))
+        make_data_folder(made.data_dir)
+        return made
+
+    return make
+
+
+def _export(settings, path, passphrase=None, **options):
+    return export(settings, SystemClock(), path, passphrase, **options)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_server_moves_and_comes_back_and_nothing_is_lost(
+    live, target, make_services, helpers, tmp_path, kind
+):
+    probes = [helpers.unit_vector(100 + number) for number in range(4)]
+    found = [live.search(probe)["probes"] for probe in probes]
+    here = live.services.settings
+    before = _everything(here)
+    there, back = target(kind), target("sqlite", "back")
+    assert _export(here, tmp_path / "one").files == len(COLOURS) + 3
+    restore(there, tmp_path / "one")
+    assert _everything(there) == before
+    _export(there, tmp_path / "two", "a passphrase")
+    restore(back, tmp_path / "two", "a passphrase")
+    assert _everything(back) == before
+    moved = type(live)(
+        _client(make_services(**dict(there))), live.services, live.clock, dict(live.keys)
+    )
+    assert [moved.search(probe)["probes"] for probe in probes] == found
+    last = before[0]["changes"][-1][0]
+    assert moved.template(moved.person("New"), helpers.unit_vector(9))["seq"] == last + 2
+    with Database(there.sqlalchemy_url).read() as session:
+        numbers = session.scalars(select(Template.number).order_by(Template.number)).all()
+    assert numbers[-1] == 10  # 9 was of somebody who is erased: it is never given again
+
+
+def _client(services):
+    from match_server.app import create_app
+
+    return create_app(services, b"secret" * 8, warm=False).test_client()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind):
+    here = Settings(data_dir=tmp_path / "here", database_url=backend)
+    make_data_folder(here.data_dir)
+    database = Database(here.sqlalchemy_url)
+    migrate(database)
+    with database.connection() as connection:
+        fill(connection, Table.metadata)
+        connection.execute(update(Image).values(file=None))  # there are no such files
+        connection.execute(update(Event).values(snapshot=None))
+        given = numbers_given(connection, Table.metadata)
+    database.close()
+    before, _ = _everything(here)
+    assert {len(rows) for rows in before.values()} == {ROWS}
+    done = _export(here, tmp_path / "file")
+    assert done.rows == dict.fromkeys(before, ROWS)
+    there = target(kind)
+    restore(there, tmp_path / "file")
+    after, _ = _everything(there)
+    assert after == before
+    database = Database(there.sqlalchemy_url)
+    with database.read() as session:
+        assert numbers_given(session.connection(), Table.metadata) == given
+    database.close()
+
+
+def test_every_kind_of_kept_file_is_exported():
+    kinds = get_args(get_type_hints(FileStore.kept)["kind"])
+    assert set(kinds) == {"photos", "snapshots"}
+    named = {
+        f"{table.name}.{column.name}"
+        for table in Table.metadata.sorted_tables
+        for column in table.columns
+        if column.name in ("file", "snapshot")
+    }
+    assert named == {"images.file", "events.snapshot", "doomed_files.file"}
+
+
+def test_a_file_of_an_older_version_is_brought_up_to_date(backend, target, tmp_path):
+    old = known_revisions()[-1]
+    database = Database(backend or f"sqlite:///{tmp_path / 'old.db'}")
+    migrate(database, "base")
+    migrate(database, old)
+    with database.connection() as connection:
+        metadata = tables_of(connection)
+        fill(connection, metadata)
+        before = contents(connection, metadata)
+        with (tmp_path / "file").open("wb") as stream:
+            _write(Writer(stream, None), connection, metadata, old)
+    database.close()
+    there = target("sqlite")
+    restore(there, tmp_path / "file")
+    database = Database(there.sqlalchemy_url)
+    assert migrate(database) == head_revision()
+    migrate(database, old)
+    with database.read() as session:
+        assert contents(session.connection(), tables_of(session.connection())) == before
+    database.close()
+
+
+def _write(writer, connection, metadata, migration):
+    tables = {table.name: TableRows(table) for table in metadata.sorted_tables}
+    head = {"kind": "server", "migration": migration, "database": "sqlite", "at": "then"}
+    columns = {name: rows.columns for name, rows in tables.items()}
+    writer.add({**head, "tables": columns, "numbers": numbers_given(connection, metadata)})
+    for name, rows in tables.items():
+        for batch in rows.read(connection):
+            writer.add({"kind": "rows", "table": name, "rows": batch.rows}, batch.payload)
+    writer.add({"kind": "end", "rows": dict.fromkeys(tables, ROWS), "files": 0})
+    writer.finish()
+
+
+@pytest.mark.parametrize("passphrase", [None, "a passphrase"])
+def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
+    live, target, tmp_path, passphrase
+):
+    there = target("sqlite")
+    file, broken = tmp_path / "file", tmp_path / "broken"
+    _export(live.services.settings, file, passphrase)
+    data = file.read_bytes()
+    seeded = random.Random(4)
+    places = [seeded.randrange(len(MAGIC), len(data)) for _ in range(6)]
+    for at in [len(MAGIC) + 12, len(data) - 1, *places]:
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << seeded.randrange(8)
+        for damaged in (bytes(flipped), data[:at]):
+            broken.write_bytes(damaged)
+            with pytest.raises(MusterError):
+                restore(there, broken, passphrase)
+    broken.write_bytes(data + b"x")
+    with pytest.raises(Damaged, match="appended"):
+        restore(there, broken, passphrase)
+    assert _files(there.data_dir) == {}
+    with Database(there.sqlalchemy_url).read() as session:
+        assert session.connection().dialect.get_table_names(session.connection()) == []
+    restore(there, file, passphrase)
+    assert _everything(there) == _everything(live.services.settings)
+
+
+def test_chunks_of_two_files_cannot_be_exchanged(tmp_path):
+    """Each is sealed for its place in its own file."""
+    for name in ("one", "two"):
+        with (tmp_path / name).open("wb") as stream:
+            writer = Writer(stream, None)
+            for number in range(5):
+                writer.add({"number": number}, bytes([number]) * 700_000)
+            writer.finish()
+    one, two = ((tmp_path / name).read_bytes() for name in ("one", "two"))
+    heads = [len(MAGIC) + data[len(MAGIC) :].index(b"\n") + 1 for data in (one, two)]
+    (tmp_path / "mixed").write_bytes(one[: heads[0]] + two[heads[1] :])
+    with (tmp_path / "mixed").open("rb") as stream, pytest.raises(Damaged):
+        list(Reader(stream, None))
+    with (tmp_path / "one").open("rb") as stream:
+        assert [record.head["number"] for record in Reader(stream, None)] == list(range(5))
+
+
+def test_the_wrong_passphrase_or_none_is_said(live, target, tmp_path):
+    here, there = live.services.settings, target("sqlite")
+    _export(here, tmp_path / "sealed", "right")
+    _export(here, tmp_path / "open")
+    for name, given, error, said in (
+        ("sealed", "wrong", KeyMissing, "passphrase is not the one"),
+        ("sealed", None, ConfigurationError, "the file is encrypted"),
+        ("open", "right", ConfigurationError, "not encrypted"),
+    ):
+        with pytest.raises(error, match=said):
+            restore(there, tmp_path / name, given)
+    for text in (b"Zo\xc3\xab", b"api_keys", live.keys["admin"].encode()):
+        assert text not in (tmp_path / "sealed").read_bytes()
+
+
+def test_a_newer_format_and_a_newer_migration_are_said(target, tmp_path):
+    file, there = tmp_path / "file", target("sqlite")
+    file.write_bytes(MAGIC + b'{"format":2,"something":"new"}\n')
+    with pytest.raises(ConfigurationError, match="format 2"):
+        restore(there, file)
+    with file.open("wb") as stream:
+        writer = Writer(stream, None)
+        head = {"kind": "server", "migration": "9999", "database": "sqlite", "at": "soon"}
+        writer.add({**head, "tables": {}, "numbers": {}})
+        writer.finish()
+    with pytest.raises(ConfigurationError, match="newer version"):
+        restore(there, file)
+    file.write_bytes(b"PK\x03\x04 something else")
+    assert not is_export(file)
+    with pytest.raises(ConfigurationError, match="match-server export"):
+        restore(there, file)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_server_that_holds_anything_is_not_overwritten(live, target, tmp_path, kind):
+    _export(live.services.settings, tmp_path / "file")
+    there = target(kind)
+    restore(there, tmp_path / "file")
+    before = _everything(there)
+    with pytest.raises(Conflict, match=r"holds .*4 persons"):
+        restore(there, tmp_path / "file")
+    assert _everything(there) == before
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
+    _export(live.services.settings, tmp_path / "file")
+    with (tmp_path / "file").open("rb") as stream:
+        records = list(Reader(stream, None))
+    with (tmp_path / "forged").open("wb") as stream:
+        writer = Writer(stream, None)
+        for record in records:
+            if record.head["kind"] == "file":
+                record.head["name"] = "photos/../../escaped"
+            writer.add(record.head, record.payload)
+        writer.finish()
+    with pytest.raises(Damaged, match="name that no server gives"):
+        restore(target("sqlite"), tmp_path / "forged")
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_an_export_holds_one_moment_while_others_write(live, target, helpers, tmp_path):
+    stop = threading.Event()
+    seeds = iter(range(1000, 100_000))
+
+    def write():
+        database = live.services.database
+        while not stop.is_set():
+            person = live.services.collections and live.person("Busy", None)
+            live.template(person, helpers.unit_vector(next(seeds)))
+        assert database is live.services.database
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(3):
+            _export(live.services.settings, tmp_path / f"file{number}")
+    finally:
+        stop.set()
+        writer.join()
+    for number in range(3):
+        there = target("sqlite", f"t{number}")
+        restore(there, tmp_path / f"file{number}")
+        with Database(there.sqlalchemy_url).read() as session:
+            last = session.scalar(select(func.max(Change.seq)))
+            counter = session.get(Counter, "changes")
+            added = session.scalar(
+                select(func.count()).where(Change.kind == "template_added")
+            ) - session.scalar(select(func.count()).where(Change.kind == "template_removed"))
+            assert (counter.value, added) == (
+                last,
+                session.scalar(select(func.count()).select_from(Template)),
+            )
+
+
+def test_a_photo_that_was_erased_meanwhile_is_exported_as_not_kept(live, target, tmp_path):
+    """Between the moment of the rows and the reading of the files somebody is erased."""
+    here = live.services.settings
+    lost = next(iter(_files(here.data_dir)))
+    (here.data_dir / lost).unlink()
+    done = _export(here, tmp_path / "file")
+    assert done.missing == [lost]
+    there = target("sqlite")
+    assert restore(there, tmp_path / "file").gone == 1
+    with Database(there.sqlalchemy_url).read() as session:
+        named = {*session.scalars(select(Image.file)), *session.scalars(select(Event.snapshot))}
+    assert lost not in named
+    assert None in named
+    assert len(_files(there.data_dir)) == len(_files(here.data_dir))
+
+
+def test_what_is_encrypted_at_rest_stays_so_in_the_file(
+    make_api, target, make_services, helpers, tmp_path
+):
+    key = Key.new().text
+    live = make_api(encryption_key=key)
+    live.ok("POST", "/v1/collections", json={"name": "secret", "encrypted": True})
+    made = live.ok("POST", "/v1/collections/secret/persons", json={"name": "Ann"})["id"]
+    vector = helpers.unit_vector(1)
+    path = f"/v1/collections/secret/persons/{made}"
+    body = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
+    live.ok("POST", f"{path}/templates", json=body)
+    picture = helpers.paint(((9, 200, 9), 60))
+    live.ok("POST", f"{path}/images?store=1", data={"image": (io.BytesIO(picture), "face.png")})
+    done = _export(live.services.settings, tmp_path / "file")
+    assert done.encrypted_collections == ["secret"]
+    data = (tmp_path / "file").read_bytes()
+    assert vector.astype("<f2").tobytes() not in data
+    assert picture not in data
+    there = target("sqlite")
+    restore(there, tmp_path / "file")
+    search = {"templates": [{"vector": helpers.encode(vector), "model_id": helpers.MODEL}]}
+    for given, status in ((key, 200), (None, 503)):
+        services = make_services(**{**dict(there), "encryption_key": given})
+        moved = type(live)(_client(services), services, live.clock)
+        answer = moved.call("POST", "/v1/collections/secret/search", json=search)
+        assert answer.status_code == status
+    assert answer.get_json()["code"] == "key_missing"
+
+
+def test_memory_does_not_grow_with_the_number_of_templates(tmp_path, backend, target):
+    """Twice as many rows, the same memory, out and in."""
+    peaks = []
+    for count in (2000, 8000):
+        here = Settings(data_dir=tmp_path / f"h{count}", database_url=None)
+        make_data_folder(here.data_dir)
+        database = Database(here.sqlalchemy_url)
+        migrate(database)
+        with database.connection() as connection:
+            fill(connection, Table.metadata)
+            connection.execute(update(Image).values(file=None))
+            connection.execute(update(Event).values(snapshot=None))
+            row = connection.execute(select(Template.__table__)).mappings().first()
+            rows = [
+                {**row, "number": 10 + n, "id": f"{n}", "vector": bytes(1024)} for n in range(count)
+            ]
+            connection.execute(Template.__table__.insert(), rows)
+        database.close()
+        del rows
+        there = target("sqlite", f"t{count}")
+        tracemalloc.start()
+        _export(here, tmp_path / f"f{count}")
+        restore(there, tmp_path / f"f{count}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1_500_000  # 6000 rows more are 6 MB more
+
+
+class TestCommands:
+    @pytest.fixture
+    def run(self, monkeypatch):
+        monkeypatch.delenv("MUSTER_EXPORT_PASSPHRASE", raising=False)
+
+        def run(*arguments, status=0):
+            result = CliRunner().invoke(main, [*map(str, arguments)])
+            assert result.exit_code == status, result.output
+            return result.output
+
+        return run
+
+    @pytest.fixture
+    def here(self, tmp_path, run):
+        run("key", "create", "--role", "admin", "--data-dir", tmp_path / "here")
+        return tmp_path / "here"
+
+    def test_out_and_in_with_a_passphrase(self, here, run, tmp_path):
+        (tmp_path / "pass").write_text("a passphrase\n")
+        file, sealed = tmp_path / "muster.export", ("--passphrase-file", tmp_path / "pass")
+        run("export", file, *sealed, "--data-dir", here)
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        said = run("import", file, *sealed, "--data-dir", tmp_path / "there")
+        assert "0 collections, 0 persons, 0 templates" in said
+        listed = [run("key", "list", "--data-dir", one) for one in (here, tmp_path / "there")]
+        assert listed[0] == listed[1]
+        again = run("import", file, *sealed, "--data-dir", tmp_path / "there", status=1)
+        assert "empty database, and this one holds 1 api keys" in again
+
+    def test_what_is_there_is_not_overwritten_and_what_is_open_is_said(self, here, run, tmp_path):
+        file = tmp_path / "muster.export"
+        assert "not encrypted" in run("export", file, "--data-dir", here)
+        assert "is there already" in run("export", file, "--data-dir", here, status=1)
+        assert list(tmp_path.glob("*.partial")) == []
+
+    def test_options_for_pictures_do_not_go_with_a_server(self, here, run, tmp_path):
+        file = tmp_path / "muster.export"
+        run("export", file, "--data-dir", here)
+        said = run("import", file, "--force", "--data-dir", tmp_path / "there", status=2)
+        assert "--force is for pictures" in said
+        assert not (tmp_path / "there").exists()
+
+    def test_a_database_that_was_not_migrated_is_said(self, run, tmp_path):
+        said = run("export", tmp_path / "file", "--data-dir", tmp_path / "none", status=1)
+        assert "match-server migrate" in said or "does not answer" in said
+        assert not (tmp_path / "file").exists()
+
+
+def test_the_file_of_sqlite_is_found(tmp_path):
+    assert sqlite_path(Database(f"sqlite:///{tmp_path}/x.db").url) == tmp_path / "x.db"
