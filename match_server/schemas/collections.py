@@ -52,6 +52,17 @@ Traffic = Annotated[
         "together. null: measured from the events of the last 7 days.",
     ),
 ]
+LeastTraffic = Annotated[
+    float | None,
+    Field(
+        default=None,
+        gt=0,
+        le=1_000_000_000,
+        description="Measured traffic counts as no less, so that a quiet week does not lower the "
+        "threshold. Where it is not given, it is what was measured when "
+        "`false_alarms_per_day` was set.",
+    ),
+]
 
 
 def _at_most_one(given: Mapping[str, Any]) -> None:
@@ -74,6 +85,7 @@ class Policy(ApiModel):
     target_fpir: TargetFpir = None
     false_alarms_per_day: FalseAlarms = None
     traffic: Traffic = None
+    least_traffic: LeastTraffic = None
     margin: float = Field(
         default=0.0,
         ge=0,
@@ -112,14 +124,14 @@ class Policy(ApiModel):
 
     @model_validator(mode="after")
     def _traffic_is_for_alarms(self) -> Self:
-        if self.traffic is not None:
-            if self.false_alarms_per_day is None:
+        if self.false_alarms_per_day is None:
+            if self.traffic is not None or self.least_traffic is not None:
                 raise ValueError("`traffic` goes with `false_alarms_per_day`")
-            if self.false_alarms_per_day >= self.traffic:
-                raise ValueError(
-                    "`false_alarms_per_day` must be below `traffic`: else every stranger may "
-                    "be a false alarm"
-                )
+        elif self.traffic is not None and self.false_alarms_per_day >= self.traffic:
+            raise ValueError(
+                "`false_alarms_per_day` must be below `traffic`: else every stranger may be a "
+                "false alarm"
+            )
         return self
 
 
@@ -134,6 +146,7 @@ class PolicyPatch(ApiModel):
     target_fpir: TargetFpir = None
     false_alarms_per_day: FalseAlarms = None
     traffic: Traffic = None
+    least_traffic: LeastTraffic = None
     margin: float | None = Field(default=None, ge=0, le=2)
     gate: GateName | None = None
     candidates: int | None = Field(default=None, ge=1, le=50)
@@ -152,9 +165,9 @@ class PolicyPatch(ApiModel):
         if any(name in points for name in SETS_THE_POINT):
             merged.update({name: points.get(name) for name in SETS_THE_POINT})
             if "false_alarms_per_day" not in points:
-                merged["traffic"] = None
-        if "traffic" in self.model_fields_set:
-            merged["traffic"] = self.traffic
+                merged.update(traffic=None, least_traffic=None)
+        for name in {"traffic", "least_traffic"} & self.model_fields_set:
+            merged[name] = getattr(self, name)
         return merged
 
 
@@ -228,7 +241,7 @@ class CollectionView(ApiModel):
     encrypted: bool
     metadata: Metadata
     policy: Policy
-    operating_point: OperatingPointView | None = None
+    operating_point: OperatingPointView
     created_at: Moment
 
 

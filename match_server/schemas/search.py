@@ -23,8 +23,9 @@ from match_server.schemas.selection import Conditions, Names
 from shared.quality import Pose, Quality
 
 UNCALIBRATED = (
-    "The probability that both are the same person. null until a calibration has been measured: "
-    "it is not invented from the similarity."
+    "The probability that both are the same person, 0 to 1, from the calibration that the "
+    "collection has adopted, if half of the probes are of enrolled persons. null without a "
+    "calibration: it is not invented from the similarity."
 )
 
 
@@ -161,6 +162,11 @@ class SearchAnswer(ApiModel):
     probes: list[ProbeAnswer]
     searched: int = Field(description="Templates that each probe could have found.")
     seq: int = Field(description="Number in the change feed that the search had reached.")
+    thresholds: dict[str, float] = Field(
+        description="The similarity from which a candidate was identified, by collection: that of "
+        "the request, else that of the collection's operating point at this moment.",
+        examples=[{"staff": 0.41}],
+    )
     took_ms: float
 
 

@@ -1,6 +1,6 @@
 """Collections: each pinned to one model, each with its own policy."""
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
@@ -19,11 +19,12 @@ from match_server.schemas.collections import (
 from match_server.services.changes import position, record
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, one_number, page_of
-from match_server.services.scopes import Scope
+from match_server.services.operating_point import OperatingPoints
+from match_server.services.scopes import Scope, scope_named
 from match_server.services.vault import Vault
-from match_server.tables import Collection, Event, Image, Person
+from match_server.tables import Collection, Event, Image, Json, Person
 from shared.clock import Clock
-from shared.errors import Conflict
+from shared.errors import Conflict, MalformedInput
 
 _BYTES_A_VALUE = 2  # float16
 
@@ -38,8 +39,10 @@ class Collections:
         files: FileStore,
         clock: Clock,
         vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._vault = vault
+        self._points = points
         self._database = database
         self._faces = faces
         self._files = files
@@ -67,8 +70,9 @@ class Collections:
             session.flush()
             if wanted.encrypted:
                 self._vault.add_keys(session, row, now)
+            self._require_ground(session, row)
             seq = record(session, row.number, "collection_created", row.name, now)
-            return CollectionWritten(seq=seq, **dict(_view(row)))
+            return CollectionWritten(seq=seq, **dict(self._view(session, row)))
 
     def ensure(self, name: str) -> None:
         """Create the collection when it is missing."""
@@ -86,12 +90,12 @@ class Collections:
             wanted = wanted.where(Collection.model_id == query.model_id)
         with self._database.read() as session:
             rows, total = page_of(session, wanted, query)
-            items = [_view(row) for row in rows]
+            items = [self._view(session, row) for row in rows]
             return Page(items=items, page=query.page, size=query.size, total=total)
 
     def get(self, name: str) -> CollectionView:
         with self._database.read() as session:
-            return _view(collection_named(session, name))
+            return self._view(session, collection_named(session, name))
 
     def change(self, name: str, patch: CollectionPatch) -> CollectionWritten:
         """Change what the patch gives; of the policy, the points that it gives."""
@@ -108,13 +112,14 @@ class Collections:
             if patch.metadata is not None:
                 row.meta = dict(patch.metadata)
             if patch.policy is not None:
-                points = patch.policy.model_dump(mode="json", exclude_none=True)
-                row.policy = {**row.policy, **points}
+                row.policy = _checked(patch.policy.applied_to(row.policy))
+                session.flush()
+                self._require_ground(session, row)
             now = self._clock.now()
             fields: dict[str, JsonValue] = {"fields": [*sorted(given)]}
             seq = record(session, row.number, "collection_updated", row.name, now, details=fields)
             session.flush()
-            return CollectionWritten(seq=seq, **dict(_view(row)))
+            return CollectionWritten(seq=seq, **dict(self._view(session, row)))
 
     def erase(self, name: str) -> CollectionErased:
         """Erase a collection with its persons, templates, photos, events and snapshots."""
@@ -148,6 +153,33 @@ class Collections:
         with self._database.read() as session:
             return position(session)
 
+    def _require_ground(self, session: Session, row: Collection) -> None:
+        """Raises Conflict when the policy asks for what nothing was measured for.
+
+        Traffic that was measured is kept with the policy, as the least to reckon with.
+        """
+        point = self._points.require(scope_named(session, row.name))
+        measured = point.view.traffic if point.view.traffic_from == "measured" else None
+        if point.policy.least_traffic is None and measured and point.policy.false_alarms_per_day:
+            row.policy = {**row.policy, "least_traffic": measured}
+            session.flush()
+
+    def _view(self, session: Session, row: Collection) -> CollectionView:
+        return CollectionView(
+            name=row.name,
+            model_id=row.model_id,
+            dimension=row.dimension,
+            template_bytes=row.dimension * _BYTES_A_VALUE,
+            templates=row.template_count,
+            persons=row.person_count,
+            max_templates=row.max_templates,
+            encrypted=row.encrypted,
+            metadata=row.meta,
+            policy=policy_of(row),
+            operating_point=self._points.of(scope_named(session, row.name)).view,
+            created_at=row.created_at,
+        )
+
     @staticmethod
     def _require_free(session: Session, name: str) -> None:
         if one_number(session, _count_named(name)):
@@ -163,17 +195,9 @@ def _count_named(name: str) -> Select[int]:
     return select(func.count()).select_from(Collection).where(Collection.name == name)
 
 
-def _view(row: Collection) -> CollectionView:
-    return CollectionView(
-        name=row.name,
-        model_id=row.model_id,
-        dimension=row.dimension,
-        template_bytes=row.dimension * _BYTES_A_VALUE,
-        templates=row.template_count,
-        persons=row.person_count,
-        max_templates=row.max_templates,
-        encrypted=row.encrypted,
-        metadata=row.meta,
-        policy=policy_of(row),
-        created_at=row.created_at,
-    )
+def _checked(policy: Json) -> Json:
+    """A policy put together from what was stored and what is given, as it is stored."""
+    try:
+        return Policy.model_validate(policy).model_dump(mode="json")
+    except ValidationError as error:
+        raise MalformedInput(f"policy: {error.errors()[0]['msg']}") from None

@@ -23,9 +23,11 @@ from match_server.services.changes import position
 from match_server.services.collections import policy_of
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, person_named, storage_named
+from match_server.services.operating_point import OperatingPoints
 from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
 from match_server.services.references import template_view
+from match_server.services.scopes import scope_named
 from match_server.services.vault import Cipher, Vault
 from match_server.services.vectors import require_model, template_of
 from match_server.tables import Collection, Image, Person, Template
@@ -80,8 +82,10 @@ class Enroller:
         files: FileStore,
         clock: Clock,
         vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._vault = vault
+        self._points = points
         self._database = database
         self._faces = faces
         self._index = index
@@ -168,7 +172,10 @@ class Enroller:
             (ranked,) = rank_persons(session, reached.gallery, probe, 2, self._clock.now())
         own = None if person is None else person.number
         others = [one for one in ranked if one.person_number != own]
-        if others and others[0].similarity >= policy_of(owner).threshold:
+        if not others:
+            return
+        point = self._points.of(scope_named(self._database, owner.name))
+        if others[0].similarity >= point.threshold:
             lookalike = PersonName(id=others[0].person_id, name=others[0].person_name)
             raise Conflict(
                 f"this face already belongs to {lookalike.name!r} (similarity "

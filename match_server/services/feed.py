@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.schemas.feed import ChangesQuery, SnapshotQuery
 from match_server.services.changes import position
-from match_server.services.collections import policy_of
 from match_server.services.followers import Followers, Grant
 from match_server.services.keys import Principal
 from match_server.services.lookup import batches
+from match_server.services.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.scopes import Scope, scope_named
 from match_server.services.vault import Cipher, Vault
 from match_server.tables import Change, Group, Membership, Person, Template
@@ -58,16 +58,15 @@ class Followed:
         words += [str(self.grant.names), *self.grant.groups]
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
-    @property
-    def gallery(self) -> Gallery:
-        policy = policy_of(self.scope)
+    def gallery(self, point: OperatingPoint) -> Gallery:
+        """What a follower is told of it: a box decides by the point of this moment."""
         return Gallery(
             collection=self.scope.name,
             scope=self.mark,
             model_id=self.scope.model_id,
             dimension=self.scope.dimension,
-            threshold=policy.threshold,
-            margin=policy.margin,
+            threshold=point.threshold,
+            margin=point.margin,
         )
 
     def holds(self, now: datetime) -> ColumnElement[bool]:
@@ -91,10 +90,16 @@ class Feed:
     """Reading the change feed on behalf of followers."""
 
     def __init__(
-        self, database: Database, followers: Followers, clock: Clock, vault: Vault
+        self,
+        database: Database,
+        followers: Followers,
+        clock: Clock,
+        vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._database = database
         self._vault = vault
+        self._points = points
         self._followers = followers
         self._clock = clock
 
@@ -148,7 +153,7 @@ class Feed:
             cipher = self._vault.cipher(session, followed.scope)
             left, persons, templates = _as_they_are(session, followed, lines, now, cipher)
             return FeedChanges(
-                gallery=followed.gallery,
+                gallery=followed.gallery(self._points.of(followed.scope)),
                 seq=lines[-1].seq if more else newest,
                 more=more,
                 at=now,
@@ -174,7 +179,13 @@ class Feed:
         with self._database.read() as session:
             seq = position(session)
         self._followers.acknowledge(followed.grant, followed.scope.number, 0, query.keep_h)
-        yield _line(SnapshotHead(gallery=followed.gallery, seq=seq, at=self._clock.now()))
+        yield _line(
+            SnapshotHead(
+                gallery=followed.gallery(self._points.of(followed.scope)),
+                seq=seq,
+                at=self._clock.now(),
+            )
+        )
         digest, count, after = hashlib.sha256(), 0, query.after
         while (part := self._part(followed, after)) is not None:
             line = _line(part)

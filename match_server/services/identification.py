@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.schemas.collections import Policy
+from match_server.schemas.collections import DEFAULT_THRESHOLD
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import (
     CandidateView,
@@ -18,8 +18,9 @@ from match_server.schemas.search import (
 )
 from match_server.search_index import stored_rows
 from match_server.services.adding import detection_of, embedded
-from match_server.services.collections import policy_of
 from match_server.services.lookup import collection_named, person_named
+from match_server.services.operating_point import OperatingPoint, OperatingPoints
+from match_server.services.scopes import scope_named
 from match_server.services.vault import Vault
 from match_server.services.vectors import read_vector
 from match_server.tables import Template
@@ -27,6 +28,7 @@ from models.types import Face
 from shared.errors import ModelMismatch, Unusable
 
 _SIMILARITY_DECIMALS = 6
+_PROBABILITY_DECIMALS = 6
 
 Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
@@ -39,8 +41,10 @@ class Identifier:
         database: Database,
         faces: FaceEngine,
         vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._vault = vault
+        self._points = points
         self._database = database
         self._faces = faces
 
@@ -51,28 +55,28 @@ class Identifier:
 
     def verify(self, wanted: VerifyRequest) -> Verified:
         """Whether two are the same person; a person stands for all of their templates."""
-        threshold = wanted.threshold
-        sides: list[tuple[Rows, str]] = []
-        for side in wanted.pair:
-            rows, model_id, policy_threshold = self._side(side)
-            sides.append((rows, model_id))
-            threshold = threshold if threshold is not None else policy_threshold
-        (first, first_model), (second, second_model) = sides
+        sides = [self._side(side) for side in wanted.pair]
+        (first, first_model, _), (second, second_model, _) = sides
         if first_model != second_model:
             raise ModelMismatch(
                 f"a template of {first_model!r} cannot be compared with one of {second_model!r}"
             )
-        threshold = Policy().threshold if threshold is None else threshold
+        points = [point for _, _, point in sides if point is not None]
+        threshold = DEFAULT_THRESHOLD if not points else points[0].threshold
+        if wanted.threshold is not None:
+            threshold = wanted.threshold
         similarity = float((first.astype(np.float64) @ second.astype(np.float64).T).max())
+        probabilities = [point.same_person(similarity) for point in points]
         return Verified(
             similarity=round(similarity, _SIMILARITY_DECIMALS),
             distance=round(1.0 - similarity, _SIMILARITY_DECIMALS),
+            match_probability=_rounded(next((p for p in probabilities if p is not None), None)),
             decision="match" if similarity >= threshold else "no_match",
             threshold=threshold,
         )
 
-    def _side(self, side: VerifySide) -> tuple[Rows, str, float | None]:
-        """One side of a verification: its rows, their model, and its collection's threshold."""
+    def _side(self, side: VerifySide) -> tuple[Rows, str, OperatingPoint | None]:
+        """One side of a verification: its rows, their model, and its collection's point."""
         if side.image is not None:
             face, _ = self._faces.largest(side.image, gate="doorway")
             return embedded(face).vector[np.newaxis], self._faces.model_id, None
@@ -81,6 +85,7 @@ class Identifier:
             return template.vector[np.newaxis], side.model_id, None
         with self._database.read() as session:
             owner = collection_named(session, side.collection or "")
+            scope = scope_named(session, owner.name)
             person = person_named(session, owner, side.person or "")
             stored = session.execute(
                 select(Template.id, Template.vector).where(Template.person_number == person.number)
@@ -90,7 +95,7 @@ class Identifier:
         if not vectors:
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
         rows = stored_rows(vectors, owner.dimension).astype(np.float32)
-        return rows, owner.model_id, policy_of(owner).threshold
+        return rows, owner.model_id, self._points.of(scope)
 
 
 def candidate_view(
@@ -99,6 +104,8 @@ def candidate_view(
     similarity: float,
     rank: int,
     collection: str | None = None,
+    *,
+    match_probability: float | None = None,
 ) -> CandidateView:
     """One line of a candidate list as clients see it; `rank` counts from 1."""
     return CandidateView(
@@ -107,8 +114,13 @@ def candidate_view(
         template_id=template_id,
         similarity=round(similarity, _SIMILARITY_DECIMALS),
         distance=round(1.0 - similarity, _SIMILARITY_DECIMALS),
+        match_probability=_rounded(match_probability),
         rank=rank,
     )
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, _PROBABILITY_DECIMALS)
 
 
 def _face_view(face: Face) -> FaceView:

@@ -9,8 +9,8 @@ from match_server.schemas.persons import Detection, PersonCreate, PersonName
 from match_server.schemas.search import Newcomer
 from match_server.search_index import SearchIndex
 from match_server.services.adding import add_image, add_template
-from match_server.services.collections import policy_of
 from match_server.services.lookup import collection_named
+from match_server.services.operating_point import OperatingPoints
 from match_server.services.persons import add_person
 from match_server.services.ranking import rank_persons
 from match_server.services.scopes import Scope
@@ -42,12 +42,18 @@ class Newcomers:
     """Makes persons of strangers."""
 
     def __init__(
-        self, database: Database, index: SearchIndex, clock: Clock, vault: Vault
+        self,
+        database: Database,
+        index: SearchIndex,
+        clock: Clock,
+        vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._database = database
         self._index = index
         self._clock = clock
         self._vault = vault
+        self._points = points
 
     def create(self, searched: Scope, stranger: Stranger, known: Newcomer) -> Made | None:
         """A new person with one template; None when somebody like it is there by now.
@@ -64,13 +70,14 @@ class Newcomers:
             groups=known.groups,
             expires_at=known.expires_at,
         )
+        threshold = self._points.of(searched).threshold
         with self._database.write() as session:
             owner = collection_named(session, searched.name)
             person, _ = add_person(session, owner, wanted, now)
             gallery = self._index.caught_up(owner).gallery
             probe = stranger.template.vector[np.newaxis]
             (ranked,) = rank_persons(session, gallery, probe, 1, now)
-            if ranked and ranked[0].similarity >= policy_of(owner).threshold:
+            if ranked and ranked[0].similarity >= threshold:
                 session.rollback()
                 return None
             image, cipher = None, self._vault.cipher(session, owner)

@@ -16,3 +16,4 @@ class Candidate:
     person_name: str
     template_id: str
     similarity: float  # cosine, -1..1
+    match_probability: float | None = None  # None: the collection has adopted no calibration

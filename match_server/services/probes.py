@@ -16,14 +16,15 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database, Reader
+from match_server.schemas.collections import Policy
 from match_server.schemas.events import ProbeResult
 from match_server.search_index import SearchIndex
 from match_server.services.changes import position
-from match_server.services.collections import policy_of
 from match_server.services.devices import device_heard
 from match_server.services.events import event_view
 from match_server.services.files import FileStore, Kept
 from match_server.services.gaps import note_sequence
+from match_server.services.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.policy import Candidate, decide
 from match_server.services.ranking import all_present, rank_persons
 from match_server.services.scopes import Scope, scope_of_device
@@ -56,6 +57,7 @@ class _Searched:
 
     message: ProbeMessage
     scope: Scope
+    point: OperatingPoint  # as it was when the search was made
     candidates: Sequence[Candidate]  # best first
     seq: int  # of the change feed, that the search had reached
 
@@ -75,8 +77,10 @@ class Probes:
         clock: Clock,
         default_collection: str,
         vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._vault = vault
+        self._points = points
         self._database = database
         self._index = index
         self._files = files
@@ -169,9 +173,13 @@ class Probes:
             scope = some[0].scope
             rows = np.stack([one.template.vector for one in some])
             reached = self._index.caught_up(scope)
-            lists = rank_persons(self._database, reached.gallery, rows, _list_length(scope), now)
+            point = self._points.of(scope)
+            length = _list_length(point.policy)
+            lists = rank_persons(self._database, reached.gallery, rows, length, now)
             for one, candidates in zip(some, lists, strict=True):
-                found[one.message.probe_id] = _Searched(one.message, scope, candidates, reached.seq)
+                found[one.message.probe_id] = _Searched(
+                    one.message, scope, point, point.judged(candidates), reached.seq
+                )
         return {probe_id: found[probe_id] for probe_id in probes}
 
     def _store(
@@ -242,16 +250,16 @@ class Probes:
 _KNOWN = select(Probe.id).where(Probe.id.in_(bindparam("ids", expanding=True)))
 
 
-def _list_length(scope: Scope) -> int:
+def _list_length(policy: Policy) -> int:
     """Persons to be ranked: those to be kept, and two at least, so that the margin can be seen."""
-    return max(policy_of(scope).candidates, 2)
+    return max(policy.candidates, 2)
 
 
 def _verdict(searched: _Searched, received_at: datetime) -> Verdict:
-    policy = policy_of(searched.scope)
-    decision = decide(searched.candidates, policy.threshold, policy.margin)
-    kept = searched.candidates[: policy.candidates]
-    return Verdict(decision, kept, searched.scope, policy, received_at)
+    point = searched.point
+    decision = decide(searched.candidates, point.threshold, point.margin)
+    kept = searched.candidates[: point.policy.candidates]
+    return Verdict(decision, kept, searched.scope, point, received_at)
 
 
 def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:

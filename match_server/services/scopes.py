@@ -1,19 +1,22 @@
-"""A collection as a search needs it: read in one lean step, without its counts and metadata."""
+"""A collection as a search needs it: read in one lean step, without its metadata."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import aliased
 
 from match_server.database import Reader
-from match_server.tables import Collection, Device, Json
+from match_server.tables import Calibration, Collection, Device, Json
 from shared.errors import NotFound, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is searched, and by which policy it is decided. Fields as in the table."""
+    """What is searched, and by which policy it is decided. Fields as in the table.
+
+    Scopes are equal when a search of one is a search of the other; counts may differ.
+    """
 
     number: int
     name: str
@@ -23,8 +26,21 @@ class Scope:
     encrypted: bool
     policy: Json
     created_at: datetime
+    calibration: int | None  # number of the one in use
+    templates: int = field(compare=False)
+    persons: int = field(compare=False)
 
 
+_CALIBRATION = (
+    select(func.max(Calibration.number))
+    .where(
+        Calibration.collection_number == Collection.number,
+        Calibration.model_id == Collection.model_id,
+        Calibration.retired_at.is_(None),
+    )
+    .correlate(Collection)
+    .scalar_subquery()
+)
 _COLUMNS = (
     Collection.number,
     Collection.name,
@@ -34,6 +50,9 @@ _COLUMNS = (
     Collection.encrypted,
     Collection.policy,
     Collection.created_at,
+    _CALIBRATION,
+    Collection.template_count,
+    Collection.person_count,
 )
 _BY_NAME = select(*_COLUMNS).where(Collection.name == bindparam("name"))
 

@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from match_server.services.collections import policy_of
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import groups_of
 from match_server.services.newcomers import Newcomers, Stranger
+from match_server.services.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.policy import Candidate
 from match_server.services.ranking import rank_persons
 from match_server.services.scopes import Scope, scope_named
@@ -54,6 +55,7 @@ class _Found:
     lists: list[list[Listed]]  # one for each probe, best first
     searched: int  # templates
     seq: int  # that every gallery had reached
+    thresholds: Mapping[str, float]  # that decided, by collection
 
 
 class Searcher:
@@ -67,8 +69,10 @@ class Searcher:
         newcomers: Newcomers,
         clock: Clock,
         vault: Vault,
+        points: OperatingPoints,
     ) -> None:
         self._vault = vault
+        self._points = points
         self._database = database
         self._faces = faces
         self._index = index
@@ -119,6 +123,7 @@ class Searcher:
             probes=answers,
             searched=found.searched,
             seq=seq,
+            thresholds={name: round(one, 6) for name, one in found.thresholds.items()},
             took_ms=round((time.perf_counter() - started_s) * 1000, 2),
         )
 
@@ -128,16 +133,21 @@ class Searcher:
         rows = np.stack([probe.template.vector for probe in probes])
         reached = [self._index.caught_up(owner, wanted.min_seq) for owner in owners]
         by_owner: list[list[list[Listed]]] = []
+        thresholds: dict[str, float] = {}
         searched, now = 0, self._clock.now()
         for owner, one, chosen in zip(owners, reached, self._chosen(owners, wanted), strict=True):
             searched += len(one.gallery) if chosen is None else len(chosen)
             lists = rank_persons(self._database, one.gallery, rows, length, now, among=chosen)
-            by_owner.append([_listed(owner, wanted, candidates) for candidates in lists])
+            point = self._points.of(owner)
+            by_owner.append([_listed(owner, point, wanted, candidates) for candidates in lists])
+            thresholds[owner.name] = point.threshold
         merged = [
             list(heapq.merge(*lists, key=lambda one: -one.candidate.similarity))[:length]
             for lists in zip(*by_owner, strict=True)
         ]
-        return _Found(merged, searched, min(one.seq for one in reached))
+        if wanted.threshold is not None:
+            thresholds = dict.fromkeys(thresholds, wanted.threshold)
+        return _Found(merged, searched, min(one.seq for one in reached), thresholds)
 
     def _chosen(
         self, owners: Sequence[Scope], wanted: SearchForm
@@ -223,10 +233,11 @@ def _require_one_model(owners: Sequence[Scope]) -> None:
             )
 
 
-def _listed(owner: Scope, wanted: SearchForm, candidates: Sequence[Candidate]) -> list[Listed]:
-    policy = policy_of(owner)
-    threshold = policy.threshold if wanted.threshold is None else wanted.threshold
-    return [Listed(one, threshold, policy.margin, owner.name) for one in candidates]
+def _listed(
+    owner: Scope, point: OperatingPoint, wanted: SearchForm, candidates: Sequence[Candidate]
+) -> list[Listed]:
+    threshold = point.threshold if wanted.threshold is None else wanted.threshold
+    return [Listed(one, threshold, point.margin, owner.name) for one in point.judged(candidates)]
 
 
 def _answer(
@@ -248,6 +259,7 @@ def _answer(
                 one.candidate.similarity,
                 rank,
                 one.collection,
+                match_probability=one.candidate.match_probability,
             )
             for rank, one in enumerate(shown, start=1)
         ],

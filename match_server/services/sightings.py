@@ -18,6 +18,7 @@ from match_server.services.events import event_view, view_of
 from match_server.services.files import Kept
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import batches
+from match_server.services.operating_point import OperatingPoint
 from match_server.services.policy import Candidate
 from match_server.services.scopes import Scope
 from match_server.tables import Event, EventCandidate, EventTrack, Probe
@@ -48,6 +49,7 @@ _SHOWN = (
     "person_number",
     "person_erased",
     "similarity",
+    "threshold",
     "captured_at",
     "received_at",
     "live",
@@ -74,8 +76,12 @@ class Verdict:
     decision: Decision
     candidates: Sequence[Candidate]  # best first
     scope: Scope  # that was searched
-    policy: Policy
+    point: OperatingPoint  # that decided
     received_at: datetime
+
+    @property
+    def policy(self) -> Policy:
+        return self.point.policy
 
     @property
     def similarity(self) -> float | None:
@@ -387,6 +393,7 @@ def _show(
     event.person_number = verdict.person_number
     event.person_erased = False
     event.similarity = verdict.similarity
+    event.threshold = verdict.point.threshold
     event.shown_track_id = None if event.track_id == message.track_id else message.track_id
     event.captured_at = message.captured_at
     event.received_at = verdict.received_at
@@ -415,6 +422,7 @@ def _shown(event: Event, verdict: Verdict) -> EventView:
             one.template_id,
             one.similarity,
             rank,
+            match_probability=one.match_probability,
         )
         for rank, one in enumerate(verdict.candidates, start=1)
     ]
@@ -429,6 +437,7 @@ def _candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
             "person_number": one.person_number,
             "template_id": one.template_id,
             "similarity": one.similarity,
+            "match_probability": one.match_probability,
         }
         for rank, one in enumerate(verdict.candidates, start=1)
     ]

@@ -1,0 +1,199 @@
+"""Every picture against every other: who is alike, counted on a grid, in tiles of bounded size."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from match_server.evaluation.grid import BINS, bins_of
+
+MAX_GROUPS = 64
+"""Persons are resampled in at most so many groups: their pairs are counted one by one."""
+
+_TILE_ROWS, _TILE_COLUMNS = 512, 2048
+_KEPT_PAIRS = 20
+_LOOKED_AT = 512  # of a tile, for the pairs that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and spread of similarities, exact (not from the grid)."""
+
+    count: int
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pair:
+    """Two pictures and how alike they are; numbers of pictures, in the order they were given."""
+
+    similarity: float
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparisons:
+    """All comparisons of a set of pictures."""
+
+    genuine: NDArray[np.int64]  # (groups, BINS) of the same person, by the person's group
+    impostor: NDArray[np.int64]  # (groups, groups, BINS) of two persons, by their groups
+    genuine_moments: Moments
+    impostor_moments: Moments
+    persons: int  # with a picture
+    persons_mated: int  # with two pictures or more
+    pictures: int
+    groups: NDArray[np.int64]  # (pictures,) group of each picture's person
+    mated_best: NDArray[np.float32]  # (pictures,) the most alike of the same person; NaN: none
+    impostor_best: NDArray[np.float32]  # (pictures,) the most alike of anybody else; NaN: none
+    lookalikes: Sequence[Pair]  # the most alike pair of each two persons, best first
+    strangers_to_themselves: Sequence[Pair]  # the least alike pictures of one person, worst first
+
+    @property
+    def person_pairs(self) -> int:
+        """Pairs of different persons."""
+        return self.persons * (self.persons - 1) // 2
+
+
+class Tally:
+    """Counts similarities by the groups of the persons that are compared."""
+
+    def __init__(self, groups: int) -> None:
+        self._groups = groups
+        self.genuine = np.zeros(groups * BINS, dtype=np.int64)
+        self.impostor = np.zeros(groups * groups * BINS, dtype=np.int64)
+        self._sums = {True: np.zeros(3), False: np.zeros(3)}  # count, sum, sum of squares
+
+    def add_genuine(self, similarities: NDArray[np.floating], groups: NDArray[np.integer]) -> None:
+        """Similarities (n,) of pictures of one person each, and the persons' groups (n,)."""
+        places = groups * BINS + bins_of(similarities)
+        self.genuine += np.bincount(places, minlength=self.genuine.size)
+        self._note(True, similarities)
+
+    def add_impostor(
+        self,
+        similarities: NDArray[np.floating],
+        first: NDArray[np.integer],
+        second: NDArray[np.integer],
+    ) -> None:
+        """Similarities (n,) of pictures of two persons, and the groups (n,) of either."""
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        places = (low * self._groups + high) * BINS + bins_of(similarities)
+        self.impostor += np.bincount(places, minlength=self.impostor.size)
+        self._note(False, similarities)
+
+    def moments(self, *, genuine: bool) -> Moments:
+        count, total, squares = self._sums[genuine].tolist()
+        mean = total / count if count else 0.0
+        variance = max(squares / count - mean**2, 0.0) if count else 0.0
+        return Moments(int(count), mean, variance**0.5)
+
+    def _note(self, genuine: bool, similarities: NDArray[np.floating]) -> None:
+        values = similarities.astype(np.float64)
+        self._sums[genuine] += (values.size, values.sum(), np.square(values).sum())
+
+
+def compare(rows: NDArray[np.float16], persons: NDArray[np.int64], *, seed: int = 0) -> Comparisons:
+    """Compare templates (n, dimension), unit rows, of the persons (n,) numbered from 0.
+
+    Memory is that of the templates and of one tile, however many pairs there are.
+    """
+    number = int(persons.max()) + 1 if persons.size else 0
+    groups = _groups(number, seed)[persons] if number else persons
+    count = min(number, MAX_GROUPS)
+    tally = Tally(count)
+    nobody = np.float32(-np.inf)
+    mated = np.full(len(rows), nobody, dtype=np.float32)
+    other = np.full(len(rows), nobody, dtype=np.float32)
+    alike: dict[tuple[int, int], Pair] = {}
+    unlike: list[Pair] = []
+    for top, left, tile in _tiles(rows):
+        height, width = tile.shape
+        down, across = np.arange(top, top + height), np.arange(left, left + width)
+        later = down[:, None] < across[None, :]  # each pair once, none with itself
+        same = persons[down][:, None] == persons[across][None, :]
+        for mask, best in ((later & same, mated), (later & ~same, other)):
+            shown = np.where(mask, tile, nobody)
+            best[down] = np.maximum(best[down], shown.max(axis=1))
+            best[across] = np.maximum(best[across], shown.max(axis=0))
+        first, second = np.nonzero(later & same)
+        tally.add_genuine(tile[first, second], groups[down[first]])
+        unlike = _most_unlike(unlike, tile, first, second, top, left)
+        first, second = np.nonzero(later & ~same)
+        tally.add_impostor(tile[first, second], groups[down[first]], groups[across[second]])
+        _note_alike(alike, tile, first, second, top, left, persons)
+    pictures = np.bincount(persons, minlength=number) if number else np.zeros(0, dtype=np.int64)
+    return Comparisons(
+        genuine=tally.genuine.reshape(count, BINS),
+        impostor=tally.impostor.reshape(count, count, BINS),
+        genuine_moments=tally.moments(genuine=True),
+        impostor_moments=tally.moments(genuine=False),
+        persons=int((pictures > 0).sum()),
+        persons_mated=int((pictures > 1).sum()),
+        pictures=len(rows),
+        groups=groups,
+        mated_best=np.where(np.isinf(mated), np.nan, mated).astype(np.float32),
+        impostor_best=np.where(np.isinf(other), np.nan, other).astype(np.float32),
+        lookalikes=sorted(alike.values(), reverse=True),
+        strangers_to_themselves=sorted(unlike),
+    )
+
+
+def _groups(persons: int, seed: int) -> NDArray[np.int64]:
+    """The group of each person: up to MAX_GROUPS persons, one of their own."""
+    order = np.random.default_rng(seed).permutation(persons)
+    groups = np.empty(persons, dtype=np.int64)
+    groups[order] = np.arange(persons) % MAX_GROUPS
+    return groups
+
+
+def _tiles(rows: NDArray[np.float16]) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Top, left and similarities of each tile on or above the diagonal."""
+    for top in range(0, len(rows), _TILE_ROWS):
+        upper = rows[top : top + _TILE_ROWS].astype(np.float32)
+        for left in range(top, len(rows), _TILE_COLUMNS):
+            yield top, left, upper @ rows[left : left + _TILE_COLUMNS].astype(np.float32).T
+
+
+def _most_unlike(
+    kept: list[Pair],
+    tile: NDArray[np.float32],
+    first: NDArray[np.intp],
+    second: NDArray[np.intp],
+    top: int,
+    left: int,
+) -> list[Pair]:
+    values = tile[first, second]
+    lowest = np.argsort(values, kind="stable")[:_KEPT_PAIRS]
+    found = [
+        Pair(float(values[place]), top + int(first[place]), left + int(second[place]))
+        for place in lowest
+    ]
+    return heapq.nsmallest(_KEPT_PAIRS, [*kept, *found])
+
+
+def _note_alike(
+    alike: dict[tuple[int, int], Pair],
+    tile: NDArray[np.float32],
+    first: NDArray[np.intp],
+    second: NDArray[np.intp],
+    top: int,
+    left: int,
+    persons: NDArray[np.int64],
+) -> None:
+    """Keep the most alike pictures of the pairs of persons that are most alike."""
+    values = tile[first, second]
+    looked_at = min(_LOOKED_AT, values.size)
+    if not looked_at:
+        return
+    places = np.argpartition(values, values.size - looked_at)[values.size - looked_at :]
+    for place in places:
+        one, two = top + int(first[place]), left + int(second[place])
+        low, high = sorted((int(persons[one]), int(persons[two])))
+        pair = Pair(float(values[place]), one, two)
+        alike[low, high] = max(alike.get((low, high), pair), pair)
+    for key in sorted(alike, key=lambda key: alike[key], reverse=True)[_KEPT_PAIRS:]:
+        del alike[key]

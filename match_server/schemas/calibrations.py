@@ -1,0 +1,171 @@
+"""A calibration: what was measured of a model's similarities, as a file and in answers."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from match_server.schemas.base import ApiModel, ModelId, Moment, Written
+from match_server.schemas.collections import GateName, OperatingPointView
+
+_MAX_POINTS = 1001
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+Similarity = Annotated[float, Field(ge=-1, le=1)]
+RateList = Annotated[list[Rate], Field(min_length=2, max_length=_MAX_POINTS)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class EstimateView(ApiModel):
+    """A figure with its 95 % interval, by a bootstrap over persons."""
+
+    value: float
+    low: float
+    high: float
+
+
+class CalibrationData(ApiModel):
+    """What was compared. No names, no pictures, no templates."""
+
+    persons: Count
+    persons_mated: Count = Field(description="Persons with two usable pictures or more.")
+    pictures: Count = Field(description="Usable pictures.")
+    refused: Count = Field(description="Pictures without a face, of bad quality, and so on.")
+    genuine_pairs: Annotated[int, Field(ge=1, le=10**15)]
+    impostor_pairs: Annotated[int, Field(ge=1, le=10**15)]
+    person_pairs: Annotated[int, Field(ge=1, le=10**15)]
+    genuine_mean: Similarity
+    genuine_sd: Annotated[float, Field(ge=0, le=2)]
+    impostor_mean: Similarity
+    impostor_sd: Annotated[float, Field(ge=0, le=2)]
+
+
+class CalibrationCurves(ApiModel):
+    """Rates at each threshold, each list as long as `thresholds`."""
+
+    thresholds: Annotated[list[Similarity], Field(min_length=2, max_length=_MAX_POINTS)]
+    fmr: RateList
+    fmr_low: RateList
+    fmr_high: RateList
+    fnmr: RateList
+    fnmr_low: RateList
+    fnmr_high: RateList
+    fpir: RateList = Field(description="Of a person not enrolled, among all other pictures.")
+    fnir: RateList = Field(description="Rank 1, among all other pictures.")
+    genuine: Annotated[list[Count], Field(max_length=_MAX_POINTS)] = Field(
+        description="Genuine comparisons from each threshold to the next."
+    )
+    impostor: Annotated[list[Count], Field(max_length=_MAX_POINTS)]
+    mates: Annotated[list[Count], Field(max_length=_MAX_POINTS)] = Field(
+        description="Pictures by their similarity to the most alike of the same person."
+    )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        length = len(self.thresholds)
+        rates = (self.fmr, self.fmr_low, self.fmr_high, self.fnmr, self.fnmr_low, self.fnmr_high)
+        for one in (*rates, self.fpir, self.fnir, self.genuine, self.impostor, self.mates):
+            if len(one) != length:
+                raise ValueError("the curves are not all of one length")
+        if any(two <= one for one, two in pairwise(self.thresholds)):
+            raise ValueError("`thresholds` does not rise")
+        if _rises(self.fmr) or _rises(self.fmr_high) or _rises(list(reversed(self.fnmr))):
+            raise ValueError("with the threshold, FMR may not rise and FNMR may not fall")
+        if self.fmr[0] <= 0 or self.fmr[-1] > 0:
+            raise ValueError("`fmr` must reach from the first impostor to beyond the last")
+        return self
+
+
+class CalibrationTail(ApiModel):
+    """Beyond `similarity`, FMR(s) = fmr * exp(-(s - similarity) / scale)."""
+
+    similarity: Similarity
+    fmr: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="The lowest FMR that was measured (from 30 comparisons); below it is "
+        "extrapolation."
+    )
+    scale: Annotated[float, Field(gt=0, le=1)]
+
+
+class CalibrationLikelihood(ApiModel):
+    """log LR(s) = slope * s + offset, within `lowest` and `highest`."""
+
+    slope: Annotated[float, Field(gt=0, le=10_000)]
+    offset: Annotated[float, Field(ge=-10_000, le=10_000)]
+    lowest: Annotated[float, Field(ge=-50, le=0)]
+    highest: Annotated[float, Field(ge=0, le=50)] = Field(
+        description="More cannot be claimed from so few persons."
+    )
+    cllr: Annotated[float, Field(ge=0, le=1000)] = Field(
+        description="Cost in bits: 0 perfect, 1 useless."
+    )
+    least_cllr: Annotated[float, Field(ge=0, le=1000)] = Field(
+        description="Cost of the best monotone ratio; the rest of `cllr` is bad calibration."
+    )
+
+
+class CalibrationFile(ApiModel):
+    """The file that `match-server evaluate` writes and a collection can adopt."""
+
+    format: Literal["muster-calibration"]
+    version: Literal[1]
+    model_id: ModelId
+    measured_at: Moment
+    gate: GateName = Field(description="Quality that the pictures were held to.")
+    data: CalibrationData
+    eer: EstimateView
+    d_prime: EstimateView
+    curves: CalibrationCurves
+    tail: CalibrationTail
+    likelihood: CalibrationLikelihood
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(
+        description="Of the rest as JSON with sorted keys and no spaces."
+    )
+
+    def digest(self) -> str:
+        """What `sha256` has to be."""
+        content = self.model_dump(mode="json", exclude={"sha256"})
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class CalibrationView(ApiModel):
+    """A calibration that a collection has adopted."""
+
+    adopted_at: Moment
+    retired_at: Moment | None = Field(
+        description="When another took its place, or it was taken away."
+    )
+    limits: list[str] = Field(description="What it does not know, in words.")
+    calibration: CalibrationFile
+
+
+class CalibrationAdopted(CalibrationView, Written):
+    """The calibration, and the operating point that it leads to."""
+
+    operating_point: OperatingPointView
+
+
+class CalibrationRemoved(Written):
+    """The calibration is not used any more; it stays in the history."""
+
+    collection: str
+
+
+class CalibrationLine(ApiModel):
+    """One line of the history."""
+
+    sha256: str
+    measured_at: Moment
+    adopted_at: Moment
+    retired_at: Moment | None
+    persons: int
+    pictures: int
+    eer: EstimateView
+
+
+def _rises(values: Sequence[float]) -> bool:
+    return any(two > one for one, two in pairwise(values))
