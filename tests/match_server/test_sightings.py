@@ -31,7 +31,7 @@ def seen(api, helpers, people):
         number = next(numbers)
         vector = helpers.unit_vector(1000 + number)
         if name is not None:
-            vector = helpers.unit_vector(number, near=people[name], similarity=alike)
+            vector = helpers.unit_vector(2000 + number, near=people[name], similarity=alike)
         captured = api.clock.now() - timedelta(seconds=ago_s)
         message = helpers.probe_message(
             vector, captured, track_id=track or new_id(), sequence=number, **more
