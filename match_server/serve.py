@@ -3,8 +3,10 @@
 import ipaddress
 import os
 import socket
+import ssl
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
@@ -24,6 +26,7 @@ _KEEPALIVE_S = 15
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. The data folder is created and migrated first."""
     require_loopback_for_open_page(settings)
+    require_sound_tls(settings)
     set_up_logging(settings.log_level)
     prepare(settings)
     services = build_services(settings)
@@ -39,6 +42,52 @@ def require_loopback_for_open_page(settings: Settings) -> None:
             f"open_page shows faces without a key, so it works on 127.0.0.1 only, not on "
             f"{settings.host}; leave it out and sign in with a key of role viewer"
         )
+
+
+def require_sound_tls(settings: Settings) -> None:
+    """Raises ConfigurationError when the files for TLS cannot be used together."""
+    certificate, key, authority = (
+        settings.tls_certificate,
+        settings.tls_key,
+        settings.tls_client_ca,
+    )
+    if certificate is None or key is None:
+        if certificate or key or authority:
+            raise ConfigurationError(
+                "TLS needs both tls_certificate and tls_key; tls_client_ca comes besides"
+            )
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+        if authority is not None:
+            context.load_verify_locations(authority)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"tls_certificate, tls_key or tls_client_ca cannot be used: {error}"
+        ) from error
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """TLS in gunicorn's words; nothing where there is no certificate."""
+    if settings.tls_certificate is None:
+        return {}
+
+    def at_least_1_2(_config: Any, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        context = default()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    authority = settings.tls_client_ca
+    return {
+        "certfile": str(settings.tls_certificate),
+        "keyfile": str(settings.tls_key),
+        "ca_certs": None if authority is None else str(authority),
+        "cert_reqs": ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
+        "ssl_context": at_least_1_2,
+        # The handshake is made by the thread that answers, not by the one that accepts.
+        "do_handshake_on_connect": False,
+    }
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -66,12 +115,14 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "when_ready": self._announce,
             "post_fork": self._remember,
             "worker_exit": self._close,
+            **_tls(settings),
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
         }.items():
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
         self._services = build_services(self._settings)
+        self._services.housekeeper.start()
         secret = page_secret(self._settings.data_dir)
         worker = self._worker
         return create_app(self._services, secret, stopping=lambda: not worker.alive)
@@ -88,7 +139,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._limit_patience(arbiter)
         host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
         page = " (open to this machine without a key)" if self._settings.open_page else ""
-        lines = [f"Muster is at http://{_address(host, port)}/{page}"]
+        scheme = "https" if self._settings.tls_certificate else "http"
+        lines = [f"Muster is at {scheme}://{_address(host, port)}/{page}"]
         if not self._has_key:
             data = self._settings.data_dir
             lines += [

@@ -16,6 +16,7 @@ from match_server.schemas.base import (
     Threshold,
     Written,
 )
+from match_server.schemas.retention import Retention
 
 GateName = Literal["doorway", "passport", "off"]
 SetBy = Literal["threshold", "target_fpir", "false_alarms_per_day"]
@@ -111,6 +112,9 @@ class Policy(ApiModel):
         description="A person who is before the same camera again within so many seconds is the "
         "same sighting; 0: every track is one of its own.",
     )
+    retention: Retention | None = Field(
+        default=None, description="How long sightings are kept, where it is not as the server says."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -152,6 +156,7 @@ class PolicyPatch(ApiModel):
     candidates: int | None = Field(default=None, ge=1, le=50)
     live_s: float | None = Field(default=None, gt=0, le=3600)
     sighting_s: float | None = Field(default=None, ge=0, le=86_400)
+    retention: Retention | None = Field(default=None, description="As a whole; {}: as the server.")
 
     @model_validator(mode="after")
     def _one_at_a_time(self) -> Self:

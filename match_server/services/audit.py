@@ -1,5 +1,6 @@
 """The audit log as it is read: paged, and verified link by link."""
 
+import logging
 from collections.abc import Iterator
 
 from sqlalchemy import ColumnElement, Row, func, select
@@ -13,6 +14,8 @@ from match_server.services.chain import FIRST_HASH, canonical, entry_hash, sha25
 from match_server.services.lookup import one_number
 from match_server.tables import AuditEntry, AuditHead, Collection, Erasure
 from shared.errors import MalformedInput
+
+log = logging.getLogger(__name__)
 
 ISSUED = "certificate_issued"
 """The entry that holds the hash of a certificate; its subject is the certificate's id."""
@@ -55,6 +58,11 @@ class Audit:
         """Where the chain ends."""
         with self._database.read() as session:
             return _head(session)
+
+    def show_anchor(self) -> None:
+        """Let the log, which often leaves this machine, say where the chain ends."""
+        head = self.head()
+        log.info("audit log", extra={"number": head.number, "hash": head.hash})
 
     def verify(self, anchor: Anchor | None = None) -> AuditVerified:
         """Recompute the chain from its first entry; with an anchor, compare it with that as well.

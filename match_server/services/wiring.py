@@ -22,6 +22,7 @@ from match_server.services.feed import Feed
 from match_server.services.files import FileStore
 from match_server.services.followers import Followers
 from match_server.services.groups import Groups
+from match_server.services.housekeeping import Housekeeper, HouseLease, Task
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
 from match_server.services.ledger import Ledgers
@@ -30,6 +31,7 @@ from match_server.services.operating_point import OperatingPoints
 from match_server.services.persons import Persons
 from match_server.services.probes import Probes
 from match_server.services.references import References
+from match_server.services.retention import RetentionSweep
 from match_server.services.rotation import Rotation
 from match_server.services.searching import Searcher
 from match_server.services.storages import Storages
@@ -71,6 +73,8 @@ class Services:
     access: AccessLog
     audit: Audit
     erasures: Erasures
+    retention: RetentionSweep
+    housekeeper: Housekeeper
     followers: Followers
     feed: Feed
     devices: Devices
@@ -87,6 +91,7 @@ class Services:
         return self.keys.any_valid()
 
     def close(self) -> None:
+        self.housekeeper.stop()
         with contextlib.suppress(MusterError):  # a database that is away loses a minute of these
             self.access.flush()
             self.keys.note_used()
@@ -114,6 +119,10 @@ def build_services(
     keys = Keys(database, clock)
     devices = Devices(database, keys, clock)
     followers = Followers(database, clock)
+    access = AccessLog(database, clock)
+    audit = Audit(database)
+    erasures = Erasures(database, files, index, clock, settings.declared_backups)
+    retention = RetentionSweep(database, files, erasures, clock, settings)
     return Services(
         settings=settings,
         clock=clock,
@@ -145,9 +154,21 @@ def build_services(
         probes=Probes(database, index, files, clock, settings.default_collection, vault, points),
         events=Events(database, files, vault),
         keys=keys,
-        access=AccessLog(database, clock),
-        audit=Audit(database),
-        erasures=Erasures(database, files, index, clock, settings.declared_backups),
+        access=access,
+        audit=audit,
+        erasures=erasures,
+        retention=retention,
+        housekeeper=Housekeeper(
+            [
+                Task("write what was gathered of accesses", 60, access.flush, alone=False),
+                Task("write when keys were used", 60, keys.note_used, alone=False),
+                Task("settle erasures", 15, erasures.settle, alone=True),
+                Task("retention", 600, retention.run, alone=True),
+                Task("show the audit log's anchor", 3600, audit.show_anchor, alone=True),
+            ],
+            HouseLease(database, clock),
+            clock,
+        ),
         followers=followers,
         feed=Feed(database, followers, clock, vault, points),
         devices=devices,
