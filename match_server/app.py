@@ -14,6 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from match_server.api.audit import actor_of, audit_endpoints, tell_access
 from match_server.api.auth import Gatekeeper
 from match_server.api.batches import batch_endpoints
+from match_server.api.calibrations import calibration_endpoints
 from match_server.api.devices import device_endpoints
 from match_server.api.endpoint import Endpoint
 from match_server.api.errors import register_errors
@@ -88,6 +89,7 @@ def all_endpoints(
     """Every call of the API, in the order of the document."""
     endpoints: list[Endpoint] = [
         *collection_endpoints(services),
+        *calibration_endpoints(services),
         *person_endpoints(services),
         *group_endpoints(services),
         *reference_endpoints(services),

@@ -10,11 +10,13 @@ from match_server.services.access import AccessLog
 from match_server.services.audit import Audit
 from match_server.services.batches import Batches
 from match_server.services.bulk import BulkVectors
+from match_server.services.calibrations import Calibrations
 from match_server.services.collections import Collections
 from match_server.services.configurations import Configurations
 from match_server.services.device_codes import DeviceCodes, certificate_sha256
 from match_server.services.device_health import HealthReports
 from match_server.services.devices import Devices
+from match_server.services.engines import Engines, FindEngine, find_installed
 from match_server.services.enrollment import Enroller
 from match_server.services.erasure import Erasures
 from match_server.services.events import Events
@@ -51,12 +53,14 @@ class Services:
     settings: Settings
     clock: Clock
     database: Database
-    faces: FaceEngine
+    faces: FaceEngine  # of new collections
+    engines: Engines
     index: SearchIndex
     vault: Vault
     files: FileStore
     points: OperatingPoints
     collections: Collections
+    calibrations: Calibrations
     persons: Persons
     groups: Groups
     references: References
@@ -104,17 +108,20 @@ def build_services(
     *,
     faces: FaceEngine | None = None,
     clock: Clock | None = None,
+    find_engine: FindEngine | None = None,
     open_gallery: OpenGallery = open_segments,
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
     clock = clock or SystemClock()
     faces = faces or face_engine(settings.model_pack, settings.picture_limits)
+    find_engine = find_engine or find_installed(settings.model_pack, settings.picture_limits)
+    engines = Engines(faces, find_engine)
     database = Database(settings.sqlalchemy_url)
     vault = Vault(settings.keyring)
     points = OperatingPoints(database, clock)
     index = SearchIndex(database, vault, open_gallery, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
-    enroller = Enroller(database, faces, index, files, clock, vault, points)
+    enroller = Enroller(database, engines, index, files, clock, vault, points)
     bulk = BulkVectors(database, clock, vault)
     keys = Keys(database, clock)
     devices = Devices(database, keys, clock)
@@ -128,11 +135,13 @@ def build_services(
         clock=clock,
         database=database,
         faces=faces,
+        engines=engines,
         index=index,
         vault=vault,
         files=files,
         points=points,
-        collections=Collections(database, faces, files, clock, vault, points),
+        calibrations=Calibrations(database, clock, points),
+        collections=Collections(database, engines, files, clock, vault, points),
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock, vault),
@@ -141,10 +150,10 @@ def build_services(
         enroller=enroller,
         bulk=bulk,
         batches=Batches(enroller, bulk),
-        identifier=Identifier(database, faces, vault, points),
+        identifier=Identifier(database, engines, vault, points),
         searcher=Searcher(
             database,
-            faces,
+            engines,
             index,
             Newcomers(database, index, clock, vault, points),
             clock,
