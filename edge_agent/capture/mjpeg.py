@@ -65,22 +65,10 @@ class MjpegStream:
         return cls(name, response, boundary)
 
     def grab(self) -> float:
-        jpeg: bytes | None = None
-        passed = 0
-        while True:
-            try:
-                following = self._parts.next()
-                if following is not None:
-                    jpeg, passed = following, passed + 1
-                elif jpeg is not None and not self._more_has_come():
-                    break
-                else:
-                    self._parts.feed(self._receive())
-            except ValueError as error:
-                raise SourceError(f"{self._name}: {error}", source=self._name) from error
-            if passed >= _AT_ONCE:
-                break
-        self._jpeg = jpeg or b""
+        try:
+            self._jpeg = self._newest()
+        except ValueError as error:
+            raise SourceError(f"{self._name}: {error}", source=self._name) from error
         return time.monotonic()
 
     def retrieve(self) -> BgrImage:
@@ -92,14 +80,30 @@ class MjpegStream:
     def close(self) -> None:
         self._response.close()
 
+    def _newest(self) -> bytes:
+        """The newest picture that has come whole, waiting for one if there is none."""
+        jpeg: bytes | None = None
+        for _ in range(_AT_ONCE):
+            following = self._parts.next()
+            while following is None:
+                if jpeg is not None and not self._more_has_come():
+                    return jpeg
+                data = self._receive()
+                if not data and jpeg is not None:
+                    return jpeg  # the next call will find that it was the last
+                if not data:
+                    raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
+                self._parts.feed(data)
+                following = self._parts.next()
+            jpeg = following
+        return jpeg or b""
+
     def _receive(self) -> bytes:
+        """What has come, waiting for it; nothing at the end."""
         try:
-            data = self._response.read1(_READ_BYTES)
+            return self._response.read1(_READ_BYTES)
         except (OSError, HTTPException) as error:  # a timeout is an OSError
             raise SourceError(f"{self._name} gives nothing any more", source=self._name) from error
-        if not data:
-            raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
-        return data
 
     def _more_has_come(self) -> bool:
         return bool(select.select([self._response], [], [], 0)[0])

@@ -1,8 +1,12 @@
-"""A real RTSP camera that dies and comes back."""
+"""A real RTSP camera: over TCP and UDP, with a login, and one that freezes, dies and comes back."""
 
+import contextlib
 import logging
+import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +14,9 @@ import pytest
 
 from demo.processes import free_port
 from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import open_source
+from edge_agent.capture.sources import open_source, read
+from edge_agent.capture.streams import Asked, with_login
+from shared.errors import SourceError
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 NEEDED = (
@@ -18,10 +24,11 @@ NEEDED = (
     " from gi.repository import Gst; Gst.init(None);"
     " assert Gst.ElementFactory.find('jpegenc') and Gst.ElementFactory.find('rtpjpegpay')"
 )
+Camera = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def camera() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def camera() -> Iterator[Camera]:
     """Starts the camera, always on the same port; `args[-1]` of the process is that port."""
     has_all = Path(SYSTEM_PYTHON).exists() and not subprocess.call(
         [SYSTEM_PYTHON, "-c", NEEDED], stderr=subprocess.DEVNULL
@@ -33,9 +40,10 @@ def camera() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     port = str(free_port())
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(*options: str) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("rtsp_server.py")
-        process = subprocess.Popen([SYSTEM_PYTHON, str(script), port], stdout=subprocess.PIPE)
+        command = [SYSTEM_PYTHON, str(script), *options, port]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
         started.append(process)
         if process.stdout is None or process.stdout.readline() != b"up\n":
             raise RuntimeError("the RTSP server did not start")
@@ -47,32 +55,99 @@ def camera() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-def test_a_network_camera_that_dies_is_said_once_and_comes_back(
-    camera: Callable[[], subprocess.Popen[bytes]], caplog: pytest.LogCaptureFixture
-) -> None:
-    process = camera()
-    address = f"rtsp://127.0.0.1:{process.args[-1]}/camera"  # type: ignore[index]
-    stop = threading.Event()
+def address_of(process: subprocess.Popen[bytes]) -> str:
+    return f"rtsp://127.0.0.1:{process.args[-1]}/camera"  # type: ignore[index]
+
+
+def outage(
+    address: str, fail: Callable[[], None], repair: Callable[[], None], limit_s: float = 60.0
+) -> tuple[float, int]:
+    """Watches the camera, which fails after five frames and is repaired when that was noticed.
+
+    How long it took to be noticed, and how many frames came after it.
+    """
+    stop, noticed = threading.Event(), threading.Event()
     feed = Feed("gate", lambda: open_source(address), Manner(live=True, reconnect=True), stop)
     before = after = 0
-    give_up = threading.Timer(60.0, stop.set)
+    silent_s = 0.0
+
+    def notice() -> None:
+        began_s = time.monotonic()
+        while feed.state != "lost" and not stop.wait(0.02):
+            pass
+        nonlocal silent_s
+        silent_s = time.monotonic() - began_s
+        noticed.set()
+        repair()
+
+    give_up = threading.Timer(limit_s, stop.set)
     give_up.start()
-    with caplog.at_level(logging.INFO):
-        for frame in feed:
-            assert frame.size == (320, 240)
-            if process.poll() is None and before < 5:
-                before += 1
-                if before == 5:
-                    process.kill()
-                    process.wait()
-                    threading.Timer(1.0, camera).start()
-            elif any("again" in record.getMessage() for record in caplog.records[1:]):
-                after += 1
-                if after == 3:
-                    stop.set()
+    for frame in feed:
+        assert frame.size == (320, 240)
+        before += not noticed.is_set()
+        after += noticed.is_set()
+        if before == 5 and not noticed.is_set():
+            fail()
+            threading.Thread(target=notice, daemon=True).start()
+        if after == 3:
+            stop.set()
     give_up.cancel()
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
-        f"Camera gate: {address} gives no pictures any more; trying again",
+    return silent_s, after
+
+
+def test_a_camera_that_dies_is_said_once_and_comes_back(
+    camera: Camera, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = camera()
+
+    def die() -> None:
+        process.kill()
+        process.wait()
+
+    with caplog.at_level(logging.INFO, logger="edge_agent"):
+        _, after = outage(address_of(process), die, lambda: camera() and None)
+    assert after == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Camera gate: {address_of(process)} gives no pictures any more; trying again",
         "Camera gate gives pictures again",
     ]
+
+
+def test_a_camera_that_freezes_without_hanging_up_is_noticed_and_comes_back(
+    camera: Camera,
+) -> None:
+    process = camera()
+    silent_s, after = outage(
+        address_of(process),
+        lambda: os.kill(process.pid, signal.SIGSTOP),
+        lambda: os.kill(process.pid, signal.SIGCONT),
+    )
+    assert after == 3
+    assert silent_s > 1, "a pause of a moment is no failure"
+
+
+def test_pictures_come_over_udp_where_that_is_asked_for(camera: Camera) -> None:
+    process = camera("--only", "udp")
+    with contextlib.closing(open_source(address_of(process), Asked(transport="udp"))) as source:
+        taken = read(source)
+    assert taken is not None
+    assert taken[0].shape == (240, 320, 3)
+    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
+    process.kill()
+    process.wait()
+    # The same asked of a camera that has TCP only: what was asked for is what happens.
+    with pytest.raises(SourceError, match="cannot be opened"):
+        open_source(address_of(camera("--only", "tcp")), Asked(transport="udp"))
+
+
+def test_a_camera_with_a_login_opens_for_it_alone_and_it_is_never_said(camera: Camera) -> None:
+    address = address_of(camera("--login", "me:se/cr@t"))
+    with pytest.raises(SourceError, match="name and password right") as caught:
+        open_source(address, Asked(login=("me", "wr/o@ng")))
+    assert "ng" not in caught.value.message.replace("nothing", "")
+    for asked, spec in (
+        (Asked(login=("me", "se/cr@t")), address),
+        (Asked(), with_login(address, ("me", "se/cr@t"))),
+    ):
+        with contextlib.closing(open_source(spec, asked)) as source:
+            assert read(source) is not None
