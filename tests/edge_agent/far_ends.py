@@ -1,5 +1,6 @@
 """The server's side of both roads, as small as the contract allows, over real sockets."""
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -167,10 +168,12 @@ class Broker:
         raise RuntimeError("mosquitto did not start")
 
     def stop(self) -> None:
-        if self._process is not None:
+        while self._process is not None:
             self._process.terminate()
-            self._process.communicate()
-            self._process = None
+            # Mosquitto forgets a signal that comes between its last word and its main loop.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.communicate(timeout=1)
+                self._process = None
 
 
 class MqttFarEnd:
