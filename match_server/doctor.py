@@ -8,7 +8,7 @@ from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.health import Check
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
-from shared.errors import MusterError
+from shared.errors import MusterError, PackError
 from shared.gallery.kernels import best_kernel, compiled_kernels
 
 _FREE_BYTES = 500 * 1024 * 1024
@@ -84,12 +84,11 @@ def _collections(services: Services) -> tuple[bool, str]:
             False,
             f"the collection {name!r} that probes search is missing; `match-server serve` makes it",
         )
-    foreign = [one.name for one in found if one.model_id != services.faces.model_id]
-    if foreign:
-        return False, (
-            f"{', '.join(foreign)} hold templates of another model than {services.faces.model_id}: "
-            "pictures cannot be searched there"
-        )
+    for one in found:
+        try:
+            services.engines.of_model(one.model_id)
+        except PackError as error:
+            return False, f"pictures cannot be searched in {one.name}: {error.message}"
     templates = sum(one.templates for one in found)
     persons = sum(one.persons for one in found)
     return True, f"{len(found)} with {persons} persons and {templates} templates"

@@ -5,7 +5,6 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
-from match_server.faces import FaceEngine
 from match_server.schemas.base import Page
 from match_server.schemas.collections import (
     CollectionCreate,
@@ -17,6 +16,7 @@ from match_server.schemas.collections import (
     Policy,
 )
 from match_server.services.changes import position, record
+from match_server.services.engines import Engines
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, one_number, page_of
 from match_server.services.operating_point import OperatingPoints
@@ -35,7 +35,7 @@ class Collections:
     def __init__(
         self,
         database: Database,
-        faces: FaceEngine,
+        engines: Engines,
         files: FileStore,
         clock: Clock,
         vault: Vault,
@@ -44,7 +44,7 @@ class Collections:
         self._vault = vault
         self._points = points
         self._database = database
-        self._faces = faces
+        self._engines = engines
         self._files = files
         self._clock = clock
 
@@ -55,8 +55,8 @@ class Collections:
             self._require_free(session, wanted.name)
             row = Collection(
                 name=wanted.name,
-                model_id=self._faces.model_id,
-                dimension=self._faces.dimension,
+                model_id=self._engines.default.model_id,
+                dimension=self._engines.default.dimension,
                 max_templates=wanted.max_templates,
                 template_count=0,
                 person_count=0,

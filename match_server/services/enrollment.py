@@ -7,7 +7,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
-from match_server.faces import FaceEngine
 from match_server.schemas.persons import (
     Detection,
     Enrolled,
@@ -21,6 +20,7 @@ from match_server.search_index import SearchIndex
 from match_server.services.adding import add_image, add_template, detection_of, embedded
 from match_server.services.changes import position
 from match_server.services.collections import policy_of
+from match_server.services.engines import Engines
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, person_named, storage_named
 from match_server.services.operating_point import OperatingPoints
@@ -29,10 +29,10 @@ from match_server.services.ranking import rank_persons
 from match_server.services.references import template_view
 from match_server.services.scopes import scope_named
 from match_server.services.vault import Cipher, Vault
-from match_server.services.vectors import require_model, template_of
+from match_server.services.vectors import template_of
 from match_server.tables import Collection, Image, Person, Template
 from shared.clock import Clock
-from shared.errors import Conflict, QualityRefused
+from shared.errors import Conflict, ModelMismatch, QualityRefused
 from shared.quality import Quality
 from shared.template import Template as FaceTemplate
 
@@ -77,7 +77,7 @@ class Enroller:
     def __init__(
         self,
         database: Database,
-        faces: FaceEngine,
+        engines: Engines,
         index: SearchIndex,
         files: FileStore,
         clock: Clock,
@@ -87,7 +87,7 @@ class Enroller:
         self._vault = vault
         self._points = points
         self._database = database
-        self._faces = faces
+        self._engines = engines
         self._index = index
         self._files = files
         self._clock = clock
@@ -99,6 +99,14 @@ class Enroller:
         (`reasons`) and Conflict (the lookalike) unless `force`; ModelMismatch; Conflict when the
         collection is full.
         """
+        try:
+            return self._enroll(collection, who, wanted)
+        except ModelMismatch:
+            if wanted.image is None:
+                raise
+            return self._enroll(collection, who, wanted)  # the collection has just got new models
+
+    def _enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
         with self._database.read() as session:
             owner = collection_named(session, collection)
             person = _person(session, owner, who)
@@ -152,8 +160,7 @@ class Enroller:
     def _reference(self, owner: Collection, wanted: Enrollment) -> _Reference:
         if wanted.image is None:
             return _Reference(template_of(wanted.template, wanted.model_id, owner))
-        require_model(self._faces.model_id, owner)
-        face, count = self._faces.largest(wanted.image, gate=policy_of(owner).gate)
+        face, count = self._engines.of(owner).largest(wanted.image, gate=policy_of(owner).gate)
         if not (wanted.force or face.quality.passed):
             raise _refusal(face.quality)
         return _Reference(embedded(face), face.quality, detection_of(face, count))

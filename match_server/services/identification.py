@@ -1,11 +1,12 @@
 """Detection and verification: what needs no gallery."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
 from match_server.database import Database
-from match_server.faces import FaceEngine
 from match_server.schemas.collections import DEFAULT_THRESHOLD
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import (
@@ -18,6 +19,7 @@ from match_server.schemas.search import (
 )
 from match_server.search_index import stored_rows
 from match_server.services.adding import detection_of, embedded
+from match_server.services.engines import Engines
 from match_server.services.lookup import collection_named, person_named
 from match_server.services.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.scopes import scope_named
@@ -25,7 +27,7 @@ from match_server.services.vault import Vault
 from match_server.services.vectors import read_vector
 from match_server.tables import Template
 from models.types import Face
-from shared.errors import ModelMismatch, Unusable
+from shared.errors import ModelMismatch, PackError, Unusable
 
 _SIMILARITY_DECIMALS = 6
 _PROBABILITY_DECIMALS = 6
@@ -39,23 +41,24 @@ class Identifier:
     def __init__(
         self,
         database: Database,
-        faces: FaceEngine,
+        engines: Engines,
         vault: Vault,
         points: OperatingPoints,
     ) -> None:
         self._vault = vault
         self._points = points
         self._database = database
-        self._faces = faces
+        self._engines = engines
 
     def detect(self, picture: bytes, gate: str = "doorway") -> Detected:
         """All faces of a picture, largest first, their quality held to the ranges of a gate."""
-        faces = self._faces.analyze(picture, gate=gate, embed=False)
+        faces = self._engines.default.analyze(picture, gate=gate, embed=False)
         return Detected(faces=[_face_view(face) for face in faces])
 
     def verify(self, wanted: VerifyRequest) -> Verified:
         """Whether two are the same person; a person stands for all of their templates."""
-        sides = [self._side(side) for side in wanted.pair]
+        model_id = self._model_of(wanted.pair)
+        sides = [self._side(side, model_id) for side in wanted.pair]
         (first, first_model, _), (second, second_model, _) = sides
         if first_model != second_model:
             raise ModelMismatch(
@@ -75,11 +78,27 @@ class Identifier:
             threshold=threshold,
         )
 
-    def _side(self, side: VerifySide) -> tuple[Rows, str, OperatingPoint | None]:
-        """One side of a verification: its rows, their model, and its collection's point."""
+    def _model_of(self, pair: Sequence[VerifySide]) -> str:
+        """The model of the side that has one; of two pictures, this server's own."""
+        for side in pair:
+            if side.model_id is not None:
+                return side.model_id
+            if side.collection is not None:
+                return scope_named(self._database, side.collection).model_id
+        return self._engines.default.model_id
+
+    def _side(self, side: VerifySide, model_id: str) -> tuple[Rows, str, OperatingPoint | None]:
+        """One side of a verification: its rows, their model, and its collection's point.
+
+        Of a picture a template of `model_id` is made.
+        """
         if side.image is not None:
-            face, _ = self._faces.largest(side.image, gate="doorway")
-            return embedded(face).vector[np.newaxis], self._faces.model_id, None
+            try:
+                models = self._engines.of_model(model_id)
+            except PackError as error:
+                raise ModelMismatch(f"no template of the picture: {error.message}") from None
+            face, _ = models.largest(side.image, gate="doorway")
+            return embedded(face).vector[np.newaxis], model_id, None
         if side.template is not None and side.model_id is not None:
             template = read_vector(side.template, side.model_id)
             return template.vector[np.newaxis], side.model_id, None

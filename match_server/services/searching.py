@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from match_server.database import Database
-from match_server.faces import FaceEngine
 from match_server.schemas.persons import Detection, PersonName
 from match_server.schemas.search import (
     Newcomer,
@@ -24,6 +23,7 @@ from match_server.search_index import SearchIndex, stored_rows
 from match_server.services.adding import detection_of, embedded
 from match_server.services.assignment import Listed, Verdict, judge
 from match_server.services.collections import policy_of
+from match_server.services.engines import Engines
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import groups_of
 from match_server.services.newcomers import Newcomers, Stranger
@@ -33,7 +33,7 @@ from match_server.services.ranking import rank_persons
 from match_server.services.scopes import Scope, scope_named
 from match_server.services.selection import among
 from match_server.services.vault import Vault
-from match_server.services.vectors import require_model, template_of
+from match_server.services.vectors import template_of
 from match_server.tables import Template
 from shared.clock import Clock
 from shared.errors import ModelMismatch, NoFace, NotFound
@@ -64,7 +64,7 @@ class Searcher:
     def __init__(
         self,
         database: Database,
-        faces: FaceEngine,
+        engines: Engines,
         index: SearchIndex,
         newcomers: Newcomers,
         clock: Clock,
@@ -74,7 +74,7 @@ class Searcher:
         self._vault = vault
         self._points = points
         self._database = database
-        self._faces = faces
+        self._engines = engines
         self._index = index
         self._newcomers = newcomers
         self._clock = clock
@@ -174,12 +174,12 @@ class Searcher:
         return [_Probe(self._enrolled(owners, wanted.template_id))]
 
     def _seen(self, owner: Scope, picture: bytes, gate: str, *, every: bool) -> list[_Probe]:
-        require_model(self._faces.model_id, owner)
+        models = self._engines.of(owner)
         if every:
-            faces = self._faces.analyze(picture, gate=gate)
+            faces = models.analyze(picture, gate=gate)
             count = len(faces)
         else:
-            face, count = self._faces.largest(picture, gate=gate)
+            face, count = models.largest(picture, gate=gate)
             faces = [face]
         if not faces:
             raise NoFace("no face was found in the picture", reasons=["no_face"])
