@@ -9,6 +9,15 @@ from shared.messages import ProbeReceipt
 from shared.quality import Quality
 
 
+class LocalView(ApiModel):
+    """What the box had decided by itself, before this server was asked, whose word counts."""
+
+    decision: Decision
+    person: PersonName | None = Field(description="null when unknown, ambiguous or erased.")
+    similarity: float | None = Field(description="Of the best candidate that the box held.")
+    agrees: bool = Field(description="The server says the same of the same person.")
+
+
 class EventView(ApiModel):
     """One sighting: a person before one camera, as the best probe so far shows it.
 
@@ -46,6 +55,9 @@ class EventView(ApiModel):
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, pixels of the frame")
     frame_size: tuple[int, int] = Field(description="width, height")
     snapshot: str | None = Field(description="Where the thumbnail is.")
+    local: LocalView | None = Field(
+        default=None, description="What the box had decided by itself; null: nothing."
+    )
 
 
 class ProbeResult(ProbeReceipt):

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from match_server.database import Database
 from match_server.schemas.base import Decision, Page
-from match_server.schemas.events import EventQuery, EventView, StreamQuery
+from match_server.schemas.events import EventQuery, EventView, LocalView, StreamQuery
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
 from match_server.services.changes import position
@@ -101,6 +101,7 @@ class Events:
 
 _WITH_NAMES = (
     joinedload(Event.person),
+    joinedload(Event.local_person),
     joinedload(Event.collection),
     selectinload(Event.candidates).joinedload(EventCandidate.person),
 )
@@ -148,6 +149,7 @@ def _view(row: Event) -> EventView:
         None if row.collection is None else row.collection.name,
         None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
         candidates,
+        row.local_person,
     )
 
 
@@ -156,6 +158,7 @@ def view_of(
     collection: str | None,
     person: PersonName | None,
     candidates: list[CandidateView],
+    local_person: Person | None,
 ) -> EventView:
     """An event as clients see it, with the names that go with it."""
     x1, y1, x2, y2 = row.box
@@ -188,4 +191,17 @@ def view_of(
         snapshot=None
         if row.snapshot is None
         else f"/v1/events/{row.id}/snapshot?revision={row.revision}",
+        local=_local_view(row, local_person),
+    )
+
+
+def _local_view(row: Event, person: Person | None) -> LocalView | None:
+    if row.local_decision is None:
+        return None
+    said = row.decision, row.person_number
+    return LocalView(
+        decision=cast(Decision, row.local_decision),
+        person=None if person is None else PersonName(id=person.id, name=person.name),
+        similarity=row.local_similarity,
+        agrees=said == (row.local_decision, row.local_person_number),
     )

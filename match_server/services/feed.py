@@ -297,7 +297,7 @@ def _some(
     ]
 
 
-def _templates(followed: Followed, now: datetime) -> Select[Any]:
+def _templates(followed: Followed, now: datetime) -> Select[int, int, str, bytes]:
     return (
         select(Template.number, Template.person_number, Template.id, Template.vector)
         .join(Person, Person.number == Template.person_number)

@@ -164,7 +164,7 @@ _BEHIND = (
     .correlate(Follower)
     .scalar_subquery()
 )
-_VIEWED: Select[tuple[Follower, str, str, int]] = (
+_VIEWED: Select[Follower, str, str, int] = (
     select(Follower, Device.name, Collection.name, _BEHIND)
     .join(Device, Device.number == Follower.device_number)
     .join(Collection, Collection.number == Follower.collection_number)
@@ -175,7 +175,7 @@ def _has_not_reached(seq: int) -> ColumnElement[bool]:
     return Follower.seq.is_not(None) & (Follower.seq < seq)
 
 
-def _view(row: Row[tuple[Follower, str, str, int]]) -> FollowerView:
+def _view(row: Row[Follower, str, str, int]) -> FollowerView:
     follower, device, collection, behind = row
     return FollowerView(
         device=device,

@@ -16,12 +16,13 @@ from match_server.schemas.persons import PersonName
 from match_server.services.changes import next_number
 from match_server.services.events import event_view, view_of
 from match_server.services.files import Kept
+from match_server.services.followers import count_decision
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import batches
 from match_server.services.operating_point import OperatingPoint
 from match_server.services.policy import Candidate
 from match_server.services.scopes import Scope
-from match_server.tables import Event, EventCandidate, EventTrack, Probe
+from match_server.tables import Collection, Event, EventCandidate, EventTrack, Person, Probe
 from shared.ids import new_id
 from shared.messages import ProbeMessage
 
@@ -37,6 +38,10 @@ _NEARBY = select(Event.id).where(
     Event.camera.in_(bindparam("cameras", expanding=True)),
     Event.last_captured_at >= bindparam("since"),
     Event.first_captured_at <= bindparam("until"),
+)
+_HELD = select(Collection.number).where(Collection.name == bindparam("collection"))
+_OF_ID = select(Person.number).where(
+    Person.collection_number == bindparam("collection"), Person.id == bindparam("id")
 )
 # Of bare tables: there is nothing to map.
 _NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
@@ -61,9 +66,7 @@ _SHOWN = (
     "frame_size",
     "snapshot",
     "data_key",
-    "local_decision",
-    "local_person_number",
-    "local_similarity",
+    *(_LOCAL := ("local_decision", "local_person_number", "local_similarity")),
 )
 
 _Track = tuple[str, str, str]  # device, camera, track id
@@ -165,10 +168,12 @@ class Sightings:
         self._probes.append(_probe_row(message, event, verdict))
         if better:
             _show(event, message, verdict, snapshot, fresh=fresh)
+        self._note_local(event, message, verdict, better=better)
+        if better:
             if not fresh:
                 self._replaced.add(event.id)
             self._candidates[event.id] = _candidate_rows(event, verdict)
-            return _shown(event, verdict), [name for name in unused if name is not None]
+            return self._shown(event, verdict), [name for name in unused if name is not None]
         _keep_fresh(event, message, verdict)
         self.write()
         view = event_view(self._session, event.id)
@@ -263,6 +268,9 @@ class Sightings:
             )
         else:
             _Freshness.of(gone).carry_over(into)
+            if into.local_decision is None:
+                for name in _LOCAL:
+                    setattr(into, name, getattr(gone, name))
             self._session.execute(delete(EventCandidate).where(candidates == gone.id))
         gone.merged_into, gone.live, gone.snapshot, gone.data_key = into.id, False, None, None
         gone.person_number = gone.local_person_number = None
@@ -320,6 +328,33 @@ class Sightings:
         track.decision = verdict.decision
         track.similarity = verdict.similarity
         track.quality_score = message.quality.score
+
+    def _note_local(
+        self, event: Event, message: ProbeMessage, verdict: Verdict, *, better: bool
+    ) -> None:
+        """Keep what the box had decided by itself: of the shown probe, else of any that has it."""
+        local = message.local
+        if local is None:
+            return
+        held = self._session.execute(_HELD, {"collection": local.collection}).one_or_none()
+        person = (
+            None
+            if held is None or local.person is None
+            else self._session.scalar(_OF_ID, {"collection": held.number, "id": local.person})
+        )
+        agrees = (verdict.decision, verdict.person_number) == (local.decision, person)
+        if held is not None:
+            count_decision(self._session, message.device, held.number, agrees=agrees)
+        if better or event.local_decision is None:
+            event.local_decision = local.decision
+            event.local_person_number = person
+            event.local_similarity = local.similarity
+
+    def _shown(self, event: Event, verdict: Verdict) -> EventView:
+        """The event that shows this probe, as clients see it."""
+        number = event.local_person_number
+        local = None if number is None else self._session.get(Person, number)
+        return _shown(event, verdict, local)
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,8 +445,7 @@ def _show(
         was.carry_over(event)
 
 
-def _shown(event: Event, verdict: Verdict) -> EventView:
-    """The event that shows this probe, as clients see it."""
+def _shown(event: Event, verdict: Verdict, local_person: Person | None) -> EventView:
     person: PersonName | None = None
     if verdict.decision == "identified":
         best = verdict.candidates[0]
@@ -426,7 +460,7 @@ def _shown(event: Event, verdict: Verdict) -> EventView:
         )
         for rank, one in enumerate(verdict.candidates, start=1)
     ]
-    return view_of(event, verdict.scope.name, person, candidates)
+    return view_of(event, verdict.scope.name, person, candidates, local_person)
 
 
 def _candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
