@@ -44,7 +44,7 @@ def upgrade() -> None:
     with op.batch_alter_table("events") as events:
         events.add_column(sa.Column("local_decision", sa.String(20), nullable=True))
         events.add_column(sa.Column("local_person_number", NUMBER, nullable=True))
-        events.add_column(sa.Column("local_similarity", sa.Float(), nullable=True))
+        events.add_column(sa.Column("local_similarity", sa.Double(), nullable=True))
         events.create_foreign_key(
             op.f("fk_events_local_person_number"),
             "persons",
