@@ -92,11 +92,6 @@ def test_a_collection_made_again_under_the_same_name_is_empty(api, helpers):
     assert api.names(helpers.unit_vector(1)) == []
 
 
-def test_encryption_is_refused_until_it_is_offered(api):
-    body = api.refused(400, "POST", "/v1/collections", json={"name": "safe", "encrypted": True})
-    assert body["details"]["problems"][0]["field"] == "encrypted"
-
-
 def test_collections_are_found_by_part_of_the_name_and_by_model(api, helpers):
     for name in ("staff-north", "staff-south", "visitors"):
         api.ok("POST", "/v1/collections", json={"name": name})
