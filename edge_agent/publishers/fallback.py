@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from edge_agent.outbox import StoredProbe
-from edge_agent.publishers.transport import TellsLocalEvents, Transport
+from edge_agent.publishers.transport import CarriesMessages, TellsLocalEvents, Transport
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.messages import LocalEventMessage, ProbeReceipt, TrackMessage
+from shared.topics import TopicKind
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,16 @@ class FallbackTransport:
         """The second road needs none: there the server itself would be asked."""
         if isinstance(self._first, TellsLocalEvents):
             self._first.send_local(message)
+
+    def listen(self, kind: TopicKind, take: Callable[[bytes], None]) -> None:
+        if isinstance(self._first, CarriesMessages):
+            self._first.listen(kind, take)
+
+    def say(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
+        """Over the first road only: over the second, the server is asked itself."""
+        if not isinstance(self._first, CarriesMessages) or self._first_again_s is not None:
+            raise Unavailable(f"the {self._first.name} is not the road at the moment")
+        self._first.say(kind, body, retain=retain)
 
     def close(self, timeout_s: float) -> None:
         self._first.close(timeout_s)

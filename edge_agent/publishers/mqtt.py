@@ -27,7 +27,7 @@ from shared.messages import (
     StatusMessage,
     TrackMessage,
 )
-from shared.topics import DeviceTopics
+from shared.topics import DeviceTopics, TopicKind
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ class MqttTransport:
         self._nobody_listens = False
         self._patient_until_s = 0.0  # while the first connection is being made
         self._wake: Callable[[], None] = lambda: None
+        self._listeners: dict[str, Callable[[bytes], None]] = {}  # by topic, besides receipts
         self._client = self._make_client(login or MqttLogin())
 
     @property
@@ -174,6 +175,14 @@ class MqttTransport:
                 qos=1,
                 properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=_LOCAL_NEWS_S),
             )
+
+    def listen(self, kind: TopicKind, take: Callable[[bytes], None]) -> None:
+        self._listeners[self._topics.of(kind)] = take
+
+    def say(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
+        if not self._ready.is_set():
+            raise self._why_not()
+        self._client.publish(self._topics.of(kind), body, qos=1 if retain else 0, retain=retain)
 
     def close(self, timeout_s: float) -> None:
         if self._ready.is_set():
@@ -251,7 +260,7 @@ class MqttTransport:
             self._give_up_patience()
             return
         self._refused = None
-        client.subscribe(self._topics.receipt, qos=1)
+        client.subscribe([(topic, 1) for topic in (self._topics.receipt, *self._listeners)])
 
     def _on_connect_fail(self, *_arguments: Any) -> None:
         self._give_up_patience()
@@ -259,7 +268,7 @@ class MqttTransport:
     def _on_subscribe(
         self, _client: paho.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _props: Any
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
+        if reasons[0].is_failure:
             self._refused = f"it does not let the box read {self._topics.receipt}"
             return
         self._say_online(True)
@@ -270,6 +279,13 @@ class MqttTransport:
         self._ready.clear()
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        listener = self._listeners.get(message.topic)
+        if listener is not None:
+            try:
+                listener(bytes(message.payload))
+            except ValidationError:
+                log.warning("A message on %s is none and is left aside", message.topic)
+            return
         try:
             receipt = ReceiptMessage.model_validate_json(message.payload)
         except ValidationError:

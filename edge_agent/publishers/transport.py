@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from edge_agent.outbox import StoredProbe
 from shared.messages import LocalEventMessage, ProbeReceipt, TrackMessage
+from shared.topics import TopicKind
 
 
 class Transport(Protocol):
@@ -42,6 +43,22 @@ class Transport(Protocol):
 
     def close(self, timeout_s: float) -> None:
         """Says goodbye where the road has a way to, within about `timeout_s`."""
+        ...
+
+
+@runtime_checkable
+class CarriesMessages(Protocol):
+    """A road that carries messages about the box itself beside its probes."""
+
+    def listen(self, kind: TopicKind, take: Callable[[bytes], None]) -> None:
+        """Has `take` called, in the road's thread, with each message of a kind; before `open`."""
+        ...
+
+    def say(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
+        """Sends it now or not at all; what is retained is sent until the far end has it.
+
+        Raises as `exchange` does.
+        """
         ...
 
 
