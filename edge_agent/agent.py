@@ -174,7 +174,7 @@ class Agent:
             self.ledger.close()
 
     def _sink(self, transport: Transport | None) -> ProbeSink:
-        """Where the pipelines put their probes: the outbox, with the box's own decision if wanted."""
+        """Where the pipelines put probes: the outbox, with the box's own decision if wanted."""
         delivery = self.delivery
         if self.galleries is None:
             return self.outbox
