@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from match_server.evaluation.grid import STEP
 from match_server.evaluation.likelihood import LikelihoodRatio
 from match_server.evaluation.tail import Tail
 from match_server.schemas.calibrations import CalibrationFile
@@ -59,6 +60,24 @@ class Calibration:
         """The rate that is not exceeded at a threshold with 97.5 % confidence, from data alone."""
         below = bisect.bisect_right(self._thresholds, similarity) - 1
         return self._fmr_high[below] if below >= 0 else 1.0
+
+    def fnmr_at(self, similarity: float) -> float:
+        """The share of comparisons of one person that are below a threshold."""
+        curves = self.file.curves
+        return float(np.interp(similarity, self._thresholds, curves.fnmr, left=0.0, right=1.0))
+
+    def fnir_at(self, similarity: float, comparisons: float) -> float:
+        """FNIR at rank 1: the mate is below the threshold, or behind a stranger of so many.
+
+        The mate is as alike as the best of a person's other pictures was when it was measured.
+        """
+        counts = np.array(self.file.curves.mates, dtype=np.float64)
+        if not counts.any():
+            return 1.0
+        middles = np.array(self._thresholds) + STEP / 2
+        first = np.array([1.0 - fpir_for_fmr(self.fmr_at(one), comparisons) for one in middles])
+        reaches = np.clip((middles + STEP / 2 - similarity) / STEP, 0.0, 1.0)  # share of the bin
+        return float(1.0 - (counts * reaches * first).sum() / counts.sum())
 
     def _measured_threshold(self, fmr: float) -> float:
         """Between the last threshold whose rate is higher and the first whose is not."""

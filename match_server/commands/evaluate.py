@@ -1,0 +1,91 @@
+"""What the model is worth on somebody's own pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from match_server.commands.options import answer, data_dir, json_flag
+from match_server.settings import load_settings
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("folder", type=_FOLDER)
+@click.option("--collection", default="default", show_default=True, help="Whose model and gate.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where calibration, report and plots go.  [default: evaluation, here]",
+)
+@click.option(
+    "--gate",
+    type=click.Choice(["doorway", "passport", "off"]),
+    help="Quality asked of the pictures.  [default: the collection's]",
+)
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Wished for in a day, for the table of thresholds.",
+)
+@click.option(
+    "--traffic",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1000.0,
+    show_default=True,
+    help="Strangers (tracks) before the cameras in a day, for the same.",
+)
+@click.option("--adopt", is_flag=True, help="Let the collection decide by the calibration.")
+@click.option("--plots/--no-plots", default=True, help="Draw the curves as PNG (matplotlib).")
+@data_dir
+@json_flag
+@click.pass_obj
+def evaluate(
+    config: Path | None,
+    /,
+    folder: Path,
+    collection: str,
+    out: Path | None,
+    gate: Any,
+    false_alarms: float,
+    traffic: float,
+    adopt: bool,
+    plots: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure the collection's model on pictures, a folder a person, and calibrate it.
+
+    Compares every picture with every other: error rates, thresholds for a false match rate or for
+    false alarms a day, lookalikes, and what was refused and why. Nothing is enrolled. The
+    calibration holds no names and no templates; the report names files. Works while the server
+    runs, which takes an adopted calibration at once.
+
+    \b
+    Examples:
+      match-server evaluate people/ --out evaluation/
+      match-server evaluate people/ --collection staff --adopt
+    """
+    from match_server.evaluation.command import Wanted, run
+    from match_server.evaluation.report import Wish
+    from match_server.evaluation.telling import told
+    from match_server.importing import opened
+
+    with opened(load_settings(config, **options)) as services:
+        wanted = Wanted(
+            folder, collection, out or Path("evaluation"), gate, Wish(false_alarms, traffic)
+        )
+        done = run(services, wanted, adopt=adopt, plots=plots)
+    lines = [told(done.report), "", f"Written: {', '.join(str(path) for path in done.written)}"]
+    if done.adopted is not None:
+        point = done.adopted.operating_point
+        lines += ["", f"Adopted by collection {collection!r}. {point.explanation}"]
+    found = {
+        "report": done.report.model_dump(mode="json"),
+        "written": [str(path) for path in done.written],
+        "operating_point": done.adopted and done.adopted.operating_point.model_dump(mode="json"),
+    }
+    answer(as_json, found, "\n".join(lines))

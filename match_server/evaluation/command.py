@@ -1,0 +1,95 @@
+"""`match-server evaluate`: from a folder to files, and to a collection."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from match_server.evaluation.comparisons import compare
+from match_server.evaluation.folder import read_folder
+from match_server.evaluation.measured import measure
+from match_server.evaluation.plots import write_plots
+from match_server.evaluation.report import Report, Wish, report_of
+from match_server.schemas.calibrations import CalibrationAdopted
+from match_server.schemas.collections import GateName
+from match_server.services.wiring import Services
+from shared.errors import ConfigurationError, ModelMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be evaluated, and where the files go."""
+
+    folder: Path
+    collection: str
+    out: Path
+    gate: GateName | None  # None: the collection's
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of it."""
+
+    report: Report
+    written: Sequence[Path]
+    adopted: CalibrationAdopted | None
+
+
+def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done:
+    """Read, compare, measure, write; adopt where asked.
+
+    Raises ModelMismatch when the collection is of another model than this server's, Unusable when
+    the pictures do not suffice.
+    """
+    collection = services.collections.get(wanted.collection)
+    faces = services.faces
+    if collection.model_id != faces.model_id:
+        raise ModelMismatch(
+            f"collection {collection.name!r} holds templates of {collection.model_id!r}, and this "
+            f"server's models are {faces.model_id!r}: set `model_pack` to the collection's"
+        )
+    gate = wanted.gate or collection.policy.gate
+    with _progress() as tell:
+        read = read_folder(
+            wanted.folder, faces, gate, max_bytes=services.settings.max_body_bytes, progress=tell
+        )
+    compared = compare(read.rows, read.persons)
+    measured = measure(
+        compared,
+        model_id=faces.model_id,
+        gate=gate,
+        refused=len(read.refused),
+        now=services.clock.now(),
+    )
+    report = report_of(read, compared, measured, wanted.wish, collection.templates)
+    written = [
+        _write(wanted.out / "calibration.json", measured.file.model_dump_json()),
+        _write(wanted.out / "report.json", report.model_dump_json(indent=1)),
+    ]
+    if plots:
+        written += write_plots(measured.file, wanted.out)
+    adopted = services.calibrations.adopt(collection.name, measured.file) if adopt else None
+    return Done(report, written, adopted)
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,124 @@
+"""A folder of pictures, a folder a person in it, as templates; and what could not be used."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from match_server.faces import FaceEngine
+from match_server.importing import pictures_in
+from match_server.schemas.collections import GateName
+from models.types import Face
+from shared.errors import (
+    ConfigurationError,
+    MusterError,
+    NoFace,
+    QualityRefused,
+    TooLarge,
+    Unusable,
+)
+
+_BYSTANDER = 0.5
+"""A second face at least so large, by its side, makes it unclear whose picture it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A picture that was not compared, and why."""
+
+    file: str  # below the folder
+    reasons: Sequence[str]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadFolder:
+    """The usable pictures of a folder."""
+
+    rows: NDArray[np.float16]  # (n, dimension) unit rows: a kilobyte a picture is all that is kept
+    persons: NDArray[np.int64]  # (n,) places in `names`
+    files: Sequence[str]  # (n,) below the folder
+    names: Sequence[str]
+    refused: Sequence[Refusal]
+
+
+def read_folder(
+    folder: Path,
+    faces: FaceEngine,
+    gate: GateName,
+    *,
+    max_bytes: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ReadFolder:
+    """Look at every picture of a folder. Raises ConfigurationError when it holds none.
+
+    Only pictures of one person are used, held to the ranges of `gate`; a file that is there twice
+    counts once, since it would be a perfect match with itself.
+    """
+    files = list(pictures_in(folder))
+    if not files:
+        raise ConfigurationError(f"there are no pictures in {folder}")
+    rows = np.empty((len(files), faces.dimension), dtype=np.float16)
+    names: dict[str, int] = {}
+    seen: dict[bytes, str] = {}
+    persons, used, refused = list[int](), list[str](), list[Refusal]()
+    for place, path in enumerate(files):
+        progress(place, len(files))
+        name = path.relative_to(folder).as_posix()
+        try:
+            data = _content(path, folder, max_bytes)
+            digest = hashlib.sha256(data).digest()
+            if digest in seen:
+                raise Unusable(f"is the same file as {seen[digest]}", reasons=["duplicate"])
+            seen[digest] = name
+            rows[len(used)] = _only_face(faces, data, gate)
+        except MusterError as error:
+            given = error.details.get("reasons")
+            reasons = [str(one) for one in given] if isinstance(given, list) else [error.code]
+            refused.append(Refusal(name, reasons, error.message))
+        else:
+            persons.append(names.setdefault(path.parent.name, len(names)))
+            used.append(name)
+    progress(len(files), len(files))
+    return ReadFolder(
+        rows[: len(used)], np.array(persons, dtype=np.int64), used, list(names), refused
+    )
+
+
+def _content(path: Path, folder: Path, max_bytes: int) -> bytes:
+    if path.parent == folder:
+        raise Unusable("lies in no person's folder", reasons=["no_person"])
+    try:
+        if path.stat().st_size > max_bytes:
+            raise TooLarge(f"is larger than {max_bytes} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot be read: {error.strerror}") from error
+
+
+def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> NDArray[np.float32]:
+    """The vector of the face that a picture is of."""
+    found = faces.analyze(data, gate=gate)
+    if not found:
+        raise NoFace("no face was found", reasons=["no_face"])
+    if len(found) > 1 and _side(found[1]) >= _BYSTANDER * _side(found[0]):
+        raise Unusable(
+            f"{len(found)} faces of like size: it is not clear whose picture it is",
+            reasons=["EXCEEDS_MAX_FACES"],
+        )
+    face = found[0]
+    if not face.quality.passed:
+        reasons = face.quality.reasons
+        raise QualityRefused("the quality is too low: " + ", ".join(reasons), reasons=[*reasons])
+    if face.template is None:
+        raise RuntimeError("the face models answered a face without a template")
+    return face.template.vector
+
+
+def _side(face: Face) -> float:
+    x1, y1, x2, y2 = (float(value) for value in face.box)
+    return math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0))

@@ -1,0 +1,199 @@
+"""What an evaluation tells: figures, thresholds, and the pictures that deserve a look."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from match_server.evaluation.calibration import (
+    Calibration,
+    fmr_for_fpir,
+    fpir_for_fmr,
+    limits_of,
+)
+from match_server.evaluation.comparisons import Comparisons, Pair
+from match_server.evaluation.folder import ReadFolder
+from match_server.evaluation.grid import STEP
+from match_server.evaluation.measured import Measured
+from match_server.schemas.base import ApiModel
+from match_server.schemas.calibrations import CalibrationData, EstimateView
+
+FMRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+GALLERIES = (100, 1_000, 10_000, 100_000)
+
+_PAIRS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the operator would like: at most so many false alarms among so many strangers."""
+
+    false_alarms_per_day: float
+    traffic: float  # tracks of persons not enrolled in a day
+
+    @property
+    def fpir(self) -> float:
+        return min(self.false_alarms_per_day / self.traffic, 1.0)
+
+
+class VerificationPoint(ApiModel):
+    """1:1: the threshold for a false match rate, and what it costs."""
+
+    fmr: float
+    threshold: float
+    fnmr: float
+    extrapolated: bool
+
+
+class IdentificationPoint(ApiModel):
+    """1:N: the threshold for the wished false alarms in a gallery of so many templates."""
+
+    templates: int
+    fpir: float
+    fmr: float
+    threshold: float
+    fnir: float  # rank 1
+    extrapolated: bool
+    decades: float  # of FMR between what was measured and what is needed
+    reachable: bool
+
+
+class OpenSetPoint(ApiModel):
+    """1:N as it was measured, leaving out one picture (mated) or person (non-mated) at a time."""
+
+    templates: int  # in the gallery of a non-mated search, on average
+    threshold: float
+    fpir: float
+    fpir_low: float
+    fpir_high: float
+    fpir_foretold: float  # 1 - (1 - FMR)^templates
+    fnir: float
+    fnir_low: float
+    fnir_high: float
+
+
+class PairView(ApiModel):
+    first: str
+    second: str
+    similarity: float
+
+
+class RefusalView(ApiModel):
+    file: str
+    reasons: list[str]
+    message: str
+
+
+class Report(ApiModel):
+    """Everything that an evaluation says. Holds file names: it is not part of the calibration."""
+
+    model_id: str
+    gate: str
+    data: CalibrationData
+    eer: EstimateView
+    d_prime: EstimateView
+    cllr: float
+    least_cllr: float
+    measured_fmr: float  # the lowest that rests on 30 comparisons of 10 pairs of persons
+    false_alarms_per_day: float
+    traffic: float
+    verification: list[VerificationPoint]
+    identification: list[IdentificationPoint]
+    open_set: list[OpenSetPoint]
+    limits: list[str]
+    refused: list[RefusalView]
+    lookalikes: list[PairView]
+    unlike: list[PairView]
+
+
+def report_of(
+    read: ReadFolder,
+    compared: Comparisons,
+    measured: Measured,
+    wish: Wish,
+    enrolled: int,
+) -> Report:
+    """The report; `enrolled` is the number of templates in the collection, 0 for none."""
+    file = measured.file
+    calibration = Calibration(file)
+    sizes = sorted({*GALLERIES, *([enrolled] if enrolled else [])})
+    return Report(
+        model_id=file.model_id,
+        gate=file.gate,
+        data=file.data,
+        eer=file.eer,
+        d_prime=file.d_prime,
+        cllr=file.likelihood.cllr,
+        least_cllr=file.likelihood.least_cllr,
+        measured_fmr=file.tail.fmr,
+        false_alarms_per_day=wish.false_alarms_per_day,
+        traffic=wish.traffic,
+        verification=[_verification(calibration, fmr) for fmr in FMRS],
+        identification=[_identification(calibration, wish, size) for size in sizes],
+        open_set=[
+            _open_set(measured, compared, calibration, fpir) for fpir in (0.1, 0.05, 0.02, 0.01)
+        ],
+        limits=limits_of(file),
+        refused=[
+            RefusalView(file=one.file, reasons=list(one.reasons), message=one.message)
+            for one in read.refused
+        ],
+        lookalikes=_pairs(compared.lookalikes, read.files),
+        unlike=_pairs(compared.strangers_to_themselves, read.files),
+    )
+
+
+def _verification(calibration: Calibration, fmr: float) -> VerificationPoint:
+    derived = calibration.threshold_for(fmr)
+    return VerificationPoint(
+        fmr=fmr,
+        threshold=round(derived.similarity, 4),
+        fnmr=calibration.fnmr_at(derived.similarity),
+        extrapolated=derived.extrapolated,
+    )
+
+
+def _identification(calibration: Calibration, wish: Wish, templates: int) -> IdentificationPoint:
+    fmr = fmr_for_fpir(wish.fpir, templates) if wish.fpir < 1 else 1.0
+    derived = calibration.threshold_for(fmr)
+    return IdentificationPoint(
+        templates=templates,
+        fpir=wish.fpir,
+        fmr=fmr,
+        threshold=round(derived.similarity, 4),
+        fnir=calibration.fnir_at(derived.similarity, templates),
+        extrapolated=derived.extrapolated,
+        decades=round(max(0.0, math.log10(calibration.tail.fmr / fmr)), 2),
+        reachable=derived.reachable,
+    )
+
+
+def _open_set(
+    measured: Measured, compared: Comparisons, calibration: Calibration, fpir: float
+) -> OpenSetPoint:
+    """At the lowest threshold of the grid whose measured FPIR is at most `fpir`."""
+    rates = measured.rates
+    place = int((rates.fpir.rate <= fpir).argmax())
+    threshold = place * STEP - 1.0
+    templates = round(2 * compared.impostor_moments.count / compared.pictures)
+    return OpenSetPoint(
+        templates=templates,
+        threshold=round(threshold, 4),
+        fpir=float(rates.fpir.rate[place]),
+        fpir_low=float(rates.fpir.low[place]),
+        fpir_high=float(rates.fpir.high[place]),
+        fpir_foretold=fpir_for_fmr(calibration.fmr_at(threshold), templates),
+        fnir=float(rates.fnir.rate[place]),
+        fnir_low=float(rates.fnir.low[place]),
+        fnir_high=float(rates.fnir.high[place]),
+    )
+
+
+def _pairs(pairs: Sequence[Pair], files: Sequence[str]) -> list[PairView]:
+    return [
+        PairView(
+            first=files[pair.first],
+            second=files[pair.second],
+            similarity=round(pair.similarity, 4),
+        )
+        for pair in pairs[:_PAIRS]
+    ]
