@@ -5,8 +5,11 @@ from typing import Any
 
 import click
 
+from match_server.commands.audit import audit
 from match_server.commands.devices import device
 from match_server.commands.doctor import doctor
+from match_server.commands.erase import erase, retention
+from match_server.commands.evaluate import evaluate
 from match_server.commands.importing import import_
 from match_server.commands.keyring import keyring
 from match_server.commands.keys import key
@@ -48,5 +51,19 @@ def main(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (serve, ingest, migrate, key, keyring, device, import_, export, doctor):
+for command in (
+    serve,
+    ingest,
+    migrate,
+    key,
+    keyring,
+    device,
+    import_,
+    export,
+    evaluate,
+    doctor,
+    audit,
+    erase,
+    retention,
+):
     main.add_command(command)

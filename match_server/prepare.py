@@ -41,10 +41,17 @@ def make_data_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def open_keys(settings: Settings) -> Iterator[Keys]:
     """The keys over a prepared data folder, for commands: nothing else is loaded for them."""
+    with open_database(settings) as database:
+        yield Keys(database, SystemClock())
+
+
+@contextlib.contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """The database of a prepared data folder, for commands."""
     prepare(settings)
     database = Database(settings.sqlalchemy_url)
     try:
-        yield Keys(database, SystemClock())
+        yield database
     finally:
         database.close()
 
