@@ -9,9 +9,11 @@ import select
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import cv2
 import numpy as np
@@ -154,10 +156,38 @@ def _opener(url: str, login: tuple[str, str] | None) -> urllib.request.OpenerDir
         return urllib.request.build_opener()
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     passwords.add_password(None, url, *login)
-    return urllib.request.build_opener(
-        urllib.request.HTTPDigestAuthHandler(passwords),
-        urllib.request.HTTPBasicAuthHandler(passwords),
-    )
+    return urllib.request.build_opener(_Digest(passwords), _Basic(passwords))
+
+
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    def http_error_401(self, req: Any, fp: Any, *said: Any) -> Any:
+        with _hung_up(fp) as answered:
+            return answered(super().http_error_401(req, fp, *said))
+
+
+class _Basic(urllib.request.HTTPBasicAuthHandler):
+    def http_error_401(self, req: Any, fp: Any, *said: Any) -> Any:
+        with _hung_up(fp) as answered:
+            return answered(super().http_error_401(req, fp, *said))
+
+
+@contextmanager
+def _hung_up(fp: Any) -> Iterator[Callable[[Any], Any]]:
+    """Closes the connection on which a login was asked for, as the library forgets to.
+
+    Not where nobody has answered (None): then another handler looks at it.
+    """
+    answers: list[Any] = []
+
+    def answered(answer: Any) -> Any:
+        answers.append(answer)
+        return answer
+
+    try:
+        yield answered
+    finally:
+        if answers != [None]:
+            fp.close()
 
 
 def _boundary(headers: Message) -> bytes | None:

@@ -7,6 +7,7 @@ through the real pipeline as real pictures would.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class FakeFaces:
         scene: Scene,
         *,
         turned: Callable[[int], bool] = lambda _: False,
-        live: Mapping[int, float] = {},  # noqa: B006  # by person; read only
+        live: Mapping[int, float] = MappingProxyType({}),  # by person
     ) -> None:
         self._scene = scene
         self._live = live
