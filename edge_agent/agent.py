@@ -31,6 +31,7 @@ from edge_agent.tracking.tracker import TrackingRules
 from models.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import SourceError
 from shared.memory import find_trim
+from shared.service import Watchdog, notify
 from shared.topics import DeviceTopics
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbox
 _TRIM_S: Final = 2.0
+_HANGING_S: Final = 60.0
 _GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
 
 
@@ -65,13 +67,16 @@ class CameraThread(threading.Thread):
         self._max_fps = feed.max_fps  # as the settings have it
         self.failure: Exception | None = None
         self._seconds = 0.0
+        self._at_work_since_s: float | None = None  # on the frame that it has
 
     def run(self) -> None:
         try:
             began_s = time.monotonic()
             try:
                 for frame in self.feed:
+                    self._at_work_since_s = time.monotonic()
                     self.pipeline.step(frame)
+                    self._at_work_since_s = None
             finally:
                 self.pipeline.finish()
                 self._seconds = time.monotonic() - began_s
@@ -81,6 +86,12 @@ class CameraThread(threading.Thread):
         except Exception as error:  # a broken pipeline must end the agent, not this thread alone
             log.exception("Camera %s: the pipeline is broken", self.feed.camera)
             self.failure = error
+
+    @property
+    def hangs(self) -> bool:
+        """Whether one frame has taken far longer than any frame can. A camera may be silent."""
+        since_s = self._at_work_since_s
+        return since_s is not None and time.monotonic() - since_s > _HANGING_S
 
     def turn(self, knobs: Knobs) -> None:
         """Makes the camera less work, or more again; from any thread."""
@@ -137,9 +148,13 @@ class Agent:
         for camera in self.cameras:
             camera.start()
         try:
+            notify("READY=1")
+            watchdog = Watchdog()
             trim, trimmed_s = find_trim(), time.monotonic()
             while any(camera.is_alive() for camera in self.cameras):
                 self.stopping.wait(0.2)
+                if not any(camera.hangs for camera in self.cameras):
+                    watchdog.alive()
                 if time.monotonic() - trimmed_s >= _TRIM_S:
                     trim()
                     trimmed_s = time.monotonic()
@@ -150,6 +165,7 @@ class Agent:
             self.stopping_was_asked = self.stopping.is_set()
         finally:
             self.stopping.set()
+            notify("STOPPING=1")
             deadline_s = time.monotonic() + _STOP_S
             for camera in self.cameras:
                 camera.join(max(0.0, deadline_s - time.monotonic()))

@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from match_server.app import create_app
 from match_server.logs import logging_config, set_up_logging
@@ -18,6 +19,7 @@ from match_server.prepare import page_secret, prepare
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from shared.errors import ConfigurationError
+from shared.service import Watchdog
 
 _GRACE_S = 10
 _KEEPALIVE_S = 15
@@ -90,6 +92,22 @@ def _tls(settings: Settings) -> dict[str, Any]:
     }
 
 
+class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn's master, which says READY to systemd by itself, and here that it goes on living.
+
+    It looks for workers that hang once a second, and replaces them; so systemd need only look
+    after the master.
+    """
+
+    def __init__(self, application: "_Gunicorn") -> None:
+        self._watchdog = Watchdog()
+        super().__init__(application)
+
+    def murder_workers(self) -> None:
+        super().murder_workers()
+        self._watchdog.alive()
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Our settings in gunicorn's words; the application is built in each worker."""
 
@@ -119,6 +137,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
         }.items():
             self.cfg.set(name, value)
+
+    def run(self) -> None:
+        _Arbiter(self).run()
 
     def load(self) -> Flask:
         self._services = build_services(self._settings)
