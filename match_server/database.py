@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 CONNECTIONS = 20  # to PostgreSQL, at most, by one process
 _SHRINK_TIMEOUT_MS = 200  # writers wait meanwhile
 _NO_ANSWER = "the database does not answer: locked, full or not reachable; try again later"
+_NOT_KNOWN = (
+    "the database went away before it said whether this is stored: look, before trying again"
+)
 _SHORTEST_LIST = 8
 
 
@@ -78,15 +81,26 @@ class Database:
         """A transaction: committed durably on leaving, rolled back when anything is raised.
 
         Its last step before the commit is its entry in the audit log.
+
+        Unavailable has `stored="unknown"` in its details when the connection broke after the
+        commit was asked for: the database may have done it and had no time to say so.
         """
         with (
             self._turn_to_write(),
             _translated(),
             Session(self._writer, expire_on_commit=False) as session,
-            session.begin(),
         ):
-            yield session
-            seal(session)
+            asked = False
+            try:
+                with session.begin():
+                    yield session
+                    seal(session)
+                    session.flush()
+                    asked = True
+            except OperationalError as error:
+                if asked and error.connection_invalidated:
+                    raise Unavailable(_NOT_KNOWN, stored="unknown") from error
+                raise
 
     def execute(
         self, statement: Statement, params: Mapping[str, Parameter], /
@@ -171,6 +185,10 @@ class Database:
             finally:
                 cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         return not busy
+
+    def own_connection(self) -> Connection:
+        """A connection outside of transactions, for a lock that lasts as long as the caller's."""
+        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
         """Close all connections; needed before a process forks."""

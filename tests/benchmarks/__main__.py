@@ -30,6 +30,8 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     peers     the same frames through face_recognition / dlib
     gallery   the 1:N search beside its peers; `./dev bench gallery --help`
     server    searches and probes a second over HTTP; `./dev bench server --help`
+    box       a gallery on the box; `./dev bench box --help`
+    faults    no speed: kill -9 while many enroll; `./dev bench faults --help`
     """
     WORK.mkdir(parents=True, exist_ok=True)
     pin_to_one_core()
@@ -49,6 +51,6 @@ def _by_itself(name: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["gallery"], ["server"]):
+    if sys.argv[1:2] in (["gallery"], ["server"], ["box"], ["faults"]):
         sys.exit(_by_itself(sys.argv[1], sys.argv[2:]))
     main()

@@ -1,6 +1,8 @@
 """A server in one file: out of one database, into another, nothing lost, nothing half done."""
 
+import contextlib
 import io
+import itertools
 import random
 import stat
 import threading
@@ -9,9 +11,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import func, select, update
+from sqlalchemy import JSON, func, select, update
 
-from match_server.backends import sqlite_path
 from match_server.cli import main
 from match_server.database import Database
 from match_server.migrations import head_revision, known_revisions, migrate
@@ -32,13 +33,18 @@ PERSONS = "/v1/collections/default/persons"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
 
-def _everything(settings):
-    """All rows, and all kept files."""
+@contextlib.contextmanager
+def _reading(settings):
     database = Database(settings.sqlalchemy_url)
     with database.read() as session:
-        rows = contents(session.connection(), Table.metadata)
+        yield session
     database.close()
-    return rows, _files(settings.data_dir)
+
+
+def _everything(settings):
+    """All rows, and all kept files."""
+    with _reading(settings) as session:
+        return contents(session.connection(), Table.metadata), _files(settings.data_dir)
 
 
 def _files(folder):
@@ -108,7 +114,7 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
     assert [moved.search(probe)["probes"] for probe in probes] == found
     last = before[0]["changes"][-1][0]
     assert moved.template(moved.person("New"), helpers.unit_vector(9))["seq"] == last + 2
-    with Database(there.sqlalchemy_url).read() as session:
+    with _reading(there) as session:
         numbers = session.scalars(select(Template.number).order_by(Template.number)).all()
     assert numbers[-1] == 10  # 9 was of somebody who is erased: it is never given again
 
@@ -139,10 +145,8 @@ def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind)
     restore(there, tmp_path / "file")
     after, _ = _everything(there)
     assert after == before
-    database = Database(there.sqlalchemy_url)
-    with database.read() as session:
+    with _reading(there) as session:
         assert numbers_given(session.connection(), Table.metadata) == given
-    database.close()
 
 
 def test_every_kind_of_kept_file_is_exported():
@@ -152,7 +156,7 @@ def test_every_kind_of_kept_file_is_exported():
         f"{table.name}.{column.name}"
         for table in Table.metadata.sorted_tables
         for column in table.columns
-        if column.name in ("file", "snapshot")
+        if column.name in ("file", "snapshot") and not isinstance(column.type, JSON)
     }
     assert named == {"images.file", "events.snapshot", "doomed_files.file"}
 
@@ -200,8 +204,9 @@ def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
     _export(live.services.settings, file, passphrase)
     data = file.read_bytes()
     seeded = random.Random(4)
-    places = [seeded.randrange(len(MAGIC), len(data)) for _ in range(6)]
-    for at in [len(MAGIC) + 12, len(data) - 1, *places]:
+    count = 12 if passphrase is None else 1  # to make a key of it takes half a second
+    places = [seeded.randrange(len(MAGIC), len(data)) for _ in range(count)]
+    for at in [len(data) - 1, *places]:
         flipped = bytearray(data)
         flipped[at] ^= 1 << seeded.randrange(8)
         for damaged in (bytes(flipped), data[:at]):
@@ -212,7 +217,7 @@ def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
     with pytest.raises(Damaged, match="appended"):
         restore(there, broken, passphrase)
     assert _files(there.data_dir) == {}
-    with Database(there.sqlalchemy_url).read() as session:
+    with _reading(there) as session:
         assert session.connection().dialect.get_table_names(session.connection()) == []
     restore(there, file, passphrase)
     assert _everything(there) == _everything(live.services.settings)
@@ -297,14 +302,13 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
 
 def test_an_export_holds_one_moment_while_others_write(live, target, helpers, tmp_path):
     stop = threading.Event()
-    seeds = iter(range(1000, 100_000))
+    person = live.person("Busy")
 
     def write():
-        database = live.services.database
-        while not stop.is_set():
-            person = live.services.collections and live.person("Busy", None)
-            live.template(person, helpers.unit_vector(next(seeds)))
-        assert database is live.services.database
+        for seed in itertools.count(1000):
+            if stop.is_set():
+                return
+            live.template(person, helpers.unit_vector(seed))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -317,7 +321,7 @@ def test_an_export_holds_one_moment_while_others_write(live, target, helpers, tm
     for number in range(3):
         there = target("sqlite", f"t{number}")
         restore(there, tmp_path / f"file{number}")
-        with Database(there.sqlalchemy_url).read() as session:
+        with _reading(there) as session:
             last = session.scalar(select(func.max(Change.seq)))
             counter = session.get(Counter, "changes")
             added = session.scalar(
@@ -338,7 +342,7 @@ def test_a_photo_that_was_erased_meanwhile_is_exported_as_not_kept(live, target,
     assert done.missing == [lost]
     there = target("sqlite")
     assert restore(there, tmp_path / "file").gone == 1
-    with Database(there.sqlalchemy_url).read() as session:
+    with _reading(there) as session:
         named = {*session.scalars(select(Image.file)), *session.scalars(select(Event.snapshot))}
     assert lost not in named
     assert None in named
@@ -374,32 +378,34 @@ def test_what_is_encrypted_at_rest_stays_so_in_the_file(
     assert answer.get_json()["code"] == "key_missing"
 
 
-def test_memory_does_not_grow_with_the_number_of_templates(tmp_path, backend, target):
-    """Twice as many rows, the same memory, out and in."""
+def test_memory_does_not_grow_with_the_number_of_templates(tmp_path, target):
     peaks = []
-    for count in (2000, 8000):
-        here = Settings(data_dir=tmp_path / f"h{count}", database_url=None)
+    for count in (1000, 9000):
+        here = Settings(data_dir=tmp_path / f"here{count}")
         make_data_folder(here.data_dir)
-        database = Database(here.sqlalchemy_url)
-        migrate(database)
-        with database.connection() as connection:
-            fill(connection, Table.metadata)
-            connection.execute(update(Image).values(file=None))
-            connection.execute(update(Event).values(snapshot=None))
-            row = connection.execute(select(Template.__table__)).mappings().first()
-            rows = [
-                {**row, "number": 10 + n, "id": f"{n}", "vector": bytes(1024)} for n in range(count)
-            ]
-            connection.execute(Template.__table__.insert(), rows)
-        database.close()
-        del rows
-        there = target("sqlite", f"t{count}")
+        _with_templates(here, count)
+        there = target("sqlite", f"there{count}")
         tracemalloc.start()
-        _export(here, tmp_path / f"f{count}")
-        restore(there, tmp_path / f"f{count}")
+        _export(here, tmp_path / f"file{count}")
+        restore(there, tmp_path / f"file{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 1_500_000  # 6000 rows more are 6 MB more
+    assert peaks[1] < peaks[0] + 4_000_000  # 8000 templates more are 8 MB more, and their rows
+
+
+def _with_templates(settings, count):
+    database = Database(settings.sqlalchemy_url)
+    migrate(database)
+    with database.connection() as connection:
+        fill(connection, Table.metadata)
+        connection.execute(update(Image).values(file=None))
+        connection.execute(update(Event).values(snapshot=None))
+        row = connection.execute(select(Template.__table__)).mappings().first()
+        rows = [
+            {**row, "number": 10 + n, "id": str(n), "vector": bytes(1024)} for n in range(count)
+        ]
+        connection.execute(Template.__table__.insert(), rows)
+    database.close()
 
 
 class TestCommands:
@@ -448,7 +454,3 @@ class TestCommands:
         said = run("export", tmp_path / "file", "--data-dir", tmp_path / "none", status=1)
         assert "match-server migrate" in said or "does not answer" in said
         assert not (tmp_path / "file").exists()
-
-
-def test_the_file_of_sqlite_is_found(tmp_path):
-    assert sqlite_path(Database(f"sqlite:///{tmp_path}/x.db").url) == tmp_path / "x.db"
