@@ -1,5 +1,6 @@
-"""The units: systemd finds no fault in them, and they are shut in."""
+"""The units: systemd finds no fault in them, they are shut in, and they come and go cleanly."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-UNITS = sorted((Path(__file__).parents[2] / "systemd").glob("*.service"))
+FOLDER = Path(__file__).parents[2] / "systemd"
+UNITS = sorted(FOLDER.glob("*.service"))
 
 
 @pytest.fixture
@@ -65,3 +67,82 @@ def test_a_unit_starts_a_command_that_there_is(unit: Path) -> None:
     installed = Path(sys.executable).parent / Path(program).name
     done = subprocess.run([installed, command, "--help"], capture_output=True, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_that_falls_silent_is_started_again(unit: Path) -> None:
+    lines = unit.read_text().splitlines()
+    assert {"Type=notify", "NotifyAccess=main", "WatchdogSec=60", "Restart=on-failure"} <= set(
+        lines
+    )
+    assert any(line.startswith("MemoryMax=") for line in lines)
+
+
+def script(name: str, *arguments: str, root: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["sh", str(FOLDER / name), *arguments],
+        env={**os.environ, "DESTDIR": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files(root: Path) -> dict[str, int]:
+    """Every file below a folder, with when it was changed."""
+    return {
+        str(path.relative_to(root)): path.stat().st_mtime_ns
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_installing_twice_changes_nothing_and_keeps_what_the_owner_wrote(tmp_path: Path) -> None:
+    for role in (["server", "--ingest"], ["agent"]):
+        done = script("install.sh", *role, "--files", root=tmp_path)
+        assert done.returncode == 0, done.stderr
+    written = tmp_path / "etc/muster/agent.toml"
+    written.write_text("device = 'mine'\n")
+    before = files(tmp_path)
+    assert set(before) == {
+        "etc/muster/agent.env",
+        "etc/muster/agent.toml",
+        "etc/muster/server.env",
+        "etc/systemd/system/edge-agent.service",
+        "etc/systemd/system/match-server-ingest.service",
+        "etc/systemd/system/match-server.service",
+        "usr/lib/sysusers.d/muster.conf",
+    }
+    assert (tmp_path / "etc/muster/agent.env").stat().st_mode & 0o777 == 0o600
+    for role in (["server", "--ingest"], ["agent"]):
+        assert script("install.sh", *role, "--files", root=tmp_path).returncode == 0
+    assert files(tmp_path) == before
+    assert written.read_text() == "device = 'mine'\n"
+
+
+def test_uninstalling_keeps_data_until_it_is_told_to_leave_nothing(tmp_path: Path) -> None:
+    script("install.sh", "server", "--ingest", "--files", root=tmp_path)
+    script("install.sh", "agent", "--files", root=tmp_path)
+    for name in (
+        "opt/muster/bin/match-server",
+        "var/lib/muster/muster.db",
+        "var/lib/muster-agent/o",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert script("uninstall.sh", root=tmp_path).returncode == 0
+    assert {name.split("/")[0] for name in files(tmp_path)} == {"etc", "var"}
+    assert (tmp_path / "var/lib/muster/muster.db").exists()
+    assert script("uninstall.sh", "--all", root=tmp_path).returncode == 0
+    assert files(tmp_path) == {}
+    assert script("uninstall.sh", "--all", root=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("boat",), ("agent", "--ingest"), ("server", "--ingst")])
+def test_the_installer_says_what_it_does_not_understand(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = script("install.sh", *arguments, root=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr
+    assert files(tmp_path) == {}
