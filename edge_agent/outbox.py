@@ -5,6 +5,7 @@ SQLite in WAL mode with `synchronous=FULL`: a commit is on the disk when it retu
 makes a few probes a second at most, so the sync per commit costs nothing that matters.
 """
 
+import errno
 import logging
 import shutil
 import sqlite3
@@ -93,7 +94,9 @@ class Outbox:
     new probes are held in memory, at most 8 MiB of them, oldest dropped first and counted; they
     are numbered and stored as soon as the disk takes them.
 
-    Raises Unavailable when the file cannot be opened at all.
+    A disk that is full from the start is no reason not to start: the file is opened as soon as
+    there is room, and until then probes are held in memory. Raises Unavailable when the file
+    cannot be opened for another reason.
     """
 
     def __init__(
@@ -115,7 +118,8 @@ class Outbox:
         self._settled: dict[str, ProbeReceipt] = {}  # answered for, not yet removed from the disk
         self._retry_at: float | None = None  # set while the disk takes nothing
         self._observers: list[Callable[[], None]] = []
-        self._connection = _open(path)
+        self._opened: sqlite3.Connection | None = None  # None while the disk is too full for it
+        self._open()
 
     def put(self, probes: Sequence[Probe]) -> int:
         """Numbers the probes and stores them in one transaction; answers how many were stored.
@@ -131,6 +135,8 @@ class Outbox:
     def retry(self) -> int:
         """Stores what is held and forgets what was answered for, if the disk takes it now."""
         with self._lock:
+            if not self._is_open():
+                return 0
             if not self._held and not self._settled:
                 return 0
             try:
@@ -156,6 +162,8 @@ class Outbox:
         At most `limit`, and no more than `max_bytes` together unless the first alone is larger.
         """
         with self._reading():
+            if self._opened is None:
+                return []
             # Those that are settled but still on the disk are few: the disk was full just then.
             rows = self._connection.execute(
                 "SELECT sequence, probe_id, body FROM probe ORDER BY sequence LIMIT ?",
@@ -207,6 +215,8 @@ class Outbox:
 
     def counts(self) -> OutboxCounts:
         with self._reading():
+            if self._opened is None:
+                return OutboxCounts(0, 0, 0, self._held_dropped, 0, len(self._held), 0)
             last, size, acknowledged, refused, dropped, waiting = self._connection.execute(
                 "SELECT last_sequence, bytes, acknowledged, refused, dropped,"
                 " (SELECT count(*) FROM probe) FROM tally"
@@ -222,6 +232,13 @@ class Outbox:
                 waiting_bytes=size,
             )
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the disk takes nothing at the moment, as a sentence; None while it does."""
+        if self._retry_at is None:
+            return None
+        return f"The outbox {self._path} takes nothing: probes are held in memory, free some space"
+
     def observe(self, observer: Callable[[], None]) -> None:
         """Calls `observer` after each put that stored something, in the thread that put it."""
         self._observers.append(observer)
@@ -236,7 +253,28 @@ class Outbox:
                     len(self._held),
                     self._path,
                 )
-            self._connection.close()
+            if self._opened is not None:
+                self._opened.close()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            raise sqlite3.OperationalError("not open yet: the disk was full")
+        return self._opened
+
+    def _is_open(self) -> bool:
+        """Opens the file if it was not yet; False while the disk is too full for it."""
+        if self._opened is None and self._clock.monotonic_s() >= (self._retry_at or 0.0):
+            self._open()
+        return self._opened is not None
+
+    def _open(self) -> None:
+        try:
+            self._opened = _open(self._path)
+        except _DiskFull as error:
+            self._disk_failed(error)
+        else:
+            self._disk_works(0)
 
     def _is_waiting(self, probe_id: str) -> bool:
         if probe_id in self._settled:
@@ -335,7 +373,7 @@ class Outbox:
         finally:
             cursor.close()
 
-    def _disk_failed(self, error: sqlite3.Error) -> None:
+    def _disk_failed(self, error: Exception) -> None:
         if self._retry_at is None:
             log.error(
                 "The outbox %s takes nothing at the moment (%s): probes are held in memory and"
@@ -351,6 +389,10 @@ class Outbox:
         self._retry_at = None
 
 
+class _DiskFull(Exception):
+    """The file cannot be opened before there is room on the disk."""
+
+
 def _open(path: Path) -> sqlite3.Connection:
     """Opens or creates the file. One that is no database is moved aside: a box must go on."""
     try:
@@ -358,9 +400,9 @@ def _open(path: Path) -> sqlite3.Connection:
         return _connect(path)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorname", "") not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            full = shutil.disk_usage(path.parent).free < _SMALLEST_BYTES
-            why = "the disk is full, free some space" if full else str(error)
-            raise Unavailable(f"the outbox {path} cannot be opened: {why}") from error
+            if shutil.disk_usage(path.parent).free < _SMALLEST_BYTES:
+                raise _DiskFull("the disk is full") from error
+            raise Unavailable(f"the outbox {path} cannot be opened: {error}") from error
         aside = path.with_name(f"{path.name}.damaged-{int(SystemClock().now().timestamp())}")
         path.rename(aside)
         for companion in ("-wal", "-shm"):
@@ -368,6 +410,8 @@ def _open(path: Path) -> sqlite3.Connection:
         log.error("The outbox %s is damaged (%s): kept as %s, a new one begins", path, error, aside)
         return _connect(path)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _DiskFull("the disk is full") from error
         raise ConfigurationError(f"the outbox cannot be kept in {path.parent}: {error}") from error
 
 

@@ -205,6 +205,36 @@ def test_on_a_full_disk_an_acknowledged_probe_does_not_come_back(
     assert counts.waiting == counts.put - 3
 
 
+def test_a_box_starts_on_an_already_full_disk_and_stores_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() != 0 or subprocess.call(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], stderr=subprocess.DEVNULL
+    ):
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    try:
+        filler = mount / "somebody else's"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+        clock = StandingClock()
+        outbox = Outbox(mount / "outbox.db", DEVICE, clock=clock)
+        assert outbox.put([make_probe(seed=1)]) == 0
+        assert (outbox.counts().held, outbox.counts().waiting, outbox.pending()) == (1, 0, [])
+        assert "free some space" in str(outbox.trouble)
+        filler.unlink()
+        clock.at_s += 10
+        assert outbox.put([make_probe(seed=2)]) == 2
+        assert sequences(outbox) == [1, 2]
+        assert outbox.trouble is None
+        assert sum("takes nothing" in one.getMessage() for one in caplog.records) == 1
+        outbox.close()
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
 def test_memory_is_bounded_while_the_disk_is_full(outbox: Outbox) -> None:
     outbox._connection.execute("PRAGMA query_only = ON")
     picture = b"\xff\xd8\xff" + bytes(60_000)
