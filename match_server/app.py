@@ -32,6 +32,7 @@ from match_server.api.routes import (
     search_endpoints,
     storage_endpoints,
 )
+from match_server.api.webhooks import webhook_endpoints
 from match_server.pages.views import pages
 from match_server.services.chain import Actor, act_as
 from match_server.services.wiring import Services
@@ -100,6 +101,7 @@ def all_endpoints(
         *feed_endpoints(services, stopping),
         *device_endpoints(services),
         *key_endpoints(services),
+        *webhook_endpoints(services),
         *audit_endpoints(services),
     ]
     endpoints += health_endpoints(services, warmed, lambda: openapi_document(endpoints))
@@ -158,11 +160,11 @@ def _begin() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
     g.started_s = time.monotonic()
-    act_as(Actor())  # this thread's last request is over
 
 
 def _finish(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
+    response.call_on_close(lambda: act_as(Actor()))  # what is streamed is written before that
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cache-Control", "no-store")
     if request.is_secure:  # a year; a browser that came by TLS once does not come without again

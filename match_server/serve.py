@@ -18,6 +18,8 @@ from match_server.logs import logging_config, set_up_logging
 from match_server.prepare import page_secret, prepare
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
+from match_server.telling.delivery import Deliverer
+from match_server.telling.start import webhook_deliverer
 from shared.errors import ConfigurationError
 from shared.service import Watchdog
 
@@ -116,6 +118,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._has_key = has_key
         self._worker: Any = None
         self._services: Services | None = None  # of this worker
+        self._deliverer: Deliverer | None = None  # of this worker
         super().__init__()
 
     def load_config(self) -> None:
@@ -146,12 +149,16 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._services.housekeeper.start()
         secret = page_secret(self._settings.data_dir)
         worker = self._worker
+        self._deliverer = webhook_deliverer(self._services)
+        self._deliverer.start()
         return create_app(self._services, secret, stopping=lambda: not worker.alive)
 
     def _remember(self, _arbiter: Any, worker: Any) -> None:
         self._worker = worker
 
     def _close(self, _arbiter: Any, _worker: Any) -> None:
+        if self._deliverer is not None:
+            self._deliverer.close()
         if self._services is not None:
             self._services.close()
 

@@ -144,6 +144,13 @@ class Settings(BaseSettings):
         description="Backups that you make of this server and for how many days you keep each; "
         "certificates of erasure name them.",
     )
+    webhook_timeout_s: float = Field(
+        default=10.0, gt=0, le=120, description="A receiver of a webhook that takes longer failed."
+    )
+    webhook_private_addresses: bool = Field(
+        default=True,
+        description="Webhooks may call private addresses and this machine. Link-local ones never.",
+    )
     log_level: str = Field(
         default="INFO",
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",

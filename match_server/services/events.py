@@ -1,6 +1,7 @@
 """Events as they are read: paged, one by one, and live."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, cast
 
 from sqlalchemy import Select, func, select
@@ -116,6 +117,22 @@ def event_view(session: Session, event_id: str) -> EventView | None:
         .execution_options(populate_existing=True)
     ).one_or_none()
     return None if row is None else _view(row)
+
+
+def rows_with_views(session: Session, wanted: Select[Event]) -> list[tuple[Event, EventView]]:
+    """The events of a query, each with what clients see of it."""
+    return [(row, _view(row)) for row in session.scalars(wanted.options(*_WITH_NAMES))]
+
+
+def as_told(view: EventView, now: datetime) -> EventView:
+    """The event as it is told at this moment: `live` only as long as somebody may act on it.
+
+    An event is told again when something is added to it, or when a stream resumes: what was live
+    once must not look so then.
+    """
+    live = view.live and now < view.expires_at and view.merged_into is None
+    live = live and not view.person_erased
+    return view if live == view.live else view.model_copy(update={"live": live})
 
 
 def _filtered(wanted: Select[Event], query: EventQuery | StreamQuery) -> Select[Event]:

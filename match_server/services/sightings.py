@@ -163,7 +163,8 @@ class Sightings:
             better = event.person_erased or _evidence(
                 verdict.decision, verdict.similarity, message.quality.score
             ) > _evidence(event.decision, event.similarity, event.quality_score)
-            unused.append(event.snapshot if better else snapshot and snapshot.name)
+            left_over = None if snapshot is None else snapshot.name
+            unused.append(event.snapshot if better else left_over)
         self._note_track(key, track, event, message, verdict)
         self._probes.append(_probe_row(message, event, verdict))
         if better:

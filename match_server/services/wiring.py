@@ -39,6 +39,8 @@ from match_server.services.searching import Searcher
 from match_server.services.storages import Storages
 from match_server.services.vault import Vault
 from match_server.settings import Settings
+from match_server.telling.updates import Updates
+from match_server.telling.webhooks import Webhooks
 from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
 from models.picture import PictureLimits
@@ -74,6 +76,8 @@ class Services:
     probes: Probes
     events: Events
     keys: Keys
+    updates: Updates
+    webhooks: Webhooks
     access: AccessLog
     audit: Audit
     erasures: Erasures
@@ -163,6 +167,8 @@ def build_services(
         probes=Probes(database, index, files, clock, settings.default_collection, vault, points),
         events=Events(database, files, vault),
         keys=keys,
+        updates=Updates(database, clock),
+        webhooks=Webhooks(database, clock),
         access=access,
         audit=audit,
         erasures=erasures,
