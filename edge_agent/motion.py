@@ -31,8 +31,9 @@ class MotionWatch:
         self._now = _cells(image)
         if self._searched is None:
             return True
-        change = self._now - self._searched
-        change -= np.median(change)  # other light, or a camera that adapts to it, is no motion
+        # Other light, or a camera that adapts to it, is no motion: most cells tell by how much.
+        gain = np.median(self._now / np.maximum(self._searched, 1.0))
+        change = self._now - gain * self._searched
         return int(np.count_nonzero(np.abs(change) > _CHANGED)) >= _LEAST_CELLS
 
     def searched(self) -> None:

@@ -1,0 +1,99 @@
+"""A closer look in tiles: nothing lost at their edges, nothing found twice."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.analysis import FaceModels, open_models
+from models.detectors.tiles import Tiles
+from models.samples import sample_path
+from models.types import BgrImage, Detections
+
+
+class Spots:
+    """A detector of white rectangles that are at least a twentieth of its picture's width."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+
+    def detect(self, image: BgrImage) -> Detections:
+        import cv2
+
+        self.sizes.append((image.shape[1], image.shape[0]))
+        _, _, stats, _ = cv2.connectedComponentsWithStats((image[:, :, 0] > 128).astype(np.uint8))
+        found = [
+            (x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist() if w >= image.shape[1] / 20
+        ]
+        boxes = np.array(found, np.float32).reshape(-1, 4)
+        return Detections(boxes, np.full(len(found), 0.9, np.float32))
+
+
+def scene(width: int, height: int, spots: list[tuple[int, int, int, int]]) -> BgrImage:
+    image = np.zeros((height, width, 3), np.uint8)
+    for x, y, w, h in spots:
+        image[y : y + h, x : x + w] = 255
+    return image
+
+
+def boxes_of(found: Detections) -> set[tuple[float, ...]]:
+    return {tuple(box) for box in found.boxes.tolist()}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_face_is_found_once_wherever_it_lies(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    spots = []
+    for column in range(6):  # a cell each, so that they do not touch
+        for row in range(3):
+            side = int(chance.integers(40, 80)) if (column + row) % 3 else 200
+            x = column * 320 + int(chance.integers(0, 318 - side))
+            y = row * 360 + int(chance.integers(0, 358 - side))
+            spots.append((x, y, side, side))
+    found = Tiles(Spots()).detect(scene(1920, 1080, spots))
+    assert boxes_of(found) == {(x, y, x + w, y + h) for x, y, w, h in spots}
+    assert len(found) == len(spots)
+
+
+def test_a_picture_no_larger_than_a_tile_is_looked_at_once() -> None:
+    detector = Spots()
+    Tiles(detector).detect(scene(640, 480, []))
+    assert detector.sizes == [(640, 480)]
+
+
+@pytest.mark.parametrize(("size", "runs"), [((1280, 720), 5), ((1920, 1080), 10)])
+def test_the_cost_is_the_number_of_tiles_and_one(size: tuple[int, int], runs: int) -> None:
+    detector = Spots()
+    Tiles(detector).detect(scene(*size, []))
+    assert len(detector.sizes) == runs
+
+
+def test_a_face_at_the_pictures_edge_is_not_taken_for_one_that_is_cut_off() -> None:
+    found = Tiles(Spots()).detect(scene(1920, 1080, [(0, 500, 50, 50), (1870, 1030, 50, 50)]))
+    assert boxes_of(found) == {(0, 500, 50, 550), (1870, 1030, 1920, 1080)}
+
+
+@pytest.fixture(scope="module")
+def models() -> FaceModels:
+    return open_models("compact")
+
+
+@pytest.mark.models
+def test_a_closer_look_finds_real_faces_that_the_light_one_misses(models: FaceModels) -> None:
+    import cv2
+
+    picture = cv2.imread(str(sample_path("obama.jpg")))
+    assert picture is not None
+    hall: NDArray[np.uint8] = np.full((1080, 1920, 3), 120, np.uint8)
+    (whole,) = models.detect(picture.astype(np.uint8)).boxes
+    scale = 36 / float(whole[2] - whole[0])  # of 1920: a fiftieth
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    places = [(100, 100), (900, 500), (1500, 700)]
+    for x, y in places:
+        hall[y : y + small.shape[0], x : x + small.shape[1]] = small
+    assert len(models.detect(hall)) < 3
+    closer = models.detect(hall, closer=True)
+    middles = (closer.boxes[:, :2] + closer.boxes[:, 2:]) / 2
+    expected = np.array(places) + (whole[:2] + whole[2:]) / 2 * scale
+    for one in expected:
+        assert np.abs(middles - one).max(axis=1).min() < 15
+    assert len(closer) == 3
