@@ -96,7 +96,7 @@ def main(
             services.close()
         print_table("One call in process (no HTTP, one thread)", in_process)
         rows: list[Row] = []
-        with _served(settings) as (process, port):
+        with served(settings) as (process, port):
             for load in loads:
                 for count in map(int, filter(None, clients.split(","))):
                     if count > load.most_clients:
@@ -111,18 +111,7 @@ def main(
 
 def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
     """Enroll n templates; answers what to send, and a key for each role."""
-    started_s = time.perf_counter()
-    services.first_start()
-    random = np.random.default_rng(0)
-    for start in range(0, n, _CHUNK):
-        vectors = _unit(random.standard_normal((min(_CHUNK, n - start), 512), dtype=np.float32))
-        _enroll(services, start, vectors)
-        if start == 0:
-            some = vectors[: _BODIES // 2]
-    noisy = _unit(some + _unit(random.standard_normal(some.shape, dtype=np.float32)))
-    strangers = _unit(random.standard_normal((_BODIES // 2, 512), dtype=np.float32))
-    probes = np.stack([noisy, strangers[: noisy.shape[0]]], axis=1).reshape(-1, 512)
-    print(f"{n} templates enrolled in {time.perf_counter() - started_s:.1f} s")
+    probes = enrolled(services, n, _BODIES)
     model, picture = services.faces.model_id, _thumbnail()
     messages = [_message(vector, model, picture) for vector in probes]
     loads = [
@@ -133,6 +122,22 @@ def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
     roles: dict[str, Any] = {load.role: load.role for load in loads}
     keys = {role: services.keys.create(KeyCreate(role=given)).key for role, given in roles.items()}
     return loads, keys
+
+
+def enrolled(services: Services, n: int, probes: int) -> Vectors:
+    """Enroll n random unit vectors; answers probes, noisy copies and strangers in turn."""
+    started_s = time.perf_counter()
+    services.first_start()
+    random = np.random.default_rng(0)
+    for start in range(0, n, _CHUNK):
+        vectors = _unit(random.standard_normal((min(_CHUNK, n - start), 512), dtype=np.float32))
+        _enroll(services, start, vectors)
+        if start == 0:
+            some = vectors[: probes // 2]
+    noisy = _unit(some + _unit(random.standard_normal(some.shape, dtype=np.float32)))
+    strangers = _unit(random.standard_normal((probes // 2, 512), dtype=np.float32))
+    print(f"{n} templates enrolled in {time.perf_counter() - started_s:.1f} s")
+    return np.stack([noisy, strangers[: noisy.shape[0]]], axis=1).reshape(-1, 512)
 
 
 def _enroll(services: Services, start: int, vectors: Vectors) -> None:
@@ -263,7 +268,7 @@ def _call(app: Callable[..., Any], load: Load, key: str, number: int) -> None:
 
 
 @contextlib.contextmanager
-def _served(settings: Settings) -> Iterator[tuple[psutil.Process, int]]:
+def served(settings: Settings) -> Iterator[tuple[psutil.Process, int]]:
     """A real server over the data folder; its log goes to a file there."""
     command = [sys.executable, "-c", "from match_server.cli import main; main()", "serve"]
     options = ["--port", "0", "--workers", str(settings.workers)]
