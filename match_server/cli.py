@@ -13,6 +13,7 @@ from match_server.commands.evaluate import evaluate
 from match_server.commands.importing import import_
 from match_server.commands.keyring import keyring
 from match_server.commands.keys import key
+from match_server.commands.reembed import reembed
 from match_server.commands.running import ingest, migrate, serve
 from match_server.commands.transfer import export
 from shared.errors import MusterError
@@ -61,6 +62,7 @@ for command in (
     import_,
     export,
     evaluate,
+    reembed,
     doctor,
     audit,
     erase,

@@ -16,6 +16,7 @@ from match_server.tables import Change, Counter
 Kind = Literal[
     "collection_created",
     "collection_updated",
+    "model_changed",  # whoever holds templates of the collection begins anew
     "collection_erased",
     "group_created",
     "group_updated",

@@ -13,7 +13,7 @@ from match_server.services.changes import record
 from match_server.services.files import FileStore
 from match_server.services.lookup import collection_named, page_of, person_named
 from match_server.services.vault import Vault
-from match_server.tables import Collection, Image, Person, Template
+from match_server.tables import Collection, Image, Person, SpareTemplate, Template, Unembedded
 from shared.clock import Clock
 from shared.errors import NotFound
 from shared.quality import Quality
@@ -124,6 +124,9 @@ def remove_templates(
             template_number=number,
             person=person_id,
         )
+    ids = select(Template.id).where(which)  # their counterparts of another model go as well
+    session.execute(delete(SpareTemplate).where(SpareTemplate.id.in_(ids)))
+    session.execute(delete(Unembedded).where(Unembedded.template_id.in_(ids)))
     session.execute(delete(Template).where(which))
     session.execute(
         update(Collection)

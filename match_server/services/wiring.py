@@ -28,10 +28,12 @@ from match_server.services.housekeeping import Housekeeper, HouseLease, Task
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
 from match_server.services.ledger import Ledgers
+from match_server.services.model_comparison import ModelComparisons
 from match_server.services.newcomers import Newcomers
 from match_server.services.operating_point import OperatingPoints
 from match_server.services.persons import Persons
 from match_server.services.probes import Probes
+from match_server.services.reembedding import Reembedding
 from match_server.services.references import References
 from match_server.services.retention import RetentionSweep
 from match_server.services.rotation import Rotation
@@ -66,6 +68,8 @@ class Services:
     persons: Persons
     groups: Groups
     references: References
+    reembedding: Reembedding
+    comparisons: ModelComparisons
     rotation: Rotation
     storages: Storages
     enroller: Enroller
@@ -149,6 +153,8 @@ def build_services(
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock, vault),
+        reembedding=Reembedding(database, vault, files, clock),
+        comparisons=ModelComparisons(database, vault, points),
         rotation=Rotation(database, vault, files, clock),
         storages=Storages(database, files, clock),
         enroller=enroller,

@@ -1,0 +1,190 @@
+"""A collection's change to other face models."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import TaskID
+
+from match_server.commands.options import answer, data_dir, json_flag
+from match_server.settings import load_settings
+
+if TYPE_CHECKING:  # the server's libraries are opened when they are needed
+    from match_server.faces import FaceEngine
+    from match_server.services.model_comparison import Comparison
+    from match_server.services.reembedding import Standing
+    from match_server.services.wiring import Services
+
+_SHOWN = 20  # persons without a photo that are listed; --json lists them all
+_TRIES = 5  # templates may be enrolled between the last look and the switch
+_FIGURES = {
+    "genuine_mean": "similarity of genuine pairs, mean",
+    "genuine_sd": "  standard deviation",
+    "impostor_mean": "similarity of impostors, mean",
+    "impostor_sd": "  standard deviation",
+    "d_prime": "d′",
+    "first_right": "own template is most alike",
+    "threshold": "threshold",
+    "fmr": "FMR at the threshold",
+    "fnmr": "FNMR at the threshold",
+}
+
+
+@click.command()
+@click.argument("collection")
+@click.option("--pack", help="Installed pack with the other face models.")
+@click.option("--compare", is_flag=True, help="Compare both models on the photos that are kept.")
+@click.option("--switch", is_flag=True, help="Use the other model, once everything is prepared.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(-1, 1),
+    help="With --switch: the similarity from which somebody is identified with the new model.",
+)
+@click.option(
+    "--accept-missing",
+    is_flag=True,
+    help="With --switch or --rollback: leave templates behind that cannot be made again.",
+)
+@click.option("--rollback", is_flag=True, help="Go back to the model from before the switch.")
+@click.option("--finish", is_flag=True, help="Delete the templates of the model not in use.")
+@data_dir
+@json_flag
+@click.pass_obj
+def reembed(
+    config: Path | None,
+    /,
+    collection: str,
+    pack: str | None,
+    compare: bool,
+    switch: bool,
+    threshold: float | None,
+    accept_missing: bool,
+    rollback: bool,
+    finish: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Give a collection the templates of other face models, made of its kept photos.
+
+    The server goes on with the old ones meanwhile. What is interrupted goes on when it is called
+    again. Thresholds of two models have nothing to do with each other: --compare proposes one.
+    Until --finish the way back is open. The boxes of the collection need the new pack as well:
+    from the switch on, their probes of the old model are refused.
+
+    \b
+    Examples:
+      match-server reembed staff --pack opencv-zoo --compare
+      match-server reembed staff --switch --threshold 0.41
+      match-server reembed staff --rollback
+      match-server reembed staff --finish
+    """
+    from match_server.importing import opened
+
+    if sum((switch, rollback, finish)) > 1:
+        raise click.UsageError("--switch, --rollback and --finish are one step each")
+    if switch and threshold is None:
+        raise click.UsageError(
+            "--switch needs --threshold: that of the old model says nothing about the new one's "
+            "similarities (see --compare)"
+        )
+    settings = load_settings(config, **options)
+    with opened(settings) as services:
+        if finish:
+            count = services.reembedding.finish(collection)
+            text = f"{collection}: {count} templates of the model not in use are deleted."
+            answer(as_json, {"collection": collection, "deleted": count}, text)
+            return
+        models = _models(services, collection, pack)
+
+        def step() -> "Standing":
+            if switch and threshold is not None:
+                return services.reembedding.switch(
+                    collection, threshold, accept_left=accept_missing
+                )
+            if rollback:
+                return services.reembedding.rollback(collection, accept_left=accept_missing)
+            return services.reembedding.standing(collection)
+
+        standing = _prepared(services, collection, models, step, quiet=as_json)
+        compared = services.comparisons.compare(collection) if compare else None
+    value = asdict(standing) | ({} if compared is None else {"comparison": asdict(compared)})
+    answer(as_json, value, "\n".join([*_progress(standing), *_compared(compared)]))
+
+
+def _models(services: "Services", collection: str, pack: str | None) -> "FaceEngine":
+    """The models to make templates with: those of the pack, or of the change under way."""
+    from match_server.services.engines import installed_engine
+
+    if pack is None:
+        standing = services.reembedding.standing(collection)
+        return services.engines.of_model(standing.other_model_id)
+    settings = services.settings
+    return installed_engine(pack, settings.model_pack, settings.picture_limits)
+
+
+def _prepared(
+    services: "Services",
+    collection: str,
+    models: "FaceEngine",
+    step: Callable[[], "Standing"],
+    *,
+    quiet: bool,
+) -> "Standing":
+    """Prepare, then take the step; again, when templates were enrolled between the two."""
+    from match_server.services.reembedding import NotPrepared
+
+    for tries_left in reversed(range(_TRIES)):
+        with Bar(console=Console(stderr=True), disable=quiet) as bar:
+            task = bar.add_task(collection, total=None)
+
+            def tell(done: int, of: int, bar: Bar = bar, task: TaskID = task) -> None:
+                bar.update(task, completed=done, total=of)
+
+            services.reembedding.prepare(collection, models, tell)
+        try:
+            return step()
+        except NotPrepared:
+            if not tries_left:
+                raise
+    raise RuntimeError("unreachable: the last try answers or raises")
+
+
+def _progress(standing: "Standing") -> list[str]:
+    lines = [
+        f"{standing.collection} uses {standing.model_id}; "
+        f"{standing.done} of {standing.templates} templates are there of {standing.other_model_id}."
+    ]
+    if standing.left:
+        lines.append(f"{len(standing.left)} cannot be made again; their persons need new photos:")
+        lines += [f"  {one.person}  {one.reason}" for one in standing.left[:_SHOWN]]
+        if len(standing.left) > _SHOWN:
+            lines.append(f"  … and {len(standing.left) - _SHOWN} more (--json lists them all)")
+    if standing.switched:
+        lines.append("--rollback leads back; --finish deletes the old templates.")
+    return lines
+
+
+def _compared(compared: "Comparison | None") -> list[str]:
+    if compared is None:
+        return []
+    lines = [
+        f"{compared.templates} templates of {compared.persons} persons: {compared.genuine} genuine "
+        f"and {compared.impostor} impostor comparisons",
+        f"{'':34}{'in use':>12}{'other':>12}",
+    ]
+    for name, label in _FIGURES.items():
+        one, other = (getattr(side, name) for side in (compared.current, compared.other))
+        lines.append(f"{label:34}{_figure(one):>12}{_figure(other):>12}")
+    lines.append(
+        f"At {compared.other.threshold:.4g} the other model's FMR is no higher than at "
+        f"{compared.current.threshold:.4g} now."
+    )
+    return lines
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
