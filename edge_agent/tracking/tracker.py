@@ -151,7 +151,7 @@ class Tracker:
         apart = predicted[:, None, :] - measured[None, :, :]  # (tracks, detections, 4)
         size = np.maximum(predicted[:, None, 2:], measured[None, :, 2:])
         # A face that was not seen for a while may be further from where it was expected.
-        doubt = np.minimum(2.0 * np.sqrt(self._spread[:, 0, :2]) / predicted[:, 2:], 1.5)
+        doubt = np.minimum(3.0 * np.sqrt(self._spread[:, 0, :2]) / predicted[:, 2:], 1.5)
         reach = (self._rules.reach + doubt)[:, None, :] * size
         distance2 = ((apart[:, :, :2] / reach) ** 2).sum(axis=2)
         ratio = np.abs(np.log(predicted[:, None, 2:] / measured[None, :, 2:])).max(axis=2)

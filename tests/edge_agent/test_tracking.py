@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from edge_agent.tracking.appearance import Fingerprint
 from edge_agent.tracking.assignment import assign
 from edge_agent.tracking.tracker import Tracker, TrackingRules, TrackingStep
 
@@ -173,3 +174,64 @@ def test_a_box_without_area_does_no_harm() -> None:
     for frame in range(3):
         step = tracker.update(np.full((1, 4), 7.0, np.float32), frame / FPS)
     assert len(step.tracks) == 1
+
+
+def look_of(person: int, frame: int) -> Fingerprint:
+    """A face as it changes a little from frame to frame."""
+    own = np.random.default_rng(person).normal(size=144)
+    changed = own + np.random.default_rng((person, frame)).normal(0, 0.4, 144)
+    changed -= changed.mean()
+    return (changed / np.linalg.norm(changed)).astype(np.float32)
+
+
+def meeting(frame: int) -> list[tuple[int, float]]:
+    """Two walk towards each other, are hidden for a moment where they meet, and turn back."""
+    if frame < 20:
+        return [(1, 100.0 + 12 * frame), (2, 580.0 - 12 * frame)]
+    if frame < 26:
+        return []
+    return [(1, 328.0 - 12 * (frame - 26)), (2, 352.0 + 12 * (frame - 26))]
+
+
+def follow(with_looks: bool, seed: int) -> dict[int, set[str]]:
+    """Which tracks each of the two got, whatever the order of the detector's rows."""
+    chance = np.random.default_rng(seed)
+    tracker, tracks = Tracker(), dict[int, set[str]]()
+    for frame in range(45):
+        people = meeting(frame)
+        order = chance.permutation(len(people))
+        shown = [people[row] for row in order]
+        centres = np.array([(x, 200.0) for _, x in shown]).reshape(-1, 2)
+        boxes = boxes_at(centres + chance.normal(0, 1.5, centres.shape))
+        looks = [look_of(person, frame) for person, _ in shown] if with_looks else None
+        for row, track_id in ids_by_row(tracker.update(boxes, frame / FPS, looks)).items():
+            tracks.setdefault(shown[row][0], set()).add(track_id)
+    return tracks
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_who_meet_and_turn_back_keep_their_tracks_by_their_looks(seed: int) -> None:
+    first, second = follow(True, seed).values()
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def test_by_place_alone_they_would_have_been_mixed_up() -> None:
+    """The scene is one in which looks matter: two who go on their way look the same from afar."""
+    mixed = [follow(False, seed) for seed in range(10)]
+    assert any(len(tracks[1]) > 1 for tracks in mixed)
+
+
+def test_where_nothing_has_changed_who_was_seen_is_still_there_and_who_was_hidden_leaves() -> None:
+    tracker = Tracker(TrackingRules(keep_missed_s=0.5))
+    both = np.array([[100.0, 200.0], [500.0, 200.0]])
+    for frame in range(5):
+        tracker.update(boxes_at(both), frame / FPS)
+    tracker.update(boxes_at(both[:1]), 5 / FPS)  # the second is hidden
+    held = [tracker.hold(6 / FPS + 0.1 * tenth) for tenth in range(30)]
+    assert [len(step.ended) for step in held].count(1) == 1
+    (left,) = held[-1].tracks
+    again = tracker.update(boxes_at(both[:1] + 5), 6 / FPS + 3.0)
+    assert [track.track_id for track in again.tracks] == [left.track_id]
+    after = tracker.update(boxes_at(both[:0]), 6 / FPS + 3.1)
+    assert [track.track_id for track in after.tracks] == [left.track_id], "missed for a moment only"
