@@ -126,6 +126,7 @@ class Agent:
         cv2.setNumThreads(settings.models.threads)
         self.stopping = threading.Event()
         self.stopping_was_asked = False  # rather than the end of every film
+        self.replaced = threading.Event()  # another run follows this one
         self.outbox = outbox
         self.ledger = ledger
         self.tracks = None if transport is None else TrackQueue(settings.device)
@@ -165,7 +166,8 @@ class Agent:
             self.stopping_was_asked = self.stopping.is_set()
         finally:
             self.stopping.set()
-            notify("STOPPING=1")
+            if not self.replaced.is_set():
+                notify("STOPPING=1")
             deadline_s = time.monotonic() + _STOP_S
             for camera in self.cameras:
                 camera.join(max(0.0, deadline_s - time.monotonic()))
@@ -245,8 +247,12 @@ def pipeline_rules(settings: AgentSettings, camera: CameraSettings) -> PipelineR
 
 
 def open_outbox(settings: AgentSettings) -> Outbox:
+    bounds = settings.outbox
     return Outbox(
-        settings.outbox_path, settings.device, max_bytes=settings.outbox.max_mib * 1024 * 1024
+        settings.outbox_path,
+        settings.device,
+        max_bytes=bounds.max_mib * 1024 * 1024,
+        max_age_s=bounds.max_age_days * 86_400,
     )
 
 

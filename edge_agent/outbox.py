@@ -5,9 +5,7 @@ SQLite in WAL mode with `synchronous=FULL`: a commit is on the disk when it retu
 makes a few probes a second at most, so the sync per commit costs nothing that matters.
 """
 
-import errno
 import logging
-import shutil
 import sqlite3
 import threading
 from collections import deque
@@ -16,41 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.outbox_file import DiskFull, open_file
 from edge_agent.probes import Probe
 from shared.clock import Clock, SystemClock, rfc3339
-from shared.errors import ConfigurationError, Unavailable
+from shared.errors import Unavailable
 from shared.messages import ProbeReceipt
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS probe (
-    sequence INTEGER PRIMARY KEY,
-    probe_id TEXT NOT NULL UNIQUE,
-    body BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS refusal (
-    sequence INTEGER PRIMARY KEY,
-    probe_id TEXT NOT NULL,
-    code TEXT,
-    message TEXT,
-    refused_at TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS tally (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    last_sequence INTEGER NOT NULL DEFAULT 0,
-    bytes INTEGER NOT NULL DEFAULT 0,
-    acknowledged INTEGER NOT NULL DEFAULT 0,
-    refused INTEGER NOT NULL DEFAULT 0,
-    dropped INTEGER NOT NULL DEFAULT 0
-);
-INSERT OR IGNORE INTO tally (id) VALUES (1);
-PRAGMA user_version = 1;
-"""
 _KEPT_REFUSALS = 1000
 _RETRY_S = 2.0
 _HELD_BYTES = 8 * 1024 * 1024
-_SMALLEST_BYTES = 64 * 1024  # SQLite needs some 32 KiB beside a database to open it
+_MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +55,7 @@ class OutboxCounts:
     put: int  # numbered and stored; equals the last sequence number
     acknowledged: int
     refused: int
-    dropped: int  # given up, oldest first, for want of room
+    dropped: int  # given up, oldest first, for want of room or for their age
     waiting: int  # on the disk
     held: int  # in memory, because the disk takes nothing at the moment
     waiting_bytes: int
@@ -90,9 +65,11 @@ class Outbox:
     """A bounded, durable queue of one device's probes. Safe to use from several threads.
 
     The queue on the disk holds at most `max_bytes` of messages; what comes then pushes out the
-    oldest, which is counted as dropped. While the disk takes nothing (full, read-only, broken),
-    new probes are held in memory, at most 8 MiB of them, oldest dropped first and counted; they
-    are numbered and stored as soon as the disk takes them.
+    oldest, which is counted as dropped, and so is what has waited for `max_age_s`. Age is the time
+    that the outbox has been open since: a clock that jumps a year ahead makes nothing old. While
+    the disk takes nothing (full, read-only, broken), new probes are held in memory, at most 8 MiB
+    of them, oldest dropped first and counted; they are numbered and stored as soon as the disk
+    takes them.
 
     A disk that is full from the start is no reason not to start: the file is opened as soon as
     there is room, and until then probes are held in memory. Raises Unavailable when the file
@@ -105,11 +82,13 @@ class Outbox:
         device: str,
         *,
         max_bytes: int = 256 * 1024 * 1024,
+        max_age_s: float = 30 * 24 * 3600.0,
         clock: Clock | None = None,
     ) -> None:
         self._path = path
         self._device = device
         self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
         self._clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._held: deque[Probe] = deque()
@@ -119,6 +98,8 @@ class Outbox:
         self._retry_at: float | None = None  # set while the disk takes nothing
         self._observers: list[Callable[[], None]] = []
         self._opened: sqlite3.Connection | None = None  # None while the disk is too full for it
+        self._lived_before_s = 0.0  # in earlier processes
+        self._opened_at_s = self._aged_at_s = self._clock.monotonic_s()
         self._open()
 
     def put(self, probes: Sequence[Probe]) -> int:
@@ -137,12 +118,13 @@ class Outbox:
         with self._lock:
             if not self._is_open():
                 return 0
-            if not self._held and not self._settled:
+            if not self._held and not self._settled and not self._is_time_to_age():
                 return 0
             try:
                 with self._transaction() as cursor:
                     self._forget(cursor, self._settled.values())
                     stored = self._store(cursor)
+                    self._drop_aged(cursor)
             except sqlite3.Error as error:
                 self._disk_failed(error)
                 return 0
@@ -270,10 +252,12 @@ class Outbox:
 
     def _open(self) -> None:
         try:
-            self._opened = _open(self._path)
-        except _DiskFull as error:
+            self._opened = open_file(self._path)
+        except DiskFull as error:
             self._disk_failed(error)
         else:
+            (self._lived_before_s,) = self._opened.execute("SELECT lived_s FROM tally").fetchone()
+            self._opened_at_s = self._clock.monotonic_s()
             self._disk_works(0)
 
     def _is_waiting(self, probe_id: str) -> bool:
@@ -296,11 +280,13 @@ class Outbox:
         for sequence, probe in enumerate(self._held, start=sequence + 1):  # noqa: B020
             message = probe.message(self._device, sequence)
             body = message.model_dump_json(exclude_none=True).encode()
-            rows.append((sequence, probe.probe_id, body))
-        cursor.executemany("INSERT INTO probe (sequence, probe_id, body) VALUES (?, ?, ?)", rows)
+            rows.append((sequence, probe.probe_id, body, self._lived_s()))
+        cursor.executemany(
+            "INSERT INTO probe (sequence, probe_id, body, put_at_s) VALUES (?, ?, ?, ?)", rows
+        )
         cursor.execute(
             "UPDATE tally SET last_sequence = ?, bytes = bytes + ?, dropped = dropped + ?",
-            (sequence, sum(len(body) for _, _, body in rows), self._held_dropped),
+            (sequence, sum(len(body) for _, _, body, _ in rows), self._held_dropped),
         )
         self._make_room(cursor)
         return len(rows)
@@ -316,9 +302,32 @@ class Outbox:
             freed += size
             dropped += 1
         cursor.execute("DELETE FROM probe WHERE sequence <= ?", (last,))
-        cursor.execute(
-            "UPDATE tally SET bytes = bytes - ?, dropped = dropped + ?", (freed, dropped)
-        )
+        self._count_dropped(cursor, dropped, freed)
+
+    def _lived_s(self) -> float:
+        """How long the outbox has been open in all its processes."""
+        return self._lived_before_s + self._clock.monotonic_s() - self._opened_at_s
+
+    def _is_time_to_age(self) -> bool:
+        return self._clock.monotonic_s() - self._aged_at_s >= _MINUTE_S
+
+    def _drop_aged(self, cursor: sqlite3.Cursor) -> None:
+        """Once a minute: notes how long the outbox has lived, and drops what waited too long."""
+        if not self._is_time_to_age():
+            return
+        lived_s = self._lived_s()
+        cursor.execute("UPDATE tally SET lived_s = ?", (lived_s,))
+        gone = cursor.execute(
+            "DELETE FROM probe WHERE put_at_s < ? RETURNING length(body)",
+            (lived_s - self._max_age_s,),
+        ).fetchall()
+        if gone:
+            log.warning("%d probes waited too long for the server and are dropped", len(gone))
+            self._count_dropped(cursor, len(gone), sum(size for (size,) in gone))
+        self._aged_at_s = self._clock.monotonic_s()
+
+    def _count_dropped(self, cursor: sqlite3.Cursor, count: int, size: int) -> None:
+        cursor.execute("UPDATE tally SET bytes = bytes - ?, dropped = dropped + ?", (size, count))
 
     def _forget(self, cursor: sqlite3.Cursor, receipts: Iterable[ProbeReceipt]) -> None:
         for receipt in receipts:
@@ -387,45 +396,3 @@ class Outbox:
         if self._retry_at is not None:
             log.warning("The outbox %s works again; %d probes stored", self._path, stored)
         self._retry_at = None
-
-
-class _DiskFull(Exception):
-    """The file cannot be opened before there is room on the disk."""
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Opens or creates the file. One that is no database is moved aside: a box must go on."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return _connect(path)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", "") not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            if shutil.disk_usage(path.parent).free < _SMALLEST_BYTES:
-                raise _DiskFull("the disk is full") from error
-            raise Unavailable(f"the outbox {path} cannot be opened: {error}") from error
-        aside = path.with_name(f"{path.name}.damaged-{int(SystemClock().now().timestamp())}")
-        path.rename(aside)
-        for companion in ("-wal", "-shm"):
-            path.with_name(path.name + companion).unlink(missing_ok=True)
-        log.error("The outbox %s is damaged (%s): kept as %s, a new one begins", path, error, aside)
-        return _connect(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _DiskFull("the disk is full") from error
-        raise ConfigurationError(f"the outbox cannot be kept in {path.parent}: {error}") from error
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    path.touch(mode=0o600)  # templates are biometric data; SQLite's other files take this mode over
-    path.chmod(0o600)
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_size_limit = 4194304")
-        connection.execute("PRAGMA cache_size = -2048")
-        connection.executescript(_SCHEMA)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from edge_agent.camera_settings import CameraSettings
+from edge_agent.fleet.settings import FleetSettings
 from edge_agent.secret_files import read_secret
 from shared.errors import ConfigurationError
 from shared.messages import Name
@@ -36,6 +37,7 @@ class ModelSettings(_Section):
     detector: str | None = None
     closer: str | None = None
     threads: int = Field(default=1, ge=1, le=64)
+    embedder_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
 class ShotSettings(_Section):
@@ -59,6 +61,7 @@ class LivenessSettings(_Section):
 
 class OutboxSettings(_Section):
     max_mib: int = Field(default=256, ge=1, le=1_048_576)
+    max_age_days: float = Field(default=30.0, gt=0, le=3650)
 
 
 class GallerySettings(_Section):
@@ -117,6 +120,7 @@ class AgentSettings(_Section):
     liveness: LivenessSettings = LivenessSettings()
     outbox: OutboxSettings = OutboxSettings()
     gallery: GallerySettings = GallerySettings()
+    fleet: FleetSettings = FleetSettings()
     server: ServerSettings | None = None
     broker: BrokerSettings | None = None
 
@@ -167,13 +171,22 @@ def load_settings(path: Path) -> AgentSettings:
 
     Raises ConfigurationError, which names every key that is unknown, missing or impossible.
     """
+    return settings_from(read_table(path), str(path))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """What stands in a TOML file. Raises ConfigurationError where it cannot be read."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the configuration {path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
-    return _validated(lambda: _LoadedSettings(**table), str(path))
+
+
+def settings_from(table: dict[str, Any], origin: str) -> AgentSettings:
+    """The settings of a table, with the environment's overrides; faults are said of `origin`."""
+    return _validated(lambda: _LoadedSettings(**table), origin)
 
 
 def settings_of(table: dict[str, Any]) -> AgentSettings:

@@ -1,5 +1,6 @@
 """The outbox: numbers without gaps, bounds, a full disk, and death at any moment."""
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -216,9 +218,10 @@ def test_a_box_starts_on_an_already_full_disk_and_stores_when_there_is_room(
         pytest.skip("mounting a small tmpfs is not allowed here")
     try:
         filler = mount / "somebody else's"
-        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1024))
+        filler.write_bytes(b"")
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(1024)):
+                pass
         clock = StandingClock()
         outbox = Outbox(mount / "outbox.db", DEVICE, clock=clock)
         assert outbox.put([make_probe(seed=1)]) == 0
@@ -247,6 +250,45 @@ def test_memory_is_bounded_while_the_disk_is_full(outbox: Outbox) -> None:
     outbox.retry()
     after = outbox.counts()
     assert (after.held, after.waiting, after.dropped) == (0, counts.held, counts.dropped)
+
+
+def test_what_waited_too_long_is_dropped_and_counted(tmp_path: Path, probes: Probes) -> None:
+    clock = StandingClock()
+    outbox = Outbox(tmp_path / "outbox.db", DEVICE, max_age_s=3600, clock=clock)
+    outbox.put(probes(3))
+    clock.at_s = 3000
+    outbox.put(probes(2))
+    clock.at_s = 3700
+    outbox.retry()
+    assert sequences(outbox) == [4, 5]
+    counts = outbox.counts()
+    assert (counts.dropped, counts.waiting) == (3, 2)
+    assert counts.waiting_bytes == sum(len(one.body) for one in outbox.pending(9))
+    outbox.close()
+
+
+def test_age_is_the_time_that_the_box_ran_whatever_the_clock_says(
+    tmp_path: Path, probes: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = StandingClock()
+    path = tmp_path / "outbox.db"
+    before = Outbox(path, DEVICE, max_age_s=3600, clock=clock)
+    before.put(probes(1))
+    clock.at_s = 2000
+    before.retry()
+    before.close()
+    # Switched off for a year, and the clock is a year ahead: none of that makes a probe old.
+    clock.at_s = 0
+    a_year_on = clock.now() + timedelta(days=365)
+    monkeypatch.setattr(StandingClock, "now", lambda self: a_year_on)
+    after = Outbox(path, DEVICE, max_age_s=3600, clock=clock)
+    clock.at_s = 1000
+    after.retry()
+    assert sequences(after) == [1]
+    clock.at_s = 1700
+    after.retry()
+    assert sequences(after) == []
+    after.close()
 
 
 WRITER = textwrap.dedent(
