@@ -97,8 +97,10 @@ def _readable(text: str) -> str:
 
 
 def _written_out(value: object) -> object:
-    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.match(value)):
+    if isinstance(value, datetime):
         return value
+    if isinstance(value, str) and _RFC3339.match(value):
+        return datetime.fromisoformat(value.upper())  # itself: strict parsing takes no text here
     raise ValueError("is a time like 2026-11-22T12:00:00Z (RFC 3339)")
 
 
