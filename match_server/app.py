@@ -160,6 +160,7 @@ def _begin() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
     g.started_s = time.monotonic()
+    act_as(Actor())
 
 
 def _finish(response: Response) -> Response:

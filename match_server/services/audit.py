@@ -89,8 +89,8 @@ class Audit:
 
 def anchor_of(text: str) -> Anchor:
     """An anchor as `audit anchor` prints it. Raises MalformedInput."""
-    number, _, digest = text.strip().partition(":")
-    if not (number.isdecimal() and number.isascii() and len(number) < 19):
+    number, colon, digest = text.strip().partition(":")
+    if not (colon and number.isdecimal() and number.isascii() and len(number) < 19):
         raise MalformedInput("an anchor is NUMBER:HASH, as `match-server audit anchor` prints it")
     try:
         return Anchor(number=int(number), hash=digest)
