@@ -130,6 +130,7 @@ class LocalGallery:
 
     def extend(self, part: SnapshotPart) -> None:
         self._store.extend(part)
+        self._state = self._store.state()
 
     def complete(self) -> None:
         self._store.complete()
