@@ -80,6 +80,7 @@ def test_two_who_are_as_near_are_ambiguous_but_one_person_twice_is_not(
 ) -> None:
     between = vector(101) + vector(102)
     between /= np.linalg.norm(between)
+    known.apply(changes(10, gallery=gallery(threshold=0.3)))
     assert decided(known, between) == ("ambiguous", None)
     # Whose templates fill the list by themselves: the search asks further.
     crowd = dict.fromkeys(range(200, 230), 1)
