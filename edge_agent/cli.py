@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from edge_agent.command_errors import says_errors
+from edge_agent.fleet.command import enroll_device
 from edge_agent.ledger_command import ledger
 from edge_agent.settings import (
     AgentSettings,
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(ledger)
+main.add_command(enroll_device)
 
 
 @main.command()
@@ -45,9 +47,10 @@ def run(config: Path) -> None:
     \b
     Example: edge-agent run --config /etc/muster/agent.toml
     """
-    settings = load_settings(config)
-    _log_to_stderr(settings.log_level)
-    _serve(settings)
+    _log_to_stderr(load_settings(config).log_level)
+    from edge_agent.fleet.service import serve
+
+    serve(config)
 
 
 @main.command()
@@ -118,48 +121,6 @@ def doctor(config: Path, as_json: bool) -> None:
         for finding in findings:
             click.echo(finding.as_text())
     sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)
-
-
-def _serve(settings: AgentSettings) -> None:
-    from edge_agent.agent import (
-        Agent,
-        open_galleries,
-        open_ledger,
-        open_outbox,
-        open_transport,
-    )
-    from models.analysis import open_models
-
-    transport = open_transport(settings)
-    if transport is None:
-        logging.getLogger("edge_agent").warning(
-            "Neither [server] nor [broker] is configured: probes stay in the outbox"
-        )
-    models = open_models(
-        settings.models.pack,
-        detector=settings.models.detector,
-        closer=settings.models.closer,
-        threads=settings.models.threads,
-    )
-    agent = Agent(
-        settings,
-        models,
-        open_outbox(settings),
-        transport,
-        ledger=open_ledger(settings),
-        galleries=open_galleries(settings, models.model_id),
-    )
-    _stop_on_signal(agent.stopping.set)
-    names = ", ".join(camera.name for camera in settings.cameras)
-    road = "the outbox alone" if transport is None else f"the {transport.name}"
-    logging.getLogger("edge_agent").info("Watching %s, for %s", names, road)
-    try:
-        agent.run()
-        if not agent.stopping_was_asked and agent.delivery is not None:
-            agent.delivery.drained(_DRAIN_S)  # every film has ended: nothing else is to be done
-    finally:
-        agent.close()
-    sys.exit(1 if agent.failed else 0)
 
 
 def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[str, Any]]:

@@ -1,0 +1,213 @@
+"""How a box comes to its key: a short code, typed in or shown to its camera, for one HTTPS call."""
+
+import hashlib
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import cv2
+import requests
+import tomlkit
+from pydantic import ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from edge_agent.capture.sources import open_source, read
+from edge_agent.capture.streams import Asked
+from edge_agent.fleet.configuration import write_durably
+from edge_agent.settings import settings_from
+from shared.errors import (
+    ConfigurationError,
+    MalformedInput,
+    SourceError,
+    Unauthenticated,
+    Unavailable,
+)
+from shared.fleet import DeviceGrant
+from shared.invitations import Invitation
+
+_TIMEOUT_S: Final = 15.0
+_WIDEST: Final = 1280  # pixels; a larger picture is not needed to read a QR code
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What a box has become."""
+
+    device: str
+    site: str
+    server: str
+    config: Path
+    key_file: Path
+
+
+def invitation_shown(source: str, timeout_s: float) -> Invitation:
+    """The invitation in a QR picture before a camera (or in a film or picture).
+
+    Raises SourceError when none is seen in `timeout_s` or before the film ends.
+    """
+    detector = cv2.QRCodeDetector()
+    until_s = time.monotonic() + timeout_s
+    opened = open_source(source, Asked())
+    try:
+        while time.monotonic() < until_s:
+            taken = read(opened)
+            if taken is None:
+                break
+            picture = taken[0]
+            if picture.shape[1] > _WIDEST:
+                scale = _WIDEST / picture.shape[1]
+                picture = cv2.resize(  # type: ignore[assignment]
+                    picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
+                )
+            text, _, _ = detector.detectAndDecode(picture)
+            if text:
+                try:
+                    return Invitation.read(text)
+                except MalformedInput:
+                    continue  # a code that is about something else
+    finally:
+        opened.close()
+    raise SourceError(f"no invitation was seen by {source}: hold the QR picture close and still")
+
+
+def enroll(
+    invitation: Invitation,
+    *,
+    config: Path,
+    state_dir: Path,
+    source: str,
+    ca_file: Path | None = None,
+) -> Enrolled:
+    """Fetches the key for the invitation's code and writes key and configuration.
+
+    The configuration at `config` is changed where it exists, its comments stay; a new one watches
+    `source`. Everything that can fail here is tried before the code is used up. Raises
+    ConfigurationError, Unavailable, Unauthenticated.
+    """
+    before = _text(config)
+    state_dir = Path(str(tomlkit.parse(before).get("state_dir", state_dir)))
+    key_file = state_dir / "server.key"
+    _require_writable(config)
+    _require_writable(key_file)
+    rehearsed = DeviceGrant(device="box", site="main", key="none yet")
+    _filled(before, rehearsed, config, invitation.server, key_file, state_dir, source, ca_file)
+    if invitation.certificate_sha256 is not None and ca_file is None:
+        ca_file = state_dir / "server.pem"
+        certificate = _certificate_of(invitation.server, invitation.certificate_sha256)
+        write_durably(ca_file, certificate.encode("ascii"), mode=0o644)
+    grant = _redeem(invitation, ca_file)
+    write_durably(key_file, f"{grant.key}\n".encode("ascii"), mode=0o600)
+    text = _filled(before, grant, config, invitation.server, key_file, state_dir, source, ca_file)
+    mode = config.stat().st_mode & 0o777 if config.exists() else 0o640
+    write_durably(config, text.encode("utf-8"), mode=mode)
+    return Enrolled(grant.device, grant.site, invitation.server, config, key_file)
+
+
+def _redeem(invitation: Invitation, ca_file: Path | None) -> DeviceGrant:
+    url = f"{invitation.server.rstrip('/')}/v1/devices/enroll"
+    try:
+        response = requests.post(
+            url,
+            json={"code": invitation.code},
+            timeout=_TIMEOUT_S,
+            verify=True if ca_file is None else str(ca_file),
+            allow_redirects=False,
+        )
+    except requests.exceptions.SSLError as error:
+        raise Unavailable(
+            f"{invitation.server} shows a certificate that is not trusted here: give --ca-file, "
+            "or use the QR picture, which says whom to trust"
+        ) from error
+    except (requests.RequestException, OSError) as error:
+        raise Unavailable(
+            f"{invitation.server} cannot be reached: is the address right?"
+        ) from error
+    if response.ok:
+        try:
+            return DeviceGrant.model_validate_json(response.content)
+        except ValidationError as error:
+            raise Unavailable(f"{invitation.server} is no match-server") from error
+    try:
+        said = str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        said = f"HTTP {response.status_code}"
+    raise Unauthenticated(f"{invitation.server} gives no key: {said}")
+
+
+def _certificate_of(server: str, sha256: str) -> str:
+    """The certificate (PEM) that the server shows, if it is the one that was promised."""
+    parts = urlsplit(server)
+    if parts.scheme != "https" or parts.hostname is None:
+        raise ConfigurationError(f"{server} is not https://…, so it shows no certificate")
+    try:
+        pem = ssl.get_server_certificate((parts.hostname, parts.port or 443), timeout=_TIMEOUT_S)
+    except OSError as error:
+        raise Unavailable(f"{server} cannot be reached: is the address right?") from error
+    if hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() != sha256:
+        raise Unauthenticated(
+            f"{server} shows another certificate than the invitation promises: "
+            "somebody may stand between; no code was sent"
+        )
+    return pem
+
+
+def _text(config: Path) -> str:
+    """What stands in the configuration; nothing where there is none yet."""
+    if not config.exists():
+        return ""
+    try:
+        text = config.read_text(encoding="utf-8")
+        tomlkit.parse(text)
+    except (OSError, UnicodeDecodeError, TOMLKitError) as error:
+        raise ConfigurationError(f"the configuration {config} cannot be read: {error}") from error
+    return text
+
+
+def _require_writable(file: Path) -> None:
+    probe = file.with_name(f".{file.name}.try")
+    try:
+        write_durably(probe, b"", mode=0o600)
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _filled(
+    before: str,
+    grant: DeviceGrant,
+    config: Path,
+    server: str,
+    key_file: Path,
+    state_dir: Path,
+    source: str,
+    ca_file: Path | None,
+) -> str:
+    """The configuration with who the box is and whom it talks to, its comments kept.
+
+    Raises ConfigurationError for one that `edge-agent run` would refuse.
+    """
+    document = tomlkit.parse(before)
+    if not document:
+        document.add(tomlkit.comment("Written by `edge-agent enroll-device`."))
+    document["device"] = grant.device  # tomlkit puts plain keys before the first section
+    document["site"] = grant.site
+    document.setdefault("state_dir", str(state_dir))
+    if "server" not in document:
+        document["server"] = tomlkit.table()
+    section = document["server"]
+    section["url"] = server
+    section["key_file"] = str(key_file)
+    if ca_file is not None:
+        section["ca_file"] = str(ca_file)
+    if "cameras" not in document:
+        camera = tomlkit.table()
+        camera["name"] = "camera"
+        camera["source"] = source
+        cameras = tomlkit.aot()
+        cameras.append(camera)
+        document["cameras"] = cameras
+    settings_from(document.unwrap(), str(config))
+    return tomlkit.dumps(document)

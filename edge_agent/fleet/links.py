@@ -1,0 +1,160 @@
+"""How the box and the server talk about the box: over HTTP, or through the broker."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edge_agent.fleet.clock_offset import ClockOffset, Mark
+from edge_agent.publishers.transport import CarriesMessages
+from edge_agent.settings import AgentSettings
+from shared.errors import Unavailable
+from shared.fleet import DesiredConfig, HealthAnswer, HealthMessage, ReportedConfig
+
+_TIMEOUT_S: Final = 10.0
+_UNANSWERED: Final = 8
+
+Desired = Callable[[DesiredConfig], None]
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class Link(Protocol):
+    """A way to tell the server how the box is and to hear what it is to run with.
+
+    Calls raise Unavailable where it leads nowhere now. Nothing is stored up: what was not heard
+    is told anew next time.
+    """
+
+    def open(self, desired: Desired) -> None:
+        """`desired` is called, from any thread, with what the box is to run with."""
+        ...
+
+    def send_health(self, message: HealthMessage) -> None: ...
+
+    def send_report(self, report: ReportedConfig) -> None: ...
+
+
+class BrokerLink:
+    """Through the broker: health at QoS 0, configurations as retained messages."""
+
+    def __init__(self, road: CarriesMessages, offset: ClockOffset) -> None:
+        self._road = road
+        self._offset = offset
+        self._lock = threading.Lock()
+        self._sent: list[tuple[HealthMessage, Mark]] = []  # not answered yet, newest last
+        self._desired: Desired = lambda _: None
+        road.listen("health/answer", self._answered)
+        road.listen("config/desired", self._wanted)
+
+    def open(self, desired: Desired) -> None:
+        self._desired = desired
+
+    def send_health(self, message: HealthMessage) -> None:
+        with self._lock:
+            self._sent = [*self._sent[1 - _UNANSWERED :], (message, self._offset.mark())]
+        self._road.say("health", message.model_dump_json())
+
+    def send_report(self, report: ReportedConfig) -> None:
+        self._road.say("config/reported", report.model_dump_json(), retain=True)
+
+    # Called in the client's thread.
+
+    def _answered(self, payload: bytes) -> None:
+        answer = HealthAnswer.model_validate_json(payload)
+        with self._lock:
+            mark = next((mark for one, mark in self._sent if one.at == answer.answers), None)
+        if mark is not None:
+            self._offset.answered(mark, answer.at)
+
+    def _wanted(self, payload: bytes) -> None:
+        if payload:  # an empty one: the server has forgotten the box, which goes on as it is
+            self._desired(DesiredConfig.model_validate_json(payload))
+
+
+class _Config(BaseModel):
+    """GET …/config, of which more is said than the box needs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    revision: int
+    config: dict[str, Any]
+
+
+class HttpLink:
+    """Over HTTP: health is answered with the wanted revision, which is fetched when it is new."""
+
+    def __init__(
+        self, url: str, key: str, device: str, offset: ClockOffset, *, ca_file: Path | None = None
+    ) -> None:
+        import requests
+
+        from edge_agent.publishers.http import Bearer
+
+        self._requests = requests
+        self._base = f"{url.rstrip('/')}/v1/devices/{device}"
+        self._offset = offset
+        self._desired: Desired = lambda _: None
+        self._revision: int | None = None  # that was handed on last
+        self._session = requests.Session()
+        self._session.auth = Bearer(key)
+        self._session.headers["Content-Type"] = "application/json"
+        if ca_file is not None:
+            self._session.verify = str(ca_file)
+
+    def open(self, desired: Desired) -> None:
+        self._desired = desired
+
+    def send_health(self, message: HealthMessage) -> None:
+        mark = self._offset.mark()
+        answer = self._call("POST", "/health", HealthAnswer, message)
+        self._offset.answered(mark, answer.at)
+        if answer.config_revision != self._revision:
+            wanted = self._call("GET", "/config", _Config)
+            self._revision = wanted.revision
+            self._desired(DesiredConfig(revision=wanted.revision, config=wanted.config))
+
+    def send_report(self, report: ReportedConfig) -> None:
+        self._call("PUT", "/config/reported", _Config, report)
+
+    def _call(
+        self, method: str, path: str, answer: type[_Answer], body: BaseModel | None = None
+    ) -> _Answer:
+        data = None if body is None else body.model_dump_json(exclude_none=True).encode()
+        try:
+            response = self._session.request(
+                method, self._base + path, data=data, timeout=_TIMEOUT_S, allow_redirects=False
+            )
+        except self._requests.RequestException as error:
+            raise Unavailable(f"{self._base} cannot be reached") from error
+        if not response.ok:
+            raise Unavailable(f"{self._base}{path} answered {response.status_code}")
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise Unavailable(f"{self._base}{path} gave no answer that is known here") from error
+
+
+def links_of(settings: AgentSettings, transport: object, offset: ClockOffset) -> list[Link]:
+    """The ways that the settings know, the better first."""
+    links: list[Link] = []
+    if settings.broker is not None and isinstance(transport, CarriesMessages):
+        links.append(BrokerLink(transport, offset))
+    if settings.server is not None:
+        server = settings.server
+        links.append(
+            HttpLink(server.url, server.key(), settings.device, offset, ca_file=server.ca_file)
+        )
+    return links
+
+
+def tell(links: Sequence[Link], say: Callable[[Link], None]) -> bool:
+    """Says it over the first link that leads somewhere; whether there was one."""
+    for link in links:
+        try:
+            say(link)
+        except Unavailable:
+            continue
+        return True
+    return False

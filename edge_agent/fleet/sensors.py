@@ -1,0 +1,135 @@
+"""What the machine says of itself, read from /proc and /sys; None for what it does not say.
+
+No psutil: of it, four small files would be used, and neither the processor's temperature on an
+ARM board nor its throttling is among what it knows.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+_THROTTLED_NOW: Final = 0b1111
+"""Of the Raspberry Pi's `get_throttled`: under-voltage, capped, throttled, soft limit."""
+_VCGENCMD_S: Final = 2.0
+_SENSIBLE_C: Final = (-60.0, 200.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """One look at the machine."""
+
+    temperature_c: float | None  # of the hottest zone
+    throttled: bool | None  # slowed by heat or weak power, now
+    load_1m: float | None
+    processors: int
+    memory_bytes: int  # resident, of this process
+    memory_free_bytes: int | None  # of the machine, without swapping
+    disk_free_bytes: int | None  # where the state lies
+
+
+class Sensors(Protocol):
+    """Where readings come from."""
+
+    def read(self) -> Readings: ...
+
+
+class MachineSensors:
+    """The files of the machine below `root`; the disk is that of `state_dir`."""
+
+    def __init__(self, state_dir: Path, *, root: Path = Path("/")) -> None:
+        self._state_dir = state_dir
+        self._root = root
+        self._vcgencmd = shutil.which("vcgencmd") if root == Path("/") else None
+
+    def read(self) -> Readings:
+        return Readings(
+            temperature_c=self._temperature_c(),
+            throttled=self._throttled(),
+            load_1m=self._load_1m(),
+            processors=len(os.sched_getaffinity(0)),
+            memory_bytes=self._resident_bytes(),
+            memory_free_bytes=self._memory_free_bytes(),
+            disk_free_bytes=self._disk_free_bytes(),
+        )
+
+    def _temperature_c(self) -> float | None:
+        degrees = []
+        for file in self._root.glob("sys/class/thermal/thermal_zone*/temp"):
+            text = _text(file)
+            try:
+                value = int(text or "") / 1000
+            except ValueError:
+                continue
+            if _SENSIBLE_C[0] <= value <= _SENSIBLE_C[1]:  # a dead sensor says -274 or 0x7fff
+                degrees.append(value)
+        return max(degrees, default=None)
+
+    def _throttled(self) -> bool | None:
+        """By the Pi's firmware; on other machines by the processors' frequency limit."""
+        said = _text(self._root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+        if said is None and self._vcgencmd is not None:
+            said = _answer([self._vcgencmd, "get_throttled"])
+        if said is not None:
+            try:
+                return bool(int(said.strip().rpartition("=")[2], 16) & _THROTTLED_NOW)
+            except ValueError:
+                return None
+        return self._cooled_by_the_kernel()
+
+    def _cooled_by_the_kernel(self) -> bool | None:
+        """Whether a cooling device that slows processors is at work (Linux thermal sysfs)."""
+        states = []
+        for kind in self._root.glob("sys/class/thermal/cooling_device*/type"):
+            if (_text(kind) or "").strip().lower() in ("processor", "cpufreq-cpu0") or (
+                _text(kind) or ""
+            ).startswith("cpufreq"):
+                state = _text(kind.with_name("cur_state"))
+                if state is not None and state.strip().isdigit():
+                    states.append(int(state))
+        return any(states) if states else None
+
+    def _load_1m(self) -> float | None:
+        text = _text(self._root / "proc/loadavg")
+        try:
+            return float((text or "").split()[0])
+        except (ValueError, IndexError):
+            return None
+
+    def _resident_bytes(self) -> int:
+        text = _text(self._root / "proc/self/statm")
+        try:
+            return int((text or "").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, IndexError):
+            return 0
+
+    def _memory_free_bytes(self) -> int | None:
+        for line in (_text(self._root / "proc/meminfo") or "").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return None
+
+    def _disk_free_bytes(self) -> int | None:
+        try:
+            return shutil.disk_usage(self._state_dir).free
+        except OSError:
+            return None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+
+
+def _answer(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_VCGENCMD_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

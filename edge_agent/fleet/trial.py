@@ -1,0 +1,99 @@
+"""A configuration tried apart: in a process of its own, which may hang or fall without harm.
+
+`python -m edge_agent.fleet.trial` reads a table of settings and what is in use now from its
+standard input, opens what is new, and answers one JSON object: `{"problem": null}` or a sentence.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from typing import Any, Final
+
+from edge_agent.settings import AgentSettings, settings_from
+from shared.errors import ConfigurationError, MusterError
+
+_WHOLE_S: Final = 900.0  # a new pack may have to be fetched
+_CAMERA_S: Final = 15.0
+
+
+def tried_apart(table: dict[str, Any], current: AgentSettings) -> str | None:
+    """Why these settings cannot be run with; None when everything that is new can be opened."""
+    given = {
+        "table": table,
+        "cameras": [camera.model_dump_json() for camera in current.cameras],
+        "models": current.models.model_dump_json(),
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_agent.fleet.trial"],
+            input=json.dumps(given, default=str),
+            capture_output=True,
+            text=True,
+            timeout=_WHOLE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"trying it took longer than {_WHOLE_S:.0f} s"
+    except (OSError, ValueError) as error:
+        return f"it cannot be tried: {error}"
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        return f"trying it ended with status {done.returncode}"
+    problem = answer.get("problem")
+    return None if problem is None else str(problem)
+
+
+def problem_of(given: dict[str, Any]) -> str | None:
+    """The same, in this process."""
+    try:
+        settings = settings_from(given["table"], "the configuration")
+        if settings.models.model_dump_json() != given["models"]:
+            _try_models(settings)
+        for camera in settings.cameras:
+            # One that is in use cannot be opened twice, and gives pictures already or never did.
+            if camera.model_dump_json() not in given["cameras"]:
+                _try_camera(settings, camera.name)
+    except MusterError as error:
+        return error.message
+    return None
+
+
+def _try_models(settings: AgentSettings) -> None:
+    from edge_agent.fleet.packs import fetch, open_sound, prove
+
+    fetch(settings.models)
+    prove(open_sound(settings.models))
+
+
+def _try_camera(settings: AgentSettings, name: str) -> None:
+    from edge_agent.capture.sources import open_source, read
+
+    camera = next(one for one in settings.cameras if one.name == name)
+    outcome: list[str | None] = []
+
+    def look() -> None:
+        try:
+            source = open_source(camera.source, camera.asked)
+            try:
+                picture = read(source)
+            finally:
+                source.close()
+        except MusterError as error:
+            outcome.append(error.message)
+        else:
+            outcome.append("it holds no picture" if picture is None else None)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(_CAMERA_S)
+    problem = outcome[0] if outcome else f"no picture within {_CAMERA_S:.0f} s"
+    if problem is not None:
+        raise ConfigurationError(f"camera {name}: {problem}")
+
+
+if __name__ == "__main__":
+    answer = problem_of(json.load(sys.stdin))
+    sys.stdout.write(json.dumps({"problem": answer}) + "\n")
+    sys.stdout.flush()
