@@ -43,8 +43,8 @@ def fit(
     """The ratio for counts (BINS,) of either kind, neither of them empty."""
     mated_weight = genuine / genuine.sum() / 2
     other_weight = impostor / impostor.sum() / 2
-    mated_target = (persons_mated + 1) / (persons_mated + 2)
-    other_target = 1 / (person_pairs + 2)
+    mated_target = (genuine.sum() + 1) / (genuine.sum() + 2)
+    other_target = 1 / (impostor.sum() + 2)
     weight = mated_weight + other_weight
     wanted = mated_weight * mated_target + other_weight * other_target
     features = np.stack([centres(), np.ones_like(weight)], axis=1)

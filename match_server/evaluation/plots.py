@@ -111,13 +111,13 @@ def _det(axes: "Axes", file: CalibrationFile) -> None:
     axes.plot(_deviates(fmr[inside]), _deviates(fnmr[inside]), color=_GENUINE, marker=".")
     axes.plot(_deviates(np.array(_TICKS)), _deviates(np.array(_TICKS)), color=_GRAY, linestyle=":")
     places = _deviates(np.array(_TICKS))
-    labels = [f"{tick:.3%}".rstrip("0").rstrip(".%") + "%" for tick in _TICKS]
+    labels = [f"{100 * tick:g}%" for tick in _TICKS]
     axes.set_xticks(places, labels)
     axes.set_yticks(places, labels)
     axes.set(xlabel="FMR", ylabel="FNMR", title="DET curve")
     if not inside.any():
         axes.text(
-            0.5, 0.5, "no threshold has errors of both kinds", ha="center", transform=axes.transAxes
+            0.5, 0.8, "no threshold has errors of both kinds", ha="center", transform=axes.transAxes
         )
 
 

@@ -7,7 +7,7 @@ wrong a bootstrap has nothing to draw: then the "rule of three" gives the upper 
 Lippman-Hand, 1983), with pairs of persons as the units that count as independent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,8 +191,11 @@ def _by_group(
 
 
 def _eer(fmr: Curve, fnmr: Curve, fmrs: Floats, fnmrs: Floats) -> Estimate:
+    """Where both curves meet; the interval reaches to where their upper ends do."""
     value = equal_error(fmr.rate, fnmr.rate)
-    return _estimate(value, [equal_error(one, two) for one, two in zip(fmrs, fnmrs, strict=True)])
+    drawn = [equal_error(one, two) for one, two in zip(fmrs, fnmrs, strict=True)]
+    estimate = _estimate(value, drawn)
+    return replace(estimate, high=max(estimate.high, equal_error(fmr.high, fnmr.high)))
 
 
 def _d_prime(compared: Comparisons, genuine: Floats, impostor: Floats) -> Estimate:

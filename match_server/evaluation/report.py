@@ -20,6 +20,7 @@ from match_server.schemas.calibrations import CalibrationData, EstimateView
 FMRS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 GALLERIES = (100, 1_000, 10_000, 100_000)
 
+_FPIRS = (0.1, 0.05, 0.02, 0.01)
 _PAIRS = 10
 
 
@@ -129,9 +130,7 @@ def report_of(
         traffic=wish.traffic,
         verification=[_verification(calibration, fmr) for fmr in FMRS],
         identification=[_identification(calibration, wish, size) for size in sizes],
-        open_set=[
-            _open_set(measured, compared, calibration, fpir) for fpir in (0.1, 0.05, 0.02, 0.01)
-        ],
+        open_set=[_open_set(measured, compared, calibration, place) for place in _places(measured)],
         limits=limits_of(file),
         refused=[
             RefusalView(file=one.file, reasons=list(one.reasons), message=one.message)
@@ -167,12 +166,16 @@ def _identification(calibration: Calibration, wish: Wish, templates: int) -> Ide
     )
 
 
+def _places(measured: Measured) -> list[int]:
+    """The lowest thresholds of the grid whose measured FPIR is at most some usual ones."""
+    rate = measured.rates.fpir.rate
+    return sorted({int((rate <= fpir).argmax()) for fpir in _FPIRS})
+
+
 def _open_set(
-    measured: Measured, compared: Comparisons, calibration: Calibration, fpir: float
+    measured: Measured, compared: Comparisons, calibration: Calibration, place: int
 ) -> OpenSetPoint:
-    """At the lowest threshold of the grid whose measured FPIR is at most `fpir`."""
     rates = measured.rates
-    place = int((rates.fpir.rate <= fpir).argmax())
     threshold = place * STEP - 1.0
     templates = round(2 * compared.impostor_moments.count / compared.pictures)
     return OpenSetPoint(
