@@ -8,10 +8,11 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, SESSION_S, Gatekeeper
+from match_server.api.errors import status_of
 from match_server.schemas.events import EventQuery
 from match_server.services.wiring import Services
 from shared.clock import rfc3339
-from shared.errors import Forbidden, Unauthenticated
+from shared.errors import Forbidden, MusterError, RateLimited, Unauthenticated
 
 _SHOWN = 60  # sightings on the page
 _POLICY = (
@@ -45,7 +46,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
                 "live.html",
                 events=events,
                 initial=[event.model_dump(mode="json") for event in events],
-                persons=services.events.persons(),
+                persons=services.events.persons(services.clock.now()),
                 now=rfc3339(services.clock.now()),
                 by_key=visitor.key_id != "open-page",
             )
@@ -57,8 +58,12 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
             return make_response(render_template("login.html", error=None))
         try:
             session = gatekeeper.session_for(request, request.form.get("key", "").strip())
-        except (Unauthenticated, Forbidden) as error:
-            return make_response(render_template("login.html", error=error.message), 403)
+        except (Unauthenticated, Forbidden, RateLimited) as error:
+            page = render_template("login.html", error=_in_words(error))
+            refused = make_response(page, status_of(error))
+            if isinstance(error, RateLimited):
+                refused.headers["Retry-After"] = str(error.details["retry_after_s"])
+            return refused
         response = redirect(url_for("pages.live"), code=303)
         response.set_cookie(
             COOKIE,
@@ -83,10 +88,18 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
     return blueprint
 
 
+def _in_words(error: MusterError) -> str:
+    """A sentence for the page: with a capital, and an end."""
+    return f"{error.message[:1].upper()}{error.message[1:]}."
+
+
 def _protect(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"
     return response
 
 

@@ -17,7 +17,7 @@ from match_server.services.files import FileStore
 from match_server.services.identification import candidate_view
 from match_server.services.lookup import one_number, page_of
 from match_server.services.vault import Cipher, Vault
-from match_server.tables import Collection, Event, EventCandidate, Person
+from match_server.tables import Collection, Event, EventCandidate, Person, Template
 from shared.errors import NotFound
 from shared.quality import Quality
 
@@ -81,10 +81,12 @@ class Events:
         with self._database.read() as session:
             return position(session, "events")
 
-    def persons(self) -> int:
-        """How many persons are enrolled in all."""
+    def persons(self, now: datetime) -> int:
+        """How many persons are enrolled: those who have a template and have not expired."""
+        enrolled = select(Template.number).where(Template.person_number == Person.number).exists()
+        unexpired = Person.expires_at.is_(None) | (Person.expires_at > now)
         with self._database.read() as session:
-            return one_number(session, select(func.count()).select_from(Person))
+            return one_number(session, select(func.count()).where(enrolled, unexpired))
 
     def since(self, revision: int, query: StreamQuery) -> tuple[list[Update], int]:
         """What was written after a revision, in order, and the revision reached by that."""

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from shared.clock import rfc3339
+
 
 def _login(api, role="viewer"):
     return api.client.post("/login", data={"key": api.key(role)})
@@ -55,7 +57,9 @@ def test_a_key_that_may_not_watch_cannot_sign_in(api, role):
 
 
 def test_a_wrong_key_and_a_forged_cookie_do_not_open_the_page(api):
-    assert api.client.post("/login", data={"key": "muster_0_x"}).status_code == 403
+    response = api.client.post("/login", data={"key": "muster_0_x"})
+    assert response.status_code == 401
+    assert "This key is not known here" in response.get_data(as_text=True)
     api.client.set_cookie("muster_session", "forged.by.me")
     assert api.client.get("/").status_code == 302
 
@@ -126,3 +130,12 @@ def test_a_page_is_never_open_on_an_address_that_others_reach(settings):
         require_loopback_for_open_page(
             settings.model_copy(update={"open_page": True, "host": host})
         )
+
+
+def test_the_page_counts_as_enrolled_who_can_be_found(api, helpers):
+    api.person("Ann", helpers.unit_vector(1))
+    api.person("Without a picture")
+    api.person("Expired", helpers.unit_vector(2), expires_at=rfc3339(api.clock.now()))
+    _login(api)
+    page = api.client.get("/").get_data(as_text=True)
+    assert re.search(r'id="persons">(\d+)<', page)[1] == "1"

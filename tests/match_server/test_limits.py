@@ -1,0 +1,119 @@
+"""Too many requests are answered 429; wrong keys are soon not looked at; good ones go on."""
+
+import pytest
+
+from match_server.schemas.keys import KeyCreate
+from match_server.services.limits import Limits
+from shared.errors import ConfigurationError, RateLimited
+
+WRONG = {"Authorization": "Bearer muster_0_wrong"}
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(make_api):
+    api = make_api(requests_per_minute=5)
+    for _ in range(5):
+        api.ok("GET", "/v1/collections", "viewer")
+    response = api.call("GET", "/v1/collections", "viewer")
+    assert response.status_code == 429
+    assert response.get_json()["code"] == "rate_limited"
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+    api.ok("GET", "/v1/collections", "admin")  # another key is another matter
+
+
+def test_wrong_keys_are_soon_refused_unseen_and_good_ones_go_on(make_api):
+    api = make_api(bad_keys_per_minute=3)
+    api.ok("GET", "/v1/collections", "viewer")  # a box behind the same address
+    for _ in range(3):
+        api.refused(401, "GET", "/v1/collections", None, headers=WRONG)
+    response = api.call("GET", "/v1/collections", None, headers=WRONG)
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) >= 1
+    never_seen = api.services.keys.create(KeyCreate(role="viewer", name="guessed")).key
+    guessed = {"Authorization": f"Bearer {never_seen}"}
+    assert api.call("GET", "/v1/collections", None, headers=guessed).status_code == 429
+    api.ok("GET", "/v1/collections", "viewer")
+    elsewhere = {"REMOTE_ADDR": "192.0.2.7"}
+    api.refused(401, "GET", "/v1/collections", None, headers=WRONG, environ_overrides=elsewhere)
+
+
+def test_without_a_key_nothing_is_counted_as_a_wrong_one(make_api):
+    api = make_api(bad_keys_per_minute=2)
+    for _ in range(5):
+        api.refused(401, "GET", "/v1/collections", None)
+    api.refused(401, "GET", "/v1/collections", None, headers=WRONG)
+
+
+def test_a_revoked_key_is_refused_even_where_it_was_good_before(make_api):
+    api = make_api(bad_keys_per_minute=1)
+    api.ok("GET", "/v1/collections", "viewer")
+    api.ok("DELETE", f"/v1/keys/{api.key('viewer').split('_')[1]}")
+    api.refused(401, "GET", "/v1/collections", "viewer")
+
+
+def test_the_login_says_that_a_key_is_wrong_and_that_there_were_too_many(make_api):
+    api = make_api(bad_keys_per_minute=2)
+    for _ in range(2):
+        page = api.client.post("/login", data={"key": "muster_0_x"})
+        assert page.status_code == 401
+        assert "This key is not known here" in page.get_data(as_text=True)
+        assert 'role="alert"' in page.get_data(as_text=True)
+    page = api.client.post("/login", data={"key": "muster_0_x"})
+    assert page.status_code == 429
+    assert "Retry-After" in page.headers
+    assert "Too many wrong keys" in page.get_data(as_text=True)
+
+
+def test_the_clients_address_is_that_which_a_trusted_proxy_tells(make_api):
+    for proxies, expected in ((0, 429), (1, 401)):
+        api = make_api(bad_keys_per_minute=1, trusted_proxies=proxies)
+        for number in range(2):
+            headers = {**WRONG, "X-Forwarded-For": f"192.0.2.{number}"}
+            response = api.call("GET", "/v1/collections", None, headers=headers)
+        assert response.status_code == expected
+
+
+def test_0_is_no_limit():
+    limits = Limits(per_key=0, bad_keys=0)
+    for _ in range(1000):
+        limits.admit("a")
+        limits.before_key("192.0.2.1", "wrong")
+        limits.bad_key("192.0.2.1")
+
+
+def test_the_defaults_let_a_box_deliver_its_backlog(settings):
+    """A box sends 256 probes a request, and no more than some requests a second."""
+    limits = Limits(per_key=settings.requests_per_minute, bad_keys=settings.bad_keys_per_minute)
+    for _ in range(20_000):
+        limits.admit("box")
+
+
+def test_a_store_that_is_none_is_named():
+    with pytest.raises(ConfigurationError, match="rate_limit_store"):
+        Limits(per_key=1, bad_keys=1, store="nonsense")
+
+
+def test_a_shared_store_that_does_not_answer_refuses_nobody(monkeypatch, caplog):
+    from limits.errors import StorageError
+
+    limits = Limits(per_key=1, bad_keys=1)
+
+    def away(*_):
+        raise StorageError(ConnectionError("away"))
+
+    monkeypatch.setattr(limits._counters, "hit", away)
+    monkeypatch.setattr(limits._counters, "test", away)
+    for _ in range(3):
+        limits.admit("a")
+        limits.before_key("192.0.2.1", "x")
+    assert "does not answer" in caplog.text
+
+
+def test_good_keys_that_are_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr("match_server.services.limits._REMEMBERED", 3)
+    limits = Limits(per_key=0, bad_keys=1)
+    for number in range(5):
+        limits.good_key(f"key {number}")
+    limits.bad_key("192.0.2.1")
+    limits.before_key("192.0.2.1", "key 4")
+    with pytest.raises(RateLimited):
+        limits.before_key("192.0.2.1", "key 0")
