@@ -1,0 +1,328 @@
+"""A box with a gallery of its own beside a real server: followed, cut off, killed, reconciled."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from numpy.typing import NDArray
+
+from demo.processes import create_key, free_port, server
+from edge_agent.gallery.galleries import Galleries
+from edge_agent.gallery.local import Found, LocalGallery
+from edge_agent.settings import AgentSettings, settings_of
+from shared.template import Template, encode_template
+from tests.edge_agent.films import Actor, shrunk, write_film
+
+MODEL = "compact-mobilefacenet-512@1"
+COLLECTION = "/v1/collections/default"
+PATIENCE_S = 60.0
+
+
+class World:
+    """A server that can be taken away and brought back at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "server"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._running = ExitStack()
+        self._keys: dict[str, str] = {}
+
+    def up(self) -> None:
+        self._running.enter_context(server(self.folder, self.data, self.port))
+
+    def down(self) -> None:
+        self._running.close()
+
+    def key(self, role: str) -> str:
+        if role not in self._keys:
+            self._keys[role] = create_key(self.data, role)
+        return self._keys[role]
+
+    def ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.key('admin')}"} | arguments.pop("headers", {})
+        answer = requests.request(method, self.url + path, headers=headers, timeout=30, **arguments)
+        assert answer.ok, answer.text
+        said: dict[str, Any] = answer.json()
+        return said
+
+    def grant(self, device: str, *groups: str) -> None:
+        galleries = [{"collection": "default", "groups": list(groups), "names": True}]
+        self.ask("PUT", f"/v1/devices/{device}/galleries", json={"galleries": galleries})
+
+    def enroll(self, name: str, seed: int, **more: Any) -> None:
+        self.ask("POST", f"{COLLECTION}/persons", json={"name": name, "id": name, **more})
+        template = {"template": encode_template(template_of(seed)), "model_id": MODEL}
+        self.ask("POST", f"{COLLECTION}/persons/{name}/templates", json=template)
+
+    def erase(self, name: str) -> int:
+        return int(self.ask("DELETE", f"{COLLECTION}/persons/{name}")["seq"])
+
+    def behind(self, seq: int) -> list[str]:
+        """Boxes that have not acknowledged change `seq`."""
+        return [one["device"] for one in self.ask("GET", f"/v1/followers?behind={seq}")["items"]]
+
+
+class Box:
+    """The galleries of one device, as its agent has them."""
+
+    def __init__(self, world: World, device: str) -> None:
+        self.settings = box_settings(world, device)
+        self.galleries = Galleries(self.settings, MODEL)
+        self.galleries.start()
+
+    @property
+    def gallery(self) -> LocalGallery:
+        return self.galleries.followers[0].gallery
+
+    def names(self, seed: int) -> str | None:
+        """Whom the box takes somebody for; None: nobody, or it cannot tell."""
+        found = self.gallery.decide(template_of(seed))
+        return None if found is None or found.person is None else found.person.name
+
+    def close(self) -> None:
+        self.galleries.close(30)
+
+
+def box_settings(world: World, device: str, **more: Any) -> AgentSettings:
+    key_file = world.folder / "device.key"
+    key_file.write_text(world.key("device"))
+    return settings_of(
+        {
+            "device": device,
+            "state_dir": world.folder / "boxes",
+            "cameras": [{"name": "door", "source": "none.mp4"}],
+            "gallery": {"mode": "always"},
+            "server": {"url": world.url, "key_file": key_file},
+            **more,
+        }
+    )
+
+
+def template_of(seed: int) -> Template:
+    row: NDArray[np.float64] = np.random.default_rng(seed).standard_normal(512)
+    return Template(MODEL, (row / np.linalg.norm(row)).astype(np.float32))
+
+
+def eventually(what: Callable[[], object]) -> bool:
+    """Whether it comes about in time."""
+    until_s = time.monotonic() + PATIENCE_S
+    while not what():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.up()
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def box_of(world: World) -> Iterator[Callable[[str], Box]]:
+    boxes: list[Box] = []
+
+    def start(device: str) -> Box:
+        boxes.append(Box(world, device))
+        return boxes[-1]
+
+    yield start
+    world.down()  # so that nobody waits for an answer
+    for box in boxes:
+        box.close()
+
+
+def test_two_boxes_hear_of_those_whom_they_may_hold(
+    world: World, box_of: Callable[[str], Box]
+) -> None:
+    world.ask("POST", "/v1/groups", json={"collection": "default", "id": "night", "name": "Night"})
+    world.grant("hall")
+    world.grant("gate", "night")
+    hall, gate = box_of("hall"), box_of("gate")
+    world.enroll("amy", 1)
+    world.enroll("bob", 2, groups=["night"])
+    assert eventually(lambda: (hall.names(1), hall.names(2)) == ("amy", "bob"))
+    assert eventually(lambda: gate.names(2) == "bob")
+    assert gate.names(1) is None
+    change = {"add": ["amy"], "remove": ["bob"]}
+    world.ask("PUT", "/v1/groups/night/persons", json=change)
+    assert eventually(lambda: (gate.names(1), gate.names(2)) == ("amy", None))
+    erased = world.erase("amy")
+    assert eventually(lambda: hall.names(1) is None and gate.names(1) is None)
+    assert eventually(lambda: world.behind(erased) == [])
+    assert hall.names(2) == "bob"
+    world.ask("PUT", "/v1/devices/gate/galleries", json={"galleries": []})
+    assert eventually(lambda: gate.gallery.state is None)
+
+
+def test_an_outage_changes_nothing_and_an_erasure_waits_for_the_box(
+    world: World, box_of: Callable[[str], Box]
+) -> None:
+    world.grant("hall")
+    world.enroll("amy", 1)
+    world.enroll("bob", 2)
+    box = box_of("hall")
+    assert eventually(lambda: box.names(1) == "amy" and box.galleries.in_touch)
+    world.down()
+    assert eventually(lambda: not box.galleries.in_touch)
+    assert (box.names(1), box.names(3)) == ("amy", None)
+    box.close()
+    alone = box_of("hall")  # started while nobody is there
+    assert (alone.names(1), alone.names(2)) == ("amy", "bob")
+    assert not alone.galleries.in_touch
+    alone.close()
+    world.up()
+    erased = world.erase("amy")
+    assert world.behind(erased) == ["hall"]
+    back = box_of("hall")
+    assert eventually(lambda: back.names(1) is None)
+    assert eventually(lambda: world.behind(erased) == [])
+    assert back.names(2) == "bob"
+
+
+SYNCHRONISE = """
+import sys, time
+from pathlib import Path
+from edge_agent.gallery.galleries import Galleries
+from edge_agent.settings import load_settings
+
+galleries = Galleries(load_settings(Path(sys.argv[1])), sys.argv[2])
+galleries.start()
+print("started", flush=True)
+while galleries.problems():
+    time.sleep(0.01)
+print("whole", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
+    world: World,
+) -> None:
+    world.grant("hall")
+    lines = [
+        {"name": f"p{seed}", "template": encode_template(template_of(seed)), "model_id": MODEL}
+        for seed in range(4000)
+    ]
+    body = "\n".join(json.dumps(line) for line in lines)
+    path = f"{world.url}{COLLECTION}/enroll"
+    headers = {
+        "Authorization": f"Bearer {world.key('admin')}",
+        "Content-Type": "application/x-ndjson",
+    }
+    answer = requests.post(path, data=body, headers=headers, timeout=60)
+    assert answer.text.count('"accepted"') == 4000
+    config = world.folder / "agent.toml"
+    settings = box_settings(world, "hall")
+    assert settings.server is not None
+    config.write_text(
+        f'device = "hall"\nstate_dir = "{settings.state_dir}"\n'
+        '[[cameras]]\nname = "door"\nsource = "none.mp4"\n[gallery]\nmode = "always"\n'
+        f'[server]\nurl = "{world.url}"\nkey_file = "{settings.server.key_file}"\n'
+    )
+    random = np.random.default_rng(2)
+    cut = 0
+    for _ in range(20):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SYNCHRONISE, str(config), MODEL], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"started\n"
+            if cut >= 4:
+                assert process.stdout.readline() == b"whole\n"
+                break
+            time.sleep(float(random.uniform(0.05, 0.4)))
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+        cut += 1
+    box = Galleries(settings, MODEL).followers[0].gallery
+    assert len(box) == 4000
+
+    def name(seed: int) -> str | None:
+        found: Found | None = box.decide(template_of(seed))
+        return None if found is None or found.person is None else found.person.name
+
+    assert [name(seed) for seed in range(0, 4000, 333)] == [
+        f"p{seed}" for seed in range(0, 4000, 333)
+    ]
+
+
+@pytest.mark.models
+def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
+    world: World,
+) -> None:
+    from models.samples import sample_path
+
+    people = {"barack": ("obama.jpg", "obama2.jpg", 300), "joe": ("biden.jpg", "biden.jpg", 900)}
+    for name, (picture, _, _) in people.items():
+        world.ask("POST", f"{COLLECTION}/persons", json={"name": name, "id": name})
+        photo = {"image": sample_path(picture).read_bytes()}
+        world.ask("POST", f"{COLLECTION}/persons/{name}/images?force=1", files=photo)
+    world.grant("hall")
+    actors = []
+    for _, shown, x in people.values():
+        image = cv2.imread(str(sample_path(shown)))
+        assert image is not None
+        actors.append(
+            Actor(shrunk(image.astype(np.uint8)), lambda time_s, x=x: (x + 20 * time_s, 360, 340))
+        )
+    film = write_film(world.folder / "film.mp4", actors, 3.0)
+    box = Box(world, "hall")
+    assert eventually(lambda: box.gallery.unusable() is None)
+    world.down()
+    box.close()
+    settings = box.settings
+    assert settings.server is not None
+    config = world.folder / "agent.toml"
+    told = world.folder / "told"
+    hook = [
+        sys.executable,
+        "-c",
+        f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + '\\n')",
+    ]
+    config.write_text(
+        f'device = "hall"\nstate_dir = "{settings.state_dir}"\n'
+        f'[[cameras]]\nname = "door"\nsource = "{film}"\n'
+        f'[gallery]\nmode = "when_away"\nhook = {json.dumps(hook)}\n'
+        f'[server]\nurl = "{world.url}"\nkey_file = "{settings.server.key_file}"\n'
+    )
+    log = world.folder / "agent.log"
+    with log.open("wb") as output:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)], stderr=output
+        )
+    try:
+        assert eventually(lambda: log.read_text().count("local decision identified") >= 2)
+        world.up()
+        assert agent.wait(PATIENCE_S) == 0, log.read_text()
+    finally:
+        agent.kill()
+        agent.wait()
+    locally = [json.loads(line) for line in told.read_text().splitlines()]
+    assert {one["decided"]["person"] for one in locally} == set(people)
+    events = world.ask("GET", "/v1/events?size=100")["items"]
+    assert sorted(one["person"]["name"] for one in events) == sorted(people)
+    for event in events:
+        assert event["local"]["agrees"] is True
+        assert event["local"]["person"] == event["person"]
+    assert sum(event["probes"] for event in events) == len(locally)
+    (follower,) = world.ask("GET", "/v1/followers")["items"]
+    assert (follower["decided"], follower["disagreed"]) == (len(locally), 0)
