@@ -299,6 +299,7 @@ def helpers() -> Any:
 
     for function in (unit_vector, encode, paint, thumbnail, probe_message):
         setattr(Helpers, function.__name__, staticmethod(function))
+    Helpers.Api = Api
     Helpers.MODEL = MODEL
     Helpers.PaintedFaces = PaintedFaces
     return Helpers

@@ -56,7 +56,6 @@ class Round:
     unknown: int
     of_these_there: int
     killed_after: int  # answers
-    back_after_s: float  # from the kill to the next stored enrollment
     wrong: tuple[str, ...]
 
 
@@ -91,22 +90,19 @@ class Trial:
         self._next += enrollments
         kill_after = random.Random(seed).randrange(enrollments // 20, enrollments * 3 // 4)
         ours, answers = Promises(), [0]
-        lock, moments = threading.Lock(), list[float]()
+        lock = threading.Lock()
 
         def enroll(number: int) -> None:
             self._enroll(number, ours)
             with lock:
                 answers[0] += 1
-                moments.append(time.monotonic() if number in ours.stored else 0.0)
 
         with ThreadPoolExecutor(clients) as pool:
             for number in numbers:
                 pool.submit(enroll, number)
             while answers[0] < kill_after:
                 time.sleep(0.001)
-            killed_s = time.monotonic()
             self._kill(victim)
-        later = [moment - killed_s for moment in moments if moment > killed_s + 0.2]
         self._settle()
         wrong, there = self._compare(numbers, ours)
         return Round(
@@ -115,7 +111,6 @@ class Trial:
             unknown=len(ours.unknown),
             of_these_there=there,
             killed_after=kill_after,
-            back_after_s=round(min(later, default=float("nan")), 2),
             wrong=tuple(wrong),
         )
 

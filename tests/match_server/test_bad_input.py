@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sqlite3
 
 import pytest
 
@@ -232,9 +231,8 @@ def test_a_fault_of_ours_tells_the_client_nothing_about_the_inside(api, monkeypa
 @pytest.mark.parametrize("table", ["api_keys", "collections"])  # read without and with a session
 def test_a_database_that_does_not_answer_is_503_and_worth_another_try(api, table):
     api.key("admin")
-    other = sqlite3.connect(api.services.settings.data_dir / "muster.db")
-    other.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
-    other.close()
+    with api.services.database.connection() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO elsewhere")
     response = api.call("GET", "/v1/collections")
     assert response.status_code == 503
     assert response.headers["Retry-After"]

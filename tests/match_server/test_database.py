@@ -7,10 +7,16 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import bindparam, select, text
 
+from match_server.app import create_app
 from match_server.database import Database
+from match_server.faces import FaceEngine
+from match_server.prepare import page_secret, prepare
 from match_server.services.changes import next_number, position
-from match_server.tables import Collection, Person
-from shared.errors import Unavailable
+from match_server.services.wiring import build_services
+from match_server.settings import Settings
+from match_server.tables import Collection, Counter, Person, Storage
+from shared.errors import ConfigurationError, MalformedInput, Unavailable
+from tests.postgres import postgres
 
 _COLUMNS = (Person.number, Person.name, Person.meta, Person.expires_at, Person.created_at)
 _SOME = (
@@ -67,3 +73,156 @@ def test_writers_of_one_process_queue_instead_of_sleeping(api):
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(write, range(32)))
     assert position(database) == before + 320
+
+
+def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_other(api):
+    """Each reads a number, and writes one more: wrong, unless nobody else wrote in between."""
+    databases = [Database(api.services.database.url) for _ in range(3)]
+    before = position(databases[0])
+
+    def write(database):
+        for _ in range(15):
+            with database.write() as session:
+                row = session.get(Counter, "changes")
+                row.value = row.value + 1
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(write, databases * 4))
+    assert position(databases[0]) == before + 180
+    for database in databases:
+        database.close()
+
+
+def test_a_reader_sees_one_state_and_cannot_write(api):
+    database: Database = api.services.database
+    with database.read() as session:
+        before = position(session)
+        api.person("Ann")
+        assert position(session) == before
+        assert session.scalars(select(Person.name)).all() == []
+    assert position(database) > before
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://a:hush@h/d", "'mysql' is not known"),
+        ("postgresql+psycopg2://a:hush@h/d", "is not known"),
+        ("hush", "this is no URL"),
+    ],
+)
+def test_a_database_that_is_not_supported_is_said_without_its_password(url, said):
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        Database(url)
+    assert "hush" not in caught.value.message
+
+
+@pytest.mark.parametrize("start", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_a_url_of_postgresql_needs_no_drivers_name(start):
+    assert Database(f"{start}://a:b@h/d").url.drivername == "postgresql+psycopg"
+
+
+class TestPostgreSQL:
+    """What only a server that is a process of its own can do."""
+
+    @pytest.fixture
+    def url(self, postgresql):
+        server, migrated = postgresql
+        name = server.create(migrated)
+        yield server.url(name)
+        server.drop(name)
+
+    @pytest.fixture
+    def database(self, url):
+        made = Database(url, connections=4)
+        yield made
+        made.close()
+
+    def test_a_restart_is_503_for_a_while_and_forgotten_afterwards(
+        self, make_durable, helpers, clock, tmp_path
+    ):
+        server, api = make_durable
+        api.person("Ann", helpers.unit_vector(1))
+        assert api.names(helpers.unit_vector(1)) == ["Ann"]
+        server.kill()
+        for _ in range(3):
+            assert api.call("GET", "/v1/collections").status_code == 503
+            response = api.call("POST", "/v1/collections/default/persons", json={"name": "Bob"})
+            assert response.status_code == 503
+            assert response.headers["Retry-After"]
+        server.start_again()
+        api.person("Cleo", helpers.unit_vector(2))
+        assert api.names(helpers.unit_vector(2), limit=1) == ["Cleo"]
+        listed = api.ok("GET", "/v1/collections/default/persons")["items"]
+        assert [one["name"] for one in listed] == ["Ann", "Cleo"]
+
+    @pytest.fixture
+    def make_durable(self, tmp_path, clock, helpers):
+        with postgres(durable=True) as server:
+            settings = Settings(
+                data_dir=tmp_path / "durable", database_url=server.url(server.create())
+            )
+            prepare(settings)
+            faces = FaceEngine(helpers.MODEL, 512, helpers.PaintedFaces, settings.picture_limits)
+            services = build_services(settings, faces=faces, clock=clock)
+            services.first_start()
+            app = create_app(services, page_secret(settings.data_dir), warm=False)
+            yield server, helpers.Api(app.test_client(), services, clock)
+            services.close()
+
+    def test_a_connection_that_breaks_at_the_commit_leaves_it_open_what_is_stored(self, database):
+        with database.connection() as connection:
+            for statement in _DIE_AT_COMMIT:
+                connection.exec_driver_sql(statement)
+
+        def write():
+            with database.write() as session:
+                next_number(session, "changes")
+
+        with pytest.raises(Unavailable, match="before it said") as caught:
+            write()
+        assert caught.value.details == {"stored": "unknown"}
+        assert position(database) == 0
+
+    def test_a_process_opens_no_more_connections_than_it_may(self, database, url):
+        """And 32 threads share them."""
+        held = []
+
+        def read(_number):
+            with database.read() as session:
+                position(session)
+                held.append(session.scalar(_CONNECTIONS, {"name": database.url.database}))
+
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(read, range(200)))
+        assert len(held) == 200
+        assert max(held) <= 4
+
+    def test_a_reader_that_tries_to_write_is_refused(self, database):
+        def write():
+            with database.read() as session:
+                next_number(session, "changes")
+
+        with pytest.raises(Unavailable):
+            write()
+        assert position(database) == 0
+
+    def test_a_value_that_it_cannot_hold_is_malformed(self, database):
+        def write(name):
+            with database.write() as session:
+                session.add(Storage(name=name, uri="x", created_at=datetime.now(UTC)))
+
+        for name in ("with \0 in it", "x" * 64):
+            with pytest.raises(MalformedInput, match="cannot hold"):
+                write(name)
+
+
+_CONNECTIONS = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND application_name = 'muster'"
+)
+_DIE_AT_COMMIT = (
+    "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$",
+    "CREATE CONSTRAINT TRIGGER die AFTER UPDATE ON counters "
+    "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()",
+)
