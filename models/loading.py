@@ -18,7 +18,7 @@ from models.landmarks import Landmarks68
 from models.liveness import LivenessModel
 from models.occlusion.estimator import WEIGHTS, OcclusionModel
 from models.packs.manifest import ModelFile, Role
-from models.packs.store import InstalledPack, require
+from models.packs.store import InstalledPack, require, sha256_of
 from models.pose import PoseModel
 from models.session import Session
 from shared.errors import PackError
@@ -94,6 +94,7 @@ def _load_detector(pack: InstalledPack, file: ModelFile, threads: int) -> Detect
         case "scrfd":
             return Scrfd(_session(pack, file, threads), _spec(file))
         case "yunet":
+            _check(pack, file)
             return YuNet(pack.path(file))
         case other:
             raise PackError(f"{pack.name}: {other} is no detector")
@@ -114,6 +115,7 @@ def _load(
 
 
 def _session(pack: InstalledPack, file: ModelFile, threads: int) -> Session:
+    _check(pack, file)
     session = Session(pack.path(file), threads=threads)
     spec = _spec(file)
     declared = (1, 1 if spec.colour == "gray" else 3, spec.height, spec.width)
@@ -123,6 +125,18 @@ def _session(pack: InstalledPack, file: ModelFile, threads: int) -> Session:
     ):
         raise PackError(f"{pack.name}: {file.name} takes {takes}, its manifest says {declared}")
     return session
+
+
+def _check(pack: InstalledPack, file: ModelFile) -> None:
+    """PackError for a file that is not what was installed: a graph runs with flipped bits too."""
+    path = pack.path(file)
+    help_ = f"run `face-models pull {pack.name}`"
+    try:
+        is_whole = sha256_of(path) == pack.installed_sha256[file.name]
+    except OSError as error:
+        raise PackError(f"{path} cannot be read ({error}): {help_}") from error
+    if not is_whole:
+        raise PackError(f"{path} is damaged, it is not what was installed: {help_}")
 
 
 def _spec(file: ModelFile) -> InputSpec:

@@ -104,9 +104,11 @@ class Delivery:
     def _deliver(self) -> None:
         while not self._stopping:
             pause_s = self._step()
+            self._send_tracks()
             with self._called:
                 self._called.wait_for(self._is_called, pause_s)
                 self._fresh = self._road_free = False
+        self._send_tracks()
 
     def _is_called(self) -> bool:
         # New probes do not cut a pause short that the far end needs; only its own call does.
@@ -116,7 +118,6 @@ class Delivery:
     def _step(self) -> float:
         """Offers one batch; answers how long to wait for something to happen, in seconds."""
         try:
-            self._send_tracks()
             self._outbox.retry()
             batch = self._outbox.pending(_WINDOW, _WINDOW_BYTES)
             if not batch:
@@ -135,13 +136,14 @@ class Delivery:
         return 0.0
 
     def _send_tracks(self) -> None:
-        """Who came and who left goes first: it is news for seconds only, and never sent twice."""
+        """Says who came and who left: after the probes, once, and never in their way."""
         while self._tracks is not None and (messages := self._tracks.take()):
             try:
                 self._transport.send_tracks(messages)
-            except (Unavailable, Unauthenticated, Forbidden):
+            except (Unavailable, Unauthenticated, Forbidden) as error:
+                log.debug("%d changes in view are not told: %s", len(messages), error.message)
                 self._tracks.lost(len(messages))
-                raise
+                return
 
     def _failed(self, error: Unavailable | Unauthenticated | Forbidden) -> float:
         self._failures += 1

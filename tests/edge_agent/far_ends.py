@@ -17,7 +17,7 @@ from paho.mqtt.properties import Properties
 from edge_agent.publishers.http import HttpTransport
 from edge_agent.publishers.mqtt import MqttLogin, MqttTransport
 from edge_agent.publishers.transport import Transport
-from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage
+from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, TrackMessage
 from shared.topics import DeviceTopics
 
 KEY = "the-key-of-this-box"
@@ -78,6 +78,8 @@ class HttpFarEnd:
             None
         )
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, authorization
+        self.tracks: list[TrackMessage] = []
+        self.tracks_status = 200
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -90,7 +92,11 @@ class HttpFarEnd:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 key = self.headers.get("Authorization")
                 end.requests.append((self.command, self.path, key))
-                status, headers, answer = end._answer(body, key)
+                if self.path == "/v1/tracks":
+                    end.tracks += [TrackMessage.model_validate(one) for one in body]
+                    status, headers, answer = end.tracks_status, {}, b"{}"
+                else:
+                    status, headers, answer = end._answer(body, key)
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
