@@ -44,7 +44,7 @@ from shared.errors import (
     Unavailable,
 )
 
-_AT_ONCE = 16  # photos whose templates are written in one transaction
+_AT_ONCE = 8  # photos whose templates are written in one transaction
 _OVERLAP = 0.3  # of two boxes (intersection over union): less is another face
 
 Pairs = Select[*tuple[Any, ...]]
