@@ -39,6 +39,9 @@ class EventView(ApiModel):
     person: PersonName | None = Field(description="null when unknown, ambiguous or erased.")
     person_erased: bool = Field(description="The person was identified, and erased since.")
     similarity: float | None = Field(description="Of the best candidate.")
+    threshold: float | None = Field(
+        default=None, description="The similarity from which it was identified, at that moment."
+    )
     candidates: list[CandidateView]
     quality: Quality
     liveness: float | None

@@ -195,6 +195,7 @@ def view_of(
         person=person,
         person_erased=row.person_erased,
         similarity=row.similarity,
+        threshold=row.threshold,
         candidates=candidates,
         quality=Quality.model_validate(row.quality),
         liveness=row.liveness,
