@@ -12,7 +12,7 @@ class FleetSettings(BaseModel):
 
     health_s: float = Field(default=30.0, ge=1, le=3600)
     remote: bool = True
-    trial_s: float = Field(default=60.0, ge=5, le=3600)
+    trial_s: float = Field(default=60.0, ge=1, le=3600)
     clock_off_s: float = Field(default=5.0, ge=0.5, le=3600)
     hot_c: float = Field(default=80.0, ge=30, le=120)
     cool_c: float = Field(default=72.0, ge=20, le=119)

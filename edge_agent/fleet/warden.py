@@ -71,6 +71,8 @@ class Warden:
     def start(self) -> None:
         for link in self._links:
             link.open(self._want)
+        self._health_rates.look(self._agent.cameras)  # rates are reckoned from here
+        self._strain_rates.look(self._agent.cameras)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:

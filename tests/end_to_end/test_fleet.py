@@ -1,0 +1,206 @@
+"""A box from its code to its configuration: real server, broker and agent, a real QR picture."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import segno
+
+from demo.processes import BIN, broker, create_key, find_broker, running
+
+from .conftest import RunningServer
+from .webcam import Webcam
+
+pytestmark = pytest.mark.models
+PATIENCE_S = 60.0
+AGENT = [sys.executable, "-m", "edge_agent.cli"]
+
+
+def until(what: Callable[[], Any], described: str, log: Path | None = None) -> Any:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{described}\n{'' if log is None else log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def webcam() -> Iterator[Webcam]:
+    one = Webcam()
+    yield one
+    one.close()
+
+
+class Box:
+    """A box of name `door` with its own folder, as somebody would set it up."""
+
+    def __init__(self, folder: Path, server: RunningServer) -> None:
+        self.folder = folder
+        self.config = folder / "agent.toml"
+        self.log = folder / "agent.log"
+        self.server = server
+        self.admin = requests.Session()
+        self.admin.headers["Authorization"] = f"Bearer {create_key(server.data, 'admin')}"
+
+    def enroll(self, source: str) -> None:
+        """By a QR picture before its camera."""
+        command = [str(BIN / "match-server"), "device", "code", "--device", "door", "--json"]
+        command += ["--data-dir", str(self.server.data)]
+        environment = {"MUSTER_PUBLIC_URL": self.server.url, "PATH": "/usr/bin:/bin"}
+        made = subprocess.run(command, check=True, capture_output=True, env=environment)
+        picture = self.folder / "qr.png"
+        segno.make(json.loads(made.stdout)["invitation"], micro=False).save(picture, scale=6)
+        subprocess.run(
+            [
+                *[*AGENT, "enroll-device", "--camera", str(picture), "--config", str(self.config)],
+                *["--state-dir", str(self.folder / "state"), "--source", source],
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        with self.config.open("a") as config:
+            config.write("\n[fleet]\nhealth_s = 1\ntrial_s = 8\n")
+
+    def run(self) -> Any:
+        return running([*AGENT, "run", "--config", str(self.config)], self.log)
+
+    def ask(self, method: str, path: str = "", **arguments: Any) -> Any:
+        url = f"{self.server.url}/v1/devices/door{path}"
+        response = self.admin.request(method, url, timeout=30, **arguments)
+        assert response.ok, response.text
+        return response.json()
+
+    def desire(self, **config: Any) -> int:
+        return int(self.ask("PUT", "/config", json={"config": config})["revision"])
+
+    def state(self, *wanted: str) -> Any:
+        """What the server knows of the configuration, once it is in one of these states."""
+
+        def look() -> Any:
+            said = self.ask("GET")["config"]
+            return said if said["state"] in wanted else None
+
+        return until(look, f"{wanted} did not come, but {self.ask('GET')['config']}", self.log)
+
+    def gives_pictures(self, camera: str = "camera") -> Any:
+        def look() -> Any:
+            health = self.ask("GET")["health"]
+            return health and any(
+                one["camera"] == camera and one["state"] == "running" and one["frames"] > 5
+                for one in health["cameras"]
+            )
+
+        return until(look, "no pictures", self.log)
+
+    def clock_offset_s(self) -> float:
+        """As measured from the answers to its health."""
+
+        def look() -> Any:
+            return self.ask("GET")["health"]["clock_offset_s"] is not None
+
+        until(look, "no offset of the clock", self.log)
+        return float(self.ask("GET")["health"]["clock_offset_s"])
+
+
+@pytest.fixture
+def box(tmp_path: Path, running_server: RunningServer) -> Box:
+    folder = tmp_path / "box"
+    folder.mkdir()
+    return Box(folder, running_server)
+
+
+def test_a_box_comes_to_its_key_and_a_bad_configuration_is_undone(box: Box, webcam: Webcam) -> None:
+    box.enroll(webcam.url)
+    assert (box.folder / "state" / "server.key").stat().st_mode & 0o077 == 0
+    half_dead = Webcam(viewers=1)  # opens when it is tried, and never again
+    with box.run():
+        box.gives_pictures()
+        assert abs(box.clock_offset_s()) < 1.0  # one machine, one clock
+        assert box.ask("GET")["health"]["problems"] == []
+
+        box.desire(shotts={"gate": "off"})
+        refused = box.state("refused")
+        assert "unknown key 'shotts'; did you mean 'shots'" in refused["message"]
+        assert refused["running_revision"] == 0
+
+        good = box.desire(shots={"gate": "off"})
+        assert box.state("applied")["running_revision"] == good
+
+        box.desire(cameras=[{"name": "camera", "source": "/nowhere/film.mp4"}])
+        assert "there is no /nowhere/film.mp4" in box.state("refused")["message"]
+
+        bad = box.desire(cameras=[{"name": "other", "source": half_dead.url}])
+        undone = box.state("rolled_back")
+        assert (undone["desired_revision"], undone["running_revision"]) == (bad, good)
+        assert undone["message"] == "other gave no picture within 8 s"
+        box.gives_pictures()
+        reported = box.ask("GET", "/config")["reported"]["config"]
+        assert reported["shots"]["gate"] == "off"
+        assert "server" not in reported
+
+        box.desire()
+        assert box.state("applied")["desired_revision"] == bad + 1
+    half_dead.close()
+
+
+def test_a_configuration_with_which_the_agent_dies_is_undone_by_itself(
+    box: Box, webcam: Webcam
+) -> None:
+    box.enroll(webcam.url)
+    half_dead = Webcam(viewers=1)
+    text = box.config.read_text()
+    box.config.write_text(text.replace("trial_s = 8", "trial_s = 600"))
+    with box.run() as process:
+        box.gives_pictures()
+        bad = box.desire(cameras=[{"name": "other", "source": half_dead.url}])
+        box.state("trying")
+        until(lambda: "Watching other" in box.log.read_text(), "no trial", box.log)
+        process.kill()
+        process.wait()
+    with box.run() as process:
+        until(lambda: "Watching other" in box.log.read_text(), "no second try", box.log)
+        process.kill()
+        process.wait()
+    with box.run():
+        undone = box.state("rolled_back")
+        assert (undone["desired_revision"], undone["running_revision"]) == (bad, 0)
+        assert "started 2 times with it" in undone["message"]
+        box.gives_pictures()
+    half_dead.close()
+
+
+@pytest.mark.broker
+def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) -> None:
+    program = find_broker()
+    if program is None:
+        pytest.skip("mosquitto is not installed (Debian: apt-get install mosquitto)")
+    with ExitStack() as stack:
+        url = stack.enter_context(broker(tmp_path, program))
+        ingest = [str(BIN / "match-server"), "ingest", "--broker", url]
+        ingest += ["--data-dir", str(box.server.data)]
+        log = tmp_path / "ingest.log"
+        box.config.write_text(
+            f'device = "door"\nstate_dir = "{box.folder}/state"\n'
+            f'[[cameras]]\nname = "camera"\nsource = "{webcam.url}"\n'
+            f'[broker]\nurl = "{url}"\n[fleet]\nhealth_s = 1\ntrial_s = 8\n'
+        )
+        stack.enter_context(running(ingest, log))
+        stack.enter_context(box.run())
+        until(lambda: box.admin.get(f"{box.server.url}/v1/devices/door").ok, "no device", log)
+        box.gives_pictures()
+        assert abs(box.clock_offset_s()) < 1.0
+        assert box.ask("GET")["site"] == "main"
+        revision = box.desire(log_level="DEBUG", shots={"max_probes": 2})
+        assert box.state("applied")["running_revision"] == revision
+        box.desire(shots={"max_probes": 0})
+        assert "'shots.max_probes'" in box.state("refused")["message"]
