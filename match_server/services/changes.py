@@ -18,6 +18,8 @@ Kind = Literal[
     "collection_updated",
     "model_changed",  # whoever holds templates of the collection begins anew
     "collection_erased",
+    "gallery_granted",
+    "gallery_withdrawn",
     "group_created",
     "group_updated",
     "group_erased",

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.schemas.base import Page
 from match_server.schemas.feed import FollowerQuery, FollowerView, GalleriesPut, Granted
+from match_server.services.changes import record
 from match_server.services.lookup import collection_named, groups_of
 from match_server.tables import Change, Collection, Device, Follower
 from shared.clock import Clock
@@ -64,9 +65,14 @@ class Followers:
                         device_number=number, collection_number=owner.number, granted_at=now
                     )
                     session.add(row)
-                row.groups, row.names = sorted(set(granted.groups)), granted.names
-                row.withdrawn_at = None
-            _withdraw(session, number, kept, now)
+                wanted_now = sorted(set(granted.groups)), granted.names
+                if row.withdrawn_at is None and wanted_now == (row.groups, row.names):
+                    continue
+                (row.groups, row.names), row.withdrawn_at = wanted_now, None
+                session.flush()
+                # A line in the feed, so that a box which waits for one learns of it now.
+                record(session, owner.number, "gallery_granted", device, now)
+            _withdraw(session, device, number, kept, now)
         return self.page(FollowerQuery(device=device, size=1000))
 
     def page(self, query: FollowerQuery) -> Page[FollowerView]:
@@ -202,13 +208,19 @@ def _device_number(session: Session, name: str) -> int:
     return row.number
 
 
-def _withdraw(session: Session, device_number: int, kept: set[int], now: datetime) -> None:
+def _withdraw(session: Session, device: str, number: int, kept: set[int], now: datetime) -> None:
     """End what is not kept; at once where the box has never asked for it."""
-    ended = (Follower.device_number == device_number) & Follower.collection_number.not_in(kept)
-    session.execute(delete(Follower).where(ended, Follower.seq.is_(None)))
-    session.execute(
-        update(Follower).where(ended, Follower.withdrawn_at.is_(None)).values(withdrawn_at=now)
+    ended = select(Follower).where(
+        Follower.device_number == number,
+        Follower.collection_number.not_in(kept),
+        Follower.withdrawn_at.is_(None),
     )
+    for row in session.scalars(ended).all():
+        record(session, row.collection_number, "gallery_withdrawn", device, now)
+        if row.seq is None:
+            session.delete(row)
+        else:
+            row.withdrawn_at = now
 
 
 __all__ = ["Followers", "Grant", "Granted", "count_decision", "followers_behind"]
