@@ -67,7 +67,7 @@ def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
             "GET", "/v1/events/<event>/snapshot", "events", "The thumbnail of a sighting",
             handle=lambda event, query: _jpeg(events.snapshot(event)),
             permission=Permission.EVENTS, query=SnapshotQuery, media_type="image/jpeg",
-            errors=(400, 404), access=Access.GATHERED,
+            errors=(400, 404, 503), access=Access.GATHERED,
         ),
     ]  # fmt: skip
 

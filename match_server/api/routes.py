@@ -68,7 +68,8 @@ def collection_endpoints(services: Services) -> list[Endpoint]:
         Endpoint(
             "POST", "/v1/collections", "collections", "Create a collection",
             handle=lambda body: do.create(body), permission=Permission.ADMINISTER,
-            body=CollectionCreate, answer=CollectionWritten, status=201, errors=(400, 409),
+            body=CollectionCreate, answer=CollectionWritten, status=201,
+            errors=(400, 409, 503),
             example={"name": "staff", "policy": {"threshold": 0.4}},
         ),
         Endpoint(
@@ -201,7 +202,7 @@ def reference_endpoints(services: Services) -> list[Endpoint]:
         Endpoint(
             "GET", "/v1/images/<image>/content", "images", "The photo, when it was kept",
             handle=lambda image: _picture(*do.photo(image)), permission=Permission.REFERENCES,
-            media_type="image/*", errors=(404,),
+            media_type="image/*", errors=(404, 503),
         ),
         Endpoint(
             "DELETE", "/v1/images/<image>", "images", "Remove an image and its template",
@@ -214,7 +215,7 @@ def reference_endpoints(services: Services) -> list[Endpoint]:
                 collection, person, body
             ),
             permission=Permission.ENROLL, body=TemplateCreate, answer=TemplateWritten, status=201,
-            errors=(400, 404, 409),
+            errors=(400, 404, 409, 503),
             example={"template": "ADwAAAAAAAA=", "model_id": services.faces.model_id},
         ),
         Endpoint(

@@ -46,6 +46,7 @@ from match_server.tables import (
     Person,
     PersonField,
     Probe,
+    SpareTemplate,
     Template,
 )
 from shared.clock import Clock
@@ -250,11 +251,15 @@ class Erasures:
 def _removed(session: Session, person: Person, images: Sequence[Image]) -> ErasedThings:
     """What goes with the person; events and snapshots are counted by whoever takes them."""
     number = person.number
-    templates = session.execute(
-        select(Template.id, Template.vector)
-        .where(Template.person_number == number)
-        .order_by(Template.number)
-    )
+    templates = [
+        row
+        for table in (Template, SpareTemplate)  # the other: of the model before or after this one
+        for row in session.execute(
+            select(table.id, table.vector)
+            .where(table.person_number == number)
+            .order_by(table.number)
+        )
+    ]
     counts = {
         name: one_number(session, select(func.count()).where(column == number))
         for name, column in (
