@@ -99,7 +99,7 @@ def operating_point(
         threshold, reachable = 1.0, False
     else:
         derived = calibration.threshold_for(fmr_for_fpir(wanted, comparisons))
-        threshold, reachable = derived.similarity, derived.reachable
+        threshold, reachable = _shown(derived.similarity), derived.reachable
     fmr = bound = fpir = alarms = None
     if calibration is not None:
         fmr, bound = calibration.fmr_at(threshold), calibration.fmr_bound(threshold)
@@ -108,7 +108,7 @@ def operating_point(
         if traffic.tracks_per_day is not None:
             alarms = fpir * traffic.tracks_per_day
     view = OperatingPointView(
-        threshold=round(threshold, 6),
+        threshold=threshold,
         set_by=set_by,
         templates=scope.templates,
         persons=scope.persons,
@@ -243,6 +243,11 @@ def _wanted_fpir(policy: Policy, traffic: Traffic) -> float | None:
     if traffic.tracks_per_day <= 0:
         return LOOSEST_FPIR
     return min(policy.false_alarms_per_day / traffic.tracks_per_day, LOOSEST_FPIR)
+
+
+def _shown(similarity: float) -> float:
+    """Rounded up to what is shown, so that what is shown is what decides."""
+    return min(math.ceil(similarity * 1e6) / 1e6, 1.0)
 
 
 def _short(value: float | None) -> float | None:

@@ -123,7 +123,7 @@ class Searcher:
             probes=answers,
             searched=found.searched,
             seq=seq,
-            thresholds={name: round(one, 6) for name, one in found.thresholds.items()},
+            thresholds=dict(found.thresholds),
             took_ms=round((time.perf_counter() - started_s) * 1000, 2),
         )
 
