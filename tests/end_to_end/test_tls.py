@@ -1,0 +1,178 @@
+"""TLS from end to end: a real authority, a real server, a browser's and a box's side of it."""
+
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+import trustme
+
+from edge_agent.outbox import StoredProbe
+from edge_agent.publishers.http import HttpTransport
+from match_server.serve import require_sound_tls
+from match_server.settings import Settings
+from shared.errors import ConfigurationError, Unavailable
+
+COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """PEM files of an authority, of a server and of a client that it vouches for."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+    client: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    url: str
+    key: str  # of role admin
+    files: Files
+
+    def get(self, path: str, **more: object) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        options = {"verify": str(self.files.authority), "headers": headers, **more}
+        return requests.get(self.url + path, timeout=30, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("box@example.org")
+    made = Files(*(folder / name for name in ("ca.pem", "cert.pem", "key.pem", "client.pem")))
+    authority.cert_pem.write_to_path(made.authority)
+    made.certificate.write_bytes(b"".join(one.bytes() for one in server.cert_chain_pems))
+    server.private_key_pem.write_to_path(made.key)
+    client.private_key_and_cert_chain_pem.write_to_path(made.client)
+    return made
+
+
+@contextmanager
+def _serving(folder: Path, files: Files, **settings: Path) -> Iterator[Server]:
+    given = {"tls_certificate": files.certificate, "tls_key": files.key, **settings}
+    environment = {f"MUSTER_{name.upper()}": str(value) for name, value in given.items()}
+    environment |= {**os.environ, "OMP_NUM_THREADS": "1"}
+    data = ["--data-dir", str(folder / "data")]
+    made = subprocess.run(
+        [*COMMAND, "key", "create", "--role", "admin", "--json", *data],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", *data],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        address = re.search(r"https://[\d.:]+", process.stdout.readline())
+        assert address, (folder / "log").read_text()
+        yield Server(address[0], json.loads(made.stdout)["key"], files)
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[Server]:
+    with _serving(tmp_path_factory.mktemp("server"), files) as made:
+        yield made
+
+
+def test_who_knows_the_authority_is_served_and_told_to_come_by_tls_only(server: Server) -> None:
+    answer = server.get("/v1/collections")
+    assert answer.status_code == 200
+    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+    with pytest.raises(requests.exceptions.SSLError):
+        server.get("/healthz", verify=True)
+
+
+def test_without_tls_or_with_an_old_one_there_is_no_answer(server: Server) -> None:
+    with pytest.raises(requests.ConnectionError):
+        requests.get(server.url.replace("https", "http") + "/healthz", timeout=30)
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.load_verify_locations(server.files.authority)
+    old.set_ciphers("DEFAULT@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    with (
+        socket.create_connection((address.hostname, address.port or 0), timeout=30) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        old.wrap_socket(plain, server_hostname=address.hostname)
+
+
+def test_the_pages_cookie_travels_by_tls_only(server: Server) -> None:
+    answer = requests.post(
+        f"{server.url}/login",
+        data={"key": server.key},
+        verify=str(server.files.authority),
+        allow_redirects=False,
+        timeout=30,
+    )
+    assert answer.status_code == 303
+    assert "; Secure" in answer.headers["Set-Cookie"]
+
+
+def test_a_box_speaks_to_a_server_whose_authority_it_was_given(server: Server) -> None:
+    probe = StoredProbe(sequence=1, probe_id="no", body=b'{"probe_id": "no"}')
+    box = HttpTransport(server.url, server.key, ca_file=server.files.authority)
+    (receipt,) = box.exchange([probe])  # no probe at all, and told so: they did speak
+    assert (receipt.status, receipt.code) == ("refused", "malformed")
+    box.close(1)
+    stranger = HttpTransport(server.url, server.key)
+    with pytest.raises(Unavailable, match="certificate"):
+        stranger.exchange([probe])
+    stranger.close(1)
+
+
+def test_with_an_authority_for_clients_only_those_it_vouches_for_connect(
+    tmp_path: Path, files: Files
+) -> None:
+    with _serving(tmp_path, files, tls_client_ca=files.authority) as server:
+        assert server.get("/healthz", cert=str(files.client)).status_code == 200
+        with pytest.raises(requests.ConnectionError):
+            server.get("/healthz")
+
+
+def test_files_that_do_not_fit_are_refused_before_anything_starts(
+    tmp_path: Path, files: Files
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
+    for given in (
+        {"tls_certificate": files.certificate},
+        {"tls_key": files.key},
+        {"tls_client_ca": files.authority},
+        {"tls_certificate": files.certificate, "tls_key": other},
+        {"tls_certificate": tmp_path / "none", "tls_key": files.key},
+        {
+            "tls_certificate": files.certificate,
+            "tls_key": files.key,
+            "tls_client_ca": tmp_path / "none",
+        },
+    ):
+        with pytest.raises(ConfigurationError, match="tls_"):
+            require_sound_tls(Settings(**given))  # type: ignore[arg-type]
+    require_sound_tls(Settings(tls_certificate=files.certificate, tls_key=files.key))
