@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -328,6 +329,47 @@ def test_whom_only_the_box_had_named_is_erased_from_the_event_too(api, helpers):
 def test_an_event_without_a_local_decision_says_so(api, helpers):
     (sent,) = api.send(api.probe(helpers.unit_vector(5)))
     assert sent["event"]["local"] is None
+
+
+def waiting(api, **query):
+    """A call that waits for a change, in a thread of its own."""
+    query = {"collection": "default", "device": "door-1", "wait": 30, **query}
+    headers = {"Authorization": f"Bearer {api.key('device')}"}
+    client = api.client.application.test_client()
+    return ThreadPoolExecutor(1).submit(
+        lambda: client.get("/v1/changes", query_string=query, headers=headers).get_json()
+    )
+
+
+def test_who_waits_is_answered_as_soon_as_something_happens(api, helpers):
+    grant(api)
+    head, _ = snapshot(api)
+    call = waiting(api, since=head["seq"])
+    api.person("Amy", helpers.unit_vector(1), id="amy")
+    told = FeedChanges.model_validate(call.result(20))  # it would have waited for 30 s
+    later = follow(api, since=told.seq)
+    assert [one.id for one in (*told.persons, *later.persons)][:1] == ["amy"]
+
+
+def test_who_waits_learns_that_the_gallery_was_taken_away(api):
+    grant(api)
+    head, _ = snapshot(api)
+    call = waiting(api, since=head["seq"])
+    assert follow(api, since=head["seq"]).seq == head["seq"]
+    api.ok("PUT", "/v1/devices/door-1/galleries", json={"galleries": []})
+    assert call.result(20)["code"] == "forbidden"
+
+
+def test_when_enough_wait_the_next_is_answered_at_once(make_api, helpers):
+    api = make_api(threads=4)  # one of which may wait
+    grant(api)
+    head, _ = snapshot(api)
+    calls = [waiting(api, since=head["seq"]) for _ in range(2)]
+    done, others = wait(calls, timeout=20, return_when=FIRST_COMPLETED)
+    assert len(done) == len(others) == 1
+    assert done.pop().result()["seq"] == head["seq"]
+    api.person("Amy", helpers.unit_vector(1))
+    assert others.pop().result(20)["seq"] > head["seq"]
 
 
 def test_templates_pack_and_unpack():
