@@ -72,6 +72,14 @@ class Gatekeeper:
             raise Forbidden(f"a key of role {principal.role!r} may not watch events")
         return str(self._signer.dumps(principal.key_id))
 
+    def admit_form(self, request: Request, key: str, permission: Permission) -> Principal:
+        """Who sends a form with a key of their own, for this one time; raises as `require`."""
+        principal = self._recognised(request, key)
+        g.key_id = principal.key_id
+        self._limits.admit(principal.key_id)
+        principal.require(permission)
+        return principal
+
     def _principal(self, request: Request, permission: Permission) -> Principal:
         header = request.headers.get("Authorization")
         if header is not None:

@@ -9,6 +9,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, SESSION_S, Gatekeeper
 from match_server.api.errors import status_of
+from match_server.pages.devices import add_device_pages
 from match_server.schemas.events import EventQuery
 from match_server.services.wiring import Services
 from shared.clock import rfc3339
@@ -85,6 +86,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
     def docs() -> AnyResponse:
         return make_response(render_template("docs.html", api=document(), resolve=_resolver))
 
+    add_device_pages(blueprint, services, gatekeeper)
     return blueprint
 
 

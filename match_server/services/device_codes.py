@@ -13,15 +13,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.schemas.devices import DeviceCodeMade, DeviceCreate
 from match_server.schemas.keys import KeyCreate
-from match_server.services.devices import Devices, device_named
+from match_server.services.chain import Note, note
+from match_server.services.devices import Devices, device_named, revoke_keys_of
 from match_server.services.keys import Keys
-from match_server.tables import ApiKey, Device, DeviceCode
+from match_server.tables import Device, DeviceCode
 from shared.clock import Clock
 from shared.errors import ConfigurationError, Conflict, NotFound, RateLimited, Unauthenticated
 from shared.fleet import DeviceGrant
@@ -64,6 +65,7 @@ class DeviceCodes:
             number = device_named(session, device).number
             self._forget_old(session)
             session.execute(delete(DeviceCode).where(DeviceCode.device_number == number))
+            note(session, Note("device_code_created", self._clock.now(), device))
             session.add(
                 DeviceCode(digest=_digest(code), device_number=number, expires_at=expires_at)
             )
@@ -103,11 +105,8 @@ class DeviceCodes:
             name, site = device.name, device.site or "main"
             device.site = site
             session.delete(row)
-            session.execute(
-                update(ApiKey)
-                .where(ApiKey.device == name, ApiKey.revoked_at.is_(None))
-                .values(revoked_at=now)
-            )
+            note(session, Note("device_enrolled", now, name))
+            revoke_keys_of(session, name, now)
         made = self._keys.create(KeyCreate(role="device", name=name, device=name))
         return DeviceGrant(device=name, site=site, key=made.key)
 

@@ -23,6 +23,7 @@ from match_server.schemas.devices import (
     SequenceView,
 )
 from match_server.schemas.keys import KeyCreate
+from match_server.services.chain import Note, note
 from match_server.services.keys import Keys
 from match_server.services.lookup import collection_named, one_number, page_of
 from match_server.tables import (
@@ -120,14 +121,10 @@ class Devices:
             row = device_named(session, name)
             days = select(func.count()).where(LedgerEntry.device_number == row.number)
             ledger_days = one_number(session, days)
-            revoked = session.execute(
-                update(ApiKey)
-                .where(ApiKey.device == name, ApiKey.revoked_at.is_(None))
-                .values(revoked_at=now)
-                .returning(ApiKey.id)
-            ).all()
+            revoked = revoke_keys_of(session, name, now)
+            note(session, Note("device_forgotten", now, name, details={"keys_revoked": revoked}))
             session.execute(delete(Device).where(Device.number == row.number))
-            return DeviceErased(device=name, keys_revoked=len(revoked), ledger_days=ledger_days)
+            return DeviceErased(device=name, keys_revoked=revoked, ledger_days=ledger_days)
 
     def _views(self, session: Session, rows: Sequence[Device]) -> list[DeviceView]:
         """The devices as clients see them, with as many queries for many as for one."""
@@ -192,6 +189,19 @@ def device_heard(session: Session, name: str, site: str | None, now: datetime) -
         device.site = site
     device.last_seen_at = now
     return device
+
+
+def revoke_keys_of(session: Session, name: str, now: datetime) -> int:
+    """Ends the keys that speak for this device alone; how many there were."""
+    revoked = session.scalars(
+        update(ApiKey)
+        .where(ApiKey.device == name, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=now)
+        .returning(ApiKey.id)
+    ).all()
+    for key_id in revoked:
+        note(session, Note("key_revoked", now, key_id))
+    return len(revoked)
 
 
 def config_state(row: DeviceConfiguration | None) -> ConfigStateView:
