@@ -120,6 +120,8 @@ class HttpTransport:
                 data=body,
                 timeout=(_CONNECT_TIMEOUT_S, _ANSWER_TIMEOUT_S),
                 allow_redirects=False,
+                # Else a REQUESTS_CA_BUNDLE in the environment takes the place of `ca_file`.
+                verify=self._session.verify,
             )
         except requests.Timeout as error:
             raise Unavailable(f"the {self.name} did not answer in time") from error
