@@ -29,7 +29,7 @@ from shared.errors import MusterError
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_LOOK_AGAIN_S = 1.0  # for new webhooks, for retries that are due, for the turn
+_LOOK_AGAIN_S = 0.5  # for new webhooks, for retries that are due, for the turn
 _BATCH = 50
 _BATCH_S = 2.0  # progress is written at least so often while calls go well
 _AT_ONCE = 16  # webhooks that are called at the same time
@@ -281,6 +281,6 @@ def _wanted(filters: Json, told: Told) -> bool:
 def counts(session: Session) -> tuple[int, int]:
     """How many events wait for another call, and how many are dead letters; of all webhooks."""
     dead = Delivery.dead_at.is_not(None)
-    rows = session.execute(select(dead, func.count()).group_by(dead)).tuples()
+    rows = session.execute(select(dead, func.count()).group_by(dead))
     by_state = {bool(is_dead): count for is_dead, count in rows}
     return by_state.get(False, 0), by_state.get(True, 0)

@@ -77,7 +77,8 @@ class Updates:
         for person, group in session.execute(members):
             groups.setdefault(person, set()).add(group)
         named = Device.name.in_({row.device for row, _ in rows})
-        sites = dict(session.execute(select(Device.name, Device.site).where(named)).tuples())
+        devices = session.execute(select(Device.name, Device.site).where(named))
+        sites = {row.name: row.site for row in devices}
         return [
             Told(
                 as_told(view, now),
