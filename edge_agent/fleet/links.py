@@ -124,7 +124,12 @@ class HttpLink:
         data = None if body is None else body.model_dump_json(exclude_none=True).encode()
         try:
             response = self._session.request(
-                method, self._base + path, data=data, timeout=_TIMEOUT_S, allow_redirects=False
+                method,
+                self._base + path,
+                data=data,
+                timeout=_TIMEOUT_S,
+                allow_redirects=False,
+                verify=self._session.verify,  # before a REQUESTS_CA_BUNDLE of the environment
             )
         except self._requests.RequestException as error:
             raise Unavailable(f"{self._base} cannot be reached") from error

@@ -140,6 +140,7 @@ class FeedClient:
                 timeout=(_CONNECT_TIMEOUT_S, wait_s + _ANSWER_TIMEOUT_S),
                 allow_redirects=False,
                 stream=path == "/v1/snapshot",
+                verify=self._session.verify,  # before a REQUESTS_CA_BUNDLE of the environment
             )
         except requests.Timeout as error:
             raise Unavailable(f"the {self.name} did not answer in time") from error
