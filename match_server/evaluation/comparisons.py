@@ -155,7 +155,8 @@ def _tiles(rows: NDArray[np.float16]) -> Iterator[tuple[int, int, NDArray[np.flo
     for top in range(0, len(rows), _TILE_ROWS):
         upper = rows[top : top + _TILE_ROWS].astype(np.float32)
         for left in range(top, len(rows), _TILE_COLUMNS):
-            yield top, left, upper @ rows[left : left + _TILE_COLUMNS].astype(np.float32).T
+            tile = upper @ rows[left : left + _TILE_COLUMNS].astype(np.float32).T
+            yield top, left, np.clip(tile, -1.0, 1.0, out=tile)  # rows are of unit length, about
 
 
 def _most_unlike(
