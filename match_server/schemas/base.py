@@ -85,6 +85,8 @@ class ErrorBody(ApiModel):
 
 
 def _readable(text: str) -> str:
+    if text.isascii() and text.isprintable() and (text := text.strip()):
+        return text
     text = unicodedata.normalize("NFC", text).strip()
     kinds = {unicodedata.category(character) for character in text}
     if not kinds - _UNSEEN:

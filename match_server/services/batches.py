@@ -13,7 +13,7 @@ from match_server.services.bulk import BulkVectors, Resume, VectorItem
 from match_server.services.enrollment import Enroller, Named
 from shared.errors import MusterError
 
-_VECTORS = 512  # written in one transaction: some 2 MB with all that belongs to them
+_VECTORS = 1024  # written in one transaction: some 4 MB with all that belongs to them
 
 
 @dataclass(frozen=True, slots=True)

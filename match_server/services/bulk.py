@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
-from sqlalchemy import Table as SqlTable
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
+from match_server.prepared import insert_many
 from match_server.schemas.batches import BatchLine, BatchVerdict
-from match_server.schemas.persons import PersonCreate, PersonName
+from match_server.schemas.persons import PersonName
 from match_server.services.adding import require_generation
 from match_server.services.chain import Note, note
 from match_server.services.lookup import batches, collection_named
@@ -31,7 +31,7 @@ from match_server.tables import (
 )
 from shared.clock import Clock
 from shared.errors import Conflict, MusterError
-from shared.ids import new_id
+from shared.ids import new_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class _Persons:
         readable = list(readable)
         self._find([one.item.line for one in readable])
         ready: list[_Ready] = []
-        fresh: dict[tuple[str, bool], PersonCreate] = {}
+        fresh: dict[tuple[str, bool], BatchLine] = {}
         for one in readable:
             line, key = one.item.line, _key(one.item.line)
             try:
@@ -149,7 +149,7 @@ class _Persons:
                         )
                         self._by_key[key] = _Someone(person.number, person.id, person.name)
                     else:
-                        fresh[key] = line.new_person()
+                        fresh[key] = line
             except MusterError as error:
                 refused[one.item.index] = _refusal(one.item, error)
             else:
@@ -179,36 +179,32 @@ class _Persons:
                 someone = _Someone(row.number, row.id, row.name)
                 self._by_key[row.id, True] = self._by_key[row.id, False] = someone
 
-    def _make(self, fresh: dict[tuple[str, bool], PersonCreate]) -> None:
+    def _make(self, fresh: dict[tuple[str, bool], BatchLine]) -> None:
         """New persons with no more than a name, metadata and an expiry, all at once."""
         session, owner = self._session, self._owner
         first_seq = _numbers(session, len(fresh))
         last = session.scalar(select(func.max(Person.number))) or 0
-        ids = {key: new_id() for key in fresh}
-        rows = [
-            {
-                "id": ids[key],
-                "name": new.name,
-                "metadata": new.metadata,
-                "expires_at": new.expires_at,
-            }
-            for key, new in fresh.items()
-        ]
+        ids = dict(zip(fresh, new_ids(len(fresh)), strict=True))
+        columns = ["id", "name", "metadata", "expires_at"]
+        rows = ((ids[key], new.name, new.metadata, new.expires_at) for key, new in fresh.items())
         same = {"collection_number": owner.number, "created_at": self._now}
-        _insert(session, Person, rows, same)
+        _insert(session, Person, columns, rows, same)
         made = session.execute(select(Person.id, Person.number).where(Person.number > last))
         numbers = {row.id: row.number for row in made}
         for key, new in fresh.items():
-            self._by_key[key] = _Someone(numbers[ids[key]], ids[key], new.name)
+            self._by_key[key] = _Someone(numbers[ids[key]], ids[key], new.name or "")
         fields = [
-            row for key, new in fresh.items() for row in field_rows(numbers[ids[key]], new.metadata)
+            row
+            for key, new in fresh.items()
+            if new.metadata
+            for row in field_rows(numbers[ids[key]], new.metadata)
         ]
-        _insert(session, PersonField, fields, {})
-        changes = [
-            {"seq": first_seq + place, "subject": ids[key]} for place, key in enumerate(fresh)
-        ]
+        if fields:
+            values = (tuple(row.values()) for row in fields)
+            _insert(session, PersonField, list(fields[0]), values, {})
+        changes = enumerate(ids.values(), start=first_seq)
         same = {"collection_number": owner.number, "kind": "person_created", "at": self._now}
-        _insert(session, Change, changes, same)
+        _insert(session, Change, ["seq", "subject"], changes, same)
         _audit(session, owner, "persons_created", first_seq, len(fresh), self._now)
         session.execute(
             update(Collection)
@@ -227,11 +223,12 @@ def _readable(
 ) -> list[_Ready]:
     given = [(item.line.template, item.line.model_id) for item in items]
     readable = []
-    for item, stored in zip(items, stored_forms(given, owner), strict=True):
+    ids = new_ids(len(items))
+    for item, stored, new_id in zip(items, stored_forms(given, owner), ids, strict=True):
         if isinstance(stored, MusterError):
             refused[item.index] = _refusal(item, stored)
         else:
-            readable.append(_Ready(item, stored, new_id()))
+            readable.append(_Ready(item, stored, new_id))
     return readable
 
 
@@ -267,33 +264,31 @@ def _write(
         return 0
     first_seq = _numbers(session, len(ready))
     last = session.scalar(select(func.max(Template.number))) or 0
-    templates = [
-        {
-            "id": one.template_id,
-            "person_number": persons.of(one.item.line).number,
-            "vector": cipher.seal_vector(one.template_id, owner.model_id, one.vector),
-        }
+    columns = ["id", "person_number", "vector"]
+    templates = (
+        (
+            one.template_id,
+            persons.of(one.item.line).number,
+            cipher.seal_vector(one.template_id, owner.model_id, one.vector),
+        )
         for one in ready
-    ]
+    )
     same = {
         "collection_number": owner.number,
         "model_id": owner.model_id,
         "data_key": cipher.data_key,
         "created_at": now,
     }
-    _insert(session, Template, templates, same)
+    _insert(session, Template, columns, templates, same)
     made = session.execute(select(Template.id, Template.number).where(Template.number > last))
     numbers = {row.id: row.number for row in made}
-    changes = [
-        {
-            "seq": first_seq + place,
-            "subject": one.template_id,
-            "template_number": numbers[one.template_id],
-        }
-        for place, one in enumerate(ready)
-    ]
+    columns = ["seq", "subject", "template_number"]
+    changes = (
+        (seq, one.template_id, numbers[one.template_id])
+        for seq, one in enumerate(ready, start=first_seq)
+    )
     same = {"collection_number": owner.number, "kind": "template_added", "at": now}
-    _insert(session, Change, changes, same)
+    _insert(session, Change, columns, changes, same)
     _audit(session, owner, "templates_added", first_seq, len(ready), now)
     session.execute(
         update(Collection)
@@ -317,16 +312,14 @@ def _numbers(session: Session, count: int) -> int:
 
 
 def _insert(
-    session: Session, table: type[Any], rows: Sequence[dict[str, Any]], same: dict[str, Any]
+    session: Session,
+    table: type[Any],
+    columns: Sequence[str],
+    rows: Iterable[tuple[Any, ...]],
+    same: dict[str, Any],
 ) -> None:
-    """Plain rows, past the unit of work: nobody asks for them as objects afterwards.
-
-    `same` is what all rows have in common.
-    """
-    if rows:
-        target: SqlTable = table.__table__
-        constants = {name: literal(value, target.c[name].type) for name, value in same.items()}
-        session.connection().execute(insert(target).values(constants), list(rows))
+    """Plain rows, past the unit of work: nobody asks for them as objects afterwards."""
+    insert_many(session.connection(), table.__table__, columns, rows, same)
 
 
 def _audit(
@@ -346,19 +339,13 @@ def _note(session: Session, owner: Collection, resume: Resume, lines: int) -> No
 
 
 def _accepted(one: _Ready, person: _Someone, seq: int) -> BatchVerdict:
-    # Values of our own need no checking, and a default that is not given costs more than a row.
-    return BatchVerdict.model_construct(
+    return BatchVerdict(
         index=one.item.index,
         file=one.item.file,
         status="accepted",
-        person=PersonName.model_construct(id=person.id, name=person.name),
-        image_id=None,
+        person=PersonName(id=person.id, name=person.name),
         template_id=one.template_id,
-        quality=None,
         seq=seq,
-        code=None,
-        message=None,
-        details={},
     )
 
 

@@ -102,21 +102,21 @@ def test_a_file_that_cannot_be_read_is_refused_alone(api, faces):
 
 
 def test_a_file_of_templates_goes_on_with_the_first_line_that_is_missing(api, vectors):
-    file = vectors(1500)
-    _, first = _verdicts(api, file, stop_after=700)  # within the second batch: 1,024 are written
-    assert api.ok("GET", "/v1/collections/default")["templates"] == 1024
+    file = vectors(3000)
+    _, first = _verdicts(api, file, stop_after=1500)  # within the second batch: 2,048 are written
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 2048
     planned, second = _verdicts(api, file)
-    assert (planned.done_before, planned.total) == (1024, 1500)
-    assert [one.index for one in second] == list(range(1024, 1500))
+    assert (planned.done_before, planned.total) == (2048, 3000)
+    assert [one.index for one in second] == list(range(2048, 3000))
     view = api.ok("GET", "/v1/collections/default")
-    assert (view["templates"], view["persons"]) == (1500, 50)
+    assert (view["templates"], view["persons"]) == (3000, 50)
     planned, third = _verdicts(api, file)
-    assert (planned.done_before, third) == (1500, [])
-    assert len(first) == 700
+    assert (planned.done_before, third) == (3000, [])
+    assert len(first) == 1500
 
 
 def test_a_process_killed_at_any_moment_leaves_whole_batches_only(api, vectors, monkeypatch):
-    file = vectors(1500)
+    file = vectors(3000)
     commits = []
     original = bulk._note
 
@@ -129,11 +129,11 @@ def test_a_process_killed_at_any_moment_leaves_whole_batches_only(api, vectors, 
     monkeypatch.setattr(bulk, "_note", dying)
     with pytest.raises(KeyboardInterrupt):
         _verdicts(api, file)
-    assert api.ok("GET", "/v1/collections/default")["templates"] == 512
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 1024
     monkeypatch.setattr(bulk, "_note", original)
     planned, _ = _verdicts(api, file)
-    assert planned.done_before == 512
-    assert api.ok("GET", "/v1/collections/default")["templates"] == 1500
+    assert planned.done_before == 1024
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 3000
 
 
 def test_again_takes_a_file_from_its_first_line(api, vectors):
