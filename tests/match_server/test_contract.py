@@ -1,12 +1,15 @@
 """The OpenAPI document against the running server: thousands of odd requests by schemathesis."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shared.envelope import Key
 
 COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
 
@@ -48,6 +51,7 @@ def address(tmp_path):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            env={**os.environ, "MUSTER_ENCRYPTION_KEY": Key.new().text},
         )
     base = re.search(r"http://[\d.:]+", server.stdout.readline())[0]
     yield base, key
