@@ -1,11 +1,14 @@
 """Keys: kept as hashes, shown once, worth nothing once revoked; roles allow what they say."""
 
 import base64
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
+from match_server.schemas.keys import KeyCreate
 from match_server.tables import ApiKey
+from shared.clock import rfc3339
 
 CALLS = {
     "administer": [
@@ -22,6 +25,19 @@ CALLS = {
         ("DELETE", "/v1/devices/x"),
         ("POST", "/v1/devices/x/codes"),
         ("PUT", "/v1/devices/x/config"),
+        ("PUT", "/v1/devices/x/galleries"),
+        ("GET", "/v1/followers"),
+        ("PUT", "/v1/collections/default/calibration"),
+        ("DELETE", "/v1/collections/default/calibration"),
+        ("POST", "/v1/webhooks"),
+        ("GET", "/v1/webhooks"),
+        ("GET", "/v1/webhooks/x"),
+        ("DELETE", "/v1/webhooks/x"),
+        ("POST", "/v1/webhooks/x/enable"),
+        ("GET", "/v1/webhooks/x/dead"),
+        ("POST", "/v1/webhooks/x/resend"),
+        ("GET", "/v1/audit"),
+        ("GET", "/v1/audit/anchor"),
     ],
     "enroll": [
         ("POST", "/v1/collections/default/persons"),
@@ -37,6 +53,8 @@ CALLS = {
         ("DELETE", "/v1/groups/x"),
         ("PUT", "/v1/groups/x/persons"),
         ("GET", "/v1/storages"),
+        ("GET", "/v1/erasures"),
+        ("GET", "/v1/erasures/x"),
     ],
     "references": [
         ("GET", "/v1/collections/default/persons/x/images"),
@@ -57,6 +75,8 @@ CALLS = {
         ("GET", "/v1/collections/default/persons/x"),
         ("GET", "/v1/groups"),
         ("GET", "/v1/groups/x"),
+        ("GET", "/v1/collections/default/calibration"),
+        ("GET", "/v1/collections/default/calibrations"),
     ],
     "events": [
         ("GET", "/v1/events"),
@@ -73,12 +93,13 @@ CALLS = {
         ("GET", "/v1/devices/x/config"),
         ("PUT", "/v1/devices/x/config/reported"),
     ],
+    "follow": [("GET", "/v1/changes"), ("GET", "/v1/snapshot")],
 }
 ROLES = {
     "admin": set(CALLS),
     "enroller": {"enroll", "read", "references"},
     "searcher": {"search", "read", "references", "events"},
-    "device": {"probes"},
+    "device": {"probes", "follow"},
     "viewer": {"read", "events"},
 }
 
@@ -153,6 +174,71 @@ def test_a_revoked_key_is_worth_nothing_from_the_next_request_on(api):
     assert api.call("GET", "/v1/keys", None, headers=headers).status_code == 200
     assert api.ok("DELETE", f"/v1/keys/{made['id']}")["revoked_at"] is not None
     api.refused(401, "GET", "/v1/keys", None, headers=headers)
+
+
+def test_an_expired_key_is_worth_nothing(api, clock):
+    expires_at = rfc3339(clock.now() + timedelta(days=1))
+    body = {"role": "admin", "name": "x", "expires_at": expires_at}
+    made = api.ok("POST", "/v1/keys", json=body)
+    assert made["expires_at"] == expires_at
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    clock.advance(24 * 3600 - 1)
+    assert api.call("GET", "/v1/keys", None, headers=headers).status_code == 200
+    clock.advance(1)
+    assert "expired" in api.refused(401, "GET", "/v1/keys", None, headers=headers)["message"]
+
+
+def test_an_expired_key_no_longer_watches_the_page(api, clock):
+    body = {"role": "viewer", "expires_at": rfc3339(clock.now() + timedelta(hours=1))}
+    made = api.ok("POST", "/v1/keys", json=body)
+    assert api.client.post("/login", data={"key": made["key"]}).status_code == 303
+    assert api.client.get("/").status_code == 200
+    clock.advance(3600)
+    assert api.client.get("/").status_code == 302
+
+
+def test_a_key_that_would_have_expired_already_is_refused(api, clock):
+    body = {"role": "viewer", "expires_at": rfc3339(clock.now())}
+    assert "past" in api.refused(400, "POST", "/v1/keys", json=body)["message"]
+
+
+def test_with_expired_keys_alone_nobody_can_call(make_services, clock):
+    services = make_services()
+    wanted = KeyCreate(role="admin", expires_at=clock.now() + timedelta(hours=1))
+    services.keys.create(wanted)
+    assert services.keys.any_valid()
+    clock.advance(3600)
+    assert not services.keys.any_valid()
+
+
+def test_the_key_of_a_device_speaks_for_no_other(api, helpers):
+    body = {"role": "device", "device": "door-1"}
+    made = api.ok("POST", "/v1/keys", json=body)["key"]
+    headers = {"Authorization": f"Bearer {made}"}
+    vector = helpers.unit_vector(1)
+    probes = [api.probe(vector), api.probe(vector, device="door-2")]
+    api.refused(403, "POST", "/v1/probes", None, json=probes, headers=headers)
+    api.refused(403, "GET", "/v1/devices/door-2/config", None, headers=headers)
+    assert api.call("POST", "/v1/probes", None, json=probes[:1], headers=headers).status_code == 200
+
+
+def test_nothing_that_a_viewer_may_read_holds_a_template(api, helpers):
+    vector = helpers.unit_vector(1)
+    person = api.person("Ann", vector)
+    api.send(api.probe(vector))
+    collection = "/v1/collections/default"
+    answers = [
+        api.call("GET", path, "viewer").get_data()
+        for path in (f"{collection}/persons", f"{collection}/persons/{person}", "/v1/events")
+    ]
+    for answer in answers:
+        assert b"Ann" in answer
+        assert helpers.encode(vector)[:40].encode() not in answer
+    for path in (
+        f"{collection}/persons/{person}/templates",
+        f"{collection}/persons/{person}/images",
+    ):
+        api.refused(403, "GET", path, "viewer")
 
 
 def test_a_key_in_the_address_is_no_key(api):
