@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from edge_agent.gallery.client import FeedClient
 from edge_agent.gallery.follower import Follower
@@ -31,6 +32,8 @@ class Galleries:
                 f"[gallery] mode = {wanted.mode!r} follows the change feed over HTTP, also where "
                 "probes go through a broker: give [server] url and its key"
             )
+        if _in_the_open(server.url):
+            log.warning("Templates come from %s in the open: give it a certificate", server.url)
         self._mode = wanted.mode
         self._device = settings.device
         self._hook = Hook(wanted.hook) if wanted.hook else None
@@ -87,12 +90,21 @@ class Galleries:
         return {name: state.seq for name, state in reached if state is not None and state.whole}
 
     def problems(self) -> Sequence[str]:
-        """Why decisions cannot be made at the moment, one sentence a gallery."""
-        reasons = [(one.gallery.collection, one.gallery.unusable()) for one in self.followers]
-        return [f"{name}: {why}" for name, why in reasons if why is not None]
+        """Why decisions cannot be made, or the feed not followed; one sentence a gallery."""
+        reasons = [
+            (one.gallery.collection, one.complaint or one.gallery.unusable())
+            for one in self.followers
+        ]
+        return [f"Gallery {name}: {why}" for name, why in reasons if why is not None]
 
     def close(self, timeout_s: float) -> None:
         for follower in self.followers:
             follower.stop(timeout_s)
         if self._hook is not None:
             self._hook.close(timeout_s)
+
+
+def _in_the_open(url: str) -> bool:
+    """Whether others on the way could read along: no TLS, and not this machine."""
+    parts = urlsplit(url)
+    return parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1")

@@ -2,8 +2,9 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ _FIRST_ASK: Final = 4 * _PERSONS  # templates, to begin with: a person may have 
 _ROUNDING: Final = 1e-6  # similarities are compared as single precision, as the server does
 _MOST_DEAD: Final = 4096
 _TIME_KEPT_S: Final = 600.0
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class LocalGallery:
         self._anchor: tuple[datetime, float] | None = None  # a known time, by monotonic_s
         self._heard_server = False  # so the anchor is the server's time
         self._noted_s = clock.monotonic_s()
+        self._expiry: datetime | None = None  # nobody expires before; None: not looked yet
 
     # -- as it is --------------------------------------------------------------------------------
 
@@ -112,6 +115,7 @@ class LocalGallery:
                 codes.add(numbers, rows)
         with self._lock:
             self._state, self._codes = state, codes
+        self._expiry = None
         if state is not None and not self._heard_server:
             self._anchor = state.seen_at, self._clock.monotonic_s()
 
@@ -144,6 +148,8 @@ class LocalGallery:
         applied = self._store.apply(changes)
         codes.remove(applied.removed)
         codes.add(applied.numbers, applied.rows)
+        if self._expiry is not None:
+            self._expiry = min([self._expiry, *_expiries(changes.persons)])
         self._heard(changes.at)
         if codes.dead > len(codes) // 4 + _MOST_DEAD:
             self.load(self._state)
@@ -170,7 +176,16 @@ class LocalGallery:
         if self._clock.monotonic_s() - self._noted_s >= _TIME_KEPT_S:
             self._noted_s = self._clock.monotonic_s()
             self._store.note_time(now)
-        expired = [one.number for one in self._store.persons() if _is_expired(one, now)]
+        if self._expiry is None or self._expiry <= now:
+            self._drop_expired(now)
+
+    def _drop_expired(self, now: datetime) -> None:
+        expired, self._expiry = [], _NEVER
+        for one in self._store.persons():
+            if _is_expired(one, now):
+                expired.append(one.number)
+            else:
+                self._expiry = min([self._expiry, *_expiries([one])])
         if expired:
             gone = self._store.drop_persons(expired)
             if self._codes is not None:
@@ -225,6 +240,10 @@ class LocalGallery:
             if len(best) >= _PERSONS or len(hits) < ask:
                 return list(best.values())[:_PERSONS]
             ask *= 4
+
+
+def _expiries(persons: Sequence[FeedPerson]) -> list[datetime]:
+    return [one.expires_at for one in persons if one.expires_at is not None]
 
 
 def _is_expired(person: FeedPerson, now: datetime) -> bool:

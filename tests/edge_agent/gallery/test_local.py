@@ -212,3 +212,16 @@ def test_codes_of_many_who_left_are_let_go_of(known: LocalGallery) -> None:
     assert known._codes is not None
     assert known._codes.dead == 0
     assert decided(known, vector(6950)) == ("identified", "p6950")
+
+
+def test_who_expires_is_deleted_also_when_the_expiry_came_later(
+    known: LocalGallery, clock: MovableClock
+) -> None:
+    known.tidy()  # nobody expires, as it seems
+    known.apply(changes(11, persons=[person(2, expires_at=NOON + timedelta(hours=1))]))
+    clock.pass_by(minutes=59)
+    known.tidy()
+    assert len(known) == 3
+    clock.pass_by(minutes=2)
+    known.tidy()
+    assert len(known) == 2
