@@ -84,7 +84,7 @@ class FeedChanges(WireMessage):
     seq: Seq  # all changes up to this one are in here
     more: bool  # there are further changes: ask again at once
     at: AwareDatetime  # by the server's clock
-    left: list[Number] = Field(default_factory=list)  # persons that are none of this gallery (any more)
+    left: list[Number] = Field(default_factory=list)  # persons that are not of it (any more)
     removed: list[Number] = Field(default_factory=list)  # templates that are gone
     persons: list[FeedPerson] = Field(default_factory=list)  # new, or as they are now
     templates: FeedTemplates = FeedTemplates()

@@ -40,6 +40,7 @@ class Permission(Enum):
     REFERENCES = auto()  # photos and lists of templates
     EVENTS = auto()  # events, stream, snapshots
     PROBES = auto()  # send probes
+    FOLLOW = auto()  # the change feed, and snapshots
 
 
 _ALLOWED: dict[Role, frozenset[Permission]] = {
@@ -48,7 +49,7 @@ _ALLOWED: dict[Role, frozenset[Permission]] = {
     "searcher": frozenset(
         {Permission.SEARCH, Permission.READ, Permission.REFERENCES, Permission.EVENTS}
     ),
-    "device": frozenset({Permission.PROBES}),
+    "device": frozenset({Permission.PROBES, Permission.FOLLOW}),
     "viewer": frozenset({Permission.READ, Permission.EVENTS}),
 }
 
