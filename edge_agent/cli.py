@@ -111,10 +111,14 @@ def doctor(config: Path, as_json: bool) -> None:
     \b
     Example: edge-agent doctor --config /etc/muster/agent.toml
     """
-    from edge_agent.doctor import examine
+    from edge_agent.doctor import configuration, examine
+    from edge_agent.fleet.configuration import Configurations
+    from shared.clock import SystemClock
 
     _log_to_stderr("ERROR")
-    findings = list(examine(load_settings(config)))
+    configurations = Configurations(config, SystemClock())
+    settings = configurations.settings_with(configurations.running)
+    findings = [*examine(settings), configuration(configurations)]
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:

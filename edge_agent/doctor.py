@@ -12,6 +12,7 @@ from typing import Final, Literal
 from edge_agent.agent import broker_login
 from edge_agent.camera_settings import CameraSettings
 from edge_agent.capture.sources import is_live, open_source, read
+from edge_agent.fleet.configuration import Configurations
 from edge_agent.settings import AgentSettings, BrokerSettings, ServerSettings
 from shared.clock import SystemClock
 from shared.errors import MusterError
@@ -19,7 +20,7 @@ from shared.topics import DeviceTopics
 
 _CAMERA_S: Final = 12.0
 _ANSWER_S: Final = 5.0
-_CLOCK_OFF_S: Final = 5.0
+_DATE_STEP_S: Final = 1.0  # the header tells whole seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,12 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
     """Looks at one thing after the other; never raises for what it finds."""
     for camera in settings.cameras:
         yield _camera(camera)
+    yield from _machine(settings)
     yield _models(settings)
     yield _clock()
     yield _disk(settings)
     if settings.server is not None:
-        yield from _server(settings.server)
+        yield from _server(settings, settings.server)
     if settings.broker is not None:
         yield _broker(settings, settings.broker)
     if settings.server is None and settings.broker is None:
@@ -92,14 +94,60 @@ def _camera(camera: CameraSettings) -> Finding:
 
 
 def _models(settings: AgentSettings) -> Finding:
+    from edge_agent.fleet.packs import names_of, prove
     from models.analysis import open_models
+    from models.packs.store import require
 
-    pack = settings.models.pack
+    wanted = settings.models
+    for name in names_of(wanted):
+        try:
+            problems = require(name).problems()
+        except MusterError as error:
+            return Finding("models", "bad", error.message, f"face-models pull {name}")
+        if problems:
+            advice = f"the agent fetches it again when it starts; or: face-models pull {name}"
+            return Finding("models", "bad", f"{name} is damaged: {'; '.join(problems)}", advice)
     try:
-        models = open_models(pack, detector=settings.models.detector)
+        models = open_models(wanted.pack, detector=wanted.detector, closer=wanted.closer)
+        prove(models)
     except MusterError as error:
-        return Finding("models", "bad", error.message, f"face-models pull {pack}")
+        return Finding("models", "bad", error.message, f"face-models pull {wanted.pack}")
     return Finding("models", "well", f"{models.model_id}, {models.dimension} values a template")
+
+
+def _machine(settings: AgentSettings) -> Iterator[Finding]:
+    """Heat, and weak power, which is the commonest ill of a Raspberry Pi."""
+    from edge_agent.fleet.sensors import MachineSensors
+
+    readings = MachineSensors(settings.state_dir).read()
+    found = (
+        "says nothing of its temperature"
+        if readings.temperature_c is None
+        else f"{readings.temperature_c:.0f} °C"
+    )
+    if readings.throttled:
+        advice = "a stronger power supply, a heat sink or a fan"
+        yield Finding("machine", "doubtful", f"{found}, its processor is slowed now", advice)
+    elif readings.temperature_c is not None and readings.temperature_c >= settings.fleet.hot_c:
+        advice = "a heat sink or a fan; until then the agent does without something"
+        yield Finding("machine", "doubtful", found, advice)
+    else:
+        yield Finding("machine", "well", found)
+
+
+def configuration(configurations: Configurations) -> Finding:
+    """What became of the newest configuration that the server wanted."""
+    kept = configurations.kept
+    what, running = "configuration", configurations.running.revision
+    if kept.last.revision == 0:
+        return Finding(what, "well", "the box's own file; the server has wanted nothing else")
+    if kept.state in ("refused", "rolled_back"):
+        how = "was refused" if kept.state == "refused" else "was undone"
+        found = f"revision {kept.last.revision} {how}: {kept.message}"
+        advice = f"it runs with revision {running}; put it right on the server"
+        return Finding(what, "doubtful", found, advice)
+    state = "on trial" if kept.state == "trying" else "in effect"
+    return Finding(what, "well", f"revision {running} of the server is {state}")
 
 
 def _clock() -> Finding:
@@ -143,7 +191,7 @@ def _disk(settings: AgentSettings) -> Finding:
     return Finding("outbox", "well", f"{folder}, {free_mib} MiB free")
 
 
-def _server(server: ServerSettings) -> Iterator[Finding]:
+def _server(settings: AgentSettings, server: ServerSettings) -> Iterator[Finding]:
     """Asks for the server's health, compares the clocks, then tries the key with no probe."""
     import requests
 
@@ -159,7 +207,7 @@ def _server(server: ServerSettings) -> Iterator[Finding]:
         yield Finding("server", "well", f"{base} is ready")
     else:
         yield Finding("server", "bad", f"{base} answers {health.status_code}", "see its log")
-    yield from _clock_beside(health.headers.get("Date"))
+    yield from _clock_beside(health.headers.get("Date"), settings.fleet.clock_off_s)
     try:
         key = server.key()
         empty = requests.post(
@@ -177,22 +225,50 @@ def _server(server: ServerSettings) -> Iterator[Finding]:
         yield Finding("key", "bad", f"could not be tried ({_kind(error)})")
         return
     if empty.status_code in (401, 403):
-        advice = "match-server key create --role device, and put the key into server.key_file"
+        advice = (
+            f"match-server device code --device {settings.device}, and then on this box: "
+            f"edge-agent enroll-device --server {base} CODE"
+        )
         yield Finding("key", "bad", f"the server answers {empty.status_code}", advice)
-    elif empty.ok or empty.status_code in (400, 422):  # no probe is not a list of probes
-        yield Finding("key", "well", "the server takes it")
-    else:
+    elif not (empty.ok or empty.status_code in (400, 422)):  # no probe is not a list of probes
         yield Finding("key", "doubtful", f"the server answers {empty.status_code}")
+    else:
+        yield _whose_key(settings.device, base, key, trust)
 
 
-def _clock_beside(date: str | None) -> Iterator[Finding]:
+def _whose_key(device: str, base: str, key: str, trust: bool | str) -> Finding:
+    """A key that may send probes may still be another box's: asked by what only its own box may."""
+    import requests
+
+    try:
+        own = requests.get(
+            f"{base}/v1/devices/{device}/config",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=_ANSWER_S,
+            verify=trust,
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        return Finding("key", "bad", f"could not be tried ({_kind(error)})")
+    if own.status_code == 403:
+        advice = (
+            f"set device to the name that the key is for, or give {device!r} a key of its own: "
+            f"match-server device code --device {device}"
+        )
+        return Finding("key", "bad", f"it belongs to another device than {device!r}", advice)
+    if own.status_code == 404:
+        return Finding("key", "well", "the server takes it; it has not heard of this box before")
+    return Finding("key", "well", f"the server takes it, for {device!r}")
+
+
+def _clock_beside(date: str | None, off_s: float) -> Iterator[Finding]:
     """The box's clock beside the server's, from the Date header (RFC 9110, 6.6.1)."""
     try:
         theirs = parsedate_to_datetime(date or "")
     except ValueError:
         return
     ahead_s = (SystemClock().now() - theirs).total_seconds()
-    if abs(ahead_s) > _CLOCK_OFF_S:
+    if abs(ahead_s) > off_s + _DATE_STEP_S:
         found = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
         yield Finding("clock", "bad", found, "set both by NTP: sudo timedatectl set-ntp true")
 

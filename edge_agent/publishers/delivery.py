@@ -10,6 +10,7 @@ from edge_agent.publishers.transport import Transport
 from edge_agent.track_changes import TrackQueue
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, Unauthenticated, Unavailable
+from shared.sentences import sentence
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class Delivery:
     def _failed(self, error: Unavailable | Unauthenticated | Forbidden) -> float:
         self._failures += 1
         if self._complaint != error.message:
-            log.error("%s; %s", _sentence(error.message), self._what_waits())
+            log.error("%s; %s", sentence(error.message), self._what_waits())
         self._complaint = error.message
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
         if not isinstance(error, Unavailable):
@@ -176,7 +177,3 @@ class Delivery:
     def _notify(self) -> None:
         with self._moved:
             self._moved.notify_all()
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

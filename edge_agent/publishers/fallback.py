@@ -10,6 +10,7 @@ from edge_agent.publishers.transport import CarriesMessages, TellsLocalEvents, T
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.messages import LocalEventMessage, ProbeReceipt, TrackMessage
+from shared.sentences import sentence
 from shared.topics import TopicKind
 
 log = logging.getLogger(__name__)
@@ -115,11 +116,7 @@ class FallbackTransport:
             # The first stays the one to be tried: whichever comes back first is taken.
             raise type(error)(f"{why.message}, and {error.message}", **error.details) from why
         if self._first_again_s is None:
-            log.warning("%s; going over the %s", _sentence(why.message), self._second.name)
+            log.warning("%s; going over the %s", sentence(why.message), self._second.name)
         self._first_again_s = now_s + self._try_again_s
         self._unanswered_since_s = None
         return receipts
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
