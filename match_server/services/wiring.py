@@ -31,7 +31,9 @@ from match_server.services.ledger import Ledgers
 from match_server.services.model_comparison import ModelComparisons
 from match_server.services.newcomers import Newcomers
 from match_server.services.operating_point import OperatingPoints
+from match_server.services.orphans import Orphans
 from match_server.services.persons import Persons
+from match_server.services.presence import Presence
 from match_server.services.probes import Probes
 from match_server.services.reembedding import Reembedding
 from match_server.services.references import References
@@ -80,6 +82,7 @@ class Services:
     probes: Probes
     events: Events
     keys: Keys
+    presence: Presence
     updates: Updates
     webhooks: Webhooks
     access: AccessLog
@@ -137,6 +140,7 @@ def build_services(
     access = AccessLog(database, clock)
     audit = Audit(database)
     erasures = Erasures(database, files, index, clock, settings.declared_backups)
+    orphans = Orphans(settings.data_dir, database)
     retention = RetentionSweep(database, files, erasures, clock, settings)
     return Services(
         settings=settings,
@@ -173,6 +177,7 @@ def build_services(
         probes=Probes(database, index, files, clock, settings.default_collection, vault, points),
         events=Events(database, files, vault),
         keys=keys,
+        presence=Presence(database, clock),
         updates=Updates(database, clock),
         webhooks=Webhooks(database, clock),
         access=access,
@@ -185,6 +190,7 @@ def build_services(
                 Task("write when keys were used", 60, keys.note_used, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("retention", 600, retention.run, alone=True),
+                Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),
                 Task("show the audit log's anchor", 3600, audit.show_anchor, alone=True),
             ],
             HouseLease(database, clock),
