@@ -32,6 +32,7 @@ from match_server.api.routes import (
     search_endpoints,
     storage_endpoints,
 )
+from match_server.api.tracks import track_endpoints
 from match_server.api.webhooks import webhook_endpoints
 from match_server.pages.views import pages
 from match_server.services.chain import Actor, act_as
@@ -98,6 +99,7 @@ def all_endpoints(
         *storage_endpoints(services),
         *search_endpoints(services),
         *live_endpoints(services, stopping),
+        *track_endpoints(services),
         *feed_endpoints(services, stopping),
         *device_endpoints(services),
         *key_endpoints(services),

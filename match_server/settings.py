@@ -144,6 +144,23 @@ class Settings(BaseSettings):
         description="Backups that you make of this server and for how many days you keep each; "
         "certificates of erasure name them.",
     )
+    home_assistant: bool = Field(
+        default=False,
+        description="`ingest` announces each camera to Home Assistant over the broker.",
+    )
+    home_assistant_prefix: str = Field(
+        default="homeassistant",
+        pattern=NAME_PATTERN,
+        description="First level of discovery topics, as Home Assistant is set up.",
+    )
+    home_assistant_node: str = Field(
+        default="muster",
+        pattern="^[a-zA-Z0-9_-]{1,40}$",
+        description="Name of this server there; two on one broker need different ones.",
+    )
+    double_take: bool = Field(
+        default=False, description="`ingest` tells live events under Double Take's topics as well."
+    )
     webhook_timeout_s: float = Field(
         default=10.0, gt=0, le=120, description="A receiver of a webhook that takes longer failed."
     )

@@ -92,3 +92,26 @@ class SnapshotQuery(ApiModel):
     revision: int | None = Field(
         default=None, ge=0, description="Tells a browser that the thumbnail may have changed."
     )
+
+
+class TracksTaken(ApiModel):
+    """What became of track messages."""
+
+    taken: int
+    late: int = Field(description="Left aside: they say nothing about now.")
+
+
+class CameraPresence(ApiModel):
+    """Who is before one camera now."""
+
+    device: str
+    site: str | None
+    camera: str
+    online: bool = Field(description="Whether the box has spoken lately.")
+    in_view: int = Field(description="Faces in view.")
+    persons: list[PersonName] = Field(description="Those of them who were identified.")
+    unknown: int = Field(description="The others.")
+
+
+class Presences(ApiModel):
+    items: list[CameraPresence]

@@ -1,0 +1,65 @@
+"""The topics that automations made for Double Take listen to."""
+
+import json
+import re
+from typing import Any
+
+from match_server.schemas.events import EventView
+from shared.clock import rfc3339
+
+GONE_AFTER_S = 30.0
+"""The count of a camera goes back to 0 after this."""
+
+_ROOT = "double-take"
+
+
+def messages(event: EventView) -> list[tuple[str, str]]:
+    """Topics and payloads for an event that is live."""
+    face = _face(event)
+    common: dict[str, Any] = {
+        "id": event.id,
+        "timestamp": rfc3339(event.captured_at),
+        "attempts": event.probes,
+        "camera": event.camera,
+        "zones": [],
+    }
+    match = event.person is not None
+    told = [
+        (
+            f"{_ROOT}/cameras/{event.camera}",
+            {
+                **common,
+                "matches": [face] if match else [],
+                "misses": [],
+                "unknowns": [] if match else [face],
+                "personCount": 1,
+            },
+        )
+    ]
+    if event.person is not None:
+        name = topic_part(event.person.name)
+        told.append((f"{_ROOT}/matches/{name}", {**common, "match": face}))
+    else:
+        told.append((f"{_ROOT}/unknown", {**common, "unknown": face}))
+    return [(topic, json.dumps(payload, ensure_ascii=False)) for topic, payload in told]
+
+
+def count_topic(camera: str) -> str:
+    """Where the number of persons before a camera is said."""
+    return f"{_ROOT}/cameras/{camera}/person"
+
+
+def topic_part(name: str) -> str:
+    """A person's name as one level of a topic: without what has a meaning there."""
+    return re.sub(r"[/+#$\x00-\x1f\x7f]", "_", name).strip() or "_"
+
+
+def _face(event: EventView) -> dict[str, Any]:
+    x1, y1, x2, y2 = event.box
+    return {
+        "name": "unknown" if event.person is None else event.person.name,
+        "confidence": round(100 * max(event.similarity or 0.0, 0.0), 2),  # a similarity, in percent
+        "match": event.person is not None,
+        "box": {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1},
+        "detector": "muster",
+    }
