@@ -24,6 +24,7 @@ from match_server.mqtt.broker import Broker, client_of
 from match_server.schemas.events import ProbeResult
 from shared.errors import MalformedInput, MusterError
 from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
+from shared.service import Watchdog, notify
 from shared.topics import DeviceTopics, TopicKind, any_device
 
 log = logging.getLogger(__name__)
@@ -73,13 +74,16 @@ class Consumer:
         self._listenings = {one.kind: one for one in listenings}
         self._stop = threading.Event()
         self._failures = 0
+        self._watchdog = Watchdog()
         self._ready: Callable[[], None] = lambda: None
         self._client = self._make_client()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Consume until `stop`; a broker that is away is tried again, with growing pauses."""
         self._ready = ready
+        notify("READY=1")  # also without a broker: it is waited for
         while not self._stop.is_set():
+            self._watchdog.alive()
             try:
                 self._client.connect(
                     self._broker.host,
@@ -103,6 +107,7 @@ class Consumer:
     def _consume(self) -> None:
         """Until the connection is gone, or we are to stop."""
         while not self._stop.is_set():
+            self._watchdog.alive()
             if self._client.loop(_LOOP_S) != mqtt.MQTT_ERR_SUCCESS:
                 log.warning("the connection to the broker is gone")
                 return
