@@ -2,14 +2,21 @@
 
 import signal
 import threading
+from importlib.metadata import version
 
 from match_server.logs import set_up_logging
 from match_server.mqtt.broker import Broker, broker_of
 from match_server.mqtt.consumer import Consumer, Listening
 from match_server.mqtt.devices import DeviceDesk
+from match_server.mqtt.homeassistant import Discovery
+from match_server.mqtt.publisher import Publisher
+from match_server.mqtt.states import Announcer
+from match_server.mqtt.tracks import track_listening
 from match_server.prepare import prepare
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
+from match_server.telling.start import webhook_deliverer
+from match_server.telling.turns import turn_at
 
 __all__ = ["Broker", "Consumer", "broker_of", "run_ingest"]
 
@@ -28,10 +35,15 @@ def run_ingest(settings: Settings) -> None:
     at_the_desk = threading.Thread(target=desk.run, name="device-desk", daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: consumer.stop())
+    tellers = (event_publisher(services, broker), webhook_deliverer(services))
     at_the_desk.start()
+    for teller in tellers:
+        teller.start()
     try:
         consumer.run()
     finally:
+        for teller in tellers:
+            teller.close()
         desk.stop()
         at_the_desk.join(_DESK_S)
         services.close()
@@ -39,4 +51,23 @@ def run_ingest(settings: Settings) -> None:
 
 def listenings(services: Services) -> list[Listening]:
     """What is heard from boxes besides probes and status; a new kind is a line here."""
-    return []
+    return [track_listening(services.presence)]
+
+
+def event_publisher(services: Services, broker: Broker) -> Publisher:
+    """Publishes events, as soon as it is started and has the turn."""
+    settings = services.settings
+    discovery = Discovery(
+        settings.home_assistant_prefix, settings.home_assistant_node, version("muster")
+    )
+    return Publisher(
+        broker,
+        services.updates,
+        turn_at(services.database, "mqtt-events", settings.data_dir),
+        services.clock,
+        Announcer(
+            services.presence,
+            discovery if settings.home_assistant else None,
+            double_take=settings.double_take,
+        ),
+    )

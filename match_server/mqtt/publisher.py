@@ -1,0 +1,197 @@
+"""Events out to the broker: for the boxes, Home Assistant, and whoever listens."""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from match_server.mqtt.broker import Broker, client_of
+from match_server.mqtt.states import Announcer, Message
+from match_server.telling.turns import Turn
+from match_server.telling.updates import Told, Updates
+from shared.clock import Clock
+from shared.errors import MusterError
+from shared.topics import DeviceTopics
+
+log = logging.getLogger(__name__)
+
+READER = "mqtt"
+NO_SITE = "main"
+"""The site of a device that has only ever spoken over HTTP, as the agent's default is."""
+
+_POLL_S = 0.05
+_LOOK_AGAIN_S = 1.0
+_BATCH = 100
+_ACK_S = 10.0
+_KEEPALIVE_S = 30
+_PAUSE_S = 2.0
+_LATE_EXPIRY_S = 24 * 3600
+_CURSOR_EVERY_S = 1.0
+
+
+class _BrokerGone(Exception):
+    """The connection cannot be used any more; a new one is made."""
+
+
+class Publisher:
+    """The thread that publishes each write to an event once, from the process that has the turn.
+
+    Its queue is the events' table. It counts an event as told when the broker has acknowledged it;
+    a process that dies tells the last second again, with the same ids and revisions. Each
+    connection is a new client: what an old one had not sent is not sent as it was then, but read
+    anew, so that nothing stale looks live after a broker's absence.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        updates: Updates,
+        turn: Turn,
+        clock: Clock,
+        announcer: Announcer,
+    ) -> None:
+        self._broker = broker
+        self._updates = updates
+        self._turn = turn
+        self._clock = clock
+        self._announcer = announcer
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt-events", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(_ACK_S + _PAUSE_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if self._turn.mine():
+                    self._publish()
+            except _BrokerGone as error:
+                log.warning("events wait for the broker", extra={"reason": str(error)})
+            except MusterError as error:
+                log.warning("events wait", extra={"reason": error.message})
+            except Exception:
+                log.exception("publishing events failed; it begins anew")
+            self._stop.wait(_PAUSE_S)
+        self._turn.give_up()
+
+    def _publish(self) -> None:
+        """Over one connection, until it is gone, the turn is, or we are to stop."""
+        client = self._connected()
+        try:
+            reached = self._start_from()
+            noted, noted_s = reached, time.monotonic()
+            looked_s = -_LOOK_AGAIN_S
+            while not self._stop.wait(_POLL_S):
+                if not client.is_connected():
+                    raise _BrokerGone("the connection is gone")
+                told, reached = self._updates.after(reached, _BATCH)
+                self._send(client, [message for one in told for message in self._messages(one)])
+                now_s = time.monotonic()
+                if reached != noted and now_s - noted_s >= _CURSOR_EVERY_S:
+                    self._updates.note_reached(READER, reached)
+                    noted, noted_s = reached, now_s
+                if now_s - looked_s >= _LOOK_AGAIN_S:
+                    looked_s = now_s
+                    if not self._turn.mine():
+                        return
+                    self._send(client, self._announcer.due(self._clock.now()))
+            if reached != noted:
+                self._updates.note_reached(READER, reached)
+            self._send(client, self._announcer.farewell())
+        finally:
+            with contextlib.suppress(ValueError):
+                client.disconnect()
+            client.loop_stop()
+
+    def _start_from(self) -> int:
+        """Where the last publisher stopped; at the first start, the present."""
+        reached = self._updates.reached(READER)
+        if reached is None:
+            reached = self._updates.newest()
+            self._updates.note_reached(READER, reached)
+        return reached
+
+    def _connected(self) -> mqtt.Client:
+        client = client_of(self._broker, client_id=f"{self._broker.client_id}-events")
+        ready = threading.Event()
+
+        def connected(
+            client: mqtt.Client, _d: object, _f: object, reason: object, _p: object
+        ) -> None:
+            if getattr(reason, "is_failure", False):
+                log.error("the broker refuses us", extra={"reason": str(reason)})
+                return
+            topics = self._announcer.subscriptions()
+            if topics:
+                client.subscribe([(topic, 1) for topic in topics])
+            ready.set()
+
+        client.on_connect = connected
+        client.on_message = lambda _client, _data, message: self._announcer.heard(
+            message.topic, bytes(message.payload)
+        )
+        will = self._announcer.will()
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
+        self._announcer.begin()
+        try:
+            client.connect(
+                self._broker.host, self._broker.port, keepalive=_KEEPALIVE_S, clean_start=True
+            )
+        except OSError as error:
+            raise _BrokerGone(str(error)) from error
+        client.loop_start()
+        if not ready.wait(_ACK_S):
+            client.loop_stop()
+            raise _BrokerGone("it does not let us in")
+        return client
+
+    def _messages(self, told: Told) -> list[Message]:
+        event = told.event
+        topic = DeviceTopics(told.site or NO_SITE, event.device).of("event")
+        expiry_s = _LATE_EXPIRY_S
+        if event.live:
+            left = (event.expires_at - self._clock.now()).total_seconds()
+            expiry_s = max(1, math.ceil(left))
+        own = Message(topic, event.model_dump_json(), expiry_s=expiry_s)
+        return [own, *self._announcer.of(event, self._clock.now())]
+
+    def _send(self, client: mqtt.Client, messages: list[Message]) -> None:
+        """Publish and wait for the broker to have taken it."""
+        sent = [
+            client.publish(
+                message.topic,
+                message.payload,
+                qos=1,
+                retain=message.retain,
+                properties=_expiring(message.expiry_s),
+            )
+            for message in messages
+        ]
+        deadline_s = time.monotonic() + _ACK_S
+        for one in sent:
+            try:
+                one.wait_for_publish(max(0.0, deadline_s - time.monotonic()))
+            except (RuntimeError, ValueError) as error:
+                raise _BrokerGone(str(error)) from error
+            if not one.is_published():
+                raise _BrokerGone("it does not acknowledge")
+
+
+def _expiring(expiry_s: int | None) -> Properties | None:
+    if expiry_s is None:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = expiry_s
+    return properties
