@@ -1,0 +1,64 @@
+"""`./dev bench edge`: a camera's cost by scene, latency, accuracy, 8-bit models, memory."""
+
+from pathlib import Path
+
+import click
+import cv2
+
+from models.analysis import open_models
+from tests.benchmarks.edge.accuracy import bench_accuracy
+from tests.benchmarks.edge.cost import bench_scenes
+from tests.benchmarks.edge.latency import bench_latency
+from tests.benchmarks.edge.people import cast
+from tests.benchmarks.edge.quantised import bench_int8
+from tests.benchmarks.edge.soak import soak
+from tests.benchmarks.machine import machine_facts, pin_to_one_core
+from tests.benchmarks.tables import Row, print_facts, write_json
+
+WORK = Path(__file__).parents[3] / "var" / "bench"
+
+
+@click.command()
+@click.argument(
+    "what", nargs=-1, type=click.Choice(["scenes", "latency", "accuracy", "int8", "soak"])
+)
+@click.option("--minutes", default=5.0, show_default=True, help="How long `soak` watches.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
+def main(what: tuple[str, ...], minutes: float, report: Path | None) -> None:
+    """Measure WHAT on one core (everything but `soak`, where nothing is named).
+
+    \b
+    scenes    frames a second and CPU time of four scenes at three sizes
+    latency   from the first usable face to the acknowledged probe
+    accuracy  with and without best shot, and with fusion
+    int8      the models in 8 bits: speed and loss
+    soak      memory over hours of video
+    """
+    WORK.mkdir(parents=True, exist_ok=True)
+    pin_to_one_core()
+    cv2.setNumThreads(1)
+    facts = machine_facts()
+    print_facts(facts)
+    models = open_models("compact")
+    portraits = cast(models)
+    people = len({portrait.person for portrait in portraits})
+    print(f"{len(portraits)} portraits of {people} people")
+    tables: dict[str, list[Row]] = {}
+    for name in what or ("scenes", "latency", "accuracy", "int8"):
+        match name:
+            case "scenes":
+                tables[name] = bench_scenes(WORK, models, portraits)
+            case "latency":
+                tables[name] = bench_latency(WORK, models, portraits)
+            case "accuracy":
+                tables[name] = bench_accuracy(models, portraits)
+            case "int8":
+                tables[name] = bench_int8(models, portraits)
+            case "soak":
+                tables[name] = soak(WORK, models, portraits, minutes)
+    if report is not None:
+        write_json(report, facts, tables)
+
+
+if __name__ == "__main__":
+    main()
