@@ -98,17 +98,17 @@ def limits_of(file: CalibrationFile) -> list[str]:
     said.append(
         f"{data.genuine_pairs:,} genuine and {data.impostor_pairs:,} impostor comparisons of "
         f"{data.pictures:,} pictures of {data.persons:,} persons: an FMR below "
-        f"{1 / data.impostor_pairs:.1e} cannot be measured with them."
+        f"one in {data.impostor_pairs:,} cannot be measured with them."
     )
     said.append(
-        f"An FMR below {file.tail.fmr:.1e} rests on fewer than 30 comparisons or on too few "
-        "persons: there a threshold is extrapolated by an exponential tail, to be trusted less "
+        f"An FMR below one in {1 / file.tail.fmr:,.0f} rests on fewer than 30 comparisons or on "
+        "too few persons: there a threshold is extrapolated by an exponential tail, to be trusted less "
         "the further it goes."
     )
     bound = file.curves.fmr_high[-1]
     said.append(
         f"However high the threshold, with {data.person_pairs:,} pairs of persons it is 95 % sure "
-        f"only that the FMR is below {bound:.1e}."
+        f"only that the FMR is below one in {1 / bound:,.0f}."
     )
     said.append(
         "It holds for pictures like those it was measured with: other cameras, light, ages, "

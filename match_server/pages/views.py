@@ -9,6 +9,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, SESSION_S, Gatekeeper
 from match_server.api.errors import status_of
+from match_server.pages.calibration import add_calibration_page
 from match_server.pages.devices import add_device_pages
 from match_server.schemas.events import EventQuery
 from match_server.services.wiring import Services
@@ -81,6 +82,8 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         response = redirect(url_for("pages.login"), code=303)
         response.delete_cookie(COOKIE, httponly=True, samesite="Strict")
         return response
+
+    add_calibration_page(blueprint, services, gatekeeper)
 
     @blueprint.get("/docs")
     def docs() -> AnyResponse:

@@ -292,7 +292,8 @@ def _asked(view: OperatingPointView, policy: Policy) -> str:
         return f"Wanted: at most {policy.target_fpir:.2%} of strangers are given a name."
     if policy.false_alarms_per_day is not None:
         known = "no traffic is known" if view.traffic is None else f"{view.traffic:,.4g} strangers"
-        return f"Wanted: {policy.false_alarms_per_day:g} false alarms a day among {known} a day."
+        alarms = f"{policy.false_alarms_per_day:g}"
+        return f"Wanted: no more false alarms a day than {alarms} among {known} a day."
     return "The threshold is the policy's own."
 
 

@@ -83,6 +83,7 @@ def people() -> SimpleNamespace:
         compared_counts=compared_counts,
         calibrated=calibrated,
         compare=compare,
+        calibration=Calibration,
         faces=faces,
     )
 

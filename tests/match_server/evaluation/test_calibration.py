@@ -214,7 +214,7 @@ def test_limits_name_the_least_rate_that_can_be_measured(people):
     rows, persons = people.faces(8, 8, 5)
     said = " ".join(limits_of(people.calibrated(compare(rows, persons))))
     assert "700 impostor comparisons" in said
-    assert "below 1.4e-03 cannot be measured" in said
+    assert "below one in 700 cannot be measured" in said
     assert "28 pairs of persons" in said
 
 

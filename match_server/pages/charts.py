@@ -1,0 +1,190 @@
+"""The charts of the calibration page, as paths to be drawn into an SVG of 640 × 300."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from match_server.evaluation.calibration import Calibration, fmr_for_fpir
+from match_server.schemas.calibrations import CalibrationFile
+from match_server.schemas.collections import OperatingPointView
+
+WIDTH, HEIGHT = 640.0, 300.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 40.0
+_HISTOGRAM_BINS = 80
+_SIZES = [10 ** (step / 8) for step in range(8, 49)]  # 10 to 1,000,000
+_FPIRS = (0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    place: float  # pixels
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A path, and the words of the page's style sheet for it."""
+
+    kind: str  # genuine, impostor, beyond; area, line
+    path: str
+    label: str | None = None  # of the legend
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What is drawn: shapes in order, ticks, and a mark where the collection stands."""
+
+    title: str
+    x_label: str
+    shapes: Sequence[Shape]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    mark_x: float | None = None
+    mark_y: float | None = None
+    mark_label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """From values to pixels; logarithmic where `log`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = field(default=False)
+
+    def __call__(self, value: float) -> float:
+        value, low, high = (
+            (math.log10(one) if self.log else one) for one in (value, self.low, self.high)
+        )
+        share = min(max((value - low) / (high - low), 0.0), 1.0)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def charts_of(file: CalibrationFile, point: OperatingPointView) -> list[Chart]:
+    """The three charts of a calibration, with the operating point marked."""
+    return [_similarities(file, point), _errors(file, point), _thresholds(file, point)]
+
+
+def _similarities(file: CalibrationFile, point: OperatingPointView) -> Chart:
+    curves = file.curves
+    x = _x(curves.thresholds[0], 1.0)
+    groups = {
+        "impostor": _rebinned(curves.thresholds, curves.impostor),
+        "genuine": _rebinned(curves.thresholds, curves.genuine),
+    }
+    highest = max(share for bars in groups.values() for _, _, share in bars)
+    y = _y(0.0, highest)
+    names = {"impostor": "two persons", "genuine": "one person"}
+    shapes = [
+        Shape(f"{kind} area", _bars(bars, x, y), names[kind]) for kind, bars in groups.items()
+    ]
+    return Chart(
+        title="How alike pictures are",
+        x_label="similarity (cosine)",
+        shapes=shapes,
+        x_ticks=_linear_ticks(x),
+        y_ticks=[],
+        mark_x=x(point.threshold),
+        mark_label=f"threshold {point.threshold:.3f}",
+    )
+
+
+def _errors(file: CalibrationFile, point: OperatingPointView) -> Chart:
+    curves, tail = file.curves, file.tail
+    x = _x(curves.thresholds[0], 1.0)
+    y = _y(1e-7, 1.0, log=True)
+    at = curves.thresholds
+    beyond = [tail.similarity + step * (1.0 - tail.similarity) / 40 for step in range(41)]
+    fmrs = [tail.fmr * math.exp(-(one - tail.similarity) / tail.scale) for one in beyond]
+    shapes = [
+        Shape("impostor band", _band(at, curves.fmr_low, curves.fmr_high, x, y)),
+        Shape("genuine band", _band(at, curves.fnmr_low, curves.fnmr_high, x, y)),
+        Shape("impostor line", _line(at, curves.fmr, x, y), "strangers matched (FMR)"),
+        Shape("genuine line", _line(at, curves.fnmr, x, y), "mates missed (FNMR)"),
+        Shape("beyond line", _line(beyond, fmrs, x, y), "FMR, extrapolated"),
+    ]
+    return Chart(
+        title="Errors of one comparison",
+        x_label="threshold (cosine); shaded: 95 % intervals over persons",
+        shapes=shapes,
+        x_ticks=_linear_ticks(x),
+        y_ticks=[Tick(y(10.0**power), _power(power)) for power in range(-7, 1)],
+        mark_x=x(point.threshold),
+        mark_label=f"threshold {point.threshold:.3f}",
+    )
+
+
+def _thresholds(file: CalibrationFile, point: OperatingPointView) -> Chart:
+    calibration = Calibration(file)
+    x = _x(_SIZES[0], _SIZES[-1], log=True)
+    y = _y(0.0, 1.0)
+    shapes = []
+    for fpir, kind in zip(_FPIRS, ("first", "second", "third"), strict=True):
+        found = [calibration.threshold_for(fmr_for_fpir(fpir, size)).similarity for size in _SIZES]
+        label = f"{fpir:.1%} of strangers named".replace(".0%", "%")
+        shapes.append(Shape(f"{kind} line", _line(_SIZES, found, x, y), label))
+    here = max(point.templates * point.probes_per_track, _SIZES[0])
+    return Chart(
+        title="The threshold that a gallery needs",
+        x_label="templates enrolled (x searches a track)",
+        shapes=shapes,
+        x_ticks=[Tick(x(10.0**power), _power(power)) for power in range(1, 7)],
+        y_ticks=[Tick(y(step / 5), f"{step / 5:.1f}") for step in range(6)],
+        mark_x=x(here),
+        mark_y=y(point.threshold),
+        mark_label=f"{point.templates:,} templates",
+    )
+
+
+def _x(low: float, high: float, *, log: bool = False) -> _Scale:
+    return _Scale(low, high, _LEFT, WIDTH - _RIGHT, log)
+
+
+def _y(low: float, high: float, *, log: bool = False) -> _Scale:
+    return _Scale(low, high, HEIGHT - _BOTTOM, _TOP, log)
+
+
+def _linear_ticks(scale: _Scale) -> list[Tick]:
+    steps = range(math.ceil(scale.low * 5), 6)
+    return [Tick(scale(step / 5), f"{step / 5:.1f}") for step in steps]
+
+
+def _rebinned(at: Sequence[float], counts: Sequence[int]) -> list[tuple[float, float, float]]:
+    """Start, end and share of at most _HISTOGRAM_BINS bars."""
+    total = max(sum(counts), 1)
+    width = max(1, math.ceil(len(counts) / _HISTOGRAM_BINS))
+    return [
+        (at[start], at[min(start + width, len(at) - 1)], sum(counts[start : start + width]) / total)
+        for start in range(0, len(counts), width)
+    ]
+
+
+def _bars(bars: Sequence[tuple[float, float, float]], x: _Scale, y: _Scale) -> str:
+    return "".join(
+        f"M{x(start)} {y(0.0)}V{y(share)}H{x(end)}V{y(0.0)}Z" for start, end, share in bars if share
+    )
+
+
+def _line(at: Sequence[float], rates: Sequence[float], x: _Scale, y: _Scale) -> str:
+    """A line through the points that are on the chart; a rate of 0 never is."""
+    shown = [(one, rate) for one, rate in zip(at, rates, strict=True) if rate > y.low]
+    return _joined([(x(one), y(rate)) for one, rate in shown])
+
+
+def _band(
+    at: Sequence[float], low: Sequence[float], high: Sequence[float], x: _Scale, y: _Scale
+) -> str:
+    there = [(x(one), y(max(rate, y.low))) for one, rate in zip(at, high, strict=True)]
+    back = [(x(one), y(max(rate, y.low))) for one, rate in zip(at, low, strict=True)]
+    return _joined([*there, *reversed(back)]) + "Z"
+
+
+def _joined(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{one} {two}" for one, two in points) if points else ""
+
+
+def _power(power: int) -> str:
+    raised = str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "1" if power == 0 else f"10{raised}"
