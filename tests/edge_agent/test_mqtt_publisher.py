@@ -5,11 +5,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+import trustme
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import find_broker, free_port
@@ -197,6 +199,47 @@ def test_a_broker_that_turns_the_box_away_is_named_with_its_reason(
         assert "turns this box away" in delivery.complaint
         delivery.stop(2.0)
         assert outbox.counts().waiting == 1
+    finally:
+        broker.stop()
+
+
+# paho leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")
+def test_with_tls_both_sides_show_a_certificate(
+    outbox: Outbox, tmp_path: Path, probes: Probes
+) -> None:
+    program = find_broker()
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    authority, stranger = trustme.CA(), trustme.CA()
+    ca, broker_pem, box_pem = (tmp_path / name for name in ("ca.pem", "broker.pem", "box.pem"))
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(broker_pem)
+    authority.issue_cert("box@example.org").private_key_and_cert_chain_pem.write_to_path(box_pem)
+    other_ca = tmp_path / "other-ca.pem"
+    stranger.cert_pem.write_to_path(other_ca)
+    broker = Broker(
+        Path(program),
+        tmp_path,
+        free_port(),
+        f"cafile {ca}\ncertfile {broker_pem}\nkeyfile {broker_pem}\n"
+        "require_certificate true\nallow_anonymous true\n",
+    )
+    url = f"mqtts://127.0.0.1:{broker.port}"
+    box = MqttLogin(ca_file=ca, certificate_file=box_pem, key_file=box_pem)
+    broker.start()
+    try:
+        try_broker(url, TOPICS, box, 10)
+        for unknown in (MqttLogin(ca_file=ca), replace(box, ca_file=other_ca)):
+            with pytest.raises(Unavailable):
+                try_broker(url, TOPICS, unknown, 3)
+        outbox.put(probes(1))
+        delivery = Delivery(outbox, MqttTransport(url, TOPICS, box))
+        delivery.start()
+        # Nobody is there to answer for it, but the broker has taken it.
+        assert not delivery.drained(1.5)
+        assert delivery.complaint is None
+        delivery.stop(2.0)
     finally:
         broker.stop()
 
