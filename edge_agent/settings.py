@@ -142,6 +142,10 @@ class AgentSettings(_Section):
         """One outbox a device: it owns the device's sequence numbers."""
         return self.state_dir / f"outbox-{self.device}.db"
 
+    def gallery_path(self, collection: str) -> Path:
+        """The box's encrypted copy of one collection."""
+        return self.state_dir / f"gallery-{self.device}-{collection}.db"
+
     @property
     def ledger_path(self) -> Path:
         return self.state_dir / f"ledger-{self.device}.db"

@@ -41,8 +41,7 @@ class Galleries:
         clock = clock or SystemClock()
         self.followers: list[Follower] = []
         for name in wanted.collections:
-            path = settings.state_dir / f"gallery-{settings.device}-{name}.db"
-            store, state, why = open_store(path, name, keys)
+            store, state, why = open_store(settings.gallery_path(name), name, keys)
             if why is not None:
                 log.error("Gallery %s is fetched anew: %s", name, why)
             gallery = LocalGallery(store, name, model_id, timedelta(hours=wanted.max_age_h), clock)

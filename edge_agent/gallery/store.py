@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.envelope import Keyring, about
-from shared.errors import Damaged, KeyMissing, Unavailable
+from shared.errors import Damaged, KeyMissing, MusterError, Unavailable
 from shared.feed import FeedChanges, FeedPerson, FeedTemplates, Gallery, SnapshotHead, SnapshotPart
 
 _SCHEMA: Final = """
@@ -338,30 +338,39 @@ class Store:
 
 
 def open_store(
-    path: Path, collection: str, keys: Keyring
+    path: Path, collection: str, keys: Keyring, *, mend: bool = True
 ) -> tuple[Store, State | None, str | None]:
     """The store at `path`, its state, and why it had to be emptied (None: it had not).
 
     What cannot be opened (another key, damage) is a copy that nobody can use: it is deleted.
+    Without `mend` it is left as it is, and MusterError raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    why = None
     try:
-        store = Store(path, collection, keys)
-        try:
-            return store, store.state(), None
-        except (Damaged, KeyMissing) as error:
-            why = error.message
-            store.close()
-    except Unavailable as error:
-        if not isinstance(error.__cause__, sqlite3.DatabaseError) or isinstance(
-            error.__cause__, sqlite3.OperationalError
-        ):
-            raise
+        return _opened_store(path, collection, keys)
+    except (Damaged, KeyMissing) as error:
         why = error.message
+        if not mend:
+            raise
+    except Unavailable as error:
+        why, cause = error.message, error.__cause__
+        damaged = isinstance(cause, sqlite3.DatabaseError)
+        if not mend or not damaged or isinstance(cause, sqlite3.OperationalError):
+            raise
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     return Store(path, collection, keys), None, why
+
+
+def _opened_store(
+    path: Path, collection: str, keys: Keyring
+) -> tuple[Store, State | None, str | None]:
+    store = Store(path, collection, keys)
+    try:
+        return store, store.state(), None
+    except MusterError:
+        store.close()
+        raise
 
 
 def _open(path: Path) -> sqlite3.Connection:

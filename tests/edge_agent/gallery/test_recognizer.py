@@ -2,21 +2,36 @@
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from queue import Queue
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_agent.gallery.checkup import examine_galleries
+from edge_agent.gallery.keys import gallery_keys
 from edge_agent.gallery.local import Found
 from edge_agent.gallery.recognizer import Hook, Recognizer
+from edge_agent.gallery.store import Store
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
+from edge_agent.publishers.fallback import FallbackTransport
+from edge_agent.publishers.http import HttpTransport
+from edge_agent.publishers.mqtt import MqttLogin, MqttTransport
 from edge_agent.settings import settings_of
+from shared.envelope import Key
 from shared.errors import ConfigurationError
 from shared.feed import FeedPerson
 from shared.messages import LocalEventMessage, ProbeMessage
 from shared.template import Template
+from shared.topics import DeviceTopics
+from tests.edge_agent.far_ends import Broker
 from tests.edge_agent.made_probes import make_probe
+
+from .made import MovableClock, changes, gallery, head, part, person
 
 AMY = FeedPerson(number=1, id="amy", name="Amy Farrah")
 
@@ -136,3 +151,67 @@ def test_a_gallery_needs_a_server_to_follow() -> None:
     with pytest.raises(ConfigurationError, match="over HTTP, also where probes go through a br"):
         settings_of(table)
     assert settings_of({**table, "server": {"url": "http://127.0.0.1"}}).gallery.max_age_h == 72
+
+
+@pytest.mark.broker
+def test_who_listens_at_the_broker_hears_what_the_box_decided(
+    broker: Broker, outbox: Outbox
+) -> None:
+    topics = DeviceTopics("lab", "box-1")
+    first = MqttTransport(broker.url, topics, MqttLogin())
+    road = FallbackTransport(first, HttpTransport("http://127.0.0.1:9", "key"))
+    heard: Queue[tuple[str, bytes]] = Queue()
+    subscribed, connected = threading.Event(), threading.Event()
+    listener = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    listener.on_connect = lambda *_: listener.subscribe(topics.of("event"), qos=1)
+    listener.on_subscribe = lambda *_: subscribed.set()
+    listener.on_message = lambda _client, _data, one: heard.put((one.topic, one.payload))
+    listener.connect("127.0.0.1", broker.port)
+    listener.loop_start()
+    road.open(connected.set)
+    try:
+        assert subscribed.wait(20)
+        assert connected.wait(20)
+        Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [road.send_local]).put(
+            [make_probe()]
+        )
+        topic, payload = heard.get(timeout=20)
+    finally:
+        road.close(1)
+        listener.disconnect()
+        listener.loop_stop()
+    assert topic == "muster/v1/lab/box-1/event"
+    message = LocalEventMessage.model_validate_json(payload)
+    assert (message.local, message.decided.person) == (True, "amy")
+
+
+def test_the_doctor_says_how_the_gallery_is(tmp_path: Path) -> None:
+    table = {
+        "device": "box-1",
+        "state_dir": tmp_path,
+        "cameras": [{"name": "door", "source": "door.mp4"}],
+        "gallery": {"mode": "always", "collections": ["staff", "visitors"]},
+        "server": {"url": "http://127.0.0.1"},
+    }
+    settings, clock = settings_of(table), MovableClock()
+    model_id = "compact-mobilefacenet-512@1"
+    keys = gallery_keys(tmp_path, None)
+    store = Store(settings.gallery_path("staff"), "staff", keys)
+    store.begin(head(model_id=model_id))
+    store.extend(part([person(1)], {101: 1}))
+    store.complete()
+    store.apply(changes(10, gallery=gallery(model_id=model_id)))
+    store.close()
+
+    def states() -> list[str]:
+        return [finding.state for finding in examine_galleries(settings, clock)]
+
+    well, none = examine_galleries(settings, clock)
+    assert (well.state, none.state) == ("well", "doubtful")
+    assert "1 templates, followed to 10" in well.found
+    assert "PUT /v1/devices/box-1/galleries" in none.advice
+    clock.pass_by(hours=100)
+    assert states() == ["bad", "doubtful"]
+    (tmp_path / "gallery.key").write_text(Key.new().text)
+    assert states() == ["bad", "doubtful"]
+    assert settings.gallery_path("staff").exists()  # looked at, not mended
