@@ -69,7 +69,7 @@ def evaluate(
       match-server evaluate people/ --out evaluation/
       match-server evaluate people/ --collection staff --adopt
     """
-    from match_server.evaluation.command import Wanted, run
+    from match_server.evaluating import Wanted, run
     from match_server.evaluation.report import Wish
     from match_server.evaluation.telling import told
     from match_server.importing import opened

@@ -102,8 +102,8 @@ def limits_of(file: CalibrationFile) -> list[str]:
     )
     said.append(
         f"An FMR below one in {1 / file.tail.fmr:,.0f} rests on fewer than 30 comparisons or on "
-        "too few persons: there a threshold is extrapolated by an exponential tail, to be trusted less "
-        "the further it goes."
+        "too few persons: there a threshold is extrapolated by an exponential tail, to be trusted "
+        "less the further it goes."
     )
     bound = file.curves.fmr_high[-1]
     said.append(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.faces import FaceEngine
-from match_server.importing import pictures_in
 from match_server.schemas.collections import GateName
 from models.types import Face
 from shared.errors import (
@@ -48,18 +47,18 @@ class ReadFolder:
 
 def read_folder(
     folder: Path,
+    files: Sequence[Path],
     faces: FaceEngine,
     gate: GateName,
     *,
     max_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ReadFolder:
-    """Look at every picture of a folder. Raises ConfigurationError when it holds none.
+    """Look at these pictures of a folder. Raises ConfigurationError when there are none.
 
     Only pictures of one person are used, held to the ranges of `gate`; a file that is there twice
     counts once, since it would be a perfect match with itself.
     """
-    files = list(pictures_in(folder))
     if not files:
         raise ConfigurationError(f"there are no pictures in {folder}")
     rows = np.empty((len(files), faces.dimension), dtype=np.float16)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from match_server.evaluation.command import Wanted, run
+from match_server.evaluating import Wanted, run
 from match_server.evaluation.report import Wish
 from match_server.evaluation.telling import told
 from match_server.faces import FaceEngine

@@ -13,6 +13,7 @@ from match_server.evaluation.folder import read_folder
 from match_server.evaluation.measured import measure
 from match_server.evaluation.plots import write_plots
 from match_server.evaluation.report import Report, Wish, report_of
+from match_server.importing import pictures_in
 from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
 from match_server.services.wiring import Services
@@ -55,7 +56,12 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done
     gate = wanted.gate or collection.policy.gate
     with _progress() as tell:
         read = read_folder(
-            wanted.folder, faces, gate, max_bytes=services.settings.max_body_bytes, progress=tell
+            wanted.folder,
+            list(pictures_in(wanted.folder)),
+            faces,
+            gate,
+            max_bytes=services.settings.max_body_bytes,
+            progress=tell,
         )
     compared = compare(read.rows, read.persons)
     measured = measure(
