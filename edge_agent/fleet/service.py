@@ -26,7 +26,7 @@ log = logging.getLogger("edge_agent")
 
 _DRAIN_S: Final = 30.0
 _WARDEN_S: Final = 3.0
-_FIRST_PAUSE_S: Final = 30.0
+_LEAST_PAUSE_S: Final = 2.0  # enough to reach a broker and say what is wrong
 _LONGEST_PAUSE_S: Final = 600.0
 
 
@@ -137,7 +137,7 @@ class Service:
         if self._opened is not None and self._opened[0] == settings.models:
             return self._opened[1]
         self._opened = None
-        pause_s = _FIRST_PAUSE_S
+        pause_s = max(settings.fleet.health_s, _LEAST_PAUSE_S)
         while not self._stopping.is_set():
             try:
                 models = open_sound(settings.models)

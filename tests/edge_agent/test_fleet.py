@@ -1,0 +1,404 @@
+"""What the box says of itself and lets itself be told, part by part, by clocks of our own."""
+
+import os
+import shutil
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_agent.fleet.clock_offset import ClockOffset
+from edge_agent.fleet.configuration import Configurations, laid_over, write_durably
+from edge_agent.fleet.sensors import MachineSensors
+from edge_agent.fleet.settings import FleetSettings
+from edge_agent.fleet.shedding import Shedder, Strain
+from edge_agent.knobs import Knobs
+from shared.errors import ConfigurationError, MalformedInput
+from shared.fleet import DesiredConfig
+from shared.invitations import Invitation, new_code, plain_code
+
+
+class SetClock:
+    """Both clocks, moved by the test; the one of the wall may be set."""
+
+    def __init__(self) -> None:
+        self.wall = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+        self.at_s = 1000.0
+
+    def now(self) -> datetime:
+        return self.wall
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+    def pass_s(self, seconds: float) -> None:
+        self.wall += timedelta(seconds=seconds)
+        self.at_s += seconds
+
+
+def files(root: Path, **texts: str) -> Path:
+    for name, text in texts.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+class TestSensors:
+    def test_a_machine_that_says_nothing_gives_nulls(self, tmp_path: Path) -> None:
+        said = MachineSensors(tmp_path, root=tmp_path).read()
+        assert (said.temperature_c, said.throttled, said.load_1m) == (None, None, None)
+        assert said.memory_free_bytes is None
+        assert said.disk_free_bytes
+
+    def test_the_files_of_a_pi_are_read(self, tmp_path: Path) -> None:
+        files(
+            tmp_path,
+            sys__class__thermal__thermal_zone0__temp="61328\n",
+            sys__class__thermal__thermal_zone1__temp="-274000\n",  # a dead sensor
+            proc__loadavg="2.51 1.20 0.90 3/212 4711\n",
+            proc__meminfo="MemTotal: 4000000 kB\nMemAvailable:    1500 kB\n",
+            proc__self__statm="9000 1000 500 1 0 900 0\n",
+        )
+        firmware = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
+        firmware.parent.mkdir(parents=True)
+        for said, throttled in (("0\n", False), ("50000\n", False), ("50005\n", True)):
+            firmware.write_text(said)  # bits 16 and 18: it happened, but not now
+            read = MachineSensors(tmp_path, root=tmp_path).read()
+            assert read.throttled is throttled
+        assert read.temperature_c == pytest.approx(61.328)
+        assert read.load_1m == 2.51
+        assert read.memory_free_bytes == 1500 * 1024
+        assert read.memory_bytes == 1000 * os.sysconf("SC_PAGE_SIZE")
+
+    def test_this_machine_says_what_its_kernel_says(self, tmp_path: Path) -> None:
+        said = MachineSensors(tmp_path).read()
+        assert said.load_1m is not None
+        assert said.memory_bytes > 1_000_000
+        assert said.processors >= 1
+
+
+class TestClockOffset:
+    def answer(
+        self, clock: SetClock, offset: ClockOffset, out_s: float, back_s: float, ahead_s: float
+    ) -> None:
+        """A round trip to a server whose clock is `ahead_s` ahead of the box's."""
+        mark = offset.mark()
+        clock.pass_s(out_s)
+        server_at = clock.wall + timedelta(seconds=ahead_s)
+        clock.pass_s(back_s)
+        offset.answered(mark, server_at)
+
+    def test_it_is_wrong_by_half_of_the_shortest_round_trip_at_most(self) -> None:
+        clock = SetClock()
+        offset = ClockOffset(clock)
+        assert offset.seconds is None
+        for out_s, back_s in ((0.01, 2.0), (0.02, 0.03), (3.0, 0.01)):
+            self.answer(clock, offset, out_s, back_s, ahead_s=7.5)
+        assert offset.seconds == pytest.approx(7.5, abs=0.025)
+
+    @pytest.mark.parametrize("jump", [timedelta(days=-1), timedelta(days=365)])
+    def test_a_clock_that_was_set_is_measured_anew(self, jump: timedelta) -> None:
+        clock = SetClock()
+        offset = ClockOffset(clock)
+        self.answer(clock, offset, 0.01, 0.01, ahead_s=0.0)
+        clock.wall += jump
+        assert offset.seconds is None
+        self.answer(clock, offset, 0.5, 0.5, ahead_s=-jump.total_seconds())
+        assert offset.seconds == pytest.approx(-jump.total_seconds(), abs=0.5)
+
+
+CALM = Strain(temperature_c=50.0, throttled=False, slowest_fps=15.0)
+HOT = Strain(temperature_c=85.0, throttled=False, slowest_fps=15.0)
+
+
+class TestShedding:
+    def shedder(self, clock: SetClock, **more: Any) -> Shedder:
+        return Shedder(FleetSettings(), clock, **{"keep_liveness": False, **more})
+
+    def feel(self, shedder: Shedder, clock: SetClock, strain: Strain, seconds: int) -> None:
+        for _ in range(seconds):
+            clock.pass_s(1.0)
+            shedder.feel(strain)
+
+    def test_it_goes_down_step_by_step_and_says_what_it_gave_up(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = SetClock()
+        shedder = self.shedder(clock)
+        seen = []
+        for _ in range(60):
+            self.feel(shedder, clock, HOT, 1)
+            if not seen or shedder.knobs != seen[-1]:
+                seen.append(shedder.knobs)
+        assert seen[0] == Knobs()
+        assert seen[1].given_up == ["detect_every=2"]
+        assert {"liveness", "occlusion"} <= set(seen[3].given_up)
+        assert seen[-1].max_fps == 1.0
+        assert len(seen) == 6
+        assert sum("does without" in one.getMessage() for one in caplog.records) == 5
+
+    def test_it_comes_back_when_all_is_calm_and_not_between_hot_and_cool(self) -> None:
+        clock = SetClock()
+        shedder = self.shedder(clock)
+        self.feel(shedder, clock, HOT, 25)
+        assert shedder.knobs.detect_every == 4
+        warm = Strain(temperature_c=76.0, throttled=False, slowest_fps=15.0)
+        self.feel(shedder, clock, warm, 600)
+        assert shedder.knobs.detect_every == 4
+        self.feel(shedder, clock, CALM, 59)
+        assert shedder.knobs.detect_every == 4
+        self.feel(shedder, clock, CALM, 120)
+        assert shedder.knobs == Knobs()
+
+    def test_a_box_at_its_limit_swings_ever_slower(self) -> None:
+        clock = SetClock()
+        shedder = self.shedder(clock)
+        moves = 0
+        for _ in range(4 * 3600):
+            before = shedder.knobs
+            self.feel(shedder, clock, HOT if before == Knobs() else CALM, 1)
+            moves += shedder.knobs != before
+        assert moves < 40  # without growing patience: 400
+
+    @pytest.mark.parametrize(
+        "strain",
+        [
+            Strain(temperature_c=None, throttled=True, slowest_fps=None),
+            Strain(temperature_c=40.0, throttled=False, slowest_fps=0.5),
+        ],
+    )
+    def test_weak_power_and_cameras_that_are_too_much_count_as_well(self, strain: Strain) -> None:
+        clock = SetClock()
+        shedder = self.shedder(clock)
+        self.feel(shedder, clock, strain, 15)
+        assert shedder.knobs != Knobs()
+
+    def test_who_heats_a_box_does_not_get_past_its_liveness_gate(self) -> None:
+        clock = SetClock()
+        shedder = self.shedder(clock, keep_liveness=True)
+        self.feel(shedder, clock, HOT, 300)
+        assert shedder.knobs.max_fps == 1.0
+        assert shedder.knobs.liveness
+
+
+FILE = """
+device = "door"
+state_dir = "{state}"
+[[cameras]]
+name = "front"
+source = "rtsp://me:secret@10.0.0.9/live?password=secret"
+[[cameras]]
+name = "pipe"
+source = "v4l2src ! videoconvert"
+[server]
+url = "http://127.0.0.1:1"
+[shots]
+margin = 0.2
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.toml"
+    path.write_text(FILE.format(state=tmp_path / "state"))
+    return path
+
+
+def wanted(revision: int = 1, **config: Any) -> DesiredConfig:
+    return DesiredConfig(revision=revision, config=config)
+
+
+class TestConfigurations:
+    def test_sections_are_laid_over_key_by_key_and_lists_as_a_whole(self, config: Path) -> None:
+        ours = Configurations(config, SetClock())
+        one = {"name": "only", "source": "/dev/video0"}
+        settings = ours.settings_with(wanted(shots={"gate": "off"}, cameras=[one]))
+        assert (settings.shots.gate, settings.shots.margin) == ("off", 0.2)
+        assert [camera.name for camera in settings.cameras] == ["only"]
+        before = {"a": {"b": 1, "c": [1, 2]}, "d": 1}
+        assert laid_over(before, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}, "d": 1}
+        assert before == {"a": {"b": 1, "c": [1, 2]}, "d": 1}
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [
+            ({"device": "other"}, "'device' is set in the box's own file only"),
+            ({"server": {"url": "http://evil"}}, "'server' is set in the box's own"),
+            ({"broker": None}, "'broker'"),
+            ({"fleet": {"remote": False}}, "'fleet'"),
+            ({"gallery": {"hook": ["/bin/sh"]}}, "'gallery.hook'"),
+            ({"cameras": [{"name": "x", "source": "videotestsrc ! filesink"}]}, "GStreamer"),
+            (
+                {
+                    "cameras": [
+                        {
+                            "name": "x",
+                            "source": "rtsp://evil/",
+                            "username": "u",
+                            "password_file": "/etc/shadow",
+                        }
+                    ]
+                },
+                "password_file",
+            ),
+            ({"shotts": {}}, "unknown key 'shotts'; did you mean 'shots'"),
+            ({"shots": {"margin": "a lot"}}, "'shots.margin'"),
+            ({"cameras": []}, "'cameras'"),
+        ],
+    )
+    def test_what_nobody_may_set_from_afar_is_refused_by_name(
+        self, config: Path, asked: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            Configurations(config, SetClock()).settings_with(wanted(**asked))
+        assert said in caught.value.message
+
+    def test_a_pipeline_of_the_own_file_may_be_named_again(self, config: Path) -> None:
+        same = {"name": "renamed", "source": "v4l2src ! videoconvert"}
+        settings = Configurations(config, SetClock()).settings_with(wanted(cameras=[same]))
+        assert settings.cameras[0].name == "renamed"
+
+    def test_what_is_reported_opens_no_door(self, config: Path) -> None:
+        ours = Configurations(config, SetClock())
+        report = ours.report(ours.begin()).model_dump_json()
+        assert "secret" not in report
+        assert "10.0.0.9/live" in report
+        assert "127.0.0.1:1" not in report
+
+    def test_a_trial_is_kept_or_undone_also_over_a_death(self, config: Path) -> None:
+        ours = Configurations(config, SetClock())
+        ours.try_out(wanted(1, log_level="DEBUG"))
+        assert Configurations(config, SetClock()).begin().log_level == "DEBUG"
+        again = Configurations(config, SetClock())
+        assert again.begin().log_level == "DEBUG"
+        again.keep()
+        assert again.kept.state == "applied"
+        again.try_out(wanted(2, log_level="ERROR"))
+        for _ in range(2):  # killed, twice
+            assert Configurations(config, SetClock()).begin().log_level == "ERROR"
+        third = Configurations(config, SetClock())
+        settings = third.begin()
+        assert settings.log_level == "DEBUG"
+        report = third.report(settings)
+        assert (report.revision, report.tried, report.state) == (1, 2, "rolled_back")
+        assert not third.is_news(wanted(2, log_level="ERROR"))
+        assert third.is_news(wanted(3, log_level="ERROR"))
+
+    def test_a_start_that_ended_as_it_was_told_to_does_not_count(self, config: Path) -> None:
+        Configurations(config, SetClock()).try_out(wanted(log_level="DEBUG"))
+        for _ in range(5):
+            ours = Configurations(config, SetClock())
+            assert ours.begin().log_level == "DEBUG"
+            ours.stopped()
+
+    def test_a_taken_one_that_no_longer_fits_the_file_gives_way(self, config: Path) -> None:
+        ours = Configurations(config, SetClock())
+        pipe = {"name": "pipe", "source": "v4l2src ! videoconvert"}
+        ours.try_out(wanted(cameras=[pipe]))
+        ours.keep()
+        config.write_text(config.read_text().replace("videoconvert", "identity"))
+        changed = Configurations(config, SetClock())
+        assert len(changed.begin().cameras) == 2
+        assert changed.kept.state == "rolled_back"
+
+    @pytest.mark.parametrize("damage", [b"", b"{", b'{"taken": 3}'])
+    def test_a_damaged_memory_leads_back_to_the_own_file(self, config: Path, damage: bytes) -> None:
+        ours = Configurations(config, SetClock())
+        ours.try_out(wanted(log_level="DEBUG"))
+        (config.parent / "state" / "configuration.json").write_bytes(damage)
+        assert Configurations(config, SetClock()).begin().log_level == "INFO"
+
+    def test_what_cannot_be_written_down_is_not_tried(
+        self, config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ours = Configurations(config, SetClock())
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(ConfigurationError, match="No space left"):
+            ours.try_out(wanted(log_level="DEBUG"))
+        assert not ours.on_trial
+
+    def test_a_small_file_is_written_whole_with_its_mode(self, tmp_path: Path) -> None:
+        file = tmp_path / "deep" / "server.key"
+        write_durably(file, b"one", mode=0o600)
+        file.chmod(0o644)
+        write_durably(file, b"two", mode=0o600)
+        assert file.read_bytes() == b"two"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert [one.name for one in file.parent.iterdir()] == ["server.key"]
+
+
+class TestInvitations:
+    def test_codes_are_read_as_people_write_them(self) -> None:
+        code = new_code()
+        assert len({new_code() for _ in range(100)}) == 100
+        plain = plain_code(code)
+        assert plain_code(f" {plain[:4].lower()}  {plain[4:]} ") == plain
+        assert plain_code("oilO-0011") == "01100011"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "https://example.com",
+            "muster:enroll?server=ftp://x&code=ABCD-1234",
+            "muster:enroll?server=http://x",
+            "muster:enroll?server=http://x&code=ABCD-1234&certificate=77",
+        ],
+    )
+    def test_other_pictures_are_no_invitations(self, text: str) -> None:
+        with pytest.raises(MalformedInput):
+            Invitation.read(text)
+
+    def test_an_invitation_survives_its_picture(self) -> None:
+        one = Invitation("https://muster.example:8443", "ABCD1234", "0f" * 32)
+        assert Invitation.read(one.text()) == one
+
+
+@pytest.mark.models
+class TestPacks:
+    @pytest.fixture
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A cache with the pack `compact`, which may be damaged; and no way to fetch another."""
+        from models.packs.store import default_cache
+
+        cache = tmp_path / "models"
+        shutil.copytree(default_cache() / "compact", cache / "compact")
+        monkeypatch.setenv("MUSTER_MODELS_DIR", str(cache))
+        monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
+        return cache
+
+    def test_sound_models_prove_themselves(self) -> None:
+        from edge_agent.fleet.packs import open_sound, prove
+        from edge_agent.settings import ModelSettings
+
+        assert "one person is alike by" in prove(open_sound(ModelSettings()))
+
+    def test_a_flipped_bit_is_noticed_and_what_cannot_be_mended_is_said(
+        self, cache: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from edge_agent.fleet.packs import DamagedPack, open_sound
+        from edge_agent.settings import ModelSettings
+
+        embedder = cache / "compact" / "embedder.onnx"
+        data = bytearray(embedder.read_bytes())
+        data[len(data) // 2] ^= 1
+        embedder.write_bytes(data)
+        with pytest.raises(DamagedPack, match=r"embedder\.onnx has sha256 .* cannot be fetched"):
+            open_sound(ModelSettings())
+        assert any("fetching it again" in one.getMessage() for one in caplog.records)
+
+    def test_another_embedder_than_was_asked_for_is_not_loaded(self) -> None:
+        from edge_agent.fleet.packs import open_sound
+        from edge_agent.settings import ModelSettings
+        from shared.errors import PackError
+
+        right = "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"
+        open_sound(ModelSettings(embedder_sha256=right))
+        with pytest.raises(PackError, match="should have an embedder with SHA-256"):
+            open_sound(ModelSettings(embedder_sha256="0" * 64))

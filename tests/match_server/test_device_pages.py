@@ -1,0 +1,92 @@
+"""The pages about boxes: what they show, to whom, and what an admin may make there."""
+
+import re
+
+from shared.invitations import Invitation
+
+
+def page(api, path="/devices", **arguments):
+    return api.client.get(path, base_url="http://localhost", **arguments)
+
+
+def health(clock, **more):
+    return {
+        "device": "door-1",
+        "at": clock.now().isoformat(),
+        "version": "0.1.0",
+        "model_id": "painted-512@1",
+        "uptime_s": 12.5,
+        "processors": 4,
+        "memory_bytes": 150_000_000,
+        "waiting": 0,
+        "dropped": 0,
+        **more,
+    }
+
+
+def test_the_page_needs_a_key_or_this_machine(make_api):
+    assert page(make_api()).status_code == 302
+    assert page(make_api(open_page=True)).status_code == 200
+
+
+def test_health_gaps_configuration_and_the_ledger_are_there(make_api, helpers):
+    api = make_api(open_page=True)
+    api.ok("POST", "/v1/devices", json={"name": "door-1", "site": "hq"})
+    assert "has not said how it is" in page(api).get_data(as_text=True)
+    ledger = {"camera": "front", "day": "2026-11-22", "tracks": 9, "with_probe": 3}
+    api.ok(
+        "POST",
+        "/v1/devices/door-1/health",
+        json=health(
+            api.clock,
+            temperature_c=83.0,
+            throttled=True,
+            problems=["This box's <b>clock</b> is off"],
+            gave_up=["liveness"],
+            cameras=[{"camera": "front", "state": "lost", "fps": 0, "frames": 7, "dropped": 0}],
+            ledger=[{**ledger, "reasons": {"yaw": 4, "pitch": 1, "interocular": 1}}],
+        ),
+    )
+    api.send(*[api.probe(helpers.unit_vector(1), sequence=number) for number in (1, 5, 9)])
+    api.ok("PUT", "/v1/devices/door-1/config", json={"config": {"log_level": "DEBUG"}})
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page(api).get_data(as_text=True)))
+    for shown in (
+        "83 °C",
+        "throttled",
+        "Does without liveness",
+        "&lt;b&gt;clock",
+        "3 of 9 faces were good enough",
+        "turned away 5",
+        "too small 1",
+        "revision 1 waiting",
+        "6 missing",
+        "6–8, 2–4",
+    ):
+        assert shown in text, shown
+
+
+def test_an_invitation_is_for_an_admin_and_shown_as_a_picture(make_api):
+    api = make_api(open_page=True, public_url="https://muster.example")
+    api.ok("POST", "/v1/devices", json={"name": "door-1"})
+    path = "/devices/door-1/invite"
+
+    def post(key):
+        return api.client.post(path, data={"key": key}, base_url="http://localhost")
+
+    assert page(api, path).status_code == 200
+    assert post("nonsense").status_code == 401
+    assert post(api.key("viewer")).status_code == 403
+    made = post(api.key("admin"))
+    text = made.get_data(as_text=True)
+    assert made.status_code == 200
+    assert "<svg" in text
+    assert "style=" not in text, "the page's policy allows no inline styles"
+    code = re.search(r"[0-9A-Z]{4}-[0-9A-Z]{4}", text).group()
+    assert f"--server https://muster.example {code}" in text
+    granted = api.ok("POST", "/v1/devices/enroll", None, json={"code": code})
+    assert granted["device"] == "door-1"
+    assert Invitation.read(f"muster:enroll?server=https://muster.example&code={code}")
+    missing = api.client.post(
+        "/devices/nobody/invite", data={"key": api.key("admin")}, base_url="http://localhost"
+    )
+    assert missing.status_code == 404
