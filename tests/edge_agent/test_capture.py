@@ -6,6 +6,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from edge_agent.capture.feed import Feed, Frame, Manner
 from edge_agent.capture.sources import Source, is_live, open_source, read
 from edge_agent.capture.streams import Asked, without_secrets
 from models.types import BgrImage
+from shared.clock import SystemClock
 from shared.errors import SourceError
 
 from .films import Actor, write_film
@@ -377,3 +379,91 @@ def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
     frames = list(feed)
     assert len(frames) + feed.dropped == 50
     assert frames[-1].time_s == pytest.approx(49 / 25)
+
+
+def test_a_frame_rate_cap_takes_frames_evenly_and_decodes_no_others(film: Path) -> None:
+    decoded: list[float] = []
+
+    class Counting:
+        live, stills = False, False
+
+        def __init__(self) -> None:
+            self._source = open_source(str(film))
+
+        def grab(self) -> float | None:
+            return self._source.grab()
+
+        def retrieve(self) -> BgrImage:
+            decoded.append(0.0)
+            return self._source.retrieve()
+
+        def close(self) -> None:
+            self._source.close()
+
+    feed = Feed("door", Counting, FILM, threading.Event(), max_fps=5)
+    times = [frame.time_s for frame in feed]
+    assert times == pytest.approx([0.2 * n for n in range(10)])
+    assert len(decoded) == 10
+
+
+def test_the_cap_can_be_turned_while_the_film_runs(film: Path) -> None:
+    feed = Feed("door", lambda: open_source(str(film)), FILM, threading.Event(), max_fps=5)
+    times = []
+    for frame in feed:
+        times.append(frame.time_s)
+        if frame.time_s >= 0.99:
+            feed.max_fps = None
+    gaps = np.diff(times)
+    assert gaps[:5] == pytest.approx(0.2)
+    assert gaps[5:] == pytest.approx(1 / 25)
+
+
+def test_a_camera_that_stops_giving_pictures_is_stalled_then_lost() -> None:
+    class Clock(SystemClock):
+        at_s = 100.0
+
+        def monotonic_s(self) -> float:
+            return Clock.at_s
+
+    hang, stop = threading.Event(), threading.Event()
+
+    class Hanging(Scripted):
+        def grab(self) -> float | None:
+            if self.closed:
+                raise SourceError("closed")
+            number = super().grab()
+            if number is None:
+                hang.wait(10)
+            return number
+
+    source = Hanging(iter([1]), lambda: None, fails=False)
+    feed = Feed("door", lambda: source, Manner(True, False), stop, clock=Clock())
+    frames = iter(feed)
+    next(frames)
+    assert feed.state == "running"
+    Clock.at_s += 3
+    assert feed.state == "stalled"
+    Clock.at_s += 2
+    with pytest.raises(SourceError, match=r"has given nothing for 4\.5 s"):
+        next(frames)
+    assert feed.state == "ended"
+    assert feed.error is not None
+    hang.set()
+
+
+def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
+    """A day back, a year forward: what was captured says so, what is tracked never notices."""
+    leaps = [timedelta(0), timedelta(days=-1), timedelta(days=365)]
+
+    class Clock(SystemClock):
+        def now(self) -> datetime:
+            return datetime(2026, 11, 22, 12, 0, tzinfo=UTC) + leaps.pop(0)
+
+    taken = threading.Semaphore(1)
+    source = Scripted(iter([1, 2, 3]), lambda: taken.acquire(timeout=10) and None, fails=False)
+    frames = []
+    for frame in Feed("door", lambda: source, LIVE, threading.Event(), clock=Clock()):
+        frames.append(frame)
+        taken.release()
+    assert [frame.captured_at.year for frame in frames] == [2026, 2026, 2027]
+    assert [frame.time_s for frame in frames] == [1.0, 2.0, 3.0]
