@@ -53,6 +53,10 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
         yield from _server(settings, settings.server)
     if settings.broker is not None:
         yield _broker(settings, settings.broker)
+    if settings.gallery.mode != "off":
+        from edge_agent.gallery.checkup import examine_galleries
+
+        yield from examine_galleries(settings, SystemClock())
     if settings.server is None and settings.broker is None:
         yield Finding(
             "delivery", "doubtful", "no way to a server", "add a section [server] or [broker]"
