@@ -128,6 +128,8 @@ class Follower:
             self._stopping.wait(pause_s)
 
     def _follow(self) -> float:
+        if self.gallery.damage is not None:
+            raise Damaged(self.gallery.damage)
         state = self.gallery.state
         if state is None or not state.whole:
             self._take_snapshot(0 if state is None else state.after or 0)

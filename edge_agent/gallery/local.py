@@ -65,6 +65,7 @@ class LocalGallery:
         self._anchor: tuple[datetime, float] | None = None  # a known time, by monotonic_s
         self._heard_server = False  # so the anchor is the server's time
         self._noted_s = clock.monotonic_s()
+        self._damage: str | None = None  # of the store, met while deciding
         self._expiry: datetime | None = None  # nobody expires before; None: not looked yet
 
     # -- as it is --------------------------------------------------------------------------------
@@ -90,9 +91,16 @@ class LocalGallery:
         known = anchor[0] + timedelta(seconds=self._clock.monotonic_s() - anchor[1])
         return known if self._heard_server else max(wall, known)
 
+    @property
+    def damage(self) -> str | None:
+        """Why what is stored cannot be read, as deciding has shown: to be fetched anew."""
+        return self._damage
+
     def unusable(self) -> str | None:
         """Why no decision is made at the moment; None: one can be."""
         state = self._state
+        if self._damage is not None:
+            return self._damage
         if state is None or self._codes is None or not state.caught_up:
             return "the gallery has not been received yet"
         if state.gallery.model_id != self._model_id:
@@ -159,6 +167,7 @@ class LocalGallery:
         with self._lock:
             self._state, self._codes = None, None
         self._store.clear()
+        self._damage = None
 
     def tidy(self) -> None:
         """What time does: an old copy is deleted, and those who have expired with it."""
@@ -212,6 +221,8 @@ class LocalGallery:
             candidates = self._candidates(codes, probe, policy.threshold - policy.margin)
         except (Unavailable, Damaged, KeyMissing) as error:
             log.error("Gallery %s: %s", self.collection, error.message)
+            if not isinstance(error, Unavailable) or isinstance(error, KeyMissing):
+                self._damage = error.message
             return None
         decision = decide(candidates, policy.threshold, policy.margin)
         best = candidates[0] if candidates else None

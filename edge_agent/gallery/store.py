@@ -169,10 +169,17 @@ class Store:
                 self._put_state(cursor, state.model_copy(update={"seen_at": seen_at}))
 
     def clear(self) -> None:
-        """Forget everything."""
-        with self._transaction() as cursor:
-            _empty(cursor)
-        self._forget_log()
+        """Forget everything, also what is damaged."""
+        try:
+            with self._transaction() as cursor:
+                _empty(cursor)
+            self._forget_log()
+        except Damaged:
+            with self._writing, self._reading:
+                self._writer.close()
+                self._reader.close()
+                _delete(self._path)
+                self._writer, self._reader = _open(self._path), _open(self._path)
 
     def drop_persons(self, numbers: Sequence[int]) -> Numbers:
         """Forget persons with all of their templates; answers the numbers of these."""
@@ -311,7 +318,7 @@ class Store:
             try:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error as error:
-                raise Unavailable(f"the gallery {self._path} cannot be written: {error}") from error
+                raise self._as_error(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
@@ -323,7 +330,7 @@ class Store:
                 cursor.execute("COMMIT")
             except sqlite3.Error as error:
                 _roll_back(self._writer)
-                raise Unavailable(f"the gallery {self._path} cannot be written: {error}") from error
+                raise self._as_error(error) from error
             except BaseException:
                 _roll_back(self._writer)
                 raise
@@ -334,7 +341,12 @@ class Store:
             try:
                 yield self._reader.cursor()
             except sqlite3.Error as error:
-                raise Unavailable(f"the gallery {self._path} cannot be read: {error}") from error
+                raise self._as_error(error) from error
+
+    def _as_error(self, error: sqlite3.Error) -> MusterError:
+        """A file that is not whole is as bad as an envelope that does not open."""
+        said = f"the gallery {self._path}: {error}"
+        return Damaged(said) if _is_damage(error) else Unavailable(said)
 
 
 def open_store(
@@ -352,13 +364,7 @@ def open_store(
         why = error.message
         if not mend:
             raise
-    except Unavailable as error:
-        why, cause = error.message, error.__cause__
-        damaged = isinstance(cause, sqlite3.DatabaseError)
-        if not mend or not damaged or isinstance(cause, sqlite3.OperationalError):
-            raise
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    _delete(path)
     return Store(path, collection, keys), None, why
 
 
@@ -389,8 +395,21 @@ def _open(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         connection.executescript(_SCHEMA)
     except sqlite3.Error as error:
-        raise Unavailable(f"the gallery {path} cannot be opened: {error}") from error
+        said = f"the gallery {path} cannot be opened: {error}"
+        raise (Damaged(said) if _is_damage(error) else Unavailable(said)) from error
     return connection
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is bad, rather than the disk full or somebody else writing."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, sqlite3.OperationalError
+    )
+
+
+def _delete(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

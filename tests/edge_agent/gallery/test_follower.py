@@ -1,6 +1,7 @@
 """Following: what is asked next, whatever was answered."""
 
 import random
+import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .made import (
     make_store,
     part,
     person,
+    template,
+    vector,
 )
 
 
@@ -140,3 +143,21 @@ def test_a_crowded_server_is_not_asked_without_a_pause(box: Box) -> None:
     box.fetched()
     box.source.answers += [changes(9), changes(9)]
     assert box.follower.step() >= 4  # an empty answer at once: there was no place to wait
+
+
+def test_a_store_that_turns_out_to_be_damaged_is_fetched_anew(box: Box, tmp_path: Path) -> None:
+    box.fetched()
+    with sqlite3.connect(tmp_path / "gallery.db") as connection:
+        connection.execute("UPDATE template SET sealed = x'00'")
+    connection.close()
+    assert box.gallery.decide(template(vector(101))) is None
+    assert box.gallery.unusable() is not None
+    assert box.follower.step() > 0
+    box.source.snapshots.append((head(seq=9), [part([person(1)], {101: 1})]))
+    box.source.answers.append(changes(9))
+    box.follower.step()
+    box.follower.step()
+    assert box.source.asked[-2:] == [("snapshot", 0), ("changes", 9)]
+    found = box.gallery.decide(template(vector(101)))
+    assert found is not None
+    assert found.decision == "identified"

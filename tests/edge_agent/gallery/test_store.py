@@ -224,3 +224,23 @@ def test_a_disk_that_takes_nothing_is_said_to(tmp_path: Path) -> None:
     assert everything(store) == {101, 102, 103}
     store.apply(changes(11, removed=[101]))
     assert everything(store) == {102, 103}
+
+
+def test_a_file_that_is_damaged_in_the_middle_is_said_to_be_and_can_be_cleared(
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path)
+    fill(store, 400)
+    store.close()
+    path = tmp_path / "gallery.db"
+    content = bytearray(path.read_bytes())
+    content[5 * 8192 : -8192] = bytes(len(content) - 6 * 8192)  # what a worn card may do
+    path.write_bytes(content)
+    store = make_store(tmp_path)
+    assert store.state() is not None  # on a page that is well
+    with pytest.raises(Damaged):
+        list(store.templates())
+    store.clear()
+    assert store.state() is None
+    fill(store)
+    assert everything(store) == {101, 102, 103}
