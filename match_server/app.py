@@ -21,6 +21,7 @@ from match_server.api.errors import register_errors
 from match_server.api.feed import feed_endpoints
 from match_server.api.health import health_endpoints
 from match_server.api.live import live_endpoints
+from match_server.api.metrics import metrics_endpoints
 from match_server.api.openapi import openapi_document
 from match_server.api.requests import read_body, read_query
 from match_server.api.routes import (
@@ -36,6 +37,7 @@ from match_server.api.tracks import track_endpoints
 from match_server.api.webhooks import webhook_endpoints
 from match_server.pages.views import pages
 from match_server.services.chain import Actor, act_as
+from match_server.services.metrics import Metrics
 from match_server.services.wiring import Services
 from shared.errors import MusterError
 from shared.ids import new_id
@@ -81,7 +83,7 @@ def create_app(
     if proxies := services.settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     app.before_request(_begin)
-    app.after_request(_finish)
+    app.after_request(lambda response: _finish(response, services.metrics))
     return app
 
 
@@ -104,6 +106,7 @@ def all_endpoints(
         *device_endpoints(services),
         *key_endpoints(services),
         *webhook_endpoints(services),
+        *metrics_endpoints(services),
         *audit_endpoints(services),
     ]
     endpoints += health_endpoints(services, warmed, lambda: openapi_document(endpoints))
@@ -165,7 +168,7 @@ def _begin() -> None:
     act_as(Actor())
 
 
-def _finish(response: Response) -> Response:
+def _finish(response: Response, metrics: Metrics) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     response.call_on_close(lambda: act_as(Actor()))  # what is streamed is written before that
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -174,6 +177,8 @@ def _finish(response: Response) -> Response:
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
     # The rule, not the path: ids may be names of people. Never the query, the body or a header.
     rule = request.url_rule.rule if request.url_rule is not None else "(none)"
+    took_s = time.monotonic() - g.started_s
+    metrics.request(rule, request.method, response.status_code, took_s)
     log.info(
         "request",
         extra={
@@ -181,7 +186,7 @@ def _finish(response: Response) -> Response:
             "method": request.method,
             "rule": rule,
             "status": response.status_code,
-            "ms": round((time.monotonic() - g.started_s) * 1000, 1),
+            "ms": round(took_s * 1000, 1),
             "key": g.get("key_id"),
         },
     )

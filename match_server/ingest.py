@@ -13,6 +13,7 @@ from match_server.mqtt.publisher import Publisher
 from match_server.mqtt.states import Announcer
 from match_server.mqtt.tracks import track_listening
 from match_server.prepare import prepare
+from match_server.services.metrics import share_metrics
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.start import webhook_deliverer
@@ -28,6 +29,7 @@ def run_ingest(settings: Settings) -> None:
     set_up_logging(settings.log_level)
     broker = broker_of(settings)
     prepare(settings)
+    share_metrics(settings.data_dir)
     services = build_services(settings)
     services.first_start()
     consumer = Consumer(broker, services.probes, listenings(services))

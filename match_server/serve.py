@@ -16,6 +16,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from match_server.app import create_app
 from match_server.logs import logging_config, set_up_logging
 from match_server.prepare import page_secret, prepare
+from match_server.services.metrics import forget_process, share_metrics
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.delivery import Deliverer
@@ -33,6 +34,7 @@ def serve(settings: Settings) -> None:
     require_sound_tls(settings)
     set_up_logging(settings.log_level)
     prepare(settings)
+    share_metrics(settings.data_dir)
     services = build_services(settings)
     has_key = services.first_start()
     services.close()  # nothing that is open may be carried through the fork
@@ -136,6 +138,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "when_ready": self._announce,
             "post_fork": self._remember,
             "worker_exit": self._close,
+            "child_exit": lambda _arbiter, worker: forget_process(worker.pid),
             **_tls(settings),
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
         }.items():

@@ -29,8 +29,15 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         default=None,
-        description="SQLAlchemy URL; without it an SQLite file in the data folder.",
+        description="postgresql://USER:PASSWORD@HOST/DATABASE; without it an SQLite file in the "
+        "data folder.",
         repr=False,  # it may hold a password
+    )
+    database_connections: int = Field(
+        default=20,
+        ge=2,
+        le=1000,
+        description="Connections to PostgreSQL that each process opens at most.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8480, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -160,6 +167,9 @@ class Settings(BaseSettings):
     )
     double_take: bool = Field(
         default=False, description="`ingest` tells live events under Double Take's topics as well."
+    )
+    metrics_need_key: bool = Field(
+        default=False, description="/metrics asks for a key that may read (viewer, for example)."
     )
     webhook_timeout_s: float = Field(
         default=10.0, gt=0, le=120, description="A receiver of a webhook that takes longer failed."

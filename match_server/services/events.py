@@ -18,27 +18,33 @@ from match_server.services.identification import candidate_view
 from match_server.services.lookup import one_number, page_of
 from match_server.services.vault import Cipher, Vault
 from match_server.tables import Collection, Event, EventCandidate, Person, Template
+from shared.clock import Clock
 from shared.errors import NotFound
 from shared.quality import Quality
 
 _BATCH = 100
 
 
+Kind = Literal["created", "updated", "merged"]
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One message of the live stream."""
+    """One message of the live stream. `merged`: it turned out to be part of another sighting."""
 
-    kind: Literal["created", "updated"]
+    kind: Kind
     event: EventView
 
 
 class Events:
     """Reading events."""
 
-    def __init__(self, database: Database, files: FileStore, vault: Vault) -> None:
+    def __init__(self, database: Database, files: FileStore, vault: Vault, clock: Clock) -> None:
         self._database = database
+        self.bell = database.bell  # rings when there may be something new
         self._files = files
         self._vault = vault
+        self._clock = clock
 
     def page(self, query: EventQuery) -> Page[EventView]:
         """Events, newest first."""
@@ -99,7 +105,8 @@ class Events:
                 wanted.order_by(Event.revision).limit(_BATCH).options(*_WITH_NAMES)
             ).all()
             reached = rows[-1].revision if len(rows) == _BATCH else newest
-            return [_update(row, revision) for row in rows], reached
+            now = self._clock.now()
+            return [_update(row, revision, now) for row in rows], reached
 
 
 _WITH_NAMES = (
@@ -148,8 +155,11 @@ def _filtered(wanted: Select[Event], query: EventQuery | StreamQuery) -> Select[
     return wanted
 
 
-def _update(row: Event, seen: int) -> Update:
-    return Update("created" if row.created_revision > seen else "updated", _view(row))
+def _update(row: Event, seen: int, now: datetime) -> Update:
+    if row.merged_into is not None:
+        return Update("merged", _view(row))
+    kind: Kind = "created" if row.created_revision > seen else "updated"
+    return Update(kind, as_told(_view(row), now))
 
 
 def _view(row: Event) -> EventView:

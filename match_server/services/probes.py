@@ -21,9 +21,10 @@ from match_server.schemas.events import ProbeResult
 from match_server.search_index import SearchIndex
 from match_server.services.changes import position
 from match_server.services.devices import device_heard
-from match_server.services.events import event_view
+from match_server.services.events import as_told, event_view
 from match_server.services.files import FileStore, Kept
 from match_server.services.gaps import note_sequence
+from match_server.services.metrics import Metrics
 from match_server.services.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.policy import Candidate, decide
 from match_server.services.ranking import all_present, rank_persons
@@ -78,7 +79,9 @@ class Probes:
         default_collection: str,
         vault: Vault,
         points: OperatingPoints,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._vault = vault
         self._points = points
         self._database = database
@@ -104,9 +107,11 @@ class Probes:
             return []
         for _ in range(_TRIES):
             try:
-                return self._accepted(messages, site)
+                results = self._accepted(messages, site)
             except _Outdated:
                 continue
+            self._count(results)
+            return results
         raise Unavailable(
             f"during each of {_TRIES} searches somebody was erased; send the probes again"
         )
@@ -114,11 +119,13 @@ class Probes:
     def _accepted(self, messages: Sequence[ProbeMessage], site: str | None) -> list[ProbeResult]:
         now = self._clock.now()
         known = self._known(messages)
-        readable, refused = self._read(
-            [message for message in messages if message.probe_id not in known]
-        )
-        searched = self._search(readable, now)
-        with contextlib.ExitStack() as files:
+        with self._metrics.stage("decode"):
+            readable, refused = self._read(
+                [message for message in messages if message.probe_id not in known]
+            )
+        with self._metrics.stage("search"):
+            searched = self._search(readable, now)
+        with self._metrics.stage("store"), contextlib.ExitStack() as files:
             snapshots: dict[str, Kept | None] = {}
             ciphers: dict[int, Cipher] = {}  # by collection
             for probe_id, one in searched.items():
@@ -140,6 +147,15 @@ class Probes:
         if doomed:
             self._files.sweep()
         return results
+
+    def _count(self, results: Sequence[ProbeResult]) -> None:
+        for result in results:
+            event = result.event if result.status == "accepted" else None
+            self._metrics.probe(
+                result.status,
+                None if event is None else event.decision,
+                live=event is not None and event.live,
+            )
 
     def _read(
         self, messages: Sequence[ProbeMessage]
@@ -209,7 +225,9 @@ class Probes:
                 probe_id = message.probe_id
                 view, left_over = sightings.add(message, verdict, snapshots[probe_id])
                 unused += left_over
-                results[probe_id] = ProbeResult(probe_id=probe_id, status="accepted", event=view)
+                results[probe_id] = ProbeResult(
+                    probe_id=probe_id, status="accepted", event=as_told(view, now)
+                )
             sightings.write()
         return results, self._files.doom_snapshots(session, unused)
 

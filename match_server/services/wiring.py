@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
@@ -28,6 +29,7 @@ from match_server.services.housekeeping import Housekeeper, HouseLease, Task
 from match_server.services.identification import Identifier
 from match_server.services.keys import Keys
 from match_server.services.ledger import Ledgers
+from match_server.services.metrics import Metrics
 from match_server.services.model_comparison import ModelComparisons
 from match_server.services.newcomers import Newcomers
 from match_server.services.operating_point import OperatingPoints
@@ -50,6 +52,7 @@ from models.packs.manifest import built_in_manifest
 from models.picture import PictureLimits
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Conflict, MusterError
+from shared.gallery import SegmentedGallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Services:
     probes: Probes
     events: Events
     keys: Keys
+    metrics: Metrics
     presence: Presence
     updates: Updates
     webhooks: Webhooks
@@ -127,10 +131,12 @@ def build_services(
     faces = faces or face_engine(settings.model_pack, settings.picture_limits)
     find_engine = find_engine or find_installed(settings.model_pack, settings.picture_limits)
     engines = Engines(faces, find_engine)
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, connections=settings.database_connections)
     vault = Vault(settings.keyring)
     points = OperatingPoints(database, clock)
-    index = SearchIndex(database, vault, open_gallery, folder=settings.data_dir / "galleries")
+    metrics = Metrics()
+    watched = _watched(open_gallery, metrics)
+    index = SearchIndex(database, vault, watched, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
     enroller = Enroller(database, engines, index, files, clock, vault, points)
     bulk = BulkVectors(database, clock, vault)
@@ -174,9 +180,12 @@ def build_services(
             vault,
             points,
         ),
-        probes=Probes(database, index, files, clock, settings.default_collection, vault, points),
-        events=Events(database, files, vault),
+        probes=Probes(
+            database, index, files, clock, settings.default_collection, vault, points, metrics
+        ),
+        events=Events(database, files, vault, clock),
         keys=keys,
+        metrics=metrics,
         presence=Presence(database, clock),
         updates=Updates(database, clock),
         webhooks=Webhooks(database, clock),
@@ -211,6 +220,17 @@ def build_services(
         configurations=Configurations(database, clock, settings.default_collection),
         ledgers=Ledgers(database),
     )
+
+
+def _watched(open_gallery: OpenGallery, metrics: Metrics) -> OpenGallery:
+    """Galleries whose scans are counted."""
+
+    def opened(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
+        gallery = open_gallery(folder, dimension, origin)
+        gallery.watch_scans(metrics.scan)
+        return gallery
+
+    return opened
 
 
 def face_engine(pack_name: str, limits: PictureLimits | None = None) -> FaceEngine:

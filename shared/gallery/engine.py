@@ -57,6 +57,10 @@ class SegmentedGallery:
         self._helpers: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
 
+    def watch_scans(self, watch: Callable[[int, float], None]) -> None:
+        """Have somebody told of each scan: the searches that it answered, and its seconds."""
+        self._gathering.watch = watch
+
     # -- what is there -----------------------------------------------------------------------
 
     def __len__(self) -> int:

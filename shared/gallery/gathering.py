@@ -6,6 +6,7 @@ the scan that ran when it came.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class Gathering:
         self._scanning = False
         self.scans = 0
         """Scans so far: fewer than searches where some were gathered."""
+        self.watch: Callable[[int, float], None] | None = None
+        """Told of each scan: how many searches it answered, and the seconds that it took."""
 
     def search(self, ask: Ask) -> list[Ranked]:
         """The answer of a scan that starts after this call."""
@@ -58,6 +61,7 @@ class Gathering:
     def _scan_for_all(self) -> None:
         with self._lock:
             party = self._take()
+        started_s = time.perf_counter()
         try:
             answers = iter(self._scan(_joined([each.ask for each in party])))
             for each in party:
@@ -69,6 +73,8 @@ class Gathering:
             self.scans += 1
             following = self._queue[0] if self._queue else None
             self._scanning = following is not None
+        if self.watch is not None:
+            self.watch(len(party), time.perf_counter() - started_s)
         for each in party:
             each.woken.set()
         if following is not None:

@@ -1,0 +1,156 @@
+"""Figures for Prometheus: what was counted in all processes, and what the database says now.
+
+Worker processes are forked and each request is served by one of them, so counts are kept in small
+files that all processes map (prometheus-client's multiprocess mode); `share_metrics` chooses it,
+before the library is first imported, and `ingest` over the same data folder joins in.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PARTY = (1, 2, 4, 8, 16, 32, 64, 128)
+
+Gauges = Callable[[], Iterator[tuple[str, str, Mapping[tuple[tuple[str, str], ...], float]]]]
+"""Name, help and values by labels, read when Prometheus asks."""
+
+
+def share_metrics(data_dir: Path) -> None:
+    """Let this process and its children count together with the others of this data folder.
+
+    Before the first `Metrics` of the process. What processes that are gone have counted is
+    forgotten by the first that starts: Prometheus knows counters that begin anew.
+    """
+    folder = Path(os.environ.setdefault(_SHARED, str(data_dir / "metrics")))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for file in folder.glob("*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+            file.unlink(missing_ok=True)
+
+
+def forget_process(pid: int) -> None:
+    """A worker has ended: what it counted stays, what only it could say goes."""
+    if _SHARED in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """What one process counts and measures. Names of people, ids and addresses are no labels."""
+
+    def __init__(self) -> None:
+        # Not before: the library decides at its import whether counts are shared.
+        from prometheus_client import CollectorRegistry, Counter, Histogram
+
+        self._registry: CollectorRegistry = CollectorRegistry()
+        self._requests = Histogram(
+            "muster_request_seconds",
+            "Requests by rule, method and status.",
+            ("rule", "method", "status"),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        stages = Histogram(
+            "muster_probe_stage_seconds",
+            "Stages of taking probes in: decode, search, store (a list of probes counts once).",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._stages = {name: stages.labels(name) for name in ("decode", "search", "store")}
+        self._probes = Counter(
+            "muster_probes", "Probes by what became of them.", ("status",), registry=self._registry
+        )
+        self._decisions = Counter(
+            "muster_probe_decisions",
+            "Accepted probes by decision of their sighting.",
+            ("decision", "live"),
+            registry=self._registry,
+        )
+        self._scans = Histogram(
+            "muster_gallery_scan_seconds",
+            "Scans of galleries, each for all searches that were waiting.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._gathered = Histogram(
+            "muster_gallery_scan_searches",
+            "Searches that one scan answered.",
+            buckets=_PARTY,
+            registry=self._registry,
+        )
+        self._told = Counter(
+            "muster_events_told",
+            "Events told to others, by way (mqtt, webhook) and outcome.",
+            ("way", "outcome"),
+            registry=self._registry,
+        )
+
+    def request(self, rule: str, method: str, status: int, seconds: float) -> None:
+        self._requests.labels(rule, method, str(status)).observe(seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measures a stage; one that raises is not counted."""
+        started_s = perf_counter()
+        yield
+        self._stages[name].observe(perf_counter() - started_s)
+
+    def probe(self, status: str, decision: str | None = None, *, live: bool = False) -> None:
+        self._probes.labels(status).inc()
+        if decision is not None:
+            self._decisions.labels(decision, "true" if live else "false").inc()
+
+    def scan(self, searches: int, seconds: float) -> None:
+        self._scans.observe(seconds)
+        self._gathered.observe(searches)
+
+    def told(self, way: str, outcome: str, count: int = 1) -> None:
+        self._told.labels(way, outcome).inc(count)
+
+    def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
+        """The text for Prometheus, and its media type."""
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        counted = self._registry
+        if _SHARED in os.environ:
+            counted = CollectorRegistry()
+            MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
+        now = CollectorRegistry()
+        now.register(_AsTheyAre(gauges))
+        return generate_latest(counted) + generate_latest(now), CONTENT_TYPE_LATEST
+
+
+class _AsTheyAre:
+    """Gauges that are read when they are asked for."""
+
+    def __init__(self, gauges: Gauges) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[object]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        for name, text, values in self._gauges():
+            labels = [label for label, _ in next(iter(values), ())]
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for where, value in values.items():
+                family.add_metric([said for _, said in where], value)
+            yield family
+
+
+def disk_free_bytes(folder: Path) -> float:
+    with suppress(OSError):
+        return float(shutil.disk_usage(folder).free)
+    return float("nan")
