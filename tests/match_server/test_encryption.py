@@ -6,8 +6,10 @@ import io
 import json
 import logging
 
+import boto3
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from sqlalchemy import LargeBinary, select, update
 
 from match_server.tables import Collection, DataKey, Image, Table, Template
@@ -105,6 +107,40 @@ def test_nothing_of_a_face_rests_in_the_clear(api, helpers, collection):
         if any(secret[at : at + 64] in one for one in held for at in (0, 100, len(secret) - 64))
     }
     assert found == (set() if collection == "secret" else set(secrets))
+
+
+def test_photos_in_a_bucket_are_encrypted_too(api, helpers, monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        bucket = boto3.resource("s3").Bucket("sealed-photos")
+        bucket.create()
+        api.ok("POST", "/v1/storages", json={"name": "far", "uri": "s3://sealed-photos"})
+        picture = helpers.paint((RED, 80))
+        made = {
+            name: _enroll(api, name, _person(api, name, "Ann"), picture, storage="far")
+            for name in ("secret", "default")
+        }
+        lying = [one.get()["Body"].read() for one in bucket.objects.all()]
+        assert sorted(one == picture for one in lying) == [False, True]
+        assert sorted(picture[-64:] in one for one in lying) == [False, True]
+        assert api.call("GET", made["secret"]["url"]).get_data() == picture
+        (renewed,) = api.services.rotation.renew_data()
+        assert (renewed.done, renewed.left) == (2, 0)
+        assert api.call("GET", made["secret"]["url"]).get_data() == picture
+        assert len(list(bucket.objects.all())) == 2
+        bucket.objects.all().delete()
+        bucket.delete()
+    finally:
+        server.stop()
 
 
 def test_encrypted_collections_are_used_like_others(api, helpers):
