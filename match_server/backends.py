@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 
+from match_server.bell import CHANNEL
 from shared.errors import ConfigurationError
 
 BUSY_TIMEOUT_MS = 10_000  # how long a write waits for those before it
@@ -127,8 +128,12 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:
     connection.autocommit = True  # a setting made in a transaction would end with it
-    for statement in _POSTGRESQL_SESSION:
-        connection.execute(statement)
+    try:
+        for statement in _POSTGRESQL_SESSION:
+            connection.execute(statement)
+    except connection.Error:
+        connection.close()  # the pool does not know it yet
+        raise
     connection.autocommit = False
 
 
@@ -138,9 +143,12 @@ def _begin_postgresql(connection: Connection) -> None:
     Nearly every write ends with the counter of the change feed, whose row is locked until the
     commit is on the disk: they queue in any case. Queueing at the beginning instead means that
     whatever a write has read stays true until it commits, and that no two of them can deadlock.
+    Whoever listens hears of it when it has committed.
     """
     if _writes(connection):
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
+        connection.exec_driver_sql(
+            f"SELECT pg_advisory_xact_lock({_WRITERS}), pg_notify('{CHANNEL}', '')"
+        )
 
 
 def _writes(connection: Connection) -> bool:

@@ -19,6 +19,7 @@ from match_server.backends import (
     read_options,
     sqlite_path,
 )
+from match_server.bell import CHANNEL, Bell
 from match_server.prepared import Parameter, Prepared, Statement
 from match_server.services.chain import seal
 from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
@@ -33,6 +34,7 @@ _NO_ANSWER = "the database does not answer: locked, full or not reachable; try a
 _NOT_KNOWN = (
     "the database went away before it said whether this is stored: look, before trying again"
 )
+_LISTEN_S = 0.5
 _SHORTEST_LIST = 8
 
 
@@ -58,6 +60,7 @@ class Database:
         self._driver_error: type[Exception] = dbapi.Error
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
         self._turn = threading.Lock()
+        self.bell = Bell(None if self.is_sqlite else self._listen)
         self._reader = self._engine.execution_options(**read_options(self.url))
         self._writer = self._engine.execution_options(muster_writes=True)
 
@@ -101,6 +104,7 @@ class Database:
                 if asked and error.connection_invalidated:
                     raise Unavailable(_NOT_KNOWN, stored="unknown") from error
                 raise
+        self.bell.ring()
 
     def execute(
         self, statement: Statement, params: Mapping[str, Parameter], /
@@ -136,6 +140,27 @@ class Database:
             if not self.is_sqlite:
                 connection.invalidate(error)
             raise Unavailable(_NO_ANSWER) from error
+        finally:
+            connection.close()
+
+    def _listen(self) -> Iterator[None]:
+        """Rings at each commit of any process; on a connection beside those of the pool."""
+        try:
+            connection = self._engine.raw_connection()
+        except self._driver_error:
+            return
+        connection.detach()
+        driver: Any = connection.dbapi_connection
+        try:
+            driver.autocommit = True
+            driver.execute(f"LISTEN {CHANNEL}")
+            yield
+            while True:
+                for _ in driver.notifies(timeout=_LISTEN_S, stop_after=1):
+                    self.bell.ring()
+                yield
+        except self._driver_error:
+            return
         finally:
             connection.close()
 
@@ -192,6 +217,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; needed before a process forks."""
+        self.bell.close()
         self._engine.dispose()
 
 

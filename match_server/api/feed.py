@@ -70,11 +70,13 @@ def _changes(
     """Waiting takes a thread, so few may: when all places are taken the answer comes at once."""
     followed = feed.followed(query, principal)
     feed.acknowledge(followed, query)
+    rings = feed.bell.rings
     if query.wait and not feed.has_moved(followed, query.since) and slots.acquire(blocking=False):
         try:
             deadline_s = time.monotonic() + query.wait
             while time.monotonic() < deadline_s and not stopping():
-                time.sleep(_POLL_S)
+                feed.bell.wait(rings, _POLL_S)
+                rings = feed.bell.rings
                 if feed.has_moved(followed, query.since):
                     break
         finally:

@@ -169,6 +169,7 @@ def _messages(
     started_s = spoke_s = time.monotonic()
     yield f"retry: 2000\nid: {revision}\n\n"
     while not stopping() and time.monotonic() - started_s < _LONGEST_S:
+        rings = events.bell.rings
         updates, revision = events.since(revision, query)
         for update in updates:
             yield _message(update)
@@ -179,7 +180,7 @@ def _messages(
         if now_s - spoke_s >= _HEARTBEAT_S:
             spoke_s = now_s
             yield f"id: {revision}\n: still here\n\n"
-        time.sleep(_POLL_S)
+        events.bell.wait(rings, _POLL_S)
 
 
 def _message(update: Update) -> str:

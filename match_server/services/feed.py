@@ -98,6 +98,7 @@ class Feed:
         points: OperatingPoints,
     ) -> None:
         self._database = database
+        self.bell = database.bell  # rings when the feed may have moved
         self._vault = vault
         self._points = points
         self._followers = followers

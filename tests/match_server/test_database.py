@@ -1,6 +1,7 @@
 """Reads without a session say what a session says, and see what was committed; writers queue."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -103,6 +104,21 @@ def test_a_reader_sees_one_state_and_cannot_write(api):
     assert position(database) > before
 
 
+def test_who_waits_is_woken_by_a_write_and_never_misses_one(api):
+    database: Database = api.services.database
+    rings = database.bell.rings
+    writer = threading.Timer(0.3, lambda: api.person("Ann"))
+    writer.start()
+    database.bell.wait(rings, poll_s=30)
+    writer.join()
+    rings = database.bell.rings
+    api.person("Bob")  # before it waits
+    started_s = time.monotonic()
+    database.bell.wait(rings, poll_s=30)
+    assert database.bell.rings > rings
+    assert time.monotonic() - started_s < 25
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -169,6 +185,20 @@ class TestPostgreSQL:
             app = create_app(services, page_secret(settings.data_dir), warm=False)
             yield server, helpers.Api(app.test_client(), services, clock)
             services.close()
+
+    def test_a_write_of_another_process_wakes_who_waits(self, database, url):
+        deadline_s = time.monotonic() + 30
+        while not database.bell._listening and time.monotonic() < deadline_s:
+            database.bell.wait(database.bell.rings, poll_s=0.01)
+        other = Database(url)
+        for _ in range(3):
+            rings = database.bell.rings
+            with other.write() as session:
+                next_number(session, "changes")
+            while database.bell.rings == rings and time.monotonic() < deadline_s:
+                time.sleep(0.01)  # without looking into the database
+            assert database.bell.rings > rings
+        other.close()
 
     def test_a_connection_that_breaks_at_the_commit_leaves_it_open_what_is_stored(self, database):
         with database.connection() as connection:
