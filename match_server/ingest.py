@@ -72,4 +72,5 @@ def event_publisher(services: Services, broker: Broker) -> Publisher:
             discovery if settings.home_assistant else None,
             double_take=settings.double_take,
         ),
+        services.metrics,
     )

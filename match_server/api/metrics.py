@@ -68,7 +68,7 @@ def _galleries(session: Session) -> Iterator[_Gauge]:
         .join(Collection, Collection.number == Follower.collection_number)
         .where(Follower.withdrawn_at.is_(None))
     )
-    lags = {
+    lags: dict[_Labels, float] = {
         (("device", device), ("collection", collection)): float(feed - (seq or 0))
         for device, collection, seq in followers
     }

@@ -12,6 +12,7 @@ from paho.mqtt.properties import Properties
 
 from match_server.mqtt.broker import Broker, client_of
 from match_server.mqtt.states import Announcer, Message
+from match_server.services.metrics import Metrics
 from match_server.telling.turns import Turn
 from match_server.telling.updates import Told, Updates
 from shared.clock import Clock
@@ -54,7 +55,9 @@ class Publisher:
         turn: Turn,
         clock: Clock,
         announcer: Announcer,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._broker = broker
         self._updates = updates
         self._turn = turn
@@ -97,6 +100,7 @@ class Publisher:
                     raise _BrokerGone("the connection is gone")
                 told, reached = self._updates.after(reached, _BATCH)
                 self._send(client, [message for one in told for message in self._messages(one)])
+                self._metrics.told("mqtt", "taken", len(told))
                 now_s = time.monotonic()
                 if reached != noted and now_s - noted_s >= _CURSOR_EVERY_S:
                     self._updates.note_reached(READER, reached)

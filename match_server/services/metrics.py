@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    pass
+    from prometheus_client import Metric
 
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -53,7 +53,7 @@ class Metrics:
         # Not before: the library decides at its import whether counts are shared.
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
-        self._registry: CollectorRegistry = CollectorRegistry()
+        self._registry = CollectorRegistry()
         self._requests = Histogram(
             "muster_request_seconds",
             "Requests by rule, method and status.",
@@ -123,31 +123,30 @@ class Metrics:
         """The text for Prometheus, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
+        from prometheus_client.registry import Collector
+
+        class AsTheyAre(Collector):
+            def collect(self) -> Iterator["Metric"]:
+                return _families(gauges)
 
         counted = self._registry
         if _SHARED in os.environ:
             counted = CollectorRegistry()
             MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
         now = CollectorRegistry()
-        now.register(_AsTheyAre(gauges))
+        now.register(AsTheyAre())
         return generate_latest(counted) + generate_latest(now), CONTENT_TYPE_LATEST
 
 
-class _AsTheyAre:
-    """Gauges that are read when they are asked for."""
+def _families(gauges: Gauges) -> Iterator["Metric"]:
+    from prometheus_client.core import GaugeMetricFamily
 
-    def __init__(self, gauges: Gauges) -> None:
-        self._gauges = gauges
-
-    def collect(self) -> Iterator[object]:
-        from prometheus_client.core import GaugeMetricFamily
-
-        for name, text, values in self._gauges():
-            labels = [label for label, _ in next(iter(values), ())]
-            family = GaugeMetricFamily(name, text, labels=labels)
-            for where, value in values.items():
-                family.add_metric([said for _, said in where], value)
-            yield family
+    for name, text, values in gauges():
+        labels = [label for label, _ in next(iter(values), ())]
+        family = GaugeMetricFamily(name, text, labels=labels)
+        for where, value in values.items():
+            family.add_metric([said for _, said in where], value)
+        yield family
 
 
 def disk_free_bytes(folder: Path) -> float:

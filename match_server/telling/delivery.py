@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
+from match_server.services.metrics import Metrics
 from match_server.tables import Delivery, Json, Webhook
 from match_server.telling.calls import Answer, Caller, Outcome
 from match_server.telling.turns import Turn
@@ -79,7 +80,10 @@ class Deliverer:
         turn: Turn,
         clock: Clock,
         patience: Patience | None = None,
+        *,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._database = database
         self._updates = updates
         self._caller = caller
@@ -200,6 +204,7 @@ class Deliverer:
     def _call(self, webhook: Webhook, told: Told, progress: _Progress) -> None:
         now = self._clock.now()
         answer = self._caller.call(webhook.url, webhook.secret, told, now)
+        self._metrics.told("webhook", answer.outcome.name.lower())
         if answer.outcome is Outcome.TAKEN:
             progress.taken.append(told.event.id)
             progress.delivered_at = self._clock.now()
@@ -276,11 +281,3 @@ def _wanted(filters: Json, told: Told) -> bool:
         return False
     forget = event.person_erased or event.merged_into is not None
     return forget or not filters["groups"] or not told.groups.isdisjoint(filters["groups"])
-
-
-def counts(session: Session) -> tuple[int, int]:
-    """How many events wait for another call, and how many are dead letters; of all webhooks."""
-    dead = Delivery.dead_at.is_not(None)
-    rows = session.execute(select(dead, func.count()).group_by(dead))
-    by_state = {bool(is_dead): count for is_dead, count in rows}
-    return by_state.get(False, 0), by_state.get(True, 0)

@@ -22,4 +22,5 @@ def webhook_deliverer(services: Services, patience: Patience | None = None) -> D
         turn_at(services.database, "webhooks", settings.data_dir),
         services.clock,
         patience,
+        metrics=services.metrics,
     )

@@ -60,6 +60,7 @@ def deliver():
             turn_at(services.database, "webhooks", services.settings.data_dir),
             RunningClock(services.clock),
             patience,
+            metrics=services.metrics,
         )
         deliverer.start()
         started.append(deliverer)

@@ -1,0 +1,84 @@
+"""Figures for Prometheus: they say what happened, in all processes, and name nobody."""
+
+import re
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+
+@pytest.fixture
+def figures():
+    """The samples of an answer by name and labels."""
+
+    def read(api, role=None):
+        response = api.call("GET", "/metrics", role)
+        assert response.status_code == 200, response.get_data(as_text=True)
+        families = text_string_to_metric_families(response.get_data(as_text=True))
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    return read
+
+
+def test_what_happened_is_counted(api, helpers, figures):
+    ann = helpers.unit_vector(1)
+    api.person("Ann", ann)
+    probe = api.probe(ann)
+    api.send(probe, probe, {**api.probe(ann), "model_id": "other@1"})
+    api.search(ann)
+    found = figures(api)
+    for status in ("accepted", "duplicate", "refused"):
+        assert found["muster_probes_total", ("status", status)] == 1
+    decision = ("muster_probe_decisions_total", ("decision", "identified"), ("live", "true"))
+    assert found[decision] == 1
+    for stage in ("decode", "search", "store"):
+        assert found["muster_probe_stage_seconds_count", ("stage", stage)] == 1
+    assert found["muster_gallery_scan_searches_count",] >= 2
+    request = (
+        "muster_request_seconds_count",
+        ("method", "POST"),
+        ("rule", "/v1/collections/<collection>/search"),
+        ("status", "200"),
+    )
+    assert found[request] == 1
+
+
+def test_what_is_now_is_read_from_the_database(api, helpers, figures):
+    api.person("Ann", helpers.unit_vector(1))
+    api.send(*(api.probe(helpers.unit_vector(1), sequence=n) for n in (1, 5)))
+    made = api.ok("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/"})
+    api.send(api.probe(helpers.unit_vector(2), sequence=6))
+    found = figures(api)
+    assert found["muster_gallery_templates", ("collection", "default")] == 1
+    assert found["muster_device_missing_probes", ("device", "door-1")] == 3
+    assert found["muster_webhook_waiting", ("webhook", made["id"])] == 1
+    assert found["muster_webhook_dead", ("webhook", made["id"])] == 0
+    assert found["muster_change_feed_position",] >= 2
+    assert found["muster_disk_free_bytes",] > 0
+
+
+def test_nobody_is_named_and_no_path_is_a_label(api, helpers, figures):
+    person = api.person("Ann Onymous", helpers.unit_vector(1), id="onymous")
+    api.ok("GET", f"/v1/collections/default/persons/{person}")
+    api.call("GET", "/no/such/onymous")
+    text = api.call("GET", "/metrics", None).get_data(as_text=True)
+    assert "nymous" not in text
+    assert 'rule="(none)"' in text
+
+
+def test_a_key_is_needed_where_the_settings_say_so(make_api, figures):
+    api = make_api(metrics_need_key=True)
+    api.refused(401, "GET", "/metrics", None)
+    api.refused(403, "GET", "/metrics", "device")
+    assert figures(api, "viewer")
+
+
+def test_every_figure_says_what_it_is(api):
+    text = api.call("GET", "/metrics", None).get_data(as_text=True)
+    named = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    explained = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))
+    assert named
+    assert named == explained
