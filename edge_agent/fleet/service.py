@@ -4,6 +4,8 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ log = logging.getLogger("edge_agent")
 
 _DRAIN_S: Final = 30.0
 _WARDEN_S: Final = 3.0
+_LONGER_US: Final = 60_000_000
 _LEAST_PAUSE_S: Final = 2.0  # enough to reach a broker and say what is wrong
 _LONGEST_PAUSE_S: Final = 600.0
 
@@ -140,7 +143,7 @@ class Service:
         pause_s = max(settings.fleet.health_s, _LEAST_PAUSE_S)
         while not self._stopping.is_set():
             try:
-                models = open_sound(settings.models)
+                models = _while_alive(lambda: open_sound(settings.models))
             except DamagedPack as error:
                 if self._configurations.on_trial:
                     raise
@@ -188,6 +191,18 @@ class Service:
         finally:
             if transport is not None:
                 transport.close(1.0)
+
+
+def _while_alive(work: Callable[[], FaceModels]) -> FaceModels:
+    """Does what may take minutes (a pack to be fetched) without systemd taking it for a hang."""
+    watchdog = Watchdog()
+    with ThreadPoolExecutor(1, "opening") as pool:
+        future = pool.submit(work)
+        while not future.done():
+            notify(f"EXTEND_TIMEOUT_USEC={_LONGER_US}")
+            watchdog.alive()
+            wait([future], timeout=0.5)
+        return future.result()
 
 
 def _open_ledger(settings: AgentSettings) -> Ledger | None:

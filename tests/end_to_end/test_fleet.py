@@ -1,6 +1,7 @@
 """A box from its code to its configuration: real server, broker and agent, a real QR picture."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -9,11 +10,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 import requests
 import segno
+from paho.mqtt.enums import CallbackAPIVersion
 
-from demo.processes import BIN, broker, create_key, find_broker, running
+from demo.processes import BIN, broker, create_key, find_broker, free_port, running, server
+from edge_agent.doctor import Finding, examine
+from edge_agent.settings import load_settings
+from models.packs.store import default_cache
+from shared.invitations import new_code
+from shared.topics import DeviceTopics
 
 from .conftest import RunningServer
 from .webcam import Webcam
@@ -41,10 +49,11 @@ def webcam() -> Iterator[Webcam]:
 
 
 class Box:
-    """A box of name `door` with its own folder, as somebody would set it up."""
+    """A box with its own folder and name, as somebody would set it up."""
 
-    def __init__(self, folder: Path, server: RunningServer) -> None:
+    def __init__(self, folder: Path, name: str, server: RunningServer) -> None:
         self.folder = folder
+        self.name = name
         self.config = folder / "agent.toml"
         self.log = folder / "agent.log"
         self.server = server
@@ -53,7 +62,7 @@ class Box:
 
     def enroll(self, source: str) -> None:
         """By a QR picture before its camera."""
-        command = [str(BIN / "match-server"), "device", "code", "--device", "door", "--json"]
+        command = [str(BIN / "match-server"), "device", "code", "--device", self.name, "--json"]
         command += ["--data-dir", str(self.server.data)]
         environment = {"MUSTER_PUBLIC_URL": self.server.url, "PATH": "/usr/bin:/bin"}
         made = subprocess.run(command, check=True, capture_output=True, env=environment)
@@ -69,13 +78,13 @@ class Box:
             text=True,
         )
         with self.config.open("a") as config:
-            config.write("\n[fleet]\nhealth_s = 1\ntrial_s = 8\n")
+            config.write("\n[fleet]\nhealth_s = 1\ntrial_s = 6\n")
 
     def run(self) -> Any:
         return running([*AGENT, "run", "--config", str(self.config)], self.log)
 
     def ask(self, method: str, path: str = "", **arguments: Any) -> Any:
-        url = f"{self.server.url}/v1/devices/door{path}"
+        url = f"{self.server.url}/v1/devices/{self.name}{path}"
         response = self.admin.request(method, url, timeout=30, **arguments)
         assert response.ok, response.text
         return response.json()
@@ -112,11 +121,19 @@ class Box:
         return float(self.ask("GET")["health"]["clock_offset_s"])
 
 
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server for all boxes of this file; each has its own name."""
+    folder = tmp_path_factory.mktemp("server")
+    with server(folder, folder / "data", free_port()) as url:
+        yield RunningServer(url, folder / "data")
+
+
 @pytest.fixture
-def box(tmp_path: Path, running_server: RunningServer) -> Box:
+def box(tmp_path: Path, one_server: RunningServer) -> Box:
     folder = tmp_path / "box"
     folder.mkdir()
-    return Box(folder, running_server)
+    return Box(folder, f"box-{new_code()}", one_server)
 
 
 def test_a_box_comes_to_its_key_and_a_bad_configuration_is_undone(box: Box, webcam: Webcam) -> None:
@@ -142,7 +159,7 @@ def test_a_box_comes_to_its_key_and_a_bad_configuration_is_undone(box: Box, webc
         bad = box.desire(cameras=[{"name": "other", "source": half_dead.url}])
         undone = box.state("rolled_back")
         assert (undone["desired_revision"], undone["running_revision"]) == (bad, good)
-        assert undone["message"] == "other gave no picture within 8 s"
+        assert undone["message"] == "other gave no picture within 6 s"
         box.gives_pictures()
         reported = box.ask("GET", "/config")["reported"]["config"]
         assert reported["shots"]["gate"] == "off"
@@ -159,7 +176,7 @@ def test_a_configuration_with_which_the_agent_dies_is_undone_by_itself(
     box.enroll(webcam.url)
     half_dead = Webcam(viewers=1)
     text = box.config.read_text()
-    box.config.write_text(text.replace("trial_s = 8", "trial_s = 600"))
+    box.config.write_text(text.replace("trial_s = 6", "trial_s = 600"))
     with box.run() as process:
         box.gives_pictures()
         bad = box.desire(cameras=[{"name": "other", "source": half_dead.url}])
@@ -190,13 +207,13 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
         ingest += ["--data-dir", str(box.server.data)]
         log = tmp_path / "ingest.log"
         box.config.write_text(
-            f'device = "door"\nstate_dir = "{box.folder}/state"\n'
+            f'device = "{box.name}"\nstate_dir = "{box.folder}/state"\n'
             f'[[cameras]]\nname = "camera"\nsource = "{webcam.url}"\n'
-            f'[broker]\nurl = "{url}"\n[fleet]\nhealth_s = 1\ntrial_s = 8\n'
+            f'[broker]\nurl = "{url}"\n[fleet]\nhealth_s = 1\ntrial_s = 6\n'
         )
         stack.enter_context(running(ingest, log))
         stack.enter_context(box.run())
-        until(lambda: box.admin.get(f"{box.server.url}/v1/devices/door").ok, "no device", log)
+        until(lambda: box.admin.get(f"{box.server.url}/v1/devices/{box.name}").ok, "no device", log)
         box.gives_pictures()
         assert abs(box.clock_offset_s()) < 1.0
         assert box.ask("GET")["site"] == "main"
@@ -204,3 +221,62 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
         assert box.state("applied")["running_revision"] == revision
         box.desire(shots={"max_probes": 0})
         assert "'shots.max_probes'" in box.state("refused")["message"]
+        topic = DeviceTopics("main", box.name).of("config/desired")
+        assert retained(url, topic)
+        box.ask("DELETE")
+        until(lambda: not retained(url, topic), "the broker still holds it", log)
+
+
+def retained(url: str, topic: str) -> bytes:
+    """What the broker holds on a topic."""
+    found: list[bytes] = []
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.on_message = lambda _client, _data, message: found.append(message.payload)
+    done: list[int] = []
+    client.on_subscribe = lambda *_: done.append(1)
+    client.connect("127.0.0.1", int(url.rpartition(":")[2]))
+    client.subscribe([(topic, 1)])
+    until_s = time.monotonic() + 10
+    while time.monotonic() < until_s and not (done and found):
+        client.loop(0.1)
+        if done and not found:
+            client.loop(0.3)  # retained messages come right behind
+            break
+    client.disconnect()
+    return found[0] if found else b""
+
+
+def test_the_doctor_knows_whose_key_it_is(box: Box, webcam: Webcam) -> None:
+    box.enroll(webcam.url)
+
+    def key() -> Finding:
+        return next(one for one in examine(load_settings(box.config)) if one.what == "key")
+
+    assert key().state == "well"
+    named = f'device = "{box.name}"'
+    box.config.write_text(box.config.read_text().replace(named, 'device = "gate"'))
+    assert key().state == "bad"
+    assert "another device than 'gate'" in key().found
+
+
+def test_a_box_whose_models_were_damaged_says_so_and_goes_on_when_they_are_whole(
+    box: Box, webcam: Webcam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.enroll(webcam.url)
+    cache = box.folder / "models"
+    shutil.copytree(default_cache() / "compact", cache / "compact")
+    embedder = cache / "compact" / "embedder.onnx"
+    whole = embedder.read_bytes()
+    embedder.write_bytes(whole[:-1000] + bytes(1000))
+    monkeypatch.setenv("MUSTER_MODELS_DIR", str(cache))
+    monkeypatch.setenv("PATH", str(box.folder / "no npm here"))
+
+    def complains() -> Any:
+        health = box.ask("GET")["health"]
+        return health and any("compact is damaged" in one for one in health["problems"])
+
+    with box.run():
+        until(complains, "no complaint", box.log)
+        embedder.write_bytes(whole)
+        box.gives_pictures()
+        assert box.ask("GET")["health"]["problems"] == []
