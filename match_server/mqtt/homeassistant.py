@@ -87,7 +87,6 @@ class Discovery:
                 **words,
                 **common,
                 "unique_id": f"{self.node}_{base}_{kind}",
-                "object_id": f"{identifier_of(camera)}_{kind}",
                 "state_topic": state_topic(device, camera, kind),
             }
             if kind == "person":

@@ -14,6 +14,7 @@ from match_server.schemas.webhooks import (
     WebhookFilters,
     WebhookView,
 )
+from match_server.services.chain import Note, note
 from match_server.services.changes import position
 from match_server.services.lookup import collection_named, one_number, page_of
 from match_server.tables import Collection, Delivery, Event, Json, Webhook
@@ -51,6 +52,7 @@ class Webhooks:
             )
             session.add(row)
             session.flush()
+            note(session, Note("webhook_created", row.created_at, row.id))
             view = _view(session, row)
         return WebhookCreated(secret=secret_text(secret), **dict(view))
 
@@ -70,6 +72,7 @@ class Webhooks:
             row = _named(session, webhook_id)
             row.disabled_at = row.disabled_reason = row.retry_at = row.failing_since = None
             row.failures = 0
+            note(session, Note("webhook_enabled", self._clock.now(), row.id))
             session.flush()
             return _view(session, row)
 
@@ -78,6 +81,7 @@ class Webhooks:
         with self._database.write() as session:
             row = _named(session, webhook_id)
             view = _view(session, row)
+            note(session, Note("webhook_removed", self._clock.now(), row.id))
             session.delete(row)
         return view
 

@@ -122,3 +122,23 @@ def test_a_stream_ends_when_the_process_wants_to(make_services, helpers):
 def test_a_last_event_id_that_is_none_is_refused(api, given):
     response = api.call("GET", STREAM, "viewer", environ_overrides={"HTTP_LAST_EVENT_ID": given})
     assert response.status_code == 400
+
+
+def test_a_sighting_that_was_merged_is_told_as_such(api, helpers, follow):
+    api.person("Ann", helpers.unit_vector(1))
+    api.send(api.probe(helpers.unit_vector(1)))
+    track = "01a203dc-d1ba-7d44-99e4-4cda1934ccb9"
+    stranger = api.send(api.probe(helpers.unit_vector(2), track_id=track))[0]["event"]
+    stream = follow()
+    ann = api.send(api.probe(helpers.unit_vector(1), track_id=track, sequence=2))[0]["event"]
+    told = {kind: event for _, kind, event in (stream.next(), stream.next())}
+    assert told["updated"]["id"] == ann["id"]
+    assert told["merged"]["id"] == stranger["id"]
+    assert told["merged"]["merged_into"] == ann["id"]
+
+
+def test_what_was_live_is_not_live_when_a_stream_tells_it_later(api, helpers, follow):
+    assert api.send(api.probe(helpers.unit_vector(1)))[0]["event"]["live"]
+    api.clock.advance(11)
+    stream = follow(headers={"Last-Event-ID": "0"})
+    assert not stream.next()[2]["live"]

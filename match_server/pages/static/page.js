@@ -113,6 +113,7 @@ async function refresh() {
 }
 
 function keep(event) {
+  if (event.merged_into) return events.delete(event.id); // it turned out to be part of another
   const known = events.get(event.id);
   if (!known || known.revision <= event.revision) events.set(event.id, event);
 }
@@ -130,6 +131,7 @@ function follow() {
   stream.addEventListener("open", () => { say("live", "Live"); refresh().catch(() => {}); });
   stream.addEventListener("created", received);
   stream.addEventListener("updated", received);
+  stream.addEventListener("merged", received);
   stream.addEventListener("error", () => {
     say("down", "Reconnecting");
     if (stream.readyState === EventSource.CLOSED) { // the server said no: ask again, with patience
