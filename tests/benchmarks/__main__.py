@@ -30,6 +30,7 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     peers     the same frames through face_recognition / dlib
     gallery   the 1:N search beside its peers; `./dev bench gallery --help`
     server    searches and probes a second over HTTP; `./dev bench server --help`
+    enrollment  vectors in bulk, and the start with them; `./dev bench enrollment --help`
     box       a gallery on the box; `./dev bench box --help`
     edge      a camera's cost by scene, latency, accuracy, memory; `./dev bench edge --help`
     faults    no speed: kill -9 while many enroll; `./dev bench faults --help`
@@ -52,6 +53,6 @@ def _by_itself(name: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["gallery"], ["server"], ["box"], ["edge"], ["faults"]):
+    if sys.argv[1:2] in (["gallery"], ["server"], ["enrollment"], ["box"], ["edge"], ["faults"]):
         sys.exit(_by_itself(sys.argv[1], sys.argv[2:]))
     main()

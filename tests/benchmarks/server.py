@@ -35,6 +35,7 @@ from match_server.services.lookup import collection_named
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.tables import Person, Template
+from models.samples import sample_path
 from shared.clock import rfc3339
 from shared.ids import new_id
 from tests.benchmarks.load import NEW_ID, Job
@@ -46,7 +47,6 @@ _BODIES = 256
 _SEARCH = "/v1/collections/default/search"
 _PROBES = "/v1/probes"
 _LIST = 32
-_IN_PROCESS_CALLS = 400
 _LOAD_S = 300
 
 Vectors = NDArray[np.float32]
@@ -62,6 +62,7 @@ class Load:
     bodies: list[str]
     probes: int = 1  # in one request
     most_clients: int = 1000
+    calls: int = 400  # of the application itself, in process
 
 
 @click.command()
@@ -70,7 +71,9 @@ class Load:
 @click.option("--seconds", default=4.0, show_default=True, help="Measured for each row.")
 @click.option("--workers", default=1, show_default=True, help="Worker processes of the server.")
 @click.option("--threads", default=64, show_default=True, help="Threads of each worker.")
-@click.option("--only", type=click.Choice(["search", "probe", "probes"]), help="One kind alone.")
+@click.option(
+    "--only", type=click.Choice(["search", "picture", "probe", "probes"]), help="One kind alone."
+)
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
 def main(
     n: int,
@@ -81,7 +84,7 @@ def main(
     only: str | None,
     report: Path | None,
 ) -> None:
-    """Vector searches and probes a second through a real server, with 1 to 128 clients."""
+    """Searches by vector and by picture, and probes, a second through a real server."""
     facts = {**machine_facts(), "templates": n, "workers": workers, "threads": threads}
     print_facts(facts)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,8 +119,9 @@ def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
     messages = [_message(vector, model, picture) for vector in probes]
     loads = [
         Load("search", _SEARCH, "searcher", [_search(vector, model) for vector in probes]),
+        Load("picture", _SEARCH, "searcher", _pictures(), most_clients=32, calls=20),
         Load("probe", _PROBES, "device", [f"[{message}]" for message in messages]),
-        Load("probes", _PROBES, "device", [f"[{','.join(messages[:_LIST])}]"], _LIST, 8),
+        Load("probes", _PROBES, "device", [f"[{','.join(messages[:_LIST])}]"], _LIST, 8, 20),
     ]
     roles: dict[str, Any] = {load.role: load.role for load in loads}
     keys = {role: services.keys.create(KeyCreate(role=given)).key for role, given in roles.items()}
@@ -189,6 +193,13 @@ def _search(vector: Vectors, model: str) -> str:
     return json.dumps({"templates": [{"vector": _base64(vector), "model_id": model}], "limit": 10})
 
 
+def _pictures() -> list[str]:
+    """Portraits of about a megapixel, as a client would send them."""
+    names = ("obama.jpg", "obama2.jpg", "biden.jpg")
+    files = [sample_path(name).read_bytes() for name in names]
+    return [json.dumps({"image": base64.b64encode(one).decode(), "limit": 10}) for one in files]
+
+
 def _message(vector: Vectors, model: str, picture: str) -> str:
     """A probe of a new track, as an edge agent sends it."""
     message = {
@@ -220,7 +231,7 @@ def _thumbnail() -> str:
 def _in_process(services: Services, load: Load, key: str) -> Row:
     """Calls of the application itself, after as many that warm it up."""
     app = create_app(services, page_secret(services.settings.data_dir), warm=False)
-    calls = max(_IN_PROCESS_CALLS // load.probes, 20)
+    calls = load.calls
     for number in range(calls // 2):
         _call(app, load, key, number)
     times = []
@@ -268,8 +279,8 @@ def _call(app: Callable[..., Any], load: Load, key: str, number: int) -> None:
 
 
 @contextlib.contextmanager
-def served(settings: Settings) -> Iterator[tuple[psutil.Process, int]]:
-    """A real server over the data folder; its log goes to a file there."""
+def served(settings: Settings, *, ready: bool = True) -> Iterator[tuple[psutil.Process, int]]:
+    """A real server over the data folder, `ready` or just started; its log goes to a file there."""
     command = [sys.executable, "-c", "from match_server.cli import main; main()", "serve"]
     options = ["--port", "0", "--workers", str(settings.workers)]
     options += ["--threads", str(settings.threads), "--data-dir", str(settings.data_dir)]
@@ -280,7 +291,8 @@ def served(settings: Settings) -> Iterator[tuple[psutil.Process, int]]:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
         if found is None:
             raise RuntimeError(f"the server did not start: {line!r}")
-        _wait_until_ready(int(found[1]))
+        if ready:
+            _wait_until_ready(int(found[1]))
         yield psutil.Process(server.pid), int(found[1])
     finally:
         server.terminate()
