@@ -205,7 +205,9 @@ def clock() -> FakeClock:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"make_services", "backend"} & set(metafunc.fixturenames):
-        metafunc.parametrize("backend", ["sqlite", "postgresql"], indirect=True)
+        chosen = metafunc.definition.get_closest_marker("backends")
+        names = ("sqlite", "postgresql") if chosen is None else chosen.args
+        metafunc.parametrize("backend", names, indirect=True)
 
 
 @pytest.fixture(scope="session")

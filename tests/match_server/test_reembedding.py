@@ -20,6 +20,8 @@ from shared.template import Template as FaceTemplate
 OTHER, OTHER_DIMENSION = "turned-256@1", 256
 PERSONS = "/v1/collections/{}/persons"
 
+on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
+
 
 @pytest.fixture
 def other(helpers):
@@ -125,6 +127,7 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
         work.rollback("staff")
 
 
+@on_sqlite
 def test_other_processes_follow_the_switch(api, make_api, helpers, other):
     enroll(api, helpers, "Ann", 1)
     key_file = api.services.settings.encryption_key_file
@@ -178,6 +181,7 @@ def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, hel
     assert api.ok("GET", "/v1/collections/staff")["templates"] == 3
 
 
+@on_sqlite
 def test_the_face_that_was_enrolled_is_taken_not_another_in_the_photo(api, helpers, other):
     person = api.ok("POST", PERSONS.format("staff"), json={"name": "Ann"})["id"]
     photo = helpers.paint((colour(1), 60), (colour(2), 100))
@@ -206,6 +210,7 @@ def test_an_erased_person_is_gone_from_both_models(api, helpers, other):
     assert found(api, helpers, 1) == found(api, helpers, 2) == []
 
 
+@on_sqlite
 def test_what_makes_no_sense_is_refused(api, helpers, other):
     work = api.services.reembedding
     with pytest.raises(MalformedInput, match="already"):
@@ -241,6 +246,7 @@ def test_both_models_are_compared_on_the_same_photos(api, helpers, other):
     assert compared.current.fmr == pytest.approx((impostors >= 0.35).mean())
 
 
+@on_sqlite
 def test_the_command_prepares_compares_switches_and_finishes(api, helpers, monkeypatch, other):
     monkeypatch.setattr(engines, "installed_engine", lambda *_: other)
     monkeypatch.setattr(engines, "find_installed", lambda *_: lambda _: other)
