@@ -17,7 +17,7 @@ from match_server.importing import pictures_in
 from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
 from match_server.services.wiring import Services
-from shared.errors import ConfigurationError, ModelMismatch
+from shared.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,11 @@ class Done:
 def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done:
     """Read, compare, measure, write; adopt where asked.
 
-    Raises ModelMismatch when the collection is of another model than this server's, Unusable when
-    the pictures do not suffice.
+    Raises PackError when the collection's model is not installed, Unusable when the pictures do
+    not suffice.
     """
     collection = services.collections.get(wanted.collection)
-    faces = services.faces
-    if collection.model_id != faces.model_id:
-        raise ModelMismatch(
-            f"collection {collection.name!r} holds templates of {collection.model_id!r}, and this "
-            f"server's models are {faces.model_id!r}: set `model_pack` to the collection's"
-        )
+    faces = services.engines.of_model(collection.model_id)
     gate = wanted.gate or collection.policy.gate
     with _progress() as tell:
         read = read_folder(

@@ -36,17 +36,18 @@ def rank_persons(
     now: datetime,
     *,
     among: NDArray[np.uint64] | None = None,  # numbers of the templates that may be found
+    at_least: float = -1.0,  # similarity below which nobody is of interest
     found: list[Candidates] | None = None,
 ) -> list[list[Candidate]]:
     """The `limit` persons most alike each probe: each once, by the best of their templates.
 
     What the reader cannot see (erased) and who has expired is left out. A list that gets too
     short by that, or by persons with many templates, is asked for again, longer, until it is full
-    or the gallery exhausted. `found` saves the first search when it was made before, e.g. outside
-    a write lock.
+    or the gallery exhausted. With `at_least` there is less to scan for. `found` saves the first
+    search when it was made before, e.g. outside a write lock.
     """
     ask = limit * TEMPLATES_A_PERSON
-    lists = gallery.search(probes, ask, among=among) if found is None else found
+    lists = gallery.search(probes, ask, threshold=at_least, among=among) if found is None else found
     answer = [_persons(reader, one, limit, now) for one in lists]
     size = len(gallery) if among is None else len(among)
     while ask < size:
@@ -58,7 +59,8 @@ def rank_persons(
         if not short:
             break
         ask = min(ask * 4, size)
-        for row, one in zip(short, gallery.search(probes[short], ask, among=among), strict=True):
+        longer = gallery.search(probes[short], ask, threshold=at_least, among=among)
+        for row, one in zip(short, longer, strict=True):
             lists[row] = one
             answer[row] = _persons(reader, one, limit, now)
     return answer

@@ -40,6 +40,8 @@ from shared.errors import ModelMismatch, NoFace, NotFound
 from shared.quality import Quality
 from shared.template import Template as FaceTemplate
 
+_ROUNDING = 1e-6  # of similarities, between the scan and the decision
+
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
@@ -135,10 +137,14 @@ class Searcher:
         by_owner: list[list[list[Listed]]] = []
         thresholds: dict[str, float] = {}
         searched, now = 0, self._clock.now()
-        for owner, one, chosen in zip(owners, reached, self._chosen(owners, wanted), strict=True):
+        points = [self._points.of(owner) for owner in owners]
+        at_least = _least_of_interest(wanted, points)
+        chosen_of = self._chosen(owners, wanted)
+        for owner, point, one, chosen in zip(owners, points, reached, chosen_of, strict=True):
             searched += len(one.gallery) if chosen is None else len(chosen)
-            lists = rank_persons(self._database, one.gallery, rows, length, now, among=chosen)
-            point = self._points.of(owner)
+            lists = rank_persons(
+                self._database, one.gallery, rows, length, now, among=chosen, at_least=at_least
+            )
             by_owner.append([_listed(owner, point, wanted, candidates) for candidates in lists])
             thresholds[owner.name] = point.threshold
         merged = [
@@ -231,6 +237,17 @@ def _require_one_model(owners: Sequence[Scope]) -> None:
                 f"collection {first.name!r} holds templates of {first.model_id!r} and "
                 f"{owner.name!r} of {owner.model_id!r}: they cannot be searched together"
             )
+
+
+def _least_of_interest(wanted: SearchForm, points: Sequence[OperatingPoint]) -> float:
+    """Below which a candidate changes nothing in the answer, so the galleries may leave it out.
+
+    A threshold in the request cuts the lists; besides, only who is within the margin of that
+    matters. Match probabilities weigh the whole list, so with them nothing is left out.
+    """
+    if wanted.threshold is None or any(point.calibration is not None for point in points):
+        return -1.0
+    return max(wanted.threshold - max(point.margin for point in points) - _ROUNDING, -1.0)
 
 
 def _listed(

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from sqlalchemy import update
 
 from match_server.evaluating import Wanted, run
 from match_server.evaluation.report import Wish
@@ -18,7 +19,8 @@ from match_server.prepare import prepare
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.services.wiring import build_services
 from match_server.settings import Settings
-from shared.errors import ConfigurationError, ModelMismatch, Unusable
+from match_server.tables import Collection
+from shared.errors import ConfigurationError, PackError, Unusable
 
 
 @pytest.fixture
@@ -152,8 +154,9 @@ def test_what_cannot_be_evaluated_is_said(services, folder, tmp_path, helpers):
     (tmp_path / "one" / "ann" / "1.png").write_bytes(helpers.paint(((200, 30, 30), 50)))
     with pytest.raises(Unusable, match="two persons"):
         run(services, _wanted(tmp_path / "one", tmp_path), adopt=False, plots=False)
-    services.faces.model_id = "another@1"
-    with pytest.raises(ModelMismatch, match="model_pack"):
+    with services.database.write() as session:
+        session.execute(update(Collection).values(model_id="another@1"))
+    with pytest.raises(PackError, match="another@1"):
         run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
 
 
