@@ -97,6 +97,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._retention = Counter(
+            "muster_retention_deleted",
+            "What was deleted because it was old: events, snapshots, probes, persons.",
+            ("what",),
+            registry=self._registry,
+        )
+
     def request(self, rule: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(rule, method, str(status)).observe(seconds)
 
@@ -115,6 +122,10 @@ class Metrics:
     def scan(self, searches: int, seconds: float) -> None:
         self._scans.observe(seconds)
         self._gathered.observe(searches)
+
+    def retention(self, what: str, count: int) -> None:
+        if count:
+            self._retention.labels(what).inc(count)
 
     def told(self, way: str, outcome: str, count: int = 1) -> None:
         self._told.labels(way, outcome).inc(count)

@@ -4,7 +4,7 @@ Transactions are small, so that nobody who enrolls or sends probes waits for the
 the audit log, by counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -62,12 +62,15 @@ class RetentionSweep:
         erasures: Erasures,
         clock: Clock,
         periods: Periods,
+        count: Callable[[str, int], None] = lambda what, number: None,
     ) -> None:
+        """`count` is told what went, by kind: events, snapshots, probes, persons."""
         self._database = database
         self._files = files
         self._erasures = erasures
         self._clock = clock
         self._periods = periods
+        self._count = count
 
     def preview(self) -> list[Swept]:
         """What `run` would delete now, by collection."""
@@ -79,6 +82,9 @@ class RetentionSweep:
         with self._database.read() as session:
             everything = self._limits(session)
         swept = [self._sweep(limits) for limits in everything]
+        for one in swept:
+            for what in ("events", "snapshots", "probes", "persons"):
+                self._count(what, getattr(one, what))
         if any(one.anything for one in swept):
             self._files.sweep()
         return swept

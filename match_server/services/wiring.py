@@ -147,7 +147,7 @@ def build_services(
     audit = Audit(database)
     erasures = Erasures(database, files, index, clock, settings.declared_backups)
     orphans = Orphans(settings.data_dir, database)
-    retention = RetentionSweep(database, files, erasures, clock, settings)
+    retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
     return Services(
         settings=settings,
         clock=clock,

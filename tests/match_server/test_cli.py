@@ -11,7 +11,19 @@ from match_server.migrations import head_revision
 from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
 
-COMMANDS = ["serve", "ingest", "migrate", "key create", "key list", "key revoke", "doctor"]
+COMMANDS = [
+    "serve",
+    "ingest",
+    "migrate",
+    "key create",
+    "key list",
+    "key revoke",
+    "doctor",
+    "audit list",
+    "audit anchor",
+    "audit verify",
+    "retention",
+]
 
 
 def _run(*arguments, code=0):
