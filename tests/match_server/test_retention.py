@@ -49,6 +49,8 @@ def test_each_kind_goes_after_its_own_time(make_api, helpers, clock):
     assert _rows(api, Event) == 5  # a preview changes nothing
     assert _swept(retention.run()) == gone
     assert (_rows(api, Event), _rows(api, Probe), _thumbnails(api)) == (2, 2, 2)
+    figures = api.call("GET", "/metrics").get_data(as_text=True)
+    assert 'muster_retention_deleted_total{what="events"} 3.0' in figures
     clock.advance(2 * DAY)
     assert _swept(retention.preview()) == _swept(retention.run()) == {"snapshots": 2}
     assert (_rows(api, Event), _thumbnails(api)) == (2, 0)
