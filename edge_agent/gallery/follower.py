@@ -88,14 +88,16 @@ class Follower:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Whether the thread has ended; one that waits for an answer may not, and does no harm."""
+        """Whether the thread has ended; one that waits for an answer ends after that, by itself.
+
+        The gallery is closed with it, and not to be asked any more.
+        """
         self._stopping.set()
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._close()
+        else:
             self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
-        self._source.close()
-        return True
+        return not self._thread.is_alive()
 
     def step(self) -> float:
         """One call to the server and what follows from it; answers how long to pause, in s."""
@@ -122,10 +124,17 @@ class Follower:
         return pause_s
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            pause_s = self.step()
-            self._tidy()
-            self._stopping.wait(pause_s)
+        try:
+            while not self._stopping.is_set():
+                pause_s = self.step()
+                self._tidy()
+                self._stopping.wait(pause_s)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._source.close()
+        self.gallery.close()
 
     def _follow(self) -> float:
         if self.gallery.damage is not None:

@@ -169,6 +169,12 @@ class LocalGallery:
         self._store.clear()
         self._damage = None
 
+    def close(self) -> None:
+        """Let go of the store; what is in it stays."""
+        with self._lock:
+            self._state, self._codes = None, None
+        self._store.close()
+
     def tidy(self) -> None:
         """What time does: an old copy is deleted, and those who have expired with it."""
         state, now = self._state, self.now()
