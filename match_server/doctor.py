@@ -25,6 +25,7 @@ def examine(settings: Settings) -> list[Check]:
             folder,
             _check("database", lambda: _database(services)),
             _check("collections", lambda: _collections(services)),
+            _check("encryption", lambda: _encryption(services)),
             _check("keys", lambda: _keys(services)),
             _check("models", lambda: _models(services)),
             _check("gallery", _gallery),
@@ -92,6 +93,18 @@ def _collections(services: Services) -> tuple[bool, str]:
     templates = sum(one.templates for one in found)
     persons = sum(one.persons for one in found)
     return True, f"{len(found)} with {persons} persons and {templates} templates"
+
+
+def _encryption(services: Services) -> tuple[bool, str]:
+    locked = services.vault.locked(services.database)
+    if locked:
+        return False, (
+            f"{', '.join(locked)} cannot be read: give their master key in "
+            "MUSTER_ENCRYPTION_KEY_FILE (see `match-server keyring list`)"
+        )
+    if services.rotation.unfinished():
+        return False, "a rotation was interrupted: match-server keyring rotate --data"
+    return True, "every encrypted collection can be read"
 
 
 def _keys(services: Services) -> tuple[bool, str]:

@@ -217,6 +217,8 @@ class Rotation:
             for number in _retired(session, owner):
                 used = [exists().where(table.data_key == number) for table in _TABLES]
                 session.execute(delete(DataKey).where(DataKey.number == number, ~or_(*used)))
+            now = self._clock.now()
+            note(session, Note("data_keys_renewed", now, owner.name, None, owner.number))
 
     def _left(self, owner: Collection) -> int:
         with self._database.read() as session:

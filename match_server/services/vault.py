@@ -19,7 +19,7 @@ from match_server.database import Database, Reader
 from match_server.services.scopes import Scope
 from match_server.tables import Collection, DataKey
 from shared.envelope import Key, Keyring, about
-from shared.errors import ConfigurationError, KeyMissing
+from shared.errors import ConfigurationError, Damaged, KeyMissing
 
 Purpose = Literal["seal", "digest"]
 LoadRing = Callable[[], Keyring | None]
@@ -51,8 +51,17 @@ class Cipher:
         """The inverse, for rows (template id, as stored). Raises KeyMissing, Damaged."""
         if self.ring is None:
             return [stored for _, stored in rows]
-        opened = self.ring.open
-        return [opened(stored, self._template(id_, model_id)) for id_, stored in rows]
+        vectors = []
+        for template_id, stored in rows:
+            try:
+                vectors.append(self.ring.open(stored, self._template(template_id, model_id)))
+            except Damaged as error:
+                raise Damaged(
+                    f"template {template_id}: {error.message}; delete it, and enroll its person "
+                    "again",
+                    template=template_id,
+                ) from None
+        return vectors
 
     def seal_file(self, name: str, data: bytes) -> bytes:
         """A photo or thumbnail, as the file of that name holds it."""

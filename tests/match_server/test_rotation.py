@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -209,3 +211,41 @@ def test_rotating_without_a_key_says_what_to_set(tmp_path):
     result = CliRunner().invoke(main, ["keyring", "rotate", "--data-dir", str(tmp_path / "data")])
     assert result.exit_code == 1
     assert "MUSTER_ENCRYPTION_KEY_FILE" in result.output
+
+
+def test_what_is_enrolled_during_a_rotation_is_all_there(api, make_api, helpers, key_file):
+    """Writers take the old key or the new one; either way what they wrote can be opened."""
+    writers, stop = [make_api(encryption_key_file=key_file) for _ in range(2)], threading.Event()
+    made: list[int] = []
+
+    def enroll(writer, first):
+        for n in range(first, first + 100):
+            if stop.is_set():
+                return
+            body = {"template": helpers.encode(helpers.unit_vector(n)), "model_id": helpers.MODEL}
+            person = writer.ok("POST", PERSONS, json={"name": f"P{n}"})["id"]
+            writer.ok("POST", f"{PERSONS}/{person}/templates", json=body)
+            made.append(n)
+
+    threads = [
+        threading.Thread(target=enroll, args=(writer, 10_000 * (1 + place)))
+        for place, writer in enumerate(writers)
+    ]
+    for thread in threads:
+        thread.start()
+    while len(made) < 3:
+        time.sleep(0.01)
+    results = [api.services.rotation.renew_data() for _ in range(3)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert all(one.damaged == 0 for (one,) in results)
+    fresh = make_api(encryption_key_file=key_file)
+    probes = [
+        {"vector": helpers.encode(helpers.unit_vector(n)), "model_id": helpers.MODEL} for n in made
+    ]
+    body = {"templates": probes, "limit": 1}
+    found = fresh.ok("POST", "/v1/collections/secret/search", json=body)["probes"]
+    assert [one["candidates"][0]["person"]["name"] for one in found] == [f"P{n}" for n in made]
+    (last,) = api.services.rotation.renew_data()  # nothing waits for its end for ever
+    assert last.left == 0
