@@ -10,6 +10,8 @@ from shared.clock import rfc3339
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+_TALKATIVE = ("aiobotocore", "botocore", "fsspec", "s3fs", "urllib3")
+
 
 class JsonFormatter(logging.Formatter):
     """A record as one JSON object: time, level, message, and what was given as `extra`."""
@@ -37,6 +39,8 @@ def logging_config(level: str) -> dict[str, Any]:
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"level": level, "handlers": ["console"]},
         "loggers": {
+            # At DEBUG these write addresses and headers: a webhook's path, a storage's key.
+            **{name: {"level": "INFO" if level == "DEBUG" else level} for name in _TALKATIVE},
             "alembic": {"level": "WARNING"},
             "gunicorn.error": {"level": "WARNING", "handlers": [], "propagate": True},
             "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": True},

@@ -139,7 +139,7 @@ def as_told(view: EventView, now: datetime) -> EventView:
     An event is told again when something is added to it, or when a stream resumes: what was live
     once must not look so then.
     """
-    live = view.live and now < view.expires_at and view.merged_into is None
+    live = view.live and now <= view.expires_at and view.merged_into is None
     live = live and not view.person_erased
     return view if live == view.live else view.model_copy(update={"live": live})
 

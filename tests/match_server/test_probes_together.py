@@ -36,17 +36,27 @@ def test_the_probes_of_one_track_in_a_list_end_as_they_would_one_by_one(api, hel
     vectors = [helpers.unit_vector(9), helpers.unit_vector(8, near=ann, similarity=0.6), ann]
     vectors += [helpers.unit_vector(7), helpers.unit_vector(6, near=ann, similarity=0.5)]
 
-    def told(track, send):
+    def told(track, camera, send):
         probes = [
-            api.probe(vector, track_id=track, sequence=n, thumbnail=helpers.thumbnail(n))
+            api.probe(
+                vector,
+                track_id=track,
+                camera=camera,
+                sequence=n,
+                thumbnail=helpers.thumbnail(n),
+            )
             for n, vector in enumerate(vectors, start=1)
         ]
         fields = ("decision", "similarity", "probes", "candidates", "person")
         return [{name: one["event"][name] for name in fields} for one in send(probes)]
 
-    together = told("01a203dc-d1ba-7d44-99e4-4cda1934ccb9", lambda probes: api.send(*probes))
+    together = told(
+        "01a203dc-d1ba-7d44-99e4-4cda1934ccb9", "front", lambda probes: api.send(*probes)
+    )
     single = told(
-        "01a203dc-d1ba-7d44-99e4-4cda1934cccc", lambda probes: [api.send(one)[0] for one in probes]
+        "01a203dc-d1ba-7d44-99e4-4cda1934cccc",
+        "back",
+        lambda probes: [api.send(one)[0] for one in probes],
     )
     assert together == single
     assert [one["decision"] for one in single] == ["unknown"] + ["identified"] * 4
@@ -74,10 +84,10 @@ def test_who_was_erased_after_the_search_is_not_named(api, helpers, monkeypatch)
     kept = api.services.files.kept
 
     @contextlib.contextmanager
-    def erase_meanwhile(kind, data):
+    def erase_meanwhile(kind, data, **options):
         monkeypatch.undo()
         api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
-        with kept(kind, data) as name:
+        with kept(kind, data, **options) as name:
             yield name
 
     monkeypatch.setattr(api.services.files, "kept", erase_meanwhile)
@@ -99,10 +109,10 @@ def test_an_enrollment_after_the_search_costs_no_second_search(api, helpers, mon
         return search(self, *arguments, **options)
 
     @contextlib.contextmanager
-    def enroll_meanwhile(kind, data):
+    def enroll_meanwhile(kind, data, **options):
         monkeypatch.setattr(api.services.files, "kept", kept)
         api.person("Bob", helpers.unit_vector(2))
-        with kept(kind, data) as name:
+        with kept(kind, data, **options) as name:
             yield name
 
     monkeypatch.setattr(api.services.files, "kept", enroll_meanwhile)
