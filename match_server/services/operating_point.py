@@ -12,10 +12,11 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
-from match_server.evaluation.calibration import Calibration, fmr_for_fpir, fpir_for_fmr
+from match_server.evaluation.calibration import Calibration, fmr_for_fpir
 from match_server.evaluation.likelihood import match_probabilities
 from match_server.schemas.calibrations import CalibrationFile
-from match_server.schemas.collections import OperatingPointView, Policy, SetBy
+from match_server.schemas.collections import OperatingPointView, Policy
+from match_server.services.operating_point_view import set_by, shown
 from match_server.services.policy import Candidate
 from match_server.services.scopes import Scope
 from match_server.tables import Calibration as CalibrationRow
@@ -44,18 +45,32 @@ class Traffic:
 class OperatingPoint:
     """What one collection decides by, now."""
 
-    threshold: float
+    threshold: float  # cosine, -1..1
     policy: Policy
-    view: OperatingPointView
     calibration: Calibration | None
+    templates: int
     persons: int
+    traffic: Traffic
+    reachable: bool  # False: no threshold keeps what the policy asks for
 
     @property
     def margin(self) -> float:
         return self.policy.margin
 
+    @property
+    def comparisons(self) -> float:
+        """That one track of a stranger brings."""
+        return max(self.templates, 1) * self.traffic.probes_per_track
+
+    @property
+    def view(self) -> OperatingPointView:
+        """As clients see it, with what it means."""
+        return shown(self)
+
     def judged(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """A candidate list (best first) with its match probabilities."""
+        if self.calibration is None:
+            return list(candidates)
         probabilities = self.probabilities([one.similarity for one in candidates])
         return [
             replace(one, match_probability=probability)
@@ -90,41 +105,22 @@ def operating_point(
     calibration that a policy needs, nobody is named: its threshold is then 1.
     """
     policy = Policy.model_validate(scope.policy)
-    comparisons = max(scope.templates, 1) * traffic.probes_per_track
-    reachable, extrapolated = True, None
-    set_by = _set_by(policy)
-    if policy.threshold is not None:
-        threshold = policy.threshold
-    elif calibration is None or (wanted := _wanted_fpir(policy, traffic)) is None:
-        threshold, reachable = 1.0, False
-    else:
-        derived = calibration.threshold_for(fmr_for_fpir(wanted, comparisons))
-        threshold, reachable = _shown(derived.similarity), derived.reachable
-    fmr = bound = fpir = alarms = None
-    if calibration is not None:
-        fmr, bound = calibration.fmr_at(threshold), calibration.fmr_bound(threshold)
-        extrapolated = fmr < calibration.tail.fmr
-        fpir = fpir_for_fmr(fmr, comparisons)
-        if traffic.tracks_per_day is not None:
-            alarms = fpir * traffic.tracks_per_day
-    view = OperatingPointView(
-        threshold=threshold,
-        set_by=set_by,
+    point = OperatingPoint(
+        threshold=1.0 if policy.threshold is None else policy.threshold,
+        policy=policy,
+        calibration=calibration,
         templates=scope.templates,
         persons=scope.persons,
-        probes_per_track=round(traffic.probes_per_track, 2),
-        fmr=_short(fmr),
-        fmr_upper_bound=_short(bound),
-        fpir=_short(fpir),
-        traffic=_short(traffic.tracks_per_day),
-        traffic_from=traffic.source,
-        false_alarms_per_day=_short(alarms),
-        extrapolated=extrapolated,
-        reachable=reachable,
-        explanation="",
+        traffic=traffic,
+        reachable=policy.threshold is not None,
     )
-    explained = view.model_copy(update={"explanation": _explained(view, policy, calibration)})
-    return OperatingPoint(threshold, policy, explained, calibration, scope.persons)
+    fpir = _wanted_fpir(policy, traffic)
+    if policy.threshold is not None or calibration is None or fpir is None:
+        return point
+    derived = calibration.threshold_for(fmr_for_fpir(fpir, point.comparisons))
+    # Rounded up to what is shown, so that what is shown is what decides.
+    threshold = min(math.ceil(derived.similarity * 1e6) / 1e6, 1.0)
+    return replace(point, threshold=threshold, reachable=derived.reachable)
 
 
 class OperatingPoints:
@@ -153,10 +149,9 @@ class OperatingPoints:
         policy = Policy.model_validate(scope.policy)
         if policy.threshold is not None:
             return self.of(scope)
-        wanted = _set_by(policy)
         if calibration is None:
             raise Conflict(
-                f"`{wanted}` needs a calibration of {scope.model_id!r}: measure one with "
+                f"`{set_by(policy)}` needs a calibration of {scope.model_id!r}: measure one with "
                 "`match-server evaluate FOLDER --adopt`, or set a `threshold`",
                 reasons=["no_calibration"],
             )
@@ -229,12 +224,6 @@ def _measured(session: Session, collection: int, now: datetime) -> Traffic:
     return Traffic(tracks / days, "measured", each)
 
 
-def _set_by(policy: Policy) -> SetBy:
-    if policy.target_fpir is not None:
-        return "target_fpir"
-    return "threshold" if policy.threshold is not None else "false_alarms_per_day"
-
-
 def _wanted_fpir(policy: Policy, traffic: Traffic) -> float | None:
     if policy.target_fpir is not None:
         return policy.target_fpir
@@ -243,59 +232,3 @@ def _wanted_fpir(policy: Policy, traffic: Traffic) -> float | None:
     if traffic.tracks_per_day <= 0:
         return LOOSEST_FPIR
     return min(policy.false_alarms_per_day / traffic.tracks_per_day, LOOSEST_FPIR)
-
-
-def _shown(similarity: float) -> float:
-    """Rounded up to what is shown, so that what is shown is what decides."""
-    return min(math.ceil(similarity * 1e6) / 1e6, 1.0)
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
-
-
-def _explained(view: OperatingPointView, policy: Policy, calibration: Calibration | None) -> str:
-    """The derivation in a few sentences."""
-    if calibration is None:
-        if view.set_by == "threshold":
-            return (
-                "The threshold is the policy's own. Without a calibration of the model nobody "
-                "knows how many strangers reach it."
-            )
-        return (
-            f"The policy's `{view.set_by}` needs a calibration of the collection's model, and "
-            "none is adopted: nobody is named until one is."
-        )
-    size = f"{view.templates:,} templates" + (
-        f" and {view.probes_per_track:g} searches a track" if view.probes_per_track > 1 else ""
-    )
-    said = [_asked(view, policy)]
-    if not view.reachable:
-        said.append(f"With {size} no threshold keeps that: only exact copies are named.")
-    else:
-        said.append(
-            f"With {size}, a similarity of {view.threshold:.3f} means that one comparison of "
-            f"strangers in {_one_in(view.fmr)} is a false match, and {view.fpir:.2%} of the "
-            "strangers' tracks are given a name."
-        )
-    if view.extrapolated:
-        said.append(
-            f"That rate is extrapolated: the calibration measured down to one in "
-            f"{_one_in(calibration.tail.fmr)}. By its data alone it is only sure that the rate is "
-            f"below one in {_one_in(view.fmr_upper_bound)}."
-        )
-    return " ".join(said)
-
-
-def _asked(view: OperatingPointView, policy: Policy) -> str:
-    if policy.target_fpir is not None:
-        return f"Wanted: at most {policy.target_fpir:.2%} of strangers are given a name."
-    if policy.false_alarms_per_day is not None:
-        known = "no traffic is known" if view.traffic is None else f"{view.traffic:,.4g} strangers"
-        alarms = f"{policy.false_alarms_per_day:g}"
-        return f"Wanted: no more false alarms a day than {alarms} among {known} a day."
-    return "The threshold is the policy's own."
-
-
-def _one_in(rate: float | None) -> str:
-    return "—" if not rate else f"{1 / rate:,.0f}" if rate > 1e-12 else "a million millions"

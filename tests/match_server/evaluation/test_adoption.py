@@ -283,3 +283,11 @@ def test_a_collection_goes_with_its_calibrations(api, adopted, file):
     api.ok("POST", "/v1/collections", json={"name": "default"})
     api.refused(404, "GET", CALIBRATION)
     assert api.ok("GET", f"{CALIBRATION}s")["total"] == 0
+
+
+def test_the_example_of_the_documentation_is_a_file_that_can_be_adopted(api):
+    document = api.ok("GET", "/openapi.json", role=None)
+    call = document["paths"]["/v1/collections/{collection}/calibration"]["put"]
+    example = call["requestBody"]["content"]["application/json"]["example"]
+    adopted = api.ok("PUT", CALIBRATION, json=example)
+    assert adopted["operating_point"]["extrapolated"] is True
