@@ -19,7 +19,9 @@ def test_a_list_of_probes_is_kept_by_one_commit(api, helpers):
     api.person("Ann", helpers.unit_vector(1))
     api.key("device")
     commits = _commits(api)
-    probes = [api.probe(helpers.unit_vector(1), sequence=n) for n in range(1, 21)]
+    probes = [
+        api.probe(helpers.unit_vector(1), sequence=n, camera=f"camera-{n}") for n in range(1, 21)
+    ]
     results = api.send(*probes)
     assert {one["status"] for one in results} == {"accepted"}
     assert len(commits) == 1
