@@ -14,6 +14,7 @@ from edge_agent.fleet.configuration import Configurations, laid_over, write_dura
 from edge_agent.fleet.sensors import MachineSensors
 from edge_agent.fleet.settings import FleetSettings
 from edge_agent.fleet.shedding import Shedder, Strain
+from edge_agent.fleet.trial import problem_of
 from edge_agent.knobs import Knobs
 from shared.errors import ConfigurationError, MalformedInput
 from shared.fleet import DesiredConfig
@@ -402,3 +403,25 @@ class TestPacks:
         open_sound(ModelSettings(embedder_sha256=right))
         with pytest.raises(PackError, match="should have an embedder with SHA-256"):
             open_sound(ModelSettings(embedder_sha256="0" * 64))
+
+    @pytest.mark.parametrize(
+        ("models", "said"),
+        [
+            ({"detector": "compact"}, None),
+            ({"pack": "buffalo_s"}, "may not be used commercially"),
+            ({"pack": "nonsense"}, "nonsense"),
+            ({"embedder_sha256": "0" * 64}, "should have an embedder with SHA-256"),
+        ],
+    )
+    def test_an_update_is_fetched_compared_and_proved_before_it_is_taken(
+        self, config: Path, models: dict[str, str], said: str | None
+    ) -> None:
+        ours = Configurations(config, SetClock())
+        current = ours.begin()
+        given = {
+            "table": ours.table_with(wanted(models=models)),
+            "cameras": [one.model_dump_json() for one in current.cameras],
+            "models": current.models.model_dump_json(),
+        }
+        problem = problem_of(given)
+        assert (problem is None) if said is None else (problem is not None and said in problem)
