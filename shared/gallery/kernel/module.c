@@ -435,7 +435,7 @@ static PyMethodDef METHODS[] = {
     {"kernels", py_kernels, METH_NOARGS, "Names of the kernels that run here, fastest first."},
     {"encode", py_encode, METH_VARARGS, "Rows to halves, codes and error lengths."},
     {"search", py_search, METH_VARARGS, "The best rows for each probe, proven."},
-    {"bounds", py_bounds, METH_VARARGS, "Estimates and margins of every template, for tests."},
+    {"bounds", py_bounds, METH_VARARGS, "Estimates and margins of every template."},
     {"choose", py_choose, METH_VARARGS, "Bits of the places that hold certain ids."},
     {"find", py_find, METH_VARARGS, "Live places of certain ids."},
     {"read", py_read, METH_VARARGS, "The sum of a buffer's words: reads it all, once."},
