@@ -1,6 +1,7 @@
 """How a box comes to its key: a short code, typed in or shown to its camera, for one HTTPS call."""
 
 import hashlib
+import os
 import ssl
 import time
 from dataclasses import dataclass
@@ -98,12 +99,27 @@ def enroll(
         ca_file = state_dir / "server.pem"
         certificate = _certificate_of(invitation.server, invitation.certificate_sha256)
         write_durably(ca_file, certificate.encode("ascii"), mode=0o644)
+        _belongs_to(_owner_of(state_dir), ca_file)
     grant = _redeem(invitation, ca_file)
     write_durably(key_file, f"{grant.key}\n".encode("ascii"), mode=0o600)
+    _belongs_to(_owner_of(state_dir), key_file)
     text = _filled(before, grant, config, invitation.server, key_file, state_dir, source, ca_file)
+    owner = _owner_of(config) if config.exists() else (0, _owner_of(state_dir)[1])
     mode = config.stat().st_mode & 0o777 if config.exists() else 0o640
     write_durably(config, text.encode("utf-8"), mode=mode)
+    _belongs_to(owner, config)
     return Enrolled(grant.device, grant.site, invitation.server, config, key_file)
+
+
+def _owner_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid
+
+
+def _belongs_to(owner: tuple[int, int], file: Path) -> None:
+    """Root enrolls a box whose agent runs as somebody else, who must be able to read."""
+    if os.geteuid() == 0:
+        os.chown(file, *owner)
 
 
 def _redeem(invitation: Invitation, ca_file: Path | None) -> DeviceGrant:

@@ -18,7 +18,7 @@ from match_server.services.wiring import Services
 from shared.errors import MusterError, NotFound
 from shared.invitations import Invitation, plain_code
 
-_SHOWN = 200  # boxes on the page
+_SHOWN = 50  # boxes on one page
 _LEDGER_DAYS = 7
 _WIDTH, _HEIGHT = 240.0, 40.0  # of a curve, in its own units
 
@@ -65,7 +65,9 @@ def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
         if visitor is None:
             return redirect(url_for("pages.login"))
         now = services.clock.now()
-        listed = services.devices.page(DeviceQuery(size=_SHOWN))
+        asked = request.args.get("page", default=1, type=int)
+        number = min(max(asked, 1), 1_000_000)
+        listed = services.devices.page(DeviceQuery(size=_SHOWN, page=number))
         shown = []
         for one in listed.items:
             with contextlib.suppress(NotFound):  # forgotten since it was listed
@@ -75,6 +77,8 @@ def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
                 "devices.html",
                 boxes=shown,
                 total=listed.total,
+                number=number,
+                pages=-(-listed.total // _SHOWN),
                 now=now,
                 by_key=visitor.key_id != "open-page",
             )

@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import ipaddress
 import json
+import os
 import ssl
 import stat
 import threading
@@ -214,3 +215,17 @@ def test_without_a_picture_it_is_said_what_to_do(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((240, 320, 3), 120, np.uint8))
     with pytest.raises(SourceError, match="hold the QR picture close"):
         invitation_shown(str(tmp_path / "wall.png"), 5.0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_root_enrolls_for_the_user_to_whom_the_state_belongs(
+    tmp_path: Path, server: Server
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 4711, 4712)
+    config = enrolled(tmp_path, Invitation(server.url, CODE))
+    key_file = (state / "server.key").stat()
+    assert (key_file.st_uid, key_file.st_gid) == (4711, 4712)
+    assert (config.stat().st_uid, config.stat().st_gid) == (0, 4712)
+    assert stat.S_IMODE(config.stat().st_mode) == 0o640
