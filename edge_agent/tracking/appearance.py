@@ -15,6 +15,7 @@ _FACE_PIXELS: Final = 36
 # Measured: faces from one frame of a film to the next stay above 0.8; of pairs of different people
 # in like boxes, 98 of 100 are below.
 _FACE_SAME: Final = 0.7
+_FACE_SURE: Final = 0.85
 _FLAT: Final = 3.0  # grey levels: with less deviation there is only noise to compare
 
 Fingerprint = NDArray[np.float32]  # (samples,) zero mean and unit length; empty for a flat area
@@ -50,6 +51,11 @@ def face_fingerprint(image: BgrImage, box: tuple[float, float, float, float]) ->
 def may_be_same_face(before: Fingerprint, after: Fingerprint) -> bool:
     """Whether two fingerprints in a row may be of one face; False asks for a closer look."""
     return likeness(before, after) >= _FACE_SAME
+
+
+def is_surely_same_face(before: Fingerprint, after: Fingerprint) -> bool:
+    """Whether two fingerprints are too much alike for two people; False where nothing is told."""
+    return bool(len(before)) and likeness(before, after) >= _FACE_SURE
 
 
 def _fingerprint(area: NDArray[Any]) -> Fingerprint:

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
 
-from edge_agent.tracking.appearance import Fingerprint, may_be_same_face
+from edge_agent.tracking.appearance import (
+    Fingerprint,
+    is_surely_same_face,
+    may_be_same_face,
+)
 from edge_agent.tracking.fusion import fuse
 from edge_agent.tracking.shots import Shot
 from edge_agent.tracking.tracker import Track
@@ -205,10 +209,12 @@ class BestShots:
 
     def _watch(self, story: Story, track: Track) -> None:
         """Compares the face with the frame before; a track that may have changed is doubted."""
-        now = track.look
-        changed = story.before is not None and not may_be_same_face(story.before, now)
+        before, now = story.before, track.look
+        changed = before is not None and not may_be_same_face(before, now)
+        # A place that is in doubt is settled by a look that is surely the same, without a template.
+        moved = track.doubtful and not (before is not None and is_surely_same_face(before, now))
         story.before = now
-        if (changed or track.doubtful) and story.template is not None:
+        if (changed or moved) and story.template is not None:
             story.doubted = True
             story.best = None  # it may show the one before
 

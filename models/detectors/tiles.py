@@ -82,5 +82,7 @@ def _not_cut_off(
     low = np.where(np.array([x1, y1]) > 0, _EDGE, -np.inf)
     side = np.array([x2 - x1, y2 - y1], np.float64)
     high = np.where(np.array([x2, y2]) < np.array(size), side - _EDGE, np.inf)
-    inside: NDArray[np.bool_] = (part.boxes[:, :2] >= low).all(axis=1)
-    return inside & (part.boxes[:, 2:] <= high).all(axis=1)
+    inside: NDArray[np.bool_] = np.logical_and(
+        (part.boxes[:, :2] >= low).all(axis=1), (part.boxes[:, 2:] <= high).all(axis=1)
+    )
+    return inside

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from edge_agent.detection import DetectionRules
@@ -139,10 +140,25 @@ def test_no_track_ever_holds_two_people_though_they_change_places_often() -> Non
     assert {one for who in people.values() for one in who} == {1, 2, 3}
 
 
-def test_a_doubted_track_that_shows_the_same_person_makes_no_second_probe() -> None:
-    # Hidden for a moment: the track goes on, is doubted, checked, and found to be the same.
+def test_a_face_that_was_hidden_and_looks_the_same_is_not_embedded_again() -> None:
     scene: Scene = lambda index: [Someone(1, 300)] * (not 50 <= index < 56)  # noqa: E731
     models, sink, _ = watch(scene, 150)
+    assert len(sink.probes) == 1
+    assert sum(models.batches) == 1
+
+
+def test_a_doubted_track_that_shows_the_same_person_makes_no_second_probe() -> None:
+    # Hidden for a moment, and then in another light: the track is doubted, checked, and the same.
+    scene: Scene = lambda index: [Someone(1, 300)] * (not 50 <= index < 56)  # noqa: E731
+    models, sink = FakeFaces(scene), Sink()
+    pipeline = Pipeline(models, sink, RULES)
+    for index in range(150):
+        frame = frame_of(scene, index)
+        if index >= 56:  # a lamp from the left
+            lamp = np.linspace(250, 0, 60).astype(np.uint8)[None, :, None]
+            frame.image[150:210, 270:330, 1:] = lamp
+        pipeline.step(frame)
+    pipeline.finish()
     assert len(sink.probes) == 1
     assert sum(models.batches) == 2
 
