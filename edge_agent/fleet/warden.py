@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from edge_agent.agent import Agent
 from edge_agent.fleet.clock_offset import ClockOffset
@@ -65,6 +65,7 @@ class Warden:
         self._reported = False  # the state of the configuration, to the server
         self._lock = threading.Lock()
         self._wanted: DesiredConfig | None = None
+        self._attempt: _Attempt | None = None  # that is being made
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="warden", daemon=True)
 
@@ -136,21 +137,35 @@ class Warden:
             self._begin_anew("A configuration did not prove itself")
 
     def _consider(self) -> None:
+        """Takes up what the server wants, and decides about it once it was tried."""
+        if self._attempt is not None:
+            if not self._attempt.is_alive():
+                attempt, self._attempt = self._attempt, None
+                self._decide(attempt.desired, attempt.problem)
+            return
         with self._lock:
             desired, self._wanted = self._wanted, None
         if desired is None:
             return
+        self._reported = False  # also for one that is known: the server may have missed the answer
         if not self._configurations.is_news(desired):
-            self._reported = False  # the server may have missed what became of it
             return
-        self._reported = False
         if not self._settings.fleet.remote:
             self._configurations.refuse(desired, "this box takes none: fleet.remote is false")
             return
         try:
             table = self._configurations.table_with(desired)
             self._configurations.settings_with(desired)
-            problem = tried_apart(table, self._settings)
+        except ConfigurationError as error:
+            self._decide(desired, error.message)
+            return
+        self._attempt = _Attempt(desired, table, self._settings)
+        self._attempt.start()
+
+    def _decide(self, desired: DesiredConfig, problem: str | None) -> None:
+        """Lets the configuration run on trial, or says why not."""
+        self._reported = False
+        try:
             if problem is not None:
                 raise ConfigurationError(problem)
             self._configurations.try_out(desired)
@@ -215,6 +230,22 @@ class Warden:
         if off and not self._said_clock and offset_s is not None:
             log.warning("%s", clock_sentence(offset_s))
         self._said_clock = off
+
+
+class _Attempt(threading.Thread):
+    """One configuration that is being tried apart, which takes minutes if a pack is fetched."""
+
+    def __init__(
+        self, desired: DesiredConfig, table: dict[str, Any], current: AgentSettings
+    ) -> None:
+        super().__init__(name="configuration-attempt", daemon=True)
+        self.desired = desired
+        self.problem: str | None = "it could not be tried"
+        self._table = table
+        self._current = current
+
+    def run(self) -> None:
+        self.problem = tried_apart(self._table, self._current)
 
 
 def clock_sentence(offset_s: float) -> str:
