@@ -183,6 +183,11 @@ def _compared(compared: "Comparison | None") -> list[str]:
         f"At {compared.other.threshold:.4g} the other model's FMR is no higher than at "
         f"{compared.current.threshold:.4g} now."
     )
+    if compared.impostor:
+        lines.append(
+            f"An FMR below {1 / compared.impostor:.1e} cannot be seen with so few comparisons: "
+            "measure with `match-server evaluate` before you rely on it."
+        )
     return lines
 
 

@@ -21,6 +21,7 @@ from match_server.services.vault import Cipher, Vault
 from match_server.tables import SpareTemplate, Template
 from shared.errors import Unusable
 
+_ROUNDING = 1e-6  # a step of the grid is found by its decimal, too
 MOST_TEMPLATES = 10_000
 """Compared at most: 50 million pairs, some ten seconds."""
 
@@ -87,20 +88,20 @@ class ModelComparisons:
         _, persons = np.unique(list(chosen.values()), return_inverse=True)
         before = compare(old, persons.astype(np.int64))
         after = compare(new, persons.astype(np.int64))
-        fmr, _ = _rates(before, threshold)
+        fmr, _ = rates_at(before, threshold)
         return Comparison(
             templates=before.pictures,
             persons=before.persons,
             genuine=before.genuine_moments.count,
             impostor=before.impostor_moments.count,
             current=_judged(owner.model_id, before, threshold),
-            other=_judged(other_id, after, _threshold_for(after, fmr, threshold)),
+            other=_judged(other_id, after, threshold_for(after, fmr, threshold)),
         )
 
 
 def _judged(model_id: str, compared: Comparisons, threshold: float) -> Judged:
     genuine, impostor = compared.genuine_moments, compared.impostor_moments
-    fmr, fnmr = _rates(compared, threshold)
+    fmr, fnmr = rates_at(compared, threshold)
     both = genuine.count > 1 and impostor.count > 1
     mated = ~np.isnan(compared.mated_best) & ~np.isnan(compared.impostor_best)
     right = compared.mated_best[mated] > compared.impostor_best[mated]
@@ -118,9 +119,9 @@ def _judged(model_id: str, compared: Comparisons, threshold: float) -> Judged:
     )
 
 
-def _rates(compared: Comparisons, threshold: float) -> tuple[float | None, float | None]:
+def rates_at(compared: Comparisons, threshold: float) -> tuple[float | None, float | None]:
     """FMR and FNMR at the step of the grid at or below a threshold (steps of 0.0025)."""
-    place = int(np.searchsorted(edges(), threshold, side="right")) - 1
+    place = int(np.searchsorted(edges(), threshold + _ROUNDING, side="right")) - 1
     rates: list[float | None] = []
     for counts in (compared.impostor.sum(axis=(0, 1)), compared.genuine.sum(axis=0)):
         whole = float(counts.sum())
@@ -129,7 +130,7 @@ def _rates(compared: Comparisons, threshold: float) -> tuple[float | None, float
     return rates[0], None if matches is None else 1.0 - matches
 
 
-def _threshold_for(compared: Comparisons, fmr: float | None, otherwise: float) -> float:
+def threshold_for(compared: Comparisons, fmr: float | None, otherwise: float) -> float:
     """The lowest threshold whose FMR is no higher than `fmr`."""
     counts = compared.impostor.sum(axis=(0, 1))
     if fmr is None or not counts.sum():

@@ -2,6 +2,8 @@
 
 import io
 import json
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,11 @@ from click.testing import CliRunner
 from sqlalchemy import select, update
 
 from match_server.cli import main
+from match_server.evaluation.comparisons import compare
+from match_server.evaluation.grid import STEP
 from match_server.faces import FaceEngine
 from match_server.services import engines, wiring
+from match_server.services.model_comparison import rates_at, threshold_for
 from match_server.services.reembedding import NotPrepared
 from match_server.tables import Collection, Image, SpareTemplate, Template
 from shared.errors import Conflict, MalformedInput, NotFound, PackError
@@ -181,6 +186,43 @@ def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, hel
     assert api.ok("GET", "/v1/collections/staff")["templates"] == 3
 
 
+def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
+    api, make_api, helpers, other
+):
+    """Pictures that were on their way meet the old model or the new one: none is lost."""
+    writer, stop, made = make_api(), threading.Event(), []
+    writer.services.engines._find = lambda model_id: other
+
+    def enroll_on():
+        for n in range(60):
+            if stop.is_set():
+                return
+            enroll(writer, helpers, f"P{n}", n)
+            made.append(n)
+
+    thread = threading.Thread(target=enroll_on)
+    thread.start()
+    while len(made) < 3:
+        time.sleep(0.01)
+    work = api.services.reembedding
+    for _ in range(50):
+        work.prepare("staff", other)
+        try:
+            work.switch("staff", 0.6)
+        except NotPrepared:
+            continue
+        break
+    enough = len(made) + 3
+    while thread.is_alive() and len(made) < enough:
+        time.sleep(0.01)
+    stop.set()
+    thread.join()
+    assert api.ok("GET", "/v1/collections/staff")["model_id"] == OTHER
+    assert [found(api, helpers, n) for n in made] == [[f"P{n}"] for n in made]
+    with api.services.database.read() as session:
+        assert set(session.scalars(select(Template.model_id))) == {OTHER}
+
+
 @on_sqlite
 def test_the_face_that_was_enrolled_is_taken_not_another_in_the_photo(api, helpers, other):
     person = api.ok("POST", PERSONS.format("staff"), json={"name": "Ann"})["id"]
@@ -244,6 +286,22 @@ def test_both_models_are_compared_on_the_same_photos(api, helpers, other):
     impostors = (rows @ rows.T)[np.triu_indices(6, 1)]
     assert compared.current.impostor_mean == pytest.approx(impostors.mean(), abs=1e-3)
     assert compared.current.fmr == pytest.approx((impostors >= 0.35).mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_proposed_threshold_is_the_lowest_with_no_more_false_matches(seed):
+    random = np.random.default_rng(seed)
+    persons = np.repeat(np.arange(20), 3)
+    rows = random.standard_normal((60, 16)) + 2 * random.standard_normal((20, 16))[persons]
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    compared = compare(rows, persons)
+    wanted = 0.01
+    threshold = threshold_for(compared, wanted, 0.35)
+    assert rates_at(compared, threshold)[0] <= wanted
+    assert rates_at(compared, threshold - STEP)[0] > wanted
+    similarities = rows.astype(np.float32) @ rows.astype(np.float32).T
+    others = similarities[persons[:, None] < persons[None, :]]
+    assert rates_at(compared, threshold)[0] == pytest.approx((others >= threshold).mean(), abs=2e-3)
 
 
 @on_sqlite

@@ -157,7 +157,7 @@ def test_a_change_that_is_killed_goes_on_is_compared_made_and_undone(settings):
     # A rotation leaves every angle as it is: only the rounding to float16 differs.
     for figure in ("genuine_mean", "impostor_mean", "d_prime", "first_right"):
         assert compared["other"][figure] == pytest.approx(compared["current"][figure], rel=5e-3)
-    assert compared["other"]["threshold"] == pytest.approx(0.35, abs=0.2)
+    assert compared["other"]["fmr"] <= compared["current"]["fmr"]
 
     assert run(settings, "--switch", "--threshold", "0.35")["model_id"] == "turned-512@1"
     assert who_is(settings, "obama3.jpg") == ("identified", "Obama")
