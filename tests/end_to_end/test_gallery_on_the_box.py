@@ -264,7 +264,37 @@ def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
     assert [name(seed) for seed in range(0, 4000, 333)] == [
         f"p{seed}" for seed in range(0, 4000, 333)
     ]
+    assert_both_decide_alike(world, box)
     galleries.close(PATIENCE_S)
+
+
+def assert_both_decide_alike(world: World, box: LocalGallery) -> None:
+    """About probes just above and just below the threshold, server and box say the same."""
+    random = np.random.default_rng(4)
+    probes = []
+    for similarity in np.linspace(0.33, 0.37, 60):
+        known = template_of(int(random.integers(4000))).vector.astype(np.float64)
+        other = random.standard_normal(512)
+        other -= (other @ known) * known
+        row = similarity * known + np.sqrt(1 - similarity**2) * other / np.linalg.norm(other)
+        probes.append(Template(MODEL, (row / np.linalg.norm(row)).astype(np.float32)))
+    vectors = [{"vector": encode_template(one), "model_id": MODEL} for one in probes]
+    answers = []
+    for start in range(0, len(vectors), 10):
+        body = {"templates": vectors[start : start + 10], "limit": 2}
+        answers += world.ask("POST", f"{COLLECTION}/search", json=body)["probes"]
+    said = set()
+    for probe, answer in zip(probes, answers, strict=True):
+        found = box.decide(probe)
+        assert found is not None
+        assert found.decision == answer["decision"]
+        person = None if found.person is None else found.person.id
+        assert person == (answer["person"] and answer["person"]["id"])
+        if found.decision == "identified":
+            best = answer["candidates"][0]["similarity"]
+            assert found.similarity == pytest.approx(best, abs=1e-6)
+        said.add(found.decision)
+    assert said >= {"identified", "unknown"}
 
 
 @pytest.mark.models
