@@ -116,10 +116,12 @@ class SearchIndex:
         """Rewrite a collection's files without what was removed; whether none of it is left."""
         with self._database.read() as session:
             owner = session.get(Collection, collection_number)
-        if owner is None:  # its files went with it
+        if owner is None or owner.encrypted or self._folder is None:  # there are no files
             return True
+        for number in range(owner.generation):  # of models before this one, left by a crash
+            shutil.rmtree(self._folder / _folder_name_of(owner.number, number), ignore_errors=True)
         gallery = self.caught_up(owner).gallery
-        if not isinstance(gallery, SharedGallery):  # in memory only
+        if not isinstance(gallery, SharedGallery):
             return True
         if gallery.dead:
             gallery.compact()
@@ -340,7 +342,10 @@ _Kind = tuple[int, int]  # number of the collection, and which of its models
 
 
 def _folder_name(collection: Collection | Scope) -> str:
-    number, generation = collection.number, collection.generation
+    return _folder_name_of(collection.number, collection.generation)
+
+
+def _folder_name_of(number: int, generation: int) -> str:
     return f"{number}-{generation}" if generation else str(number)
 
 

@@ -1,6 +1,7 @@
 """`match-server serve`: the application under gunicorn, in worker processes with threads."""
 
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -24,6 +25,8 @@ from match_server.telling.start import webhook_deliverer
 from shared.errors import ConfigurationError
 from shared.service import Watchdog
 
+log = logging.getLogger(__name__)
+
 _GRACE_S = 10
 _KEEPALIVE_S = 15
 
@@ -33,6 +36,8 @@ def serve(settings: Settings) -> None:
     require_loopback_for_open_page(settings)
     require_sound_tls(settings)
     set_up_logging(settings.log_level)
+    if not (_is_loopback(settings.host) or settings.tls_certificate or settings.trusted_proxies):
+        log.warning("other machines reach this server without TLS: keys and faces can be read")
     prepare(settings)
     share_metrics(settings.data_dir)
     services = build_services(settings)

@@ -54,10 +54,11 @@ from shared.errors import NotFound
 from shared.ids import new_id
 
 _LIMITS = [
-    "Exports, and answers that clients have kept, are out of reach of this server.",
+    "Exports, answers that clients have kept, and events that were delivered to webhooks or over "
+    "MQTT are out of reach of this server.",
     "Deleted files are not overwritten: what is left of them on a disk is that disk's matter.",
-    "Another server on the same database lets the templates go before its next search, and "
-    "rewrites its segment files within a minute of that.",
+    "Worker processes let the templates go from memory before their next search; so does another "
+    "server on the same database, which rewrites its segment files within a minute of that.",
 ]
 _LIMITS_POSTGRESQL = [
     "PostgreSQL keeps deleted rows in its files until VACUUM and reuse of the room, and in its "

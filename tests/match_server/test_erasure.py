@@ -184,6 +184,27 @@ def test_it_is_pending_while_a_storage_does_not_answer(api, helpers, monkeypatch
     assert api.services.erasures.settle() == 0
 
 
+def test_the_server_sees_to_it_by_itself(api, helpers, clock):
+    api.person("Ann", helpers.unit_vector(1), id="p1")
+    erased = api.ok("DELETE", f"{PERSONS}/p1")
+    clock.advance(16)
+    api.services.housekeeper.tick()
+    assert api.ok("GET", f"/v1/erasures/{erased['erasure']}")["state"] == "complete"
+
+
+def test_segments_of_a_model_that_is_no_longer_used_go_as_well(api, helpers):
+    """A crash between the switch of models and the next search leaves them."""
+    api.person("Ann", helpers.unit_vector(1), id="p1")
+    api.search(helpers.unit_vector(1))
+    old = api.services.settings.data_dir / "galleries" / "1"
+    assert old.is_dir()
+    with api.services.database.write() as session:
+        collection_named(session, "default").generation = 1
+    api.ok("DELETE", f"{PERSONS}/p1")
+    assert api.services.erasures.settle() == 0
+    assert not old.exists()
+
+
 def test_an_ambiguous_sighting_that_the_person_leads_loses_its_thumbnail(api, helpers):
     api.ok("PATCH", "/v1/collections/default", json={"policy": {"margin": 0.5}})
     vector = helpers.unit_vector(1)
