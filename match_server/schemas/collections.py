@@ -262,4 +262,9 @@ class CollectionErased(Written):
     templates: int
     images: int
     snapshots: int
+    data_keys: int = Field(
+        default=0,
+        description="Keys of an encrypted collection that are destroyed: what is left of it in "
+        "other places cannot be read without a backup of this database.",
+    )
     pending: Pending = 0

@@ -22,7 +22,7 @@ from match_server.services.lookup import collection_named, one_number, page_of
 from match_server.services.operating_point import OperatingPoints
 from match_server.services.scopes import Scope, scope_named
 from match_server.services.vault import Vault
-from match_server.tables import Collection, Event, Image, Json, Person
+from match_server.tables import Collection, DataKey, Event, Image, Json, Person
 from shared.clock import Clock
 from shared.errors import Conflict, MalformedInput
 
@@ -136,7 +136,11 @@ class Collections:
             self._files.doom(session, [(one.file, one.storage_number) for one in photos])
             erased = self._files.doom_snapshots(session, snapshots)
             session.execute(delete(Event).where(Event.collection_number == row.number))
-            seq = record(session, row.number, "collection_erased", row.name, self._clock.now())
+            mine = DataKey.collection_number == row.number
+            keys = one_number(session, select(func.count()).where(mine))
+            now = self._clock.now()
+            destroyed: dict[str, JsonValue] = {"data_keys": keys} if keys else {}
+            seq = record(session, row.number, "collection_erased", row.name, now, details=destroyed)
             answer = CollectionErased(
                 seq=seq,
                 name=row.name,
@@ -144,6 +148,7 @@ class Collections:
                 templates=row.template_count,
                 images=len(photos),
                 snapshots=erased,
+                data_keys=keys,
             )
             session.execute(delete(Collection).where(Collection.number == row.number))
         return answer.model_copy(update={"pending": self._files.sweep()})

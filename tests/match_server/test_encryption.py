@@ -291,7 +291,7 @@ def test_a_deleted_collection_takes_its_data_keys_along(api, helpers):
     _enroll(api, "secret", _person(api, "secret", "Ann"), helpers.paint((RED, 80)))
     with api.services.database.read() as session:
         assert len(session.scalars(select(DataKey)).all()) == 2
-    api.ok("DELETE", "/v1/collections/secret")
+    assert api.ok("DELETE", "/v1/collections/secret")["data_keys"] == 2
     with api.services.database.read() as session:
         assert session.scalars(select(DataKey)).all() == []
 
