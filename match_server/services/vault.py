@@ -90,7 +90,7 @@ class Vault:
     def __init__(self, load: LoadRing) -> None:
         self._load = load
         self._ring: Keyring | None = None
-        self._opened: dict[int, Key] = {}  # data keys by number; a number is never used twice
+        self._opened: dict[str, Key] = {}  # data keys by their ids, which are made from them
 
     def cipher(self, reader: Reader, owner: Collection | Scope) -> Cipher:
         """How this collection is written and read now.
@@ -105,7 +105,7 @@ class Vault:
         for number, purpose, key_id, wrapped, retired_at in reader.execute(
             _KEYS, {"collection": owner.number}
         ):
-            key = self._opened.get(number) or self._open(owner, number, purpose, key_id, wrapped)
+            key = self._opened.get(key_id) or self._open(owner, purpose, key_id, wrapped)
             if purpose == "digest":
                 digest_key = key.secret
             elif retired_at is None:
@@ -177,16 +177,14 @@ class Vault:
                     locked.append(owner.name)
             return locked
 
-    def _open(
-        self, owner: Collection | Scope, number: int, purpose: str, key_id: str, wrapped: bytes
-    ) -> Key:
+    def _open(self, owner: Collection | Scope, purpose: str, key_id: str, wrapped: bytes) -> Key:
         try:
             key = Key(self._unwrap(wrapped, _wrapping(owner.number, purpose, key_id)))
         except KeyMissing as error:
             raise KeyMissing(
                 f"collection {owner.name!r} is encrypted and cannot be read: {error.message}"
             ) from None
-        self._opened[number] = key
+        self._opened[key_id] = key
         return key
 
     def _unwrap(self, wrapped: bytes, bound: bytes) -> bytes:
