@@ -28,7 +28,7 @@ from match_server.services.changes import position
 from match_server.services.scopes import Scope
 from match_server.services.vault import Vault
 from match_server.tables import Change, Collection, Template
-from shared.errors import KeyMissing, ModelMismatch, Unavailable
+from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
 from shared.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class SearchIndex:
         for collection in collections:
             try:
                 self.caught_up(collection)
-            except KeyMissing as error:
+            except (KeyMissing, Damaged) as error:
                 log.warning("a gallery stays closed", extra={"why": error.message})
 
     def scrub(self, collection_number: int) -> bool:

@@ -173,7 +173,7 @@ class Vault:
             for owner in owners:
                 try:
                     self.cipher(session, owner)
-                except KeyMissing:
+                except (KeyMissing, Damaged):
                     locked.append(owner.name)
             return locked
 
