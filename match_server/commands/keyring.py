@@ -95,9 +95,9 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
     """Take a new master key into use, also while the server runs.
 
     The new key is put before the others in the key file; all data keys are sealed with it. With
-    keys from the environment, restart the server with the new one before the old, then call this. With --data
-    every template, photo and thumbnail is encrypted with new data keys as well: what is
-    interrupted goes on when it is called again.
+    keys from the environment, restart the server with the new one before the old, then call this.
+    With --data every template, photo and thumbnail is encrypted with new data keys as well: what
+    is interrupted goes on when it is called again.
 
     \b
     Examples:
