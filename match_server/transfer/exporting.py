@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from match_server.database import Database
+from match_server.database import Database, sqlite_path
 from match_server.migrations import current_revision, head_revision
+from match_server.services.chain import Note, note
 from match_server.settings import Settings
 from match_server.tables import Collection, Table
 from match_server.transfer.container import Writer
@@ -49,10 +50,16 @@ def export(
     """Write a new file, also while the server runs: it holds one moment, that of the beginning.
 
     With `buckets`, photos in S3 are copied into the file as well; otherwise they stay where they
-    are, which the new server must be able to reach. Raises ConfigurationError when the database
-    has another shape than this version's; Conflict when the target is there already.
+    are, which the new server must be able to reach. The audit log tells of it, also that in the
+    file. Raises ConfigurationError when there is no database, or one of another shape than this
+    version's, or when the target is there already.
     """
     database = Database(settings.sqlalchemy_url)
+    file = sqlite_path(database.url)
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"there is no database {file}: --data-dir says where the data are")
+    if target.exists():
+        raise ConfigurationError(f"{target} is there already; choose another name, or delete it")
     try:
         revision = current_revision(database)
         if revision != head_revision():
@@ -60,6 +67,9 @@ def export(
                 f"the database is at migration {revision}, this version needs {head_revision()}: "
                 "run `match-server migrate` first"
             )
+        told = {"encrypted": passphrase is not None, "buckets": buckets}
+        with database.write() as session:
+            note(session, Note("server_exported", clock.now(), details=told))
         run = _Export(database, Places(settings.data_dir), buckets, progress)
         about = {
             "kind": "server",
@@ -130,8 +140,6 @@ class _Export:
 def _in_new_file(target: Path, write: Callable[[Any], None]) -> None:
     """Private to this user, and under its name only when it is complete and on the disk."""
     partial = target.with_name(target.name + ".partial")
-    if target.exists():
-        raise ConfigurationError(f"{target} is there already; choose another name, or delete it")
     try:
         with suppress(FileNotFoundError):
             partial.unlink()

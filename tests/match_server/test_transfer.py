@@ -17,12 +17,15 @@ from match_server.cli import main
 from match_server.database import Database
 from match_server.migrations import head_revision, known_revisions, migrate
 from match_server.prepare import make_data_folder
+from match_server.schemas.audit import AuditQuery
+from match_server.services.audit import Audit
 from match_server.services.files import FileStore
 from match_server.settings import Settings
-from match_server.tables import Change, Counter, Event, Image, Table, Template
+from match_server.tables import AuditHead, Change, Counter, Event, Image, Table, Template
 from match_server.transfer.container import MAGIC, Reader, Writer
 from match_server.transfer.exporting import export
 from match_server.transfer.importing import is_export, restore
+from match_server.transfer.places import Places
 from match_server.transfer.rows import TableRows, numbers_given
 from shared.clock import SystemClock
 from shared.envelope import Key
@@ -100,14 +103,15 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
     probes = [helpers.unit_vector(100 + number) for number in range(4)]
     found = [live.search(probe)["probes"] for probe in probes]
     here = live.services.settings
-    before = _everything(here)
     there, back = target(kind), target("sqlite", "back")
     assert _export(here, tmp_path / "one").files == len(COLOURS) + 3
     restore(there, tmp_path / "one")
-    assert _everything(there) == before
+    before = _everything(there)
+    assert before == _everything(here)
     _export(there, tmp_path / "two", "a passphrase")
     restore(back, tmp_path / "two", "a passphrase")
-    assert _everything(back) == before
+    assert _everything(back) == _everything(there)
+    assert _audit(back).problem is None
     moved = type(live)(
         _client(make_services(**dict(there))), live.services, live.clock, dict(live.keys)
     )
@@ -117,6 +121,17 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
     with _reading(there) as session:
         numbers = session.scalars(select(Template.number).order_by(Template.number)).all()
     assert numbers[-1] == 10  # 9 was of somebody who is erased: it is never given again
+
+
+def _audit(settings):
+    database = Database(settings.sqlalchemy_url)
+    try:
+        audit = Audit(database)
+        newest = audit.page(AuditQuery()).items[0]
+        assert newest.action == "server_exported"
+        return audit.verify()
+    finally:
+        database.close()
 
 
 def _client(services):
@@ -133,14 +148,13 @@ def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind)
     migrate(database)
     with database.connection() as connection:
         fill(connection, Table.metadata)
-        connection.execute(update(Image).values(file=None))  # there are no such files
-        connection.execute(update(Event).values(snapshot=None))
+        _make_true(connection)
         given = numbers_given(connection, Table.metadata)
     database.close()
-    before, _ = _everything(here)
-    assert {len(rows) for rows in before.values()} == {ROWS}
     done = _export(here, tmp_path / "file")
-    assert done.rows == dict.fromkeys(before, ROWS)
+    before, _ = _everything(here)
+    assert set(done.rows) == set(Table.metadata.tables)
+    assert {len(rows) for rows in before.values()} == {ROWS, ROWS + 1}  # one tells of the export
     there = target(kind)
     restore(there, tmp_path / "file")
     after, _ = _everything(there)
@@ -333,8 +347,30 @@ def test_an_export_holds_one_moment_while_others_write(live, target, helpers, tm
             )
 
 
-def test_a_photo_that_was_erased_meanwhile_is_exported_as_not_kept(live, target, tmp_path):
+def test_a_photo_that_was_erased_meanwhile_is_exported_as_not_kept(
+    live, target, tmp_path, monkeypatch
+):
     """Between the moment of the rows and the reading of the files somebody is erased."""
+    read, listed = Places.read, live.ok("GET", PERSONS)["items"]
+
+    def slow(places, file):
+        if listed:
+            for one in listed:
+                live.ok("DELETE", f"{PERSONS}/{one['id']}")
+            listed.clear()
+        return read(places, file)
+
+    monkeypatch.setattr(Places, "read", slow)
+    done = _export(live.services.settings, tmp_path / "file")
+    assert (done.missing, done.files) == ([], 0)
+    there = target("sqlite")
+    assert restore(there, tmp_path / "file").gone == len(COLOURS) + 3
+    with _reading(there) as session:
+        assert set(session.scalars(select(Image.file))) == {None}
+        assert set(session.scalars(select(Event.snapshot))) == {None}
+
+
+def test_a_photo_that_is_lost_is_named(live, target, tmp_path):
     here = live.services.settings
     lost = next(iter(_files(here.data_dir)))
     (here.data_dir / lost).unlink()
@@ -393,13 +429,19 @@ def test_memory_does_not_grow_with_the_number_of_templates(tmp_path, target):
     assert peaks[1] < peaks[0] + 4_000_000  # 8000 templates more are 8 MB more, and their rows
 
 
+def _make_true(connection):
+    """What has to fit together also where everything is made up."""
+    connection.execute(update(Image).values(file=None))  # there are no such files
+    connection.execute(update(Event).values(snapshot=None))
+    connection.execute(update(AuditHead).values(number=ROWS))
+
+
 def _with_templates(settings, count):
     database = Database(settings.sqlalchemy_url)
     migrate(database)
     with database.connection() as connection:
         fill(connection, Table.metadata)
-        connection.execute(update(Image).values(file=None))
-        connection.execute(update(Event).values(snapshot=None))
+        _make_true(connection)
         row = connection.execute(select(Template.__table__)).mappings().first()
         rows = [
             {**row, "number": 10 + n, "id": str(n), "vector": bytes(1024)} for n in range(count)
@@ -452,5 +494,5 @@ class TestCommands:
 
     def test_a_database_that_was_not_migrated_is_said(self, run, tmp_path):
         said = run("export", tmp_path / "file", "--data-dir", tmp_path / "none", status=1)
-        assert "match-server migrate" in said or "does not answer" in said
+        assert "there is no database" in said
         assert not (tmp_path / "file").exists()
