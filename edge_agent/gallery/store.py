@@ -21,27 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge_agent.gallery.database import as_error, delete_database, empty, open_database
 from shared.envelope import Keyring, about
-from shared.errors import Damaged, KeyMissing, MusterError, Unavailable
+from shared.errors import Damaged, KeyMissing, MusterError
 from shared.feed import FeedChanges, FeedPerson, FeedTemplates, Gallery, SnapshotHead, SnapshotPart
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS person (
-    number INTEGER PRIMARY KEY,
-    sealed BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS template (
-    number INTEGER PRIMARY KEY,
-    person INTEGER NOT NULL,
-    sealed BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS template_person ON template (person);
-CREATE TABLE IF NOT EXISTS state (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    sealed BLOB NOT NULL
-);
-PRAGMA user_version = 1;
-"""
 _READ: Final = 2048  # templates opened at a time
 
 Numbers = NDArray[np.uint64]
@@ -86,8 +70,8 @@ class Store:
         self._collection = collection
         self._keys = keys
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._writer = _open(path)
-        self._reader = _open(path)
+        self._writer = open_database(path)
+        self._reader = open_database(path)
 
     def state(self) -> State | None:
         """How far the store is; None: it holds nothing."""
@@ -103,7 +87,7 @@ class Store:
     def begin(self, head: SnapshotHead) -> None:
         """Empty the store, for a snapshot that begins."""
         with self._transaction() as cursor:
-            _empty(cursor)
+            empty(cursor)
             self._put_state(
                 cursor,
                 State(
@@ -172,14 +156,14 @@ class Store:
         """Forget everything, also what is damaged."""
         try:
             with self._transaction() as cursor:
-                _empty(cursor)
+                empty(cursor)
             self._forget_log()
         except Damaged:
             with self._writing, self._reading:
                 self._writer.close()
                 self._reader.close()
-                _delete(self._path)
-                self._writer, self._reader = _open(self._path), _open(self._path)
+                delete_database(self._path)
+                self._writer, self._reader = open_database(self._path), open_database(self._path)
 
     def drop_persons(self, numbers: Sequence[int]) -> Numbers:
         """Forget persons with all of their templates; answers the numbers of these."""
@@ -318,7 +302,7 @@ class Store:
             try:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error as error:
-                raise self._as_error(error) from error
+                raise as_error(self._path, error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
@@ -330,7 +314,7 @@ class Store:
                 cursor.execute("COMMIT")
             except sqlite3.Error as error:
                 _roll_back(self._writer)
-                raise self._as_error(error) from error
+                raise as_error(self._path, error) from error
             except BaseException:
                 _roll_back(self._writer)
                 raise
@@ -341,12 +325,7 @@ class Store:
             try:
                 yield self._reader.cursor()
             except sqlite3.Error as error:
-                raise self._as_error(error) from error
-
-    def _as_error(self, error: sqlite3.Error) -> MusterError:
-        """A file that is not whole is as bad as an envelope that does not open."""
-        said = f"the gallery {self._path}: {error}"
-        return Damaged(said) if _is_damage(error) else Unavailable(said)
+                raise as_error(self._path, error) from error
 
 
 def open_store(
@@ -364,7 +343,7 @@ def open_store(
         why = error.message
         if not mend:
             raise
-    _delete(path)
+    delete_database(path)
     return Store(path, collection, keys), None, why
 
 
@@ -379,47 +358,9 @@ def _opened_store(
         raise
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=10
-        )
-        path.chmod(0o600)
-        for pragma in (
-            "page_size = 8192",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "secure_delete = ON",
-            "cache_size = -1024",  # KiB: the box has better uses for memory
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.executescript(_SCHEMA)
-    except sqlite3.Error as error:
-        said = f"the gallery {path} cannot be opened: {error}"
-        raise (Damaged(said) if _is_damage(error) else Unavailable(said)) from error
-    return connection
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is bad, rather than the disk full or somebody else writing."""
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
-        error, sqlite3.OperationalError
-    )
-
-
-def _delete(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-
-
-def _empty(cursor: sqlite3.Cursor) -> None:
-    for table in ("template", "person", "state"):
-        cursor.execute(f"DELETE FROM {table}")  # noqa: S608  # constants
 
 
 def _owners(cursor: sqlite3.Cursor, numbers: set[int]) -> set[int]:

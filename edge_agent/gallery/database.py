@@ -1,0 +1,74 @@
+"""The file under the box's copy of a collection: its tables, and how it is opened."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from shared.errors import Damaged, MusterError, Unavailable
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS person (
+    number INTEGER PRIMARY KEY,
+    sealed BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS template (
+    number INTEGER PRIMARY KEY,
+    person INTEGER NOT NULL,
+    sealed BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS template_person ON template (person);
+CREATE TABLE IF NOT EXISTS state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    sealed BLOB NOT NULL
+);
+PRAGMA user_version = 1;
+"""
+_PRAGMAS: Final = (
+    "page_size = 8192",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "secure_delete = ON",
+    "cache_size = -1024",  # KiB: the box has better uses for memory
+)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A connection for one thread at a time; for this user alone (0600).
+
+    Raises Damaged where the file is no database, Unavailable where it cannot be opened now.
+    """
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=10
+        )
+        path.chmod(0o600)
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+        connection.executescript(_SCHEMA)
+    except (sqlite3.Error, OSError) as error:
+        if connection is not None:
+            connection.close()
+        raise as_error(path, error) from error
+    return connection
+
+
+def as_error(path: Path, error: sqlite3.Error | OSError) -> MusterError:
+    """Damaged where the file itself is bad, Unavailable where the disk is full or busy."""
+    said = f"the gallery {path}: {error}"
+    bad = isinstance(error, sqlite3.DatabaseError)
+    return (
+        Damaged(said)
+        if bad and not isinstance(error, sqlite3.OperationalError)
+        else Unavailable(said)
+    )
+
+
+def delete_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def empty(cursor: sqlite3.Cursor) -> None:
+    for table in ("template", "person", "state"):
+        cursor.execute(f"DELETE FROM {table}")  # noqa: S608  # constants
