@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FINISH_S: Final = 5.0  # for the frame that is worked on and the probes of open tracks
 _STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbox
 _TRIM_S: Final = 2.0
 _HANGING_S: Final = 60.0
@@ -168,7 +169,7 @@ class Agent:
             self.stopping.set()
             if not self.replaced.is_set():
                 notify("STOPPING=1")
-            deadline_s = time.monotonic() + _STOP_S
+            deadline_s = time.monotonic() + _FINISH_S
             for camera in self.cameras:
                 camera.join(max(0.0, deadline_s - time.monotonic()))
         broken = self._broken()

@@ -14,6 +14,7 @@ import click
 
 from edge_agent.command_errors import says_errors
 from edge_agent.fleet.command import enroll_device
+from edge_agent.leaving import leave
 from edge_agent.ledger_command import ledger
 from edge_agent.settings import (
     AgentSettings,
@@ -96,7 +97,7 @@ def once(
         settings = settings_of(_once_table(source, server, key_file, broker, kept, options))
         done, report = _watch_once(settings, timeout)
     click.echo(json.dumps(report, indent=2) if as_json else _as_text(report))
-    sys.exit(0 if done else 1)
+    leave(0 if done else 1)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ from edge_agent.fleet.links import links_of, tell
 from edge_agent.fleet.packs import DamagedPack, open_sound
 from edge_agent.fleet.sensors import MachineSensors
 from edge_agent.fleet.warden import Warden
+from edge_agent.leaving import leave
 from edge_agent.ledger import Ledger
 from edge_agent.settings import AgentSettings, ModelSettings
 from models.analysis import FaceModels
@@ -216,4 +216,4 @@ def _open_ledger(settings: AgentSettings) -> Ledger | None:
 
 def serve(config: Path) -> None:
     """Runs the service, and ends the process with its status."""
-    sys.exit(Service(config).run())
+    leave(Service(config).run())
