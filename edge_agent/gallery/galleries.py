@@ -14,7 +14,8 @@ from edge_agent.gallery.store import open_store
 from edge_agent.publishers.transport import TellsLocalEvents
 from edge_agent.settings import AgentSettings
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, Damaged, KeyMissing
+from shared.envelope import Keyring
+from shared.errors import ConfigurationError, Damaged, KeyMissing, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +38,11 @@ class Galleries:
         self._mode = wanted.mode
         self._device = settings.device
         self._hook = Hook(wanted.hook) if wanted.hook else None
+        self._problems: list[str] = []
+        self.followers: list[Follower] = []
         keys = gallery_keys(settings.state_dir, wanted.key_file)
         clock = clock or SystemClock()
-        self.followers: list[Follower] = []
         for name in wanted.collections:
-            store, state, why = open_store(settings.gallery_path(name), name, keys)
-            if why is not None:
-                log.error("Gallery %s is fetched anew: %s", name, why)
-            gallery = LocalGallery(store, name, model_id, timedelta(hours=wanted.max_age_h), clock)
-            try:
-                gallery.load(state)
-                gallery.tidy()
-            except (Damaged, KeyMissing) as error:
-                log.error("Gallery %s is fetched anew: %s", name, error.message)
-                gallery.clear()
             client = FeedClient(
                 server.url,
                 server.key(),
@@ -58,6 +50,12 @@ class Galleries:
                 keep_h=wanted.max_age_h,
                 ca_file=server.ca_file,
             )
+            try:
+                gallery = _opened(settings, name, model_id, keys, clock)
+            except Unavailable as error:  # the cameras go on without it
+                self._problems.append(f"Gallery {name}: {error.message}")
+                log.error("Gallery %s is left out until the next start: %s", name, error.message)
+                continue
             self.followers.append(Follower(gallery, client, clock=clock))
 
     def start(self) -> None:
@@ -94,13 +92,32 @@ class Galleries:
             (one.gallery.collection, one.complaint or one.gallery.unusable())
             for one in self.followers
         ]
-        return [f"Gallery {name}: {why}" for name, why in reasons if why is not None]
+        found = [f"Gallery {name}: {why}" for name, why in reasons if why is not None]
+        return [*self._problems, *found]
 
     def close(self, timeout_s: float) -> None:
         for follower in self.followers:
             follower.stop(timeout_s)
         if self._hook is not None:
             self._hook.close(timeout_s)
+
+
+def _opened(
+    settings: AgentSettings, name: str, model_id: str, keys: Keyring, clock: Clock
+) -> LocalGallery:
+    """The gallery as it is on the disk; an empty one where that cannot be read."""
+    store, state, why = open_store(settings.gallery_path(name), name, keys)
+    if why is not None:
+        log.error("Gallery %s is fetched anew: %s", name, why)
+    keep = timedelta(hours=settings.gallery.max_age_h)
+    gallery = LocalGallery(store, name, model_id, keep, clock)
+    try:
+        gallery.load(state)
+        gallery.tidy()
+    except (Damaged, KeyMissing) as error:
+        log.error("Gallery %s is fetched anew: %s", name, error.message)
+        gallery.clear()
+    return gallery
 
 
 def _in_the_open(url: str) -> bool:

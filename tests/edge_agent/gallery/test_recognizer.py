@@ -12,6 +12,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.gallery.checkup import examine_galleries
+from edge_agent.gallery.galleries import Galleries
 from edge_agent.gallery.keys import gallery_keys
 from edge_agent.gallery.local import Found
 from edge_agent.gallery.recognizer import Hook, Recognizer
@@ -215,3 +216,21 @@ def test_the_doctor_says_how_the_gallery_is(tmp_path: Path) -> None:
     (tmp_path / "gallery.key").write_text(Key.new().text)
     assert states() == ["bad", "doubtful"]
     assert settings.gallery_path("staff").exists()  # looked at, not mended
+
+
+def test_a_gallery_whose_file_cannot_be_opened_is_left_out_and_said_so(tmp_path: Path) -> None:
+    table = {
+        "device": "box-1",
+        "state_dir": tmp_path,
+        "cameras": [{"name": "door", "source": "door.mp4"}],
+        "gallery": {"mode": "always", "collections": ["staff", "visitors"]},
+        "server": {"url": "http://127.0.0.1:9", "key_file": tmp_path / "server.key"},
+    }
+    (tmp_path / "server.key").write_text("a-key")
+    settings = settings_of(table)
+    settings.gallery_path("staff").mkdir()
+    galleries = Galleries(settings, "test@1")
+    assert [one.gallery.collection for one in galleries.followers] == ["visitors"]
+    assert any("staff" in problem for problem in galleries.problems())
+    assert galleries.seq() == {}
+    galleries.close(1)
