@@ -33,6 +33,12 @@ _OF_TRACKS = (
     .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
     .options(joinedload(EventTrack.event))
 )
+# Most tracks are new and most persons were not here just now: that is asked without mapping.
+_ANY_TRACK = (
+    select(EventTrack.event_id)
+    .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
+    .limit(1)
+)
 _NEARBY = select(Event.id).where(
     Event.person_number.in_(bindparam("persons", expanding=True)),
     Event.camera.in_(bindparam("cameras", expanding=True)),
@@ -118,9 +124,10 @@ class Sightings:
     def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
         """Read what is known of these probes' tracks and persons; all of them will be added."""
         tracks = list({message.track_id for message, _ in probes})
-        for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
-            self._tracks[track.device, track.camera, track.track_id] = track
-            self._events[track.event_id] = track.event
+        if self._session.connection().execute(_ANY_TRACK, {"tracks": tracks}).first() is not None:
+            for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
+                self._tracks[track.device, track.camera, track.track_id] = track
+                self._events[track.event_id] = track.event
         named = [one for one in probes if one[1].person_number is not None]
         if not named:
             return

@@ -91,9 +91,9 @@ class EventTrack(Table):
 
     __tablename__ = "event_tracks"
 
+    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)  # first: it is asked for alone
     device: Mapped[str] = mapped_column(Name, primary_key=True)
     camera: Mapped[str] = mapped_column(Name, primary_key=True)
-    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
     event_id: Mapped[str] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), index=True)
     decision: Mapped[str] = mapped_column(String(20))
     similarity: Mapped[float | None]

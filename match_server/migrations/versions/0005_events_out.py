@@ -36,7 +36,7 @@ def upgrade() -> None:
             name=op.f("fk_event_tracks_event_id"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint("device", "camera", "track_id", name=op.f("pk_event_tracks")),
+        sa.PrimaryKeyConstraint("track_id", "device", "camera", name=op.f("pk_event_tracks")),
     )
     op.create_index(op.f("ix_event_tracks_event_id"), "event_tracks", ["event_id"])
     op.execute(
