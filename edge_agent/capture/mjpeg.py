@@ -117,6 +117,7 @@ class _Parts:
     def __init__(self, boundary: bytes) -> None:
         self._mark = b"--" + boundary
         self._buffer = bytearray()
+        self._between = 0  # bytes since the last picture that belong to none
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
@@ -125,9 +126,13 @@ class _Parts:
         """The next whole picture; None until more bytes were fed. ValueError for what is none."""
         start = self._buffer.find(self._mark)
         if start < 0:
-            if len(self._buffer) > _MAX_PART:
+            idle = max(0, len(self._buffer) - len(self._mark))  # the rest may be half a mark
+            del self._buffer[:idle]
+            self._between += idle
+            if self._between > _MAX_PART:
                 raise ValueError("what it gives are not the pictures that it promised")
             return None
+        self._between = 0
         headers = _HEADERS_END.search(self._buffer, start)
         if headers is None:
             if len(self._buffer) - start > _MAX_HEADERS:
