@@ -2,7 +2,7 @@
 
 import logging
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, current_app, g, jsonify, request
 from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
 from werkzeug.exceptions import HTTPException
 
@@ -71,7 +71,16 @@ def _http(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in ("Allow", "Location", "Retry-After"):
             response.headers[name] = value
+    exact = _methods_of(request.path)
+    if status == 405 and exact:
+        response.headers["Allow"] = ", ".join(sorted(exact))
     return response
+
+
+def _methods_of(path: str) -> set[str]:
+    """The methods of an address that is written out; a pattern that it fits too does not count."""
+    rules = current_app.url_map.iter_rules()
+    return {method for rule in rules if rule.rule == path for method in rule.methods or ()}
 
 
 def _cut(_error: Exception) -> Response:

@@ -1,9 +1,10 @@
 """Boxes: what is known of them, what they are told, and how they are invited."""
 
 import datetime as dt
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from match_server.schemas.base import ApiModel, Metadata, Moment, Name, Paging
 from shared.fleet import HealthMessage, ReportedConfig
@@ -100,10 +101,6 @@ class DeviceErased(ApiModel):
     ledger_days: int
 
 
-class DeviceCodeQuery(ApiModel):
-    """No parameters."""
-
-
 class DeviceCodeMade(ApiModel):
     device: str
     code: str = Field(examples=["ABCD-1234"], description="Shown this once; kept as a hash.")
@@ -134,9 +131,19 @@ class ConfigView(ApiModel):
     reported_at: Moment | None
 
 
+def _written_day(value: object) -> object:
+    """Pydantic would take a number for seconds since 1970."""
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        raise ValueError("a day is written like 2026-11-22")
+    return value
+
+
+Day = Annotated[dt.date, BeforeValidator(_written_day)]
+
+
 class LedgerQuery(ApiModel):
-    since: dt.date | None = Field(default=None, description="First day (UTC).")
-    until: dt.date | None = Field(default=None, description="Last day (UTC).")
+    since: Day | None = Field(default=None, description="First day (UTC).")
+    until: Day | None = Field(default=None, description="Last day (UTC).")
     camera: Name | None = None
 
 
@@ -153,6 +160,3 @@ class LedgerDayView(ApiModel):
 
 class LedgerView(ApiModel):
     items: list[LedgerDayView] = Field(description="Newest day first; 400 at most.")
-
-
-AnyConfig = dict[str, Any]
