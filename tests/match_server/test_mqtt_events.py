@@ -1,15 +1,18 @@
 """Events over a real broker: once for each write, never replayed, never live when late."""
 
 import json
+import socket
 import threading
 from datetime import timedelta
 
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from demo.processes import broker as running_broker
-from demo.processes import find_broker
+from demo.processes import find_broker, free_port, running
 from match_server.ingest import event_publisher, listenings
 from match_server.mqtt.broker import broker_of
 from match_server.mqtt.consumer import Consumer
@@ -357,3 +360,45 @@ def test_different_names_have_different_identifiers(one, other):
     assert identifier_of(one) != identifier_of(other)
     configs = Discovery("homeassistant", "muster", "1").configs([(one, "x"), (other, "x")])
     assert len(configs) == 8
+
+
+def test_after_a_brokers_absence_nothing_old_looks_live_and_nothing_is_missing(
+    api, helpers, tmp_path
+):
+    """A client that sends what it had queued, as it was, would open a door for nobody."""
+    port = free_port()
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n"
+        f"persistence true\npersistence_location {tmp_path}/\n"
+    )
+    url = f"mqtt://127.0.0.1:{port}"
+    settings = api.services.settings.model_copy(update={"broker": url})
+    publisher = event_publisher(api.services, broker_of(settings))
+    command, log = [BINARY, "-c", str(config)], tmp_path / "mosquitto.log"
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = 3600  # the broker keeps for the listener what it misses
+    try:
+        with running(command, log):
+            until(lambda: answers(port), "the broker")
+            listener = Listener(
+                url, EVENTS, client_id="listener", clean_start=False, properties=session
+            )
+            publisher.start()
+            until(lambda: api.services.updates.reached("mqtt") is not None, "a start")
+        sent = [api.send(api.probe(helpers.unit_vector(n)))[0]["event"]["id"] for n in range(3)]
+        api.clock.advance(11)
+        with running(command, log):
+            until(lambda: len(listener.events()) >= 3, "what was missed")
+            now = api.send(api.probe(helpers.unit_vector(9)))[0]["event"]["id"]
+            until(lambda: listener.events()[-1]["id"] == now, "what is new")
+            listener.close()
+        told = {event["id"]: event["live"] for event in listener.events()}
+        assert told == {**dict.fromkeys(sent, False), now: True}
+    finally:
+        publisher.close()
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
