@@ -57,7 +57,7 @@ class Calibration:
         return max(measured, self.tail.fmr_at(similarity))
 
     def fmr_bound(self, similarity: float) -> float:
-        """The rate that is not exceeded at a threshold with 97.5 % confidence, from data alone."""
+        """The rate that is not exceeded at a threshold with 95 % confidence, by the data alone."""
         below = bisect.bisect_right(self._thresholds, similarity) - 1
         return self._fmr_high[below] if below >= 0 else 1.0
 

@@ -16,6 +16,7 @@ from match_server.services.ranking import rank_persons
 from match_server.services.scopes import Scope
 from match_server.services.vault import Vault
 from shared.clock import Clock
+from shared.errors import Conflict
 from shared.quality import Quality
 from shared.template import Template
 
@@ -70,14 +71,16 @@ class Newcomers:
             groups=known.groups,
             expires_at=known.expires_at,
         )
-        threshold = self._points.of(searched).threshold
+        point = self._points.of(searched)
+        if not point.reachable:  # everybody would look new, each time
+            raise Conflict(f"nobody can be created as unknown: {point.view.explanation}")
         with self._database.write() as session:
             owner = collection_named(session, searched.name)
             person, _ = add_person(session, owner, wanted, now)
             gallery = self._index.caught_up(owner).gallery
             probe = stranger.template.vector[np.newaxis]
             (ranked,) = rank_persons(session, gallery, probe, 1, now)
-            if ranked and ranked[0].similarity >= threshold:
+            if ranked and ranked[0].similarity >= point.threshold:
                 session.rollback()
                 return None
             image, cipher = None, self._vault.cipher(session, owner)

@@ -4,6 +4,9 @@ import json
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
+
+from match_server.tables import Calibration
 
 CALIBRATION = "/v1/collections/default/calibration"
 COLLECTION = "/v1/collections/default"
@@ -291,3 +294,20 @@ def test_the_example_of_the_documentation_is_a_file_that_can_be_adopted(api):
     example = call["requestBody"]["content"]["application/json"]["example"]
     adopted = api.ok("PUT", CALIBRATION, json=example)
     assert adopted["operating_point"]["extrapolated"] is True
+
+
+def test_when_the_calibration_is_gone_nobody_is_named_and_nobody_created(api, adopted, helpers):
+    """As after a change of the model, which leaves the policy as it was."""
+    ann = helpers.unit_vector(1)
+    api.person("Ann", ann)
+    _policy(api, target_fpir=0.01)
+    with api.services.database.write() as session:
+        session.execute(update(Calibration).values(retired_at=api.clock.now()))
+    found = api.search(helpers.unit_vector(2, near=ann, similarity=0.95))
+    assert found["probes"][0]["decision"] == "unknown"
+    assert found["thresholds"] == {"default": 1.0}
+    vector = {"vector": helpers.encode(helpers.unit_vector(3)), "model_id": helpers.MODEL}
+    wanted = {"templates": [vector], "create_person": True}
+    body = api.refused(409, "POST", f"{COLLECTION}/search", json=wanted)
+    assert "needs a calibration" in body["message"]
+    assert api.ok("GET", COLLECTION)["persons"] == 1
