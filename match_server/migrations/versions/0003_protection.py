@@ -47,9 +47,10 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_data_keys_collection_number", "data_keys", ["collection_number"])
+    number = NUMBER.compile(op.get_bind().dialect)
     for table in _SEALED:
         op.execute(  # the one form that both databases take, reference and all
-            f"ALTER TABLE {table} ADD COLUMN data_key BIGINT "
+            f"ALTER TABLE {table} ADD COLUMN data_key {number} "
             f"CONSTRAINT fk_{table}_data_key REFERENCES data_keys (number)"
         )
         used = sa.text("data_key IS NOT NULL")
@@ -71,7 +72,7 @@ def _create_other_model() -> None:
         sa.Column("model_id", sa.String(length=80), nullable=False),
         sa.Column("vector", sa.LargeBinary(), nullable=False),
         sa.Column("data_key", NUMBER, nullable=True),
-        sa.Column("quality", sa.Float(), nullable=True),
+        sa.Column("quality", sa.Double(), nullable=True),
         sa.Column("created_at", TIME, nullable=False),
         _of("spare_templates", "collection_number", "collections.number"),
         _of("spare_templates", "person_number", "persons.number"),
