@@ -1,0 +1,20 @@
+"""Sentences begin with a capital, addresses do not."""
+
+import pytest
+
+from shared.sentences import sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("the server cannot be reached", "The server cannot be reached"),
+        (
+            "http://10.0.0.2:8480/v1/probes answered 503",
+            "http://10.0.0.2:8480/v1/probes answered 503",
+        ),
+        ("", ""),
+    ],
+)
+def test_only_words_get_a_capital(text: str, said: str) -> None:
+    assert sentence(text) == said
