@@ -26,11 +26,11 @@ NO_SITE = "main"
 """The site of a device that has only ever spoken over HTTP, as the agent's default is."""
 
 _POLL_S = 0.05
-_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_S = 0.5
 _BATCH = 100
 _ACK_S = 10.0
 _KEEPALIVE_S = 30
-_PAUSE_S = 2.0
+_PAUSE_S = 1.0
 _LATE_EXPIRY_S = 24 * 3600
 _CURSOR_EVERY_S = 1.0
 

@@ -120,7 +120,7 @@ class Announcer:
         return said + self._last_person(place)
 
     def due(self, now: datetime) -> list[Message]:
-        """What is to be said because time has passed; asked for about once a second."""
+        """What is to be said because time has passed; asked for about twice a second."""
         said = []
         for camera, until in list(self._counted.items()):
             if now >= until:

@@ -5,6 +5,8 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
+
 
 @pytest.fixture
 def figures():
@@ -60,6 +62,7 @@ def test_what_is_now_is_read_from_the_database(api, helpers, figures):
     assert found["muster_disk_free_bytes",] > 0
 
 
+@on_sqlite
 def test_nobody_is_named_and_no_path_is_a_label(api, helpers, figures):
     person = api.person("Ann Onymous", helpers.unit_vector(1), id="onymous")
     api.ok("GET", f"/v1/collections/default/persons/{person}")
@@ -69,6 +72,7 @@ def test_nobody_is_named_and_no_path_is_a_label(api, helpers, figures):
     assert 'rule="(none)"' in text
 
 
+@on_sqlite
 def test_a_key_is_needed_where_the_settings_say_so(make_api, figures):
     api = make_api(metrics_need_key=True)
     api.refused(401, "GET", "/metrics", None)
@@ -76,6 +80,7 @@ def test_a_key_is_needed_where_the_settings_say_so(make_api, figures):
     assert figures(api, "viewer")
 
 
+@on_sqlite
 def test_every_figure_says_what_it_is(api):
     text = api.call("GET", "/metrics", None).get_data(as_text=True)
     named = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))

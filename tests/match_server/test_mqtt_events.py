@@ -20,6 +20,8 @@ from match_server.mqtt.homeassistant import Discovery, identifier_of
 from shared.ids import new_id
 from tests.match_server.receivers import PATIENCE_S, until
 
+on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
+
 BINARY = find_broker()
 pytestmark = [
     pytest.mark.broker,
@@ -131,6 +133,7 @@ def test_each_write_to_an_event_is_published_with_its_expiry_and_not_retained(
     assert len(later.events()) == 1
 
 
+@on_sqlite
 def test_a_late_event_is_published_as_late(api, helpers, listen, publish):
     listener = listen(EVENTS)
     publish(api)
@@ -180,6 +183,7 @@ def sensors(listener):
     return {topic: config for topic, config in found.items() if config is not None}
 
 
+@on_sqlite
 def test_home_assistant_finds_the_sensors_of_a_camera(make_api, helpers, listen, publish):
     api = make_api(**HOME)
     listener = listen("#")
@@ -214,6 +218,7 @@ def state(listener, name):
     return None
 
 
+@on_sqlite
 def test_the_last_person_is_named_while_live_and_nobody_after(make_api, helpers, listen, publish):
     api = make_api(**HOME)
     listener = listen("#")
@@ -263,6 +268,7 @@ def test_people_in_view_are_counted_by_their_tracks(make_api, helpers, listen, p
     assert state(listener, "People present") == "0"
 
 
+@on_sqlite
 def test_nothing_that_is_retained_ever_names_anybody(make_api, helpers, listen, publish):
     api = make_api(**HOME)
     listener = listen("#")
@@ -282,6 +288,7 @@ def test_nothing_that_is_retained_ever_names_anybody(make_api, helpers, listen, 
             assert "Onymous" not in message.topic
 
 
+@on_sqlite
 def test_everything_is_said_again_when_home_assistant_starts(make_api, helpers, listen, publish):
     api = make_api(**HOME)
     listener = listen("#")
@@ -301,6 +308,7 @@ def test_everything_is_said_again_when_home_assistant_starts(make_api, helpers, 
     until(lambda: len(listener.on(online["state_topic"])) > said, "states again")
 
 
+@on_sqlite
 def test_a_camera_whose_box_is_gone_is_taken_back(make_api, helpers, listen, publish):
     api = make_api(**HOME)
     listener = listen("#")
@@ -314,6 +322,7 @@ def test_a_camera_whose_box_is_gone_is_taken_back(make_api, helpers, listen, pub
     until(lambda: sensors(listener) == {}, "no sensors")
 
 
+@on_sqlite
 def test_double_takes_topics_are_served_on_wish(make_api, helpers, listen, publish):
     api = make_api(double_take=True)
     listener = listen("#")
@@ -362,6 +371,7 @@ def test_different_names_have_different_identifiers(one, other):
     assert len(configs) == 8
 
 
+@on_sqlite
 def test_after_a_brokers_absence_nothing_old_looks_live_and_nothing_is_missing(
     api, helpers, tmp_path
 ):

@@ -10,6 +10,8 @@ from sqlalchemy import select, text
 from match_server.tables import Event, EventTrack, Probe
 from shared.ids import new_id
 
+on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
+
 FIELDS = ("decision", "probes", "tracks", "first_captured_at", "last_captured_at", "captured_at")
 
 
@@ -80,12 +82,14 @@ def test_another_camera_box_or_person_is_another_sighting(seen, api, difference)
     assert len(events(api)) == 2
 
 
+@on_sqlite
 def test_strangers_are_one_sighting_each_because_nothing_says_that_they_are_the_same(api, seen):
     seen()
     seen()
     assert [event["decision"] for event in events(api)] == ["unknown", "unknown"]
 
 
+@on_sqlite
 def test_with_a_window_of_zero_every_track_is_a_sighting(api, seen):
     api.ok("PATCH", "/v1/collections/default", json={"policy": {"sighting_s": 0}})
     seen("Ann")
@@ -129,6 +133,7 @@ def test_a_late_probe_between_two_sightings_makes_them_one(api, seen):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@on_sqlite
 def test_the_order_of_arrival_changes_nothing_of_what_is_kept(api, seen, order):
     ages = [50.0, 30.0, 10.0]
     alike = [0.6, 0.9, 0.7]
@@ -165,6 +170,7 @@ def test_a_track_that_began_the_sighting_can_leave_it_too(api, seen):
     assert api.ok("GET", f"/v1/events/{ann['id']}")["person"]["name"] == "Ann"
 
 
+@on_sqlite
 def test_a_single_track_still_changes_its_name_for_a_better_look(api, seen):
     track = new_id()
     seen("Ann", track, alike=0.4)
@@ -172,6 +178,7 @@ def test_a_single_track_still_changes_its_name_for_a_better_look(api, seen):
     assert [event["person"]["name"] for event in events(api)] == ["Bob"]
 
 
+@on_sqlite
 def test_a_weaker_look_keeps_a_sighting_fresh(api, seen):
     first = seen("Ann", alike=0.9)
     api.clock.advance(20)
@@ -202,6 +209,7 @@ def test_a_late_probe_does_not_make_a_live_sighting_last_longer_or_shorter(api, 
     )
 
 
+@on_sqlite
 def test_a_box_whose_clock_runs_ahead_lends_no_time_to_a_live_sighting(api, seen):
     live = seen("Ann", alike=0.5)
     ahead = seen("Ann", alike=0.9, ago_s=-25)
@@ -209,6 +217,7 @@ def test_a_box_whose_clock_runs_ahead_lends_no_time_to_a_live_sighting(api, seen
     assert ahead["expires_at"] == live["expires_at"]
 
 
+@on_sqlite
 def test_a_late_better_look_at_another_person_is_not_live(api, seen):
     track = new_id()
     assert seen("Ann", track, alike=0.5)["live"]
@@ -228,9 +237,7 @@ def test_after_an_erasure_the_next_look_at_the_track_is_shown(api, seen):
     )
 
 
-def test_two_workers_that_see_one_person_on_two_tracks_at_once_keep_one_sighting(
-    make_api, helpers
-):
+def test_two_workers_that_see_one_person_on_two_tracks_at_once_keep_one_sighting(make_api, helpers):
     workers = [make_api() for _ in range(4)]
     ann = helpers.unit_vector(1)
     workers[0].person("Ann", ann)

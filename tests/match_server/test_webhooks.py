@@ -17,6 +17,8 @@ from match_server.telling.turns import turn_at
 from shared.errors import Unavailable
 from tests.match_server.receivers import Receiver, signature, until
 
+on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
+
 HASTE = Patience(first_pause_s=0.02, longest_pause_s=0.1)
 
 
@@ -116,6 +118,7 @@ def test_an_event_is_told_signed_and_with_its_expiry(api, helpers, receive, hook
     assert "secret" not in state(api, made)
 
 
+@on_sqlite
 def test_a_tampered_body_or_time_has_another_signature(api, helpers, receive, hook, deliver):
     receiver = receive()
     made = hook(receiver)
@@ -142,6 +145,7 @@ def test_events_come_in_order_and_again_after_failures(api, helpers, receive, ho
     assert (state(api, made)["failures"], state(api, made)["failing_since"]) == (0, None)
 
 
+@on_sqlite
 def test_a_receiver_that_hangs_holds_up_nobody_else(api, helpers, receive, hook, deliver):
     slow, quick = receive("hang"), receive()
     hook(slow)
@@ -153,6 +157,7 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(api, helpers, receive, hook,
     slow.silence.set()
 
 
+@on_sqlite
 def test_a_receiver_that_hangs_once_is_told_again(api, helpers, receive, hook, deliver):
     receiver = receive("hang", 200)
     made = hook(receiver)
@@ -198,6 +203,7 @@ def test_what_the_receiver_does_not_want_is_a_dead_letter_and_can_be_sent_again(
     until(lambda: state(api, made)["dead"] == 0, "an empty list")
 
 
+@on_sqlite
 def test_an_event_that_fails_for_too_long_is_a_dead_letter(api, helpers, receive, hook, deliver):
     receiver = receive(500)
     made = hook(receiver)
@@ -208,6 +214,7 @@ def test_an_event_that_fails_for_too_long_is_a_dead_letter(api, helpers, receive
     until(lambda: state(api, made)["dead"] == 1, "a dead letter")
 
 
+@on_sqlite
 def test_a_receiver_that_is_gone_is_called_no_more_until_somebody_says_so(
     api, helpers, receive, hook, deliver
 ):
@@ -222,6 +229,7 @@ def test_a_receiver_that_is_gone_is_called_no_more_until_somebody_says_so(
     until(lambda: len(receiver.taken) == 3, "what it missed")
 
 
+@on_sqlite
 def test_a_webhook_that_never_succeeds_is_disabled_with_its_reason(
     api, helpers, receive, hook, deliver
 ):
@@ -238,6 +246,7 @@ def test_a_webhook_that_never_succeeds_is_disabled_with_its_reason(
     )
 
 
+@on_sqlite
 def test_a_redirect_is_not_followed(api, helpers, receive, hook, deliver):
     receiver = receive(302, 204)
     made = hook(receiver)
@@ -247,6 +256,7 @@ def test_a_redirect_is_not_followed(api, helpers, receive, hook, deliver):
     assert len(receiver.calls) == 1
 
 
+@on_sqlite
 def test_an_event_that_comes_late_does_not_look_live(api, helpers, receive, hook, deliver):
     receiver = receive(503, 204)
     hook(receiver)
@@ -328,6 +338,7 @@ def test_two_processes_never_deliver_at_once_and_one_takes_over(
     assert len(receiver.calls) == 14
 
 
+@on_sqlite
 def test_a_removed_webhook_is_called_no_more(api, helpers, receive, hook, deliver):
     receiver = receive(500)
     made = hook(receiver)
@@ -340,6 +351,7 @@ def test_a_removed_webhook_is_called_no_more(api, helpers, receive, hook, delive
     api.refused(404, "POST", f"/v1/webhooks/{made['id']}/resend", json={})
 
 
+@on_sqlite
 def test_webhooks_are_for_administrators(api):
     for role in ("enroller", "searcher", "device", "viewer", None):
         status = 401 if role is None else 403
@@ -367,6 +379,7 @@ def test_an_address_that_cannot_be_called_is_no_webhook(url):
         WebhookCreate(url=url)
 
 
+@on_sqlite
 def test_an_address_that_is_refused_is_not_repeated(api):
     body = api.refused(400, "POST", "/v1/webhooks", json={"url": "http://me:hush@example.org/"})
     assert "hush" not in json.dumps(body)
@@ -407,6 +420,7 @@ def test_where_a_webhook_may_lead(host, private, allowed):
     assert found is allowed
 
 
+@on_sqlite
 def test_a_private_address_that_the_settings_forbid_is_a_dead_letter(
     api, helpers, receive, hook, deliver
 ):
@@ -426,6 +440,7 @@ def test_pauses_grow_and_differ():
         assert max(drawn) <= timedelta(seconds=longest)
 
 
+@on_sqlite
 def test_the_settings_reach_the_caller(make_services, tmp_path):
     assert Settings(data_dir=tmp_path).webhook_private_addresses
     services = make_services(webhook_timeout_s=3.0, webhook_private_addresses=False)
