@@ -29,7 +29,8 @@ from match_server.services.operating_point import OperatingPoint, OperatingPoint
 from match_server.services.policy import Candidate, decide
 from match_server.services.ranking import all_present, rank_persons
 from match_server.services.scopes import Scope, scope_of_device
-from match_server.services.sightings import Sightings, Verdict
+from match_server.services.showing import Verdict
+from match_server.services.sightings import Sightings
 from match_server.services.vault import Cipher, Vault
 from match_server.services.vectors import template_of
 from match_server.tables import Device, Probe

@@ -1,32 +1,34 @@
 """The rows that a probe leaves: its sighting (event), the candidates of that, itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 from sqlalchemy import Table as SqlTable
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from match_server.schemas.base import Decision
-from match_server.schemas.collections import Policy
 from match_server.schemas.events import EventView
-from match_server.schemas.persons import PersonName
 from match_server.services.changes import next_number
-from match_server.services.events import event_view, view_of
+from match_server.services.events import event_view
 from match_server.services.files import Kept
 from match_server.services.followers import count_decision
-from match_server.services.identification import candidate_view
 from match_server.services.lookup import batches
-from match_server.services.operating_point import OperatingPoint
-from match_server.services.policy import Candidate
-from match_server.services.scopes import Scope
+from match_server.services.showing import (
+    Freshness,
+    Verdict,
+    better_of_track,
+    candidate_rows,
+    evidence,
+    keep_fresh,
+    names_another,
+    probe_row,
+    show,
+    view_of_probe,
+)
 from match_server.tables import Collection, Event, EventCandidate, EventTrack, Person, Probe
 from shared.ids import new_id
 from shared.messages import ProbeMessage
-
-_STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
 
 _OF_TRACKS = (
     select(EventTrack)
@@ -76,29 +78,6 @@ _SHOWN = (
 )
 
 _Track = tuple[str, str, str]  # device, camera, track id
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one probe says."""
-
-    decision: Decision
-    candidates: Sequence[Candidate]  # best first
-    scope: Scope  # that was searched
-    point: OperatingPoint  # that decided
-    received_at: datetime
-
-    @property
-    def policy(self) -> Policy:
-        return self.point.policy
-
-    @property
-    def similarity(self) -> float | None:
-        return self.candidates[0].similarity if self.candidates else None
-
-    @property
-    def person_number(self) -> int | None:
-        return self.candidates[0].person_number if self.decision == "identified" else None
 
 
 class Sightings:
@@ -167,22 +146,22 @@ class Sightings:
             event.probes += 1
             event.first_captured_at = min(event.first_captured_at, message.captured_at)
             event.last_captured_at = max(event.last_captured_at, message.captured_at)
-            better = event.person_erased or _evidence(
+            better = event.person_erased or evidence(
                 verdict.decision, verdict.similarity, message.quality.score
-            ) > _evidence(event.decision, event.similarity, event.quality_score)
+            ) > evidence(event.decision, event.similarity, event.quality_score)
             left_over = None if snapshot is None else snapshot.name
             unused.append(event.snapshot if better else left_over)
         self._note_track(key, track, event, message, verdict)
-        self._probes.append(_probe_row(message, event, verdict))
+        self._probes.append(probe_row(message, event, verdict))
         if better:
-            _show(event, message, verdict, snapshot, fresh=fresh)
+            show(event, message, verdict, snapshot, fresh=fresh)
         self._note_local(event, message, verdict, better=better)
         if better:
             if not fresh:
                 self._replaced.add(event.id)
-            self._candidates[event.id] = _candidate_rows(event, verdict)
+            self._candidates[event.id] = candidate_rows(event, verdict)
             return self._shown(event, verdict), [name for name in unused if name is not None]
-        _keep_fresh(event, message, verdict)
+        keep_fresh(event, message, verdict)
         self.write()
         view = event_view(self._session, event.id)
         if view is None:
@@ -220,8 +199,8 @@ class Sightings:
         person = verdict.person_number
         if person is None:
             return current
-        if current is not None and track is not None and _names_another(current, person):
-            if not _better_of_track(track, message, verdict):
+        if current is not None and track is not None and names_another(current, person):
+            if not better_of_track(track, message, verdict):
                 return current
             if current.tracks > 1:
                 current.tracks -= 1
@@ -260,12 +239,12 @@ class Sightings:
         into.first_captured_at = min(into.first_captured_at, gone.first_captured_at)
         into.last_captured_at = max(into.last_captured_at, gone.last_captured_at)
         candidates = EventCandidate.event_id
-        better = _evidence(gone.decision, gone.similarity, gone.quality_score) > _evidence(
+        better = evidence(gone.decision, gone.similarity, gone.quality_score) > evidence(
             into.decision, into.similarity, into.quality_score
         )
         unused = into.snapshot if better else gone.snapshot
         if better:
-            was = _Freshness.of(into)
+            was = Freshness.of(into)
             for name in _SHOWN:
                 setattr(into, name, getattr(gone, name))
             into.shown_track_id = gone.shown_track_id or gone.track_id
@@ -275,7 +254,7 @@ class Sightings:
                 update(EventCandidate).where(candidates == gone.id).values(event_id=into.id)
             )
         else:
-            _Freshness.of(gone).carry_over(into)
+            Freshness.of(gone).carry_over(into)
             if into.local_decision is None:
                 for name in _LOCAL:
                     setattr(into, name, getattr(gone, name))
@@ -331,7 +310,7 @@ class Sightings:
             if track.event is not event:
                 track.event = event
                 event.tracks += 1
-            if not _better_of_track(track, message, verdict):
+            if not better_of_track(track, message, verdict):
                 return
         track.decision = verdict.decision
         track.similarity = verdict.similarity
@@ -362,138 +341,4 @@ class Sightings:
         """The event that shows this probe, as clients see it."""
         number = event.local_person_number
         local = None if number is None else self._session.get(Person, number)
-        return _shown(event, verdict, local)
-
-
-@dataclass(frozen=True, slots=True)
-class _Freshness:
-    """Until when somebody may act on what a sighting says, and on whose behalf."""
-
-    decision: str
-    person_number: int | None
-    live: bool
-    expires_at: datetime
-
-    @classmethod
-    def of(cls, event: Event) -> "_Freshness":
-        return cls(event.decision, event.person_number, event.live, event.expires_at)
-
-    def carry_over(self, event: Event) -> None:
-        """Let the sighting stay fresh as long as this, if this says the same of the same person.
-
-        Only what arrived in time counts: nothing that was late makes a sighting look live.
-        """
-        said = event.decision, event.person_number
-        if not self.live or said != (self.decision, self.person_number):
-            return
-        event.expires_at = max(event.expires_at, self.expires_at) if event.live else self.expires_at
-        event.live = True
-
-
-def _freshness(message: ProbeMessage, verdict: Verdict) -> _Freshness:
-    window = timedelta(seconds=verdict.policy.live_s)
-    age = verdict.received_at - message.captured_at
-    return _Freshness(
-        verdict.decision,
-        verdict.person_number,
-        # A box whose clock runs ahead must not make old news look fresh: neither way may be far
-        # off.
-        live=abs(age) <= window,
-        expires_at=min(message.captured_at, verdict.received_at) + window,
-    )
-
-
-def _keep_fresh(event: Event, message: ProbeMessage, verdict: Verdict) -> None:
-    """A weaker probe that says the same keeps the sighting fresh."""
-    if not event.person_erased:
-        _freshness(message, verdict).carry_over(event)
-
-
-def _names_another(event: Event, person_number: int) -> bool:
-    return event.decision == "identified" and event.person_number not in (None, person_number)
-
-
-def _better_of_track(track: EventTrack, message: ProbeMessage, verdict: Verdict) -> bool:
-    """Whether this is the best probe of its track (of several that make up a sighting)."""
-    return track.event.person_erased or _evidence(
-        verdict.decision, verdict.similarity, message.quality.score
-    ) > _evidence(track.decision, track.similarity, track.quality_score)
-
-
-def _evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
-    strength = _STRENGTH[decision]
-    return strength, (similarity or 0.0) if decision == "identified" else quality
-
-
-def _show(
-    event: Event, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None, *, fresh: bool
-) -> None:
-    """Let the event show this probe; `fresh`: it has shown none before."""
-    was = None if fresh or event.person_erased else _Freshness.of(event)
-    now = _freshness(message, verdict)
-    event.collection_number = verdict.scope.number
-    event.decision = verdict.decision
-    event.person_number = verdict.person_number
-    event.person_erased = False
-    event.similarity = verdict.similarity
-    event.threshold = verdict.point.threshold
-    event.shown_track_id = None if event.track_id == message.track_id else message.track_id
-    event.captured_at = message.captured_at
-    event.received_at = verdict.received_at
-    event.live = now.live
-    event.expires_at = now.expires_at
-    event.quality = message.quality.model_dump(mode="json")
-    event.quality_score = message.quality.score
-    event.liveness = message.liveness
-    event.box = list(message.box)
-    event.frame_size = list(message.frame_size)
-    event.snapshot = None if snapshot is None else snapshot.name
-    event.data_key = None if snapshot is None else snapshot.data_key
-    if was is not None:
-        was.carry_over(event)
-
-
-def _shown(event: Event, verdict: Verdict, local_person: Person | None) -> EventView:
-    person: PersonName | None = None
-    if verdict.decision == "identified":
-        best = verdict.candidates[0]
-        person = PersonName(id=best.person_id, name=best.person_name)
-    candidates = [
-        candidate_view(
-            PersonName(id=one.person_id, name=one.person_name),
-            one.template_id,
-            one.similarity,
-            rank,
-            match_probability=one.match_probability,
-        )
-        for rank, one in enumerate(verdict.candidates, start=1)
-    ]
-    return view_of(event, verdict.scope.name, person, candidates, local_person)
-
-
-def _candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
-    return [
-        {
-            "event_id": event.id,
-            "rank": rank,
-            "person_number": one.person_number,
-            "template_id": one.template_id,
-            "similarity": one.similarity,
-            "match_probability": one.match_probability,
-        }
-        for rank, one in enumerate(verdict.candidates, start=1)
-    ]
-
-
-def _probe_row(message: ProbeMessage, event: Event, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "id": message.probe_id,
-        "event_id": event.id,
-        "device": message.device,
-        "sequence": message.sequence,
-        "decision": verdict.decision,
-        "person_number": verdict.person_number,
-        "similarity": verdict.similarity,
-        "captured_at": message.captured_at,
-        "received_at": verdict.received_at,
-    }
+        return view_of_probe(event, verdict, local)
