@@ -38,7 +38,8 @@ def _take(presence: Presence, incoming: Request, principal: Principal) -> Tracks
     require_json(incoming)
     data = incoming.get_data().strip()
     try:
-        messages = _MESSAGES.validate_json(data if data[:1] == b"[" else b"[" + data + b"]")
+        listed = data if data[:1] == b"[" else b"[" + data + b"]"
+        messages = _MESSAGES.validate_json(listed, strict=True)
     except ValidationError as error:
         raise malformed(error) from None
     if not 1 <= len(messages) <= MAX_TRACKS:
