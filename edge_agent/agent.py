@@ -12,9 +12,6 @@ import cv2
 from edge_agent.camera_settings import CameraSettings
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import is_live, open_source
-from edge_agent.detection import DetectionRules
-from edge_agent.judging import LivenessRules
-from edge_agent.knobs import Knobs
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
@@ -25,9 +22,12 @@ from edge_agent.settings import (
     BrokerSettings,
     ServerSettings,
 )
-from edge_agent.track_changes import TrackQueue
 from edge_agent.tracking.bestshot import ShotRules
 from edge_agent.tracking.tracker import TrackingRules
+from edge_agent.watching.detection import DetectionRules
+from edge_agent.watching.judging import LivenessRules
+from edge_agent.watching.knobs import Knobs
+from edge_agent.watching.track_changes import TrackQueue
 from models.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import SourceError
 from shared.memory import find_trim

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from edge_agent.capture.streams import Asked
 from edge_agent.capture.view import Point, Rotation, View
-from edge_agent.detection import Reach
 from edge_agent.secret_files import read_secret
+from edge_agent.watching.detection import Reach
 from shared.errors import ConfigurationError
 from shared.messages import Name
 

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.capture.feed import Frame
-from edge_agent.detection import DetectionRules, FaceFinder, Lookout
-from edge_agent.judging import Judge, Judged, JudgingModels, LivenessRules
-from edge_agent.knobs import Knobs
 from edge_agent.ledger import TrackLedger
-from edge_agent.presence import Presence, main_reason
 from edge_agent.probes import Probe
-from edge_agent.timing import StageTimes
-from edge_agent.track_changes import TrackSink
 from edge_agent.tracking.appearance import SceneWatch, face_fingerprint
 from edge_agent.tracking.bestshot import BestShots, Candidate, ShotRules, Story
 from edge_agent.tracking.shots import take_shot, thumbnail
 from edge_agent.tracking.tracker import Track, Tracker, TrackingRules
+from edge_agent.watching.detection import DetectionRules, FaceFinder, Lookout
+from edge_agent.watching.judging import Judge, Judged, JudgingModels, LivenessRules
+from edge_agent.watching.knobs import Knobs
+from edge_agent.watching.presence import Presence, main_reason
+from edge_agent.watching.timing import StageTimes
+from edge_agent.watching.track_changes import TrackSink
 from models.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
 from shared.ids import new_id

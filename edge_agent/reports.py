@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_agent.agent import Agent
 from edge_agent.pipeline import MODEL_STAGES
-from edge_agent.timing import StageTime, StageTimes
+from edge_agent.watching.timing import StageTime, StageTimes
 
 
 def summary(agent: Agent, transport: str | None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ShotSettings(_Section):
 
 
 class LivenessSettings(_Section):
-    """What is made of the weak liveness score; see `edge_agent.judging.LivenessRules`."""
+    """What is made of the weak liveness score; see `edge_agent.watching.judging.LivenessRules`."""
 
     policy: Literal["off", "report", "refuse"] = "report"
     threshold: float = Field(default=0.3, ge=0, le=1)

@@ -36,7 +36,7 @@ from match_server.api.routes import (
 from match_server.api.tracks import track_endpoints
 from match_server.api.webhooks import webhook_endpoints
 from match_server.pages.views import pages
-from match_server.services.chain import Actor, act_as
+from match_server.services.law.chain import Actor, act_as
 from match_server.services.metrics import Metrics
 from match_server.services.wiring import Services
 from shared.errors import MusterError

@@ -21,7 +21,7 @@ from match_server.backends import (
 )
 from match_server.bell import CHANNEL, Bell
 from match_server.prepared import Parameter, Prepared, Statement
-from match_server.services.chain import seal
+from match_server.services.law.chain import seal
 from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
 
 __all__ = ["Database", "Reader", "sqlite_path"]

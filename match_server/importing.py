@@ -10,8 +10,8 @@ from pathlib import Path
 from match_server.api.uploads import lines_of, picture_item
 from match_server.prepare import prepare
 from match_server.schemas.batches import BatchQuery, BatchVerdict
-from match_server.services.batches import Item
-from match_server.services.bulk import Resume
+from match_server.services.people.batches import Item
+from match_server.services.people.bulk import Resume
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, MusterError, TooLarge

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from match_server.database import Database
 from match_server.migrations import migrate
-from match_server.services.keys import Keys
+from match_server.services.law.keys import Keys
 from match_server.settings import Settings
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError

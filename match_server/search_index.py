@@ -25,8 +25,8 @@ from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.services.changes import position
-from match_server.services.scopes import Scope
-from match_server.services.vault import Vault
+from match_server.services.searches.scopes import Scope
+from match_server.services.storing.vault import Vault
 from match_server.tables import Change, Collection, Template
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
 from shared.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery

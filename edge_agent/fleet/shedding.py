@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from edge_agent.fleet.settings import FleetSettings
-from edge_agent.knobs import Knobs
+from edge_agent.watching.knobs import Knobs
 from shared.clock import Clock
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Final
 
 from edge_agent.outbox import Outbox
 from edge_agent.publishers.transport import Transport
-from edge_agent.track_changes import TrackQueue
+from edge_agent.watching.track_changes import TrackQueue
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.sentences import sentence

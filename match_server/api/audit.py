@@ -12,9 +12,9 @@ from match_server.schemas.audit import (
     ErasureView,
 )
 from match_server.schemas.base import Page
-from match_server.services.access import AccessLog
-from match_server.services.chain import Actor
-from match_server.services.keys import Permission, Principal
+from match_server.services.law.access import AccessLog
+from match_server.services.law.chain import Actor
+from match_server.services.law.keys import Permission, Principal
 from match_server.services.wiring import Services
 
 

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 from flask import Request, g
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from match_server.services.keys import Keys, Permission, Principal
-from match_server.services.limits import Limits
+from match_server.services.law.keys import Keys, Permission, Principal
+from match_server.services.law.limits import Limits
 from match_server.settings import Settings
 from shared.errors import Forbidden, Unauthenticated
 

@@ -8,7 +8,7 @@ from flask import Response, request
 from match_server.api.endpoint import Endpoint
 from match_server.api.uploads import NDJSON, items_of
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
-from match_server.services.keys import Permission
+from match_server.services.law.keys import Permission
 from match_server.services.wiring import Services
 from shared.errors import MalformedInput
 

@@ -11,7 +11,7 @@ from match_server.schemas.calibrations import (
     CalibrationRemoved,
     CalibrationView,
 )
-from match_server.services.keys import Permission
+from match_server.services.law.keys import Permission
 from match_server.services.wiring import Services
 
 _CALIBRATION = "/v1/collections/<collection>/calibration"

@@ -21,7 +21,7 @@ from match_server.schemas.devices import (
     LedgerQuery,
     LedgerView,
 )
-from match_server.services.keys import Permission, Principal
+from match_server.services.law.keys import Permission, Principal
 from match_server.services.wiring import Services
 from shared.errors import Forbidden, MalformedInput
 from shared.fleet import DeviceGrant, HealthAnswer, HealthMessage, ReportedConfig

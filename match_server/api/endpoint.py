@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue
 
-from match_server.services.keys import Permission
+from match_server.services.law.keys import Permission
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 

@@ -16,8 +16,8 @@ from match_server.schemas.feed import (
     GalleriesPut,
     SnapshotQuery,
 )
-from match_server.services.feed import Feed
-from match_server.services.keys import Permission, Principal
+from match_server.services.boxes.feed import Feed
+from match_server.services.law.keys import Permission, Principal
 from match_server.services.wiring import Services
 from shared.errors import Unavailable
 from shared.feed import FeedChanges

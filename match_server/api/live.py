@@ -18,9 +18,9 @@ from match_server.schemas.events import (
     SnapshotQuery,
     StreamQuery,
 )
-from match_server.services.events import Events, Update
-from match_server.services.keys import Permission, Principal
-from match_server.services.probes import Probes
+from match_server.services.law.keys import Permission, Principal
+from match_server.services.seen.events import Events, Update
+from match_server.services.seen.probes import Probes
 from match_server.services.wiring import Services
 from shared.errors import Forbidden, MalformedInput, Unavailable
 from shared.messages import ProbeMessage

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from match_server.api.endpoint import Endpoint
 from match_server.services.changes import position
-from match_server.services.keys import Permission
+from match_server.services.law.keys import Permission
 from match_server.services.metrics import disk_free_bytes
 from match_server.services.wiring import Services
 from match_server.tables import (

@@ -53,7 +53,7 @@ from match_server.schemas.storages import (
     StorageView,
     StorageWritten,
 )
-from match_server.services.keys import Permission
+from match_server.services.law.keys import Permission
 from match_server.services.wiring import Services
 
 _COLLECTION = "/v1/collections/<collection>"

@@ -6,8 +6,8 @@ from pydantic import TypeAdapter, ValidationError
 from match_server.api.endpoint import Endpoint
 from match_server.api.requests import malformed, require_json
 from match_server.schemas.events import Presences, TracksTaken
-from match_server.services.keys import Permission, Principal
-from match_server.services.presence import Presence
+from match_server.services.law.keys import Permission, Principal
+from match_server.services.seen.presence import Presence
 from match_server.services.wiring import Services
 from shared.errors import Forbidden, MalformedInput
 from shared.messages import TrackMessage

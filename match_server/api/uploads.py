@@ -10,7 +10,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from match_server.api.requests import validated, validated_json
 from match_server.schemas.batches import BatchLine
-from match_server.services.batches import Item
+from match_server.services.people.batches import Item
 from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
 
 _CHUNK = 64 * 1024

@@ -10,7 +10,7 @@ from match_server.schemas.webhooks import (
     WebhookCreated,
     WebhookView,
 )
-from match_server.services.keys import Permission
+from match_server.services.law.keys import Permission
 from match_server.services.wiring import Services
 
 _WEBHOOK = "/v1/webhooks/<webhook>"

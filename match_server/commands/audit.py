@@ -46,7 +46,7 @@ def list_entries(
     from match_server.api.requests import validated
     from match_server.prepare import open_database
     from match_server.schemas.audit import AuditQuery
-    from match_server.services.audit import Audit
+    from match_server.services.law.audit import Audit
     from shared.clock import rfc3339
 
     given = {"person": person, "subject": subject, "actor": actor, "action": action}
@@ -76,7 +76,7 @@ def show_anchor(config: Path | None, /, as_json: bool, **options: Any) -> None:
       match-server audit anchor --data-dir /var/lib/muster
     """
     from match_server.prepare import open_database
-    from match_server.services.audit import Audit
+    from match_server.services.law.audit import Audit
 
     with open_database(load_settings(config, **options)) as database:
         head = Audit(database).head()
@@ -96,7 +96,7 @@ def verify(config: Path | None, /, anchor: str | None, as_json: bool, **options:
       match-server audit verify --anchor 4711:9f2c… --data-dir /var/lib/muster
     """
     from match_server.prepare import open_database
-    from match_server.services.audit import Audit, anchor_of
+    from match_server.services.law.audit import Audit, anchor_of
 
     if anchor is not None and Path(anchor).is_file():
         anchor = Path(anchor).read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ from match_server.commands.options import answer, data_dir, json_flag
 from match_server.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from match_server.services.device_codes import DeviceCodes
-    from match_server.services.devices import Devices
+    from match_server.services.boxes.device_codes import DeviceCodes
+    from match_server.services.boxes.devices import Devices
 
 
 @click.group()
@@ -102,9 +102,9 @@ def _opened(settings: Settings) -> "Iterator[tuple[Devices, DeviceCodes]]":
     """Devices and codes over a prepared data folder: nothing else is loaded for them."""
     from match_server.database import Database
     from match_server.prepare import prepare
-    from match_server.services.device_codes import DeviceCodes, certificate_sha256
-    from match_server.services.devices import Devices
-    from match_server.services.keys import Keys
+    from match_server.services.boxes.device_codes import DeviceCodes, certificate_sha256
+    from match_server.services.boxes.devices import Devices
+    from match_server.services.law.keys import Keys
     from shared.clock import SystemClock
 
     prepare(settings)

@@ -15,8 +15,8 @@ from match_server.settings import load_settings
 
 if TYPE_CHECKING:  # the server's libraries are opened when they are needed
     from match_server.faces import FaceEngine
-    from match_server.services.model_comparison import Comparison
-    from match_server.services.reembedding import Standing
+    from match_server.services.face_models.model_comparison import Comparison
+    from match_server.services.face_models.reembedding import Standing
     from match_server.services.wiring import Services
 
 _SHOWN = 20  # persons without a photo that are listed; --json lists them all
@@ -117,7 +117,7 @@ def reembed(
 
 def _models(services: "Services", collection: str, pack: str | None) -> "FaceEngine":
     """The models to make templates with: those of the pack, or of the change under way."""
-    from match_server.services.engines import installed_engine
+    from match_server.services.face_models.engines import installed_engine
 
     if pack is None:
         standing = services.reembedding.standing(collection)
@@ -135,7 +135,7 @@ def _prepared(
     quiet: bool,
 ) -> "Standing":
     """Prepare, then take the step; again, when templates were enrolled between the two."""
-    from match_server.services.reembedding import NotPrepared
+    from match_server.services.face_models.reembedding import NotPrepared
 
     for tries_left in reversed(range(_TRIES)):
         with Bar(console=Console(stderr=True), disable=quiet) as bar:

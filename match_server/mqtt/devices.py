@@ -14,8 +14,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from match_server.mqtt.broker import Broker, client_of
-from match_server.services.configurations import Configurations
-from match_server.services.device_health import HealthReports
+from match_server.services.boxes.configurations import Configurations
+from match_server.services.boxes.device_health import HealthReports
 from shared.errors import MalformedInput, MusterError
 from shared.fleet import DesiredConfig, HealthMessage, ReportedConfig
 from shared.topics import DeviceTopics, any_device

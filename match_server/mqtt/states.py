@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from match_server.mqtt import doubletake, homeassistant
 from match_server.mqtt.homeassistant import NOBODY, REPEAT_S, UNKNOWN, Discovery, state_topic
 from match_server.schemas.events import CameraPresence, EventView
-from match_server.services.presence import Presence
+from match_server.services.seen.presence import Presence
 from shared.clock import rfc3339
 
 _LAST_PERSON_S = 30.0

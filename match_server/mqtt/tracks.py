@@ -5,7 +5,7 @@ import logging
 from pydantic import ValidationError
 
 from match_server.mqtt.consumer import Listening
-from match_server.services.presence import Presence
+from match_server.services.seen.presence import Presence
 from shared.messages import TrackMessage
 from shared.topics import DeviceTopics
 

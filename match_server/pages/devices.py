@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from match_server.api.auth import Gatekeeper
 from match_server.api.errors import status_of
 from match_server.schemas.devices import DeviceDetail, DeviceQuery, LedgerQuery
-from match_server.services.chain import Actor, act_as
-from match_server.services.keys import Permission
+from match_server.services.law.chain import Actor, act_as
+from match_server.services.law.keys import Permission
 from match_server.services.wiring import Services
 from shared.errors import MusterError, NotFound
 from shared.invitations import Invitation, plain_code

@@ -217,7 +217,8 @@ class OperatingPointView(ApiModel):
         description="False match rate of one comparison at `threshold`; null without calibration."
     )
     fmr_upper_bound: float | None = Field(
-        description="Above which it is not, with 95 % confidence, by the data alone: no tail is assumed."
+        description="Above which it is not, with 95 % confidence, by the data alone: no tail is "
+        "assumed."
     )
     fpir: float | None = Field(
         description="Share of tracks of persons not enrolled that get a name: "

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from match_server.database import Reader
-from match_server.services.chain import Note, note
+from match_server.services.law.chain import Note, note
 from match_server.tables import Change, Counter
 
 Kind = Literal[

@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, contains_eager
 
 from match_server.schemas.base import Paging
-from match_server.services.scopes import Scope
+from match_server.services.searches.scopes import Scope
 from match_server.tables import Collection, Group, Person, Storage
 from shared.errors import NotFound
 

@@ -7,43 +7,43 @@ from pathlib import Path
 from match_server.database import Database
 from match_server.faces import FaceEngine
 from match_server.search_index import OpenGallery, SearchIndex, open_segments
-from match_server.services.access import AccessLog
-from match_server.services.audit import Audit
-from match_server.services.batches import Batches
-from match_server.services.bulk import BulkVectors
-from match_server.services.calibrations import Calibrations
-from match_server.services.collections import Collections
-from match_server.services.configurations import Configurations
-from match_server.services.device_codes import DeviceCodes, certificate_sha256
-from match_server.services.device_health import HealthReports
-from match_server.services.devices import Devices
-from match_server.services.engines import Engines, FindEngine, find_installed
-from match_server.services.enrollment import Enroller
-from match_server.services.erasure import Erasures
-from match_server.services.events import Events
-from match_server.services.feed import Feed
-from match_server.services.files import FileStore
-from match_server.services.followers import Followers
-from match_server.services.groups import Groups
-from match_server.services.housekeeping import Housekeeper, HouseLease, Task
-from match_server.services.identification import Identifier
-from match_server.services.keys import Keys
-from match_server.services.ledger import Ledgers
+from match_server.services.boxes.configurations import Configurations
+from match_server.services.boxes.device_codes import DeviceCodes, certificate_sha256
+from match_server.services.boxes.device_health import HealthReports
+from match_server.services.boxes.devices import Devices
+from match_server.services.boxes.feed import Feed
+from match_server.services.boxes.followers import Followers
+from match_server.services.boxes.ledger import Ledgers
+from match_server.services.face_models.engines import Engines, FindEngine, find_installed
+from match_server.services.face_models.model_comparison import ModelComparisons
+from match_server.services.face_models.reembedding import Reembedding
+from match_server.services.law.access import AccessLog
+from match_server.services.law.audit import Audit
+from match_server.services.law.erasure import Erasures
+from match_server.services.law.housekeeping import Housekeeper, HouseLease, Task
+from match_server.services.law.keys import Keys
+from match_server.services.law.orphans import Orphans
+from match_server.services.law.retention import RetentionSweep
 from match_server.services.metrics import Metrics
-from match_server.services.model_comparison import ModelComparisons
-from match_server.services.newcomers import Newcomers
-from match_server.services.operating_point import OperatingPoints
-from match_server.services.orphans import Orphans
-from match_server.services.persons import Persons
-from match_server.services.presence import Presence
-from match_server.services.probes import Probes
-from match_server.services.reembedding import Reembedding
-from match_server.services.references import References
-from match_server.services.retention import RetentionSweep
-from match_server.services.rotation import Rotation
-from match_server.services.searching import Searcher
-from match_server.services.storages import Storages
-from match_server.services.vault import Vault
+from match_server.services.people.batches import Batches
+from match_server.services.people.bulk import BulkVectors
+from match_server.services.people.collections import Collections
+from match_server.services.people.enrollment import Enroller
+from match_server.services.people.groups import Groups
+from match_server.services.people.newcomers import Newcomers
+from match_server.services.people.persons import Persons
+from match_server.services.people.references import References
+from match_server.services.searches.calibrations import Calibrations
+from match_server.services.searches.identification import Identifier
+from match_server.services.searches.operating_point import OperatingPoints
+from match_server.services.searches.searching import Searcher
+from match_server.services.seen.events import Events
+from match_server.services.seen.presence import Presence
+from match_server.services.seen.probes import Probes
+from match_server.services.storing.files import FileStore
+from match_server.services.storing.rotation import Rotation
+from match_server.services.storing.storages import Storages
+from match_server.services.storing.vault import Vault
 from match_server.settings import Settings
 from match_server.telling.updates import Updates
 from match_server.telling.webhooks import Webhooks

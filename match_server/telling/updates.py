@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.schemas.events import EventView
 from match_server.services.changes import position
-from match_server.services.events import as_told, rows_with_views
+from match_server.services.seen.events import as_told, rows_with_views
 from match_server.tables import Device, Event, EventReader, Group, Membership
 from shared.clock import Clock
 

@@ -14,8 +14,8 @@ from match_server.schemas.webhooks import (
     WebhookFilters,
     WebhookView,
 )
-from match_server.services.chain import Note, note
 from match_server.services.changes import position
+from match_server.services.law.chain import Note, note
 from match_server.services.lookup import collection_named, one_number, page_of
 from match_server.tables import Collection, Delivery, Event, Json, Webhook
 from match_server.telling.signing import new_secret, secret_text

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from match_server.database import Database, sqlite_path
 from match_server.migrations import current_revision, head_revision
-from match_server.services.chain import Note, note
+from match_server.services.law.chain import Note, note
 from match_server.settings import Settings
 from match_server.tables import Collection, Table
 from match_server.transfer.container import Writer

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from match_server.services.places import Folder, OpenPlace, Place, checked_uri, place_at
+from match_server.services.storing.places import Folder, OpenPlace, Place, checked_uri, place_at
 from match_server.tables import Event, Image, Storage
 from shared.errors import Conflict, Damaged, MusterError, NotFound
 

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.capture.feed import Frame
-from edge_agent.detection import DetectionRules, Lookout
-from edge_agent.knobs import Knobs
-from edge_agent.motion import MotionWatch
 from edge_agent.pipeline import Pipeline, PipelineRules
+from edge_agent.watching.detection import DetectionRules, Lookout
+from edge_agent.watching.knobs import Knobs
+from edge_agent.watching.motion import MotionWatch
 from models.types import BgrImage, Detections
 
 from .fake_faces import FakeFaces, Sink, Someone, frame_of

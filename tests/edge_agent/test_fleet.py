@@ -15,7 +15,7 @@ from edge_agent.fleet.sensors import MachineSensors
 from edge_agent.fleet.settings import FleetSettings
 from edge_agent.fleet.shedding import Shedder, Strain
 from edge_agent.fleet.trial import problem_of
-from edge_agent.knobs import Knobs
+from edge_agent.watching.knobs import Knobs
 from shared.errors import ConfigurationError, MalformedInput
 from shared.fleet import DesiredConfig
 from shared.invitations import Invitation, new_code, plain_code

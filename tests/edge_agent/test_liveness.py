@@ -2,8 +2,8 @@
 
 import pytest
 
-from edge_agent.judging import LivenessRules
 from edge_agent.pipeline import Pipeline, PipelineRules
+from edge_agent.watching.judging import LivenessRules
 
 from .fake_faces import FakeFaces, Sink, Someone, frame_of
 

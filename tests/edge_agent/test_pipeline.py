@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edge_agent.detection import DetectionRules
 from edge_agent.pipeline import Pipeline, PipelineRules
 from edge_agent.tracking.bestshot import ShotRules
 from edge_agent.tracking.tracker import TrackingRules
+from edge_agent.watching.detection import DetectionRules
 
 from .fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
 

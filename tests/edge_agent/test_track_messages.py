@@ -11,7 +11,7 @@ from demo.processes import free_port
 from edge_agent.outbox import Outbox
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.http import HttpTransport
-from edge_agent.track_changes import TrackChange, TrackQueue
+from edge_agent.watching.track_changes import TrackChange, TrackQueue
 from shared.clock import SystemClock
 from shared.ids import new_id
 from shared.messages import TrackMessage

@@ -12,8 +12,8 @@ from sqlalchemy import insert, select, text, update
 
 from match_server.cli import main
 from match_server.schemas.audit import Anchor, AuditQuery
-from match_server.services.audit import anchor_of
-from match_server.services.chain import Actor, Note, act_as, entry_hash, note
+from match_server.services.law.audit import anchor_of
+from match_server.services.law.chain import Actor, Note, act_as, entry_hash, note
 from match_server.tables import AuditEntry, AuditHead, Collection
 from shared.errors import MalformedInput, MusterError
 

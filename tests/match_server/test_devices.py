@@ -5,7 +5,7 @@ import random
 import pytest
 from sqlalchemy import select
 
-from match_server.services.device_codes import VALID_S
+from match_server.services.boxes.device_codes import VALID_S
 from match_server.tables import DeviceCode, DeviceHealth
 from shared.invitations import Invitation, plain_code
 

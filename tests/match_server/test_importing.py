@@ -12,7 +12,7 @@ from match_server.cli import main
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import PersonQuery
-from match_server.services import bulk
+from match_server.services.people import bulk
 from match_server.services.wiring import face_engine
 from shared.errors import NotFound
 

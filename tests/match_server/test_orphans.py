@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from match_server.services.orphans import Orphans
+from match_server.services.law.orphans import Orphans
 
 
 @pytest.fixture

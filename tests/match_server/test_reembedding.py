@@ -15,9 +15,10 @@ from match_server.cli import main
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.grid import STEP
 from match_server.faces import FaceEngine
-from match_server.services import engines, wiring
-from match_server.services.model_comparison import rates_at, threshold_for
-from match_server.services.reembedding import NotPrepared
+from match_server.services import wiring
+from match_server.services.face_models import engines
+from match_server.services.face_models.model_comparison import rates_at, threshold_for
+from match_server.services.face_models.reembedding import NotPrepared
 from match_server.tables import Collection, Image, SpareTemplate, Template
 from shared.errors import Conflict, MalformedInput, NotFound, PackError
 from shared.template import Template as FaceTemplate

@@ -19,7 +19,7 @@ from match_server.prepare import prepare
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import Enrollment, PersonCreate
 from match_server.schemas.search import SearchRequest
-from match_server.services.enrollment import Named
+from match_server.services.people.enrollment import Named
 from match_server.services.wiring import build_services
 from match_server.settings import Settings
 from models.packs.install import pull
@@ -129,7 +129,7 @@ def run(settings, *words):
 DIES = """
 import os, signal
 from match_server.importing import opened
-from match_server.services.engines import installed_engine
+from match_server.services.face_models.engines import installed_engine
 from match_server.settings import load_settings
 
 with opened(load_settings()) as services:

@@ -20,7 +20,9 @@ def index(api, tmp_path):
     def start():
         for one in started:
             one.close()
-        started[:] = [SearchIndex(api.services.database, api.services.vault, folder=tmp_path / "galleries")]
+        started[:] = [
+            SearchIndex(api.services.database, api.services.vault, folder=tmp_path / "galleries")
+        ]
         return started[0]
 
     yield start

@@ -18,8 +18,8 @@ from match_server.database import Database
 from match_server.migrations import head_revision, known_revisions, migrate
 from match_server.prepare import make_data_folder
 from match_server.schemas.audit import AuditQuery
-from match_server.services.audit import Audit
-from match_server.services.files import FileStore
+from match_server.services.law.audit import Audit
+from match_server.services.storing.files import FileStore
 from match_server.settings import Settings
 from match_server.tables import AuditHead, Change, Counter, Event, Image, Table, Template
 from match_server.transfer.container import MAGIC, Reader, Writer

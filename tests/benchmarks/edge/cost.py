@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import open_source
-from edge_agent.detection import DetectionRules
 from edge_agent.pipeline import Pipeline, PipelineRules
+from edge_agent.watching.detection import DetectionRules
 from models.analysis import FaceModels
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, SCENES, SIZES, film

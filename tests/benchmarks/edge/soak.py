@@ -19,7 +19,7 @@ from edge_agent.pipeline import Pipeline
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.http import HttpTransport
 from edge_agent.reports import resident_mib
-from edge_agent.track_changes import TrackQueue
+from edge_agent.watching.track_changes import TrackQueue
 from models.analysis import FaceModels
 from models.types import BgrImage
 from shared.memory import find_trim

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from match_server.evaluation.calibration import Calibration
-from match_server.services.operating_point import LOOSEST_FPIR, Traffic, operating_point
-from match_server.services.scopes import Scope
+from match_server.services.searches.operating_point import LOOSEST_FPIR, Traffic, operating_point
+from match_server.services.searches.scopes import Scope
 
 STRANGERS = 4000
 NO_TRAFFIC = Traffic(None, None)

@@ -1,0 +1,71 @@
+"""The face models of each collection: after a change of model they are not the same for all."""
+
+import threading
+from collections.abc import Callable
+
+from match_server.faces import FaceEngine
+from match_server.services.searches.scopes import Scope
+from match_server.tables import Collection
+from models.analysis import open_models
+from models.packs.store import installed, installed_names
+from models.picture import PictureLimits
+from shared.errors import PackError
+
+FindEngine = Callable[[str], FaceEngine]
+"""The engine of a model id that is not this server's own. Raises PackError."""
+
+
+class Engines:
+    """Face models by the id of their model, each opened when first needed. Thread-safe."""
+
+    def __init__(self, default: FaceEngine, find: FindEngine) -> None:
+        self.default = default  # of new collections, and where no collection is named
+        self._find = find
+        self._lock = threading.Lock()
+        self._engines = {default.model_id: default}
+
+    def of(self, owner: Collection | Scope) -> FaceEngine:
+        """The models whose templates the collection holds.
+
+        Raises PackError when no pack with them is installed.
+        """
+        return self.of_model(owner.model_id)
+
+    def of_model(self, model_id: str) -> FaceEngine:
+        """The models that make templates of this id. Raises PackError when there are none."""
+        with self._lock:
+            engine = self._engines.get(model_id)
+            if engine is None:
+                engine = self._engines[model_id] = self._find(model_id)
+            return engine
+
+
+def installed_engine(name: str, detector: str, limits: PictureLimits) -> FaceEngine:
+    """The models of an installed pack, with another pack's detector where it has none.
+
+    Raises PackError when it is not installed or makes no templates.
+    """
+    pack = installed(name)
+    if pack is None:
+        raise PackError(f"the pack {name!r} is not installed: run `face-models pull {name}`")
+    model_id, dimension = pack.pack.model_id, pack.file_for("embedder").dimension
+    if model_id is None or dimension is None:
+        raise PackError(f"the pack {name!r} makes no templates")
+    other = None if pack.pack.file_for("detector") is not None else detector
+    return FaceEngine(model_id, dimension, lambda: open_models(name, detector=other), limits)
+
+
+def find_installed(detector: str, limits: PictureLimits) -> FindEngine:
+    """Looks for a model among the packs that are installed on this machine."""
+
+    def find(model_id: str) -> FaceEngine:
+        for name in installed_names():
+            pack = installed(name)
+            if pack is not None and pack.pack.model_id == model_id:
+                return installed_engine(name, detector, limits)
+        raise PackError(
+            f"no installed pack makes templates of {model_id!r}: install the one that does "
+            "(`face-models list`), or search with templates instead of pictures"
+        )
+
+    return find

@@ -1,0 +1,1 @@
+"""What the law and a careful owner ask for: keys, limits, audit, retention, erasure."""

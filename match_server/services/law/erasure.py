@@ -1,0 +1,332 @@
+"""Erasing persons: everything that names them, everywhere, with a certificate of it.
+
+The rows go in one transaction: whoever reads after it finds nothing, and the feed tells every
+gallery which templates went. What cannot be in that transaction follows: files, segments of the
+galleries, the database's own log, the galleries on boxes. The certificate is `pending` until all
+of these have been seen to be done.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from pydantic import JsonValue
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from match_server.database import Database
+from match_server.schemas.audit import (
+    Anchor,
+    Certificate,
+    DeclaredBackup,
+    ErasedThings,
+    ErasureQuery,
+    ErasureView,
+    HashedThing,
+    Waiting,
+)
+from match_server.schemas.base import Page
+from match_server.schemas.persons import PersonErased
+from match_server.search_index import SearchIndex
+from match_server.services.boxes.followers import followers_behind
+from match_server.services.changes import next_number, record
+from match_server.services.law.audit import ISSUED
+from match_server.services.law.chain import Note, canonical, current_actor, note, sha256_hex
+from match_server.services.lookup import batches, collection_named, one_number, person_named
+from match_server.services.people.references import remove_templates
+from match_server.services.storing.files import FileStore
+from match_server.tables import (
+    AuditEntry,
+    Collection,
+    DoomedFile,
+    Erasure,
+    Event,
+    EventCandidate,
+    Image,
+    Membership,
+    Person,
+    PersonField,
+    Probe,
+    SpareTemplate,
+    Template,
+)
+from shared.clock import Clock
+from shared.errors import NotFound
+from shared.ids import new_id
+
+_LIMITS = [
+    "Exports, answers that clients have kept, and events that were delivered to webhooks or over "
+    "MQTT are out of reach of this server.",
+    "Deleted files are not overwritten: what is left of them on a disk is that disk's matter.",
+    "Worker processes let the templates go from memory before their next search; so does another "
+    "server on the same database, which rewrites its segment files within a minute of that.",
+]
+_LIMITS_POSTGRESQL = [
+    "PostgreSQL keeps deleted rows in its files until VACUUM and reuse of the room, and in its "
+    "write-ahead log and the archive of that.",
+]
+_AT_ONCE = 100  # certificates that are looked at in one round
+
+
+class Erasures:
+    """Erases persons and keeps the certificates."""
+
+    def __init__(
+        self,
+        database: Database,
+        files: FileStore,
+        index: SearchIndex,
+        clock: Clock,
+        backups: Mapping[str, float],
+    ) -> None:
+        """`backups` are the owner's: name, and the days that each is kept."""
+        self._database = database
+        self._files = files
+        self._index = index
+        self._clock = clock
+        self._backups = backups
+
+    def erase(self, collection: str, person_id: str) -> PersonErased:
+        """Erase a person with images, templates, thumbnails and the name in events.
+
+        The files follow; a process that dies in between leaves a note by which the next one
+        deletes them. Raises NotFound.
+        """
+        now = self._clock.now()
+        with self._database.write() as session:
+            owner = collection_named(session, collection)
+            person = person_named(session, owner, person_id)
+            answer = self._erase(session, owner, person, now)
+        return answer.model_copy(update={"pending": self._files.sweep()})
+
+    def page(self, query: ErasureQuery) -> Page[ErasureView]:
+        """Certificates, newest first."""
+        wanted = select(Erasure)
+        if query.person is not None:
+            wanted = wanted.where(Erasure.person == query.person)
+        if query.state is not None:
+            done = Erasure.completed_at.is_not(None)
+            wanted = wanted.where(done if query.state == "complete" else ~done)
+        with self._database.read() as session:
+            total = one_number(session, select(func.count()).select_from(wanted.subquery()))
+            newest_first = wanted.order_by(Erasure.at.desc(), Erasure.id.desc())
+            rows = session.scalars(newest_first.offset(query.offset).limit(query.size)).all()
+            items = _views(session, rows)
+        return Page(items=items, page=query.page, size=query.size, total=total)
+
+    def get(self, erasure_id: str) -> ErasureView:
+        with self._database.read() as session:
+            row = session.get(Erasure, erasure_id)
+            if row is None:
+                raise NotFound(f"there is no certificate of erasure {erasure_id!r}")
+            return _views(session, [row])[0]
+
+    def settle(self) -> int:
+        """Do what pending erasures wait for, and complete those that wait no longer.
+
+        Answers how many are still pending.
+        """
+        with self._database.read() as session:
+            oldest = select(Erasure).where(Erasure.completed_at.is_(None)).order_by(Erasure.at)
+            pending = session.scalars(oldest.limit(_AT_ONCE)).all()
+        if not pending:
+            return 0
+        self._files.sweep()
+        collections = {one.collection_number for one in pending}
+        clean = {number: self._index.scrub(number) for number in collections}
+        database_clean = self._database.shrink_log()
+        left = 0
+        for erasure in pending:
+            waiting = self._waiting(erasure, clean[erasure.collection_number], database_clean)
+            left += bool(waiting)
+            found = [one.model_dump(mode="json") for one in waiting]
+            if found == erasure.waiting and found:
+                continue
+            with self._database.write() as session:
+                row = session.get_one(Erasure, erasure.id)
+                row.waiting = found
+                if not found and row.completed_at is None:
+                    now = row.completed_at = self._clock.now()
+                    note(session, Note("erasure_completed", now, row.id, row.person))
+        return left
+
+    def _waiting(self, erasure: Erasure, segments: bool, database: bool) -> list[Waiting]:
+        """Who may still hold something of the person."""
+        waiting: list[Waiting] = []
+        with self._database.read() as session:
+            files = 0
+            for names in batches(erasure.files):
+                left = select(func.count()).where(DoomedFile.file.in_(names))
+                files += one_number(session, left)
+            behind = followers_behind(session, erasure.collection_number, erasure.change_seq)
+        if files:
+            what = f"{files} files could not be deleted yet: their storage does not answer"
+            waiting.append(Waiting(who="files", what=what))
+        if not segments:
+            waiting.append(Waiting(who="segments", what="files of the gallery are to be rewritten"))
+        if not database:
+            what = "the database's write-ahead log could not be emptied: somebody is reading"
+            waiting.append(Waiting(who="database", what=what))
+        now = self._clock.now()
+        for box in behind:
+            if box.forgets_at is not None and box.forgets_at <= now:
+                continue  # it has been away for so long that it has wiped its gallery by itself
+            what = f"has followed the changes to {box.seq}; the erasure is {erasure.change_seq}"
+            waiting.append(Waiting(who="device", name=box.device, what=what))
+        return waiting
+
+    def _erase(
+        self, session: Session, owner: Collection, person: Person, now: datetime
+    ) -> PersonErased:
+        mine = Image.person_number == person.number
+        images = session.scalars(select(Image).where(mine).order_by(Image.id)).all()
+        kept = [(image.file, image.storage_number) for image in images]
+        self._files.doom(session, kept)
+        removed = _removed(session, person, images)
+        events, snapshots = _forget_in_events(session, person)
+        self._files.doom_snapshots(session, snapshots)
+        which = Template.person_number == person.number
+        remove_templates(session, owner, which, person.id, self._clock)
+        session.execute(delete(Person).where(Person.number == person.number))
+        owner.person_count = Collection.person_count - 1
+        seq = record(session, owner.number, "person_erased", person.id, now)
+        removed = removed.model_copy(update={"events": events, "snapshots": len(snapshots)})
+        files = [name for name, _ in kept if name is not None] + snapshots
+        erasure_id = self._certify(session, owner, person.id, seq, removed, files, now)
+        return PersonErased(
+            seq=seq,
+            person=person.id,
+            groups=removed.groups,
+            templates=len(removed.templates),
+            images=len(removed.images),
+            events=events,
+            snapshots=len(snapshots),
+            erasure=erasure_id,
+        )
+
+    def _certify(
+        self,
+        session: Session,
+        owner: Collection,
+        person_id: str,
+        seq: int,
+        removed: ErasedThings,
+        files: list[str],
+        now: datetime,
+    ) -> str:
+        """Issue the certificate; answers its id."""
+        actor = current_actor()
+        certificate = Certificate(
+            id=new_id(),
+            at=now,
+            actor=actor.who,
+            role=actor.role,
+            request_id=actor.request_id,
+            person=person_id,
+            collection_number=owner.number,
+            seq=seq,
+            removed=removed,
+            backups=[
+                DeclaredBackup(name=name, until=now + timedelta(days=days))
+                for name, days in sorted(self._backups.items())
+            ],
+            limits=_LIMITS if self._database.is_sqlite else [*_LIMITS, *_LIMITS_POSTGRESQL],
+        )
+        document = certificate.model_dump(mode="json")
+        row = Erasure(
+            id=certificate.id,
+            person=person_id,
+            collection_number=owner.number,
+            at=now,
+            change_seq=seq,
+            certificate=document,
+            files=files,
+            waiting=[],
+        )
+        session.add(row)
+        digest = sha256_hex(canonical(document))
+        details: dict[str, JsonValue] = {"sha256": digest, "seq": seq}
+        note(session, Note(ISSUED, now, row.id, person_id, owner.number, details))
+        return row.id
+
+
+def _removed(session: Session, person: Person, images: Sequence[Image]) -> ErasedThings:
+    """What goes with the person; events and snapshots are counted by whoever takes them."""
+    number = person.number
+    templates = [
+        row
+        for table in (Template, SpareTemplate)  # the other: of the model before or after this one
+        for row in session.execute(
+            select(table.id, table.vector)
+            .where(table.person_number == number)
+            .order_by(table.number)
+        )
+    ]
+    counts = {
+        name: one_number(session, select(func.count()).where(column == number))
+        for name, column in (
+            ("candidates", EventCandidate.person_number),
+            ("probes", Probe.person_number),
+            ("groups", Membership.person_number),
+            ("metadata_fields", PersonField.person_number),
+        )
+    }
+    return ErasedThings(
+        templates=[HashedThing(id=one.id, sha256=sha256_hex(one.vector)) for one in templates],
+        images=[HashedThing(id=one.id, sha256=one.sha256.hex()) for one in images],
+        photos=sum(image.file is not None for image in images),
+        snapshots=0,
+        events=0,
+        **counts,
+    )
+
+
+def _forget_in_events(session: Session, person: Person) -> tuple[int, list[str]]:
+    """Take the person out of every event; answers events changed, and the thumbnails to delete.
+
+    These are of events that name the person, here or by the box, and of ambiguous ones that the
+    person leads.
+    """
+    number = person.number
+    mine = EventCandidate.person_number == number
+    listed = select(EventCandidate.event_id).where(mine)
+    leading = set(session.scalars(listed.where(EventCandidate.rank == 1)))
+    events = session.scalars(
+        select(Event).where(
+            (Event.person_number == number)
+            | (Event.local_person_number == number)
+            | Event.id.in_(listed)
+        )
+    ).all()
+    snapshots: list[str] = []
+    for event in events:
+        named = number in (event.person_number, event.local_person_number)
+        if named or (event.decision == "ambiguous" and event.id in leading):
+            if event.snapshot is not None:
+                snapshots.append(event.snapshot)
+            event.snapshot = event.data_key = None
+        if event.person_number == number:
+            event.person_number, event.person_erased = None, True
+        if event.local_person_number == number:
+            event.local_person_number = None
+        event.revision = next_number(session, "events")  # watchers forget the name as well
+    session.flush()
+    return len(events), snapshots
+
+
+def _views(session: Session, rows: Sequence[Erasure]) -> list[ErasureView]:
+    issued = select(AuditEntry).where(
+        AuditEntry.action == ISSUED, AuditEntry.subject.in_([row.id for row in rows])
+    )
+    entries = {one.subject: one for one in session.scalars(issued)}
+    return [_view(row, entries.get(row.id)) for row in rows]
+
+
+def _view(row: Erasure, entry: AuditEntry | None) -> ErasureView:
+    return ErasureView(
+        state="pending" if row.completed_at is None else "complete",
+        completed_at=row.completed_at,
+        waiting=[Waiting.model_validate(one) for one in row.waiting],
+        certificate=Certificate.model_validate(row.certificate),
+        sha256=sha256_hex(canonical(row.certificate)),
+        audit=None if entry is None else Anchor(number=entry.number, hash=entry.hash.hex()),
+    )

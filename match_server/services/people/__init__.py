@@ -1,0 +1,1 @@
+"""Who is enrolled: collections, persons, groups, and the roads by which references come in."""

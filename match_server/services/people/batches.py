@@ -1,0 +1,103 @@
+"""Enrolling many: one verdict each, one bad picture never fails the rest, memory stays bounded.
+
+Pictures are enrolled one by one, as alone. Templates from elsewhere are gathered and written
+hundreds at a time, because a commit to the disk costs far more than a row.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
+from match_server.schemas.persons import Enrollment
+from match_server.services.people.bulk import BulkVectors, Resume, VectorItem
+from match_server.services.people.enrollment import Enroller, Named
+from shared.errors import MusterError
+
+_VECTORS = 1024  # written in one transaction: some 4 MB with all that belongs to them
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to be enrolled, or why it cannot even be read."""
+
+    index: int
+    file: str | None
+    line: BatchLine | MusterError
+
+
+class Batches:
+    """Takes batches in."""
+
+    def __init__(self, enroller: Enroller, bulk: BulkVectors) -> None:
+        self._enroller = enroller
+        self._bulk = bulk
+
+    def run(
+        self,
+        collection: str,
+        items: Iterable[Item],
+        options: BatchQuery,
+        resume: Resume | None = None,
+    ) -> Iterator[BatchVerdict]:
+        """The verdicts, in the order of the items, each when it is on the disk.
+
+        `resume` is brought forward in the transactions of the vectors that it counts.
+        """
+        waiting: list[VectorItem] = []
+        for item in items:
+            if isinstance(item.line, BatchLine) and item.line.template is not None:
+                waiting.append(VectorItem(item.index, item.file, item.line))
+                if len(waiting) < _VECTORS:
+                    continue
+            yield from self._written(collection, waiting, resume)
+            waiting = []
+            if isinstance(item.line, MusterError):
+                yield refusal(item.index, item.file, item.line)
+            elif item.line.image is not None:
+                yield self._picture(collection, item.index, item.file, item.line, options)
+        yield from self._written(collection, waiting, resume)
+
+    def _written(
+        self, collection: str, waiting: Sequence[VectorItem], resume: Resume | None
+    ) -> Sequence[BatchVerdict]:
+        if not waiting:
+            return ()
+        try:
+            return self._bulk.add(collection, waiting, resume)
+        except MusterError as error:  # the transaction is undone: none of them is there
+            return [refusal(item.index, item.file, error) for item in waiting]
+
+    def _picture(
+        self, collection: str, index: int, file: str | None, line: BatchLine, options: BatchQuery
+    ) -> BatchVerdict:
+        wanted = Enrollment(
+            image=line.image, store=options.store, storage=options.storage, force=options.force
+        )
+        try:
+            made = self._enroller.enroll(
+                collection, Named(line.key, line.person is None, line.new_person()), wanted
+            )
+        except MusterError as error:
+            return refusal(index, file, error)
+        return BatchVerdict(
+            index=index,
+            file=file,
+            status="duplicate" if made.duplicate else "accepted",
+            person=made.person,
+            image_id=made.image_id,
+            template_id=made.template_id,
+            quality=None if made.quality is None else round(made.quality.score, 4),
+            seq=made.seq,
+        )
+
+
+def refusal(index: int, file: str | None, error: MusterError) -> BatchVerdict:
+    """The verdict on what could not be enrolled."""
+    return BatchVerdict(
+        index=index,
+        file=file,
+        status="refused",
+        code=error.code,
+        message=error.message,
+        details=error.details,
+    )

@@ -1,0 +1,254 @@
+"""Enrollment: from a picture, or a template of elsewhere, to a reference in a collection."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from match_server.database import Database
+from match_server.schemas.persons import (
+    Detection,
+    Enrolled,
+    Enrollment,
+    PersonCreate,
+    PersonName,
+    TemplateCreate,
+    TemplateWritten,
+)
+from match_server.search_index import SearchIndex
+from match_server.services.changes import position
+from match_server.services.face_models.engines import Engines
+from match_server.services.lookup import collection_named, person_named, storage_named
+from match_server.services.people.adding import add_image, add_template, detection_of, embedded
+from match_server.services.people.collections import policy_of
+from match_server.services.people.persons import add_person
+from match_server.services.people.references import template_view
+from match_server.services.searches.operating_point import OperatingPoints
+from match_server.services.searches.ranking import rank_persons
+from match_server.services.searches.scopes import scope_named
+from match_server.services.searches.vectors import template_of
+from match_server.services.storing.files import FileStore
+from match_server.services.storing.vault import Cipher, Vault
+from match_server.tables import Collection, Image, Person, Template
+from shared.clock import Clock
+from shared.errors import Conflict, ModelMismatch, QualityRefused
+from shared.quality import Quality
+from shared.template import Template as FaceTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A person as a folder or a line names it, created when there is none.
+
+    `key` is looked for among the ids of the collection and, with `by_name`, among the names.
+    """
+
+    key: str
+    by_name: bool
+    new: PersonCreate
+
+    def find(self, session: Session, owner: Collection) -> Person | None:
+        """The person; None when there is none. Raises Conflict when several have the name."""
+        everybody = select(Person).where(Person.collection_number == owner.number)
+        by_id = session.scalars(everybody.where(Person.id == self.key)).one_or_none()
+        if by_id is not None or not self.by_name:
+            return by_id
+        found = session.scalars(everybody.where(Person.name == self.new.name).limit(2)).all()
+        if len(found) > 1:
+            raise Conflict(
+                f"several persons are named {self.new.name!r}: give the id of the one that is meant"
+            )
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What will be enrolled."""
+
+    template: FaceTemplate
+    quality: Quality | None = None
+    detection: Detection | None = None
+
+
+class Enroller:
+    """Adds references to persons."""
+
+    def __init__(
+        self,
+        database: Database,
+        engines: Engines,
+        index: SearchIndex,
+        files: FileStore,
+        clock: Clock,
+        vault: Vault,
+        points: OperatingPoints,
+    ) -> None:
+        self._vault = vault
+        self._points = points
+        self._database = database
+        self._engines = engines
+        self._index = index
+        self._files = files
+        self._clock = clock
+
+    def enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
+        """Enroll the largest face of a picture, or a template, for a person (by id, or `Named`).
+
+        A file that the person was enrolled from before adds nothing. Raises NoFace; QualityRefused
+        (`reasons`) and Conflict (the lookalike) unless `force`; ModelMismatch; Conflict when the
+        collection is full.
+        """
+        try:
+            return self._enroll(collection, who, wanted)
+        except ModelMismatch:
+            if wanted.image is None:
+                raise
+            return self._enroll(collection, who, wanted)  # the collection has just got new models
+
+    def _enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
+        with self._database.read() as session:
+            owner = collection_named(session, collection)
+            person = _person(session, owner, who)
+            cipher = self._vault.cipher(session, owner)
+            known = None if wanted.force else _known(session, person, wanted, cipher)
+            storage = None
+            if wanted.storage is not None:
+                storage = storage_named(session, wanted.storage)
+        if known is not None:
+            return known
+        reference = self._reference(owner, wanted)
+        if not wanted.force:
+            self._refuse_lookalike(owner, person, reference.template)
+        with (
+            self._files.kept(
+                "photos", wanted.image if wanted.keeps else None, storage, cipher=cipher
+            ) as file,
+            self._database.write() as session,
+        ):
+            # Read again under the write lock: the person may have been erased in the meantime.
+            now = self._clock.now()
+            owner = collection_named(session, collection)
+            person = _person(session, owner, who)
+            if person is None and isinstance(who, Named):
+                person, _ = add_person(session, owner, who.new, now)
+            if person is None:
+                raise RuntimeError("a person that is neither there nor to be created")
+            image = None
+            quality, detection = reference.quality, reference.detection
+            if wanted.image is not None and quality is not None and detection is not None:
+                image = add_image(
+                    session, person, wanted.image, file, quality, detection, now, cipher
+                )
+            template = reference.template
+            row, seq = add_template(session, owner, person, template, image, quality, now, cipher)
+            return _enrolled(person, row, image, seq, quality, detection)
+
+    def add_template(
+        self, collection: str, person_id: str, wanted: TemplateCreate
+    ) -> TemplateWritten:
+        """Enroll a vector from elsewhere as it is: no quality is known, no lookalike is sought."""
+        with self._database.write() as session:
+            owner = collection_named(session, collection)
+            person = person_named(session, owner, person_id)
+            template = template_of(wanted.template, wanted.model_id, owner)
+            now = self._clock.now()
+            cipher = self._vault.cipher(session, owner)
+            row, seq = add_template(session, owner, person, template, None, None, now, cipher)
+            return TemplateWritten(seq=seq, **dict(template_view(row, person.id)))
+
+    def _reference(self, owner: Collection, wanted: Enrollment) -> _Reference:
+        if wanted.image is None:
+            return _Reference(template_of(wanted.template, wanted.model_id, owner))
+        face, count = self._engines.of(owner).largest(wanted.image, gate=policy_of(owner).gate)
+        if not (wanted.force or face.quality.passed):
+            raise _refusal(face.quality)
+        return _Reference(embedded(face), face.quality, detection_of(face, count))
+
+    def _refuse_lookalike(
+        self, owner: Collection, person: Person | None, template: FaceTemplate
+    ) -> None:
+        """Conflict when the face already belongs to another person of the collection.
+
+        Two such enrollments at the very same moment both pass; the margin of the policy is what
+        protects the search from lookalikes.
+        """
+        reached = self._index.caught_up(owner)
+        probe = template.vector[np.newaxis]
+        with self._database.read() as session:
+            (ranked,) = rank_persons(session, reached.gallery, probe, 2, self._clock.now())
+        own = None if person is None else person.number
+        others = [one for one in ranked if one.person_number != own]
+        if not others:
+            return
+        point = self._points.of(scope_named(self._database, owner.name))
+        if others[0].similarity >= point.threshold:
+            lookalike = PersonName(id=others[0].person_id, name=others[0].person_name)
+            raise Conflict(
+                f"this face already belongs to {lookalike.name!r} (similarity "
+                f"{others[0].similarity:.2f}); pass force=1 to enroll it in spite of that",
+                lookalike=lookalike.model_dump(),
+                similarity=round(others[0].similarity, 4),
+            )
+
+
+def _person(session: Session, owner: Collection, who: str | Named) -> Person | None:
+    """The person; None when it is to be created. Raises NotFound for an id that there is not."""
+    if isinstance(who, Named):
+        return who.find(session, owner)
+    return person_named(session, owner, who)
+
+
+def _known(
+    session: Session, person: Person | None, wanted: Enrollment, cipher: Cipher
+) -> Enrolled | None:
+    """The answer for a file that this person was enrolled from before."""
+    if person is None or wanted.image is None:
+        return None
+    found = select(Image, Template).join(Template, Template.image_id == Image.id)
+    found = found.where(
+        Image.person_number == person.number, Image.sha256 == cipher.digest(wanted.image)
+    ).order_by(Template.number)
+    if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
+        found = found.where(Image.file.is_not(None))
+    row = session.execute(found.limit(1)).one_or_none()
+    if row is None:
+        return None
+    image, template = row
+    quality = Quality.model_validate(image.quality)
+    detection = Detection.model_validate(image.detection)
+    answer = _enrolled(person, template, image, position(session), quality, detection)
+    return answer.model_copy(update={"duplicate": True})
+
+
+def _enrolled(
+    person: Person,
+    template: Template,
+    image: Image | None,
+    seq: int,
+    quality: Quality | None,
+    detection: Detection | None,
+) -> Enrolled:
+    kept = image is not None and image.file is not None
+    return Enrolled(
+        person=PersonName(id=person.id, name=person.name),
+        image_id=None if image is None else image.id,
+        template_id=template.id,
+        quality=quality,
+        detection=detection,
+        url=f"/v1/images/{image.id}/content" if image is not None and kept else None,
+        seq=seq,
+    )
+
+
+def _refusal(quality: Quality) -> QualityRefused:
+    failed = [factor for factor in quality.factors if not factor.passed]
+    wrong = "; ".join(
+        f"{factor.name} is {factor.value:.3g}, wanted {factor.low:.3g} to {factor.high:.3g}"
+        for factor in failed
+    )
+    return QualityRefused(
+        f"the picture is not good enough to enroll from: {wrong}. Take another, or pass force=1",
+        reasons=[factor.name for factor in failed],
+        factors=[factor.model_dump() for factor in failed],
+    )

@@ -1,0 +1,1 @@
+"""Who is this? Searching, ranking, and the policy that decides."""

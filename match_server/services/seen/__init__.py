@@ -1,0 +1,1 @@
+"""What cameras saw: probes, sightings, events, who is there now."""

@@ -1,0 +1,1 @@
+"""Where photos and thumbnails lie, and how they are encrypted."""
