@@ -257,15 +257,15 @@ def test_people_in_view_are_counted_by_their_tracks(make_api, helpers, listen, p
     say(tracks[1], "began", 2)
     until(lambda: state(listener, "People present") == "2", "two")
     until(lambda: state(listener, "Unknown present") == "ON", "one of them unknown")
-    assert state(listener, "Camera online") == "ON"
+    until(lambda: state(listener, "Camera online") == "ON", "the camera")
     say(tracks[1], "ended", 1)
     say(tracks[0], "ended", 0)
     until(lambda: state(listener, "People present") == "0", "nobody")
-    assert state(listener, "Unknown present") == "OFF"
+    until(lambda: state(listener, "Unknown present") == "OFF", "no unknown either")
     say(tracks[0], "began", 1)
     api.clock.advance(121)
     until(lambda: state(listener, "Camera online") == "OFF", "silence")
-    assert state(listener, "People present") == "0"
+    until(lambda: state(listener, "People present") == "0", "nobody after the silence")
 
 
 @on_sqlite
@@ -276,10 +276,10 @@ def test_nothing_that_is_retained_ever_names_anybody(make_api, helpers, listen, 
     ann = api.person("Ann Onymous", helpers.unit_vector(1))
     api.send(api.probe(helpers.unit_vector(1)))
     until(lambda: state(listener, "Last person") == "Ann Onymous", "Ann")
-    assert listener.on("double-take/matches/Ann Onymous")
+    until(lambda: listener.on("double-take/matches/Ann Onymous"), "her topic")
     api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
     until(lambda: state(listener, "Last person") == "nobody", "nobody")
-    assert listener.events()[-1]["person_erased"]
+    until(lambda: listener.events()[-1]["person_erased"], "the event without her")
     later = listen("#")
     until(lambda: len(sensors(later)) == 4, "what is retained")
     for message in list(later.messages):
@@ -330,6 +330,8 @@ def test_double_takes_topics_are_served_on_wish(make_api, helpers, listen, publi
     api.person("A+B/#1", helpers.unit_vector(1))
     api.send(api.probe(helpers.unit_vector(1)))
     until(lambda: listener.on("double-take/cameras/front/person"), "a count")
+    until(lambda: listener.on("double-take/matches/A_B__1"), "a match")
+    until(lambda: listener.on("double-take/cameras/front"), "the camera's")
     (match,) = listener.on("double-take/matches/A_B__1")
     assert json.loads(match)["match"]["name"] == "A+B/#1"
     (seen,) = listener.on("double-take/cameras/front")
