@@ -1,8 +1,10 @@
 """A network camera that never ends: JPEGs over HTTP, some of which may be turned away."""
 
 import contextlib
+import itertools
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -10,14 +12,16 @@ import numpy as np
 
 
 class Webcam:
-    """Ten pictures a second of noise that moves; only the first `viewers` visitors get any."""
+    """Pictures (JPEG) over and over; moving noise by default. Only `viewers` visitors get any."""
 
-    def __init__(self, *, viewers: int = 1_000_000) -> None:
-        pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-        pictures = [
-            cv2.imencode(".jpg", np.roll(pixels, 8 * step, axis=1))[1].tobytes()
-            for step in range(16)
-        ]
+    def __init__(
+        self,
+        pictures: Sequence[bytes] | None = None,
+        *,
+        fps: float = 10,
+        viewers: int = 1_000_000,
+    ) -> None:
+        pictures = pictures or _moving_noise()
         self._left = viewers
         self._lock = threading.Lock()
         camera = self
@@ -31,11 +35,12 @@ class Webcam:
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    for number in range(100_000):
-                        data = pictures[number % len(pictures)]
+                    due_s = time.monotonic()
+                    for data in itertools.cycle(pictures):
                         head = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                         self.wfile.write(b"--frame\r\n" + head.encode() + data + b"\r\n")
-                        time.sleep(0.1)
+                        due_s = max(due_s + 1 / fps, time.monotonic() - 1)
+                        time.sleep(max(0.0, due_s - time.monotonic()))
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
@@ -54,3 +59,10 @@ class Webcam:
         with self._lock:
             self._left -= 1
             return self._left >= 0
+
+
+def _moving_noise() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    return [
+        cv2.imencode(".jpg", np.roll(pixels, 8 * step, axis=1))[1].tobytes() for step in range(16)
+    ]

@@ -1,151 +1,173 @@
-"""Memory over hours of video: one camera that never stops, everything behind it real."""
+"""Memory over hours: a real agent with two cameras that never stop, its broker and its server."""
 
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cv2
 import numpy as np
+import psutil
+import requests
 
-from demo.processes import free_port
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import Source, open_source
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
-from edge_agent.pipeline import Pipeline
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.reports import resident_mib
-from edge_agent.watching.track_changes import TrackQueue
-from models.analysis import FaceModels
+from demo.enrollment import enroll_all
+from demo.processes import BIN, broker, create_key, find_broker, free_port, running, server
 from models.types import BgrImage
-from shared.memory import find_trim
+from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, film
 from tests.benchmarks.tables import Row, print_table
+from tests.end_to_end.webcam import Webcam
 
-_SAMPLE_FRAMES = 250
-_TRIM_S = 2.0
-_ACKNOWLEDGES = """
-import json, sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        probes = [{"probe_id": one["probe_id"], "status": "accepted"}
-                  for one in body if "probe_id" in one]
-        answer = json.dumps({"probes": probes}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-    def log_message(self, *_): pass
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
+_SIZE = (1280, 720)
+_SAMPLE_S = 5.0
+_SETTLING = 1 / 12  # of the time: models, buffers and caches come with the first films
+_JPEG_QUALITY = 80
 
 
-class EndlessFilm:
-    """Films one after the other, for ever; stream time goes on."""
+@dataclass(slots=True)
+class _Watched:
+    """A process, and its resident memory every `_SAMPLE_S` seconds."""
 
-    live, stills = False, False
+    name: str
+    process: psutil.Process
+    mib: list[float] = field(default_factory=list)
 
-    def __init__(self, films: list[Path]) -> None:
-        self._films = films
-        self._next = 0
-        self._before_s = self._last_s = 0.0
-        self._source: Source = self._open()
+    @property
+    def family(self) -> list[psutil.Process]:
+        """The process and its workers."""
+        return [self.process, *self.process.children(recursive=True)]
 
-    def grab(self) -> float:
-        time_s = self._source.grab()
-        if time_s is None:
-            self._source.close()
-            self._before_s = self._last_s + 1 / FPS
-            self._source = self._open()
-            time_s = self._source.grab() or 0.0
-        self._last_s = self._before_s + time_s
-        return self._last_s
+    def sample(self) -> None:
+        self.mib.append(sum(one.memory_info().rss for one in self.family) / 2**20)
 
-    def retrieve(self) -> BgrImage:
-        return self._source.retrieve()
+    def row(self, minutes: float) -> Row:
+        settled = np.array(self.mib[int(len(self.mib) * _SETTLING) :])
+        tenth = max(1, len(settled) // 10)
+        first, last = float(settled[:tenth].mean()), float(settled[-tenth:].mean())
+        slope = float(np.polyfit(np.arange(len(settled)), settled, 1)[0]) * len(settled)
+        times = [one.cpu_times() for one in self.family]
+        spent_s = sum(one.user + one.system for one in times)
+        return {
+            "process": self.name,
+            "growth_mib": round(last - first, 2),
+            "fitted_growth_mib": round(slope, 2),
+            "first_mib": round(first, 1),
+            "last_mib": round(last, 1),
+            "peak_mib": round(max(self.mib), 1),
+            "minutes": round(minutes, 1),
+            "share_of_a_core": round(spent_s / (minutes * 60), 3),
+            "threads": sum(one.num_threads() for one in self.family),
+            "files": sum(one.num_fds() for one in self.family),
+        }
 
-    def close(self) -> None:
-        self._source.close()
 
-    def _open(self) -> Source:
-        self._next += 1
-        return open_source(str(self._films[(self._next - 1) % len(self._films)]))
+def soak(work: Path, portraits: list[Portrait], minutes: float) -> list[Row]:
+    """Resident memory of agent, server and ingest over `minutes` of real time.
 
-
-def soak(work: Path, models: FaceModels, portraits: list, minutes: float) -> list[Row]:  # type: ignore[type-arg]
-    """Watches films for `minutes`, as fast as it can; resident memory along the way."""
+    Both cameras show four scenes at 1280×720 over and over, at the pace of a camera; probes go
+    through a broker where one is installed, with the server over HTTP behind it.
+    """
     films = [
-        film(work, scene, (1280, 720), portraits)
+        film(work, scene, _SIZE, portraits)
         for scene in ("three walking", "empty", "ten in a crowd", "one still")
     ]
-    port = free_port()
-    server = subprocess.Popen([sys.executable, "-c", _ACKNOWLEDGES, str(port)])
+    pictures = [_jpeg(frame) for path in films for frame in _frames(path)]
+    webcam = Webcam(pictures, fps=FPS)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = _watch(Path(folder), models, films, port, minutes)
+        with (
+            TemporaryDirectory() as folder,
+            _processes(Path(folder), webcam.url) as (
+                watched,
+                url,
+                key,
+            ),
+        ):
+            began_s = time.monotonic()
+            while (lived_s := time.monotonic() - began_s) < minutes * 60:
+                time.sleep(_SAMPLE_S)
+                for one in watched:
+                    one.sample()
+            rows = [one.row(lived_s / 60) for one in watched]
+            box = requests.get(
+                f"{url}/v1/devices/soak", headers={"Authorization": f"Bearer {key}"}, timeout=30
+            ).json()
+            events = requests.get(
+                f"{url}/v1/events?size=1", headers={"Authorization": f"Bearer {key}"}, timeout=30
+            ).json()
     finally:
-        server.terminate()
-        server.wait()
-    print_table("Memory over a soak: a film of four scenes at 1280×720, over and over", rows)
+        webcam.close()
+    print_table("Memory over a soak: two cameras at 1280×720, four scenes over and over", rows)
+    print_table("What the box said at the end", [_account(box, events)])
     return rows
 
 
-def _watch(
-    folder: Path, models: FaceModels, films: list[Path], port: int, minutes: float
-) -> list[Row]:
-    outbox = Outbox(folder / "outbox.db", "bench")
-    ledger = Ledger(folder / "ledger.db")
-    tracks = TrackQueue("bench")
-    delivery = Delivery(outbox, HttpTransport(f"http://127.0.0.1:{port}", "key"), tracks)
-    delivery.start()
-    stop = threading.Event()
-    manner = Manner(live=False, reconnect=False)
-    feed = Feed("soak", partial(EndlessFilm, films), manner, stop)
-    pipeline = Pipeline(models, outbox, tracks=tracks, ledger=ledger)
-    began_s = trimmed_s = time.monotonic()
-    trim = find_trim()
-    samples: list[float] = []
-    for frame in feed:
-        pipeline.step(frame)
-        now_s = time.monotonic()
-        if now_s - trimmed_s >= _TRIM_S:
-            trim()
-            trimmed_s = now_s
-        if frame.index % _SAMPLE_FRAMES == 0:
-            samples.append(resident_mib() or 0.0)
-        if now_s - began_s >= minutes * 60:
-            stop.set()
-    pipeline.finish()
-    delivery.drained(30)
-    counts = outbox.counts()
-    delivery.stop(2)
-    outbox.close()
-    ledger.close()
-    # Models and buffers come with the first film; what grows after that is a leak.
-    settled = np.array(samples[len(samples) // 10 :])
-    tenth = max(1, len(settled) // 10)
-    hours = pipeline.counts.frames / FPS / 3600
-    slope = float(np.polyfit(np.arange(len(settled)), settled, 1)[0]) * len(settled)
-    return [
-        {
-            "growth_mib": round(float(settled[-tenth:].mean() - settled[:tenth].mean()), 2),
-            "fitted_growth_mib": round(slope, 2),
-            "video_hours": round(hours, 2),
-            "minutes": round(minutes, 1),
-            "first_mib": round(float(settled[:tenth].mean()), 1),
-            "last_mib": round(float(settled[-tenth:].mean()), 1),
-            "peak_mib": round(float(max(samples)), 1),
-            "tracks": pipeline.counts.tracks,
-            "probes": pipeline.counts.probes,
-            "acknowledged": counts.acknowledged,
-            "threads": threading.active_count(),
-            "files": len(list(Path("/proc/self/fd").iterdir())),
-        }
-    ]
+def _account(box: dict, events: dict) -> Row:  # type: ignore[type-arg]
+    health = box["health"]
+    return {
+        "frames": sum(one["frames"] for one in health["cameras"]),
+        "fps": [one["fps"] for one in health["cameras"]],
+        "waiting": health["waiting"],
+        "dropped": health["dropped"],
+        "events": events["total"],
+    }
+
+
+@contextmanager
+def _processes(folder: Path, camera: str) -> Iterator[tuple[list[_Watched], str, str]]:
+    """Broker, server, ingest and agent; yields whom to watch, the server's URL and a key."""
+    data = folder / "data"
+    with ExitStack() as stack:
+        url = stack.enter_context(server(folder, data, free_port()))
+        admin = create_key(data, "admin")
+        list(enroll_all(url, admin))
+        session = requests.Session()
+        session.headers["Authorization"] = f"Bearer {admin}"
+        made = session.post(f"{url}/v1/devices", json={"name": "soak"}, timeout=30)
+        made.raise_for_status()
+        (folder / "server.key").write_text(made.json()["key"])
+        roads = f'[server]\nurl = "{url}"\nkey_file = "{folder}/server.key"\n'
+        watched = [_Watched("server", _child("serve", folder))]
+        program = find_broker()
+        if program is not None:
+            mqtt = stack.enter_context(broker(folder, program))
+            roads += f'[broker]\nurl = "{mqtt}"\n'
+            command = [str(BIN / "match-server"), "ingest", "--broker", mqtt]
+            command += ["--data-dir", str(data)]
+            ingest = stack.enter_context(running(command, folder / "ingest.log"))
+            watched.append(_Watched("ingest", psutil.Process(ingest.pid)))
+        config = folder / "agent.toml"
+        config.write_text(
+            f'device = "soak"\nstate_dir = "{folder}/state"\n{roads}'
+            + "".join(
+                f'[[cameras]]\nname = "{name}"\nsource = "{camera}"\n' for name in ("hall", "gate")
+            )
+        )
+        command = [str(BIN / "edge-agent"), "run", "--config", str(config)]
+        agent = stack.enter_context(running(command, folder / "agent.log"))
+        watched.insert(0, _Watched("agent", psutil.Process(agent.pid)))
+        yield watched, url, admin
+
+
+def _child(word: str, folder: Path) -> psutil.Process:
+    """Our child whose command says `word` and names `folder`."""
+    for one in psutil.Process().children():
+        line = one.cmdline()
+        if word in line and any(str(folder) in part for part in line):
+            return one
+    raise LookupError(f"no process of ours runs {word!r}")
+
+
+def _frames(path: Path) -> Iterator[BgrImage]:
+    capture = cv2.VideoCapture(str(path))
+    while True:
+        read, frame = capture.read()
+        if not read:
+            capture.release()
+            return
+        yield frame  # type: ignore[misc]
+
+
+def _jpeg(frame: BgrImage) -> bytes:
+    return cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
