@@ -1,8 +1,10 @@
 """`./dev bench`: measure on this machine; every table comes with the machine's facts."""
 
-import subprocess
+import runpy
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import cv2
@@ -16,6 +18,8 @@ from tests.benchmarks.tables import print_facts, write_json
 WORK = Path(__file__).parent.parent.parent / "var" / "bench"
 BENCHES = {"stages": bench_stages, "pipeline": bench_pipeline, "peers": bench_peers}
 REPETITIONS = {"stages": 60, "pipeline": 5, "peers": 12}
+WITH_OPTIONS = {"gallery", "server", "enrollment", "box", "edge", "faults"}
+"""Benchmarks that have options, and cores, of their own."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -46,13 +50,16 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
         write_json(report, facts, tables)
 
 
-def _by_itself(name: str, arguments: list[str]) -> int:
-    """A benchmark that has options, and cores, of its own."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
-    return subprocess.run(command, check=False).returncode
+def _leave(number: int, _frame: object) -> NoReturn:
+    """Asked to end, a benchmark takes the servers that it started with it."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["gallery"], ["server"], ["enrollment"], ["box"], ["edge"], ["faults"]):
-        sys.exit(_by_itself(sys.argv[1], sys.argv[2:]))
-    main()
+    signal.signal(signal.SIGTERM, _leave)
+    name, *arguments = sys.argv[1:] or [""]
+    if name in WITH_OPTIONS:
+        sys.argv[1:] = arguments
+        runpy.run_module(f"tests.benchmarks.{name}", run_name="__main__", alter_sys=True)
+    else:
+        main()
