@@ -3,15 +3,17 @@
 import shutil
 from collections.abc import Callable
 
-from match_server.migrations import current_revision, head_revision
+from match_server.migrations import current_revision, head_revision, require_known
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.health import Check
+from match_server.services.storing.readable import damaged_templates
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from shared.errors import MusterError, PackError
 from shared.gallery.kernels import best_kernel, compiled_kernels
 
 _FREE_BYTES = 500 * 1024 * 1024
+_NAMED = 5
 
 
 def examine(settings: Settings) -> list[Check]:
@@ -26,6 +28,7 @@ def examine(settings: Settings) -> list[Check]:
             _check("database", lambda: _database(services)),
             _check("collections", lambda: _collections(services)),
             _check("encryption", lambda: _encryption(services)),
+            _check("templates", lambda: _templates(services)),
             _check("keys", lambda: _keys(services)),
             _check("models", lambda: _models(services)),
             _check("gallery", _gallery),
@@ -62,6 +65,7 @@ def _data_folder(settings: Settings) -> Check:
 
 def _database(services: Services) -> tuple[bool, str]:
     revision, head = current_revision(services.database), head_revision()
+    require_known(revision)
     if revision != head:
         return False, f"at migration {revision}, needs {head}: run `match-server migrate`"
     return True, f"{services.database.url.get_backend_name()}, at migration {head}"
@@ -105,6 +109,18 @@ def _encryption(services: Services) -> tuple[bool, str]:
     if services.rotation.unfinished():
         return False, "a rotation was interrupted: match-server keyring rotate --data"
     return True, "every encrypted collection can be read"
+
+
+def _templates(services: Services) -> tuple[bool, str]:
+    damaged = damaged_templates(services.database, services.vault)
+    if not damaged:
+        return True, "every template can be read"
+    first = ", ".join(f"{one.template} of {one.collection}" for one in damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    return False, (
+        f"{len(damaged)} cannot be read, so nobody is found by them: {first}{more}. Bring them "
+        "back from a backup, or delete them (DELETE /v1/templates/ID) and enroll them again"
+    )
 
 
 def _keys(services: Services) -> tuple[bool, str]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ from sqlalchemy.orm import Session
 from match_server.database import Database
 from match_server.services.changes import position
 from match_server.services.searches.scopes import Scope
-from match_server.services.storing.vault import Vault
+from match_server.services.storing.readable import Readable, read_templates
+from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Change, Collection, Template
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
 from shared.gallery import Gallery, SegmentedGallery, SharedGallery, open_gallery
@@ -112,6 +114,11 @@ class SearchIndex:
             except (KeyMissing, Damaged) as error:
                 log.warning("a gallery stays closed", extra={"why": error.message})
 
+    def damaged(self) -> int:
+        """Templates that this process found and could not read: nobody is found by them."""
+        with self._lock:
+            return sum(len(follower.damaged) for follower in self._followers.values())
+
     def scrub(self, collection_number: int) -> bool:
         """Rewrite a collection's files without what was removed; whether none of it is left."""
         with self._database.read() as session:
@@ -183,6 +190,7 @@ class _Follower:
         self._open = open_gallery
         self._folder = folder
         self._gallery: SegmentedGallery | None = None
+        self.damaged: frozenset[int] = frozenset()  # templates in use that could not be read
         self._lock = threading.Lock()
         self._compaction: threading.Timer | None = None
 
@@ -234,6 +242,7 @@ class _Follower:
 
     def _rebuild(self, session: Session, gallery: SegmentedGallery, newest: int, why: str) -> None:
         started_s = time.monotonic()
+        self.damaged = frozenset()
         gallery.rebuild(self._all_templates(session), newest)
         self._log("gallery built from the database", gallery, started_s, why=why)
 
@@ -264,9 +273,19 @@ class _Follower:
             .limit(_CHUNK)
         ).all():
             after = rows[-1].number
-            numbers = np.array([row.number for row in rows], dtype=np.uint64)
-            opened = cipher.open_vectors(self._model_id, [(row.id, row.vector) for row in rows])
-            yield numbers, stored_rows(opened, self._dimension)
+            read = self._read(cipher, rows)
+            yield read.numbers, read.vectors
+
+    def _read(self, cipher: Cipher, rows: Sequence[Any]) -> Readable:
+        """Rows (number, id, vector); the log says which cannot be read and are left out."""
+        stored = [(row.number, row.id, row.vector) for row in rows]
+        read = read_templates(cipher, self._model_id, self._dimension, stored)
+        for number, (template_id, why) in read.damaged.items():
+            if number not in self.damaged:
+                where = {"collection": self._collection, "template": template_id, "why": why}
+                log.error("a template cannot be read, and nobody is found by it", extra=where)
+        self.damaged |= read.damaged.keys()
+        return read
 
     def _replay(self, session: Session, gallery: SegmentedGallery, newest: int) -> None:
         """Everything from the watermark to `newest` in one step: never found half applied."""
@@ -284,7 +303,7 @@ class _Follower:
         for kind, number in changes:
             if number is not None:
                 (removed if kind == "template_removed" else added).add(number)
-        numbers, vectors = list[int](), list[bytes]()
+        parts = list[Readable]()
         cipher = self._vault.cipher(session, self._owner)
         for chunk in _chunks(sorted(added - removed)):
             rows = session.execute(
@@ -292,14 +311,15 @@ class _Follower:
                     Template.number.in_(chunk), Template.model_id == self._model_id
                 )
             ).all()
-            numbers += [row.number for row in rows]
-            vectors += cipher.open_vectors(self._model_id, [(row.id, row.vector) for row in rows])
+            parts.append(self._read(cipher, rows))
+        none = np.empty((0, self._dimension), np.float16)
         gallery.apply(
             newest,
             remove=np.array(sorted(removed), dtype=np.uint64),
-            ids=np.array(numbers, dtype=np.uint64),
-            vectors=stored_rows(vectors, self._dimension).astype(np.float32),
+            ids=np.concatenate([np.empty(0, np.uint64), *(one.numbers for one in parts)]),
+            vectors=np.concatenate([none, *(one.vectors for one in parts)]).astype(np.float32),
         )
+        self.damaged -= removed
         if removed:
             self._compact_soon(gallery)
 

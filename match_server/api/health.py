@@ -40,6 +40,7 @@ def _ready(services: Services, warmed: Callable[[], bool]) -> Response:
     )
     ready = all(check.ok for check in checks)
     checks += _locked(services)  # the others are served all the same
+    checks += _damaged(services)
     answer = Ready(status="ready" if ready else "not_ready", checks=checks)
     response = jsonify(answer.model_dump(mode="json"))
     response.status_code = 200 if ready else 503
@@ -59,6 +60,18 @@ def _locked(services: Services) -> list[Check]:
         "(MUSTER_ENCRYPTION_KEY_FILE); all others are served"
     )
     return [Check(name="encryption", ok=False, message=message)]
+
+
+def _damaged(services: Services) -> list[Check]:
+    """Says how many templates this process had to leave out of its galleries."""
+    count = services.index.damaged()
+    if not count:
+        return []
+    message = (
+        f"{count} templates cannot be read, so nobody is found by them: `match-server doctor` says "
+        "which; all others are searched"
+    )
+    return [Check(name="templates", ok=False, message=message)]
 
 
 def _database(services: Services) -> Check:

@@ -24,6 +24,7 @@ from match_server.services.law.keys import Principal
 from match_server.services.lookup import batches
 from match_server.services.searches.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.searches.scopes import Scope, scope_named
+from match_server.services.storing.readable import read_templates
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Change, Group, Membership, Person, Template
 from shared.clock import Clock
@@ -311,10 +312,16 @@ def _templates(followed: Followed, now: datetime) -> Select[int, int, str, bytes
 
 
 def _packed(rows: Sequence[Any], followed: Followed, cipher: Cipher) -> FeedTemplates:
-    stored = [(row.id, row.vector) for row in rows]
-    vectors = cipher.open_vectors(followed.scope.model_id, stored)
+    """Templates as a box takes them; what cannot be read is left out, as in every search here."""
+    stored = [(row.number, row.id, row.vector) for row in rows]
+    scope = followed.scope
+    read = read_templates(cipher, scope.model_id, scope.dimension, stored)
+    owners = {row.number: row.person_number for row in rows}
     return FeedTemplates.pack(
-        [(row.number, row.person_number, vector) for row, vector in zip(rows, vectors, strict=True)]
+        [
+            (number, owners[number], vector.tobytes())
+            for number, vector in zip(read.numbers.tolist(), read.vectors, strict=True)
+        ]
     )
 
 
