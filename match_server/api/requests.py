@@ -117,7 +117,7 @@ def _lists(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
         elif name in values and InText.JSON in field.metadata:
             try:
                 values[name] = json.loads(values[name])
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter where it is nested without end
                 raise MalformedInput(f"{name}: in a form or a query this is JSON") from None
     return values
 

@@ -223,5 +223,5 @@ def _connect_properties() -> Properties:
 def _object(payload: bytes | bytearray) -> object:
     try:
         return json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter where it is nested without end
         return None

@@ -150,7 +150,7 @@ class Reader:
             text, payload = self._take(lengths[0]), self._take(lengths[1])
             try:
                 head = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise Damaged("a record in the file is not JSON") from None
             if not isinstance(head, dict):
                 raise Damaged("a record in the file is no object")
@@ -203,7 +203,7 @@ def _about(head: bytes, place: int, last: bool) -> bytes:
 def _parsed(line: bytes) -> _Head:
     try:
         version = json.loads(line)["format"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Damaged("the beginning of the file cannot be read: it was damaged") from None
     if version != FORMAT:
         raise ConfigurationError(
