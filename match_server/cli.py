@@ -15,6 +15,7 @@ from match_server.commands.keyring import keyring
 from match_server.commands.keys import key
 from match_server.commands.reembed import reembed
 from match_server.commands.running import ingest, migrate, serve
+from match_server.commands.settings import settings
 from match_server.commands.transfer import export
 from shared.errors import MusterError
 
@@ -64,6 +65,7 @@ for command in (
     evaluate,
     reembed,
     doctor,
+    settings,
     audit,
     erase,
     retention,

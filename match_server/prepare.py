@@ -1,6 +1,7 @@
 """The data folder: made, migrated and completed before anything else happens."""
 
 import contextlib
+import getpass
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from match_server.migrations import migrate
 from match_server.services.law.keys import Keys
 from match_server.settings import Settings
 from shared.clock import SystemClock
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, Unavailable
 
 _SECRET_FILE = "page-secret"  # noqa: S105  # the file's name
 _SECRET_BYTES = 32
@@ -23,6 +24,8 @@ def prepare(settings: Settings) -> None:
     database = Database(settings.sqlalchemy_url)
     try:
         migrate(database)
+    except Unavailable as error:
+        raise Unavailable(f"{error.message} ({_reason(error)})") from error
     finally:
         database.close()
     page_secret(settings.data_dir)
@@ -32,10 +35,24 @@ def make_data_folder(folder: Path) -> None:
     """Create the data folder, private to this user."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError as error:
+        raise ConfigurationError(f"the data folder {folder} is no folder: give another") from error
     except OSError as error:
         raise ConfigurationError(
             f"the data folder {folder} cannot be made: {error.strerror}"
         ) from error
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"this user ({getpass.getuser()}) may not write into the data folder {folder}: run "
+            "this as the user of the server, or give another --data-dir"
+        )
+
+
+def _reason(error: Unavailable) -> str:
+    """What the driver says of it, for who starts a command: nobody else gets to read it."""
+    cause = error.__cause__
+    told = str(getattr(cause, "orig", None) or cause).strip()
+    return told.splitlines()[0] if told else "no reason is given"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`match-server serve`: the application under gunicorn, in worker processes with threads."""
 
+import errno
 import ipaddress
 import logging
 import os
@@ -7,7 +8,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Flask
@@ -22,6 +23,7 @@ from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.delivery import Deliverer
 from match_server.telling.start import webhook_deliverer
+from models.packs.store import installed
 from shared.errors import ConfigurationError
 from shared.service import Watchdog
 
@@ -36,14 +38,15 @@ def serve(settings: Settings) -> None:
     require_loopback_for_open_page(settings)
     require_sound_tls(settings)
     set_up_logging(settings.log_level)
+    require_free_address(settings.host, settings.port)
     if not (_is_loopback(settings.host) or settings.tls_certificate or settings.trusted_proxies):
         log.warning("other machines reach this server without TLS: keys and faces can be read")
     prepare(settings)
     share_metrics(settings.data_dir)
     services = build_services(settings)
-    has_key = services.first_start()
+    hints = _hints(settings, has_key=services.first_start())
     services.close()  # nothing that is open may be carried through the fork
-    _Gunicorn(settings, has_key=has_key).run()
+    _Gunicorn(settings, hints).run()
 
 
 def require_loopback_for_open_page(settings: Settings) -> None:
@@ -53,6 +56,31 @@ def require_loopback_for_open_page(settings: Settings) -> None:
             f"open_page shows faces without a key, so it works on 127.0.0.1 only, not on "
             f"{settings.host}; leave it out and sign in with a key of role viewer"
         )
+
+
+def require_free_address(host: str, port: int) -> None:
+    """Raises ConfigurationError when nobody can listen there; gunicorn would try for long."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+            tried.listen(1)  # binding alone is allowed beside another socket that does not listen
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"another program listens on port {port} of {host}: stop it, or give another --port"
+            ) from error
+        if error.errno == errno.EACCES:
+            raise ConfigurationError(
+                f"this user may not listen on port {port}: give a --port from 1024 on"
+            ) from error
+        raise ConfigurationError(
+            f"nobody can listen on {host!r}: {error.strerror}. 127.0.0.1 is for this machine "
+            "alone, 0.0.0.0 for all that reach it"
+        ) from error
 
 
 def require_sound_tls(settings: Settings) -> None:
@@ -101,6 +129,21 @@ def _tls(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _hints(settings: Settings, *, has_key: bool) -> list[str]:
+    """What somebody who starts a server for the first time has to do yet."""
+    lines = []
+    if not has_key:
+        lines += [
+            "Nobody has a key yet. Make one with:",
+            f"  match-server key create --role admin --data-dir {settings.data_dir}",
+        ]
+    pack = settings.model_pack
+    if installed(pack) is None:
+        lines += ["Pictures cannot be read yet. Install the face models with:"]
+        lines += [f"  face-models pull {pack}"]
+    return lines
+
+
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn's master, which says READY to systemd by itself, and here that it goes on living.
 
@@ -120,9 +163,9 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Our settings in gunicorn's words; the application is built in each worker."""
 
-    def __init__(self, settings: Settings, *, has_key: bool) -> None:
+    def __init__(self, settings: Settings, hints: Sequence[str]) -> None:
         self._settings = settings
-        self._has_key = has_key
+        self._hints = hints
         self._worker: Any = None
         self._services: Services | None = None  # of this worker
         self._deliverer: Deliverer | None = None  # of this worker
@@ -176,13 +219,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
         page = " (open to this machine without a key)" if self._settings.open_page else ""
         scheme = "https" if self._settings.tls_certificate else "http"
-        lines = [f"Muster is at {scheme}://{_address(host, port)}/{page}"]
-        if not self._has_key:
-            data = self._settings.data_dir
-            lines += [
-                "Nobody has a key yet. Make one with:",
-                f"  match-server key create --role admin --data-dir {data}",
-            ]
+        lines = [f"Muster is at {scheme}://{_address(host, port)}/{page}", *self._hints]
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
 

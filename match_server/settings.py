@@ -1,5 +1,6 @@
 """The server's settings: a TOML file, overridden by `MUSTER_…` variables, then by the command."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -247,9 +248,17 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     try:
         return FromFile(**given)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
+        wrong = "; ".join(_wrong(item["type"], item["loc"], item["msg"]) for item in error.errors())
         raise ConfigurationError(f"settings: {wrong}") from None
     except ValueError as error:  # TOML that cannot be parsed
         raise ConfigurationError(f"the settings file {config} is not TOML: {error}") from None
+
+
+def _wrong(kind: str, place: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with one setting."""
+    name = ".".join(map(str, place))
+    if kind != "extra_forbidden":
+        return f"{name}: {message}"
+    near = get_close_matches(name, Settings.model_fields, n=1)
+    meant = f"is {near[0]!r} meant?" if near else "`match-server settings` shows all there are"
+    return f"there is no setting {name!r}; {meant}"

@@ -1,5 +1,6 @@
 """The database's shape, version by version (Alembic), packaged with the server."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 from alembic import command
@@ -11,6 +12,8 @@ from sqlalchemy import Connection
 from match_server.database import Database, sqlite_path
 from shared.errors import ConfigurationError
 
+_SQLITE = b"SQLite format 3\0"  # how such a file begins
+
 
 def migrate(database: Database, revision: str = "head") -> str:
     """Bring the database to `revision` (`base` takes everything away); answers where it is.
@@ -20,6 +23,7 @@ def migrate(database: Database, revision: str = "head") -> str:
     file = sqlite_path(database.url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        _require_sqlite(file)
     with database.connection() as connection:
         return migrate_on(connection, revision)
 
@@ -28,7 +32,9 @@ def migrate_on(connection: Connection, revision: str) -> str:
     """`migrate` as a part of a transaction that `Database.connection` began."""
     config = _config()
     config.attributes["connection"] = connection
-    if _is_older(revision, current_on(connection)):
+    current = current_on(connection)
+    require_known(current)
+    if _is_older(revision, current):
         command.downgrade(config, revision)
     else:
         command.upgrade(config, revision)
@@ -54,6 +60,29 @@ def known_revisions() -> list[str]:
 def head_revision() -> str:
     """The version that this code needs."""
     return known_revisions()[0]
+
+
+def require_known(current: str | None) -> None:
+    """Raises ConfigurationError when a newer version has brought the database to its shape."""
+    if current is not None and current not in known_revisions():
+        raise ConfigurationError(
+            f"the database is at migration {current!r}, which this version {version('muster')} "
+            f"does not know (it ends at {head_revision()!r}): a newer one has written it. Install "
+            "that one again, or start with a copy from before"
+        )
+
+
+def _require_sqlite(file: Path) -> None:
+    """Raises ConfigurationError when there is a file that is no database."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_SQLITE))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    if start not in (b"", _SQLITE):
+        raise ConfigurationError(f"{file} is no SQLite database, or a damaged one")
 
 
 def _config() -> Config:

@@ -1,7 +1,10 @@
 """The commands: helpful, scriptable, and honest in their exit status."""
 
 import json
+import socket
+import sqlite3
 import sys
+import tomllib
 
 import pytest
 from click.testing import CliRunner
@@ -23,6 +26,7 @@ COMMANDS = [
     "audit anchor",
     "audit verify",
     "retention",
+    "settings",
 ]
 
 
@@ -118,3 +122,68 @@ def test_secrets_have_no_default_and_are_not_shown(tmp_path):
 
 def test_a_settings_file_that_is_missing_is_named(tmp_path):
     assert "nowhere.toml" in _run("--config", tmp_path / "nowhere.toml", "doctor", code=1)
+
+
+def test_a_near_setting_is_proposed(tmp_path):
+    file = tmp_path / "muster.toml"
+    file.write_text("prot = 1\nnonsense = 2")
+    text = _run("--config", file, "doctor", code=1)
+    assert "is 'port' meant?" in text
+    assert "no setting 'nonsense'; `match-server settings`" in text
+
+
+def test_the_settings_that_are_shown_are_a_file_of_all_defaults(tmp_path):
+    file = tmp_path / "muster.toml"
+    shown = _run("settings")
+    settings = json.loads(_run("settings", "--json"))["settings"]
+    assert {one["name"] for one in settings} == {*Settings.model_fields}
+    given = {one["name"] for one in settings if one["default"] is not None}
+    lines = [line.removeprefix("# ") for line in shown.splitlines()]
+    file.write_text("\n".join(line for line in lines if line.partition(" = ")[0] in given))
+    assert {*tomllib.loads(file.read_text())} == given
+    assert load_settings(file).model_dump() == Settings().model_dump()
+    file.write_text(shown)
+    assert load_settings(file).model_dump() == Settings().model_dump()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path):
+    _run("migrate", "--data-dir", tmp_path)
+    with sqlite3.connect(tmp_path / "muster.db") as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9042'")
+    for command in (["key", "list"], ["migrate"], ["doctor"]):
+        text = _run(*command, "--data-dir", tmp_path, code=1)
+        assert "'9042'" in text
+        assert "a newer one has written it" in text
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "muster.db").write_text("This is a letter, not a database.")
+    text = _run("key", "list", "--data-dir", tmp_path, code=1)
+    assert f"{tmp_path / 'muster.db'} is no SQLite database" in text
+
+
+def test_a_database_that_does_not_answer_is_told_with_the_reason(tmp_path, monkeypatch):
+    with socket.socket() as taken:  # nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MUSTER_DATABASE_URL", f"postgresql://ann:hush@127.0.0.1:{port}/x")
+        text = _run("key", "list", "--data-dir", tmp_path, code=1)
+    assert "refused" in text
+    assert str(port) in text
+    assert "hush" not in text
+
+
+def test_a_data_folder_that_is_a_file_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("MUSTER_DATA_DIR", str(file))
+    assert f"{file} is no folder" in _run("key", "list", code=1)
+
+
+def test_an_address_that_is_taken_is_told_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        text = _run("serve", "--port", port, "--data-dir", tmp_path, code=1)
+    assert f"another program listens on port {port}" in text
+    nowhere = _run("serve", "--port", 0, "--host", "192.0.2.1", "--data-dir", tmp_path, code=1)
+    assert "nobody can listen on '192.0.2.1'" in nowhere
