@@ -294,7 +294,7 @@ def open_transport(settings: AgentSettings) -> Transport | None:
 def _over_http(server: ServerSettings) -> Transport:
     from edge_agent.publishers.http import HttpTransport
 
-    return HttpTransport(server.url, server.key(), ca_file=server.ca_file)
+    return HttpTransport(server.url, server.key(), ca_file=server.ca_file, patience=server.patience)
 
 
 def broker_login(broker: BrokerSettings) -> "MqttLogin":

@@ -8,8 +8,9 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,10 +20,12 @@ from pydantic_settings import (
 
 from edge_agent.camera_settings import CameraSettings
 from edge_agent.fleet.settings import FleetSettings
+from edge_agent.publishers.patience import Patience
 from edge_agent.secret_files import read_secret
 from shared.errors import ConfigurationError
 from shared.messages import Name
 
+_PATIENCE = Patience()
 _PREFIX = "MUSTER_"
 _KEY_VARIABLE = "MUSTER_SERVER_KEY"
 _PASSWORD_VARIABLE = "MUSTER_BROKER_PASSWORD"  # noqa: S105  # the variable's name, not a password
@@ -30,6 +33,19 @@ _PASSWORD_VARIABLE = "MUSTER_BROKER_PASSWORD"  # noqa: S105  # the variable's na
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _http_address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("a server's address is https://HOST[:PORT], or http://… on a safe network")
+    return url
+
+
+def _readable(file: Path | None) -> Path | None:
+    if file is not None and not os.access(file, os.R_OK):
+        raise ValueError(f"there is no {file} that this user may read")
+    return file
 
 
 class ModelSettings(_Section):
@@ -77,9 +93,25 @@ class GallerySettings(_Section):
 class ServerSettings(_Section):
     """The road over HTTP. The key comes from `key_file` or MUSTER_SERVER_KEY, never from here."""
 
-    url: str
+    url: Annotated[str, AfterValidator(_http_address)]
     key_file: Path | None = None
-    ca_file: Path | None = None
+    ca_file: Annotated[Path | None, AfterValidator(_readable)] = None
+    connect_timeout_s: float = Field(default=_PATIENCE.connect_s, ge=0.1, le=120)
+    answer_timeout_s: float = Field(default=_PATIENCE.silence_s, ge=0.5, le=600)
+    request_timeout_s: float = Field(default=_PATIENCE.request_s, ge=1, le=3600)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.request_timeout_s < self.answer_timeout_s:
+            raise ValueError(
+                "request_timeout_s is for a whole request: it cannot be shorter than"
+                f" answer_timeout_s ({self.answer_timeout_s:g})"
+            )
+        return self
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.connect_timeout_s, self.answer_timeout_s, self.request_timeout_s)
 
     def key(self) -> str:
         """The API key. Raises ConfigurationError where there is none."""
@@ -87,7 +119,7 @@ class ServerSettings(_Section):
         if secret is None:
             raise ConfigurationError(
                 f"the server needs a key: set server.key_file or {_KEY_VARIABLE}"
-                " (`match-server key create --role device` makes one)"
+                " (`edge-agent enroll-device` fetches one)"
             )
         return secret
 
@@ -182,6 +214,11 @@ def read_table(path: Path) -> dict[str, Any]:
     """What stands in a TOML file. Raises ConfigurationError where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"there is no configuration {path}: `edge-agent enroll-device` writes one,"
+            " `edge-agent example` prints one with every key explained"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the configuration {path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -202,7 +239,8 @@ def _validated(make: Callable[[], AgentSettings], origin: str) -> AgentSettings:
     try:
         return make()
     except ValidationError as error:
-        faults = "; ".join(_fault(dict(one)) for one in error.errors())
+        found = [dict(one) for one in error.errors()]
+        faults = "; ".join(_fault(one) for one in found if not _follows(one, found))
         raise ConfigurationError(f"{origin}: {faults}") from error
     except SettingsError as error:
         raise ConfigurationError(f"the environment: {error}") from error
@@ -221,6 +259,14 @@ def default_state_dir() -> Path:
         return Path(given)
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "muster"
+
+
+def _follows(error: dict[str, Any], others: list[dict[str, Any]]) -> bool:
+    """Whether a list is too short only because what stands in it is at fault."""
+    where = error["loc"]
+    return error["type"] == "too_short" and any(
+        len(one["loc"]) > len(where) and one["loc"][: len(where)] == where for one in others
+    )
 
 
 def _fault(error: dict[str, Any]) -> str:

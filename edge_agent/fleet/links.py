@@ -2,18 +2,22 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_agent.fleet.clock_offset import ClockOffset, Mark
+from edge_agent.publishers.patience import Patience
 from edge_agent.publishers.transport import CarriesMessages
 from edge_agent.settings import AgentSettings
 from shared.errors import Unavailable
 from shared.fleet import DesiredConfig, HealthAnswer, HealthMessage, ReportedConfig
 
-_TIMEOUT_S: Final = 10.0
+if TYPE_CHECKING:
+    from edge_agent.publishers.session import ServerSession
+
+_PATIENCE: Final = Patience(connect_s=5.0, silence_s=10.0, request_s=15.0)
+_MOST_BYTES: Final = 4 * 1024 * 1024
 _UNANSWERED: Final = 8
 
 Desired = Callable[[DesiredConfig], None]
@@ -85,23 +89,12 @@ class _Config(BaseModel):
 class HttpLink:
     """Over HTTP: health is answered with the wanted revision, which is fetched when it is new."""
 
-    def __init__(
-        self, url: str, key: str, device: str, offset: ClockOffset, *, ca_file: Path | None = None
-    ) -> None:
-        import requests
-
-        from edge_agent.publishers.http import Bearer
-
-        self._requests = requests
-        self._base = f"{url.rstrip('/')}/v1/devices/{device}"
+    def __init__(self, session: "ServerSession", device: str, offset: ClockOffset) -> None:
+        self._session = session
+        self._path = f"/v1/devices/{device}"
         self._offset = offset
         self._desired: Desired = lambda _: None
         self._revision: int | None = None  # that was handed on last
-        self._session = requests.Session()
-        self._session.auth = Bearer(key)
-        self._session.headers["Content-Type"] = "application/json"
-        if ca_file is not None:
-            self._session.verify = str(ca_file)
 
     def open(self, desired: Desired) -> None:
         self._desired = desired
@@ -122,23 +115,14 @@ class HttpLink:
         self, method: str, path: str, answer: type[_Answer], body: BaseModel | None = None
     ) -> _Answer:
         data = None if body is None else body.model_dump_json(exclude_none=True).encode()
+        said = self._session.call(method, self._path + path, body=data, most_bytes=_MOST_BYTES)
+        what = f"{self._session.base}{self._path}{path}"
+        if not said.ok:
+            raise Unavailable(f"{what} answered {said.status}")
         try:
-            response = self._session.request(
-                method,
-                self._base + path,
-                data=data,
-                timeout=_TIMEOUT_S,
-                allow_redirects=False,
-                verify=self._session.verify,  # before a REQUESTS_CA_BUNDLE of the environment
-            )
-        except self._requests.RequestException as error:
-            raise Unavailable(f"{self._base} cannot be reached") from error
-        if not response.ok:
-            raise Unavailable(f"{self._base}{path} answered {response.status_code}")
-        try:
-            return answer.model_validate_json(response.content)
+            return answer.model_validate_json(said.body)
         except ValidationError as error:
-            raise Unavailable(f"{self._base}{path} gave no answer that is known here") from error
+            raise Unavailable(f"{what} gave no answer that is known here") from error
 
 
 def links_of(settings: AgentSettings, transport: object, offset: ClockOffset) -> list[Link]:
@@ -147,10 +131,13 @@ def links_of(settings: AgentSettings, transport: object, offset: ClockOffset) ->
     if settings.broker is not None and isinstance(transport, CarriesMessages):
         links.append(BrokerLink(transport, offset))
     if settings.server is not None:
+        from edge_agent.publishers.session import ServerSession
+
         server = settings.server
-        links.append(
-            HttpLink(server.url, server.key(), settings.device, offset, ca_file=server.ca_file)
+        session = ServerSession(
+            server.url, server.key(), ca_file=server.ca_file, patience=_PATIENCE
         )
+        links.append(HttpLink(session, settings.device, offset))
     return links
 
 

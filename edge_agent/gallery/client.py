@@ -9,7 +9,8 @@ from typing import Final
 import requests
 from pydantic import TypeAdapter, ValidationError
 
-from edge_agent.publishers.http import Bearer, refusal_of, retry_after_s
+from edge_agent.publishers.patience import Patience
+from edge_agent.publishers.session import Answer, Query, ServerSession
 from shared.errors import (
     Forbidden,
     MusterError,
@@ -20,10 +21,10 @@ from shared.errors import (
 )
 from shared.feed import FeedChanges, SnapshotEnd, SnapshotHead, SnapshotLine, SnapshotPart
 
-_CONNECT_TIMEOUT_S: Final = 5.0
-_ANSWER_TIMEOUT_S: Final = 20.0  # beyond what the server was asked to wait
+_SNAPSHOT_S: Final = 3600.0
 _LINE_BYTES: Final = 64 * 1024
 _LONGEST_LINE: Final = 64 * 1024 * 1024
+_MAX_CHANGES_BYTES: Final = 64 * 1024 * 1024
 _STEADY: Final = {
     401: Unauthenticated,
     403: Forbidden,
@@ -31,7 +32,6 @@ _STEADY: Final = {
     410: SnapshotNeeded,
 }
 
-_Query = dict[str, str | int | float]
 _LINES: TypeAdapter[SnapshotHead | SnapshotPart | SnapshotEnd] = TypeAdapter(SnapshotLine)
 
 
@@ -43,29 +43,41 @@ class FeedClient:
     """
 
     def __init__(
-        self, url: str, key: str, device: str, *, keep_h: float, ca_file: Path | None = None
+        self,
+        url: str,
+        key: str,
+        device: str,
+        *,
+        keep_h: float,
+        ca_file: Path | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        self._base = url.rstrip("/")
-        self._who: _Query = {"device": device, "keep_h": keep_h}
-        self._session = requests.Session()
-        self._session.auth = Bearer(key)
-        if ca_file is not None:
-            self._session.verify = str(ca_file)
+        self._who: Query = {"device": device, "keep_h": keep_h}
+        self._session = ServerSession(url, key, ca_file=ca_file, patience=patience)
 
     @property
     def name(self) -> str:
-        return f"server {self._base}"
+        return self._session.name
 
     def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges:
         """What happened after `since`, as soon as there is something, after `wait_s` at most."""
-        query: _Query = {"collection": collection, "since": since, "scope": scope, "wait": wait_s}
-        with self._get("/v1/changes", query, wait_s) as response:
-            try:
-                changes = FeedChanges.model_validate_json(response.content)
-                changes.templates.rows(changes.gallery.dimension)
-            except ValueError as error:
-                raise Unavailable(f"the {self.name} answered what is no change feed") from error
-            return changes
+        query = self._who | {
+            "collection": collection,
+            "since": since,
+            "scope": scope,
+            "wait": wait_s,
+        }
+        answer = self._session.call(
+            "GET", "/v1/changes", query=query, most_bytes=_MAX_CHANGES_BYTES, wait_s=wait_s
+        )
+        if not answer.ok:
+            raise self._as_error(answer)
+        try:
+            changes = FeedChanges.model_validate_json(answer.body)
+            changes.templates.rows(changes.gallery.dimension)
+        except ValueError as error:
+            raise Unavailable(f"the {self.name} answered what is no change feed") from error
+        return changes
 
     @contextmanager
     def snapshot(
@@ -76,8 +88,10 @@ class FeedClient:
         The parts raise Unavailable where they end before their time, or are not what was sent:
         those that were given out are right nevertheless, and it may go on after them.
         """
-        query: _Query = {"collection": collection, "after": after}
-        with self._get("/v1/snapshot", query, 0.0) as response:
+        query = self._who | {"collection": collection, "after": after}
+        with self._session.stream("/v1/snapshot", query, _SNAPSHOT_S) as response:
+            if not response.ok or response.is_redirect:
+                raise self._as_error(self._session.answer(response))
             lines = self._lines(response)
             head = self._read(next(lines, b""))
             if not isinstance(head, SnapshotHead):
@@ -131,38 +145,12 @@ class FeedClient:
         except requests.RequestException as error:
             raise self._cut() from error
 
-    @contextmanager
-    def _get(self, path: str, query: _Query, wait_s: float) -> Iterator[requests.Response]:
-        try:
-            response = self._session.get(
-                self._base + path,
-                params={**self._who, **query},
-                timeout=(_CONNECT_TIMEOUT_S, wait_s + _ANSWER_TIMEOUT_S),
-                allow_redirects=False,
-                stream=path == "/v1/snapshot",
-                verify=self._session.verify,  # before a REQUESTS_CA_BUNDLE of the environment
-            )
-        except requests.Timeout as error:
-            raise Unavailable(f"the {self.name} did not answer in time") from error
-        except requests.exceptions.SSLError as error:
-            raise Unavailable(f"the {self.name} has no certificate that is trusted here") from error
-        except requests.RequestException as error:
-            raise Unavailable(f"the {self.name} cannot be reached") from error
-        with response:
-            if not response.ok or response.is_redirect:
-                raise self._as_error(response)
-            yield response
-
-    def _as_error(self, response: requests.Response) -> MusterError:
-        try:
-            refusal = refusal_of(response)
-        except requests.RequestException as error:
-            raise Unavailable(f"the {self.name} cannot be reached") from error
-        said = refusal.message or response.reason or ""
-        kind = _STEADY.get(response.status_code)
+    def _as_error(self, answer: Answer) -> MusterError:
+        refusal = answer.refusal
+        said = refusal.message or answer.reason
+        kind = _STEADY.get(answer.status)
         if kind is not None and refusal.code == kind.code:  # and not of some other server
             return kind(f"the {self.name}: {said}")
         return Unavailable(
-            f"the {self.name} answered {response.status_code}: {said}",
-            retry_after_s=retry_after_s(response),
+            f"the {self.name} answered {answer.status}: {said}", retry_after_s=answer.retry_after_s
         )

@@ -49,6 +49,7 @@ class Delivery:
         self._road_free = False  # the transport has receipts, or is connected again
         self._stopping = False
         self._failures = 0
+        self._blocked = False  # the last attempt failed
         self._complaint: str | None = None
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
@@ -78,13 +79,16 @@ class Delivery:
     def stop(self, timeout_s: float) -> bool:
         """Ends the thread and closes the transport; what is not delivered stays in the outbox.
 
-        False when the thread still waits for an answer of the far end after `timeout_s`.
+        It takes `timeout_s` and half as long again at most. False when the thread still waits
+        for the far end after that.
         """
         with self._called:
             self._stopping = True
             self._called.notify()
         self._thread.join(timeout_s)
-        self._transport.close(timeout_s / 2)
+        began_s = self._clock.monotonic_s()
+        self._transport.close(timeout_s / 2)  # ends an exchange where the road can
+        self._thread.join(max(0.0, began_s + timeout_s / 2 - self._clock.monotonic_s()))
         return not self._thread.is_alive()
 
     def _is_empty_or_broken(self) -> bool:
@@ -105,11 +109,13 @@ class Delivery:
     def _deliver(self) -> None:
         while not self._stopping:
             pause_s = self._step()
-            self._send_tracks()
+            if not self._blocked:  # else they wait for as long as they are news
+                self._send_tracks()
             with self._called:
                 self._called.wait_for(self._is_called, pause_s)
                 self._fresh = self._road_free = False
-        self._send_tracks()
+        if not self._blocked:
+            self._send_tracks()
 
     def _is_called(self) -> bool:
         # New probes do not cut a pause short that the far end needs; only its own call does.
@@ -118,6 +124,7 @@ class Delivery:
 
     def _step(self) -> float:
         """Offers one batch; answers how long to wait for something to happen, in seconds."""
+        self._blocked = False
         try:
             self._outbox.retry()
             batch = self._outbox.pending(_WINDOW, _WINDOW_BYTES)
@@ -147,8 +154,9 @@ class Delivery:
                 return
 
     def _failed(self, error: Unavailable | Unauthenticated | Forbidden) -> float:
+        self._blocked = True
         self._failures += 1
-        if self._complaint != error.message:
+        if self._complaint != error.message and not self._stopping:
             log.error("%s; %s", sentence(error.message), self._what_waits())
         self._complaint = error.message
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))

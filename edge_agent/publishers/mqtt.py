@@ -2,9 +2,11 @@
 
 import logging
 import queue
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -19,7 +21,7 @@ from pydantic import ValidationError
 
 from edge_agent.outbox import StoredProbe
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, MusterError, Unauthenticated, Unavailable
+from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.messages import (
     LocalEventMessage,
     ProbeReceipt,
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _SESSION_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 20
-_MAX_RECONNECT_S: Final = 30
+_MAX_RECONNECT_S: Final = 30.0
 _MAX_RESEND_S: Final = 60.0
 _UNHEARD_RESEND_S: Final = 1.0
 _CONNECTING_S: Final = 5.0
@@ -116,7 +118,9 @@ class MqttTransport:
         self._receipts: deque[ProbeReceipt] = deque(maxlen=_KEPT_RECEIPTS)
         self._ready = threading.Event()
         self._refused: str | None = None  # the broker's reason, when it turned the box away
-        self._unheard: deque[int] = deque(maxlen=_KEPT_RECEIPTS)  # messages that reached nobody
+        self._denied: str | None = None  # its reason, when it does not take the box's probes
+        self._broken: Exception | None = None  # what would have ended the client's thread
+        self._taken: deque[tuple[int, ReasonCode]] = deque(maxlen=_KEPT_RECEIPTS)  # by message
         self._nobody_listens = False
         self._patient_until_s = 0.0  # while the first connection is being made
         self._wake: Callable[[], None] = lambda: None
@@ -140,10 +144,12 @@ class MqttTransport:
         self._client.loop_start()
 
     def exchange(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
+        if self._broken is not None:
+            raise self._broken
         receipts = self._collect(batch)
         if receipts:
             return receipts
-        self._notice_unheard()
+        self._notice_taken()
         now_s = self._clock.monotonic_s()
         if not self._ready.is_set():
             if now_s < self._patient_until_s and self._refused is None:
@@ -153,6 +159,8 @@ class MqttTransport:
             flight = self._flights.get(probe.probe_id)
             if flight is None or now_s - flight.sent_at_s >= flight.patience_s:
                 self._publish(probe, flight, now_s)
+        if self._denied is not None:
+            raise Forbidden(f"the {self.name} does not take this box's probes: {self._denied}")
         return []
 
     def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
@@ -186,9 +194,13 @@ class MqttTransport:
 
     def close(self, timeout_s: float) -> None:
         if self._ready.is_set():
-            self._say_online(False).wait_for_publish(timeout_s)
+            with suppress(RuntimeError):  # the connection is gone in this moment
+                self._say_online(False).wait_for_publish(timeout_s / 2)
         self._client.disconnect()
-        self._client.loop_stop()
+        # It waits for the client's thread, which may be waiting for a broker that says nothing.
+        ending = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
+        ending.start()
+        ending.join(timeout_s / 2)
 
     def _give_up_patience(self) -> None:
         if self._patient_until_s:
@@ -218,13 +230,18 @@ class MqttTransport:
         )
         self._flights[probe.probe_id] = _Flight(info.mid, copies, now_s, patience_s)
 
-    def _notice_unheard(self) -> None:
-        """Shortens the wait for copies of which the broker said that they reached nobody."""
-        unheard = set()
-        while self._unheard:
-            unheard.add(self._unheard.popleft())
+    def _notice_taken(self) -> None:
+        """What the broker said of copies under way: taken, taken for nobody, or not taken."""
+        said: dict[int, ReasonCode] = {}
+        while self._taken:
+            message, reason = self._taken.popleft()
+            said[message] = reason
         for probe_id, flight in self._flights.items():
-            if flight.message in unheard:
+            if flight.message not in said:
+                continue
+            reason = said[flight.message]
+            self._denied = str(reason) if reason.is_failure else None
+            if reason.value == _NO_SUBSCRIBERS:  # sooner again than where somebody has it
                 patience_s = min(flight.patience_s, _patience_s(_UNHEARD_RESEND_S, flight.copies))
                 self._flights[probe_id] = replace(flight, patience_s=patience_s)
 
@@ -241,7 +258,10 @@ class MqttTransport:
         client = _new_client(_client_id(self._topics), self._address, login)
         offline = StatusMessage(device=self._topics.device, online=False).model_dump_json()
         client.will_set(self._topics.status, offline, qos=1, retain=True)
-        client.reconnect_delay_set(min_delay=1, max_delay=_MAX_RECONNECT_S)
+        # Boxes that lost one broker in one moment do not all come back to it in one moment. (The
+        # client doubles the first delay, and takes fractions, though it names whole seconds.)
+        first_s, longest_s = random.uniform(0.5, 1.5), random.uniform(0.5, 1.0) * _MAX_RECONNECT_S  # noqa: S311
+        client.reconnect_delay_set(first_s, longest_s)  # type: ignore[arg-type]
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_subscribe = self._on_subscribe
@@ -272,6 +292,7 @@ class MqttTransport:
             self._refused = f"it does not let the box read {self._topics.receipt}"
             return
         self._say_online(True)
+        self._patient_until_s = 0.0
         self._ready.set()
         self._wake()
 
@@ -279,28 +300,29 @@ class MqttTransport:
         self._ready.clear()
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        listener = self._listeners.get(message.topic)
-        if listener is not None:
-            try:
-                listener(bytes(message.payload))
-            except ValidationError:
-                log.warning("A message on %s is none and is left aside", message.topic)
-            return
         try:
-            receipt = ReceiptMessage.model_validate_json(message.payload)
+            self._take(message.topic, bytes(message.payload))
         except ValidationError:
-            log.warning("A message on %s is no receipt and is left aside", message.topic)
+            log.warning("A message on %s is none and is left aside", message.topic)
+        except Exception as error:  # it would end this thread, and the road in silence
+            self._broken = error
+            self._wake()
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        listener = self._listeners.get(topic)
+        if listener is not None:
+            listener(payload)
             return
+        receipts = ReceiptMessage.model_validate_json(payload).receipts
         with self._lock:
-            self._receipts.extend(receipt.receipts)
+            self._receipts.extend(receipts)
         self._wake()
 
     def _on_publish(
         self, _client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _props: Any
     ) -> None:
+        self._taken.append((mid, reason))
         nobody = reason.value == _NO_SUBSCRIBERS
-        if nobody:
-            self._unheard.append(mid)
         if nobody and not self._nobody_listens:
             log.warning(
                 "The %s says that nobody listens for probes: is `match-server ingest` running?",
