@@ -10,16 +10,23 @@ from shared.quality import Quality
 from shared.template import Template, unit_rows
 
 DEVICE = "box-1"
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-def make_probe(*, seed: int = 0, thumbnail: bytes | None = None) -> Probe:
+def make_probe(
+    *,
+    seed: int = 0,
+    thumbnail: bytes | None = None,
+    model_id: str = "test@1",
+    captured_at: datetime = NOON,
+) -> Probe:
     vector = unit_rows(np.random.default_rng(seed).normal(size=(1, 512)))[0]
     return Probe(
         probe_id=new_id(),
         camera="door",
-        captured_at=datetime(2026, 11, 22, 12, 0, tzinfo=UTC),
+        captured_at=captured_at,
         track_id=new_id(),
-        template=Template("test@1", vector),
+        template=Template(model_id, vector),
         quality=Quality(score=0.5),
         pose=None,
         liveness=0.5,

@@ -1,16 +1,10 @@
-"""A camera that gives JPEGs over HTTP, real enough to be wrong in the ways that cameras are."""
+"""JPEGs over HTTP: every way in which cameras write them, and what is wrong with some."""
 
 import contextlib
-import hashlib
-import re
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import cv2
-import numpy as np
 import pytest
 
 from edge_agent.capture.feed import Feed, Manner
@@ -19,83 +13,17 @@ from edge_agent.capture.sources import open_source, read
 from edge_agent.capture.streams import Asked
 from shared.errors import SourceError
 
-
-def jpeg(level: int, size: tuple[int, int] = (64, 48)) -> bytes:
-    done, data = cv2.imencode(".jpg", np.full((size[1], size[0], 3), level, np.uint8))
-    assert done
-    return data.tobytes()
-
-
-class Camera:
-    """Serves what `script` writes to each new viewer; `login` is asked for by `scheme`."""
-
-    def __init__(self) -> None:
-        self.script: Callable[[Callable[[bytes], None]], None] = lambda write: None
-        self.boundary = "frame"
-        self.content_type = "multipart/x-mixed-replace; boundary={}"
-        self.login: tuple[str, str] | None = None
-        self.scheme = "Basic"
-        self.viewers = 0
-        camera = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if not camera._may_see(self.headers.get("Authorization", "")):
-                    self.send_response(401)
-                    extra = ', nonce="abc", qop="auth"' if camera.scheme == "Digest" else ""
-                    self.send_header("WWW-Authenticate", f'{camera.scheme} realm="cam"{extra}')
-                    self.end_headers()
-                    return
-                camera.viewers += 1
-                self.send_response(200)
-                kind = camera.content_type.format(camera.boundary)
-                self.send_header("Content-Type", kind)
-                self.end_headers()
-                with contextlib.suppress(ConnectionError):
-                    camera.script(self.wfile.write)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self._server.server_port}/video"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def part(self, level: int, *, with_length: bool = True, dashes: str = "--") -> bytes:
-        data = jpeg(level)
-        length = f"Content-Length: {len(data)}\r\n" if with_length else ""
-        head = f"{dashes}{self.boundary}\r\nContent-Type: image/jpeg\r\n{length}\r\n"
-        return head.encode() + data + b"\r\n"
-
-    def _may_see(self, said: str) -> bool:
-        if self.login is None:
-            return True
-        name, password = self.login
-        if self.scheme == "Basic":
-            return said == "Basic " + b64encode(f"{name}:{password}".encode()).decode()
-        given = dict(re.findall(r'(\w+)="?([^",]+)"?', said))
-        md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
-        expected = md5(
-            f"{md5(f'{name}:cam:{password}')}:abc:{given.get('nc')}:{given.get('cnonce')}:auth:"
-            f"{md5('GET:/video')}"
-        )
-        return given.get("response") == expected
+from .mjpeg_camera import MjpegCamera, jpeg
 
 
 @pytest.fixture
-def camera() -> Iterator[Camera]:
-    one = Camera()
+def camera() -> Iterator[MjpegCamera]:
+    one = MjpegCamera()
     yield one
     one.close()
 
 
-def levels(camera: Camera, count: int, asked: Asked | None = None) -> list[int]:
+def levels(camera: MjpegCamera, count: int, asked: Asked | None = None) -> list[int]:
     with contextlib.closing(open_source(camera.url, asked)) as source:
         taken = [read(source) for _ in range(count)]
     return [round(float(one[0].mean())) for one in taken if one is not None]
@@ -104,7 +32,7 @@ def levels(camera: Camera, count: int, asked: Asked | None = None) -> list[int]:
 @pytest.mark.parametrize("with_length", [True, False])
 @pytest.mark.parametrize("boundary", ["frame", "--frame"])
 def test_pictures_come_in_order_however_the_camera_writes_them(
-    camera: Camera, with_length: bool, boundary: str
+    camera: MjpegCamera, with_length: bool, boundary: str
 ) -> None:
     camera.boundary = boundary
     dashes = "" if boundary.startswith("--") else "--"
@@ -112,7 +40,7 @@ def test_pictures_come_in_order_however_the_camera_writes_them(
 
     def script(write: Callable[[bytes], None]) -> None:
         for level in (10, 60, 110):
-            write(camera.part(level, with_length=with_length, dashes=dashes))
+            write(camera.part(jpeg(level), with_length=with_length, dashes=dashes))
             if not with_length:
                 write(f"{dashes}{boundary}\r\n".encode())  # only the next mark ends the one before
             wanted.acquire(timeout=10)
@@ -126,12 +54,12 @@ def test_pictures_come_in_order_however_the_camera_writes_them(
             wanted.release()
 
 
-def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: Camera) -> None:
+def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: MjpegCamera) -> None:
     sent, done = threading.Event(), threading.Event()
 
     def script(write: Callable[[bytes], None]) -> None:
         for level in range(0, 200, 10):
-            write(camera.part(level))
+            write(camera.part(jpeg(level)))
         sent.set()
         done.wait(10)
 
@@ -146,9 +74,9 @@ def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: Camera) -> 
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "Digest"])
-def test_name_and_password_open_it_and_are_never_said(camera: Camera, scheme: str) -> None:
+def test_name_and_password_open_it_and_are_never_said(camera: MjpegCamera, scheme: str) -> None:
     camera.login, camera.scheme = ("me", "se cr/et"), scheme
-    camera.script = lambda write: write(camera.part(90))
+    camera.script = lambda write: write(camera.part(jpeg(90)))
     assert levels(camera, 1, Asked(login=("me", "se cr/et"))) == [90]
     in_address = camera.url.replace("://", "://me:se%20cr%2Fet@")
     with contextlib.closing(open_source(in_address)) as source:
@@ -158,11 +86,11 @@ def test_name_and_password_open_it_and_are_never_said(camera: Camera, scheme: st
     assert "wrong" not in caught.value.message
 
 
-def test_a_camera_that_falls_silent_has_failed_soon(camera: Camera) -> None:
+def test_a_camera_that_falls_silent_has_failed_soon(camera: MjpegCamera) -> None:
     over = threading.Event()
 
     def script(write: Callable[[bytes], None]) -> None:
-        write(camera.part(90))
+        write(camera.part(jpeg(90)))
         over.wait(10)
 
     camera.script = script
@@ -175,8 +103,8 @@ def test_a_camera_that_falls_silent_has_failed_soon(camera: Camera) -> None:
     stream.close()
 
 
-def test_a_camera_that_hangs_up_is_opened_again(camera: Camera) -> None:
-    camera.script = lambda write: [write(camera.part(90)) for _ in range(3)] and None
+def test_a_camera_that_hangs_up_is_opened_again(camera: MjpegCamera) -> None:
+    camera.script = lambda write: [write(camera.part(jpeg(90))) for _ in range(3)] and None
     stop = threading.Event()
     feed = Feed("yard", lambda: open_source(camera.url), Manner(True, True), stop)
     for _ in feed:
@@ -196,7 +124,7 @@ def test_a_camera_that_hangs_up_is_opened_again(camera: Camera) -> None:
     ],
 )
 def test_what_is_no_row_of_pictures_is_refused_in_bounded_memory(
-    camera: Camera, body: bytes, complaint: str
+    camera: MjpegCamera, body: bytes, complaint: str
 ) -> None:
     camera.script = lambda write: write(body)
     with (
@@ -206,7 +134,7 @@ def test_what_is_no_row_of_pictures_is_refused_in_bounded_memory(
         read(source)
 
 
-def test_another_stream_at_an_http_address_is_left_to_ffmpeg(camera: Camera) -> None:
+def test_another_stream_at_an_http_address_is_left_to_ffmpeg(camera: MjpegCamera) -> None:
     camera.content_type = "text/html"
     camera.script = lambda write: write(b"<html>a camera's login page</html>")
     with pytest.raises(SourceError, match="cannot be opened: is it on"):

@@ -1,17 +1,34 @@
-"""A network between box and server that can be cut, on loopback."""
+"""A network between box and server, on loopback, that does the worst that networks do."""
 
 import contextlib
 import socket
 import threading
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Final, Literal
 
 _CHUNK: Final = 65_536
+_DRIP_S: Final = 0.1
+
+Way = Callable[[bytes, socket.socket, socket.socket], None]
+Manner = Literal["whole", "silent", "half", "drip"]
+"""What becomes of the server's answers: all of it, nothing, one half and then nothing, or byte by
+byte, ten a second."""
 
 
 class Network:
-    """Forwards TCP connections from a port of its own to another, while it is whole."""
+    """Forwards TCP connections from a port of its own to another, while it is whole.
+
+    `canned`, where it is set, is what every HTTP request gets as its answer; `asked_at_s` are the
+    moments at which requests came, on the monotonic clock. `upward` limits the bytes a second that
+    go to the server.
+    """
 
     def __init__(self, target: int) -> None:
+        self.manner: Manner = "whole"
+        self.canned: bytes | None = None
+        self.upward: int | None = None
+        self.asked_at_s: list[float] = []
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
@@ -20,8 +37,12 @@ class Network:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
         """Ends every connection in the middle of whatever it says, and lets no new one through."""
@@ -32,8 +53,16 @@ class Network:
                     one.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
+        self.manner, self.canned, self.upward = "whole", None, None
         with self._lock:
             self._whole = True
+
+    def refuse(self, status: int, **headers: str) -> None:
+        """Answers every request with `status`, as a server in trouble or a gate before it does."""
+        body = b'{"code": "x", "message": "because"}'
+        lines = [f"HTTP/1.1 {status} Trouble", f"Content-Length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.canned = "\r\n".join([*lines, "", ""]).encode() + body
 
     def close(self) -> None:
         self.cut()
@@ -50,19 +79,55 @@ class Network:
             if not whole:
                 near.close()
                 continue
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # nobody is there
+                near.close()
+                continue
             with self._lock:
                 self._open |= {near, far}
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+            for source, sink, way in ((near, far, self._up), (far, near, self._down)):
+                threading.Thread(
+                    target=self._forward, args=(source, sink, way), daemon=True
+                ).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(_CHUNK):
-                sink.sendall(data)
+            while data := source.recv(_CHUNK if self.upward is None else 4096):
+                way(data, source, sink)
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             with self._lock:
                 self._open.discard(one)
             one.close()
+
+    def _up(self, data: bytes, near: socket.socket, far: socket.socket) -> None:
+        if data.startswith((b"POST ", b"GET ", b"PUT ")):
+            self.asked_at_s.append(time.monotonic())
+        canned = self.canned
+        if canned is None:
+            if self.upward is not None:
+                time.sleep(len(data) / self.upward)
+            far.sendall(data)
+            return
+        head, _, begun = data.partition(b"\r\n\r\n")
+        length = next(
+            int(line.split(b":")[1])
+            for line in head.lower().split(b"\r\n")
+            if line.startswith(b"content-length:")
+        )
+        rest = length - len(begun)
+        while rest > 0 and (more := near.recv(min(rest, _CHUNK))):
+            rest -= len(more)
+        near.sendall(canned)
+
+    def _down(self, data: bytes, far: socket.socket, near: socket.socket) -> None:
+        if self.manner == "whole":
+            near.sendall(data)
+        elif self.manner == "half":
+            near.sendall(data[: len(data) // 2])
+        elif self.manner == "drip":
+            for place in range(len(data)):
+                near.sendall(data[place : place + 1])
+                time.sleep(_DRIP_S)

@@ -1,0 +1,101 @@
+"""A camera that gives JPEGs over HTTP, real enough to be wrong in the ways that cameras are."""
+
+import contextlib
+import hashlib
+import re
+import threading
+from base64 import b64encode
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+
+Write = Callable[[bytes], object]
+
+
+def jpeg(level: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    """A grey picture."""
+    done, data = cv2.imencode(".jpg", np.full((size[1], size[0], 3), level, np.uint8))
+    if not done:
+        raise RuntimeError("this OpenCV cannot write JPEG")
+    return data.tobytes()
+
+
+class MjpegCamera:
+    """Serves what `script` writes to each new viewer; `login` is asked for by `scheme`.
+
+    Viewers beyond the first `places` are turned away.
+    """
+
+    def __init__(
+        self, script: Callable[[Write], object] = lambda write: None, *, places: int = 1_000_000
+    ) -> None:
+        self.script = script
+        self.boundary = "frame"
+        self.content_type = "multipart/x-mixed-replace; boundary={}"
+        self.login: tuple[str, str] | None = None
+        self.scheme = "Basic"
+        self.viewers = 0
+        self._places = places
+        self._lock = threading.Lock()
+        camera = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if not camera._may_see(self.headers.get("Authorization", "")):
+                    self.send_response(401)
+                    extra = ', nonce="abc", qop="auth"' if camera.scheme == "Digest" else ""
+                    self.send_header("WWW-Authenticate", f'{camera.scheme} realm="cam"{extra}')
+                    self.end_headers()
+                    return
+                if not camera._has_a_place():
+                    self.send_error(503)
+                    return
+                self.send_response(200)
+                kind = camera.content_type.format(camera.boundary)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    camera.script(self.wfile.write)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        class Server(ThreadingHTTPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+            block_on_close = False
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/video"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def part(self, data: bytes, *, with_length: bool = True, dashes: str = "--") -> bytes:
+        """One picture as it stands in the stream."""
+        length = f"Content-Length: {len(data)}\r\n" if with_length else ""
+        head = f"{dashes}{self.boundary}\r\nContent-Type: image/jpeg\r\n{length}\r\n"
+        return head.encode() + data + b"\r\n"
+
+    def _has_a_place(self) -> bool:
+        with self._lock:
+            self.viewers += 1
+            return self.viewers <= self._places
+
+    def _may_see(self, said: str) -> bool:
+        if self.login is None:
+            return True
+        name, password = self.login
+        if self.scheme == "Basic":
+            return said == "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+        given = dict(re.findall(r'(\w+)="?([^",]+)"?', said))
+        md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
+        expected = md5(
+            f"{md5(f'{name}:cam:{password}')}:abc:{given.get('nc')}:{given.get('cnonce')}:auth:"
+            f"{md5('GET:/video')}"
+        )
+        return given.get("response") == expected
