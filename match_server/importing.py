@@ -1,5 +1,6 @@
 """`match-server import`: a folder of pictures, or a file of templates, into a collection."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def opened(settings: Settings) -> Iterator[Services]:
     prepare(settings)
     services = build_services(settings)
     services.first_start()
+    gc.freeze()  # else all that has been loaded is looked through, again and again
     try:
         yield services
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Select, Table, insert
+from sqlalchemy import Connection, Dialect, LargeBinary, Select, Table, insert
 
 Statement = Select[*tuple[Any, ...]]
 Parameter = str | int | Sequence[int] | Sequence[str]
@@ -70,7 +70,13 @@ def insert_many(
     dialect = connection.dialect
     names = [*columns, *same]
     compiled: Any = insert(table).compile(dialect=dialect, column_keys=names)
-    binds = [table.c[one].type.dialect_impl(dialect).bind_processor(dialect) for one in names]
+    binds = [
+        # Bytes are what both drivers take.
+        None
+        if isinstance(table.c[one].type, LargeBinary)
+        else table.c[one].type.dialect_impl(dialect).bind_processor(dialect)
+        for one in names
+    ]
     given = zip(same.values(), binds[len(columns) :], strict=True)
     common = tuple(value if bind is None else bind(value) for value, bind in given)
     own = [(place, bind) for place, bind in enumerate(binds[: len(columns)]) if bind is not None]

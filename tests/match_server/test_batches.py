@@ -345,8 +345,8 @@ def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
 
     tracemalloc.start()
     try:
-        peak(0, 1024)  # what is allocated once
-        few, many = peak(10_000, 1024), peak(20_000, 10_240)
+        peak(0, 2048)  # what is allocated once
+        few, many = peak(10_000, 2048), peak(20_000, 10_240)
     finally:
         tracemalloc.stop()
     came_in = 10_240 * 1400

@@ -102,17 +102,17 @@ def test_a_file_that_cannot_be_read_is_refused_alone(api, faces):
 
 
 def test_a_file_of_templates_goes_on_with_the_first_line_that_is_missing(api, vectors):
-    file = vectors(3000)
-    _, first = _verdicts(api, file, stop_after=1500)  # within the second batch: 2,048 are written
-    assert api.ok("GET", "/v1/collections/default")["templates"] == 2048
+    file = vectors(5000)
+    _, first = _verdicts(api, file, stop_after=3000)  # within the second batch: 4,096 are written
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 4096
     planned, second = _verdicts(api, file)
-    assert (planned.done_before, planned.total) == (2048, 3000)
-    assert [one.index for one in second] == list(range(2048, 3000))
+    assert (planned.done_before, planned.total) == (4096, 5000)
+    assert [one.index for one in second] == list(range(4096, 5000))
     view = api.ok("GET", "/v1/collections/default")
-    assert (view["templates"], view["persons"]) == (3000, 50)
+    assert (view["templates"], view["persons"]) == (5000, 50)
     planned, third = _verdicts(api, file)
-    assert (planned.done_before, third) == (3000, [])
-    assert len(first) == 1500
+    assert (planned.done_before, third) == (5000, [])
+    assert len(first) == 3000
 
 
 def test_a_process_killed_at_any_moment_leaves_whole_batches_only(api, vectors, monkeypatch):
@@ -129,10 +129,10 @@ def test_a_process_killed_at_any_moment_leaves_whole_batches_only(api, vectors, 
     monkeypatch.setattr(bulk, "_note", dying)
     with pytest.raises(KeyboardInterrupt):
         _verdicts(api, file)
-    assert api.ok("GET", "/v1/collections/default")["templates"] == 1024
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 2048
     monkeypatch.setattr(bulk, "_note", original)
     planned, _ = _verdicts(api, file)
-    assert planned.done_before == 1024
+    assert planned.done_before == 2048
     assert api.ok("GET", "/v1/collections/default")["templates"] == 3000
 
 

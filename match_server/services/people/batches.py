@@ -1,7 +1,7 @@
 """Enrolling many: one verdict each, one bad picture never fails the rest, memory stays bounded.
 
 Pictures are enrolled one by one, as alone. Templates from elsewhere are gathered and written
-hundreds at a time, because a commit to the disk costs far more than a row.
+by the thousand, because a commit to the disk costs far more than a row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.schemas.persons import Enrollment
-from match_server.services.people.bulk import BulkVectors, Resume, VectorItem
+from match_server.services.people.bulk import BulkVectors, Resume, VectorItem, refusal
 from match_server.services.people.enrollment import Enroller, Named
 from shared.errors import MusterError
 
-_VECTORS = 1024  # written in one transaction: some 4 MB with all that belongs to them
+_VECTORS = 2048  # written in one transaction: some 8 MB with all that belongs to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Batches:
         waiting: list[VectorItem] = []
         for item in items:
             if isinstance(item.line, BatchLine) and item.line.template is not None:
-                waiting.append(VectorItem(item.index, item.file, item.line))
+                waiting.append((item.index, item.line))
                 if len(waiting) < _VECTORS:
                     continue
             yield from self._written(collection, waiting, resume)
@@ -65,7 +65,7 @@ class Batches:
         try:
             return self._bulk.add(collection, waiting, resume)
         except MusterError as error:  # the transaction is undone: none of them is there
-            return [refusal(item.index, item.file, error) for item in waiting]
+            return [refusal(place, line.file, error) for place, line in waiting]
 
     def _picture(
         self, collection: str, index: int, file: str | None, line: BatchLine, options: BatchQuery
@@ -89,15 +89,3 @@ class Batches:
             quality=None if made.quality is None else round(made.quality.score, 4),
             seq=made.seq,
         )
-
-
-def refusal(index: int, file: str | None, error: MusterError) -> BatchVerdict:
-    """The verdict on what could not be enrolled."""
-    return BatchVerdict(
-        index=index,
-        file=file,
-        status="refused",
-        code=error.code,
-        message=error.message,
-        details=error.details,
-    )

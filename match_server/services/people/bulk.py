@@ -1,18 +1,19 @@
-"""Vectors from elsewhere by the hundred: one transaction, few statements, the same rows."""
+"""Vectors from elsewhere by the thousand: one transaction, few statements, the same rows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.prepared import insert_many
 from match_server.schemas.batches import BatchLine, BatchVerdict
 from match_server.schemas.persons import PersonName
+from match_server.services.changes import Kind, next_number
 from match_server.services.law.chain import Note, note
 from match_server.services.lookup import batches, collection_named
 from match_server.services.people.adding import require_generation
@@ -23,7 +24,6 @@ from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import (
     Change,
     Collection,
-    Counter,
     ImportedFile,
     Person,
     PersonField,
@@ -33,14 +33,8 @@ from shared.clock import Clock
 from shared.errors import Conflict, MusterError
 from shared.ids import new_ids
 
-
-@dataclass(frozen=True, slots=True)
-class VectorItem:
-    """One template of a batch."""
-
-    index: int
-    file: str | None
-    line: BatchLine
+VectorItem = tuple[int, BatchLine]
+"""One template of a batch, and its place in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +44,21 @@ class Resume:
     sha256: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Someone:
+class _Someone(NamedTuple):
     number: int
-    id: str
-    name: str
+    name: PersonName
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
+_Key = tuple[str, bool]
+"""What a person is looked for by: an id, or (True) an id or a name."""
+
+
+class _Ready(NamedTuple):  # one for each line, and a tuple is soon made
     """A template that may be written, once its person is there."""
 
-    item: VectorItem
+    place: int
+    line: BatchLine
+    key: _Key
     vector: bytes  # little-endian float16
     template_id: str
 
@@ -81,23 +78,22 @@ class BulkVectors:
 
         Raises NotFound when there is no such collection.
         """
-        refused: dict[int, BatchVerdict] = {}
-        with self._database.write() as session:
+        verdicts: dict[int, BatchVerdict] = {}
+        with self._database.read() as session:
             owner = collection_named(session, collection)
-            now = self._clock.now()
+        readable = _readable(owner, items, verdicts)  # nobody waits for us meanwhile
+        now = self._clock.now()
+        with self._database.write() as session:
             free = _room(session, owner)
-            readable = _readable(owner, items, refused)
             persons = _Persons(session, owner, now)
-            ready = persons.settle(readable, free, refused)
+            ready = persons.settle(readable, free, verdicts)
             cipher = self._vault.cipher(session, owner)
             first_seq = _write(session, owner, ready, persons, now, cipher)
             if resume is not None:
-                _note(session, owner, resume, items[-1].index + 1)
-        accepted = {
-            one.item.index: _accepted(one, persons.of(one.item.line), first_seq + place)
-            for place, one in enumerate(ready)
-        }
-        return [accepted.get(item.index) or refused[item.index] for item in items]
+                _note(session, owner, resume, items[-1][0] + 1)
+        for seq, one in enumerate(ready, start=first_seq):
+            verdicts[one.place] = _accepted(one, persons.of(one.key).name, seq)
+        return [verdicts[place] for place, _ in items]
 
     def lines_done(self, collection: str, resume: Resume) -> int:
         """How many lines of this file were imported before."""
@@ -114,56 +110,55 @@ class _Persons:
         self._session = session
         self._owner = owner
         self._now = now
-        self._by_key: dict[tuple[str, bool], _Someone | Conflict] = {}
+        self._by_key: dict[_Key, _Someone | Conflict] = {}
 
-    def of(self, line: BatchLine) -> _Someone:
+    def of(self, key: _Key) -> _Someone:
         """The person of a template that is `settle`d."""
-        found = self._by_key[_key(line)]
+        found = self._by_key[key]
         if not isinstance(found, _Someone):
             raise RuntimeError("a template without a person was to be written")
         return found
 
     def settle(
-        self, readable: Iterable[_Ready], free: int, refused: dict[int, BatchVerdict]
+        self, readable: Sequence[_Ready], free: int, refused: dict[int, BatchVerdict]
     ) -> list[_Ready]:
         """Those templates that have a person and room; persons who are missing are made."""
-        readable = list(readable)
-        self._find([one.item.line for one in readable])
+        self._find({one.key for one in readable})
         ready: list[_Ready] = []
-        fresh: dict[tuple[str, bool], BatchLine] = {}
+        fresh: dict[_Key, BatchLine] = {}
         for one in readable:
-            line, key = one.item.line, _key(one.item.line)
             try:
                 if len(ready) >= free:
                     raise Conflict(
                         f"collection {self._owner.name!r} is full: it may hold "
                         f"{self._owner.max_templates} templates"
                     )
-                known = self._by_key.get(key)
+                known = self._by_key.get(one.key)
                 if isinstance(known, Conflict):
                     raise known
-                if known is None and key not in fresh:
+                if known is None and one.key not in fresh:
+                    line = one.line
                     if line.person or line.external_id or line.groups:  # could contradict others
                         person, _ = add_person(
                             self._session, self._owner, line.new_person(), self._now
                         )
-                        self._by_key[key] = _Someone(person.number, person.id, person.name)
+                        self._by_key[one.key] = _someone(person.number, person.id, person.name)
                     else:
-                        fresh[key] = line
+                        fresh[one.key] = line
             except MusterError as error:
-                refused[one.item.index] = _refusal(one.item, error)
+                refused[one.place] = refusal(one.place, one.line.file, error)
             else:
                 ready.append(one)
         if fresh:
             self._make(fresh)
         return ready
 
-    def _find(self, lines: Sequence[BatchLine]) -> None:
+    def _find(self, keys: Iterable[_Key]) -> None:
         columns = select(Person.number, Person.id, Person.name).where(
             Person.collection_number == self._owner.number
         )
-        names = sorted({line.key for line in lines if line.person is None})
-        for some in batches(names):
+        texts = sorted({text for text, _ in keys})
+        for some in batches(sorted({text for text, named in keys if named})):
             for row in self._session.execute(columns.where(Person.name.in_(some))):
                 several = (row.name, True) in self._by_key
                 self._by_key[row.name, True] = (
@@ -172,40 +167,35 @@ class _Persons:
                         "meant as `person`"
                     )
                     if several
-                    else _Someone(row.number, row.id, row.name)
+                    else _someone(row.number, row.id, row.name)
                 )
-        for some in batches(sorted({line.key for line in lines})):
+        for some in batches(texts):
             for row in self._session.execute(columns.where(Person.id.in_(some))):
-                someone = _Someone(row.number, row.id, row.name)
+                someone = _someone(row.number, row.id, row.name)
                 self._by_key[row.id, True] = self._by_key[row.id, False] = someone
 
-    def _make(self, fresh: dict[tuple[str, bool], BatchLine]) -> None:
+    def _make(self, fresh: dict[_Key, BatchLine]) -> None:
         """New persons with no more than a name, metadata and an expiry, all at once."""
         session, owner = self._session, self._owner
-        first_seq = _numbers(session, len(fresh))
         last = session.scalar(select(func.max(Person.number))) or 0
-        ids = dict(zip(fresh, new_ids(len(fresh)), strict=True))
+        ids = new_ids(len(fresh))
         columns = ["id", "name", "metadata", "expires_at"]
-        rows = ((ids[key], new.name, new.metadata, new.expires_at) for key, new in fresh.items())
+        rows = (
+            (new_id, new.name, new.metadata, new.expires_at)
+            for new_id, new in zip(ids, fresh.values(), strict=True)
+        )
         same = {"collection_number": owner.number, "created_at": self._now}
         _insert(session, Person, columns, rows, same)
-        made = session.execute(select(Person.id, Person.number).where(Person.number > last))
-        numbers = {row.id: row.number for row in made}
-        for key, new in fresh.items():
-            self._by_key[key] = _Someone(numbers[ids[key]], ids[key], new.name or "")
-        fields = [
-            row
-            for key, new in fresh.items()
-            if new.metadata
-            for row in field_rows(numbers[ids[key]], new.metadata)
-        ]
+        _tell(session, owner, "person_created", Person, last, len(fresh), self._now)
+        made = select(Person.number).where(Person.number > last).order_by(Person.number)
+        numbers = session.scalars(made).all()
+        fields = []
+        for number, new_id, (key, new) in zip(numbers, ids, fresh.items(), strict=True):
+            self._by_key[key] = _someone(number, new_id, new.name or "")
+            fields += field_rows(number, new.metadata)
         if fields:
             values = (tuple(row.values()) for row in fields)
             _insert(session, PersonField, list(fields[0]), values, {})
-        changes = enumerate(ids.values(), start=first_seq)
-        same = {"collection_number": owner.number, "kind": "person_created", "at": self._now}
-        _insert(session, Change, ["seq", "subject"], changes, same)
-        _audit(session, owner, "persons_created", first_seq, len(fresh), self._now)
         session.execute(
             update(Collection)
             .where(Collection.number == owner.number)
@@ -213,22 +203,22 @@ class _Persons:
         )
 
 
-def _key(line: BatchLine) -> tuple[str, bool]:
-    """What the person is looked for by: an id, or (True) an id or a name."""
-    return line.key, line.person is None
+def _someone(number: int, person_id: str, name: str) -> _Someone:
+    return _Someone(number, PersonName(id=person_id, name=name))
 
 
 def _readable(
     owner: Collection, items: Sequence[VectorItem], refused: dict[int, BatchVerdict]
 ) -> list[_Ready]:
-    given = [(item.line.template, item.line.model_id) for item in items]
+    given = [(line.template, line.model_id) for _, line in items]
     readable = []
     ids = new_ids(len(items))
-    for item, stored, new_id in zip(items, stored_forms(given, owner), ids, strict=True):
+    for (place, line), stored, new_id in zip(items, stored_forms(given, owner), ids, strict=True):
         if isinstance(stored, MusterError):
-            refused[item.index] = _refusal(item, stored)
+            refused[place] = refusal(place, line.file, stored)
         else:
-            readable.append(_Ready(item, stored, new_id))
+            key = line.key, line.person is None
+            readable.append(_Ready(place, line, key, stored, new_id))
     return readable
 
 
@@ -255,20 +245,15 @@ def _write(
     now: datetime,
     cipher: Cipher,
 ) -> int:
-    """Insert the templates and their lines of the feed; answers the number of the first line.
-
-    The counter is taken first: whoever else adds templates waits for it, so that those above
-    `last` which this transaction can see are its own.
-    """
+    """Insert the templates and their lines of the feed; answers the number of the first line."""
     if not ready:
         return 0
-    first_seq = _numbers(session, len(ready))
     last = session.scalar(select(func.max(Template.number))) or 0
     columns = ["id", "person_number", "vector"]
     templates = (
         (
             one.template_id,
-            persons.of(one.item.line).number,
+            persons.of(one.key).number,
             cipher.seal_vector(one.template_id, owner.model_id, one.vector),
         )
         for one in ready
@@ -280,16 +265,7 @@ def _write(
         "created_at": now,
     }
     _insert(session, Template, columns, templates, same)
-    made = session.execute(select(Template.id, Template.number).where(Template.number > last))
-    numbers = {row.id: row.number for row in made}
-    columns = ["seq", "subject", "template_number"]
-    changes = (
-        (seq, one.template_id, numbers[one.template_id])
-        for seq, one in enumerate(ready, start=first_seq)
-    )
-    same = {"collection_number": owner.number, "kind": "template_added", "at": now}
-    _insert(session, Change, columns, changes, same)
-    _audit(session, owner, "templates_added", first_seq, len(ready), now)
+    first_seq = _tell(session, owner, "template_added", Template, last, len(ready), now)
     session.execute(
         update(Collection)
         .where(Collection.number == owner.number)
@@ -298,17 +274,37 @@ def _write(
     return first_seq
 
 
-def _numbers(session: Session, count: int) -> int:
-    """The first of so many numbers of the change feed, all for this transaction."""
-    last = session.scalar(
-        update(Counter)
-        .where(Counter.name == "changes")
-        .values(value=Counter.value + count)
-        .returning(Counter.value)
-    )
-    if last is None:
-        raise RuntimeError("the counter of the change feed is missing")
-    return int(last) - count + 1
+def _tell(
+    session: Session,
+    owner: Collection,
+    kind: Kind,
+    table: type[Person | Template],
+    last: int,
+    count: int,
+    now: datetime,
+) -> int:
+    """Lines of the feed for the rows numbered above `last`, in their order; answers the first's.
+
+    There is one writer at a time, so those rows are its own. One audit entry is for all: the feed
+    has their ids from that number on.
+    """
+    first_seq = next_number(session, "changes", count) - count + 1
+    place = func.row_number().over(order_by=table.number)
+    numbered = literal(None, Change.template_number.type) if table is Person else Template.number
+    lines = select(
+        place + (first_seq - 1),
+        literal(owner.number),
+        literal(kind),
+        table.id,
+        numbered,
+        literal(now, Change.at.type),
+    ).where(table.number > last)
+    columns = ["seq", "collection_number", "kind", "subject", "template_number", "at"]
+    session.execute(insert(Change).from_select(columns, lines))
+    details: dict[str, JsonValue] = {"first_seq": first_seq, "count": count}
+    action = "persons_created" if table is Person else "templates_added"
+    note(session, Note(action, now, collection_number=owner.number, details=details))
+    return first_seq
 
 
 def _insert(
@@ -322,14 +318,6 @@ def _insert(
     insert_many(session.connection(), table.__table__, columns, rows, same)
 
 
-def _audit(
-    session: Session, owner: Collection, action: str, first_seq: int, count: int, now: datetime
-) -> None:
-    """One entry for all; the change feed has their ids from this number on."""
-    details: dict[str, JsonValue] = {"first_seq": first_seq, "count": count}
-    note(session, Note(action, now, collection_number=owner.number, details=details))
-
-
 def _note(session: Session, owner: Collection, resume: Resume, lines: int) -> None:
     row = session.get(ImportedFile, (owner.number, resume.sha256))
     if row is None:
@@ -338,21 +326,22 @@ def _note(session: Session, owner: Collection, resume: Resume, lines: int) -> No
     row.lines = max(row.lines, lines)
 
 
-def _accepted(one: _Ready, person: _Someone, seq: int) -> BatchVerdict:
+def _accepted(one: _Ready, person: PersonName, seq: int) -> BatchVerdict:
     return BatchVerdict(
-        index=one.item.index,
-        file=one.item.file,
+        index=one.place,
+        file=one.line.file,
         status="accepted",
-        person=PersonName(id=person.id, name=person.name),
+        person=person,
         template_id=one.template_id,
         seq=seq,
     )
 
 
-def _refusal(item: VectorItem, error: MusterError) -> BatchVerdict:
+def refusal(index: int, file: str | None, error: MusterError) -> BatchVerdict:
+    """The verdict on what could not be enrolled."""
     return BatchVerdict(
-        index=item.index,
-        file=item.file,
+        index=index,
+        file=file,
         status="refused",
         code=error.code,
         message=error.message,
