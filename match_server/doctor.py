@@ -106,6 +106,11 @@ def _encryption(services: Services) -> tuple[bool, str]:
             f"{', '.join(locked)} cannot be read: give their master key in "
             "MUSTER_ENCRYPTION_KEY_FILE (see `match-server keyring list`)"
         )
+    if secrets := services.secrets.locked(services.database):
+        return False, (
+            f"{secrets} secrets (of webhooks, and of what is wanted of boxes) cannot be read: give "
+            "their master key in MUSTER_ENCRYPTION_KEY_FILE"
+        )
     if services.rotation.unfinished():
         return False, "a rotation was interrupted: match-server keyring rotate --data"
     return True, "every encrypted collection can be read"

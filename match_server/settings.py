@@ -142,6 +142,12 @@ class Settings(BaseSettings):
     retain_unknown_days: float = Field(
         default=30, ge=0, description="Sightings of faces that nobody matched; 0: as others."
     )
+    retain_audit_days: float = Field(
+        default=0,
+        ge=0,
+        description="Entries of the audit log are deleted after so long; 0: never. What is left "
+        "still verifies, from where it begins.",
+    )
     erase_expired_after_days: float | None = Field(
         default=None,
         ge=0,

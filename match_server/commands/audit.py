@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from match_server.commands.options import answer, data_dir, json_flag
+from match_server.schemas.audit import Anchor
 from match_server.settings import load_settings
 
 
@@ -106,9 +107,15 @@ def verify(config: Path | None, /, anchor: str | None, as_json: bool, **options:
     text = (
         f"BROKEN: {found.problem}"
         if found.problem is not None
-        else f"The log is whole: {found.entries} entries, {found.certificates} certificates of "
-        f"erasure. It ends at {found.head}"
+        else f"The log is whole{_from(found.start)}: {found.entries} entries, "
+        f"{found.certificates} certificates of erasure. It ends at {found.head}"
     )
     answer(as_json, found.model_dump(mode="json"), text)
     if found.problem is not None:
         sys.exit(1)
+
+
+def _from(start: Anchor) -> str:
+    if not start.number:
+        return ""
+    return f" from entry {start.number + 1} on (retention deleted those up to {start})"

@@ -63,7 +63,7 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
     settings = load_settings(config, **options)
     ring = settings.keyring()
     with opened(settings) as services:
-        used = {one.master_id: one.data_keys for one in services.rotation.masters()}
+        used = {one.master_id: one for one in services.rotation.masters()}
         unfinished = services.rotation.unfinished()
     given = [key.id.hex() for key in ring] if ring is not None else []
     keys = [
@@ -71,12 +71,13 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
             "id": key_id,
             "given": key_id in given,
             "current": given[:1] == [key_id],
-            "data_keys": used.get(key_id, 0),
+            "data_keys": used[key_id].data_keys if key_id in used else 0,
+            "secrets": used[key_id].secrets if key_id in used else 0,
         }
         for key_id in [*given, *sorted(used.keys() - set(given))]
     ]
     lines = [
-        f"{one['id']}  {one['data_keys']} data keys"
+        f"{one['id']}  {one['data_keys']} data keys, {one['secrets']} secrets"
         f"{'  seals' if one['current'] else ''}{'' if one['given'] else '  MISSING'}"
         for one in keys
     ]
@@ -118,7 +119,7 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
         behind = any(one.master_id != current for one in rotation.masters())
         if settings.encryption_key_file and not behind and not (data and rotation.unfinished()):
             current = _put_first(settings.encryption_key_file, Key.new(), ring).id.hex()
-        count = rotation.rewrap()
+        sealed = rotation.rewrap()
         done = []
         if data:
             with Bar(console=Console(stderr=True), disable=as_json) as bar:
@@ -142,13 +143,21 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
         }
         for one in done
     ]
-    lines = [f"{current} seals now; {count} data keys were sealed anew. {_KEEP}"]
+    lines = [
+        f"{current} seals now; {sealed.data_keys} data keys and {sealed.secrets} secrets (of "
+        f"webhooks, and of what is wanted of boxes) were sealed anew. {_KEEP}"
+    ]
     lines += [
         f"{one.collection}: {one.done} templates and files encrypted anew"
         + (f", {one.left} could not be" if one.left else "")
         for one in done
     ]
-    value = {"master": current, "data_keys": count, "collections": collections}
+    value = {
+        "master": current,
+        "data_keys": sealed.data_keys,
+        "secrets": sealed.secrets,
+        "collections": collections,
+    }
     answer(as_json, value, "\n".join(lines))
     if any(one.left for one in done):
         raise SystemExit(1)

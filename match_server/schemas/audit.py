@@ -53,6 +53,10 @@ class AuditVerified(ApiModel):
     """Whether the chain is whole."""
 
     entries: int = Field(description="That were looked at.")
+    start: Anchor = Field(
+        description="What the first of them follows: the last entry that retention deleted; 0: all "
+        "entries are there."
+    )
     certificates: int = Field(description="Certificates of erasure that were compared with it.")
     head: Anchor
     broken_at: int | None = Field(description="Number of the first entry that is wrong.")

@@ -23,6 +23,7 @@ from match_server.services.law.erasure import Erasures
 from match_server.services.law.housekeeping import Housekeeper, HouseLease, Task
 from match_server.services.law.keys import Keys
 from match_server.services.law.orphans import Orphans
+from match_server.services.law.pruning import AuditRetention
 from match_server.services.law.retention import RetentionSweep
 from match_server.services.metrics import Metrics
 from match_server.services.people.batches import Batches
@@ -42,6 +43,7 @@ from match_server.services.seen.presence import Presence
 from match_server.services.seen.probes import Probes
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.rotation import Rotation
+from match_server.services.storing.secrets import Secrets
 from match_server.services.storing.storages import Storages
 from match_server.services.storing.vault import Vault
 from match_server.settings import Settings
@@ -51,7 +53,7 @@ from models.analysis import open_models
 from models.packs.manifest import built_in_manifest
 from models.picture import PictureLimits
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, Conflict, MusterError
+from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
 from shared.gallery import SegmentedGallery
 
 
@@ -66,6 +68,7 @@ class Services:
     engines: Engines
     index: SearchIndex
     vault: Vault
+    secrets: Secrets
     files: FileStore
     points: OperatingPoints
     collections: Collections
@@ -91,6 +94,7 @@ class Services:
     webhooks: Webhooks
     access: AccessLog
     audit: Audit
+    audit_retention: AuditRetention
     erasures: Erasures
     retention: RetentionSweep
     housekeeper: Housekeeper
@@ -107,6 +111,8 @@ class Services:
         with contextlib.suppress(Conflict):  # another process was quicker
             self.collections.ensure(self.settings.default_collection)
         self.files.sweep()
+        with contextlib.suppress(KeyMissing, Damaged):  # each use of these says so
+            self.secrets.seal_open_ones(self.database)
         return self.keys.any_valid()
 
     def close(self) -> None:
@@ -133,6 +139,7 @@ def build_services(
     engines = Engines(faces, find_engine)
     database = Database(settings.sqlalchemy_url, connections=settings.database_connections)
     vault = Vault(settings.keyring)
+    secrets = Secrets(vault)
     points = OperatingPoints(database, clock)
     metrics = Metrics()
     watched = _watched(open_gallery, metrics)
@@ -145,6 +152,7 @@ def build_services(
     followers = Followers(database, clock)
     access = AccessLog(database, clock)
     audit = Audit(database)
+    pruning = AuditRetention(database, clock, settings.retain_audit_days)
     erasures = Erasures(database, files, index, clock, settings.declared_backups)
     orphans = Orphans(settings.data_dir, database)
     retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
@@ -156,6 +164,7 @@ def build_services(
         engines=engines,
         index=index,
         vault=vault,
+        secrets=secrets,
         files=files,
         points=points,
         calibrations=Calibrations(database, clock, points),
@@ -165,7 +174,7 @@ def build_services(
         references=References(database, files, clock, vault),
         reembedding=Reembedding(database, vault, files, clock),
         comparisons=ModelComparisons(database, vault, points),
-        rotation=Rotation(database, vault, files, clock),
+        rotation=Rotation(database, vault, secrets, files, clock),
         storages=Storages(database, files, clock),
         enroller=enroller,
         bulk=bulk,
@@ -188,9 +197,10 @@ def build_services(
         metrics=metrics,
         presence=Presence(database, clock),
         updates=Updates(database, clock),
-        webhooks=Webhooks(database, clock),
+        webhooks=Webhooks(database, clock, secrets),
         access=access,
         audit=audit,
+        audit_retention=pruning,
         erasures=erasures,
         retention=retention,
         housekeeper=Housekeeper(
@@ -200,6 +210,7 @@ def build_services(
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("retention", 600, retention.run, alone=True),
                 Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),
+                Task("delete old entries of the audit log", 3600, pruning.run, alone=True),
                 Task("show the audit log's anchor", 3600, audit.show_anchor, alone=True),
             ],
             HouseLease(database, clock),
@@ -217,7 +228,7 @@ def build_services(
             certificate_sha256=certificate_sha256(settings.public_certificate),
         ),
         health_reports=HealthReports(database, clock),
-        configurations=Configurations(database, clock, settings.default_collection),
+        configurations=Configurations(database, clock, settings.default_collection, secrets),
         ledgers=Ledgers(database),
     )
 

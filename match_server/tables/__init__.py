@@ -4,7 +4,7 @@ Internal keys are integers; what clients see are `id` columns (UUIDv7, or named 
 """
 
 from match_server.tables.administration import ApiKey, Change, Counter, DoomedFile
-from match_server.tables.audit import AuditEntry, AuditHead, Erasure, Lease
+from match_server.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure, Lease
 from match_server.tables.base import Json, Table, UtcTime
 from match_server.tables.calibrations import Calibration
 from match_server.tables.devices import (
@@ -42,6 +42,7 @@ __all__ = [
     "ApiKey",
     "AuditEntry",
     "AuditHead",
+    "AuditStart",
     "Calibration",
     "CameraView",
     "Change",

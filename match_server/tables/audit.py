@@ -12,8 +12,8 @@ class AuditEntry(Table):
     """One link of the audit chain. Ids and counts only: no names, nothing biometric.
 
     `hash` is SHA-256 over the content and the hash of the entry before it. The database itself
-    refuses to change or delete a row (triggers of migration 0004). No foreign keys: what an entry
-    speaks of may be gone.
+    refuses to change a row, and to delete one after `audit_start` (triggers of migrations 0004 and
+    0008). No foreign keys: what an entry speaks of may be gone.
     """
 
     __tablename__ = "audit_entries"
@@ -39,6 +39,19 @@ class AuditHead(Table):
     """Where the chain ends: the row that all who append wait for. There is one, with id 1."""
 
     __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class AuditStart(Table):
+    """What the chain's first entry follows: the last one that retention deleted.
+
+    There is one, with id 1; number 0 and a hash of zeros as long as nothing was deleted.
+    """
+
+    __tablename__ = "audit_start"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     number: Mapped[int] = mapped_column(BigInteger)

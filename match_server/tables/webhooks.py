@@ -30,7 +30,8 @@ class Webhook(Table):
     number: Mapped[int] = mapped_column(Number, primary_key=True)
     id: Mapped[str] = mapped_column(Uuid, unique=True)
     url: Mapped[str] = mapped_column(String(2000))
-    secret: Mapped[bytes] = mapped_column(LargeBinary(32))  # kept as it is: it must sign
+    secret: Mapped[bytes] = mapped_column(LargeBinary)  # sealed, or as it is without a master key
+    master_id: Mapped[str | None] = mapped_column(String(16))  # that sealed it; NULL: as it is
     filters: Mapped[Json] = mapped_column(JSON)  # schemas.webhooks.WebhookFilters
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     revision: Mapped[int] = mapped_column(BigInteger)  # what comes after it is to be told

@@ -20,12 +20,13 @@ from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.services.metrics import Metrics
+from match_server.services.storing.secrets import Secrets
 from match_server.tables import Delivery, Json, Webhook
 from match_server.telling.calls import Answer, Caller, Outcome
 from match_server.telling.turns import Turn
 from match_server.telling.updates import Told, Updates
 from shared.clock import Clock
-from shared.errors import MusterError
+from shared.errors import Damaged, KeyMissing, MusterError
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Deliverer:
         updates: Updates,
         caller: Caller,
         turn: Turn,
+        secrets: Secrets,
         clock: Clock,
         patience: Patience | None = None,
         *,
@@ -88,6 +90,7 @@ class Deliverer:
         self._updates = updates
         self._caller = caller
         self._turn = turn
+        self._secrets = secrets
         self._clock = clock
         self._patience = patience or Patience()
         self._stop = threading.Event()
@@ -203,7 +206,12 @@ class Deliverer:
 
     def _call(self, webhook: Webhook, told: Told, progress: _Progress) -> None:
         now = self._clock.now()
-        answer = self._caller.call(webhook.url, webhook.secret, told, now)
+        try:
+            secret = self._secrets.of_webhook(webhook)
+        except (KeyMissing, Damaged) as error:
+            answer = Answer(Outcome.LATER, f"its secret cannot be read: {error.message}")
+        else:
+            answer = self._caller.call(webhook.url, secret, told, now)
         self._metrics.told("webhook", answer.outcome.name.lower())
         if answer.outcome is Outcome.TAKEN:
             progress.taken.append(told.event.id)

@@ -20,6 +20,7 @@ def webhook_deliverer(services: Services, patience: Patience | None = None) -> D
             version=version("muster"),
         ),
         turn_at(services.database, "webhooks", settings.data_dir),
+        services.secrets,
         services.clock,
         patience,
         metrics=services.metrics,

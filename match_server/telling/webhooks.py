@@ -17,6 +17,7 @@ from match_server.schemas.webhooks import (
 from match_server.services.changes import position
 from match_server.services.law.chain import Note, note
 from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.services.storing.secrets import Secrets
 from match_server.tables import Collection, Delivery, Event, Json, Webhook
 from match_server.telling.signing import new_secret, secret_text
 from shared.clock import Clock
@@ -27,8 +28,9 @@ from shared.ids import new_id
 class Webhooks:
     """The webhooks of this server."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, secrets: Secrets) -> None:
         self._database = database
+        self._secrets = secrets
         self._clock = clock
 
     def create(self, wanted: WebhookCreate) -> WebhookCreated:
@@ -39,7 +41,6 @@ class Webhooks:
             row = Webhook(
                 id=new_id(),
                 url=wanted.url,
-                secret=secret,
                 filters={
                     "decisions": list(wanted.decisions),
                     "cameras": list(wanted.cameras),
@@ -50,6 +51,7 @@ class Webhooks:
                 revision=position(session, "events"),
                 failures=0,
             )
+            self._secrets.keep_webhook(row, secret)
             session.add(row)
             session.flush()
             note(session, Note("webhook_created", row.created_at, row.id))

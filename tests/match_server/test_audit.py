@@ -231,8 +231,9 @@ def bend(api):
                 for name in ("update", "delete"):
                     connection.execute(text(f"DROP TRIGGER IF EXISTS audit_entries_no_{name}"))
             else:
-                drop = "DROP TRIGGER IF EXISTS audit_entries_no_change ON audit_entries"
-                connection.execute(text(drop))
+                for name in ("change", "delete"):
+                    drop = f"DROP TRIGGER IF EXISTS audit_entries_no_{name} ON audit_entries"
+                    connection.execute(text(drop))
             for statement in statements:
                 connection.execute(text(statement))
 

@@ -60,6 +60,7 @@ def deliver():
             services.updates,
             Caller(timeout_s=timeout_s, private=private, version="test"),
             turn_at(services.database, "webhooks", services.settings.data_dir),
+            services.secrets,
             RunningClock(services.clock),
             patience,
             metrics=services.metrics,

@@ -9,13 +9,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
-from match_server.schemas.devices import ConfigPut, ConfigView
+from match_server.schemas.devices import ConfigPut, ConfigView, Searched
 from match_server.services.boxes.devices import device_heard, device_named
 from match_server.services.searches.scopes import scope_of_device
-from match_server.tables import Device, DeviceConfiguration
+from match_server.services.storing.secrets import Secrets
+from match_server.tables import Device, DeviceConfiguration, Json
 from models.packs.manifest import built_in_manifest
 from shared.clock import Clock
-from shared.errors import MalformedInput, ModelMismatch, PackError
+from shared.errors import MalformedInput, ModelMismatch, PackError, Unavailable
 from shared.fleet import DesiredConfig, ReportedConfig
 
 log = logging.getLogger(__name__)
@@ -36,15 +37,20 @@ class Wanted:
 class Configurations:
     """Desired and reported configurations. The box decides; here is only written down."""
 
-    def __init__(self, database: Database, clock: Clock, default_collection: str) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, default_collection: str, secrets: Secrets
+    ) -> None:
         self._database = database
+        self._secrets = secrets
         self._clock = clock
         self._default_collection = default_collection
 
     def get(self, device: str) -> ConfigView:
         with self._database.read() as session:
             row = device_named(session, device)
-            return _view(row, session.get(DeviceConfiguration, row.number))
+            view = self._view(row, session.get(DeviceConfiguration, row.number))
+            searched = _searched(session, device, self._default_collection)
+        return view.model_copy(update={"searches": searched})
 
     def desire(self, device: str, wanted: ConfigPut) -> ConfigView:
         """Want another configuration; {} goes back to the box's own file.
@@ -66,12 +72,12 @@ class Configurations:
             if stored is None:
                 stored = DeviceConfiguration(device_number=row.number, revision=0, desired={})
                 session.add(stored)
-            if stored.revision == 0 or stored.desired != wanted.config:
+            if stored.revision == 0 or self._desired(stored) != wanted.config:
                 stored.revision += 1
-                stored.desired = dict(wanted.config)
+                stored.desired = self._secrets.keep_document(row.number, wanted.config)
                 stored.desired_at = now
             session.flush()
-            return _view(row, stored)
+            return self._view(row, stored)
 
     def report(
         self, said: ReportedConfig, *, site: str | None = None, retained: bool = False
@@ -95,7 +101,7 @@ class Configurations:
             stored.reported = said.model_dump(mode="json")
             stored.reported_at = now
             session.flush()
-            return _view(row, stored)
+            return self._view(row, stored)
 
     def wanted(self) -> list[Wanted]:
         """The desired configurations of all boxes whose site is known."""
@@ -106,7 +112,7 @@ class Configurations:
         )
         with self._database.read() as session:
             return [
-                Wanted(site, name, DesiredConfig(revision=row.revision, config=row.desired))
+                Wanted(site, name, DesiredConfig(revision=row.revision, config=self._desired(row)))
                 for site, name, row in session.execute(query)
                 if site is not None
             ]
@@ -129,19 +135,34 @@ class Configurations:
                 f"{scope.name!r}, which holds templates of {scope.model_id}"
             )
 
+    def _desired(self, stored: DeviceConfiguration) -> Json:
+        return self._secrets.document(stored.device_number, stored.desired)
 
-def _view(row: Device, stored: DeviceConfiguration | None) -> ConfigView:
-    if stored is None:
+    def _view(self, row: Device, stored: DeviceConfiguration | None) -> ConfigView:
+        if stored is None:
+            return ConfigView(
+                device=row.name,
+                revision=0,
+                config={},
+                desired_at=None,
+                reported=None,
+                reported_at=None,
+            )
+        said = stored.reported
         return ConfigView(
-            device=row.name, revision=0, config={}, desired_at=None, reported=None, reported_at=None
+            device=row.name,
+            revision=stored.revision,
+            config=self._desired(stored),
+            desired_at=stored.desired_at,
+            reported=None if said is None else ReportedConfig.model_validate(said),
+            reported_at=stored.reported_at,
         )
-    return ConfigView(
-        device=row.name,
-        revision=stored.revision,
-        config=stored.desired,
-        desired_at=stored.desired_at,
-        reported=None
-        if stored.reported is None
-        else ReportedConfig.model_validate(stored.reported),
-        reported_at=stored.reported_at,
-    )
+
+
+def _searched(session: Session, device: str, default: str) -> Searched | None:
+    """The collection that a box's probes search; None where it is gone."""
+    try:
+        scope = scope_of_device(session.connection(), device, default)
+    except Unavailable:
+        return None
+    return Searched(collection=scope.name, model_id=scope.model_id)

@@ -18,6 +18,7 @@ from match_server.database import Database
 from match_server.services.law.chain import Note, note
 from match_server.services.lookup import one_number
 from match_server.services.storing.files import FileStore
+from match_server.services.storing.secrets import Secrets
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Collection, DataKey, Event, Image, SpareTemplate, Storage, Template
 from shared.clock import Clock
@@ -41,27 +42,36 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class MasterUse:
-    """How many data keys are sealed with a master key."""
+    """How many data keys and other secrets are sealed with a master key."""
 
     master_id: str
     data_keys: int
+    secrets: int
 
 
 class Rotation:
     """Changes the keys of encrypted collections."""
 
-    def __init__(self, database: Database, vault: Vault, files: FileStore, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, vault: Vault, secrets: Secrets, files: FileStore, clock: Clock
+    ) -> None:
         self._database = database
         self._vault = vault
+        self._secrets = secrets
         self._files = files
         self._clock = clock
 
     def masters(self) -> list[MasterUse]:
-        """The master keys that data keys are sealed with."""
+        """The master keys that anything is sealed with."""
         counted = select(DataKey.master_id, func.count()).group_by(DataKey.master_id)
         with self._database.read() as session:
-            rows = session.execute(counted.order_by(DataKey.master_id))
-            return [MasterUse(master_id, count) for master_id, count in rows]
+            keys: dict[str, int] = {row[0]: row[1] for row in session.execute(counted)}
+            used = self._secrets.used(session)
+        secrets = {one.master_id: one.secrets for one in used if one.master_id is not None}
+        return [
+            MasterUse(master_id, keys.get(master_id, 0), secrets.get(master_id, 0))
+            for master_id in sorted(keys.keys() | secrets.keys())
+        ]
 
     def unfinished(self) -> bool:
         """Whether data is still under retired keys."""
@@ -69,14 +79,19 @@ class Rotation:
         with self._database.read() as session:
             return one_number(session, retired) > 0
 
-    def rewrap(self) -> int:
-        """Seal the data keys with the current master key; answers how many were not yet."""
+    def rewrap(self) -> MasterUse:
+        """Seal data keys and secrets with the current master key; how many were not yet."""
         with self._database.write() as session:
             count = self._vault.rewrap(session)
+            secrets = self._secrets.reseal(session)
             master = self._vault.master().current.id.hex()
-            details: dict[str, JsonValue] = {"master": master, "data_keys": count}
+            details: dict[str, JsonValue] = {
+                "master": master,
+                "data_keys": count,
+                "secrets": secrets,
+            }
             note(session, Note("keys_rotated", self._clock.now(), details=details))
-            return count
+            return MasterUse(master, count, secrets)
 
     def renew_data(self, tell: Callable[[Progress], None] = lambda _: None) -> list[Progress]:
         """Seal everything in encrypted collections with new data keys.

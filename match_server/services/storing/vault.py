@@ -163,6 +163,15 @@ class Vault:
             self._ring = self._loaded()
         return self._ring
 
+    def sealing_key(self) -> Key | None:
+        """The master key that seals, read now; None where none was given. Raises KeyMissing."""
+        ring = self._read_ring()
+        return None if ring is None else ring.current
+
+    def open_with_master(self, sealed: bytes, bound: bytes) -> bytes:
+        """What was sealed with a master key itself. Raises KeyMissing, Damaged."""
+        return self._unwrap(sealed, bound)
+
     def locked(self, database: Database) -> list[str]:
         """The names of the encrypted collections that cannot be read, with the keys given."""
         with database.read() as session:
@@ -195,11 +204,14 @@ class Vault:
             self._ring = self._loaded()
             return self._ring.open(wrapped, bound)
 
-    def _loaded(self) -> Keyring:
+    def _read_ring(self) -> Keyring | None:
         try:
-            ring = self._load()
+            return self._load()
         except ConfigurationError as error:
             raise KeyMissing(error.message) from error
+
+    def _loaded(self) -> Keyring:
+        ring = self._read_ring()
         if ring is None:
             raise KeyMissing(
                 "no master key was given; set MUSTER_ENCRYPTION_KEY_FILE (or "
