@@ -7,12 +7,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from cv2.utils import logging as cv2_logging
 
 from edge_agent.command_errors import says_errors
+from edge_agent.command_options import config_option
 from edge_agent.fleet.command import enroll_device
 from edge_agent.leaving import leave
 from edge_agent.ledger_command import ledger
@@ -30,17 +34,21 @@ _DRAIN_S: Final = 30.0
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="muster", prog_name="edge-agent")
 def main() -> None:
-    """From a camera to probes: watch, choose the best shot, embed, deliver."""
+    """From a camera to probes: watch, choose the best shot, embed, deliver.
+
+    \b
+    A new box:  edge-agent enroll-device --server https://muster.example ABCD-1234
+                edge-agent doctor
+                edge-agent run
+    """
 
 
 main.add_command(ledger)
 main.add_command(enroll_device)
 
 
-@main.command()
-@click.option(
-    "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
-)
+@main.command(short_help="Watch the cameras until told to stop.")
+@config_option
 @says_errors
 def run(config: Path) -> None:
     """Watch the cameras of a configuration until told to stop.
@@ -48,13 +56,14 @@ def run(config: Path) -> None:
     \b
     Example: edge-agent run --config /etc/muster/agent.toml
     """
-    _log_to_stderr(load_settings(config).log_level)
+    _log_to_stderr("INFO")
+    logging.getLogger().setLevel(load_settings(config).log_level)
     from edge_agent.fleet.service import serve
 
     serve(config)
 
 
-@main.command()
+@main.command(short_help="Watch a film, a picture or a camera once, and say what was done.")
 @click.argument("source")
 @click.option("--server", metavar="URL", help="Send probes over HTTP to this match-server.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="Its key; or MUSTER_SERVER_KEY.")
@@ -100,32 +109,44 @@ def once(
     leave(0 if done else 1)
 
 
-@main.command()
-@click.option(
-    "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
-)
+@main.command(short_help="Find what is wrong with this box, and what to do about it.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 @says_errors
 def doctor(config: Path, as_json: bool) -> None:
     """Check cameras, models, clock, disk, broker and server: what is wrong, and what to do.
 
+    Each thing is `ok`, `hm` (look at it) or `BAD`; the exit status is 1 where something is bad.
+
     \b
     Example: edge-agent doctor --config /etc/muster/agent.toml
     """
+    _log_to_stderr("ERROR")
     from edge_agent.doctor import configuration, examine
     from edge_agent.fleet.configuration import Configurations
     from shared.clock import SystemClock
 
-    _log_to_stderr("ERROR")
     configurations = Configurations(config, SystemClock())
     settings = configurations.settings_with(configurations.running)
-    findings = [*examine(settings), configuration(configurations)]
+    findings = []
+    for finding in chain(examine(settings), [configuration(configurations)]):
+        findings.append(finding)
+        if not as_json:
+            click.echo(finding.as_text())
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            click.echo(finding.as_text())
     sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+
+
+@main.command(short_help="Print a configuration with every key explained.")
+def example() -> None:
+    """Print a configuration with every key, its default, and what it is for.
+
+    \b
+    Example: edge-agent example > agent.toml
+    """
+    text = resources.files("edge_agent").joinpath("agent.example.toml")
+    click.echo(text.read_text(encoding="utf-8"), nl=False)
 
 
 def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[str, Any]]:
@@ -201,7 +222,7 @@ def _stop_on_signal(stop: Callable[[], None]) -> None:
 def _log_to_stderr(level: str) -> None:
     # FFmpeg inside OpenCV writes a line for each damaged packet; the agent says it once, by name.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_ERROR)
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
 
 

@@ -1,25 +1,38 @@
 """The doctor: what is wrong with this box, and what to do about it."""
 
 import errno
+import queue
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
-from typing import Final, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Literal
 
 from edge_agent.agent import broker_login
 from edge_agent.camera_settings import CameraSettings
-from edge_agent.capture.sources import is_live, open_source, read
+from edge_agent.capture.sources import is_live
 from edge_agent.fleet.configuration import Configurations
+from edge_agent.fleet.first_picture import first_picture
+from edge_agent.fleet.unreachable import why_unreachable
 from edge_agent.settings import AgentSettings, BrokerSettings, ServerSettings
+from models.packs.store import installed
 from shared.clock import SystemClock
-from shared.errors import MusterError
+from shared.errors import MusterError, Unauthenticated, Unavailable
 from shared.topics import DeviceTopics
+
+if TYPE_CHECKING:
+    import requests
 
 _CAMERA_S: Final = 12.0
 _ANSWER_S: Final = 5.0
+_CONTENT: Final = 2.0  # standard deviation of a picture's values, below which it shows nothing
+_TRUST_SERVER: Final = (
+    "set server.ca_file to the authority that signed it, or enroll again by the QR picture"
+)
+_TRUST_BROKER: Final = "set broker.ca_file to the authority that signed it"
+_NO_PROBE: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _DATE_STEP_S: Final = 1.0  # the header tells whole seconds
 
 
@@ -64,41 +77,21 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
 
 
 def _camera(camera: CameraSettings) -> Finding:
-    """Opens the camera in a thread of its own: a dead address must not hold the doctor up."""
     what = f"camera {camera.name}"
-    answer: list[Finding] = []
-
-    def look() -> None:
-        try:
-            source = open_source(camera.source, camera.asked)
-            try:
-                picture = read(source)
-            finally:
-                source.close()
-        except MusterError as error:
-            answer.append(Finding(what, "bad", error.message))
-            return
-        if picture is None:
-            answer.append(Finding(what, "bad", "it holds no picture"))
-            return
-        height, width = picture[0].shape[:2]
-        kind = "live" if is_live(camera.source) else "a recording"
-        if float(picture[0].std()) < 2.0:
-            advice = "is the lens covered, or the room dark?"
-            answer.append(Finding(what, "doubtful", "gives pictures without content", advice))
-            return
-        answer.append(Finding(what, "well", f"{width} × {height}, {kind}"))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(_CAMERA_S)
-    if answer:
-        return answer[0]
-    return Finding(what, "bad", f"no picture within {_CAMERA_S:.0f} s", "check power and cable")
+    try:
+        picture = first_picture(camera, _CAMERA_S)
+    except MusterError as error:
+        return Finding(what, "bad", error.message)
+    height, width = picture.shape[:2]
+    kind = "live" if is_live(camera.source) else "a recording"
+    if float(picture.std()) < _CONTENT:
+        advice = "is the lens covered, or the room dark?"
+        return Finding(what, "doubtful", "gives pictures without content", advice)
+    return Finding(what, "well", f"{width} × {height}, {kind}")
 
 
 def _models(settings: AgentSettings) -> Finding:
-    from edge_agent.fleet.packs import names_of, prove
+    from edge_agent.fleet.packs import names_of, prove, require_expected
     from models.analysis import open_models
     from models.packs.store import require
 
@@ -107,10 +100,15 @@ def _models(settings: AgentSettings) -> Finding:
         try:
             problems = require(name).problems()
         except MusterError as error:
-            return Finding("models", "bad", error.message, f"face-models pull {name}")
+            return Finding("models", "bad", error.message)
         if problems:
             advice = f"the agent fetches it again when it starts; or: face-models pull {name}"
             return Finding("models", "bad", f"{name} is damaged: {'; '.join(problems)}", advice)
+    try:
+        require_expected(wanted)
+    except MusterError as error:
+        advice = "install the version that server and box agreed on, or change embedder_sha256"
+        return Finding("models", "bad", error.message, advice)
     try:
         models = open_models(wanted.pack, detector=wanted.detector, closer=wanted.closer)
         prove(models)
@@ -200,69 +198,116 @@ def _server(settings: AgentSettings, server: ServerSettings) -> Iterator[Finding
     import requests
 
     base = server.url.rstrip("/")
-    trust: bool | str = True if server.ca_file is None else str(server.ca_file)
-    try:
-        health = requests.get(f"{base}/readyz", timeout=_ANSWER_S, verify=trust)
-    except requests.RequestException as error:
-        advice = "is the address right, is match-server running, does a firewall stand between?"
-        yield Finding("server", "bad", f"{base} cannot be reached ({_kind(error)})", advice)
-        return
-    if health.ok:
-        yield Finding("server", "well", f"{base} is ready")
-    else:
-        yield Finding("server", "bad", f"{base} answers {health.status_code}", "see its log")
-    yield from _clock_beside(health.headers.get("Date"), settings.fleet.clock_off_s)
+    with requests.Session() as session:
+        ask = _Asking(session, base, True if server.ca_file is None else str(server.ca_file))
+        try:
+            health = ask.get("/readyz")
+        except (requests.RequestException, OSError) as error:
+            why = why_unreachable(error, trust=_TRUST_SERVER, plain="http://")
+            found = f"{base} cannot be reached: {why.found}"
+            yield Finding("server", "bad", found, why.advice)
+            return
+        yield from _clock_beside(health.headers.get("Date"), settings.fleet.clock_off_s)
+        if health.status_code == HTTPStatus.NOT_FOUND:
+            advice = "set server.url to where match-server itself answers"
+            yield Finding("server", "bad", f"{base} is another server", advice)
+            return
+        if health.ok:
+            yield Finding("server", "well", f"{base} is ready")
+        else:
+            advice = "`match-server doctor` on it says why"
+            yield Finding("server", "bad", f"{base} answers {health.status_code}", advice)
+        try:
+            yield from _key(settings, server, ask)
+        except (requests.RequestException, OSError) as error:
+            why = why_unreachable(error, trust=_TRUST_SERVER, plain="http://")
+            yield Finding("key", "bad", f"could not be tried: {why.found}", why.advice)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Calls to one server."""
+
+    session: "requests.Session"
+    base: str
+    trust: bool | str
+
+    def get(self, path: str, key: str | None = None) -> "requests.Response":
+        return self._call("GET", path, key)
+
+    def post(self, path: str, key: str, body: object) -> "requests.Response":
+        return self._call("POST", path, key, body)
+
+    def _call(
+        self, method: str, path: str, key: str | None, body: object = None
+    ) -> "requests.Response":
+        return self.session.request(
+            method,
+            f"{self.base}{path}",
+            json=body,
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
+            timeout=_ANSWER_S,
+            verify=self.trust,
+            allow_redirects=False,
+        )
+
+
+def _key(settings: AgentSettings, server: ServerSettings, ask: _Asking) -> Iterator[Finding]:
+    """Whether the key may send probes, whether it is this box's own, and which model they need."""
+    enroll = (
+        f"match-server device code --device {settings.device}, and then on this box: "
+        f"edge-agent enroll-device --server {ask.base} CODE"
+    )
     try:
         key = server.key()
-        empty = requests.post(
-            f"{base}/v1/probes",
-            json=[],
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=_ANSWER_S,
-            verify=trust,
-            allow_redirects=False,
-        )
     except MusterError as error:
-        yield Finding("key", "bad", error.message)
+        yield Finding("key", "bad", error.message, enroll)
         return
-    except requests.RequestException as error:
-        yield Finding("key", "bad", f"could not be tried ({_kind(error)})")
+    empty = ask.post("/v1/probes", key, [])
+    if empty.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        said = "does not know it, or it was revoked"
+        if empty.status_code == HTTPStatus.FORBIDDEN:
+            said = "knows it, but it may not send probes"
+        yield Finding("key", "bad", f"the server {said} ({empty.status_code})", enroll)
         return
-    if empty.status_code in (401, 403):
+    # No probe is not a list of probes.
+    if not (empty.ok or empty.status_code in _NO_PROBE):
+        advice = "try again; `match-server doctor` on the server says how it is"
+        yield Finding("key", "doubtful", f"the server answers {empty.status_code}", advice)
+        return
+    # A key that may send probes may still be another box's: asked by what only its own box may.
+    own = ask.get(f"/v1/devices/{settings.device}/config", key)
+    if own.status_code == HTTPStatus.FORBIDDEN:
         advice = (
-            f"match-server device code --device {settings.device}, and then on this box: "
-            f"edge-agent enroll-device --server {base} CODE"
+            f"set device to the name that the key is for, or give {settings.device!r} a key of "
+            f"its own: match-server device code --device {settings.device}"
         )
-        yield Finding("key", "bad", f"the server answers {empty.status_code}", advice)
-    elif not (empty.ok or empty.status_code in (400, 422)):  # no probe is not a list of probes
-        yield Finding("key", "doubtful", f"the server answers {empty.status_code}")
+        found = f"it belongs to another device than {settings.device!r}"
+        yield Finding("key", "bad", found, advice)
+    elif own.status_code == HTTPStatus.NOT_FOUND:
+        found = "the server takes it; it has not heard of this box before"
+        yield Finding("key", "well", found)
     else:
-        yield _whose_key(settings.device, base, key, trust)
+        yield Finding("key", "well", f"the server takes it, for {settings.device!r}")
+        yield from _model_beside(own, settings)
 
 
-def _whose_key(device: str, base: str, key: str, trust: bool | str) -> Finding:
-    """A key that may send probes may still be another box's: asked by what only its own box may."""
-    import requests
-
+def _model_beside(answer: "requests.Response", settings: AgentSettings) -> Iterator[Finding]:
+    """Whether the server could search with this box's templates; nothing where it does not say."""
     try:
-        own = requests.get(
-            f"{base}/v1/devices/{device}/config",
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=_ANSWER_S,
-            verify=trust,
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        return Finding("key", "bad", f"could not be tried ({_kind(error)})")
-    if own.status_code == 403:
+        searched = answer.json()["searches"]
+        collection, theirs = str(searched["collection"]), str(searched["model_id"])
+    except (ValueError, KeyError, TypeError):
+        return
+    pack = installed(settings.models.pack)
+    ours = None if pack is None else pack.pack.model_id
+    if ours is not None and ours != theirs:
+        found = f"this box makes templates of {ours}, {collection!r} holds {theirs}"
         advice = (
-            f"set device to the name that the key is for, or give {device!r} a key of its own: "
-            f"match-server device code --device {device}"
+            "set models.pack to a pack of that model, or give the box another collection; "
+            "until then each probe is refused"
         )
-        return Finding("key", "bad", f"it belongs to another device than {device!r}", advice)
-    if own.status_code == 404:
-        return Finding("key", "well", "the server takes it; it has not heard of this box before")
-    return Finding("key", "well", f"the server takes it, for {device!r}")
+        yield Finding("models", "bad", found, advice)
 
 
 def _clock_beside(date: str | None, off_s: float) -> Iterator[Finding]:
@@ -283,11 +328,16 @@ def _broker(settings: AgentSettings, broker: BrokerSettings) -> Finding:
     try:
         topics = DeviceTopics(settings.site, settings.device)
         try_broker(broker.url, topics, broker_login(broker), _ANSWER_S)
-    except MusterError as error:
-        advice = "is the broker running, are address, name and password right?"
+    except Unauthenticated as error:
+        advice = "are broker.username and broker.password_file (or its certificate) right?"
         return Finding("broker", "bad", error.message, advice)
+    except Unavailable as error:
+        if error.__cause__ is None or isinstance(error.__cause__, queue.Empty):
+            advice = "is it an MQTT 5 broker; is it mqtts:// there, and not mqtt://?"
+            return Finding("broker", "bad", error.message, advice)
+        why = why_unreachable(error.__cause__, trust=_TRUST_BROKER, plain="mqtt://")
+        found = f"{broker.url} cannot be reached: {why.found}"
+        return Finding("broker", "bad", found, why.advice)
+    except MusterError as error:
+        return Finding("broker", "bad", error.message)
     return Finding("broker", "well", f"{broker.url} lets the box in")
-
-
-def _kind(error: Exception) -> str:
-    return type(error).__name__

@@ -7,16 +7,15 @@ from pathlib import Path
 import click
 
 from edge_agent.command_errors import says_errors
+from edge_agent.command_options import config_option
 from edge_agent.ledger import Ledger, Refusals, plainly
 from edge_agent.settings import load_settings
 from shared.clock import SystemClock
 from shared.errors import NotFound
 
 
-@click.command()
-@click.option(
-    "--config", "-c", type=click.Path(path_type=Path), required=True, help="The TOML file."
-)
+@click.command(short_help="Say why faces were not recognised, by camera and day.")
+@config_option
 @click.option(
     "--days", type=click.IntRange(1, 366), default=7, show_default=True, help="So far back."
 )

@@ -8,7 +8,7 @@ from edge_agent.command_errors import says_errors
 from edge_agent.settings import default_state_dir
 
 
-@click.command("enroll-device")
+@click.command("enroll-device", short_help="Fetch this box's key from a server, by a short code.")
 @click.argument("code", required=False)
 @click.option("--server", metavar="URL", help="The match-server, with CODE.")
 @click.option("--camera", metavar="SOURCE", help="Read a QR picture that is shown to this camera.")
@@ -57,14 +57,21 @@ def enroll_device(
         click.echo(f"Looking for the picture by {camera} …", err=True)
         invitation = invitation_shown(camera, wait)
     elif camera is None and code is not None and server is not None:
+        if not server.startswith(("http://", "https://")):
+            raise click.UsageError(
+                f"--server: an address begins with https://, like https://{server}"
+            )
         invitation = Invitation.read(Invitation(server, plain_code(code)).text())
     else:
-        raise click.UsageError("give --server URL and CODE, or --camera SOURCE alone")
+        raise click.UsageError(
+            "give --server URL and CODE, or --camera SOURCE alone. A code is made on the server: "
+            "`match-server device code --device NAME`, or on its page /devices"
+        )
     done = enroll(
         invitation,
         config=config,
         state_dir=(state_dir or default_state_dir()).absolute(),
-        source=source or camera or "0",
+        source=_lasting(source or camera or "0"),
         ca_file=None if ca_file is None else ca_file.absolute(),
     )
     click.echo(
@@ -73,3 +80,9 @@ def enroll_device(
         f"  edge-agent doctor --config {done.config}\n"
         f"  edge-agent run --config {done.config}"
     )
+
+
+def _lasting(source: str) -> str:
+    """A path that means the same wherever the agent is started."""
+    path = Path(source)
+    return str(path.absolute()) if path.exists() else source

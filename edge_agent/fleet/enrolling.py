@@ -18,6 +18,7 @@ from tomlkit.exceptions import TOMLKitError
 from edge_agent.capture.sources import open_source, read
 from edge_agent.capture.streams import Asked
 from edge_agent.fleet.configuration import write_durably
+from edge_agent.fleet.unreachable import why_unreachable
 from edge_agent.settings import settings_from
 from shared.errors import (
     ConfigurationError,
@@ -30,6 +31,7 @@ from shared.fleet import DeviceGrant
 from shared.invitations import Invitation
 
 _TIMEOUT_S: Final = 15.0
+_TRUST: Final = "give --ca-file, or use the QR picture, which says whom to trust"
 _WIDEST: Final = 1280  # pixels; a larger picture is not needed to read a QR code
 
 
@@ -132,15 +134,8 @@ def _redeem(invitation: Invitation, ca_file: Path | None) -> DeviceGrant:
             verify=True if ca_file is None else str(ca_file),
             allow_redirects=False,
         )
-    except requests.exceptions.SSLError as error:
-        raise Unavailable(
-            f"{invitation.server} shows a certificate that is not trusted here: give --ca-file, "
-            "or use the QR picture, which says whom to trust"
-        ) from error
     except (requests.RequestException, OSError) as error:
-        raise Unavailable(
-            f"{invitation.server} cannot be reached: is the address right?"
-        ) from error
+        raise _unreachable(invitation.server, error) from error
     if response.ok:
         try:
             return DeviceGrant.model_validate_json(response.content)
@@ -153,6 +148,11 @@ def _redeem(invitation: Invitation, ca_file: Path | None) -> DeviceGrant:
     raise Unauthenticated(f"{invitation.server} gives no key: {said}")
 
 
+def _unreachable(server: str, error: Exception) -> Unavailable:
+    why = why_unreachable(error, trust=_TRUST, plain="http://")
+    return Unavailable(f"{server} cannot be reached: {why.found}; {why.advice}")
+
+
 def _certificate_of(server: str, sha256: str) -> str:
     """The certificate (PEM) that the server shows, if it is the one that was promised."""
     parts = urlsplit(server)
@@ -161,7 +161,7 @@ def _certificate_of(server: str, sha256: str) -> str:
     try:
         pem = ssl.get_server_certificate((parts.hostname, parts.port or 443), timeout=_TIMEOUT_S)
     except OSError as error:
-        raise Unavailable(f"{server} cannot be reached: is the address right?") from error
+        raise _unreachable(server, error) from error
     if hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() != sha256:
         raise Unauthenticated(
             f"{server} shows another certificate than the invitation promises: "

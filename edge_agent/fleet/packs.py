@@ -30,7 +30,7 @@ def open_sound(settings: ModelSettings) -> FaceModels:
     """
     for name in names_of(settings):
         _require_sound(name)
-    _require_expected(settings)
+    require_expected(settings)
     return open_models(
         settings.pack,
         detector=settings.detector,
@@ -47,7 +47,7 @@ def fetch(settings: ModelSettings) -> None:
     for name in names_of(settings):
         pull(name, built_in_manifest())
         _require_sound(name)
-    _require_expected(settings)
+    require_expected(settings)
 
 
 def names_of(settings: ModelSettings) -> list[str]:
@@ -117,7 +117,8 @@ def _require_sound(name: str) -> None:
     log.warning("The pack %s is whole again", name)
 
 
-def _require_expected(settings: ModelSettings) -> None:
+def require_expected(settings: ModelSettings) -> None:
+    """Raises PackError where the pack's embedder is another than the settings ask for."""
     if settings.embedder_sha256 is None:
         return
     pack = installed(settings.pack)

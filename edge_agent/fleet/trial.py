@@ -7,9 +7,9 @@ standard input, opens what is new, and answers one JSON object: `{"problem": nul
 import json
 import subprocess
 import sys
-import threading
 from typing import Any, Final
 
+from edge_agent.camera_settings import CameraSettings
 from edge_agent.settings import AgentSettings, settings_from
 from shared.errors import ConfigurationError, MusterError
 
@@ -54,7 +54,7 @@ def problem_of(given: dict[str, Any]) -> str | None:
         for camera in settings.cameras:
             # One that is in use cannot be opened twice, and gives pictures already or never did.
             if camera.model_dump_json() not in given["cameras"]:
-                _try_camera(settings, camera.name)
+                _try_camera(camera)
     except MusterError as error:
         return error.message
     return None
@@ -67,30 +67,13 @@ def _try_models(settings: AgentSettings) -> None:
     prove(open_sound(settings.models))
 
 
-def _try_camera(settings: AgentSettings, name: str) -> None:
-    from edge_agent.capture.sources import open_source, read
+def _try_camera(camera: CameraSettings) -> None:
+    from edge_agent.fleet.first_picture import first_picture
 
-    camera = next(one for one in settings.cameras if one.name == name)
-    outcome: list[str | None] = []
-
-    def look() -> None:
-        try:
-            source = open_source(camera.source, camera.asked)
-            try:
-                picture = read(source)
-            finally:
-                source.close()
-        except MusterError as error:
-            outcome.append(error.message)
-        else:
-            outcome.append("it holds no picture" if picture is None else None)
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(_CAMERA_S)
-    problem = outcome[0] if outcome else f"no picture within {_CAMERA_S:.0f} s"
-    if problem is not None:
-        raise ConfigurationError(f"camera {name}: {problem}")
+    try:
+        first_picture(camera, _CAMERA_S)
+    except MusterError as error:
+        raise ConfigurationError(f"camera {camera.name}: {error.message}") from error
 
 
 if __name__ == "__main__":

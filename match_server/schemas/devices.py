@@ -122,6 +122,11 @@ class ConfigPut(ApiModel):
     )
 
 
+class Searched(ApiModel):
+    collection: Name
+    model_id: str
+
+
 class ConfigView(ApiModel):
     device: str
     revision: int = Field(description="Of the desired configuration; grows with each change.")
@@ -129,6 +134,9 @@ class ConfigView(ApiModel):
     desired_at: Moment | None
     reported: ReportedConfig | None
     reported_at: Moment | None
+    searches: Searched | None = Field(
+        default=None, description="The collection that this device's probes search, and its model."
+    )
 
 
 def _written_day(value: object) -> object:

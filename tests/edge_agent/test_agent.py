@@ -16,6 +16,7 @@ import pytest
 
 from demo.processes import free_port
 from edge_agent.outbox import Outbox
+from edge_agent.settings import load_settings
 from shared.messages import ProbeMessage
 
 from .far_ends import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd
@@ -278,11 +279,19 @@ def test_an_unknown_key_in_the_configuration_is_one_line_and_status_1(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["once", "-h"], ["doctor", "-h"]]
-)
+    "arguments",
+    [["--help"], ["run", "--help"], ["once", "-h"], ["doctor", "-h"], ["ledger", "-h"],
+     ["enroll-device", "-h"], ["example", "-h"]],
+)  # fmt: skip
 def test_help_is_there_with_an_example(arguments: list[str]) -> None:
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True)
     assert arguments == ["--help"] or "Example: edge-agent" in done.stdout
+
+
+def test_the_example_is_printed_as_it_ships(tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, "example"], capture_output=True, text=True, check=True)
+    (tmp_path / "agent.toml").write_text(done.stdout)
+    assert load_settings(tmp_path / "agent.toml").device == "entrance-box"
 
 
 def test_the_agent_brings_no_server_with_it() -> None:

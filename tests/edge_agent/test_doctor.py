@@ -1,6 +1,10 @@
 """The doctor finds what is wrong, says what to do, and never falls over."""
 
+import json
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -36,6 +40,34 @@ def box(tmp_path: Path, source: Path | str, **sections: dict[str, object]) -> Ag
     )
 
 
+@contextmanager
+def says(answers: dict[str, object]) -> Iterator[str]:
+    """A server that gives these answers by path, whatever it is asked; 404 for all else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            known = self.path in answers
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(answers.get(self.path)).encode())
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def findings(settings: AgentSettings) -> dict[str, Finding]:
     """The worst finding on each thing."""
     order = ["well", "doubtful", "bad"]
@@ -67,9 +99,9 @@ def test_every_ill_is_named_with_what_to_do(
     dead = f"http://127.0.0.1:{free_port()}"
     found = findings(box(tmp_path, "/dev/video97", server={"url": dead}))
     assert "is it plugged in" in found["camera door"].found
-    assert found["models"].advice == "face-models pull compact"
+    assert "face-models pull compact" in found["models"].as_text()
     assert "state_dir" in found["outbox"].advice
-    assert "cannot be reached" in found["server"].found
+    assert "nothing listens there" in found["server"].found
     assert {found[what].state for what in ("camera door", "models", "outbox", "server")} == {"bad"}
 
 
@@ -87,6 +119,47 @@ def test_a_wrong_key_is_told_from_a_dead_server(
     assert found["server"].state == "well"
     assert found["key"].state == "bad"
     assert "another" not in found["key"].as_text()
+
+
+@pytest.mark.models
+def test_models_that_are_not_the_agreed_ones_are_said_to_be_others(
+    tmp_path: Path, picture: Path
+) -> None:
+    found = findings(box(tmp_path, picture, models={"embedder_sha256": "0" * 64}))["models"]
+    assert found.state == "bad"
+    assert "should have an embedder" in found.found
+    assert "embedder_sha256" in found.advice
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(
+    ("theirs", "state"), [("compact-mobilefacenet-512@1", "well"), ("another@1", "bad")]
+)
+def test_a_server_that_searches_templates_of_another_model_is_named(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, theirs: str, state: str
+) -> None:
+    monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
+    answers = {
+        "/readyz": {"status": "ready"},
+        "/v1/probes": [],
+        "/v1/devices/box-1/config": {"searches": {"collection": "staff", "model_id": theirs}},
+    }
+    with says(answers) as url:
+        found = findings(box(tmp_path, picture, server={"url": url}))
+    assert found["key"].state == "well"
+    assert found["models"].state == state
+    if state == "bad":
+        assert "'staff' holds another@1" in found["models"].found
+
+
+def test_an_address_at_which_something_else_answers_is_told_apart(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
+    with says({}) as url:
+        found = findings(box(tmp_path, picture, server={"url": url}))
+    assert "another server" in found["server"].found
+    assert "key" not in found
 
 
 def test_a_missing_key_is_named(

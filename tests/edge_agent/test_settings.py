@@ -38,12 +38,20 @@ def test_one_camera_is_enough(tmp_path: Path) -> None:
         (MINIMAL + "detect_every = 0\n", r"'cameras\.0\.detect_every'"),
         (MINIMAL + "width = 640\n", "width and height"),
         (MINIMAL + MINIMAL, "two cameras are called 'door'"),
+        (MINIMAL + "[server]\nurl = 'muster.example:8480'\n", r"'server\.url': .* https://HOST"),
+        (MINIMAL + "[server]\nurl = 'https://x'\nca_file = '/no.pem'\n", r"there is no /no\.pem"),
         ("cameras = [", "is not TOML"),
     ],
 )
 def test_a_fault_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         load(tmp_path, text)
+
+
+def test_one_fault_of_a_camera_is_one_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, MINIMAL + "sauce = 1\n")
+    assert ";" not in caught.value.message.replace("; did you mean", "")
 
 
 def test_a_secret_in_the_wrong_place_is_not_repeated_in_the_error(tmp_path: Path) -> None:
@@ -53,7 +61,9 @@ def test_a_secret_in_the_wrong_place_is_not_repeated_in_the_error(tmp_path: Path
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"/nowhere/agent\.toml cannot be read"):
+    with pytest.raises(
+        ConfigurationError, match=r"no configuration /nowhere/agent\.toml: .*enroll"
+    ):
         load_settings(Path("/nowhere/agent.toml"))
 
 

@@ -1,0 +1,14 @@
+"""What the commands of `edge-agent` share."""
+
+from pathlib import Path
+
+import click
+
+config_option = click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path),
+    default=Path("agent.toml"),
+    show_default=True,
+    help="The box's configuration.",
+)
