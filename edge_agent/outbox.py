@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.outbox_file import DiskFull, open_file
+from edge_agent.outbox_file import LastNumber, TakesNothing, begin_anew, is_damage, open_file
 from edge_agent.probes import Probe
 from shared.clock import Clock, SystemClock, rfc3339
-from shared.errors import Unavailable
+from shared.errors import MusterError, Unavailable
 from shared.messages import ProbeReceipt
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,10 @@ class Outbox:
     of them, oldest dropped first and counted; they are numbered and stored as soon as the disk
     takes them.
 
-    A disk that is full from the start is no reason not to start: the file is opened as soon as
-    there is room, and until then probes are held in memory. Raises Unavailable when the file
-    cannot be opened for another reason.
+    A disk that takes nothing from the start is no reason not to start: the file is opened as soon
+    as it does, and until then probes are held in memory. A file that is found damaged, at any time,
+    is set aside, and a new one goes on with what could be read of it; numbers never go back. Raises
+    Unavailable when the file cannot be opened for another reason.
     """
 
     def __init__(
@@ -96,6 +97,10 @@ class Outbox:
         self._held_dropped = 0
         self._settled: dict[str, ProbeReceipt] = {}  # answered for, not yet removed from the disk
         self._retry_at: float | None = None  # set while the disk takes nothing
+        self._why_nothing = ""  # and why it does not
+        self._anew_at_s: float | None = None  # when a damaged file was replaced last
+        self._last_number = LastNumber(path)
+        self._last_stored = 0
         self._observers: list[Callable[[], None]] = []
         self._opened: sqlite3.Connection | None = None  # None while the disk is too full for it
         self._lived_before_s = 0.0  # in earlier processes
@@ -126,8 +131,12 @@ class Outbox:
                     stored = self._store(cursor)
                     self._drop_aged(cursor)
             except sqlite3.Error as error:
+                if self._begin_anew(error):
+                    return self.retry()
                 self._disk_failed(error)
                 return 0
+            if stored:
+                self._last_number.write(self._last_stored)
             self._settled.clear()
             self._held.clear()
             self._held_bytes = 0
@@ -219,7 +228,10 @@ class Outbox:
         """Why the disk takes nothing at the moment, as a sentence; None while it does."""
         if self._retry_at is None:
             return None
-        return f"The outbox {self._path} takes nothing: probes are held in memory, free some space"
+        return (
+            f"The outbox {self._path} takes nothing ({self._why_nothing}): probes are held in"
+            f" memory; {self._advice}"
+        )
 
     def observe(self, observer: Callable[[], None]) -> None:
         """Calls `observer` after each put that stored something, in the thread that put it."""
@@ -235,30 +247,69 @@ class Outbox:
                     len(self._held),
                     self._path,
                 )
-            if self._opened is not None:
-                self._opened.close()
+            self._leave()
+            self._last_number.close()
 
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
-            raise sqlite3.OperationalError("not open yet: the disk was full")
+            raise sqlite3.OperationalError("not open yet: the disk took nothing")
         return self._opened
 
     def _is_open(self) -> bool:
-        """Opens the file if it was not yet; False while the disk is too full for it."""
+        """Opens the file if it was not yet; False while the disk takes nothing."""
         if self._opened is None and self._clock.monotonic_s() >= (self._retry_at or 0.0):
             self._open()
         return self._opened is not None
 
     def _open(self) -> None:
         try:
-            self._opened = open_file(self._path)
-        except DiskFull as error:
+            self._use(open_file(self._path))
+        except TakesNothing as error:
             self._disk_failed(error)
-        else:
-            (self._lived_before_s,) = self._opened.execute("SELECT lived_s FROM tally").fetchone()
-            self._opened_at_s = self._clock.monotonic_s()
-            self._disk_works(0)
+        except sqlite3.Error as error:
+            if not self._begin_anew(error):
+                self._leave()
+                self._disk_failed(error)
+
+    def _leave(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _begin_anew(self, damage: sqlite3.Error) -> bool:
+        """Replaces a file that turned out to be damaged; at most once a minute."""
+        now_s = self._clock.monotonic_s()
+        if not is_damage(damage) or (
+            self._anew_at_s is not None and now_s - self._anew_at_s < _MINUTE_S
+        ):
+            return False
+        self._anew_at_s = now_s
+        self._leave()
+        try:
+            self._use(begin_anew(self._path, damage))
+        except (TakesNothing, MusterError, sqlite3.Error) as error:
+            log.error("The outbox %s cannot begin anew: %s", self._path, error)
+            return False
+        return True
+
+    def _use(self, connection: sqlite3.Connection) -> None:
+        """Goes on with this file, and with numbers that nobody has had."""
+        self._opened = connection
+        self._opened_at_s = self._clock.monotonic_s()
+        self._lived_before_s, last = connection.execute(
+            "SELECT lived_s, last_sequence FROM tally"
+        ).fetchone()
+        given = self._last_number.read()
+        if given > last:
+            connection.execute("UPDATE tally SET last_sequence = ?", (given,))
+            log.warning(
+                "The outbox %s has forgotten what came after number %d; it goes on after %d",
+                self._path,
+                last,
+                given,
+            )
+        self._disk_works(0)
 
     def _is_waiting(self, probe_id: str) -> bool:
         if probe_id in self._settled:
@@ -289,6 +340,7 @@ class Outbox:
             (sequence, sum(len(body) for _, _, body, _ in rows), self._held_dropped),
         )
         self._make_room(cursor)
+        self._last_stored = sequence
         return len(rows)
 
     def _make_room(self, cursor: sqlite3.Cursor) -> None:
@@ -297,10 +349,11 @@ class Outbox:
             return
         freed = dropped = last = 0
         oldest = cursor.execute("SELECT sequence, length(body) FROM probe ORDER BY sequence")
-        while freed < excess:
-            last, size = oldest.fetchone()
+        for last, size in oldest:  # noqa: B007  # used after the loop
             freed += size
             dropped += 1
+            if freed >= excess:
+                break
         cursor.execute("DELETE FROM probe WHERE sequence <= ?", (last,))
         self._count_dropped(cursor, dropped, freed)
 
@@ -366,6 +419,7 @@ class Outbox:
             try:
                 yield
             except sqlite3.Error as error:
+                self._begin_anew(error)
                 raise Unavailable(f"the outbox {self._path} cannot be read: {error}") from error
 
     @contextmanager
@@ -383,14 +437,21 @@ class Outbox:
             cursor.close()
 
     def _disk_failed(self, error: Exception) -> None:
+        self._why_nothing = str(error)
         if self._retry_at is None:
             log.error(
                 "The outbox %s takes nothing at the moment (%s): probes are held in memory and"
-                " stored when it does; free some space",
+                " stored when it does; %s",
                 self._path,
                 error,
+                self._advice,
             )
         self._retry_at = self._clock.monotonic_s() + _RETRY_S
+
+    @property
+    def _advice(self) -> str:
+        full = "full" in self._why_nothing
+        return "free some space" if full else "look after the disk, it may be worn out"
 
     def _disk_works(self, stored: int) -> None:
         if self._retry_at is not None:
