@@ -87,6 +87,31 @@ def test_the_defaults_let_a_box_deliver_its_backlog(settings):
         limits.admit("box")
 
 
+def test_counting_a_request_begins_no_thread(monkeypatch):
+    limits = Limits(per_key=100, bad_keys=100)
+    limits._counters.storage.timer.join()  # the one of the library's own, that ends by itself
+
+    def begun(thread):
+        raise AssertionError(f"{thread.name} was begun")
+
+    monkeypatch.setattr("threading.Thread.start", begun)
+    for _ in range(50):
+        limits.admit("a")
+        limits.before_key("192.0.2.1", "wrong")
+        limits.bad_key("192.0.2.1")
+
+
+def test_windows_that_have_ended_are_forgotten(monkeypatch):
+    limits = Limits(per_key=1, bad_keys=0)
+    for minute in range(0, 30, 3):
+        monkeypatch.setattr("time.time", lambda at=1e9 + 60 * minute: at)
+        limits.admit(f"key {minute}")
+        limits.admit("a")
+        with pytest.raises(RateLimited):
+            limits.admit("a")
+    assert len(limits._counters.storage.storage) <= 4
+
+
 def test_a_store_that_is_none_is_named():
     with pytest.raises(ConfigurationError, match="rate_limit_store"):
         Limits(per_key=1, bad_keys=1, store="nonsense")

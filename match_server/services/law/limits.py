@@ -14,7 +14,7 @@ from collections import OrderedDict
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.errors import ConfigurationError as StoreUnknown
 from limits.errors import StorageError
-from limits.storage import storage_from_string
+from limits.storage import MemoryStorage, StorageTypes, storage_from_string
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from shared.errors import ConfigurationError, RateLimited
@@ -30,13 +30,7 @@ class Limits:
 
     def __init__(self, *, per_key: int, bad_keys: int, store: str = "memory://") -> None:
         """Limits of a minute; 0 is none. Raises ConfigurationError for a store that is none."""
-        try:
-            counters = storage_from_string(store, wrap_exceptions=True)
-        except (StoreUnknown, ValueError) as error:
-            raise ConfigurationError(
-                "rate_limit_store is memory:// or redis://HOST:PORT (pip install redis)"
-            ) from error
-        self._counters = SlidingWindowCounterRateLimiter(counters)
+        self._counters = SlidingWindowCounterRateLimiter(_store(store))
         self._per_key = RateLimitItemPerMinute(per_key) if per_key else None
         self._bad_keys = RateLimitItemPerMinute(bad_keys) if bad_keys else None
         self._good: OrderedDict[bytes, None] = OrderedDict()
@@ -101,6 +95,42 @@ class Limits:
     @staticmethod
     def _unanswered(error: StorageError) -> None:
         log.warning("the store of rate limits does not answer", extra={"why": str(error)})
+
+
+class _Memory(MemoryStorage):
+    """Counts in this process's memory, without the timer that the library has for that.
+
+    Its timer is a thread that lives for 10 ms, and whichever request finds none begins the next and
+    waits until that runs: with 32 clients a third of all searches a second were lost by it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(wrap_exceptions=True)
+        self._counting = threading.Lock()
+        self._forget_at_s = 0.0
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        now_s = time.time()
+        with self._counting:
+            if now_s >= self._forget_at_s:
+                self._forget_at_s = now_s + expiry
+                for ended in [one for one, at in list(self.expirations.items()) if at <= now_s]:
+                    self.clear(ended)
+            if not self.get(key):
+                self.expirations[key] = now_s + expiry
+            self.storage[key] += amount
+            return self.storage[key]
+
+
+def _store(url: str) -> StorageTypes:
+    if url == "memory://":
+        return _Memory()
+    try:
+        return storage_from_string(url, wrap_exceptions=True)
+    except (StoreUnknown, ValueError) as error:
+        raise ConfigurationError(
+            "rate_limit_store is memory:// or redis://HOST:PORT (pip install redis)"
+        ) from error
 
 
 def _digest(key: str) -> bytes:
