@@ -174,6 +174,7 @@ class Pipeline:
             )
         with self.times.measure("shot"):
             for index, (track, quality) in enumerate(zip(chosen, qualities, strict=True)):
+                self._shots.recognize(track, chips[index])
                 if self._shots.beats(track, quality):
                     one = np.array([index])
                     shot = take_shot(
@@ -213,9 +214,10 @@ class Pipeline:
         for judged, template in embedded:
             candidate = judged.candidate
             story = candidate.story
-            if not self._shots.agrees(candidate, template):
+            verdict = self._shots.compare(candidate, judged.quality, template)
+            if verdict == "another":
                 story = self._split(story)
-            elif not self._shots.is_worth_a_probe(candidate):
+            elif verdict == "unsure" or not self._shots.is_worth_a_probe(candidate):
                 continue
             sent, shots = self._shots.publish(story, candidate.shot, template)
             probes.append(self._probe(judged, story, sent, shots))

@@ -64,7 +64,7 @@ class ShotSettings(_Section):
     margin: float = Field(default=0.1, ge=0, le=1)
     max_probes: int = Field(default=3, ge=1, le=100)
     fuse: int = Field(default=1, ge=1, le=16)
-    keep_missed_s: float = Field(default=1.0, ge=0, le=30)
+    keep_missed_s: float = Field(default=2.5, ge=0, le=30)
     thumbnails: bool = True
 
 

@@ -16,6 +16,12 @@ _FACE_PIXELS: Final = 36
 # in like boxes, 98 of 100 are below.
 _FACE_SAME: Final = 0.7
 _FACE_SURE: Final = 0.85
+# Of aligned faces without coarse light and shade: one face keeps above 0.85 from one look to the
+# next, and within a quarter of a second of talking above 0.45 (median 0.81); of 970 pairs of
+# different people the most alike reach 0.71.
+_ALIGNED_SAMPLES: Final = (28, 28)
+_ALIGNED_SHADE: Final = 3.0  # samples
+_ALIGNED_SURE: Final = 0.8
 _FLAT: Final = 3.0  # grey levels: with less deviation there is only noise to compare
 
 Fingerprint = NDArray[np.float32]  # (samples,) zero mean and unit length; empty for a flat area
@@ -56,6 +62,18 @@ def may_be_same_face(before: Fingerprint, after: Fingerprint) -> bool:
 def is_surely_same_face(before: Fingerprint, after: Fingerprint) -> bool:
     """Whether two fingerprints are too much alike for two people; False where nothing is told."""
     return bool(len(before)) and likeness(before, after) >= _FACE_SURE
+
+
+def aligned_fingerprint(chip: BgrImage) -> Fingerprint:
+    """The fingerprint of an aligned face (112, 112, 3): no matter how its box lay around it."""
+    gray = cv2.cvtColor(chip[16:104, 16:96], cv2.COLOR_BGR2GRAY).astype(np.float32)
+    small = cv2.resize(gray, _ALIGNED_SAMPLES, interpolation=cv2.INTER_AREA)
+    return _fingerprint(small - cv2.GaussianBlur(small, (0, 0), _ALIGNED_SHADE))
+
+
+def is_surely_same_aligned(before: Fingerprint, after: Fingerprint) -> bool:
+    """Whether two aligned fingerprints, however far apart in time, are of one face for certain."""
+    return bool(len(before) and len(after)) and likeness(before, after) >= _ALIGNED_SURE
 
 
 def _fingerprint(area: NDArray[Any]) -> Fingerprint:

@@ -4,16 +4,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 from edge_agent.tracking.appearance import (
+    NO_LOOK,
     Fingerprint,
+    aligned_fingerprint,
+    is_surely_same_aligned,
     is_surely_same_face,
     may_be_same_face,
 )
 from edge_agent.tracking.fusion import fuse
 from edge_agent.tracking.shots import Shot
 from edge_agent.tracking.tracker import Track
+from models.types import BgrImage
 from shared.quality import Quality
 from shared.template import Template
 
@@ -22,6 +26,12 @@ _LOOK_SOON_S: Final = 0.1  # ... then no more often than this until it has a pro
 _LOOK_AGAIN_S: Final = 0.2  # ... and than this when it has one
 _NEARLY_AS_GOOD: Final = 0.85  # of the published score: worth adding to what is fused
 _CHECK_AGAIN_S: Final = 2.0
+_SECOND_WITNESS_S: Final = 0.4  # after a covered face seemed to be another: look once more
+_COVERED: Final = 0.25  # share of the face: beyond, a template may be unlike the same face's
+_SAME_STRANGER: Final = 0.5  # cosine of two covered looks that bear one another out
+_KNOWN_LOOKS: Final = 4
+
+Verdict = Literal["same", "another", "unsure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,10 @@ class Story:
     not_before_s: float = float("-inf")  # nothing is judged before
     looked_s: float = float("-inf")
     checked_s: float = float("-inf")
-    doubted: bool = False  # the track may have gone over to another face
+    doubted_s: float | None = None  # since when the track may have gone over to another face
+    stranger: Template | None = None  # of a covered shot that was unlike the track's
+    known: list[Fingerprint] = field(default_factory=list)  # aligned, of shots that were embedded
+    newest: Fingerprint = field(default_factory=lambda: NO_LOOK)  # aligned, before any doubt
     seen_s: float = 0.0
     template: Template | None = None  # of the newest probe
     templates: list[tuple[float, Template]] = field(default_factory=list)  # best score first
@@ -119,6 +132,22 @@ class BestShots:
                 chosen.append(track)
         return chosen
 
+    def recognize(self, track: Track, chip: BgrImage) -> None:
+        """Ends a doubt about a track whose aligned face (112, 112, 3) is surely the one it was.
+
+        That costs no template: those who are covered, turn away or are lost for a moment mostly
+        look afterwards as they did before.
+        """
+        story = self._stories[track.track_id]
+        look = aligned_fingerprint(chip)
+        if story.doubted_s is None:
+            story.newest = look
+        elif any(is_surely_same_aligned(one, look) for one in (*story.known, story.newest)):
+            story.doubted_s = None
+            story.stranger = None
+            story.newest = look
+            story.best = None  # it may be of a moment in which the track was somebody else's
+
     def beats(self, track: Track, quality: Quality) -> bool:
         """Whether a shot of this quality would be the track's best so far, and passes the gate."""
         story = self._stories[track.track_id]
@@ -129,7 +158,7 @@ class BestShots:
             return quality.score > story.best.quality.score
         score = quality.score
         news = self._tops(story, score) or self._adds(story, score)
-        return story.doubted or not story.probes or news
+        return story.doubted_s is not None or not story.probes or news
 
     def offer(self, track: Track, shot: Shot) -> None:
         """Keeps a shot that `beats` the one before."""
@@ -155,7 +184,7 @@ class BestShots:
             for story in stories
             if story.best is not None
             and (
-                story.doubted
+                story.doubted_s is not None
                 or not story.probes
                 or self._tops(story, story.best.quality.score)
                 or self._adds(story, story.best.quality.score)
@@ -173,14 +202,32 @@ class BestShots:
         candidate.story.refusals.update(quality.reasons)
         candidate.story.not_before_s = candidate.shot.time_s + self._rules.retry_after_s
 
-    def agrees(self, candidate: Candidate, template: Template) -> bool:
-        """Enters an embedding; False when it shows another person than the track's last probe."""
-        story = candidate.story
+    def compare(self, candidate: Candidate, quality: Quality, template: Template) -> Verdict:
+        """Enters an embedding: does it show the person of the track's last probe?
+
+        One look at a face that is mostly free decides. Of a covered one the template tells less,
+        so that it takes two of them, some time apart and like each other, to make another person.
+        """
+        story, shot = candidate.story, candidate.shot
         story.embeddings += 1
-        story.checked_s = candidate.shot.time_s
-        story.doubted = False
-        before = story.template
-        return before is None or float(before.vector @ template.vector) >= self._rules.same_person
+        story.checked_s = shot.time_s
+        if story.template is None or self._is_alike(story.template, template):
+            story.stranger = None
+            if story.doubted_s is not None and shot.time_s >= story.doubted_s:
+                story.doubted_s = None
+            story.known = [aligned_fingerprint(shot.chip), *story.known[: _KNOWN_LOOKS - 1]]
+            return "same"
+        witness, story.stranger = story.stranger, template
+        if not _is_covered(quality) or (
+            witness is not None and float(witness.vector @ template.vector) >= _SAME_STRANGER
+        ):
+            return "another"
+        story.doubted_s = shot.time_s
+        story.newest = NO_LOOK  # it may be the other's already
+        return "unsure"
+
+    def _is_alike(self, first: Template, second: Template) -> bool:
+        return float(first.vector @ second.vector) >= self._rules.same_person
 
     def is_worth_a_probe(self, candidate: Candidate) -> bool:
         """Whether a shot that agrees with its track is news, or was only a check."""
@@ -203,6 +250,7 @@ class BestShots:
         """A new story under a new id, for the other person that the track has gone over to."""
         was_live = self._stories.pop(story.track_id, None) is not None
         fresh = Story(track_id, story.checked_s, embeddings=1, liveness=story.liveness[-1:])
+        fresh.seen_s = story.seen_s
         if was_live:
             self._stories[track_id] = fresh
         return fresh
@@ -214,22 +262,22 @@ class BestShots:
         # A place that is in doubt is settled by a look that is surely the same, without a template.
         moved = track.doubtful and not (before is not None and is_surely_same_face(before, now))
         story.before = now
-        if (changed or moved) and story.template is not None:
-            story.doubted = True
-            story.best = None  # it may show the one before
+        if (changed or moved) and story.doubted_s is None:
+            story.doubted_s = story.seen_s
+            if story.template is not None:
+                story.best = None  # it may show the one before
 
     def _is_worth_a_look(self, story: Story, now_s: float) -> bool:
         rules = self._rules
         if now_s < story.not_before_s:
             return False
-        if story.doubted:  # who it is must be known, but each check beyond the budget waits longer
-            beyond = max(0, story.embeddings - rules.max_embeddings)
-            return now_s - story.checked_s >= _CHECK_AGAIN_S * (1 + beyond)
-        if story.probes >= rules.max_probes or story.embeddings >= rules.max_embeddings:
+        spent = story.probes >= rules.max_probes or story.embeddings >= rules.max_embeddings
+        if spent and story.doubted_s is None:
             return False
         if not story.probes and now_s - story.began_s < _EAGER_S:
             return True
-        every_s = _LOOK_AGAIN_S if story.probes else _LOOK_SOON_S
+        settled = story.probes and story.doubted_s is None
+        every_s = _LOOK_AGAIN_S if settled else _LOOK_SOON_S
         # All faces are looked at in the same frames: one batch costs less than several.
         return now_s // every_s != story.looked_s // every_s
 
@@ -238,10 +286,19 @@ class BestShots:
         if best is None or now_s < story.not_before_s:
             return False
         score = best.quality.score
-        if not story.probes or story.doubted:
-            return score >= rules.good_enough or now_s - story.since_s >= rules.first_wait_s
+        waited = now_s - story.since_s >= rules.first_wait_s
+        if not story.probes:
+            return waited or score >= rules.good_enough
+        if story.doubted_s is not None:  # a look may settle it yet, without a template
+            return waited and now_s - story.checked_s >= self._check_after_s(story)
         better = score >= story.published_score + rules.margin or self._adds(story, score)
         return better and now_s - story.published_s >= rules.again_after_s
+
+    def _check_after_s(self, story: Story) -> float:
+        """Who it is must be known, but each check beyond the budget waits longer."""
+        beyond = max(0, story.embeddings - self._rules.max_embeddings)
+        unsure = story.stranger is not None
+        return (_SECOND_WITNESS_S if unsure else _CHECK_AGAIN_S) * (1 + beyond)
 
     def _tops(self, story: Story, score: float) -> bool:
         rules = self._rules
@@ -257,6 +314,10 @@ class BestShots:
             and story.probes < self._rules.max_probes
             and score >= story.published_score * _NEARLY_AS_GOOD
         )
+
+
+def _is_covered(quality: Quality) -> bool:
+    return any(one.name == "occlusion_total" and one.value > _COVERED for one in quality.factors)
 
 
 def _take(story: Story) -> Candidate:

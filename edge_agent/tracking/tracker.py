@@ -25,6 +25,7 @@ _MEASURED: Final = np.array([0.05, 0.05, 0.08, 0.08])
 _ACCELERATION: Final = np.array([6.0, 6.0, 2.0, 2.0])
 _FIRST_SPEED: Final = 1.5  # box heights per second: how wrong "standing still" may be at first
 _LONGEST_STEP_S: Final = 1.0
+_UNSEEN_SPEED_S: Final = 1.0  # the speed of a face that is not seen is believed for about so long
 # What a wholly different look costs, in units of the cost of place: more than any two places that
 # are both within reach differ by, for a face does not change from one frame to the next.
 _LOOKS: Final = 3.0
@@ -35,7 +36,7 @@ class TrackingRules:
     """When a detection may continue a track, and when a track begins and ends."""
 
     confirm_hits: int = 2  # detections before a track counts; a flicker never does
-    keep_missed_s: float = 1.0  # a face may be hidden for so long
+    keep_missed_s: float = 2.5  # a face may be hidden for so long
     reach: float = 0.7  # how far from its predicted place a face may turn up, in box sizes
     size_ratio: float = 2.0  # how much a box may grow or shrink between two detections
 
@@ -130,6 +131,8 @@ class Tracker:
             return
         dt = min(max(elapsed_s, 0.0), _LONGEST_STEP_S)
         state, spread = self._state, self._spread
+        unseen = [track.row is None for track in self._tracks]
+        state[unseen, 1] *= np.exp(-dt / _UNSEEN_SPEED_S)
         state[:, 0] += dt * state[:, 1]
         noise = (_ACCELERATION * self._heights() * dt) ** 2  # white acceleration over one step
         spread[:, 0] += dt * (2 * spread[:, 1] + dt * spread[:, 2]) + noise * (dt * dt / 4)
@@ -221,6 +224,8 @@ class Tracker:
                         ended.append(track)
                     continue
                 (box,) = _to_corners(self._state[index : index + 1, 0]).tolist()
+                # What hid the face had begun to cut its box: it does not go on shrinking unseen.
+                self._state[index, 1, 2:] = 0.0
                 self._tracks[index] = replace(track, row=None, box=_corners(box))
             kept.append(index)
         if len(kept) < len(self._tracks):

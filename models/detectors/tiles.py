@@ -11,6 +11,7 @@ from models.types import BgrImage, Detections
 # A larger face is the whole picture's to find: of one that a tile cuts through, a detector takes
 # what is left, or a part of it, for a face (measured beside 23 faces: six such, with this two).
 _LARGEST = 1.5  # overlaps
+_WITHIN = 0.8  # of its area: so much of a box in a larger, better one is a part of that face
 _EDGE = 2.0  # pixels: a box that comes so close to a tile's edge may be cut off by it
 
 
@@ -57,12 +58,26 @@ class Tiles:
         points5 = None
         if all(one.points5 is not None for one in found):
             points5 = np.concatenate([one.points5 for one in found if one.points5 is not None])
-        return suppress(
+        merged = suppress(
             np.concatenate([one.boxes for one in found]),
             np.concatenate([one.scores for one in found]),
             self._max_overlap,
             points5,
         )
+        return merged.take(np.flatnonzero(~_is_part(merged.boxes)))
+
+
+def _is_part(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the boxes (n, 4), best first, lie in a better, larger one: a tile finds a face's
+    eyes and nose where the whole picture shows the face."""
+    low = np.maximum(boxes[:, np.newaxis, :2], boxes[np.newaxis, :, :2])
+    high = np.minimum(boxes[:, np.newaxis, 2:], boxes[np.newaxis, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    within = (shared > _WITHIN * areas[:, np.newaxis]) & (areas > areas[:, np.newaxis])
+    # Of row and column, the column is the better one where it comes before.
+    parts: NDArray[np.bool_] = np.tril(within, -1).any(axis=1)
+    return parts
 
 
 def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:

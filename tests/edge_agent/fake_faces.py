@@ -21,6 +21,7 @@ from shared.template import Template
 
 FPS = 25.0
 SIZE = (640, 360)
+_COVERED = 15  # whom half a face looks like
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Someone:
     passes: bool = True
     size: float = 60.0
     far: bool = False  # only a closer look finds it
+    covered: bool = False  # half of it: its template is nobody's
+    features: bool = False  # the aligned face has a look of its own; without, it is flat
 
 
 Scene = Callable[[int], Sequence[Someone]]
@@ -77,7 +80,13 @@ class FakeFaces:
         people = self._people(image)
         for chip, points in zip(chips, points5, strict=True):
             one = min(people, key=lambda other: abs(other.x - points[0, 0]))
-            chip[:] = (one.person, round(one.score * 200), one.passes)
+            if one.features:
+                texture = np.random.default_rng(one.person).integers(0, 255, (28, 28, 1))
+                chip[:] = np.kron(texture, np.ones((4, 4, 1), np.int64)).astype(np.uint8)
+            if one.covered:
+                chip[56:] = 0
+            chip[0, 0] = (one.person, round(one.score * 200), one.passes)
+            chip[0, 1] = one.covered
         return chips
 
     def assess(
@@ -103,6 +112,11 @@ class FakeFaces:
                 QualityFactor(name=name, value=float(well), low=1, high=1, passed=bool(well))
                 for name, well in (("sharpness", chip[0, 0, 2]), ("yaw", not turned))
             ]
+            if occlusion:
+                share = 0.5 * float(chip[0, 1, 0])
+                factors.append(
+                    QualityFactor(name="occlusion_total", value=share, low=0, high=0.6, passed=True)
+                )
             score = float(chip[0, 0, 1]) / 200
             qualities.append(Quality(score=score, factors=tuple(factors)))
         return qualities
@@ -126,7 +140,7 @@ class FakeFaces:
         templates = []
         for chip in chips:
             vector = np.zeros(16, np.float32)
-            vector[int(chip[0, 0, 0])] = 1.0
+            vector[_COVERED if chip[0, 1, 0] else int(chip[0, 0, 0])] = 1.0
             templates.append(Template("fake@1", vector))
         return templates
 

@@ -163,6 +163,69 @@ def test_a_doubted_track_that_shows_the_same_person_makes_no_second_probe() -> N
     assert sum(models.batches) == 2
 
 
+def shown(index: int, person: int = 1, x: float = 300, **what: bool) -> list[Someone]:
+    return [Someone(person, x, features=True, **what)]
+
+
+def test_a_face_that_looks_as_it_did_when_aligned_is_not_embedded_again() -> None:
+    def scene(index: int) -> list[Someone]:
+        return shown(index) if not 50 <= index < 56 else []
+
+    models, sink = FakeFaces(scene), Sink()
+    pipeline = Pipeline(models, sink, RULES)
+    for index in range(150):
+        frame = frame_of(scene, index)
+        if index >= 56:  # a lamp from the left: the box looks like another face's
+            lamp = np.linspace(250, 0, 60).astype(np.uint8)[None, :, None]
+            frame.image[150:210, 270:330, 1:] = lamp
+        pipeline.step(frame)
+    pipeline.finish()
+    assert models.batches == [1]
+    assert len(sink.probes) == 1
+
+
+def test_a_face_that_is_half_covered_for_a_moment_is_nobody_else() -> None:
+    """Somebody passes behind a post, comes out again: one track, one probe."""
+
+    def scene(index: int) -> list[Someone]:
+        if 100 <= index < 115:
+            return []
+        return shown(index, x=100 + 2 * index, covered=94 <= index < 100)
+
+    models, sink, pipeline = watch(scene, 200, rules=PipelineRules())
+    assert [person_of(probe) for probe in sink.probes] == [1]
+    assert pipeline.counts.tracks == 1
+    assert sum(models.batches) <= 2
+
+
+def test_who_goes_behind_a_post_and_stays_there_leaves_no_half_face_as_a_probe() -> None:
+    scene: Scene = lambda index: (  # noqa: E731
+        shown(index, covered=index >= 94) if index < 100 else []
+    )
+    _, sink, pipeline = watch(scene, 200)
+    assert [person_of(probe) for probe in sink.probes] == [1]
+    assert pipeline.counts.tracks == 1
+
+
+def test_another_who_stays_half_covered_becomes_a_track_after_two_looks() -> None:
+    scene: Scene = lambda index: shown(index, 1 if index < 100 else 2, covered=index >= 100)  # noqa: E731
+    models, sink, pipeline = watch(scene, 200)
+    assert pipeline.counts.tracks == 2
+    assert len({probe.track_id for probe in sink.probes}) == 2
+    assert sum(models.batches) == 3
+
+
+def test_a_doubt_from_before_the_first_probe_is_settled_after_it() -> None:
+    """The face changes between the best of the first looks and the probe that is made of it."""
+
+    def scene(index: int) -> list[Someone]:
+        return [Someone(1, 300, score=0.7)] if index < 3 else [Someone(2, 300, score=0.4)]
+
+    _, sink, _ = watch(scene, 120)
+    assert [person_of(probe) for probe in sink.probes] == [1, 2]
+    assert len({probe.track_id for probe in sink.probes}) == 2
+
+
 def test_a_track_that_is_doubted_for_a_minute_costs_little_and_still_notices_another() -> None:
     def scene(index: int) -> list[Someone]:
         hidden = index % 50 < 5  # every two seconds somebody walks past

@@ -106,6 +106,27 @@ def test_a_face_that_is_hidden_for_a_moment_is_the_same_track_and_doubted() -> N
     assert len(set(ids)) == 1
 
 
+def test_a_face_that_is_covered_from_one_side_is_found_when_it_comes_out_on_the_other() -> None:
+    """Its box shrinks before it is lost, and its speed seems to; neither goes on unseen."""
+    tracker = Tracker()
+    ids, unseen = set(), []
+    for frame in range(60):
+        centre = 700.0 - 8 * frame
+        left, right = centre - 60, centre + 60
+        post = (380.0, 560.0)
+        if left < post[1] and right > post[0]:  # what is left of it beside the post
+            left, right = (post[1], right) if right - post[1] > post[0] - left else (left, post[0])
+        boxes = np.array([[left, 100, right, 260]], np.float32)
+        step = tracker.update(boxes[: int(right - left > 90)], frame / FPS)
+        ids |= {track.track_id for track in step.tracks}
+        x1, _, x2, _ = step.tracks[0].box
+        unseen += [x2 - x1] if step.tracks[0].row is None else []
+    assert len(ids) == 1
+    assert step.tracks[0].row == 0
+    assert len(unseen) > 10
+    assert unseen == pytest.approx([unseen[0]] * len(unseen))
+
+
 def test_a_face_that_is_gone_ends_its_track_once() -> None:
     tracker = Tracker(TrackingRules(keep_missed_s=0.5))
     ended: list[str] = []

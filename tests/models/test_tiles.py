@@ -72,6 +72,26 @@ def test_a_face_at_the_pictures_edge_is_not_taken_for_one_that_is_cut_off() -> N
     assert boxes_of(found) == {(0, 500, 50, 550), (1870, 1030, 1920, 1080)}
 
 
+class Parts:
+    """A detector that takes a face for one in the whole picture, and its eyes for one in a tile."""
+
+    def __init__(self, whole: float) -> None:
+        self._whole = whole
+
+    def detect(self, image: BgrImage) -> Detections:
+        whole = image.shape[1] == 1920
+        box = (400.0, 300.0, 600.0, 540.0) if whole else (420.0, 320.0, 500.0, 400.0)
+        score = self._whole if whole else 0.9
+        return Detections(np.array([box], np.float32), np.array([score], np.float32))
+
+
+def test_a_part_of_a_face_is_no_second_face_unless_it_looks_more_like_one() -> None:
+    image = scene(1920, 1080, [])
+    assert (400, 300, 600, 540) in boxes_of(Tiles(Parts(0.95)).detect(image))
+    assert (420, 320, 500, 400) not in boxes_of(Tiles(Parts(0.95)).detect(image))
+    assert (420, 320, 500, 400) in boxes_of(Tiles(Parts(0.7)).detect(image))
+
+
 @pytest.fixture(scope="module")
 def models() -> FaceModels:
     return open_models("compact")
