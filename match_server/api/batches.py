@@ -1,10 +1,10 @@
 """Enrolling many at once, over one request."""
 
-from collections.abc import Iterator
 from itertools import chain
 
 from flask import Response, request
 
+from match_server.api.backlog import client_takes, passed_on
 from match_server.api.endpoint import Endpoint
 from match_server.api.uploads import NDJSON, items_of
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
@@ -39,8 +39,10 @@ def _enroll(services: Services, collection: str, query: BatchQuery) -> Response:
     if first is None:
         raise MalformedInput("the batch is empty: send at least one file or one line")
 
-    def lines() -> Iterator[str]:
-        for verdict in services.batches.run(collection, chain([first], items), query):
-            yield verdict.model_dump_json(exclude_none=True) + "\n"
-
-    return Response(lines(), mimetype=NDJSON)
+    groups = services.batches.groups(collection, chain([first], items), query)
+    pieces = (
+        "".join(f"{verdict.model_dump_json(exclude_none=True)}\n" for verdict in some).encode()
+        for some in groups
+    )
+    takes = client_takes(request.environ)
+    return Response(passed_on(pieces, takes, services.settings.data_dir), mimetype=NDJSON)

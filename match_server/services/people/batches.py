@@ -6,6 +6,7 @@ by the thousand, because a commit to the disk costs far more than a row.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.schemas.persons import Enrollment
@@ -43,25 +44,35 @@ class Batches:
 
         `resume` is brought forward in the transactions of the vectors that it counts.
         """
+        return chain.from_iterable(self.groups(collection, items, options, resume))
+
+    def groups(
+        self,
+        collection: str,
+        items: Iterable[Item],
+        options: BatchQuery,
+        resume: Resume | None = None,
+    ) -> Iterator[Sequence[BatchVerdict]]:
+        """As `run`, those together that came on the disk together."""
         waiting: list[VectorItem] = []
         for item in items:
             if isinstance(item.line, BatchLine) and item.line.template is not None:
                 waiting.append((item.index, item.line))
                 if len(waiting) < _VECTORS:
                     continue
-            yield from self._written(collection, waiting, resume)
-            waiting = []
+            if waiting:
+                yield self._written(collection, waiting, resume)
+                waiting = []
             if isinstance(item.line, MusterError):
-                yield refusal(item.index, item.file, item.line)
+                yield [refusal(item.index, item.file, item.line)]
             elif item.line.image is not None:
-                yield self._picture(collection, item.index, item.file, item.line, options)
-        yield from self._written(collection, waiting, resume)
+                yield [self._picture(collection, item.index, item.file, item.line, options)]
+        if waiting:
+            yield self._written(collection, waiting, resume)
 
     def _written(
         self, collection: str, waiting: Sequence[VectorItem], resume: Resume | None
     ) -> Sequence[BatchVerdict]:
-        if not waiting:
-            return ()
         try:
             return self._bulk.add(collection, waiting, resume)
         except MusterError as error:  # the transaction is undone: none of them is there
