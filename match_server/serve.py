@@ -1,6 +1,7 @@
 """`match-server serve`: the application under gunicorn, in worker processes with threads."""
 
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -202,7 +203,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         worker = self._worker
         self._deliverer = webhook_deliverer(self._services)
         self._deliverer.start()
-        return create_app(self._services, secret, stopping=lambda: not worker.alive)
+        app = create_app(self._services, secret, stopping=lambda: not worker.alive)
+        gc.freeze()  # else all that has been loaded is looked through, again and again
+        return app
 
     def _remember(self, _arbiter: Any, worker: Any) -> None:
         self._worker = worker
