@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import os
-import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -16,6 +17,21 @@ import psycopg
 from psycopg import sql
 
 _START_S = 60
+
+# Waits until whoever started it is gone, in whatever way, and ends what is left of the server.
+_GUARD = """
+import os, shutil, signal, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.stdin.read()
+try:
+    number = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    if Path(f"/proc/{number}/cwd").resolve() == (folder / "data").resolve():
+        os.kill(number, signal.SIGQUIT)  # at once; its children go with it
+except (OSError, ValueError, IndexError):
+    pass
+shutil.rmtree(folder, ignore_errors=True)
+"""
 
 _FAST = """
 fsync = off
@@ -38,6 +54,7 @@ class Postgres:
             settings.write(f"max_connections = 200\n{'' if durable else _FAST}")
         self._server.start()
         self._numbers = itertools.count()
+        self.folder = folder
 
     def url(self, database: str) -> str:
         return str(self._server.get_uri(database, driver="psycopg"))
@@ -78,12 +95,16 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres(*, durable: bool = False) -> Iterator[Postgres]:
-    """A server for a while. Not `durable`, it is fast, and loses data with the machine's power."""
+    """A server for a while. Not `durable`, it is fast, and loses data with the machine's power.
+
+    It ends with this process, also when that is killed.
+    """
     # Not below pytest's folders: their names are too long for a socket.
     folder = Path(tempfile.mkdtemp(prefix="muster-postgres-"))
-    server = Postgres(folder, durable=durable)
-    try:
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-I", "-c", _GUARD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        server = Postgres(folder, durable=durable)
+        try:
+            yield server
+        finally:
+            server.stop()
