@@ -25,8 +25,8 @@ class _Aside:
 class Window:
     """How many probes of a batch are offered at once, and which of them are passed over.
 
-    Half as many after a failure that size may explain (a thin line, a server that is busy), twice
-    as many after a success. A probe at which the server fails again and again though it is alone
+    Half as many after a failure that size may explain (a thin line, a server that is busy), one
+    more after a success. A probe at which the server fails again and again though it is alone
     is passed over for a while, so that it stops nobody; it is never given up here.
     """
 
@@ -50,7 +50,7 @@ class Window:
         return (free or list(batch))[: self._size]
 
     def went_well(self) -> None:
-        self._size = min(2 * self._size, _MOST)
+        self._size = min(self._size + 1, _MOST)
         now_s = self._clock.monotonic_s()
         for probe_id, one in self._asides.items():
             if not one.alone_at_fault:  # the server failed at everything then: once more, now

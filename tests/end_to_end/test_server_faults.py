@@ -1,0 +1,161 @@
+"""A real server behind a network that does its worst, while a box stores probes all the time."""
+
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from demo.processes import create_key, free_port, server
+from edge_agent.publishers.http import HttpTransport
+from edge_agent.publishers.patience import Patience
+from match_server.services.wiring import face_engine
+from tests.edge_agent.made_probes import make_probe
+
+from .a_box import ABox, assert_all_there_once
+from .conftest import RunningServer
+from .proxy import Network
+
+pytestmark = pytest.mark.models  # the server names its model by the installed pack
+IMPATIENT = Patience(connect_s=2.0, silence_s=0.7, request_s=1.5)
+WAIT_S = 60.0
+
+
+def until(what: Callable[[], bool], described: str) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < deadline_s, described
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server for all tests of this file; each has a box of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    with server(folder, folder / "data", free_port()) as url:
+        yield RunningServer(url, folder / "data")
+
+
+@pytest.fixture
+def network(one_server: RunningServer) -> Iterator[Network]:
+    between = Network(urlsplit(one_server.url).port or 0)
+    yield between
+    between.close()
+
+
+@pytest.fixture(scope="module")
+def key(one_server: RunningServer) -> str:
+    return create_key(one_server.data, "device")
+
+
+@pytest.fixture(scope="module")
+def model_id() -> str:
+    return face_engine("compact").model_id
+
+
+NewBox = Callable[..., ABox]
+
+
+@pytest.fixture
+def new_box(network: Network, key: str, model_id: str, tmp_path: Path) -> NewBox:
+    def make(name: str, url: str | None = None, patience: Patience = IMPATIENT) -> ABox:
+        road = HttpTransport(url or network.url, key, patience=patience)
+        return ABox(tmp_path, name, road, model_id)
+
+    return make
+
+
+FAULTS: dict[str, Callable[[Network], object]] = {
+    "answers 500": lambda network: network.refuse(500),
+    "answers 429": lambda network: network.refuse(429, Retry_After="1"),
+    "answers 503": lambda network: network.refuse(503),
+    "takes everything in and says nothing": lambda network: setattr(network, "manner", "silent"),
+    "says half of it and stalls": lambda network: setattr(network, "manner", "half"),
+    "drips": lambda network: setattr(network, "manner", "drip"),
+    "is cut off": lambda network: network.cut(),
+}
+
+
+def test_whatever_a_server_does_instead_of_answering_nothing_is_lost_or_doubled(
+    one_server: RunningServer, network: Network, new_box: NewBox
+) -> None:
+    box = new_box("faults")
+    acknowledged = lambda: box.outbox.counts().acknowledged  # noqa: E731
+    with box.storing(30):
+        for fault, happen in FAULTS.items():
+            before = acknowledged()
+            until(lambda: acknowledged() > before, f"nothing goes through before it {fault}")  # noqa: B023
+            happen(network)
+            until(lambda: box.delivery.complaint is not None, f"not noticed: it {fault}")
+            during, stored = acknowledged(), len(box.stored)
+            until(lambda: len(box.stored) > stored + 10, "the box stores no more")  # noqa: B023
+            assert acknowledged() == during, f"something was taken for an answer when it {fault}"
+            network.mend()
+            until(lambda: box.delivery.complaint is None, f"not back after it {fault}")
+    assert box.delivery.drained(WAIT_S), box.delivery.complaint
+    assert box.end()
+    assert_all_there_once(one_server.data, box)
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(network: Network, new_box: NewBox) -> None:
+    box = new_box("pause")
+    network.refuse(429, Retry_After="2")
+    with box.storing(30):
+        until(lambda: len(network.asked_at_s) >= 3, "it never asked again")
+    network.mend()
+    assert box.delivery.drained(WAIT_S)
+    assert box.end()
+    first, *later = network.asked_at_s
+    pauses = [after - before for before, after in itertools.pairwise([first, *later[:2]])]
+    assert min(pauses) >= 2.0
+
+
+def test_a_server_that_says_nothing_does_not_hold_a_box_that_is_to_stop(
+    one_server: RunningServer, network: Network, new_box: NewBox
+) -> None:
+    box = new_box("stop", patience=Patience())  # of 20 s
+    network.manner = "silent"
+    with box.storing(30):
+        until(lambda: len(network.asked_at_s) > 0, "nothing was asked")
+    assert box.end(), "delivery still waits for an answer that does not come"
+    assert box.outbox.trouble is None
+
+    network.mend()
+    again = new_box("stop")
+    again.stored = box.stored
+    again.delivery.start()
+    assert again.delivery.drained(WAIT_S)
+    assert again.end()
+    assert_all_there_once(one_server.data, again)
+
+
+def test_over_a_thin_line_less_is_sent_at_once_until_it_goes_through(
+    one_server: RunningServer, network: Network, new_box: NewBox, model_id: str
+) -> None:
+    box = new_box("thin")
+    picture = b"\xff\xd8\xff" + bytes(9_000)
+    for seed in range(16):
+        probe = make_probe(seed=seed, model_id=model_id, thumbnail=picture)
+        box.outbox.put([probe])
+        box.stored.append(probe.probe_id)
+    network.upward = 80_000  # all of them would take three seconds; a request has one and a half
+    box.delivery.start()
+    assert box.delivery.drained(WAIT_S), box.delivery.complaint
+    assert box.end()
+    assert_all_there_once(one_server.data, box)
+
+
+def test_an_address_where_somebody_listens_and_never_speaks_is_a_server_that_is_away(
+    new_box: NewBox,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        box = new_box("mute", url)
+        with box.storing(30):
+            until(lambda: box.delivery.complaint is not None, "not noticed")
+        assert "did not answer in time" in str(box.delivery.complaint)
+        assert box.outbox.counts().waiting == len(box.stored)
+        assert box.end()
