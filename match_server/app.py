@@ -39,7 +39,7 @@ from match_server.pages.views import pages
 from match_server.services.law.chain import Actor, act_as
 from match_server.services.metrics import Metrics
 from match_server.services.wiring import Services
-from shared.errors import MusterError
+from shared.errors import MalformedInput, MusterError
 from shared.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # time: a smaller one refuses files for their length.
 _FORM_FIELD_BYTES = 512 * 1024
 _FORM_PARTS = 32
+_OPEN_TO_ALL = frozenset({"/login", "/v1/devices/enroll"})
+_OPEN_BYTES = 16 * 1024
 
 
 def create_app(
@@ -166,6 +168,12 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
     g.started_s = time.monotonic()
     act_as(Actor())
+    if request.path in _OPEN_TO_ALL and request.method == "POST":
+        # Whoever has no key may not hold a thread by sending slowly: what is small enough has come
+        # as a whole before a thread is asked (see `match_server.worker`).
+        request.max_content_length = _OPEN_BYTES
+        if request.content_length is None:
+            raise MalformedInput("send the body with its length (Content-Length), not in chunks")
 
 
 def _finish(response: Response, metrics: Metrics) -> Response:

@@ -5,6 +5,7 @@ import gc
 import ipaddress
 import logging
 import os
+import resource
 import socket
 import ssl
 import struct
@@ -24,6 +25,7 @@ from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.delivery import Deliverer
 from match_server.telling.start import webhook_deliverer
+from match_server.worker import PatientWorker
 from models.packs.store import installed
 from shared.errors import ConfigurationError
 from shared.service import Watchdog
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _GRACE_S = 10
 _KEEPALIVE_S = 15
+_FILES = 8192  # open at once: 1000 connections, those to the database, segments of galleries
 
 
 def serve(settings: Settings) -> None:
@@ -42,12 +45,21 @@ def serve(settings: Settings) -> None:
     require_free_address(settings.host, settings.port)
     if not (_is_loopback(settings.host) or settings.tls_certificate or settings.trusted_proxies):
         log.warning("other machines reach this server without TLS: keys and faces can be read")
+    _allow_many_connections()
     prepare(settings)
     share_metrics(settings.data_dir)
     services = build_services(settings)
     hints = _hints(settings, has_key=services.first_start())
     services.close()  # nothing that is open may be carried through the fork
     _Gunicorn(settings, hints).run()
+
+
+def _allow_many_connections() -> None:
+    """Raise this process's own limit of open files, which is often near that of connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def require_loopback_for_open_page(settings: Settings) -> None:
@@ -125,8 +137,7 @@ def _tls(settings: Settings) -> dict[str, Any]:
         "ca_certs": None if authority is None else str(authority),
         "cert_reqs": ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
         "ssl_context": at_least_1_2,
-        # The handshake is made by the thread that answers, not by the one that accepts.
-        "do_handshake_on_connect": False,
+        "do_handshake_on_connect": False,  # our worker makes it, without waiting
     }
 
 
@@ -177,7 +188,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         for name, value in {
             "bind": _address(settings.host, settings.port),
             "workers": settings.workers,
-            "worker_class": "gthread",
+            "worker_class": PatientWorker,
             "threads": settings.threads,
             "graceful_timeout": _GRACE_S,
             "keepalive": _KEEPALIVE_S,
@@ -192,6 +203,10 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
         }.items():
             self.cfg.set(name, value)
+
+    @property
+    def client_timeout_s(self) -> int:
+        return self._settings.client_timeout_s
 
     def run(self) -> None:
         _Arbiter(self).run()
@@ -229,9 +244,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def _limit_patience(self, arbiter: Any) -> None:
         """Let no read or write of a client hold a thread for long.
 
-        gunicorn's threads have no time limit of their own for a request that is half sent: as many
-        silent clients as there are threads would stop the server. Linux hands a listening socket's
-        time limits on to the connections that it accepts.
+        gunicorn's threads have no time limit of their own for a large body that is half sent, or
+        for an answer that nobody takes. Linux hands a listening socket's time limits on to the
+        connections that it accepts.
         """
         limit = struct.pack("ll", self._settings.client_timeout_s, 0)
         for listener in arbiter.LISTENERS:

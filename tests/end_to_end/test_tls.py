@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -121,6 +121,17 @@ def test_without_tls_or_with_an_old_one_there_is_no_answer(server: Server) -> No
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         old.wrap_socket(plain, server_hostname=address.hostname)
+
+
+def test_clients_that_do_not_finish_their_handshake_hold_up_nobody(server: Server) -> None:
+    """More of them than four times the threads, silent or with the beginning of a hello."""
+    host, port = server.url.removeprefix("https://").split(":")
+    hello = bytes.fromhex("16030100f8010000f40303")
+    with ExitStack() as slow:
+        for number in range(80):
+            connection = slow.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            connection.sendall(hello[: number % 2 * len(hello)])
+        assert server.get("/healthz").json()["status"] == "ok"
 
 
 def test_the_pages_cookie_travels_by_tls_only(server: Server) -> None:

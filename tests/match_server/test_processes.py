@@ -192,7 +192,63 @@ def test_a_body_in_broken_chunks_is_malformed(server):
     assert "Traceback" not in log.read_text()
 
 
-def test_clients_that_fall_silent_do_not_hold_the_server(tmp_path, monkeypatch):
+JSON = "Host: x\r\nContent-Type: application/json\r\n"
+SLOW = {
+    "silent": "",
+    "half a head": "GET / HT",
+    "does not close": "GET /healthz HTTP/1.0\r\n\r\n",
+    "a request, and the beginning of one": "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nG",
+    "without a key, half a body": f"POST /v1/detect HTTP/1.1\r\n{JSON}"
+    "Content-Length: 999999\r\n\r\n{",
+    "half a code": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}Content-Length: 30\r\n\r\n{{",
+    "a code in chunks": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}"
+    "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+}
+
+
+def test_clients_that_are_slow_take_no_thread_however_many_they_are(tmp_path, monkeypatch):
+    """Each kind would stop a server for minutes that gives them threads."""
+    monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "300")
+    process, base = _start(tmp_path / "data", tmp_path / "log", "--threads", "2")
+    address = urlsplit(base)
+    slow = []
+    try:
+        for kind, start in SLOW.items():
+            for _ in range(16):
+                connection = socket.create_connection((address.hostname, address.port), timeout=30)
+                connection.sendall(start.encode())
+                slow.append(connection)
+            answer = requests.get(f"{base}/healthz", timeout=20)
+            assert answer.json()["status"] == "ok", kind
+    finally:
+        for connection in slow:
+            connection.close()
+        assert _stop(process) == 0
+
+
+def test_requests_come_in_pieces_one_after_the_other_and_several_at_once(server):
+    client, _, _ = server
+    address = urlsplit(client.base)
+    body = json.dumps({"name": "Ann"}).encode()
+    head = f"POST /v1/collections/default/persons HTTP/1.1\r\n{JSON}"
+    head += (
+        f"Authorization: {client.headers['Authorization']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    whole = head.encode() + body
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        for place in range(0, len(whole), 97):
+            connection.sendall(whole[place : place + 97])
+            time.sleep(0.002)  # so that they come apart
+        last = ask.replace(b"Host: x", b"Host: x\r\nConnection: close")
+        connection.sendall(ask * 3 + whole + last[:-1])
+        connection.sendall(last[-1:])
+        answers = connection.makefile("rb").read()
+    assert answers.count(b"HTTP/1.1 201 ") == 2
+    assert answers.count(b'"status":"ok"') == 4
+
+
+def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatch):
     """Twice as many of them as there are threads, some with half a head, some with half a body."""
     monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "1")
     key = _key(tmp_path / "data", "admin")
@@ -207,8 +263,11 @@ def test_clients_that_fall_silent_do_not_hold_the_server(tmp_path, monkeypatch):
             connection.sendall(start)
             silent.append(connection)
         assert requests.get(f"{base}/healthz", timeout=30).json()["status"] == "ok"
-        answers = [connection.makefile("rb").read() for connection in silent[1::2]]
-        assert {answer[:13] for answer in answers} == {b"HTTP/1.1 400 "}
+        answers = [connection.makefile("rb").read() for connection in silent]
+        assert {answer[:13] for answer in answers} == {b"HTTP/1.1 408 "}
+        assert {json.loads(answer.partition(b"\r\n\r\n")[2])["code"] for answer in answers} == {
+            "request_timeout"
+        }
     finally:
         for connection in silent:
             connection.close()
