@@ -10,15 +10,22 @@ import click
 
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.tables import print_facts
-from tests.match_server.faults import Trial
+from tests.match_server.faults import Trial, Victim
 from tests.postgres import postgres
+
+_KINDS: dict[str, tuple[str, Victim]] = {  # what the data lie in, and what is killed
+    "sqlite-server": ("sqlite", "server"),
+    "postgresql-server": ("postgresql", "server"),
+    "postgresql-database": ("postgresql", "database"),
+}
 
 
 @click.command()
 @click.option("--rounds", default=20, show_default=True, help="Kills of each kind.")
 @click.option("--enrollments", default=1000, show_default=True, help="In each round.")
 @click.option("--clients", default=1000, show_default=True, help="At once.")
-def main(rounds: int, enrollments: int, clients: int) -> None:
+@click.option("--only", type=click.Choice(list(_KINDS)), help="One kind alone.")
+def main(rounds: int, enrollments: int, clients: int, only: str | None) -> None:
     """Kill the server over SQLite, the server over PostgreSQL, and PostgreSQL, while many enroll.
 
     Exit status 0 only when everything that was acknowledged is there and found afterwards, and
@@ -26,15 +33,13 @@ def main(rounds: int, enrollments: int, clients: int) -> None:
     """
     print_facts(machine_facts())
     wrong = 0
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as path, contextlib.ExitStack() as stack:
+        folder = Path(path)
         server = stack.enter_context(postgres(durable=True))
-        for kind, victim in (
-            ("sqlite", "server"),
-            ("postgresql", "server"),
-            ("postgresql", "database"),
-        ):
-            place = folder / f"{kind}-{victim}"
+        for name, (kind, victim) in _KINDS.items():
+            if only not in (None, name):
+                continue
+            place = folder / name
             place.mkdir()
             trial = Trial(place, server if kind == "postgresql" else None)
             with trial.running():
