@@ -29,8 +29,8 @@ def examine_galleries(settings: AgentSettings, clock: Clock) -> Iterator[Finding
 def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Finding:
     what, path = f"gallery {name}", settings.gallery_path(name)
     given = (
-        f"has an admin given it, with PUT /v1/devices/{settings.device}/galleries,"
-        " and does the agent run?"
+        "does the agent run, and was it given on the server: "
+        f"match-server device gallery --device {settings.device} --give {name}"
     )
     if not path.exists():
         return Finding(what, "doubtful", "nothing has been received yet", given)
@@ -45,7 +45,11 @@ def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Finding:
         gallery.load(state)
         found = f"{len(gallery)} templates, followed to {state.seq}"
         if (unusable := gallery.unusable()) is not None:
-            return Finding(what, "bad", f"{found}; {unusable}", "see the agent's log")
+            advice = "let the box reach the server, which has everything"
+            return Finding(what, "bad", f"{found}; {unusable}", advice)
+        if gallery.damage is not None:
+            advice = "let the box reach the server; if it comes again, the card or disk is worn"
+            return Finding(what, "doubtful", f"{found}; {gallery.damage}", advice)
         ago_h = (gallery.now() - state.told_at).total_seconds() / 3600
         return Finding(what, "well", f"{found}; the server was heard {ago_h:.1f} hours ago")
     finally:

@@ -137,19 +137,20 @@ class Follower:
         self.gallery.close()
 
     def _follow(self) -> float:
-        if self.gallery.damage is not None:
-            raise Damaged(self.gallery.damage)
-        state = self.gallery.state
+        state, damage = self.gallery.state, self.gallery.damage
         if state is None or not state.whole:
             self._take_snapshot(0 if state is None else state.after or 0)
             return 0.0
         began_s = self._clock.monotonic_s()
-        wait_s = self._wait_s if state.caught_up and self._in_touch else 0.0
+        patient = state.caught_up and self._in_touch and damage is None
+        wait_s = self._wait_s if patient else 0.0
         changes = self._source.changes(
             self.gallery.collection, state.seq, state.gallery.scope, wait_s
         )
         if self._stopping.is_set():
             return 0.0
+        if damage is not None:  # only now: until the server is heard, what is left is all there is
+            raise Damaged(damage)
         quick = self._clock.monotonic_s() - began_s < min(_LEAST_S, self._wait_s)
         self.gallery.apply(changes)
         if wait_s and quick and changes.seq == state.seq:

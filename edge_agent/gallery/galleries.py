@@ -90,7 +90,10 @@ class Galleries:
     def problems(self) -> Sequence[str]:
         """Why decisions cannot be made, or the feed not followed; one sentence a gallery."""
         reasons = [
-            (one.gallery.collection, one.complaint or one.gallery.unusable())
+            (
+                one.gallery.collection,
+                one.complaint or one.gallery.unusable() or one.gallery.damage,
+            )
             for one in self.followers
         ]
         found = [f"Gallery {name}: {why}" for name, why in reasons if why is not None]

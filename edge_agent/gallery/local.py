@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _PERSONS: Final = 2  # that a decision looks at: the best, and whether another is as near
 _FIRST_ASK: Final = 4 * _PERSONS  # templates, to begin with: a person may have several
 _ROUNDING: Final = 1e-6  # similarities are compared as single precision, as the server does
+_FEW_LOST: Final = 3  # rows that do not open, or a hundredth of all: with more nothing is decided
 _MOST_DEAD: Final = 4096
 _TIME_KEPT_S: Final = 600.0
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
@@ -93,14 +94,26 @@ class LocalGallery:
 
     @property
     def damage(self) -> str | None:
-        """Why what is stored cannot be read, as deciding has shown: to be fetched anew."""
-        return self._damage
+        """What of the store cannot be read: it is to be fetched anew, once the server is heard."""
+        if self._damage is not None:
+            return self._damage
+        lost = self._store.lost
+        if not lost:
+            return None
+        return (
+            f"{lost} of its rows cannot be read, so some may be unknown here; everything is "
+            "fetched anew as soon as the server is reached"
+        )
 
     def unusable(self) -> str | None:
         """Why no decision is made at the moment; None: one can be."""
         state = self._state
         if self._damage is not None:
             return self._damage
+        if self._store.lost > max(_FEW_LOST, len(self) // 100) or (
+            self._store.lost and not len(self)
+        ):
+            return self.damage
         if state is None or self._codes is None or not state.caught_up:
             return "the gallery has not been received yet"
         if state.gallery.model_id != self._model_id:
@@ -230,6 +243,8 @@ class LocalGallery:
             if not isinstance(error, Unavailable) or isinstance(error, KeyMissing):
                 self._damage = error.message
             return None
+        if self.unusable() is not None:  # so much of it turned out not to open
+            return None
         decision = decide(candidates, policy.threshold, policy.margin)
         best = candidates[0] if candidates else None
         return Found(
@@ -244,10 +259,14 @@ class LocalGallery:
         self, codes: Codes, probe: NDArray[np.float32], floor: float
     ) -> list[_Candidate]:
         """The nearest persons who have not expired, each once, by the best of their templates."""
-        ask, now = _FIRST_ASK, self.now()
+        ask, now, lost = _FIRST_ASK, self.now(), self._store.lost
         while True:
             hits = codes.search(probe, ask, floor - _ROUNDING, self._store.rows)
             owners = self._store.owners([number for number, _ in hits])
+            if self._store.lost > lost:  # they were in the way of others: without them, again
+                lost = self._store.lost
+                codes.remove(self._store.lost_templates())
+                continue
             best: dict[int, _Candidate] = {}
             for number, similarity in hits:
                 owner = owners.get(number)

@@ -62,13 +62,15 @@ class Store:
     """One collection's copy. Thread-safe: one writes while others read.
 
     Raises Unavailable when the disk takes or gives nothing, Damaged or KeyMissing when what is on
-    it cannot be opened: `clear` it then, the server has everything.
+    it cannot be opened: `clear` it then, the server has everything. A single row that does not open
+    is passed over and entered in `lost`: it must not cost a box that is alone all the others.
     """
 
     def __init__(self, path: Path, collection: str, keys: Keyring) -> None:
         self._path = path
         self._collection = collection
         self._keys = keys
+        self._lost: set[tuple[str, int]] = set()
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._writer = open_database(path)
         self._reader = open_database(path)
@@ -84,8 +86,18 @@ class Store:
         except ValidationError as error:
             raise Damaged("the gallery's state is of another version") from error
 
+    @property
+    def lost(self) -> int:
+        """Rows met so far that do not open, of templates and of persons."""
+        return len(self._lost)
+
+    def lost_templates(self) -> Numbers:
+        """Of templates: their own row, or their person's, does not open."""
+        return np.array([n for kind, n in self._lost.copy() if kind == "template"], dtype=np.uint64)
+
     def begin(self, head: SnapshotHead) -> None:
         """Empty the store, for a snapshot that begins."""
+        self._lost = set()
         with self._transaction() as cursor:
             empty(cursor)
             self._put_state(
@@ -154,6 +166,7 @@ class Store:
 
     def clear(self) -> None:
         """Forget everything, also what is damaged."""
+        self._lost = set()
         try:
             with self._transaction() as cursor:
                 empty(cursor)
@@ -191,7 +204,7 @@ class Store:
             if not rows:
                 return
             after = rows[-1][0]
-            yield np.array([row[0] for row in rows], dtype=np.uint64), self._opened(rows, state)
+            yield self._opened(rows, state)
 
     def rows(self, numbers: Sequence[int]) -> dict[int, Rows]:
         """The templates of these numbers that are here."""
@@ -203,8 +216,8 @@ class Store:
                 " WHERE number IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(numbers)),),
             ).fetchall()
-        opened = self._opened(found, self._known_state())
-        return {row[0]: values for row, values in zip(found, opened, strict=True)}
+        opened, rows = self._opened(found, self._known_state())
+        return dict(zip(opened.tolist(), rows, strict=True))
 
     def owners(self, numbers: Sequence[int]) -> dict[int, FeedPerson]:
         """Whose these templates are, by the templates' numbers."""
@@ -215,7 +228,14 @@ class Store:
                 " WHERE template.number IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(numbers)),),
             ).fetchall()
-        return {number: self._person(person, sealed) for number, person, sealed in found}
+        owners = {}
+        for number, person, sealed in found:
+            owner = self._person(person, sealed)
+            if owner is None:
+                self._lost.add(("template", number))
+            else:
+                owners[number] = owner
+        return owners
 
     def persons(self) -> Iterator[FeedPerson]:
         """Everybody who is held."""
@@ -229,7 +249,8 @@ class Store:
             if not rows:
                 return
             after = rows[-1][0]
-            yield from (self._person(number, sealed) for number, sealed in rows)
+            opened = (self._person(number, sealed) for number, sealed in rows)
+            yield from (one for one in opened if one is not None)
 
     def close(self) -> None:
         with self._writing, self._reading:
@@ -279,19 +300,27 @@ class Store:
         numbers = np.array([templates.numbers[place] for place in fresh], dtype=np.uint64)
         return numbers, rows[fresh]
 
-    def _opened(self, rows: Sequence[tuple[int, int, bytes]], state: State) -> Rows:
-        plain = [
-            self._keys.open(sealed, self._about("template", number, person))
-            for number, person, sealed in rows
-        ]
-        return np.frombuffer(b"".join(plain), dtype="<f2").reshape(
-            len(rows), state.gallery.dimension
-        )
+    def _opened(self, rows: Sequence[tuple[int, int, bytes]], state: State) -> tuple[Numbers, Rows]:
+        """Numbers and templates of those rows (number, person, envelope) that open."""
+        numbers, plain = [], []
+        for number, person, sealed in rows:
+            try:
+                plain.append(self._keys.open(sealed, self._about("template", number, person)))
+                numbers.append(number)
+            except Damaged:
+                self._lost.add(("template", number))
+        values = np.frombuffer(b"".join(plain), dtype="<f2")
+        shaped = values.reshape(len(numbers), state.gallery.dimension)
+        return np.array(numbers, dtype=np.uint64), shaped
 
-    def _person(self, number: int, sealed: bytes) -> FeedPerson:
-        return FeedPerson.model_validate_json(
-            self._keys.open(sealed, self._about("person", number))
-        )
+    def _person(self, number: int, sealed: bytes) -> FeedPerson | None:
+        """The person of a row; None where it does not open."""
+        try:
+            plain = self._keys.open(sealed, self._about("person", number))
+        except Damaged:
+            self._lost.add(("person", number))
+            return None
+        return FeedPerson.model_validate_json(plain)
 
     def _about(self, kind: str, *parts: int) -> bytes:
         return about(f"gallery-{kind}", self._collection, *parts)

@@ -152,7 +152,12 @@ def test_a_store_that_turns_out_to_be_damaged_is_fetched_anew(box: Box, tmp_path
     connection.close()
     assert box.gallery.decide(template(vector(101))) is None
     assert box.gallery.unusable() is not None
+    box.source.answers.append(Unavailable("away"))
+    box.follower.step()
+    assert box.gallery.state is not None  # nothing is given up before the server is heard
+    box.source.answers.append(changes(9))
     assert box.follower.step() > 0
+    assert box.gallery.state is None
     box.source.snapshots.append((head(seq=9), [part([person(1)], {101: 1})]))
     box.source.answers.append(changes(9))
     box.follower.step()

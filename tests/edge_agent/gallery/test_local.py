@@ -1,6 +1,8 @@
 """What the box decides, and when it decides nothing."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -225,3 +227,40 @@ def test_who_expires_is_deleted_also_when_the_expiry_came_later(
     clock.pass_by(minutes=2)
     known.tidy()
     assert len(known) == 2
+
+
+@pytest.mark.parametrize("table", ["template", "person"])
+@pytest.mark.parametrize("started_since", [True, False])
+def test_a_row_that_does_not_open_costs_nobody_else(
+    opened: Callable[[], tuple[LocalGallery, Store]],
+    tmp_path: Path,
+    table: str,
+    started_since: bool,
+) -> None:
+    local, store = opened()
+    fill(store)
+    local.load(store.state())
+    number = {"template": 102, "person": 2}[table]
+    with closing(sqlite3.connect(tmp_path / "gallery.db")) as disk, disk:
+        disk.execute(
+            f"UPDATE {table} SET sealed = zeroblob(length(sealed)) WHERE number = ?", (number,)
+        )
+    if started_since:
+        local, _ = opened()
+    assert decided(local, vector(102)) == ("unknown", None)
+    for known in (101, 103):
+        assert decided(local, vector(known))[0] == "identified"
+    assert local.unusable() is None
+    assert "cannot be read" in (local.damage or "")
+
+
+def test_a_gallery_of_which_much_does_not_open_decides_nothing(
+    opened: Callable[[], tuple[LocalGallery, Store]], tmp_path: Path
+) -> None:
+    _, store = opened()
+    fill(store, 40)
+    with closing(sqlite3.connect(tmp_path / "gallery.db")) as disk, disk:
+        disk.execute("UPDATE template SET sealed = x'00' WHERE number <= 104")
+    local, _ = opened()
+    assert local.decide(template(vector(120))) is None
+    assert "cannot be read" in (local.unusable() or "")
