@@ -1,7 +1,7 @@
 """Boxes: inviting them by a code, and how they are."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from match_server.commands.options import answer, data_dir, json_flag
+from match_server.schemas.feed import FollowerQuery, GalleriesPut, Granted
 from match_server.settings import Settings, load_settings
+from shared.errors import NotFound
+from shared.ids import is_name
 
 if TYPE_CHECKING:
+    from match_server.schemas.feed import FollowerView
     from match_server.services.boxes.device_codes import DeviceCodes
     from match_server.services.boxes.devices import Devices
+    from match_server.services.boxes.followers import Followers
 
 
 @click.group()
@@ -21,7 +26,7 @@ def device() -> None:
     """Invite boxes and see how they are, also while the server runs."""
 
 
-@device.command("code")
+@device.command("code", short_help="Make a code with which a box fetches its key.")
 @click.option("--device", "name", required=True, help="The box's name; made if it is new.")
 @click.option("--site", default="main", show_default=True, help="Where a new box is.")
 @click.option("--collection", help="What a new box's probes search.  [default: the server's]")
@@ -95,6 +100,103 @@ def list_devices(config: Path | None, /, as_json: bool, **options: Any) -> None:
         )
     found = [one.model_dump(mode="json") for one in page.items]
     answer(as_json, {"devices": found}, "\n".join(lines) or "There is no box yet.")
+
+
+@device.command("gallery", short_help="Say which templates a box may hold, and see what it holds.")
+@click.option("--device", "name", required=True, help="The box's name.")
+@click.option("--give", metavar="COLLECTION", help="Let it hold this collection's templates.")
+@click.option("--group", "groups", multiple=True, help="Only of this group, by name or id; repeat.")
+@click.option("--names", is_flag=True, help="Let the box learn the persons' names as well.")
+@click.option("--withdraw", metavar="COLLECTION", help="Let it hold this collection no more.")
+@data_dir
+@json_flag
+@click.pass_obj
+def gallery(
+    config: Path | None,
+    /,
+    name: str,
+    give: str | None,
+    groups: tuple[str, ...],
+    names: bool,
+    withdraw: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a box may hold to identify people by itself, and how far it has come.
+
+    What is given replaces what was given of that collection before. A box that is told that it
+    may not hold something any more forgets it, within a second where it is connected. The box's
+    own agent.toml says whether it uses what it may hold: [gallery] mode.
+
+    \b
+    Examples:
+      match-server device gallery --device entrance-box
+      match-server device gallery --device entrance-box --give staff --group "Night shift" --names
+      match-server device gallery --device entrance-box --withdraw staff
+    """
+    if give is None and (groups or names):
+        raise click.UsageError("--group and --names go with --give COLLECTION")
+    if not is_name(name):
+        raise click.UsageError("--device: letters, digits, '_', '.', '-' only")
+    if give is not None and give == withdraw:
+        raise click.UsageError("the same collection cannot be given and withdrawn")
+    with _followers(load_settings(config, **options)) as followers:
+        changed = _changed(followers, name, give, groups, names, withdraw)
+        found = followers.page(FollowerQuery(device=name, size=1000)).items
+        text = "\n".join(_as_held(one) for one in found) or f"{name} may hold nothing."
+    if give is not None and changed:
+        text += '\nIts agent.toml: [gallery] mode = "when_away" (or "always"), and ' + (
+            f'collections = ["{give}"]'
+        )
+    answer(as_json, {"galleries": [one.model_dump(mode="json") for one in found]}, text)
+
+
+def _changed(
+    followers: "Followers",
+    name: str,
+    give: str | None,
+    groups: Sequence[str],
+    names: bool,
+    withdraw: str | None,
+) -> bool:
+    """Gives and withdraws what is asked for; whether that was anything."""
+    if give is None and withdraw is None:
+        return False
+    held = {one.collection: one for one in followers.given(name)}
+    if withdraw is not None and held.pop(withdraw, None) is None:
+        raise NotFound(f"{name} was not given {withdraw!r}: nothing is to be withdrawn")
+    if give is not None:
+        ids = followers.group_ids(give, groups)
+        held[give] = Granted(collection=give, groups=ids, names=names)
+    followers.put(name, GalleriesPut(galleries=list(held.values())))
+    return True
+
+
+def _as_held(one: "FollowerView") -> str:
+    whom = f"{len(one.groups)} of its groups" if one.groups else "everybody"
+    text = f"{one.collection:24} {whom}, {'with' if one.names else 'without'} names"
+    if one.withdrawn_at is not None:
+        return f"{text}; withdrawn, the box has not been told yet"
+    if one.seq is None:
+        return f"{text}; the box has not asked for it yet"
+    behind = "up to date" if not one.behind else f"{one.behind} changes behind"
+    when = "" if one.spoke_at is None else f", asked last at {one.spoke_at:%Y-%m-%d %H:%M} UTC"
+    return f"{text}; {behind}{when}"
+
+
+@contextmanager
+def _followers(settings: Settings) -> "Iterator[Followers]":
+    from match_server.database import Database
+    from match_server.prepare import prepare
+    from match_server.services.boxes.followers import Followers
+    from shared.clock import SystemClock
+
+    prepare(settings)
+    database = Database(settings.sqlalchemy_url)
+    try:
+        yield Followers(database, SystemClock())
+    finally:
+        database.close()
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def test_a_device_follows_only_what_it_was_given(api, helpers):
     api.person("Amy", helpers.unit_vector(1))
     asked = {"collection": "default", "since": 0, "device": "door-1"}
     refused = api.refused(403, "GET", "/v1/changes", "device", query_string=asked)
-    assert "PUT /v1/devices/door-1/galleries" in refused["message"]
+    assert "device gallery --device door-1 --give" in refused["message"]
     del asked["since"]
     api.refused(403, "GET", "/v1/snapshot", "device", query_string=asked)
     grant(api)

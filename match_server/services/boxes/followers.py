@@ -16,9 +16,9 @@ from match_server.schemas.base import Page
 from match_server.schemas.feed import FollowerQuery, FollowerView, GalleriesPut, Granted
 from match_server.services.changes import record
 from match_server.services.lookup import collection_named, groups_of
-from match_server.tables import Change, Collection, Device, Follower
+from match_server.tables import Change, Collection, Device, Follower, Group
 from shared.clock import Clock
-from shared.errors import Conflict, Forbidden, MalformedInput
+from shared.errors import Conflict, Forbidden, MalformedInput, NotFound
 from shared.ids import is_name
 
 _ACKNOWLEDGED_EVERY = timedelta(seconds=60)
@@ -75,6 +75,31 @@ class Followers:
             _withdraw(session, device, number, kept, now)
         return self.page(FollowerQuery(device=device, size=1000))
 
+    def given(self, device: str) -> list[Granted]:
+        """What a device may hold now."""
+        held = self.page(FollowerQuery(device=device, size=1000)).items
+        return [
+            Granted(collection=one.collection, groups=one.groups, names=one.names)
+            for one in held
+            if one.withdrawn_at is None
+        ]
+
+    def group_ids(self, collection: str, said: Sequence[str]) -> list[str]:
+        """The ids of groups that a person names, by id or by name.
+
+        Raises NotFound where there is none.
+        """
+        with self._database.read() as session:
+            owner = collection_named(session, collection)
+            query = select(Group.id, Group.name).where(Group.collection_number == owner.number)
+            groups = [(row.id, row.name) for row in session.execute(query)]
+        ids = {name: key for key, name in groups} | {key: key for key, _ in groups}
+        for one in said:
+            if one not in ids:
+                names = ", ".join(repr(name) for _, name in groups[:20]) or "none"
+                raise NotFound(f"{collection!r} has no group {one!r}; it has {names}")
+        return [ids[one] for one in said]
+
     def page(self, query: FollowerQuery) -> Page[FollowerView]:
         """Followers by device and collection."""
         with self._database.read() as session:
@@ -116,7 +141,7 @@ class Followers:
                 session.execute(delete(Follower).where(withdrawn))
         raise Forbidden(
             f"device {device!r} is not to hold this collection; an admin gives it with "
-            f"PUT /v1/devices/{device}/galleries"
+            f"`match-server device gallery --device {device} --give COLLECTION`"
         )
 
     def acknowledge(
