@@ -13,6 +13,9 @@ from shared.errors import Forbidden, Unauthenticated
 
 COOKIE = "muster_session"
 SESSION_S = 30 * 24 * 3600
+EDITING_COOKIE = "muster_editing"
+EDITING_S = 3600
+EDITING_HEADER = "X-Muster-Page"  # a page of another site cannot send it: browsers ask us first
 _READING = frozenset({Permission.READ, Permission.EVENTS})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -24,6 +27,9 @@ class Gatekeeper:
     address would end up in logs. So `/login` takes a key once and answers a signed cookie
     (HttpOnly, SameSite=Strict) that names the key, not contains it, and that is good for reading
     events and persons only, whatever the key's role. Revoking the key ends the session.
+
+    Who edits people there gives a key that may enroll, for an hour: a second cookie, good for what
+    an enroller may do, and for writing only together with the header that our scripts send.
     """
 
     def __init__(self, settings: Settings, keys: Keys, secret: bytes) -> None:
@@ -35,6 +41,7 @@ class Gatekeeper:
             store=settings.rate_limit_store,
         )
         self._signer = URLSafeTimedSerializer(secret, salt="muster-page-session")
+        self._editing = URLSafeTimedSerializer(secret, salt="muster-page-editing")
 
     def require(self, request: Request, permission: Permission) -> Principal:
         """Who asks.
@@ -49,17 +56,18 @@ class Gatekeeper:
 
     def viewer(self, request: Request) -> Principal | None:
         """Who looks at the page: by cookie or, where the page is open, from this machine."""
-        session = request.cookies.get(COOKIE)
-        if session is not None:
-            try:
-                key_id = self._signer.loads(session, max_age=SESSION_S)
-            except BadSignature:
-                key_id = None
-            known = self._keys.still_valid(key_id) if isinstance(key_id, str) else None
-            if known is not None and known.may(Permission.EVENTS):
-                return Principal(key_id=known.key_id, role="viewer")
+        known = self._named(request.cookies.get(COOKIE), self._signer, SESSION_S)
+        if known is not None and known.may(Permission.EVENTS):
+            return Principal(key_id=known.key_id, role="viewer")
         if self._settings.open_page and _is_local(request):
             return Principal(key_id="open-page", role="viewer")
+        return None
+
+    def editor(self, request: Request) -> Principal | None:
+        """Who edits people on the page: by the cookie of the last hour."""
+        known = self._named(request.cookies.get(EDITING_COOKIE), self._editing, EDITING_S)
+        if known is not None and known.may(Permission.ENROLL):
+            return Principal(key_id=known.key_id, role="enroller")
         return None
 
     def session_for(self, request: Request, key: str) -> str:
@@ -69,8 +77,20 @@ class Gatekeeper:
         """
         principal = self._recognised(request, key)
         if not principal.may(Permission.EVENTS):
-            raise Forbidden(f"a key of role {principal.role!r} may not watch events")
+            raise Forbidden(
+                f"a key of role {principal.role!r} may not watch events; sign in with one of role "
+                "'viewer'"
+            )
         return str(self._signer.dumps(principal.key_id))
+
+    def editing_for(self, request: Request, key: str) -> str:
+        """The cookie with which a key edits people; raises as `session_for`."""
+        principal = self._recognised(request, key)
+        if not principal.may(Permission.ENROLL):
+            raise Forbidden(
+                f"a key of role {principal.role!r} may not edit people; one of role 'enroller' may"
+            )
+        return str(self._editing.dumps(principal.key_id))
 
     def admit_form(self, request: Request, key: str, permission: Permission) -> Principal:
         """Who sends a form with a key of their own, for this one time; raises as `require`."""
@@ -87,11 +107,28 @@ class Gatekeeper:
             if scheme.lower() != "bearer" or not key.strip():
                 raise Unauthenticated("send the key as `Authorization: Bearer KEY`")
             return self._recognised(request, key.strip())
-        if request.method in ("GET", "HEAD") and permission in _READING:
-            visitor = self.viewer(request)
-            if visitor is not None:
-                return visitor
+        visitor = self._visitor(request, permission)
+        if visitor is not None:
+            return visitor
         raise Unauthenticated("this call needs a key: `Authorization: Bearer KEY`")
+
+    def _visitor(self, request: Request, permission: Permission) -> Principal | None:
+        """Who asks from a page, where a cookie is enough."""
+        if request.method in ("GET", "HEAD"):
+            if permission in _READING:
+                return self.viewer(request)
+            return self.editor(request) if permission is Permission.REFERENCES else None
+        return self.editor(request) if EDITING_HEADER in request.headers else None
+
+    def _named(
+        self, cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int
+    ) -> Principal | None:
+        """Whose key a cookie names; None when it is forged, too old, or the key has ended."""
+        try:
+            key_id = None if cookie is None else signer.loads(cookie, max_age=max_age_s)
+        except BadSignature:
+            return None
+        return self._keys.still_valid(key_id) if isinstance(key_id, str) else None
 
     def _recognised(self, request: Request, key: str) -> Principal:
         """Whose key it is. Who sends wrong ones is soon not listened to."""

@@ -21,12 +21,13 @@ def add_calibration_page(blueprint: Blueprint, services: Services, gatekeeper: G
 
     @blueprint.get("/calibration")
     def calibration() -> AnyResponse:
-        if gatekeeper.viewer(request) is None:
+        visitor = gatekeeper.viewer(request)
+        if visitor is None:
             return redirect(url_for("pages.login"))
-        return _shown(services, request)
+        return _shown(services, request, by_key=visitor.key_id != "open-page")
 
 
-def _shown(services: Services, asked: Request) -> AnyResponse:
+def _shown(services: Services, asked: Request, *, by_key: bool) -> AnyResponse:
     collections = services.collections.page(CollectionQuery(size=_COLLECTIONS)).items
     wanted = asked.args.get("collection", services.settings.default_collection)
     try:
@@ -45,6 +46,7 @@ def _shown(services: Services, asked: Request) -> AnyResponse:
     )  # fmt: skip
     page = render_template(
         "calibration.html",
+        by_key=by_key,
         names=[one.name for one in collections],
         wanted=wanted,
         chosen=chosen,

@@ -55,6 +55,15 @@ class Shown:
     temperature: str  # points of a curve
     seen: str
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether it said that something is wrong, with itself or with a camera."""
+        health = self.device.health
+        if health is None:
+            return False
+        lost = any(camera.state in ("stalled", "lost") for camera in health.cameras)
+        return bool(health.problems) or lost or health.throttled is True
+
 
 def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatekeeper) -> None:
     """`/devices` and `/devices/<device>/invite`."""
@@ -72,10 +81,13 @@ def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
         for one in listed.items:
             with contextlib.suppress(NotFound):  # forgotten since it was listed
                 shown.append(_shown(services, one.name, now))
+        shown.sort(key=lambda one: (not one.in_trouble, one.device.online, one.device.name))
         return make_response(
             render_template(
                 "devices.html",
                 boxes=shown,
+                online=sum(one.device.online for one in shown),
+                troubled=sum(one.in_trouble for one in shown),
                 total=listed.total,
                 number=number,
                 pages=-(-listed.total // _SHOWN),

@@ -1,24 +1,27 @@
 """The pages: the live page, the login, and the documentation of the API. All from this machine."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from match_server.api.auth import COOKIE, SESSION_S, Gatekeeper
+from match_server.api.auth import COOKIE, EDITING_COOKIE, SESSION_S, Gatekeeper
 from match_server.api.errors import status_of
 from match_server.pages.calibration import add_calibration_page
 from match_server.pages.devices import add_device_pages
+from match_server.pages.events import add_event_pages
+from match_server.pages.people import add_people_pages
+from match_server.pages.words import clock_time, day_time, in_words
 from match_server.schemas.events import EventQuery
 from match_server.services.wiring import Services
 from shared.clock import rfc3339
 from shared.errors import Forbidden, MusterError, RateLimited, Unauthenticated
+from shared.reasons import in_plain_terms
 
 _SHOWN = 60  # sightings on the page
 _POLICY = (
-    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "default-src 'none'; img-src 'self' blob:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
@@ -34,7 +37,9 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         static_folder="static",
         static_url_path="/static",
     )
-    blueprint.add_app_template_filter(_clock_time, "clock_time")
+    for words in (clock_time, day_time, in_plain_terms):
+        blueprint.add_app_template_filter(words, words.__name__)
+    blueprint.register_error_handler(MusterError, _problem)
     blueprint.after_request(_protect)
 
     @blueprint.get("/")
@@ -49,6 +54,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
                 events=events,
                 initial=[event.model_dump(mode="json") for event in events],
                 persons=services.events.persons(services.clock.now()),
+                presence=services.presence.now().model_dump(mode="json"),
                 now=rfc3339(services.clock.now()),
                 by_key=visitor.key_id != "open-page",
             )
@@ -61,7 +67,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         try:
             session = gatekeeper.session_for(request, request.form.get("key", "").strip())
         except (Unauthenticated, Forbidden, RateLimited) as error:
-            page = render_template("login.html", error=_in_words(error))
+            page = render_template("login.html", error=in_words(error))
             refused = make_response(page, status_of(error))
             if isinstance(error, RateLimited):
                 refused.headers["Retry-After"] = str(error.details["retry_after_s"])
@@ -80,22 +86,28 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
     @blueprint.post("/logout")
     def logout() -> AnyResponse:
         response = redirect(url_for("pages.login"), code=303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="Strict")
+        for cookie in (COOKIE, EDITING_COOKIE):
+            response.delete_cookie(cookie, httponly=True, samesite="Strict")
         return response
 
     add_calibration_page(blueprint, services, gatekeeper)
 
     @blueprint.get("/docs")
     def docs() -> AnyResponse:
-        return make_response(render_template("docs.html", api=document(), resolve=_resolver))
+        page = render_template(
+            "docs.html", api=document(), resolve=_resolver, calls_by_tag=_calls_by_tag
+        )
+        return make_response(page)
 
     add_device_pages(blueprint, services, gatekeeper)
+    add_event_pages(blueprint, services, gatekeeper)
+    add_people_pages(blueprint, services, gatekeeper)
     return blueprint
 
 
-def _in_words(error: MusterError) -> str:
-    """A sentence for the page: with a capital, and an end."""
-    return f"{error.message[:1].upper()}{error.message[1:]}."
+def _problem(error: MusterError) -> AnyResponse:
+    """An error as a page: who opened an address in a browser reads no JSON."""
+    return make_response(render_template("problem.html", message=in_words(error)), status_of(error))
 
 
 def _protect(response: Response) -> Response:
@@ -108,8 +120,13 @@ def _protect(response: Response) -> Response:
     return response
 
 
-def _clock_time(moment: datetime) -> str:
-    return f"{moment:%H:%M:%S} UTC"
+def _calls_by_tag(api: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, Any]]]]:
+    """Method, path and description of every call, under its tag."""
+    found: dict[str, list[tuple[str, str, Any]]] = {}
+    for path, methods in api["paths"].items():
+        for method, call in methods.items():
+            found.setdefault(call["tags"][0], []).append((method, path, call))
+    return list(found.items())
 
 
 def _resolver(api: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

@@ -90,3 +90,15 @@ def test_an_invitation_is_for_an_admin_and_shown_as_a_picture(make_api):
         "/devices/nobody/invite", data={"key": api.key("admin")}, base_url="http://localhost"
     )
     assert missing.status_code == 404
+
+
+def test_boxes_that_need_somebody_come_first(make_api):
+    api = make_api(open_page=True)
+    for name in ("door-1", "door-2", "door-3"):
+        api.ok("POST", "/v1/devices", json={"name": name})
+    api.ok("POST", "/v1/devices/door-2/health", json=health(api.clock, device="door-2"))
+    ill = health(api.clock, device="door-3", problems=["The disk is full"])
+    api.ok("POST", "/v1/devices/door-3/health", json=ill)
+    text = page(api).get_data(as_text=True)
+    assert re.findall(r"<h2>(door-\d)</h2>", text) == ["door-3", "door-1", "door-2"]
+    assert "2 online, <strong>1 offline</strong>, <strong>1 with problems</strong>" in text

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from shared.clock import rfc3339
+from shared.ids import new_id
 
 
 def _login(api, role="viewer"):
@@ -130,6 +131,25 @@ def test_a_page_is_never_open_on_an_address_that_others_reach(settings):
         require_loopback_for_open_page(
             settings.model_copy(update={"open_page": True, "host": host})
         )
+
+
+def test_the_page_knows_cameras_that_saw_nobody_lately(api):
+    track = {
+        "schema_version": 1,
+        "device": "door-1",
+        "camera": "yard",
+        "track_id": new_id(),
+        "state": "began",
+        "at": api.clock.now().isoformat(),
+        "began_at": api.clock.now().isoformat(),
+        "probes": 0,
+        "in_view": 1,
+    }
+    api.ok("POST", "/v1/tracks", "device", json=track)
+    _login(api)
+    page = api.client.get("/").get_data(as_text=True)
+    presence = re.search(r'id="presence">(.*?)</script>', page, re.DOTALL)[1]
+    assert [one["camera"] for one in json.loads(presence)["items"]] == ["yard"]
 
 
 def test_the_page_counts_as_enrolled_who_can_be_found(api, helpers):

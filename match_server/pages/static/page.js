@@ -5,10 +5,13 @@ const SHOWN = 60; // sightings in the list
 const PRESENT_S = 45; // this long after its last shot somebody still counts as "now"
 const TOGETHER_MS = 12000; // shown side by side when seen this close to one another
 const MOST_TOGETHER = 4;
+const MANY = 8; // more cameras than this are shown small, and those with somebody before them first
+const ASK_MS = 15000; // how often it is asked which cameras there are
 
 const main = document.getElementById("main");
 const clockSkewMs = Date.parse(main.dataset.now) - Date.now(); // trust the server's clock
 const events = new Map(); // by id
+let cameras = JSON.parse(document.getElementById("presence").textContent).items; // all that were ever heard of
 const now = () => Date.now() + clockSkewMs;
 
 function nameOf(event) {
@@ -29,7 +32,8 @@ function fill(card, event) {
   const set = (selector, text) => { card.querySelector(selector).textContent = text; };
   card.dataset.id = event.id;
   card.dataset.decision = event.decision;
-  set(".name", nameOf(event));
+  set(".name a", nameOf(event));
+  card.querySelector(".name a").href = `/events/${encodeURIComponent(event.id)}`;
   set(".camera", event.camera);
   set(".similarity", event.similarity === null ? "–" : event.similarity.toFixed(2));
   set(".quality", event.quality.score.toFixed(2));
@@ -66,35 +70,53 @@ function render() {
   const shown = newestFirst.slice(0, SHOWN);
   arrange(document.getElementById("recent"), shown);
 
-  const byCamera = new Map();
-  for (const event of shown) byCamera.set(event.camera, [...(byCamera.get(event.camera) ?? []), event]);
-  const container = document.getElementById("cameras");
-  const known = new Map([...container.children].map((card) => [card.dataset.camera, card]));
-  const names = [...byCamera.keys()].sort();
-  for (const [name, card] of known) if (!byCamera.has(name)) card.remove();
-  names.forEach((name, place) => {
-    const card = known.get(name) ?? formOf("camera-form");
-    card.dataset.camera = name;
-    card.querySelector(".camera-name").textContent = name;
-    const [latest] = byCamera.get(name);
-    const present = byCamera.get(name).filter((event) => lastSeen(latest) - lastSeen(event) < TOGETHER_MS);
-    arrange(card.querySelector(".present"), present.slice(0, MOST_TOGETHER));
-    card.querySelector(".present").dataset.count = Math.min(present.length, MOST_TOGETHER);
-    card.dataset.latest = lastSeen(latest);
-    if (container.children[place] !== card) container.insertBefore(card, container.children[place] ?? null);
-  });
-  document.getElementById("no-cameras").hidden = names.length > 0;
-  document.getElementById("cameras-count").textContent = names.length;
+  renderCameras(shown);
   tick();
+}
+
+const placeOf = (one) => JSON.stringify([one.device, one.camera]); // boxes may name cameras alike
+
+function renderCameras(shown) {
+  const places = new Map(cameras.map((one) => [placeOf(one), { ...one, seen: [] }]));
+  for (const event of shown) {
+    const place = placeOf(event);
+    if (!places.has(place)) places.set(place, { device: event.device, camera: event.camera, online: true, seen: [] });
+    places.get(place).seen.push(event);
+  }
+  const names = [...places.values()].map((one) => one.camera);
+  const isNow = (one) => one.seen.length > 0 && now() - lastSeen(one.seen[0]) < PRESENT_S * 1000;
+  const many = places.size > MANY;
+  const ordered = [...places].sort(([, a], [, b]) => (many && isNow(b) - isNow(a))
+    || a.camera.localeCompare(b.camera, undefined, { numeric: true }) || a.device.localeCompare(b.device));
+  const container = document.getElementById("cameras");
+  container.dataset.many = many;
+  const known = new Map([...container.children].map((card) => [card.dataset.place, card]));
+  for (const [place, card] of known) if (!places.has(place)) card.remove();
+  ordered.forEach(([place, one], position) => {
+    const card = known.get(place) ?? formOf("camera-form");
+    card.dataset.place = place;
+    card.dataset.online = one.online;
+    const twin = names.filter((name) => name === one.camera).length > 1;
+    card.querySelector(".camera-name").textContent = twin ? `${one.camera} (${one.device})` : one.camera;
+    const together = one.seen.filter((event) => lastSeen(one.seen[0]) - lastSeen(event) < TOGETHER_MS);
+    arrange(card.querySelector(".present"), together.slice(0, MOST_TOGETHER));
+    card.querySelector(".present").dataset.count = Math.min(together.length, MOST_TOGETHER);
+    card.dataset.latest = one.seen.length ? lastSeen(one.seen[0]) : "";
+    if (container.children[position] !== card) container.insertBefore(card, container.children[position] ?? null);
+  });
+  document.getElementById("no-cameras").hidden = places.size > 0;
+  document.getElementById("cameras-count").textContent = places.size;
 }
 
 function tick() {
   document.getElementById("clock").textContent = new Date(now()).toLocaleTimeString();
   for (const time of document.querySelectorAll("time.when[datetime]")) time.textContent = ago(now() - Date.parse(time.dateTime));
   for (const card of document.querySelectorAll(".camera-card")) {
-    const isNow = now() - Number(card.dataset.latest) < PRESENT_S * 1000;
+    const { latest } = card.dataset;
+    const isNow = latest !== "" && now() - Number(latest) < PRESENT_S * 1000;
     card.dataset.now = isNow;
-    card.querySelector(".presence").textContent = isNow ? "now" : `last seen ${ago(now() - Number(card.dataset.latest))}`;
+    const seen = latest === "" ? "nobody lately" : `last seen ${ago(now() - Number(latest))}`;
+    card.querySelector(".presence").textContent = isNow ? "now" : card.dataset.online === "false" ? `offline, ${seen}` : seen;
   }
 }
 
@@ -109,6 +131,13 @@ async function refresh() {
   if (answer.status === 401) return location.assign("/login");
   if (!answer.ok) return;
   for (const event of (await answer.json()).items) keep(event);
+  render();
+}
+
+async function askCameras() {
+  const answer = await fetch("/v1/presence");
+  if (!answer.ok) return;
+  cameras = (await answer.json()).items;
   render();
 }
 
@@ -133,7 +162,7 @@ function follow() {
   stream.addEventListener("updated", received);
   stream.addEventListener("merged", received);
   stream.addEventListener("error", () => {
-    say("down", "Reconnecting");
+    say("down", "No connection: what is shown may be old");
     if (stream.readyState === EventSource.CLOSED) { // the server said no: ask again, with patience
       refresh().catch(() => {});
       setTimeout(follow, 5000);
@@ -146,3 +175,4 @@ JSON.parse(document.getElementById("initial").textContent).forEach(keep);
 render();
 follow();
 setInterval(tick, 1000);
+setInterval(() => { if (!document.hidden) askCameras().catch(() => {}); }, ASK_MS);
