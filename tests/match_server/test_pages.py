@@ -145,6 +145,7 @@ def test_the_page_knows_cameras_that_saw_nobody_lately(api):
         "probes": 0,
         "in_view": 1,
     }
+    api.ok("POST", "/v1/devices", json={"name": "door-1"})
     api.ok("POST", "/v1/tracks", "device", json=track)
     _login(api)
     page = api.client.get("/").get_data(as_text=True)
