@@ -107,6 +107,11 @@ class Pipeline:
         """How many confirmed faces are before the camera now."""
         return self._presence.in_view
 
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The tracks that live, oldest first, as they stand after the newest frame."""
+        return self._tracker.tracks
+
     def step(self, frame: Frame) -> None:
         """Works on one frame; what became a probe is in the sink when it returns."""
         self.counts.frames += 1

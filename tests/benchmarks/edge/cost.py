@@ -11,7 +11,8 @@ from edge_agent.pipeline import Pipeline, PipelineRules
 from edge_agent.watching.detection import DetectionRules
 from models.analysis import FaceModels
 from tests.benchmarks.edge.people import Portrait
-from tests.benchmarks.edge.scenes import FPS, SCENES, SIZES, film
+from tests.benchmarks.edge.scenes import FPS, SCENES, SIZES, Person, film, people_of
+from tests.benchmarks.edge.truth import Following
 from tests.benchmarks.tables import Row, print_table
 from tests.edge_agent.fake_faces import Sink
 
@@ -21,6 +22,10 @@ _EVERY_FRAME = PipelineRules(detection=DetectionRules(motion=False, reach="near"
 def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> list[Row]:
     """All scenes at all sizes, decoding included, with the default rules.
 
+    Beside the people of the film: `most_of_one` is of how many tracks the one of them had who had
+    the most (1: nobody's track was broken up), `switches` how often a track went over to another
+    person, `a_person` the embeddings for each person of the film.
+
     `ratio` is the CPU time against a search of every frame without closer looks, decoding
     included in both; `core_share` the CPU time of a minute of video against that minute.
     """
@@ -28,8 +33,9 @@ def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> l
     for size in SIZES:
         for scene in SCENES:
             path = film(work, scene, size, portraits)
-            _, plain_s, _ = _watch(models, path, _EVERY_FRAME)
-            pipeline, cpu_s, wall_s = _watch(models, path, PipelineRules())
+            people = people_of(scene, size, portraits)
+            _, _, plain_s, _ = _watch(models, path, _EVERY_FRAME, people)
+            pipeline, truth, cpu_s, wall_s = _watch(models, path, PipelineRules(), people)
             counts = pipeline.counts
             video_s = counts.frames / FPS
             rows.append(
@@ -41,10 +47,12 @@ def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> l
                     "cpu_s_a_minute": round(60 * cpu_s / video_s, 1),
                     "fps": round(counts.frames / wall_s),
                     "searched": f"{counts.searched} of {counts.frames}",
+                    "people": f"{truth.followed} of {len(people)}",
                     "tracks": counts.tracks,
-                    "embeddings_a_track": (
-                        round(counts.embeddings / counts.tracks, 2) if counts.tracks else None
-                    ),
+                    "most_of_one": truth.most_tracks,
+                    "switches": truth.switches,
+                    "embeddings_a_track": _ratio(counts.embeddings, counts.tracks),
+                    "a_person": _ratio(counts.embeddings, len(people)),
                     "probes": counts.probes,
                 }
             )
@@ -52,13 +60,21 @@ def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> l
     return rows
 
 
-def _watch(models: FaceModels, path: Path, rules: PipelineRules) -> tuple[Pipeline, float, float]:
-    """The pipeline after the film, CPU seconds and seconds."""
+def _ratio(count: int, of: int) -> float | None:
+    return round(count / of, 2) if of else None
+
+
+def _watch(
+    models: FaceModels, path: Path, rules: PipelineRules, people: list[Person]
+) -> tuple[Pipeline, Following, float, float]:
+    """The pipeline after the film, whom its tracks followed, CPU seconds and seconds."""
+    truth = Following(people)
     pipeline = Pipeline(models, Sink(), rules)
     manner = Manner(live=False, reconnect=False)
     feed = Feed("bench", partial(open_source, str(path)), manner, threading.Event())
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     for frame in feed:
         pipeline.step(frame)
+        truth.see(pipeline.tracks, frame.index / FPS)
     pipeline.finish()
-    return pipeline, time.process_time() - cpu_s, time.perf_counter() - wall_s
+    return pipeline, truth, time.process_time() - cpu_s, time.perf_counter() - wall_s

@@ -1,8 +1,9 @@
-"""Films of an empty scene, one still person, three walking and ten in a crowd."""
+"""Films of an empty scene, people who stand, walk, cross, are hidden, leave; and a crowd."""
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,9 +18,35 @@ from tests.edge_agent.films import Actor, compose
 FPS = 25
 SECONDS = 16
 SIZES = ((640, 480), (1280, 720), (1920, 1080))
-SCENES = ("empty", "one still", "three walking", "ten in a crowd")
+SCENES = (
+    "empty",
+    "one still",
+    "three walking",
+    "ten in a crowd",
+    "two crossing",
+    "behind a post",
+    "leaving and back",
+)
 
-Way = Callable[[float], tuple[float, float, float]]  # seconds → centre x, y and height, pixels
+Way = Callable[[float], tuple[float, float, float]]  # seconds → face's centre x, y, width, pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person:
+    """Somebody in a film, and where their face is: the truth that tracks are compared with."""
+
+    portrait: Portrait
+    way: Way
+
+    @property
+    def actor(self) -> Actor:
+        tall = self.portrait.image.shape[0] / self.portrait.face_width
+
+        def cut_out(time_s: float) -> tuple[float, float, float]:
+            x, y, face = self.way(time_s)
+            return x, y, face * tall
+
+        return Actor(self.portrait.image, cut_out)
 
 
 def film(folder: Path, scene: str, size: tuple[int, int], portraits: Sequence[Portrait]) -> Path:
@@ -30,46 +57,52 @@ def film(folder: Path, scene: str, size: tuple[int, int], portraits: Sequence[Po
     path = folder / name
     if not path.exists():
         unfinished = path.with_suffix(".part.mp4")
-        _write(unfinished, actors(scene, size, portraits), size)
+        people_there = [one.actor for one in people_of(scene, size, portraits)]
+        _write(unfinished, [*people_there, *_scenery(scene, size)], size)
         unfinished.replace(path)
     return path
 
 
-def actors(scene: str, size: tuple[int, int], portraits: Sequence[Portrait]) -> list[Actor]:
+def people_of(scene: str, size: tuple[int, int], portraits: Sequence[Portrait]) -> list[Person]:
+    """Who is in a scene, from the back to the front."""
     width, height = size
     different = list({portrait.person: portrait for portrait in portraits}.values())
-    if scene == "empty":
+    match scene:
+        case "one still":
+            ways = [_standing(width / 2, height / 2, width * 0.12)]
+        case "three walking":
+            ways = [
+                _walking(width, height * (0.3 + 0.2 * row), width * 0.09, 0.5 + 0.1 * row, 2 * row)
+                for row in range(3)
+            ]
+        case "two crossing":
+            ways = [_walking(width, height / 2, width * 0.09, 0.8, turn) for turn in (0, math.pi)]
+        case "behind a post":
+            ways = [_walking(width, height / 2, width * 0.09, 0.6, 1.2)]
+        case "leaving and back":
+            ways = [_walking(width, height / 2, width * 0.09, 0.5, 0, reach=0.75)]
+        case "ten in a crowd":
+            ways = [
+                _standing(
+                    width * (0.1 + 0.2 * (place % 5)),
+                    height * (0.28 + 0.45 * (place // 5)),
+                    width * 0.065,
+                )
+                for place in range(10)
+            ]
+        case _:
+            ways = []
+    cast = (different + list(portraits))[: len(ways)]
+    return [Person(portrait, way) for portrait, way in zip(cast, ways, strict=True)]
+
+
+def _scenery(scene: str, size: tuple[int, int]) -> list[Actor]:
+    """What stands in front of the people."""
+    if scene != "behind a post":
         return []
-    if scene == "one still":
-        return [_actor(different[0], _standing(width / 2, height / 2, width * 0.12))]
-    if scene == "three walking":
-        return [
-            _actor(portrait, _walking(width, height * (0.3 + 0.2 * row), width * 0.09, row))
-            for row, portrait in enumerate(different[:3])
-        ]
-    crowd = (different + list(portraits))[:10]
-    return [
-        _actor(
-            portrait,
-            _standing(
-                width * (0.1 + 0.2 * (place % 5)),
-                height * (0.28 + 0.45 * (place // 5)),
-                width * 0.065,
-            ),
-        )
-        for place, portrait in enumerate(crowd)
-    ]
-
-
-def _actor(portrait: Portrait, way: Way) -> Actor:
-    """`way` gives the width of the face; an actor's is the height of the whole cut-out."""
-    tall = portrait.image.shape[0] / portrait.face_width
-
-    def cut_out(time_s: float) -> tuple[float, float, float]:
-        x, y, face = way(time_s)
-        return x, y, face * tall
-
-    return Actor(portrait.image, cut_out)
+    width, height = size
+    post = np.full((height, round(width * 0.12), 3), (70, 80, 85), np.uint8)
+    return [Actor(post, lambda _: (width / 2, height / 2, height))]
 
 
 def _standing(x: float, y: float, face: float) -> Way:
@@ -81,13 +114,14 @@ def _standing(x: float, y: float, face: float) -> Way:
     )
 
 
-def _walking(width: float, y: float, face: float, row: int) -> Way:
-    """To and fro across the picture, one behind the other, each a little faster than the last."""
-    reach = width * 0.32
+def _walking(
+    width: float, y: float, face: float, pace: float, turn: float, reach: float = 0.32
+) -> Way:
+    """To and fro across the picture: `pace` and `turn` in radians, `reach` in its widths."""
 
     def way(time_s: float) -> tuple[float, float, float]:
-        phase = time_s * (0.5 + 0.1 * row) + 2 * row
-        return width / 2 + reach * math.sin(phase), y + 4 * math.sin(6 * time_s), face
+        x = width / 2 + width * reach * math.sin(time_s * pace + turn)
+        return x, y + 4 * math.sin(6 * time_s), face
 
     return way
 
