@@ -20,6 +20,12 @@ from match_server.settings import load_settings
 @click.option("--force", is_flag=True, help="Enroll in spite of bad quality or of a lookalike.")
 @click.option("--again", is_flag=True, help="Take a file of templates from its first line again.")
 @passphrase_file
+@click.option(
+    "--erasures",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The file erasures.journal of the server that the file is of: whoever was erased there "
+    "since is erased again.",
+)
 @data_dir
 @json_flag
 @click.pass_context
@@ -33,6 +39,7 @@ def import_(
     force: bool,
     again: bool,
     passphrase_file: Path | None,
+    erasures: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -49,7 +56,7 @@ def import_(
     Examples:
       match-server import faces/ --collection staff --store
       match-server import templates.ndjson --json
-      match-server import muster.export --data-dir new-server
+      match-server import muster.export --data-dir new --erasures old/erasures.journal
     """
     from match_server.import_command import show
     from match_server.importing import opened, plan, run
@@ -59,8 +66,10 @@ def import_(
     settings = load_settings(context.obj, **options)
     if is_export(source):
         _require_no_options(context)
-        import_server(settings, source, passphrase_file, as_json=as_json)
+        import_server(settings, source, passphrase_file, erasures, as_json=as_json)
         return
+    if erasures is not None:
+        raise click.UsageError("--erasures is for files of a whole server")
     if passphrase_file is not None:
         raise click.UsageError("--passphrase-file is for files of a whole server")
     with opened(settings) as services:

@@ -73,10 +73,17 @@ def export(
 
 
 def import_server(
-    settings: Settings, file: Path, passphrase: Path | None, *, as_json: bool
+    settings: Settings,
+    file: Path,
+    passphrase: Path | None,
+    erasures: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """`match-server import` of a file that `export` has written."""
+    from match_server.importing import opened
     from match_server.prepare import make_data_folder
+    from match_server.services.law.journal import FILE as JOURNAL
     from match_server.transfer.importing import restore
 
     make_data_folder(settings.data_dir)
@@ -85,8 +92,36 @@ def import_server(
         done = restore(
             settings, file, passphrase_from(passphrase), progress=lambda read: show(read, size)
         )
+    noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
+    before = _erased_before(settings)
+    with opened(settings) as services:
+        if erasures is not None:
+            services.journal.merge(erasures)
+            services.erasures.repeat()
+        services.journal.begin_anew()
+    again = _erased_before(settings) - before
     text = _sums(file, done.rows, done.files, f", as the server was at {done.at}")
-    answer(as_json, {"file": str(file), **asdict(done)}, text)
+    if again:
+        text += f"\n{again} persons in it had been erased since, and are erased again."
+    elif not noted:
+        text += (
+            f"\nWhoever was erased after {done.at} is in it again. This data folder has no "
+            f"{JOURNAL}: give that of the server before with --erasures, or erase them again."
+        )
+    sums = {"erased_again": again, "erasures_known": noted}
+    answer(as_json, {"file": str(file), **asdict(done), **sums}, text)
+
+
+def _erased_before(settings: Settings) -> int:
+    """How many certificates of erasure the database holds."""
+    from sqlalchemy import func, select
+
+    from match_server.prepare import open_database
+    from match_server.services.lookup import one_number
+    from match_server.tables import Erasure
+
+    with open_database(settings) as database, database.read() as session:
+        return one_number(session, select(func.count()).select_from(Erasure))
 
 
 def passphrase_from(file: Path | None) -> str | None:

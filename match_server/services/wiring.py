@@ -21,6 +21,7 @@ from match_server.services.law.access import AccessLog
 from match_server.services.law.audit import Audit
 from match_server.services.law.erasure import Erasures
 from match_server.services.law.housekeeping import Housekeeper, HouseLease, Task
+from match_server.services.law.journal import Journal
 from match_server.services.law.keys import Keys
 from match_server.services.law.orphans import Orphans
 from match_server.services.law.pruning import AuditRetention
@@ -96,6 +97,7 @@ class Services:
     audit: Audit
     audit_retention: AuditRetention
     erasures: Erasures
+    journal: Journal
     retention: RetentionSweep
     housekeeper: Housekeeper
     followers: Followers
@@ -111,6 +113,7 @@ class Services:
         with contextlib.suppress(Conflict):  # another process was quicker
             self.collections.ensure(self.settings.default_collection)
         self.files.sweep()
+        self.erasures.repeat()
         with contextlib.suppress(KeyMissing, Damaged):  # each use of these says so
             self.secrets.seal_open_ones(self.database)
         return self.keys.any_valid()
@@ -152,8 +155,9 @@ def build_services(
     followers = Followers(database, clock)
     access = AccessLog(database, clock)
     audit = Audit(database)
+    journal = Journal(settings.data_dir, database, clock)
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
-    erasures = Erasures(database, files, index, clock, settings.declared_backups)
+    erasures = Erasures(database, files, index, clock, settings.declared_backups, journal)
     orphans = Orphans(settings.data_dir, database)
     retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
     return Services(
@@ -202,11 +206,13 @@ def build_services(
         audit=audit,
         audit_retention=pruning,
         erasures=erasures,
+        journal=journal,
         retention=retention,
         housekeeper=Housekeeper(
             [
                 Task("write what was gathered of accesses", 60, access.flush, alone=False),
                 Task("write when keys were used", 60, keys.note_used, alone=False),
+                Task("note erasures beside the database", 15, journal.keep_up, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("retention", 600, retention.run, alone=True),
                 Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),

@@ -6,6 +6,8 @@ galleries, the database's own log, the galleries on boxes. The certificate is `p
 of these have been seen to be done.
 """
 
+import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -31,6 +33,7 @@ from match_server.services.boxes.followers import followers_behind
 from match_server.services.changes import next_number, record
 from match_server.services.law.audit import ISSUED
 from match_server.services.law.chain import Note, canonical, current_actor, note, sha256_hex
+from match_server.services.law.journal import Erased, Journal
 from match_server.services.lookup import batches, collection_named, one_number, person_named
 from match_server.services.people.references import remove_templates
 from match_server.services.storing.files import FileStore
@@ -50,8 +53,10 @@ from match_server.tables import (
     Template,
 )
 from shared.clock import Clock
-from shared.errors import NotFound
+from shared.errors import NotFound, Unavailable
 from shared.ids import new_id
+
+log = logging.getLogger(__name__)
 
 _LIMITS = [
     "Exports, answers that clients have kept, and events that were delivered to webhooks or over "
@@ -77,6 +82,7 @@ class Erasures:
         index: SearchIndex,
         clock: Clock,
         backups: Mapping[str, float],
+        journal: Journal,
     ) -> None:
         """`backups` are the owner's: name, and the days that each is kept."""
         self._database = database
@@ -84,6 +90,7 @@ class Erasures:
         self._index = index
         self._clock = clock
         self._backups = backups
+        self._journal = journal
 
     def erase(self, collection: str, person_id: str) -> PersonErased:
         """Erase a person with images, templates, thumbnails and the name in events.
@@ -96,7 +103,36 @@ class Erasures:
             owner = collection_named(session, collection)
             person = person_named(session, owner, person_id)
             answer = self._erase(session, owner, person, now)
+        try:
+            self._journal.add(
+                Erased(
+                    erasure=answer.erasure,
+                    person=person_id,
+                    collection=owner.number,
+                    collection_created_at=owner.created_at,
+                    at=now,
+                )
+            )
+        except Unavailable as error:  # `settle` tries again, and completes nothing before
+            log.error("an erasure is not noted beside the database", extra={"why": error.message})
         return answer.model_copy(update={"pending": self._files.sweep()})
+
+    def repeat(self) -> int:
+        """Erase those again whom an older database brought back; answers how many they were.
+
+        Where it is an older one, whoever follows the change feed begins anew.
+        """
+        returned = self._journal.returned()
+        if returned or self._journal.is_ahead():
+            log.warning(
+                "the database is an older one than this server had before",
+                extra={"erased_persons_in_it": len(returned)},
+            )
+            self._journal.begin_anew()
+        for collection, person in returned:
+            with contextlib.suppress(NotFound):  # another process was quicker
+                self.erase(collection, person)
+        return len(returned)
 
     def page(self, query: ErasureQuery) -> Page[ErasureView]:
         """Certificates, newest first."""
@@ -130,6 +166,7 @@ class Erasures:
             pending = session.scalars(oldest.limit(_AT_ONCE)).all()
         if not pending:
             return 0
+        self._journal.keep_up()
         self._files.sweep()
         collections = {one.collection_number for one in pending}
         clean = {number: self._index.scrub(number) for number in collections}
