@@ -15,7 +15,9 @@ from typing import Any
 from match_server.schemas.events import CameraPresence
 
 NOBODY = "nobody"
-UNKNOWN = "unknown"
+STRANGER = "stranger"
+"""Not `unknown`: that is Home Assistant's own word for a sensor that has not said anything yet."""
+
 REPEAT_S = 30.0
 _EXPIRE_S = 95  # three times, and a little
 
@@ -73,6 +75,7 @@ class Discovery:
         common = {
             "availability_topic": AVAILABILITY,
             "expire_after": _EXPIRE_S,
+            "origin": {"name": "Muster", "sw_version": self.version},
             "device": {
                 "identifiers": [f"{self.node}_{base}"],
                 "name": f"{camera} ({device})",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from match_server.mqtt import doubletake, homeassistant
-from match_server.mqtt.homeassistant import NOBODY, REPEAT_S, UNKNOWN, Discovery, state_topic
+from match_server.mqtt.homeassistant import NOBODY, REPEAT_S, STRANGER, Discovery, state_topic
 from match_server.schemas.events import CameraPresence, EventView
 from match_server.services.seen.presence import Presence
 from shared.clock import rfc3339
@@ -44,6 +44,7 @@ class _Said:
     configs: dict[str, str] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     repeat_at: datetime | None = None
+    counts: bool = False  # of Double Take's cameras, that nobody is before
 
 
 class Announcer:
@@ -126,10 +127,15 @@ class Announcer:
             if now >= until:
                 del self._counted[camera]
                 said.append(Message(doubletake.count_topic(camera), "0"))
+        if self._double_take and not self._said.counts:
+            self._said.counts = True  # a process that died may have left a 1 behind
+            cameras = {one.camera for one in self._presence.now().items}
+            gone = sorted(cameras - self._counted.keys())
+            said += [Message(doubletake.count_topic(camera), "0") for camera in gone]
         if self._discovery is None:
             return said
         seen = self._presence.now().items
-        self._known |= {(one.device, one.camera) for one in seen}
+        self._known = {(one.device, one.camera) for one in seen}
         said += self._descriptions(self._discovery, seen)
         with self._lock:
             born, self._born = self._born, False
@@ -180,7 +186,7 @@ class Announcer:
 
 
 def _shown(event: EventView, now: datetime) -> _Shown:
-    state = UNKNOWN if event.person is None else event.person.name
+    state = STRANGER if event.person is None else event.person.name
     attributes = {
         "event": event.id,
         "decision": event.decision,

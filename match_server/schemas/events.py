@@ -107,7 +107,9 @@ class CameraPresence(ApiModel):
     device: str
     site: str | None
     camera: str
-    online: bool = Field(description="Whether the box has spoken lately.")
+    online: bool = Field(
+        description="Whether the box has spoken lately, and not that the camera gives no pictures."
+    )
     in_view: int = Field(description="Faces in view.")
     persons: list[PersonName] = Field(description="Those of them who were identified.")
     unknown: int = Field(description="The others.")

@@ -233,7 +233,7 @@ def test_the_last_person_is_named_while_live_and_nobody_after(make_api, helpers,
     api.clock.advance(31)
     until(lambda: state(listener, "Last person") == "nobody", "nobody again")
     api.send(api.probe(helpers.unit_vector(7)))
-    until(lambda: state(listener, "Last person") == "unknown", "somebody unknown")
+    until(lambda: state(listener, "Last person") == "stranger", "somebody unknown")
 
 
 def test_people_in_view_are_counted_by_their_tracks(make_api, helpers, listen, publish):

@@ -5,6 +5,7 @@ from sqlalchemy import delete, select
 from match_server.database import Database
 from match_server.services.boxes import ledger
 from match_server.services.boxes.devices import device_heard
+from match_server.services.seen.presence import note_health
 from match_server.tables import DeviceConfiguration, DeviceHealth
 from shared.clock import Clock
 from shared.fleet import HealthAnswer, HealthMessage
@@ -29,6 +30,7 @@ class HealthReports:
             row = DeviceHealth(device_number=device.number, received_at=now, message=body)
             session.add(row)
             ledger.enter(session, device, message.ledger)
+            note_health(session, message, now)
             session.flush()
             oldest_kept = (
                 select(DeviceHealth.number)

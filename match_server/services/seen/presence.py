@@ -1,17 +1,26 @@
-"""Who is before the cameras now: kept from what boxes say of tracks that begin and end."""
+"""Who is before the cameras now: from what boxes say of tracks, put right by their health."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.schemas.events import CameraPresence, Presences, TracksTaken
 from match_server.schemas.persons import PersonName
-from match_server.tables import CameraView, Device, Event, EventTrack, Person, TrackInView
+from match_server.tables import (
+    CameraView,
+    Device,
+    DeviceHealth,
+    Event,
+    EventTrack,
+    Person,
+    TrackInView,
+)
 from shared.clock import Clock
+from shared.fleet import HealthMessage
 from shared.messages import TrackMessage
 
 _LATE = timedelta(seconds=60)
@@ -19,6 +28,12 @@ _LATE = timedelta(seconds=60)
 
 _SILENCE = timedelta(seconds=120)
 """A box that said nothing at all for so long (it sends its health every 30 s) sees nobody."""
+
+
+_SETTLED = timedelta(seconds=5)
+"""Health that is this much younger than the last word on a track is right where they differ."""
+
+_BLIND = ("stalled", "lost", "ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +69,14 @@ class Presence:
                 .order_by(CameraView.device, CameraView.camera)
             ).all()
             people = _people(session)
+            blind = _blind_since(session)
         views = []
         for camera, site, online, seen_at in rows:
             heard_at = max(camera.heard_at, seen_at or camera.heard_at)
-            there = online is not False and now - heard_at <= _SILENCE
-            known = people.get(_Place(camera.device, camera.camera), [])
+            place = _Place(camera.device, camera.camera)
+            sees = place not in blind or camera.heard_at > blind[place]
+            there = online is not False and now - heard_at <= _SILENCE and sees
+            known = people.get(place, [])
             in_view = max(camera.in_view, len(known)) if there else 0
             views.append(
                 CameraPresence(
@@ -109,12 +127,65 @@ def _note(session: Session, message: TrackMessage, now: datetime) -> None:
         camera.in_view, camera.at = message.in_view, message.at
         if message.in_view == 0:  # heals what a lost message left behind
             session.flush()
-            session.execute(
-                delete(TrackInView).where(
-                    TrackInView.device == key[0], TrackInView.camera == key[1]
+            _forget_tracks(session, *key)
+    session.flush()
+
+
+def note_health(session: Session, message: HealthMessage, now: datetime) -> None:
+    """Take what a box says of its cameras: which it has, and how many faces each has in view.
+
+    So a camera is known before anybody passes it, one that is taken away is forgotten, and what a
+    lost message about a track left behind is put right. `at` of a camera stays that of its last
+    track message: these may come a little later than health that was written after them.
+    """
+    if not message.cameras or abs(now - message.at) > _LATE:
+        return
+    found = {
+        camera.camera: camera
+        for camera in session.scalars(select(CameraView).where(CameraView.device == message.device))
+    }
+    for said in message.cameras:
+        camera = found.pop(said.camera, None)
+        if camera is None:
+            session.add(
+                CameraView(
+                    device=message.device,
+                    camera=said.camera,
+                    in_view=said.in_view,
+                    at=message.at - _SETTLED,
+                    heard_at=now,
                 )
             )
-    session.flush()
+        elif camera.in_view != said.in_view and message.at - camera.at > _SETTLED:
+            camera.in_view = said.in_view
+            if said.in_view == 0:
+                _forget_tracks(session, message.device, said.camera)
+    for gone in found.values():
+        if now - gone.heard_at > _SILENCE:
+            _forget_tracks(session, gone.device, gone.camera)
+            session.delete(gone)
+
+
+def _forget_tracks(session: Session, device: str, camera: str) -> None:
+    session.execute(
+        delete(TrackInView).where(TrackInView.device == device, TrackInView.camera == camera)
+    )
+
+
+def _blind_since(session: Session) -> dict[_Place, datetime]:
+    """The cameras that give no pictures, by the newest health of their box, and when it came."""
+    newest = select(func.max(DeviceHealth.number)).group_by(DeviceHealth.device_number)
+    rows = session.execute(
+        select(Device.name, DeviceHealth.received_at, DeviceHealth.message)
+        .join(Device, Device.number == DeviceHealth.device_number)
+        .where(DeviceHealth.number.in_(newest))
+    )
+    return {
+        _Place(device, camera["camera"]): at
+        for device, at, message in rows
+        for camera in message.get("cameras", [])
+        if camera["state"] in _BLIND
+    }
 
 
 def _people(session: Session) -> dict[_Place, list[PersonName]]:
