@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from match_server.api.endpoint import Endpoint
+from match_server.api.operations import OPERATIONS
 from match_server.schemas.base import ErrorBody, InText
 
 Json = dict[str, Any]
@@ -40,8 +41,7 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> Json:
     refs, schemas = _schemas(endpoints)
     paths: dict[str, Json] = {}
     for endpoint in endpoints:
-        path = re.sub(r"<(\w+)>", r"{\1}", endpoint.path)
-        paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, refs)
+        paths.setdefault(_path(endpoint), {})[endpoint.method.lower()] = _operation(endpoint, refs)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -59,6 +59,11 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> Json:
     }
 
 
+def _path(endpoint: Endpoint) -> str:
+    """The path as OpenAPI writes it."""
+    return re.sub(r"<(\w+)>", r"{\1}", endpoint.path)
+
+
 def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[tuple[type, str], Json], Json]:
     wanted: dict[tuple[type[BaseModel], str], None] = {(ErrorBody, "serialization"): None}
     for endpoint in endpoints:
@@ -72,7 +77,7 @@ def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[tuple[type, str], Json
 
 def _operation(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
     operation: Json = {
-        "operationId": endpoint.name,
+        "operationId": OPERATIONS[f"{endpoint.method} {_path(endpoint)}"],
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
         "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint)],
@@ -169,7 +174,8 @@ def _responses(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
         schema = refs[endpoint.answer, "serialization"]
         good["content"] = {endpoint.media_type: {"schema": schema}}
     elif endpoint.media_type != "application/json":
-        good["content"] = {endpoint.media_type: {"schema": {"type": "string"}}}
+        bytes_or_text = {"format": "binary"} if endpoint.media_type.startswith("image/") else {}
+        good["content"] = {endpoint.media_type: {"schema": {"type": "string", **bytes_or_text}}}
     else:
         good["content"] = {endpoint.media_type: {"schema": {"type": "object"}}}
     responses = {str(endpoint.status): good}

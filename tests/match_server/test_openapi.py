@@ -35,7 +35,10 @@ def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document):
 
 def test_operation_ids_are_unique_and_calls_say_what_they_need(document):
     calls = [call for methods in document["paths"].values() for call in methods.values()]
-    assert len({call["operationId"] for call in calls}) == len(calls)
+    names = [call["operationId"] for call in calls]
+    assert len({*names}) == len(names)
+    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", name) for name in names)
+    assert {"create_person", "enroll_image", "search", "list_events"} < {*names}
     for path, methods in document["paths"].items():
         for call in methods.values():
             guarded = path.startswith("/v1/") and path != "/v1/devices/enroll"  # by its code
