@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -147,15 +148,26 @@ class HttpFarEnd:
 
 
 class Broker:
-    """One mosquitto process on loopback."""
+    """One mosquitto process on loopback. It writes down what it knows when it is stopped and every
+    five seconds, unless it is a `forgetful` one."""
 
-    def __init__(self, program: Path, folder: Path, port: int, extra: str = "") -> None:
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        port: int,
+        extra: str = "",
+        *,
+        forgetful: bool = False,
+    ) -> None:
         self.port = port
         self._program = program
         self._config = folder / "mosquitto.conf"
+        memory = f"persistence true\nautosave_interval 5\npersistence_location {folder}/\n"
         self._config.write_text(
-            f"listener {port} 127.0.0.1\npersistence true\npersistence_location {folder}/\n"
-            "user root\n" + (extra or "allow_anonymous true\n")
+            f"listener {port} 127.0.0.1\nuser root\n"
+            + ("" if forgetful else memory)
+            + (extra or "allow_anonymous true\n")
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -172,6 +184,21 @@ class Broker:
             if b" running" in line:
                 return
         raise RuntimeError("mosquitto did not start")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def freeze(self) -> None:
+        """It neither works nor hangs up until `thaw`."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         while self._process is not None:

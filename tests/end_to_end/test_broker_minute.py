@@ -1,0 +1,137 @@
+"""A minute without the broker, under load: real mosquitto, ingest and server, and real kills."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from demo.processes import BIN, create_key, find_broker, free_port, running, server
+from edge_agent.publishers.fallback import FallbackTransport
+from edge_agent.publishers.http import HttpTransport
+from edge_agent.publishers.mqtt import MqttTransport
+from match_server.services.wiring import face_engine
+from shared.topics import DeviceTopics
+from tests.edge_agent.far_ends import Broker
+
+from .a_box import ABox, assert_all_there_once
+
+pytestmark = [pytest.mark.models, pytest.mark.broker]
+OUTAGE_S = 60.0
+A_SECOND = 5.0  # of each of four boxes
+IN_FLIGHT = 64
+WAIT_S = 240.0
+
+
+def until(what: Callable[[], bool], described: str) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < deadline_s, described
+        time.sleep(0.1)
+
+
+def ingest(folder: Path, data: Path, url: str) -> AbstractContextManager[object]:
+    command = [str(BIN / "match-server"), "ingest", "--broker", url, "--data-dir", str(data)]
+    return running(command, folder / "ingest.log")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How far a box was."""
+
+    stored: int
+    acknowledged: int
+
+    @classmethod
+    def of(cls, box: ABox) -> Self:
+        return cls(len(box.stored), box.outbox.counts().acknowledged)
+
+
+def is_back(box: ABox) -> bool:
+    return box.transport.name.startswith("broker") and box.delivery.complaint is None
+
+
+def late_ones(data: Path, box: ABox) -> set[str]:
+    """The probes of a box that came too late for anybody to act on."""
+    database = sqlite3.connect(data / "muster.db")
+    try:
+        rows = database.execute(
+            "SELECT probes.id FROM probes JOIN events ON events.id = event_id"
+            " WHERE probes.device = ? AND NOT live",
+            (box.name,),
+        )
+        return {probe_id for (probe_id,) in rows}
+    finally:
+        database.close()
+
+
+def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) -> None:
+    """Two brokers, one that writes down what it knows and one that forgets. On each two boxes, one
+    that has the server to fall back to and one that waits. All at once, as a minute is long."""
+    program = find_broker()
+    if program is None:
+        pytest.skip("mosquitto is not installed (Debian: apt-get install mosquitto)")
+    model_id = face_engine("compact").model_id
+    data = tmp_path / "data"
+    with ExitStack() as stack:
+        url = stack.enter_context(server(tmp_path, data, free_port()))
+        key = create_key(data, "device")
+        brokers: list[Broker] = []
+        waiting: list[ABox] = []
+        falling_back: list[ABox] = []
+        for forgetful in (False, True):
+            name = "forgets" if forgetful else "remembers"
+            folder = tmp_path / name
+            folder.mkdir()
+            broker = Broker(Path(program), folder, free_port(), forgetful=forgetful)
+            broker.start()
+            stack.callback(broker.stop)
+            stack.enter_context(ingest(folder, data, broker.url))
+            brokers.append(broker)
+            road = partial(MqttTransport, broker.url)
+            alone = road(DeviceTopics("main", f"{name}-waits"))
+            helped = FallbackTransport(
+                road(DeviceTopics("main", f"{name}-falls-back")),
+                HttpTransport(url, key),
+                try_again_s=5.0,
+            )
+            waiting.append(ABox(folder, f"{name}-waits", alone, model_id))
+            falling_back.append(ABox(folder, f"{name}-falls-back", helped, model_id))
+        boxes = [*waiting, *falling_back]
+        for box in boxes:
+            stack.callback(box.end)
+        with ExitStack() as load:
+            for box in boxes:
+                load.enter_context(box.storing(A_SECOND))
+            for box in boxes:
+                until(lambda: box.outbox.counts().acknowledged > 20, f"{box.name}: nothing goes")  # noqa: B023
+            for broker in brokers:
+                broker.kill()
+            gone = {box.name: Moment.of(box) for box in boxes}
+            time.sleep(OUTAGE_S)
+            back = {box.name: Moment.of(box) for box in boxes}
+            for broker in brokers:
+                broker.start()
+            for box in boxes:
+                stored = len(box.stored)
+                until(lambda: len(box.stored) > stored + 10, f"{box.name} stores no more")  # noqa: B023
+                until(lambda: is_back(box), f"{box.name} is not back: {box.delivery.complaint}")  # noqa: B023
+        for box in boxes:
+            assert box.delivery.drained(WAIT_S), f"{box.name}: {box.delivery.complaint}"
+            assert box.transport.name.startswith("broker")
+            assert_all_there_once(data, box)
+        for box in boxes:
+            stored = back[box.name].stored - gone[box.name].stored
+            delivered = back[box.name].acknowledged - gone[box.name].acknowledged
+            assert stored > OUTAGE_S, "tens a second of all boxes, on the slowest machine one each"
+            if box in waiting:
+                assert delivered <= IN_FLIGHT, "what had been answered in the last moment"
+                old = box.stored[gone[box.name].stored :][: int(stored / 3)]
+                assert set(old) <= late_ones(data, box), "nobody opens a door by them"
+            else:
+                assert delivered > stored / 2, "the server was asked meanwhile"
