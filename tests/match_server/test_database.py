@@ -27,20 +27,29 @@ _SOME = (
 )
 
 
+_SOME_PLAIN = _SOME.with_only_columns(*(one for one in _COLUMNS if one is not Person.meta))
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 40])
 def test_a_read_without_a_session_answers_what_a_session_answers(api, count):
     for number in range(40):
         expires_at = "2030-01-01T00:00:00+02:00" if number % 2 else None
-        api.person(f"P{number}", metadata={"floor": number}, expires_at=expires_at)
+        api.person(f'P{number} "Zoë" 王', metadata={"floor": number}, expires_at=expires_at)
     database: Database = api.services.database
-    params = {"numbers": list(range(1, count + 1)), "not": "P3"}
+    params = {"numbers": list(range(1, count + 1)), "not": 'P3 "Zoë" 王'}
     with database.read() as session:
         expected = [tuple(row) for row in session.execute(_SOME, params)]
     assert database.execute(_SOME, params) == expected
+    assert database.execute(_SOME_PLAIN, params) == [(*row[:2], *row[3:]) for row in expected]
     assert len(expected) == count - (count > 3)
     assert {type(row[2]) for row in expected} == {dict}
     if count > 1:
         assert expected[1][3] == datetime(2029, 12, 31, 22, tzinfo=UTC)
+
+
+def test_a_read_without_a_session_finds_nobody(api):
+    for some in (_SOME, _SOME_PLAIN):
+        assert api.services.database.execute(some, {"numbers": [1, 2], "not": ""}) == []
 
 
 def test_a_read_without_a_session_sees_every_commit_before_it_and_none_that_is_to_come(api):
