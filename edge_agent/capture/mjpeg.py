@@ -35,9 +35,10 @@ class MjpegStream:
 
     live, stills = True, False
 
-    def __init__(self, name: str, response: HTTPResponse, boundary: bytes) -> None:
+    def __init__(self, name: str, response: HTTPResponse, boundary: bytes, stall_s: float) -> None:
         self._name = name
         self._response = response
+        self._stall_s = stall_s
         self._parts = _Parts(boundary)
         self._jpeg = b""
 
@@ -64,7 +65,7 @@ class MjpegStream:
             response.close()
             return None
         _limit_silence(response, stall_s)
-        return cls(name, response, boundary)
+        return cls(name, response, boundary, stall_s)
 
     def grab(self) -> float:
         try:
@@ -85,11 +86,18 @@ class MjpegStream:
     def _newest(self) -> bytes:
         """The newest picture that has come whole, waiting for one if there is none."""
         jpeg: bytes | None = None
+        began_s = time.monotonic()
         for _ in range(_AT_ONCE):
             following = self._parts.next()
             while following is None:
-                if jpeg is not None and not self._more_has_come():
+                late = time.monotonic() - began_s > self._stall_s
+                if jpeg is not None and (late or not self._more_has_come()):
                     return jpeg
+                if late:  # a camera that drips has stalled too
+                    raise SourceError(
+                        f"{self._name} gives no whole picture in {self._stall_s:g} s",
+                        source=self._name,
+                    )
                 data = self._receive()
                 if not data and jpeg is not None:
                     return jpeg  # the next call will find that it was the last

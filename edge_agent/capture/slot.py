@@ -14,6 +14,7 @@ from shared.errors import SourceError
 
 _CLOSE_S: Final = 0.5
 _LOOK_S: Final = 0.2
+_OPEN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +30,8 @@ class Taken:
 class Slot:
     """Room for one frame, filled by a thread of its own: a newer frame replaces one not taken.
 
-    A `watched` source that gives nothing for 4.5 s has failed, whatever its library thinks of it.
+    A `watched` source that gives nothing for 4.5 s has failed, whatever its library thinks of it,
+    and so has one that has given no first picture a minute after it was to be opened.
     A `paced` one, a film, is played at its own speed.
     """
 
@@ -55,6 +57,7 @@ class Slot:
         self._ended = False
         self._closing = False
         self._error: Exception | None = None
+        self._began_s = clock.monotonic_s()
         self._alive_s: float | None = None  # monotonic: when the source gave its last picture
         self._thread = threading.Thread(target=self._run, name="camera-reader", daemon=True)
 
@@ -75,8 +78,7 @@ class Slot:
                     raise self._error
                 if self._ended:
                     return None
-                if self._has_stalled():
-                    raise SourceError(f"it has given nothing for {STALL_S:g} s")
+                self._check_stall()
                 self._changed.wait(_LOOK_S)  # `stop` notifies nobody
         return None
 
@@ -85,9 +87,14 @@ class Slot:
         self._closing = True
         self._thread.join(_CLOSE_S)
 
-    def _has_stalled(self) -> bool:
-        silent_since_s = self._alive_s if self._watched else None
-        return silent_since_s is not None and self._clock.monotonic_s() - silent_since_s > STALL_S
+    def _check_stall(self) -> None:
+        if not self._watched:
+            return
+        now_s, alive_s = self._clock.monotonic_s(), self._alive_s
+        if alive_s is None and now_s - self._began_s > _OPEN_S:
+            raise SourceError(f"it has given no first picture in {_OPEN_S:g} s")
+        if alive_s is not None and now_s - alive_s > STALL_S:
+            raise SourceError(f"it has given nothing for {STALL_S:g} s")
 
     def _run(self) -> None:
         error: Exception | None = None

@@ -1,6 +1,8 @@
 """A network camera, `rtsp://127.0.0.1:PORT/camera`, for the system's Python (it has GObject).
 
-usage: rtsp_server.py [--only tcp|udp] [--login NAME:PASSWORD] PORT
+usage: rtsp_server.py [--only tcp|udp] [--login NAME:PASSWORD] [--pictures FOLDER] PORT
+
+FOLDER holds 000.jpg to 249.jpg, which are shown 25 a second, over and over.
 """
 
 import argparse
@@ -37,14 +39,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", choices=["tcp", "udp"])
     parser.add_argument("--login")
+    parser.add_argument("--pictures")
     parser.add_argument("port")
     options = parser.parse_args()
     Gst.init(None)
     factory = GstRtspServer.RTSPMediaFactory()
-    factory.set_launch(
-        "( videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=25/1"
-        " ! jpegenc ! rtpjpegpay name=pay0 pt=26 )"
+    source = (
+        "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=240,framerate=25/1"
+        " ! jpegenc"
     )
+    if options.pictures:
+        source = (
+            f"multifilesrc location={options.pictures}/%03d.jpg stop-index=249 loop=true"
+            " caps=image/jpeg,framerate=25/1 ! jpegdec ! videoconvert"
+            " ! video/x-raw,format=I420 ! jpegenc"
+        )
+    factory.set_launch(f"( {source} ! rtpjpegpay name=pay0 pt=26 )")
     if options.only:
         factory.set_protocols(getattr(GstRtsp.RTSPLowerTrans, options.only.upper()))
     server = GstRtspServer.RTSPServer()

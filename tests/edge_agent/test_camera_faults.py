@@ -6,14 +6,17 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
+import cv2
+import numpy as np
 import pytest
 
 from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import open_source
-from edge_agent.capture.streams import Asked
+from edge_agent.capture.sources import Source, open_source
+from edge_agent.capture.streams import Asked, open_usb_camera
 from shared.errors import SourceError
 
 WIDTH, HEIGHT = 64, 48
@@ -61,49 +64,98 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
         one.pull_out()
 
 
-def test_a_camera_that_is_unplugged_comes_back_when_it_is_plugged_in_again(
-    device: Device, caplog: pytest.LogCaptureFixture
-) -> None:
+class UsbCapture:
+    """What OpenCV gives for a V4L2 camera, which this machine has none of: as long as the device
+    is there it gives pictures, then reading fails, as it does when the kernel says ENODEV."""
+
+    opened: ClassVar[int] = 0
+
+    def __init__(self, path: str, _api: int) -> None:
+        self._node = Path(path)
+        self._is_open = self._node.exists()
+        UsbCapture.opened += self._is_open
+
+    def isOpened(self) -> bool:  # noqa: N802  # OpenCV's name
+        return self._is_open
+
+    def set(self, _what: int, _value: float) -> bool:
+        return True
+
+    def grab(self) -> bool:
+        time.sleep(0.01)
+        self._is_open = self._is_open and self._node.exists()
+        return self._is_open
+
+    def retrieve(self) -> tuple[bool, object]:
+        return self._is_open, np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+
+    def release(self) -> None:
+        self._is_open = False
+
+
+def unplugged_and_back(
+    open_camera: Callable[[], Source], pull_out: Callable[[], None], plug_in: Callable[[], None]
+) -> tuple[Feed, int, str | None]:
+    """The feed, the pictures after the camera was back, and what was said while it was away."""
     stop = threading.Event()
     give_up = threading.Timer(60, stop.set)
     give_up.start()
-    feed = Feed(
-        "door",
-        lambda: open_source("rpicam:0", Asked(size=(WIDTH, HEIGHT))),
-        Manner(live=True, reconnect=True),
-        stop,
-    )
+    feed = Feed("door", open_camera, Manner(live=True, reconnect=True), stop)
     assert feed.state == "starting"
-    states, before, after = [], 0, 0
+    said: list[str | None] = []
+    before = after = 0
 
     def plug_in_again() -> None:
         while feed.state != "lost" and not stop.wait(0.02):
             pass
-        states.append((feed.state, feed.error))
-        device.plug_in()
+        said.append(feed.error)
+        plug_in()
 
     for frame in feed:
         assert frame.size == (WIDTH, HEIGHT)
         assert feed.state == "running"
-        if not states:
+        if not said:
             before += 1
         else:
             after += 1
         if before == 5:
-            device.pull_out()
+            pull_out()
             threading.Thread(target=plug_in_again, daemon=True).start()
             before += 1
         if after == 5:
             stop.set()
     give_up.cancel()
-    assert after == 5
-    ((state, error),) = states
-    assert state == "lost"
-    assert error is not None
-    assert error.startswith("rpicam:0 gives no pictures any more")
     assert feed.state == "ended"
     assert feed.error is None
     assert feed.last_frame_at is not None
+    return feed, after, said[0]
+
+
+def test_a_camera_that_is_unplugged_comes_back_when_it_is_plugged_in_again(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Asked(size=(WIDTH, HEIGHT))
+    _, after, said = unplugged_and_back(
+        lambda: open_source("rpicam:0", asked), device.pull_out, device.plug_in
+    )
+    assert after == 5
+    assert str(said).startswith("rpicam:0 gives no pictures any more")
+    assert caplog.messages[-1] == "Camera door gives pictures again"
+
+
+def test_a_usb_camera_whose_device_vanishes_is_opened_again_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", UsbCapture)
+    monkeypatch.setattr(UsbCapture, "opened", 0)
+    node = tmp_path / "video0"
+    node.touch()
+    _, after, said = unplugged_and_back(
+        lambda: open_usb_camera(str(node), Asked(size=(WIDTH, HEIGHT))), node.unlink, node.touch
+    )
+    assert after == 5
+    assert UsbCapture.opened == 2
+    assert str(said).startswith((f"{node} gives no pictures", f"there is no camera {node}"))
     assert caplog.messages[-1] == "Camera door gives pictures again"
 
 

@@ -241,6 +241,26 @@ def test_a_camera_that_stops_giving_pictures_is_stalled_then_lost() -> None:
     hang.set()
 
 
+def test_a_camera_that_hangs_while_it_is_opened_is_lost_after_a_minute() -> None:
+    class Clock(SystemClock):
+        at_s = 100.0
+
+        def monotonic_s(self) -> float:
+            return Clock.at_s
+
+    hang = threading.Event()
+
+    def hanging() -> Source:
+        Clock.at_s += 61
+        hang.wait(10)
+        raise SourceError("woken")
+
+    feed = Feed("door", hanging, Manner(True, False), threading.Event(), clock=Clock())
+    with pytest.raises(SourceError, match="no first picture in 60 s"):
+        list(feed)
+    hang.set()
+
+
 def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
     """A day back, a year forward: what was captured says so, what is tracked never notices."""
     leaps = [timedelta(0), timedelta(days=-1), timedelta(days=365)]

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +13,7 @@ from edge_agent.capture.sources import open_source, read
 from edge_agent.capture.streams import Asked
 from shared.errors import SourceError
 
-from .mjpeg_camera import MjpegCamera, jpeg
+from .mjpeg_camera import MjpegCamera, Write, jpeg
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_pictures_come_in_order_however_the_camera_writes_them(
     dashes = "" if boundary.startswith("--") else "--"
     wanted = threading.Semaphore(0)
 
-    def script(write: Callable[[bytes], None]) -> None:
+    def script(write: Write) -> None:
         for level in (10, 60, 110):
             write(camera.part(jpeg(level), with_length=with_length, dashes=dashes))
             if not with_length:
@@ -57,7 +57,7 @@ def test_pictures_come_in_order_however_the_camera_writes_them(
 def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: MjpegCamera) -> None:
     sent, done = threading.Event(), threading.Event()
 
-    def script(write: Callable[[bytes], None]) -> None:
+    def script(write: Write) -> None:
         for level in range(0, 200, 10):
             write(camera.part(jpeg(level)))
         sent.set()
@@ -89,7 +89,7 @@ def test_name_and_password_open_it_and_are_never_said(camera: MjpegCamera, schem
 def test_a_camera_that_falls_silent_has_failed_soon(camera: MjpegCamera) -> None:
     over = threading.Event()
 
-    def script(write: Callable[[bytes], None]) -> None:
+    def script(write: Write) -> None:
         write(camera.part(jpeg(90)))
         over.wait(10)
 
@@ -98,6 +98,24 @@ def test_a_camera_that_falls_silent_has_failed_soon(camera: MjpegCamera) -> None
     assert stream is not None
     stream.grab()
     with pytest.raises(SourceError, match="gives nothing any more"):
+        stream.grab()
+    over.set()
+    stream.close()
+
+
+def test_a_camera_that_drips_has_stalled_though_it_is_never_silent(camera: MjpegCamera) -> None:
+    over = threading.Event()
+
+    def script(write: Write) -> None:
+        for byte in camera.part(jpeg(90)):
+            if over.wait(0.05):
+                return
+            write(bytes([byte]))
+
+    camera.script = script
+    stream = MjpegStream.open("cam", camera.url, None, stall_s=0.5)
+    assert stream is not None
+    with pytest.raises(SourceError, match=r"no whole picture in 0\.5 s"):
         stream.grab()
     over.set()
     stream.close()

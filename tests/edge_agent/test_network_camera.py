@@ -1,9 +1,11 @@
 """A real RTSP camera: over TCP and UDP, with a login, and one that freezes, dies and comes back."""
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -18,6 +20,9 @@ from edge_agent.capture.sources import open_source, read
 from edge_agent.capture.streams import Asked, with_login
 from shared.errors import SourceError
 
+from .mjpeg_camera import jpeg
+
+LIVE = Manner(live=True, reconnect=True)
 SYSTEM_PYTHON = "/usr/bin/python3"
 NEEDED = (
     "import gi; gi.require_version('GstRtspServer', '1.0');"
@@ -30,6 +35,18 @@ Camera = Callable[..., subprocess.Popen[bytes]]
 @pytest.fixture
 def camera() -> Iterator[Camera]:
     """Starts the camera, always on the same port; `args[-1]` of the process is that port."""
+    with rtsp_camera() as start:
+        yield start
+
+
+@pytest.fixture
+def other_camera() -> Iterator[Camera]:
+    with rtsp_camera() as start:
+        yield start
+
+
+@contextlib.contextmanager
+def rtsp_camera() -> Iterator[Camera]:
     has_all = Path(SYSTEM_PYTHON).exists() and not subprocess.call(
         [SYSTEM_PYTHON, "-c", NEEDED], stderr=subprocess.DEVNULL
     )
@@ -49,10 +66,12 @@ def camera() -> Iterator[Camera]:
             raise RuntimeError("the RTSP server did not start")
         return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def address_of(process: subprocess.Popen[bytes]) -> str:
@@ -60,14 +79,18 @@ def address_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def outage(
-    address: str, fail: Callable[[], None], repair: Callable[[], None], limit_s: float = 60.0
+    address: str,
+    fail: Callable[[], None],
+    repair: Callable[[], None],
+    limit_s: float = 60.0,
+    asked: Asked | None = None,
 ) -> tuple[float, int]:
     """Watches the camera, which fails after five frames and is repaired when that was noticed.
 
     How long it took to be noticed, and how many frames came after it.
     """
     stop, noticed = threading.Event(), threading.Event()
-    feed = Feed("gate", lambda: open_source(address), Manner(live=True, reconnect=True), stop)
+    feed = Feed("gate", lambda: open_source(address, asked), LIVE, stop)
     before = after = 0
     silent_s = 0.0
 
@@ -124,6 +147,99 @@ def test_a_camera_that_freezes_without_hanging_up_is_noticed_and_comes_back(
     )
     assert after == 3
     assert silent_s > 1, "a pause of a moment is no failure"
+
+
+def test_a_camera_over_udp_that_dies_comes_back_too(camera: Camera) -> None:
+    process = camera("--only", "udp")
+
+    def die() -> None:
+        process.kill()
+        process.wait()
+
+    udp = Asked(transport="udp")
+    _, after = outage(address_of(process), die, lambda: camera("--only", "udp") and None, asked=udp)
+    assert after == 3
+
+
+def test_a_gstreamer_pipeline_whose_camera_dies_is_started_again(
+    camera: Camera, gst_launch: str
+) -> None:
+    process = camera()
+
+    def die() -> None:
+        process.kill()
+        process.wait()
+
+    pipeline = f"rtspsrc location={address_of(process)} protocols=tcp ! rtpjpegdepay ! jpegdec"
+    _, after = outage(pipeline, die, lambda: camera() and None)
+    assert after == 3
+
+
+def test_an_address_that_takes_the_call_and_never_speaks_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"rtsp://127.0.0.1:{mute.getsockname()[1]}/camera"
+        with pytest.raises(SourceError, match="cannot be opened"):
+            open_source(address)
+
+
+def test_whoever_is_slow_gets_the_newest_picture_and_no_queue_grows(
+    camera: Camera, tmp_path: Path
+) -> None:
+    for level in range(250):
+        (tmp_path / f"{level:03d}.jpg").write_bytes(jpeg(level, (320, 240)))
+    process = camera("--pictures", str(tmp_path))
+    stop = threading.Event()
+    feed = Feed("gate", lambda: open_source(address_of(process)), LIVE, stop)
+    levels: list[int] = []
+    give_up = threading.Timer(60, stop.set)
+    give_up.start()
+    for frame in feed:
+        levels.append(round(float(frame.image.mean())))
+        if len(levels) == 4:
+            stop.set()
+        stop.wait(1.0)  # a consumer that takes a second for each picture
+    give_up.cancel()
+    leaps = [(after - before) % 250 for before, after in itertools.pairwise(levels)]
+    assert min(leaps) >= 8, "one further would be a queue; 25 further is a second"
+    assert feed.dropped >= 20
+
+
+def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
+    camera: Camera, other_camera: Camera
+) -> None:
+    first, second = camera("--login", "me:secret"), other_camera("--only", "udp")
+    stop, first_is_lost = threading.Event(), threading.Event()
+    give_up = threading.Timer(60, stop.set)
+    give_up.start()
+    after: list[int] = []
+
+    def watch_second() -> None:
+        asked = Asked(transport="udp")
+        feed = Feed("yard", lambda: open_source(address_of(second), asked), LIVE, stop)
+        for _ in feed:
+            if first_is_lost.is_set():
+                after.append(1)
+            if len(after) == 10:
+                stop.set()
+
+    yard = threading.Thread(target=watch_second)
+    yard.start()
+    asked = Asked(login=("me", "secret"))
+    gate = Feed("gate", lambda: open_source(address_of(first), asked), LIVE, stop)
+
+    def watch_the_state() -> None:
+        while gate.state != "lost" and not stop.wait(0.02):
+            pass
+        first_is_lost.set()
+
+    for number, _ in enumerate(gate):
+        if number == 5:
+            first.kill()
+            first.wait()
+            threading.Thread(target=watch_the_state, daemon=True).start()
+    yard.join(30)
+    give_up.cancel()
+    assert len(after) >= 10
 
 
 def test_pictures_come_over_udp_where_that_is_asked_for(camera: Camera) -> None:
