@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.config
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,30 @@ from shared.clock import rfc3339
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _TALKATIVE = ("aiobotocore", "botocore", "fsspec", "s3fs", "urllib3")
+
+_STANDARD_ERROR = 2
+_ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
+
+
+class LineHandler(logging.Handler):
+    """Writes each record to standard error in one piece, and holds no lock meanwhile.
+
+    A write lets go of the interpreter's lock, so whoever logged next used to wait for both: with 32
+    clients that took a quarter of all searches a second. The system keeps the lines whole, in a
+    file and, up to 4 KiB, in a pipe: it does so for several worker processes in any case.
+    """
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            while line:
+                line = line[os.write(_STANDARD_ERROR, line) :]
+        except Exception:
+            self.handleError(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -27,7 +52,7 @@ class JsonFormatter(logging.Formatter):
         entry |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        return _ENCODER.encode(entry)
 
 
 def logging_config(level: str) -> dict[str, Any]:
@@ -36,7 +61,7 @@ def logging_config(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonFormatter}},
-        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "handlers": {"console": {"()": LineHandler, "formatter": "json"}},
         "root": {"level": level, "handlers": ["console"]},
         "loggers": {
             # At DEBUG these write addresses and headers: a webhook's path, a storage's key.
