@@ -11,12 +11,10 @@ from typing import Any, Literal
 from sqlalchemy import (
     JSON,
     Boolean,
-    ColumnElement,
     Connection,
     Date,
     DateTime,
     Float,
-    Insert,
     Integer,
     LargeBinary,
     MetaData,
@@ -24,17 +22,16 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
-    bindparam,
     cast,
     column,
     func,
-    insert,
     select,
     text,
 )
 from sqlalchemy import table as bare_table
 from sqlalchemy.types import TypeEngine
 
+from match_server.prepared import insert_many
 from shared.errors import Damaged
 
 _ROWS = 500  # read at a time
@@ -61,10 +58,12 @@ class TableRows:
         self.columns = list(columns or names)
         self._kinds = [_kind(table.c[name].type) for name in self.columns]
         self._key = [one.name for one in table.primary_key.columns]
-        # As the database has it, below what our code makes of its values.
-        self._table = bare_table(
-            table.name, *(column(name, _base(table.c[name].type)) for name in self.columns)
-        )
+        # As the database has it, below what our code makes of its values; JSON as its text.
+        types = [
+            Text() if kind == "json" else _base(table.c[name].type)
+            for name, kind in zip(self.columns, self._kinds, strict=True)
+        ]
+        self._table = bare_table(table.name, *map(column, self.columns, types))
 
     def read(self, connection: Connection) -> Iterator[Batch]:
         """All rows in the order of the primary key, some at a time."""
@@ -88,35 +87,24 @@ class TableRows:
     def write(self, connection: Connection, batch: Batch) -> None:
         """Insert rows. Raises Damaged when they are none of this table's."""
         at = 0
-        parameters: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         for row in batch.rows:
             if len(row) != len(self.columns):
                 raise Damaged(f"a row of {self._table.name!r} has too few or too many values")
-            values: dict[str, Any] = {}
-            for name, kind, value in zip(self.columns, self._kinds, row, strict=True):
+            values: list[Any] = []
+            for kind, value in zip(self._kinds, row, strict=True):
                 if kind == "bytes" and value is not None:
-                    values[name] = batch.payload[at : at + value]
+                    values.append(batch.payload[at : at + value])
                     at += value
                 else:
-                    values[name] = _unpacked(kind, value)
-            parameters.append(values)
+                    values.append(_unpacked(kind, value))
+            rows.append(tuple(values))
         if at != len(batch.payload):
             raise Damaged(f"the bytes of rows of {self._table.name!r} are too few or too many")
-        if parameters:
-            connection.execute(self._insert(connection), parameters)
+        insert_many(connection, self._table, self.columns, rows, {})
 
     def count(self, connection: Connection) -> int:
         return int(connection.scalar(select(func.count()).select_from(self._table)) or 0)
-
-    def _insert(self, connection: Connection) -> Insert:
-        values: dict[str, ColumnElement[Any]] = {}
-        for name, kind in zip(self.columns, self._kinds, strict=True):
-            if kind == "json":
-                given = bindparam(name, type_=Text())
-                # SQLite keeps JSON as text; its CAST would make a number of it.
-                is_text = connection.dialect.name == "sqlite"
-                values[name] = given if is_text else cast(given, JSON)
-        return insert(self._table).values(values)
 
 
 def counted(connection: Connection, metadata: MetaData) -> dict[str, int]:

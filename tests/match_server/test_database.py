@@ -12,11 +12,12 @@ from match_server.app import create_app
 from match_server.database import Database
 from match_server.faces import FaceEngine
 from match_server.prepare import page_secret, prepare
+from match_server.prepared import insert_many
 from match_server.services.changes import next_number, position
 from match_server.services.wiring import build_services
 from match_server.settings import Settings
 from match_server.tables import Collection, Counter, Person, Storage
-from shared.errors import ConfigurationError, MalformedInput, Unavailable
+from shared.errors import ConfigurationError, Conflict, MalformedInput, MusterError, Unavailable
 from tests.postgres import postgres
 
 _COLUMNS = (Person.number, Person.name, Person.meta, Person.expires_at, Person.created_at)
@@ -265,3 +266,48 @@ _DIE_AT_COMMIT = (
     "CREATE CONSTRAINT TRIGGER die AFTER UPDATE ON counters "
     "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()",
 )
+
+
+def test_rows_inserted_together_come_all_or_not_at_all_and_say_what_contradicts(api):
+    database: Database = api.services.database
+    columns = ["name", "uri", "created_at"]
+    now = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+    def insert(*names):
+        rows = ((name, f"file:///{name}", now) for name in names)
+        with database.write() as session:
+            insert_many(session.connection(), Storage.__table__, columns, rows, {})
+
+    insert("a", "b")
+    insert()
+    with pytest.raises(Conflict):
+        insert("c", "a")
+    with pytest.raises(MusterError):
+        insert("d", None)
+    insert("e")
+    with database.read() as session:
+        stored = session.scalars(select(Storage).order_by(Storage.number)).all()
+        assert [(one.name, one.created_at) for one in stored] == [(one, now) for one in "abe"]
+
+
+@pytest.mark.backends("postgresql")
+def test_a_connection_that_breaks_while_rows_are_inserted_is_said_and_replaced(api):
+    database: Database = api.services.database
+    now = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+    def broken(session):
+        yield ("a", "file:///a", now)
+        number = session.connection().connection.driver_connection.info.backend_pid
+        with database.read() as other:
+            other.execute(text("SELECT pg_terminate_backend(:number)"), {"number": number})
+        for place in range(100_000):  # more than what lies in buffers
+            yield (f"n{place}", "file:///a", now)
+
+    columns = ["name", "uri", "created_at"]
+    with pytest.raises(Unavailable), database.write() as session:
+        insert_many(session.connection(), Storage.__table__, columns, broken(session), {})
+    with database.write() as session:
+        rows = [("b", "file:///b", now)]
+        insert_many(session.connection(), Storage.__table__, columns, rows, {})
+    with database.read() as session:
+        assert session.scalars(select(Storage.name)).all() == ["b"]
