@@ -5,6 +5,7 @@ ARM board nor its throttling is among what it knows.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Final, Protocol
 
 _THROTTLED_NOW: Final = 0b1111
 """Of the Raspberry Pi's `get_throttled`: under-voltage, capped, throttled, soft limit."""
+_FIRMWARE_SAYS: Final = re.compile("(?:throttled=0x)?([0-9a-fA-F]+)")
 _VCGENCMD_S: Final = 2.0
 _SENSIBLE_C: Final = (-60.0, 200.0)
 
@@ -39,10 +41,12 @@ class Sensors(Protocol):
 class MachineSensors:
     """The files of the machine below `root`; the disk is that of `state_dir`."""
 
-    def __init__(self, state_dir: Path, *, root: Path = Path("/")) -> None:
+    def __init__(
+        self, state_dir: Path, *, root: Path = Path("/"), vcgencmd: str | None = None
+    ) -> None:
         self._state_dir = state_dir
         self._root = root
-        self._vcgencmd = shutil.which("vcgencmd") if root == Path("/") else None
+        self._vcgencmd = shutil.which("vcgencmd") if root == Path("/") else vcgencmd
 
     def read(self) -> Readings:
         return Readings(
@@ -69,14 +73,14 @@ class MachineSensors:
 
     def _throttled(self) -> bool | None:
         """By the Pi's firmware; on other machines by the processors' frequency limit."""
-        said = _text(self._root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+        # `soc/soc:firmware` up to the Pi 4, with an address in both names on the Pi 5.
+        files = self._root.glob("sys/devices/platform/soc*/soc*:firmware/get_throttled")
+        said = next((text for text in map(_text, files) if text is not None), None)
         if said is None and self._vcgencmd is not None:
             said = _answer([self._vcgencmd, "get_throttled"])
         if said is not None:
-            try:
-                return bool(int(said.strip().rpartition("=")[2], 16) & _THROTTLED_NOW)
-            except ValueError:
-                return None
+            bits = _FIRMWARE_SAYS.fullmatch(said.strip())
+            return None if bits is None else bool(int(bits[1], 16) & _THROTTLED_NOW)
         return self._cooled_by_the_kernel()
 
     def _cooled_by_the_kernel(self) -> bool | None:

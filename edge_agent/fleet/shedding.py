@@ -94,9 +94,24 @@ class Shedder:
         return strain.temperature_c is None or strain.temperature_c <= self._settings.cool_c
 
     def _say(self, before: int, strain: Strain) -> None:
-        gave_up = ", ".join(self.knobs.given_up) or "nothing"
+        gave_up = _plainly(self.knobs)
         degrees = "" if strain.temperature_c is None else f" at {strain.temperature_c:.0f} °C"
         if self._step > before:
-            log.warning("Too much for this box%s: it does without %s", degrees, gave_up)
+            log.warning("Too much for this box%s; it does less: %s", degrees, gave_up)
         else:
-            log.info("The box is calm%s: it now does without %s", degrees, gave_up)
+            log.info("The box is calm%s; now: %s", degrees, gave_up)
+
+
+def _plainly(knobs: Knobs) -> str:
+    """What is done without, for people."""
+    told = []
+    if knobs.detect_every > 1:
+        told.append(f"faces are looked for in one frame of {knobs.detect_every}")
+    if knobs.max_fps is not None:
+        told.append(f"{knobs.max_fps:g} frames a second")
+    names = {"closer looks": knobs.closer_looks, "occlusion": knobs.occlusion}
+    names["liveness"] = knobs.liveness
+    without = " or ".join(name for name, kept in names.items() if not kept)
+    if without:
+        told.append(f"no {without}")
+    return ", ".join(told) or "everything as configured"
