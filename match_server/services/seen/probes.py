@@ -35,7 +35,7 @@ from match_server.services.storing.files import FileStore, Kept
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Device, Probe
 from shared.clock import Clock
-from shared.errors import MalformedInput, ModelMismatch, Unavailable
+from shared.errors import Conflict, MalformedInput, ModelMismatch, Unavailable
 from shared.messages import ProbeMessage, StatusMessage
 from shared.template import Template
 
@@ -286,6 +286,13 @@ def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:
     probe = session.get(Probe, message.probe_id)
     if probe is None:
         raise _Outdated  # deleted since it was looked up
+    if probe.device != message.device:  # whose sighting is none of its business
+        return ProbeResult(
+            probe_id=message.probe_id,
+            status="refused",
+            code=Conflict.code,
+            message="another device has sent a probe with this id: give each an id of its own",
+        )
     view = None if probe.event_id is None else event_view(session, probe.event_id)
     return ProbeResult(probe_id=message.probe_id, status="duplicate", event=view)
 

@@ -26,7 +26,16 @@ from match_server.services.seen.showing import (
     view_of_probe,
 )
 from match_server.services.storing.files import Kept
-from match_server.tables import Collection, Event, EventCandidate, EventTrack, Person, Probe
+from match_server.tables import (
+    Collection,
+    Device,
+    Event,
+    EventCandidate,
+    EventTrack,
+    Follower,
+    Person,
+    Probe,
+)
 from shared.ids import new_id
 from shared.messages import ProbeMessage
 
@@ -47,7 +56,13 @@ _NEARBY = select(Event.id).where(
     Event.last_captured_at >= bindparam("since"),
     Event.first_captured_at <= bindparam("until"),
 )
-_HELD = select(Collection.number).where(Collection.name == bindparam("collection"))
+# Of a gallery that it was never given a box may not learn by naming ids.
+_HELD = (
+    select(Collection.number)
+    .join(Follower, Follower.collection_number == Collection.number)
+    .join(Device, Device.number == Follower.device_number)
+    .where(Collection.name == bindparam("collection"), Device.name == bindparam("device"))
+)
 _OF_ID = select(Person.number).where(
     Person.collection_number == bindparam("collection"), Person.id == bindparam("id")
 )
@@ -323,7 +338,8 @@ class Sightings:
         local = message.local
         if local is None:
             return
-        held = self._session.execute(_HELD, {"collection": local.collection}).one_or_none()
+        named = {"collection": local.collection, "device": message.device}
+        held = self._session.execute(_HELD, named).one_or_none()
         person = (
             None
             if held is None or local.person is None
