@@ -1,6 +1,7 @@
 """Two roads: over a real broker while it works, over a real HTTP server while it does not."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,10 @@ from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.fallback import FallbackTransport
+from edge_agent.publishers.mqtt import MqttTransport
+from shared.topics import DeviceTopics
 
-from .far_ends import Broker, HttpFarEnd, MqttFarEnd
+from .far_ends import SITE, Broker, HttpFarEnd, MqttFarEnd
 from .made_probes import DEVICE
 
 pytestmark = pytest.mark.broker
@@ -109,6 +112,44 @@ def test_a_broker_with_nobody_behind_it_is_left_for_the_server(
         assert delivery.drained(30)
     assert ends.mqtt.ledger.sequences == [1, 2, 3, 4, 5]
     assert "Nobody behind the broker" in caplog.text
+
+
+def test_a_broker_that_freezes_is_left_for_the_server_and_taken_again_when_it_thaws(
+    outbox: Outbox, ends: Ends, probes: Probes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It does not hang up: only its silence tells."""
+    ends.mqtt.start()
+    ends.http.start()
+    with delivering(outbox, ends) as delivery:
+        outbox.put(probes(3))
+        assert delivery.drained(20)
+        ends.broker.freeze()
+        outbox.put(probes(5))
+        assert delivery.drained(60)
+        assert "Nobody behind the broker" in caplog.text
+        ends.broker.thaw()
+        while "Back on the" not in caplog.text:
+            outbox.put(probes(1))
+            assert delivery.drained(60)
+    assert sorted(ends.mqtt.ledger.sequences) == list(range(1, outbox.counts().put + 1))
+
+
+def test_an_address_where_somebody_listens_and_never_speaks_is_no_broker(
+    outbox: Outbox, probes: Probes
+) -> None:
+    http = HttpFarEnd(free_port())
+    http.start()
+    outbox.put(probes(5))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        first = MqttTransport(
+            f"mqtt://127.0.0.1:{mute.getsockname()[1]}", DeviceTopics(SITE, DEVICE)
+        )
+        delivery = Delivery(outbox, FallbackTransport(first, http.transport(), give_up_s=1.0))
+        delivery.start()
+        assert delivery.drained(60)
+        assert delivery.stop(5.0)
+    http.stop()
+    assert http.ledger.sequences == [1, 2, 3, 4, 5]
 
 
 def test_with_both_roads_gone_the_probes_wait_and_the_first_to_come_back_is_taken(

@@ -15,6 +15,7 @@ from edge_agent.publishers.http import HttpTransport
 from shared.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
 
 from .far_ends import KEY, HttpFarEnd
+from .gallery.made import MovableClock
 
 Probes = Callable[[int], list[Probe]]
 
@@ -85,6 +86,76 @@ def test_one_bad_probe_does_not_take_its_batch_along(
     receipts = server.transport().exchange(outbox.pending())
     assert [receipt.status for receipt in receipts] == ["accepted"] * 2 + ["refused", "accepted"]
     assert server.ledger.sequences == [1, 2, 4]
+
+
+def test_a_probe_at_which_the_server_breaks_stops_no_other_and_is_not_given_up(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    """A server's own fault (500) says nothing of the probe: only trying tells which it is."""
+    clock = MovableClock()
+    road = HttpTransport(server.url, KEY, clock=clock)
+    outbox.put(probes(20))
+    broken = refusing(500)
+    server.answer = lambda body: broken(body) if any(one["sequence"] == 3 for one in body) else None
+    failures = 0
+    while outbox.counts().waiting > 1:
+        try:
+            outbox.settle(road.exchange(outbox.pending()))
+        except Unavailable:
+            failures += 1
+            assert failures < 20
+    assert sorted(server.ledger.sequences) == [1, 2, *range(4, 21)]
+    assert [one.sequence for one in outbox.pending()] == [3]
+
+    server.answer = lambda _: None  # mended
+    clock.elapsed_s += 3600
+    outbox.settle(road.exchange(outbox.pending()))
+    assert outbox.counts().waiting == 0
+    assert server.ledger.sequences[-1] == 3
+
+
+def test_a_server_that_breaks_at_everything_gets_everything_in_order_when_it_is_mended(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    road = HttpTransport(server.url, KEY, clock=MovableClock())
+    outbox.put(probes(20))
+    server.answer = refusing(500)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            road.exchange(outbox.pending())
+    server.answer = lambda _: None
+    while outbox.counts().waiting:
+        outbox.settle(road.exchange(outbox.pending()))
+    assert server.ledger.sequences == list(range(1, 21))
+    assert len(server.ledger.offers) == 20
+
+
+def test_an_answer_to_a_part_is_taken_for_that_part(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    outbox.put(probes(5))
+
+    def every_other(body: list[Any]) -> tuple[int, dict[str, str], bytes]:
+        receipts = [server.ledger.receipt(one).model_dump() for one in body[::2]]
+        return 200, {}, json.dumps({"probes": receipts}).encode()
+
+    server.answer = every_other
+    road = server.transport()
+    outbox.settle(road.exchange(outbox.pending()))
+    assert [one.sequence for one in outbox.pending()] == [2, 4]
+    outbox.settle(road.exchange(outbox.pending()))
+    outbox.settle(road.exchange(outbox.pending()))
+    assert outbox.counts().acknowledged == 5
+    assert len(server.ledger.offers) == 5
+
+
+def test_an_answer_without_end_is_not_read_to_the_end(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    outbox.put(probes(1))
+    server.answer = lambda _: (200, {}, b" " * (5 << 20))
+    with pytest.raises(Unavailable, match="far more than was asked for"):
+        server.transport().exchange(outbox.pending())
 
 
 @pytest.mark.parametrize("status", [302, 404, 405])

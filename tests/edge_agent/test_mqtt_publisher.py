@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +25,12 @@ from shared.messages import StatusMessage
 from shared.topics import DeviceTopics
 
 from .far_ends import SITE, Broker, MqttFarEnd
-from .made_probes import DEVICE
+from .made_probes import DEVICE, make_probe
 
 pytestmark = pytest.mark.broker
 Probes = Callable[[int], list[Probe]]
 TOPICS = DeviceTopics(SITE, DEVICE)
+PICTURE = b"\xff\xd8\xff" + bytes(48_000)
 
 
 class Listener:
@@ -55,6 +57,13 @@ class Listener:
         with self._changed:
             self.heard.append((message.payload, message.retain))
             self._changed.notify_all()
+
+
+def wait_for(what: Callable[[], bool]) -> bool:
+    deadline_s = time.monotonic() + 20
+    while not what() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    return what()
 
 
 def said(online: bool) -> bytes:
@@ -201,6 +210,83 @@ def test_a_broker_that_turns_the_box_away_is_named_with_its_reason(
         assert outbox.counts().waiting == 1
     finally:
         broker.stop()
+
+
+def test_a_broker_that_does_not_take_the_boxes_probes_is_named_with_its_reason(
+    outbox: Outbox, tmp_path: Path, probes: Probes
+) -> None:
+    program = find_broker()
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    rights = tmp_path / "rights"
+    rights.write_text(f"topic read {TOPICS.receipt}\ntopic write {TOPICS.status}\n")
+    rights.chmod(0o600)
+    broker = Broker(
+        Path(program), tmp_path, free_port(), f"acl_file {rights}\nallow_anonymous true\n"
+    )
+    broker.start()
+    outbox.put(probes(1))
+    delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS))
+    delivery.start()
+    try:
+        assert wait_for(lambda: delivery.complaint is not None)
+        assert "does not take this box's probes" in str(delivery.complaint)
+        assert outbox.counts().waiting == 1
+    finally:
+        delivery.stop(2.0)
+        broker.stop()
+
+
+def test_a_broker_that_freezes_does_not_hold_a_box_that_is_to_stop(
+    outbox: Outbox, broker: Broker, probes: Probes
+) -> None:
+    far_end = MqttFarEnd(broker, DEVICE)
+    far_end.start()
+    delivery = Delivery(outbox, far_end.transport())
+    delivery.start()
+    stopped = threading.Event()
+    try:
+        outbox.put(probes(1))
+        assert delivery.drained(20)
+        broker.freeze()
+        outbox.put([make_probe(seed=seed, thumbnail=PICTURE) for seed in range(100)])
+        assert not delivery.drained(1.0)
+        threading.Thread(target=lambda: (delivery.stop(1.0), stopped.set()), daemon=True).start()
+        assert stopped.wait(15), "it waits for a broker that says nothing"
+        assert outbox.counts().waiting >= 1
+    finally:
+        broker.thaw()
+        far_end.stop()
+
+
+def test_what_breaks_in_the_clients_thread_ends_delivery_rather_than_the_road_in_silence(
+    outbox: Outbox, broker: Broker, probes: Probes
+) -> None:
+    far_end = MqttFarEnd(broker, DEVICE)
+    far_end.start()
+    road = MqttTransport(broker.url, TOPICS)
+
+    def listener(_payload: bytes) -> None:
+        raise OSError("the disk is gone")
+
+    road.listen("config/desired", listener)
+    delivery = Delivery(outbox, road)
+    delivery.start()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    try:
+        outbox.put(probes(1))
+        assert delivery.drained(20)
+        client.publish(TOPICS.of("config/desired"), b"{}", qos=1).wait_for_publish(10)
+        outbox.put(probes(1))
+        assert wait_for(lambda: delivery.failure is not None)
+        assert "the disk is gone" in str(delivery.failure)
+    finally:
+        delivery.stop(2.0)
+        far_end.stop()
+        client.disconnect()
+        client.loop_stop()
 
 
 # paho leaves the socket of a handshake that failed to the garbage collector.
