@@ -3,7 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    jsonify,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, EDITING_COOKIE, SESSION_S, Gatekeeper
@@ -42,6 +51,17 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
     blueprint.register_error_handler(MusterError, _problem)
     blueprint.after_request(_protect)
 
+    def standing_now() -> dict[str, Any]:
+        """How many are enrolled, and every camera that was ever heard of."""
+        persons = services.events.persons(services.clock.now())
+        return {"persons": persons, **services.presence.now().model_dump(mode="json")}
+
+    @blueprint.get("/standing.json")
+    def standing() -> AnyResponse:
+        if gatekeeper.viewer(request) is None:
+            raise Unauthenticated("sign in at /login")
+        return jsonify(standing_now())
+
     @blueprint.get("/")
     def live() -> AnyResponse:
         visitor = gatekeeper.viewer(request)
@@ -53,8 +73,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
                 "live.html",
                 events=events,
                 initial=[event.model_dump(mode="json") for event in events],
-                persons=services.events.persons(services.clock.now()),
-                presence=services.presence.now().model_dump(mode="json"),
+                standing=standing_now(),
                 now=rfc3339(services.clock.now()),
                 by_key=visitor.key_id != "open-page",
             )

@@ -150,7 +150,11 @@ def test_the_page_knows_cameras_that_saw_nobody_lately(api):
     _login(api)
     page = api.client.get("/").get_data(as_text=True)
     presence = re.search(r'id="presence">(.*?)</script>', page, re.DOTALL)[1]
-    assert [one["camera"] for one in json.loads(presence)["items"]] == ["yard"]
+    standing = api.client.get("/standing.json").get_json()
+    assert standing == json.loads(presence)
+    assert [one["camera"] for one in standing["items"]] == ["yard"]
+    api.client.post("/logout")
+    assert api.client.get("/standing.json").status_code == 401
 
 
 def test_the_page_counts_as_enrolled_who_can_be_found(api, helpers):

@@ -134,10 +134,12 @@ async function refresh() {
   render();
 }
 
-async function askCameras() {
-  const answer = await fetch("/v1/presence");
+async function askStanding() {
+  const answer = await fetch("/standing.json");
   if (!answer.ok) return;
-  cameras = (await answer.json()).items;
+  const standing = await answer.json();
+  cameras = standing.items;
+  document.getElementById("persons").textContent = standing.persons;
   render();
 }
 
@@ -157,7 +159,7 @@ function received(message) {
 
 function follow() {
   const stream = new EventSource("/v1/events/stream");
-  stream.addEventListener("open", () => { say("live", "Live"); refresh().catch(() => {}); });
+  stream.addEventListener("open", () => { say("live", "Live"); refresh().catch(() => {}); askStanding().catch(() => {}); });
   stream.addEventListener("created", received);
   stream.addEventListener("updated", received);
   stream.addEventListener("merged", received);
@@ -175,4 +177,4 @@ JSON.parse(document.getElementById("initial").textContent).forEach(keep);
 render();
 follow();
 setInterval(tick, 1000);
-setInterval(() => { if (!document.hidden) askCameras().catch(() => {}); }, ASK_MS);
+setInterval(() => { if (!document.hidden) askStanding().catch(() => {}); }, ASK_MS);
