@@ -73,6 +73,8 @@ if [ "$role" = server ]; then
 else
     keep 0600 systemd/agent.env.example /etc/muster/agent.env
     keep 0644 edge_agent/agent.example.toml /etc/muster/agent.toml
+    # Before the first start, so that a key that root fetches is the agent's from the beginning.
+    [ -n "$root" ] || install -d -m 0700 -o muster-agent -g muster-agent /var/lib/muster-agent
     put 0644 systemd/edge-agent.service /etc/systemd/system/edge-agent.service
     units=edge-agent
 fi

@@ -54,7 +54,7 @@ def enroll_device(
     from shared.invitations import Invitation, plain_code
 
     if camera is not None and code is None and server is None:
-        click.echo(f"Looking for the picture by {camera} …", err=True)
+        click.echo(f"Show the QR picture to {camera}; it has {wait:.0f} s to see it …", err=True)
         invitation = invitation_shown(camera, wait)
     elif camera is None and code is not None and server is not None:
         if not server.startswith(("http://", "https://")):
