@@ -1,0 +1,136 @@
+"""The real agent while its clock jumps a day back and a year forward, as a box without one does."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from demo.processes import create_key
+from edge_agent.outbox import Outbox
+from tests.edge_agent.films import Actor, compose, shrunk
+
+from .conftest import RunningServer
+from .webcam import Webcam
+
+pytestmark = pytest.mark.models
+DEVICE = "box-1"
+WAIT_S = 120.0
+
+
+@pytest.fixture
+def faketime() -> Path:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("faketime is not installed (Debian: apt-get install faketime)")
+    return found[0]
+
+
+@pytest.fixture
+def passers_by() -> Iterator[Webcam]:
+    """Somebody is there for two seconds, then nobody for two, over and over."""
+    from models.samples import sample_path
+
+    picture = cv2.imread(str(sample_path("obama.jpg")))
+    if picture is None:
+        raise RuntimeError("the sample cannot be read")
+    face = shrunk(picture.astype(np.uint8))
+    size = (640, 480)
+    somebody = [
+        compose([Actor(face, lambda time_s: (300 + 20 * time_s, 240.0, 300.0))], step / 10, size)
+        for step in range(20)
+    ]
+    nobody = [compose([], 0.0, size)] * 20
+    pictures = [cv2.imencode(".jpg", one)[1].tobytes() for one in (*somebody, *nobody)]
+    camera = Webcam(pictures=pictures)
+    yield camera
+    camera.close()
+
+
+def arrived(server: RunningServer) -> list[tuple[int, datetime]]:
+    """Numbers of the probes that the server has, and when the box says that they were taken."""
+    database = sqlite3.connect(server.data / "muster.db")
+    try:
+        rows = database.execute(
+            "SELECT sequence, captured_at FROM probes ORDER BY sequence"
+        ).fetchall()
+    finally:
+        database.close()
+    return [(number, datetime.fromisoformat(at).replace(tzinfo=UTC)) for number, at in rows]
+
+
+def test_a_clock_that_jumps_costs_no_probe_and_opens_no_door(
+    running_server: RunningServer, passers_by: Webcam, faketime: Path, tmp_path: Path
+) -> None:
+    key, clock, log = (tmp_path / name for name in ("key", "clock", "agent.log"))
+    key.write_text(create_key(running_server.data, "device"))
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f'device = "{DEVICE}"\nstate_dir = "{tmp_path}/state"\n'
+        f'[shots]\ngate = "off"\nkeep_missed_s = 0.5\n'
+        f'[[cameras]]\nname = "door"\nsource = "{passers_by.url}"\n'
+        f'[server]\nurl = "{running_server.url}"\nkey_file = "{key}"\n'
+    )
+    clock.write_text("+0")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": str(faketime),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",  # nor does a real jump touch it
+    }
+    with log.open("wb") as output:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)],
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+
+    def until_some_are(when: Callable[[timedelta], bool], described: str) -> None:
+        deadline_s = time.monotonic() + WAIT_S
+        while not any(when(at - datetime.now(UTC)) for _, at in arrived(running_server)):
+            assert agent.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline_s, f"{described}\n{log.read_text()[-3000:]}"
+            time.sleep(0.2)
+
+    try:
+        until_some_are(lambda off: abs(off) < timedelta(hours=1), "nothing arrives")
+        clock.write_text("-1d")
+        until_some_are(lambda off: off < timedelta(hours=-23), "nothing comes a day back")
+        clock.write_text("+365d")
+        until_some_are(lambda off: off > timedelta(days=364), "nothing comes a year ahead")
+        clock.write_text("+0")
+        before = len(arrived(running_server))
+        until_some_are(lambda _: len(arrived(running_server)) > before, "nothing comes after it")
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(30) == 0, log.read_text()[-3000:]
+    assert "Traceback" not in log.read_text()
+
+    numbers = [number for number, _ in arrived(running_server)]
+    outbox = Outbox(tmp_path / "state" / f"outbox-{DEVICE}.db", DEVICE)
+    rest = [one.sequence for one in outbox.pending()]
+    counts = outbox.counts()
+    outbox.close()
+    assert sorted({*numbers, *rest}) == list(range(1, counts.put + 1))
+    assert counts.dropped == 0
+    assert live_ones_are_of_today(running_server)
+
+
+def live_ones_are_of_today(server: RunningServer) -> bool:
+    """Whether no event that somebody might act on was taken at another time than now."""
+    session = server.session("viewer")
+    events = session.get(f"{server.url}/v1/events?size=100", timeout=30).json()["items"]
+    taken = [datetime.fromisoformat(one["captured_at"]) for one in events if one["live"]]
+    return len(events) >= 3 and all(
+        abs(at - datetime.now(UTC)) < timedelta(hours=1) for at in taken
+    )
