@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError
 
 BUSY_TIMEOUT_MS = 10_000  # how long a write waits for those before it
 
-_SQLITE_CONNECTIONS = 300  # kept open at most: one for each thread that a worker can have, and some
+SQLITE_CONNECTIONS = 300  # kept open at most: one for each thread that a worker can have, and some
 _KEPT_CONNECTIONS = 5  # to PostgreSQL, by each process; more are opened while they are needed
 _PING_AFTER_S = 1.0
 _WRITERS = 0x4D75737465722077  # any number, the same in every process: the advisory lock's name
@@ -69,7 +69,7 @@ def open_engine(url: URL, connections: int) -> Engine:
     """
     if url.get_backend_name() == "sqlite":
         engine = create_engine(
-            url, hide_parameters=True, pool_size=_SQLITE_CONNECTIONS, pool_use_lifo=True
+            url, hide_parameters=True, pool_size=SQLITE_CONNECTIONS, pool_use_lifo=True
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

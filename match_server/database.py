@@ -4,15 +4,18 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from match_server.backends import (
     BUSY_TIMEOUT_MS,
+    SQLITE_CONNECTIONS,
     let_wait,
     open_engine,
     parsed_url,
@@ -38,6 +41,15 @@ _LISTEN_S = 0.5
 _SHORTEST_LIST = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How many this process has to the database."""
+
+    in_use: int
+    idle: int
+    most: int  # that it opens; beyond that it waits
+
+
 class Reader(Protocol):
     """What answers a select: a session, or the database itself (see `Database.execute`)."""
 
@@ -56,6 +68,7 @@ class Database:
     def __init__(self, url: str | URL, *, connections: int = CONNECTIONS) -> None:
         self.url = parsed_url(url)
         self._engine = open_engine(self.url, connections)
+        self._most = connections if not self.is_sqlite else SQLITE_CONNECTIONS
         dbapi: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = dbapi.Error
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
@@ -67,6 +80,12 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
+
+    def connections(self) -> Connections:
+        pool = self._engine.pool
+        if not isinstance(pool, QueuePool):
+            return Connections(0, 0, 0)
+        return Connections(pool.checkedout(), pool.checkedin(), self._most)
 
     @contextmanager
     def read(self, *, patient: bool = False) -> Iterator[Session]:

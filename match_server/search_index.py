@@ -114,6 +114,13 @@ class SearchIndex:
             except (KeyMissing, Damaged) as error:
                 log.warning("a gallery stays closed", extra={"why": error.message})
 
+    def lag(self) -> int:
+        """Changes that the galleries of this process have not applied yet, at most of any."""
+        newest = position(self._database)
+        with self._lock:
+            reached = [follower.reached for follower in self._followers.values()]
+        return max((newest - seq for seq in reached if seq is not None), default=0)
+
     def damaged(self) -> int:
         """Templates that this process found and could not read: nobody is found by them."""
         with self._lock:
@@ -193,6 +200,12 @@ class _Follower:
         self.damaged: frozenset[int] = frozenset()  # templates in use that could not be read
         self._lock = threading.Lock()
         self._compaction: threading.Timer | None = None
+
+    @property
+    def reached(self) -> int | None:
+        """The change that the gallery has applied; None before it is opened."""
+        gallery = self._gallery
+        return None if gallery is None else gallery.watermark
 
     def catch_up(self) -> Reached:
         """Apply what was committed before this call."""

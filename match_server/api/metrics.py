@@ -30,6 +30,11 @@ def metrics_endpoints(services: Services) -> list[Endpoint]:
     """Figures of all processes of this server."""
 
     def answer() -> Response:
+        services.metrics.process(
+            lag=services.index.lag(),
+            damaged=services.index.damaged(),
+            connections=services.database.connections(),
+        )
         text, media_type = services.metrics.exposition(lambda: _gauges(services))
         return Response(text, content_type=media_type)
 

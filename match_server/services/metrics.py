@@ -13,6 +13,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from match_server.database import Connections
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
@@ -51,7 +53,7 @@ class Metrics:
 
     def __init__(self) -> None:
         # Not before: the library decides at its import whether counts are shared.
-        from prometheus_client import CollectorRegistry, Counter, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self._registry = CollectorRegistry()
         self._requests = Histogram(
@@ -103,6 +105,34 @@ class Metrics:
             ("what",),
             registry=self._registry,
         )
+
+        # Of each process that lives, under its number: what only it can say.
+        self._lag = Gauge(
+            "muster_gallery_lag",
+            "Changes that this process has not applied; it does before its next search.",
+            registry=self._registry,
+            multiprocess_mode="liveall",
+        )
+        self._damaged = Gauge(
+            "muster_gallery_damaged_templates",
+            "Templates that this process could not read: nobody is found by them.",
+            registry=self._registry,
+            multiprocess_mode="liveall",
+        )
+        self._connections = Gauge(
+            "muster_database_connections",
+            "This process's connections to the database: in use, idle, and how many it may open.",
+            ("state",),
+            registry=self._registry,
+            multiprocess_mode="liveall",
+        )
+
+    def process(self, *, lag: int, damaged: int, connections: Connections) -> None:
+        """How this process is now."""
+        self._lag.set(lag)
+        self._damaged.set(damaged)
+        for state in ("in_use", "idle", "most"):
+            self._connections.labels(state).set(getattr(connections, state))
 
     def request(self, rule: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(rule, method, str(status)).observe(seconds)

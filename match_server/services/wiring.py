@@ -212,6 +212,14 @@ def build_services(
             [
                 Task("write what was gathered of accesses", 60, access.flush, alone=False),
                 Task("write when keys were used", 60, keys.note_used, alone=False),
+                Task(
+                    "say how this process is",
+                    5,
+                    lambda: metrics.process(
+                        lag=index.lag(), damaged=index.damaged(), connections=database.connections()
+                    ),
+                    alone=False,
+                ),
                 Task("note erasures beside the database", 15, journal.keep_up, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("retention", 600, retention.run, alone=True),

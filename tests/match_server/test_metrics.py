@@ -48,6 +48,26 @@ def test_what_happened_is_counted(api, helpers, figures):
     assert found[request] == 1
 
 
+def test_a_process_says_how_far_its_galleries_are_and_how_many_connections_it_has(
+    api, helpers, figures
+):
+    api.person("Ann", helpers.unit_vector(1))
+    api.search(helpers.unit_vector(1))
+    assert figures(api)["muster_gallery_lag",] == 0
+    api.person("Bob")
+    api.person("Eve")
+    found = figures(api)
+    assert found["muster_gallery_lag",] == 2
+    assert found["muster_gallery_damaged_templates",] == 0
+    assert found["muster_database_connections", ("state", "most")] >= 20
+    with api.services.database.read() as session:
+        session.connection()
+        busy = figures(api)["muster_database_connections", ("state", "in_use")]
+    assert busy == figures(api)["muster_database_connections", ("state", "in_use")] + 1
+    api.search(helpers.unit_vector(1))
+    assert figures(api)["muster_gallery_lag",] == 0
+
+
 def test_what_is_now_is_read_from_the_database(api, helpers, figures):
     api.person("Ann", helpers.unit_vector(1))
     api.send(*(api.probe(helpers.unit_vector(1), sequence=n) for n in (1, 5)))

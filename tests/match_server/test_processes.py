@@ -118,6 +118,20 @@ def test_two_workers_agree_while_people_come_and_go(server, helpers):
     assert not [one for one in entries if one["level"] == "error"]
 
 
+def test_the_figures_are_of_all_workers_whichever_answers(server):
+    client, _, _ = server
+    asked = 'muster_request_seconds_count{method="GET",rule="/v1/keys",status="200"}'
+    for _ in range(20):
+        assert client("GET", "/v1/keys").status_code == 200
+    pids, counts, deadline = set(), set(), time.monotonic() + 60
+    while len(pids) < 2:
+        assert time.monotonic() < deadline
+        text = client("GET", "/metrics").text
+        pids |= set(re.findall(r'muster_gallery_lag\{pid="(\d+)"\}', text))
+        counts |= set(re.findall(re.escape(asked) + r" (\S+)", text))
+    assert counts == {"20.0"}
+
+
 def test_the_same_probe_sent_to_all_workers_at_once_is_one_event(server, helpers):
     client, _, _ = server
     probe = helpers.probe_message(helpers.unit_vector(1), datetime.now(UTC), model_id=MODEL)
