@@ -144,8 +144,8 @@ def _batch_body(endpoint: Endpoint, ref: Json) -> Json:
     return {
         "required": True,
         "description": "As long as one likes: memory does not grow with it. The answer may be read "
-        "while this is sent, or after all of it. `curl -X POST -T FILE` sends a file piece by piece "
-        "(`--data-binary @FILE` reads it into memory first, 1 GB at most).",
+        "while this is sent, or after all of it. `curl -X POST -T FILE` sends a file of any size; "
+        "`--data-binary @FILE` reads it into memory first and takes at most 1 GB.",
         "content": {
             endpoint.media_type: {"schema": ref, "example": dict(endpoint.example)},
             "multipart/form-data": {"schema": form},
