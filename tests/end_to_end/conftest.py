@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import requests
 
 from demo.processes import create_key, free_port, server
+from tests.edge_agent.films import Actor, compose, shrunk
+
+from .webcam import Webcam
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,27 @@ def running_server(tmp_path: Path) -> Iterator[RunningServer]:
     data = tmp_path / "data"
     with server(tmp_path, data, free_port()) as url:
         yield RunningServer(url, data)
+
+
+@pytest.fixture
+def passers_by() -> Iterator[Webcam]:
+    """Somebody is there for two seconds, then nobody for two, over and over."""
+    from models.samples import sample_path
+
+    picture = cv2.imread(str(sample_path("obama.jpg")))
+    if picture is None:
+        raise RuntimeError("the sample cannot be read")
+    face = shrunk(picture.astype(np.uint8))
+    size = (640, 480)
+    somebody = [
+        compose([Actor(face, lambda time_s: (300 + 20 * time_s, 240.0, 300.0))], step / 10, size)
+        for step in range(20)
+    ]
+    nobody = [compose([], 0.0, size)] * 20
+    pictures = [cv2.imencode(".jpg", one)[1].tobytes() for one in (*somebody, *nobody)]
+    camera = Webcam(pictures=pictures)
+    yield camera
+    camera.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from demo.processes import create_key
 from edge_agent.outbox import Outbox
-from tests.edge_agent.films import Actor, compose, shrunk
 
 from .conftest import RunningServer
 from .webcam import Webcam
@@ -32,27 +29,6 @@ def faketime() -> Path:
     if not found:
         pytest.skip("faketime is not installed (Debian: apt-get install faketime)")
     return found[0]
-
-
-@pytest.fixture
-def passers_by() -> Iterator[Webcam]:
-    """Somebody is there for two seconds, then nobody for two, over and over."""
-    from models.samples import sample_path
-
-    picture = cv2.imread(str(sample_path("obama.jpg")))
-    if picture is None:
-        raise RuntimeError("the sample cannot be read")
-    face = shrunk(picture.astype(np.uint8))
-    size = (640, 480)
-    somebody = [
-        compose([Actor(face, lambda time_s: (300 + 20 * time_s, 240.0, 300.0))], step / 10, size)
-        for step in range(20)
-    ]
-    nobody = [compose([], 0.0, size)] * 20
-    pictures = [cv2.imencode(".jpg", one)[1].tobytes() for one in (*somebody, *nobody)]
-    camera = Webcam(pictures=pictures)
-    yield camera
-    camera.close()
 
 
 def arrived(server: RunningServer) -> list[tuple[int, datetime]]:

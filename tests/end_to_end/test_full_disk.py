@@ -1,0 +1,84 @@
+"""The real agent on a disk that is full when it starts."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.processes import create_key
+
+from .conftest import RunningServer
+from .webcam import Webcam
+
+pytestmark = pytest.mark.models
+WAIT_S = 120.0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.call(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], stderr=subprocess.DEVNULL
+    ):
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def arrived(server: RunningServer) -> list[int]:
+    with contextlib.closing(sqlite3.connect(server.data / "muster.db")) as database:
+        rows = database.execute("SELECT sequence FROM probes ORDER BY sequence").fetchall()
+    return [number for (number,) in rows]
+
+
+def test_an_agent_that_starts_on_a_full_disk_delivers_what_it_saw_when_there_is_room(
+    running_server: RunningServer, passers_by: Webcam, small_disk: Path, tmp_path: Path
+) -> None:
+    filler = small_disk / "somebody else's"
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+        while file.write(bytes(1024)):
+            pass
+    key, log, config = (tmp_path / name for name in ("key", "agent.log", "agent.toml"))
+    key.write_text(create_key(running_server.data, "device"))
+    config.write_text(
+        f'device = "box-1"\nstate_dir = "{small_disk}"\n[shots]\ngate = "off"\n'
+        f'[[cameras]]\nname = "door"\nsource = "{passers_by.url}"\n'
+        f'[server]\nurl = "{running_server.url}"\nkey_file = "{key}"\n'
+    )
+    with log.open("wb") as output:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)],
+            stdout=output,
+            stderr=output,
+        )
+
+    def until(what: Callable[[], bool], described: str) -> None:
+        deadline_s = time.monotonic() + WAIT_S
+        while not what():
+            assert agent.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline_s, f"{described}\n{log.read_text()[-3000:]}"
+            time.sleep(0.2)
+
+    try:
+        until(lambda: "takes nothing at the moment" in log.read_text(), "it is not said")
+        until(lambda: "Watching door" in log.read_text(), "the cameras are not watched")
+        until(lambda: passers_by.viewers > 0, "nobody looks")
+        time.sleep(5.0)  # somebody has passed by
+        assert arrived(running_server) == []
+        filler.unlink()
+        until(lambda: len(arrived(running_server)) >= 2, "nothing arrives")
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(30) == 0, log.read_text()[-3000:]
+    assert log.read_text().count("takes nothing at the moment") == 1
+    assert "works again" in log.read_text()
+    numbers = arrived(running_server)
+    assert numbers == list(range(1, len(numbers) + 1))
