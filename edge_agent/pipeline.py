@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from shared.template import Template
 
 log = logging.getLogger(__name__)
 
+_JITTER_S: Final = 0.5  # a stream's time that falls back by less goes on
 MODEL_STAGES: Final = ("detect", "locate", "pose", "liveness", "occlusion", "embed")
 
 
@@ -97,10 +98,11 @@ class Pipeline:
         self._scene = SceneWatch()
         self._tracker = Tracker(self._rules.tracking)
         self._still_tracker = Tracker(self._rules.tracking.of_stills())
-        self._shots = BestShots(self._rules.shots)
+        self._shots = BestShots(_patient(self._rules))
         self._judge = Judge(models, self._rules.gate, self._rules.liveness, self.times)
         self._presence = Presence(tracks, ledger)
         self._left: list[Story] = []  # of people who were found out only when they had gone
+        self._before: tuple[float, tuple[int, int]] | None = None  # the last frame's time and size
 
     @property
     def in_view(self) -> int:
@@ -116,6 +118,8 @@ class Pipeline:
         """Works on one frame; what became a probe is in the sink when it returns."""
         self.counts.frames += 1
         knobs = self.knobs
+        if not frame.alone:
+            frame = self._in_order(frame)
         self._presence.at(frame.camera, frame.captured_at, frame.time_s)
         with self.times.measure("frame"):
             detections = self._detect(frame, knobs)
@@ -133,6 +137,23 @@ class Pipeline:
         ended = self._shots.end((*self._tracker.end_all(), *self._still_tracker.end_all()))
         self._publish(self._embed(self._pass(self._shots.last_of(ended), self.knobs)))
         self._conclude(ended)
+
+    def _in_order(self, frame: Frame) -> Frame:
+        """The frame, never earlier than the one before.
+
+        Where a stream begins anew, in time or with pictures of another size, nobody of before is
+        looked for in it.
+        """
+        time_s = frame.time_s
+        if self._before is not None:
+            before_s, size = self._before
+            if time_s < before_s - _JITTER_S or frame.size != size:
+                self.finish()
+                self._lookout = Lookout(self._models, self._rules.detection)
+            elif time_s < before_s:
+                frame = replace(frame, time_s=before_s)
+        self._before = frame.time_s, frame.size
+        return frame
 
     def _detect(self, frame: Frame, knobs: Knobs) -> Detections | None:
         """The faces of the frame, or None where it was not searched."""
@@ -270,6 +291,13 @@ class Pipeline:
             self._presence.end(story)
         self._left.clear()
         self._shots.keep_only(self._tracker.tracks + self._still_tracker.tracks)
+
+
+def _patient(rules: PipelineRules) -> ShotRules:
+    """Where liveness decides, no shot is so good that it goes out before several looks are had."""
+    if rules.liveness.policy == "refuse":
+        return replace(rules.shots, good_enough=float("inf"))
+    return rules.shots
 
 
 def _row(shapes: Shapes, row: NDArray[np.intp]) -> Shapes:

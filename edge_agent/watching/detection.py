@@ -58,7 +58,7 @@ class Lookout:
         if frame.alone:
             # A still gets a second try with a margin around it; in a film the next frame does.
             far = self._rules.reach == "far"
-            return self._finder.detect(frame.image, retry_padded=not far, closer=far)
+            return self._ask(frame, retry_padded=not far, closer=far)
         self.still = False
         if frame.index % max(self._rules.every, knobs.detect_every):
             return None
@@ -80,13 +80,13 @@ class Lookout:
     def _find(self, frame: Frame, knobs: Knobs) -> Detections | None:
         rules, now_s = self._rules, frame.time_s
         if rules.reach == "near" or not knobs.closer_looks:
-            return self._finder.detect(frame.image)
+            return self._ask(frame)
         if rules.reach == "auto":
             idle = rules.motion and now_s >= self._awake_until_s
             if now_s - self._tried_s >= rules.closer_s * (3 if idle else 1):
                 return self._compare(frame)
             if now_s >= self._far_until_s:
-                return self._finder.detect(frame.image)
+                return self._ask(frame)
         if now_s - self._searched_s < rules.far_every_s:
             return None
         return self._look_closer(frame)
@@ -94,7 +94,7 @@ class Lookout:
     def _compare(self, frame: Frame) -> Detections:
         """Looks both ways; stays with the closer one where it finds faces that are of use."""
         self._tried_s = frame.time_s
-        plain, closer = self._finder.detect(frame.image), self._look_closer(frame)
+        plain, closer = self._ask(frame), self._look_closer(frame)
         widths = closer.boxes[:, 2] - closer.boxes[:, 0]
         usable = closer.take(np.flatnonzero(widths >= self._rules.usable_px))
         if len(usable) and (_best_overlap(usable.boxes, plain.boxes) < _SAME_FACE).any():
@@ -103,7 +103,14 @@ class Lookout:
 
     def _look_closer(self, frame: Frame) -> Detections:
         self.closer_looks += 1
-        return self._finder.detect(frame.image, closer=True)
+        return self._ask(frame, closer=True)
+
+    def _ask(self, frame: Frame, *, retry_padded: bool = False, closer: bool = False) -> Detections:
+        """The faces of the frame, without what lies outside of it: there is nothing to look at."""
+        found = self._finder.detect(frame.image, retry_padded=retry_padded, closer=closer)
+        corners = np.clip(found.boxes, 0, np.tile(np.array(frame.size, np.float32), 2))
+        visible = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+        return found if visible.all() else found.take(np.flatnonzero(visible))
 
 
 def _best_overlap(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:

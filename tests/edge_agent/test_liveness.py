@@ -48,6 +48,23 @@ def test_a_refusal_rests_on_several_looks_not_on_one() -> None:
     assert models.liveness_looks >= 3
 
 
+def test_no_shot_is_so_good_that_one_look_lets_it_pass() -> None:
+    """A photograph seems live in one frame in three: the median of several looks refuses it."""
+    scene = lambda _: [Someone(1, 300, score=0.95)]  # noqa: E731
+
+    class Lucky(FakeFaces):
+        def liveness(self, image, boxes):  # type: ignore[no-untyped-def]
+            score = super().liveness(image, boxes)
+            return score if self.liveness_looks % 3 == 1 else score * 0
+
+    models, sink = Lucky(scene), Sink()
+    pipeline = Pipeline(models, sink, PipelineRules(liveness=LivenessRules("refuse", 0.5)))
+    for index in range(50):
+        pipeline.step(frame_of(scene, index))
+    pipeline.finish()
+    assert sink.probes == []
+
+
 def test_reported_it_gates_nothing() -> None:
     models, sink, _ = watch(LivenessRules("report", threshold=0.5), live=0.1)
     assert [probe.liveness for probe in sink.probes] == [pytest.approx(0.1)]

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from edge_agent.capture.feed import Frame
 from edge_agent.pipeline import Pipeline, PipelineRules
 from edge_agent.tracking.bestshot import ShotRules
 from edge_agent.tracking.tracker import TrackingRules
@@ -288,3 +290,56 @@ def test_thirty_faces_at_once_are_tracked_and_embedded_together() -> None:
     assert models.batches == [30]
     assert len(sink.probes) == 30
     assert pipeline.counts.tracks == 30
+
+
+def restless(change: Callable[[Frame, int], Frame], frames: int = 150) -> tuple[Sink, Pipeline]:
+    """Somebody stands there in the first 100 frames, whose frames are changed on their way."""
+    scene: Scene = lambda index: [Someone(1, 300)] * (index < 100)  # noqa: E731
+    sink = Sink()
+    pipeline = Pipeline(FakeFaces(scene), sink, RULES)
+    for index in range(frames):
+        pipeline.step(change(frame_of(scene, index), index))
+    return sink, pipeline
+
+
+@pytest.mark.parametrize("hours", [-1, -10_000])
+def test_a_stream_whose_time_leaps_back_begins_anew(hours: int) -> None:
+    def leaping(frame: Frame, index: int) -> Frame:
+        return replace(frame, time_s=frame.time_s + 3600.0 * hours * (index >= 50))
+
+    sink, pipeline = restless(leaping)
+    assert [person_of(probe) for probe in sink.probes] == [1, 1]
+    assert pipeline.counts.tracks == 2
+    assert pipeline.tracks == ()
+    assert pipeline.in_view == 0, "who has left is not waited for until the time comes round again"
+
+
+def test_a_stream_whose_time_stumbles_goes_on() -> None:
+    def stumbling(frame: Frame, index: int) -> Frame:
+        return replace(frame, time_s=frame.time_s - 0.1 * (index % 10 == 5))
+
+    sink, pipeline = restless(stumbling)
+    assert len(sink.probes) == 1
+    assert pipeline.counts.tracks == 1
+    assert pipeline.in_view == 0
+
+
+def test_pictures_of_another_size_are_another_view() -> None:
+    def shrinking(frame: Frame, index: int) -> Frame:
+        return replace(frame, image=frame.image[:300, :500]) if index >= 50 else frame
+
+    sink, pipeline = restless(shrinking)
+    assert [probe.frame_size for probe in sink.probes] == [(640, 360), (500, 300)]
+    assert len({probe.track_id for probe in sink.probes}) == 2
+    assert pipeline.in_view == 0
+
+
+def test_boxes_without_area_and_outside_of_the_picture_are_nobody() -> None:
+    there = Someone(1, 300)
+    odd = [Someone(2, 100, size=0), Someone(3, -500, y=-500), Someone(4, 5000, y=5000, size=4000)]
+    sink = Sink()
+    pipeline = Pipeline(FakeFaces(lambda _: [there, *odd]), sink, RULES)
+    for index in range(30):
+        pipeline.step(frame_of(lambda _: [there], index))
+    pipeline.finish()
+    assert [person_of(probe) for probe in sink.probes] == [1]

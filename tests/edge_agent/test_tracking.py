@@ -17,6 +17,7 @@ FPS = 25.0
 Boxes = NDArray[np.float32]
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 5).flatmap(
         lambda rows: st.integers(1, 5).flatmap(
