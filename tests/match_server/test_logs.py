@@ -1,37 +1,119 @@
-"""The server's log: one JSON object a line, whoever writes it."""
+"""No key, template or face is in the log, at its most talkative and whatever goes wrong."""
 
+import base64
 import json
-import logging
-import threading
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
 
-from match_server.logs import JsonFormatter, LineHandler
+import pytest
+import requests
 
-
-def test_lines_of_many_threads_are_whole_and_none_is_lost(capfd):
-    handler = LineHandler()
-    handler.setFormatter(JsonFormatter())
-    log = logging.Logger("some", logging.INFO)
-    log.addHandler(handler)
-
-    def write(thread: int) -> None:
-        for number in range(50):
-            log.info("“said” by Zoë\n\ud800", extra={"thread_number": thread, "number": number})
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    said = {(line["thread_number"], line["number"]) for line in lines}
-    assert said == {(thread, number) for thread in range(8) for number in range(50)}
-    assert {line["level"] for line in lines} == {"info"}
-    assert lines[0]["message"].startswith("“said” by Zoë\n")
+MODEL = "compact-mobilefacenet-512@1"
+COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+PASSWORD = "camera-password-4711"
 
 
-def test_a_record_that_cannot_be_written_stops_nobody(capfd):
-    handler = LineHandler()
-    handler.setFormatter(JsonFormatter())
-    record = logging.LogRecord("some", logging.INFO, __file__, 1, "%d", ("no number",), None)
-    handler.handle(record)
-    assert "Logging error" in capfd.readouterr().err
+@pytest.fixture
+def server(tmp_path):
+    """A server that logs everything; its address, a key of an admin, and its log so far."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUSTER_LOG_LEVEL": "DEBUG"}
+    environment["MUSTER_MAX_BODY_BYTES"] = "200000"
+    data = ["--data-dir", str(tmp_path / "data")]
+    made = subprocess.run(
+        [*COMMAND, "key", "create", "--role", "admin", "--json", *data],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", *data],
+            stdout=subprocess.PIPE, stderr=errors, env=environment, text=True,
+        )  # fmt: skip
+    address = re.search(r"http://[\d.:]+", process.stdout.readline())
+    assert address, log.read_text()
+    yield address[0], json.loads(made.stdout)["key"], lambda: log.read_text() + made.stderr
+    process.terminate()
+    process.wait(20)
+    process.stdout.close()
+
+
+def _pieces(secret):
+    """What shows that something of a secret was written: its middle, and that as Python says it."""
+    if isinstance(secret, str):
+        return [secret[len(secret) // 3 :][:24]]
+    text = base64.b64encode(secret).decode()
+    raw = secret[len(secret) // 3 :][:12]
+    return [text[len(text) // 3 :][:32], repr(raw)[2:-1], raw.hex()]
+
+
+def test_no_key_template_or_face_is_in_the_log_whatever_goes_wrong(server, helpers):
+    base, key, log = server
+    headers = {"Authorization": f"Bearer {key}"}
+
+    def send(method, path, **arguments):
+        given = headers | arguments.pop("headers", {})
+        return requests.request(method, base + path, headers=given, timeout=30, **arguments)
+
+    vector = helpers.unit_vector(1)
+    template, picture = helpers.encode(vector), base64.b64decode(helpers.thumbnail(3))
+    probe = helpers.probe_message(vector, _now(), model_id=MODEL, thumbnail=helpers.thumbnail(4))
+    persons = "/v1/collections/default/persons"
+    person = send("POST", persons, json={"name": "Xanthippe Rare"}).json()["id"]
+    enrolled = {"template": template, "model_id": MODEL}
+    assert send("POST", f"{persons}/{person}/templates", json=enrolled).status_code == 201
+    vectors = {"templates": [{"vector": template, "model_id": MODEL}]}
+    assert send("POST", "/v1/collections/default/search", json=vectors).status_code == 200
+    taken = send("POST", "/v1/probes", json=probe).json()["probes"][0]
+    assert taken["status"] == "accepted"
+    hook = send("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/hook-path-4711"}).json()
+    send("POST", "/v1/devices", json={"name": "door-1"})
+    code = send("POST", "/v1/devices/door-1/codes").json()["code"]
+    wanted = {"config": {"cameras": [{"source": f"rtsp://u:{PASSWORD}@192.0.2.1/1"}]}}
+    assert send("PUT", "/v1/devices/door-1/config", json=wanted).status_code == 200
+    image = base64.b64encode(picture).decode()
+    text = json.dumps(enrolled)
+    statuses = [
+        send("POST", f"{persons}/{person}/images", files={"image": ("a.jpg", picture)}),
+        send("POST", "/v1/detect", json={"image": image[:-9]}),
+        send("POST", "/v1/detect", json={"image": [image]}),
+        send("POST", "/v1/detect", data=picture, headers={"Content-Type": "image/jpeg"}),
+        send("POST", "/v1/detect", json={"image": image * 200}),
+        send("POST", f"{persons}/{person}/templates", json={**enrolled, "model_id": "other@1"}),
+        send("POST", f"{persons}/{person}/templates", json={**enrolled, "template": template[:-4]}),
+        send("POST", f"{persons}/{person}/templates", data=text[:-5], headers=_JSON),
+        send("POST", "/v1/probes", json=[{**probe, "box": template}, {"probe_id": template}]),
+        send("POST", "/v1/probes", data=json.dumps(probe)[:-2], headers=_JSON),
+        send("POST", "/v1/collections/default/enroll", data=f"{text}\n{{{text}", headers=_LINES),
+        send("PUT", "/v1/devices/door-1/config", data=json.dumps(wanted)[:-1], headers=_JSON),
+        send("GET", f"/v1/images/{template[:40]}?key={key}"),
+        send("GET", "/v1/keys", headers={"Authorization": f"Bearer {key[:-1]}"}),
+        send("GET", "/v1/keys", headers={"Authorization": key}),
+        requests.post(f"{base}/login", data={"key": key}, timeout=30, allow_redirects=False),
+        requests.post(f"{base}/login", data={"key": key[:-2]}, timeout=30),
+        requests.post(f"{base}/v1/devices/enroll", json={"code": code}, timeout=30),
+    ]
+    granted = statuses[-1].json()["key"]
+    assert {one.status_code for one in statuses} >= {200, 303, 400, 401, 409, 413, 415}
+    written = log()
+    assert '"level": "debug"' in written or '"level": "info"' in written
+    secrets = {
+        "key": key, "key of a box": granted, "secret of a webhook": hook["secret"],
+        "code": code, "camera's password": PASSWORD, "path of a webhook": "hook-path-4711",
+        "name": "Xanthippe Rare", "template": vector.astype("<f2").tobytes(),
+        "picture": picture, "thumbnail": base64.b64decode(probe["thumbnail"]),
+    }  # fmt: skip
+    found = {
+        name for name, secret in secrets.items() for piece in _pieces(secret) if piece in written
+    }
+    assert found == set()
+
+
+_JSON = {"Content-Type": "application/json"}
+_LINES = {"Content-Type": "application/x-ndjson"}
+
+
+def _now():
+    return datetime.now(UTC)
