@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent import outbox_rows
 from edge_agent.outbox_file import LastNumber, TakesNothing, begin_anew, is_damage, open_file
 from edge_agent.probes import Probe
 from shared.clock import Clock, SystemClock, rfc3339
@@ -22,7 +23,6 @@ from shared.messages import ProbeReceipt
 
 log = logging.getLogger(__name__)
 
-_KEPT_REFUSALS = 1000
 _RETRY_S = 2.0
 _HELD_BYTES = 8 * 1024 * 1024
 _MINUTE_S = 60.0
@@ -127,7 +127,8 @@ class Outbox:
                 return 0
             try:
                 with self._transaction() as cursor:
-                    self._forget(cursor, self._settled.values())
+                    now = rfc3339(self._clock.now())
+                    outbox_rows.forget(cursor, self._settled.values(), now)
                     stored = self._store(cursor)
                     self._drop_aged(cursor)
             except sqlite3.Error as error:
@@ -326,36 +327,17 @@ class Outbox:
             self._held_dropped += 1
 
     def _store(self, cursor: sqlite3.Cursor) -> int:
-        (sequence,) = cursor.execute("SELECT last_sequence FROM tally").fetchone()
         rows = []
-        for sequence, probe in enumerate(self._held, start=sequence + 1):  # noqa: B020
+        for sequence, probe in enumerate(self._held, start=outbox_rows.last_sequence(cursor) + 1):
             message = probe.message(self._device, sequence)
             body = message.model_dump_json(exclude_none=True).encode()
             rows.append((sequence, probe.probe_id, body, self._lived_s()))
-        cursor.executemany(
-            "INSERT INTO probe (sequence, probe_id, body, put_at_s) VALUES (?, ?, ?, ?)", rows
-        )
-        cursor.execute(
-            "UPDATE tally SET last_sequence = ?, bytes = bytes + ?, dropped = dropped + ?",
-            (sequence, sum(len(body) for _, _, body, _ in rows), self._held_dropped),
-        )
-        self._make_room(cursor)
-        self._last_stored = sequence
+        if rows:
+            outbox_rows.insert(cursor, rows)
+            outbox_rows.count_dropped(cursor, self._held_dropped)
+            outbox_rows.make_room(cursor, self._max_bytes)
+            self._last_stored = rows[-1][0]
         return len(rows)
-
-    def _make_room(self, cursor: sqlite3.Cursor) -> None:
-        (excess,) = cursor.execute("SELECT bytes - ? FROM tally", (self._max_bytes,)).fetchone()
-        if excess <= 0:
-            return
-        freed = dropped = last = 0
-        oldest = cursor.execute("SELECT sequence, length(body) FROM probe ORDER BY sequence")
-        for last, size in oldest:  # noqa: B007  # used after the loop
-            freed += size
-            dropped += 1
-            if freed >= excess:
-                break
-        cursor.execute("DELETE FROM probe WHERE sequence <= ?", (last,))
-        self._count_dropped(cursor, dropped, freed)
 
     def _lived_s(self) -> float:
         """How long the outbox has been open in all its processes."""
@@ -370,47 +352,10 @@ class Outbox:
             return
         lived_s = self._lived_s()
         cursor.execute("UPDATE tally SET lived_s = ?", (lived_s,))
-        gone = cursor.execute(
-            "DELETE FROM probe WHERE put_at_s < ? RETURNING length(body)",
-            (lived_s - self._max_age_s,),
-        ).fetchall()
+        gone = outbox_rows.drop_older(cursor, lived_s - self._max_age_s)
         if gone:
-            log.warning("%d probes waited too long for the server and are dropped", len(gone))
-            self._count_dropped(cursor, len(gone), sum(size for (size,) in gone))
+            log.warning("%d probes waited too long for the server and are dropped", gone)
         self._aged_at_s = self._clock.monotonic_s()
-
-    def _count_dropped(self, cursor: sqlite3.Cursor, count: int, size: int) -> None:
-        cursor.execute("UPDATE tally SET bytes = bytes - ?, dropped = dropped + ?", (size, count))
-
-    def _forget(self, cursor: sqlite3.Cursor, receipts: Iterable[ProbeReceipt]) -> None:
-        for receipt in receipts:
-            row = cursor.execute(
-                "DELETE FROM probe WHERE probe_id = ? RETURNING sequence, length(body)",
-                (receipt.probe_id,),
-            ).fetchone()
-            if row is None:  # dropped for want of room since the receipt came
-                continue
-            sequence, size = row
-            if receipt.status == "refused":
-                cursor.execute(
-                    "INSERT OR REPLACE INTO refusal VALUES (?, ?, ?, ?, ?)",
-                    (
-                        sequence,
-                        receipt.probe_id,
-                        receipt.code,
-                        receipt.message,
-                        rfc3339(self._clock.now()),
-                    ),
-                )
-                cursor.execute(
-                    "DELETE FROM refusal WHERE sequence NOT IN"
-                    " (SELECT sequence FROM refusal ORDER BY sequence DESC LIMIT ?)",
-                    (_KEPT_REFUSALS,),
-                )
-                cursor.execute("UPDATE tally SET refused = refused + 1")
-            else:
-                cursor.execute("UPDATE tally SET acknowledged = acknowledged + 1")
-            cursor.execute("UPDATE tally SET bytes = bytes - ?", (size,))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
