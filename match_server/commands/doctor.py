@@ -10,7 +10,7 @@ from match_server.commands.options import answer, data_dir, json_flag
 from match_server.settings import load_settings
 
 
-@click.command()
+@click.command(short_help="Say what is wrong here, and what to do about it.")
 @data_dir
 @json_flag
 @click.pass_obj

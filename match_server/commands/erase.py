@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from match_server.schemas.audit import ErasureView
 
 
-@click.command()
+@click.command(short_help="Erase a person, and answer a certificate of it.")
 @click.argument("person", required=False)
 @click.option("--collection", default="default", show_default=True, help="Of the person.")
 @click.option("--certificate", help="Show this certificate (an id) in place of erasing anybody.")
@@ -51,7 +51,7 @@ def erase(
     answer(as_json, view.model_dump(mode="json"), _text(view))
 
 
-@click.command()
+@click.command(short_help="Delete what has been kept for long enough.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @data_dir
 @json_flag

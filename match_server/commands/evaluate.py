@@ -11,7 +11,7 @@ from match_server.settings import load_settings
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Measure the face models on pictures, and calibrate.")
 @click.argument("folder", type=_FOLDER)
 @click.option("--collection", default="default", show_default=True, help="Whose model and gate.")
 @click.option(

@@ -12,7 +12,7 @@ from match_server.commands.transfer import import_server, passphrase_file
 from match_server.settings import load_settings
 
 
-@click.command("import")
+@click.command("import", short_help="Enroll many pictures or templates, or a whole server.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--collection", default="default", show_default=True, help="Where to enroll.")
 @click.option("--store", is_flag=True, help="Keep the photos.")

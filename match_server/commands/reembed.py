@@ -34,7 +34,7 @@ _FIGURES = {
 }
 
 
-@click.command()
+@click.command(short_help="Move a collection to other face models.")
 @click.argument("collection")
 @click.option("--pack", help="Installed pack with the other face models.")
 @click.option("--compare", is_flag=True, help="Compare both models on the photos that are kept.")

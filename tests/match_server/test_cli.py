@@ -27,6 +27,16 @@ COMMANDS = [
     "audit verify",
     "retention",
     "settings",
+    "device code",
+    "device list",
+    "erase",
+    "evaluate",
+    "export",
+    "import",
+    "keyring new",
+    "keyring list",
+    "keyring rotate",
+    "reembed",
 ]
 
 
@@ -40,7 +50,7 @@ def _run(*arguments, code=0):
 def test_every_command_explains_itself_with_an_example(command):
     text = _run(*command.split(), "--help")
     assert f"match-server {command}" in text
-    assert "Example:" in text
+    assert "Example" in text
 
 
 def test_a_key_is_made_listed_and_revoked(tmp_path):
