@@ -6,6 +6,10 @@ import json
 
 import pytest
 
+from match_server.mqtt.broker import Broker
+from match_server.mqtt.consumer import Consumer
+from shared.topics import DeviceTopics
+
 PERSONS = "/v1/collections/default/persons"
 SEARCH = "/v1/collections/default/search"
 
@@ -97,6 +101,22 @@ def test_numbers_that_are_not_finite_are_refused_everywhere(api, number, helpers
 def test_deeply_nested_json_is_refused(api):
     text = '{"name": "x", "metadata": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}"
     api.refused(400, "POST", PERSONS, data=text, content_type="application/json")
+
+
+def test_json_in_a_query_or_a_form_that_is_nested_without_end_is_refused(api, helpers):
+    deep = "[" * 20_000
+    api.refused(400, "GET", f"{PERSONS}?filter={deep}")
+    picture = (io.BytesIO(helpers.paint()), "a.png")
+    api.refused(400, "POST", SEARCH, data={"image": picture, "filter": deep})
+
+
+def test_a_message_over_mqtt_that_is_nested_without_end_is_refused_and_not_sent_again(api):
+    """One that is not answered would come back for ever, and end each process that takes it."""
+    broker = Broker("127.0.0.1", 1, False, None, None, "c")
+    consumer = Consumer(broker, api.services.probes)
+    topics = DeviceTopics("home", "door-1")
+    result = consumer._take_probe(topics, b"[" * 100_000)
+    assert (result.status, result.probe_id, result.code) == ("refused", "", "malformed")
 
 
 def test_a_body_of_another_kind_is_unsupported(api):

@@ -1,13 +1,16 @@
 """Reads without a session say what a session says, and see what was committed; writers queue."""
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, select, text, update
 
+import match_server
 from match_server.app import create_app
 from match_server.database import Database
 from match_server.faces import FaceEngine
@@ -102,6 +105,50 @@ def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_o
     assert position(databases[0]) == before + 180
     for database in databases:
         database.close()
+
+
+def test_writers_that_take_rows_in_opposite_orders_cannot_wait_in_a_circle(api):
+    """The second one has not read or locked anything before the first one has committed."""
+    one, other = (Database(api.services.database.url) for _ in range(2))
+    first_has_its_row, second_is_in = threading.Event(), threading.Event()
+
+    def counter_first():
+        with one.write() as session:
+            next_number(session, "changes")
+            first_has_its_row.set()
+            overtaken = second_is_in.wait(0.5)
+            session.execute(update(Collection).values(person_count=Collection.person_count + 1))
+        return overtaken
+
+    def collection_first():
+        first_has_its_row.wait(20)
+        with other.write() as session:
+            session.execute(update(Collection).values(person_count=Collection.person_count + 1))
+            second_is_in.set()
+            next_number(session, "changes")
+
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(collection_first)
+        assert pool.submit(counter_first).result(30) is False
+        second.result(30)
+    with one.read() as session:
+        assert session.scalars(select(Collection.person_count)).all() == [2]
+    one.close()
+    other.close()
+
+
+def test_nobody_but_the_one_seam_opens_a_connection():
+    """Else a writer could go past the lock that all others begin with."""
+    package = Path(match_server.__file__).parent
+    opening = re.compile(
+        r"create_engine\(|sessionmaker|\bSession\(|raw_connection\(|psycopg\.connect"
+    )
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if opening.search(path.read_text())
+    }
+    assert found == {"backends.py", "database.py"}
 
 
 def test_a_reader_sees_one_state_and_cannot_write(api):
