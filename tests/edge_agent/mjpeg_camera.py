@@ -29,7 +29,11 @@ class MjpegCamera:
     """
 
     def __init__(
-        self, script: Callable[[Write], object] = lambda write: None, *, places: int = 1_000_000
+        self,
+        script: Callable[[Write], object] = lambda write: None,
+        *,
+        places: int = 1_000_000,
+        port: int = 0,
     ) -> None:
         self.script = script
         self.boundary = "frame"
@@ -37,6 +41,7 @@ class MjpegCamera:
         self.login: tuple[str, str] | None = None
         self.scheme = "Basic"
         self.viewers = 0
+        self.over = threading.Event()  # hung up
         self._places = places
         self._lock = threading.Lock()
         camera = self
@@ -67,11 +72,13 @@ class MjpegCamera:
             daemon_threads = True
             block_on_close = False
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/video"
+        self._server = Server(("127.0.0.1", port), Handler)
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/video"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
 

@@ -55,7 +55,8 @@ def passers_by() -> Iterator[Webcam]:
     pictures = [cv2.imencode(".jpg", one)[1].tobytes() for one in (*somebody, *nobody)]
     camera = Webcam(pictures=pictures)
     yield camera
-    camera.close()
+    if not camera.over.is_set():
+        camera.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A network camera that never ends; some of its visitors may be turned away."""
 
-import time
+import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -20,11 +20,14 @@ def moving_noise() -> list[bytes]:
 class Webcam(MjpegCamera):
     """Ten pictures a second, over and over; only the first `viewers` visitors get any."""
 
-    def __init__(self, *, viewers: int = 1_000_000, pictures: Sequence[bytes] = ()) -> None:
-        super().__init__(self._show, places=viewers)
+    def __init__(
+        self, *, viewers: int = 1_000_000, pictures: Sequence[bytes] = (), port: int = 0
+    ) -> None:
+        super().__init__(self._show, places=viewers, port=port)
         self.pictures = pictures or moving_noise()
 
     def _show(self, write: Write) -> None:
-        for number in range(100_000):
-            write(self.part(self.pictures[number % len(self.pictures)]))
-            time.sleep(0.1)
+        for picture in itertools.cycle(self.pictures):
+            write(self.part(picture))
+            if self.over.wait(0.1):
+                return

@@ -1,4 +1,4 @@
-"""The real agent on a disk that is full when it starts."""
+"""The real agent on a disk that is full when it starts, with a camera that goes and returns."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ def arrived(server: RunningServer) -> list[int]:
     return [number for (number,) in rows]
 
 
-def test_an_agent_that_starts_on_a_full_disk_delivers_what_it_saw_when_there_is_room(
+def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
     running_server: RunningServer, passers_by: Webcam, small_disk: Path, tmp_path: Path
 ) -> None:
     filler = small_disk / "somebody else's"
@@ -75,9 +75,17 @@ def test_an_agent_that_starts_on_a_full_disk_delivers_what_it_saw_when_there_is_
         assert arrived(running_server) == []
         filler.unlink()
         until(lambda: len(arrived(running_server)) >= 2, "nothing arrives")
+
+        passers_by.close()
+        until(lambda: "gives no pictures any more; trying" in log.read_text(), "it is not missed")
+        before = len(arrived(running_server))
+        back = Webcam(pictures=passers_by.pictures, port=passers_by.port)
+        until(lambda: "gives pictures again" in log.read_text(), "it is not taken again")
+        until(lambda: len(arrived(running_server)) > before, "nobody is seen any more")
     finally:
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(30) == 0, log.read_text()[-3000:]
+    back.close()
     assert log.read_text().count("takes nothing at the moment") == 1
     assert "works again" in log.read_text()
     numbers = arrived(running_server)
