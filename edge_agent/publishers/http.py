@@ -1,6 +1,7 @@
 """Probes over HTTP: POST /v1/probes, in batches, in order."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -130,18 +131,18 @@ class HttpTransport:
     def _receipts(self, answer: Answer, offered: Sequence[StoredProbe]) -> list[ProbeReceipt]:
         """The receipts for what was offered; what else the answer names is not ours to forget."""
         ours = {probe.probe_id for probe in offered}
+        receipts: list[ProbeReceipt] = []
         try:
             named = _Answer.model_validate_json(answer.body).probes
-            receipts = [
-                ProbeReceipt.model_validate(one.model_dump())
-                for one in named
-                if one.probe_id in ours
-            ]
         except ValidationError as error:
             raise Unavailable(
                 f"the {self.name} answered {answer.status} without receipts:"
                 " is that a match-server?"
             ) from error
+        for one in named:
+            if one.probe_id in ours:
+                with suppress(ValidationError):  # a word that is not known here is no receipt
+                    receipts.append(ProbeReceipt.model_validate(one.model_dump()))
         if not receipts:
             raise Unavailable(f"the {self.name} answered without a receipt for what it was sent")
         return receipts

@@ -103,7 +103,8 @@ class HttpFarEnd:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(answer)
+                with contextlib.suppress(ConnectionError):  # they do not read it to the end
+                    self.wfile.write(answer)
 
             def do_GET(self) -> None:
                 self.send_response(200)

@@ -1,5 +1,6 @@
 """What the road over HTTP does with each answer of a server."""
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -147,6 +148,22 @@ def test_an_answer_to_a_part_is_taken_for_that_part(
     outbox.settle(road.exchange(outbox.pending()))
     assert outbox.counts().acknowledged == 5
     assert len(server.ledger.offers) == 5
+
+
+def test_a_word_of_a_newer_server_is_no_receipt_and_spoils_no_other(
+    outbox: Outbox, server: HttpFarEnd, probes: Probes
+) -> None:
+    outbox.put(probes(2))
+    words = itertools.chain(["postponed"], itertools.repeat("accepted"))
+    server.answer = lambda body: (
+        200,
+        {},
+        json.dumps(
+            {"probes": [{"probe_id": one["probe_id"], "status": next(words)} for one in body]}
+        ).encode(),
+    )
+    outbox.settle(server.transport().exchange(outbox.pending()))
+    assert [one.sequence for one in outbox.pending()] == [1]
 
 
 def test_an_answer_without_end_is_not_read_to_the_end(
