@@ -8,8 +8,10 @@ import tracemalloc
 import pytest
 from sqlalchemy import func, select
 
-from match_server.schemas.batches import BatchQuery
+from match_server.schemas.batches import BatchLine, BatchQuery
+from match_server.services.people import bulk
 from match_server.tables import Change, Person, Template
+from shared.errors import NotFound
 
 ENROLL = "/v1/collections/default/enroll"
 PERSONS = "/v1/collections/default/persons"
@@ -373,3 +375,20 @@ def test_a_client_that_falls_silent_keeps_what_was_written_and_is_told(api, help
     )
     assert [one.get("code") for one in _verdicts(response)] == [None, "malformed"]
     assert api.ok("GET", "/v1/collections/default")["templates"] == 1
+
+
+def test_a_collection_that_is_erased_while_vectors_are_read_takes_none(api, helpers, monkeypatch):
+    api.ok("POST", "/v1/collections", json={"name": "short"})
+    lines = [_vector_line(helpers, f"P{seed}", seed) for seed in range(3)]
+    original = bulk.stored_forms
+
+    def erasing(given, owner):
+        api.ok("DELETE", "/v1/collections/short")
+        return original(given, owner)
+
+    monkeypatch.setattr(bulk, "stored_forms", erasing)
+    items = [(place, BatchLine(**line)) for place, line in enumerate(lines)]
+    with pytest.raises(NotFound, match="erased"):
+        api.services.bulk.add("short", items)
+    monkeypatch.setattr(bulk, "stored_forms", original)
+    assert _statuses(_lines(api, *lines)) == ["accepted"] * 3

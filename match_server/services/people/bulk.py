@@ -30,7 +30,7 @@ from match_server.tables import (
     Template,
 )
 from shared.clock import Clock
-from shared.errors import Conflict, MusterError
+from shared.errors import Conflict, MusterError, NotFound
 from shared.ids import new_ids
 
 VectorItem = tuple[int, BatchLine]
@@ -225,13 +225,15 @@ def _readable(
 def _room(session: Session, owner: Collection) -> int:
     """Templates that the collection can still take; its row is locked until the end.
 
-    Raises ModelMismatch when its model has just been changed.
+    Raises ModelMismatch when its model has just been changed, NotFound when it was erased.
     """
     row = session.execute(
         select(Collection.template_count, Collection.max_templates)
         .where(Collection.number == owner.number)
         .with_for_update()
-    ).one()
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"collection {owner.name!r} has just been erased")
     require_generation(session, owner)
     limit = 2**62 if row.max_templates is None else row.max_templates
     return max(int(limit - row.template_count), 0)
@@ -300,7 +302,11 @@ def _tell(
         literal(now, Change.at.type),
     ).where(table.number > last)
     columns = ["seq", "collection_number", "kind", "subject", "template_number", "at"]
-    session.execute(insert(Change).from_select(columns, lines))
+    told: Any = session.execute(
+        insert(Change).from_select(columns, lines), execution_options={"preserve_rowcount": True}
+    )
+    if told.rowcount != count:
+        raise RuntimeError(f"{told.rowcount} rows are new where {count} were written")
     details: dict[str, JsonValue] = {"first_seq": first_seq, "count": count}
     action = "persons_created" if table is Person else "templates_added"
     note(session, Note(action, now, collection_number=owner.number, details=details))
