@@ -18,21 +18,24 @@ def messages(event: EventView) -> list[tuple[str, str]]:
     face = _face(event)
     common: dict[str, Any] = {
         "id": event.id,
+        "duration": _seconds(event),
         "timestamp": rfc3339(event.captured_at),
         "attempts": event.probes,
-        "camera": event.camera,
+        "camera": event.camera.lower(),
         "zones": [],
     }
     match = event.person is not None
+    counts = {"person": 1, "match": int(match), "miss": 0, "unknown": int(not match)}
     told = [
         (
-            f"{_ROOT}/cameras/{event.camera}",
+            f"{_ROOT}/cameras/{event.camera.lower()}",
             {
                 **common,
                 "matches": [face] if match else [],
                 "misses": [],
                 "unknowns": [] if match else [face],
                 "personCount": 1,
+                "counts": counts,
             },
         )
     ]
@@ -40,18 +43,27 @@ def messages(event: EventView) -> list[tuple[str, str]]:
         name = topic_part(event.person.name)
         told.append((f"{_ROOT}/matches/{name}", {**common, "match": face}))
     else:
-        told.append((f"{_ROOT}/unknown", {**common, "unknown": face}))
+        unknown = {**common, "unknown": face, "unknowns": [face]}
+        told.append((f"{_ROOT}/matches/unknown", unknown))
     return [(topic, json.dumps(payload, ensure_ascii=False)) for topic, payload in told]
 
 
 def count_topic(camera: str) -> str:
     """Where the number of persons before a camera is said."""
-    return f"{_ROOT}/cameras/{camera}/person"
+    return f"{_ROOT}/cameras/{camera.lower()}/person"
 
 
 def topic_part(name: str) -> str:
-    """A person's name as one level of a topic: without what has a meaning there."""
-    return re.sub(r"[/+#$\x00-\x1f\x7f]", "_", name).strip() or "_"
+    """A person's name as one level of a topic: words joined by hyphens, letters and digits alone.
+
+    Double Take takes Latin letters only and would leave nothing of other names; here they stay.
+    """
+    return re.sub(r"[^\w-]|_", "", re.sub(r"\s+", "-", name.strip())) or "_"
+
+
+def _seconds(event: EventView) -> float:
+    """From the shown picture to the answer."""
+    return round(max(0.0, (event.received_at - event.captured_at).total_seconds()), 2)
 
 
 def _face(event: EventView) -> dict[str, Any]:
@@ -61,5 +73,9 @@ def _face(event: EventView) -> dict[str, Any]:
         "confidence": round(100 * max(event.similarity or 0.0, 0.0), 2),  # a similarity, in percent
         "match": event.person is not None,
         "box": {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1},
+        "type": "mqtt",
+        "duration": _seconds(event),
         "detector": "muster",
+        "filename": None,  # pictures stay behind a key: GET /v1/events/{id}/snapshot
+        "base64": None,
     }

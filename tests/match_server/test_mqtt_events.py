@@ -276,7 +276,7 @@ def test_nothing_that_is_retained_ever_names_anybody(make_api, helpers, listen, 
     ann = api.person("Ann Onymous", helpers.unit_vector(1))
     api.send(api.probe(helpers.unit_vector(1)))
     until(lambda: state(listener, "Last person") == "Ann Onymous", "Ann")
-    until(lambda: listener.on("double-take/matches/Ann Onymous"), "her topic")
+    until(lambda: listener.on("double-take/matches/Ann-Onymous"), "her topic")
     api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
     until(lambda: state(listener, "Last person") == "nobody", "nobody")
     until(lambda: listener.events()[-1]["person_erased"], "the event without her")
@@ -327,17 +327,27 @@ def test_double_takes_topics_are_served_on_wish(make_api, helpers, listen, publi
     api = make_api(double_take=True)
     listener = listen("#")
     publish(api)
-    api.person("A+B/#1", helpers.unit_vector(1))
-    api.send(api.probe(helpers.unit_vector(1)))
-    until(lambda: listener.on("double-take/cameras/front/person"), "a count")
-    until(lambda: listener.on("double-take/matches/A_B__1"), "a match")
-    until(lambda: listener.on("double-take/cameras/front"), "the camera's")
-    (match,) = listener.on("double-take/matches/A_B__1")
-    assert json.loads(match)["match"]["name"] == "A+B/#1"
-    (seen,) = listener.on("double-take/cameras/front")
+    api.person("Ann O. +/#1", helpers.unit_vector(1))
+    api.person("王 小明", helpers.unit_vector(2))
+    camera = "double-take/cameras/front"
+    api.send(api.probe(helpers.unit_vector(1), camera="Front"))
+    until(lambda: listener.on(f"{camera}/person"), "a count")
+    until(lambda: listener.on("double-take/matches/Ann-O-1"), "a match")
+    until(lambda: listener.on(camera), "the camera's")
+    (match,) = listener.on("double-take/matches/Ann-O-1")
+    assert json.loads(match)["match"]["name"] == "Ann O. +/#1"
+    assert json.loads(match)["camera"] == "front"
+    (seen,) = listener.on(camera)
     assert json.loads(seen)["matches"][0]["match"] is True
+    assert json.loads(seen)["counts"] == {"person": 1, "match": 1, "miss": 0, "unknown": 0}
     api.clock.advance(31)
-    until(lambda: listener.on("double-take/cameras/front/person") == ["1", "0"], "nobody")
+    until(lambda: listener.on(f"{camera}/person") == ["1", "0"], "nobody")
+    api.send(api.probe(helpers.unit_vector(2), sequence=2))
+    until(lambda: listener.on("double-take/matches/王-小明"), "a name of other letters")
+    api.send(api.probe(helpers.unit_vector(9), sequence=3))
+    until(lambda: listener.on("double-take/matches/unknown"), "somebody unknown")
+    (unknown,) = listener.on("double-take/matches/unknown")
+    assert json.loads(unknown)["unknown"]["match"] is False
     assert not [one for one in listener.messages if one.topic.startswith("homeassistant")]
 
 
