@@ -36,13 +36,16 @@ def _open_gap(session: Session, device: Device, first: int, last: int) -> None:
 
 
 def _fill(session: Session, device: Device, sequence: int) -> None:
-    gap = session.scalars(
-        select(DeviceGap).where(
-            DeviceGap.device_number == device.number,
-            DeviceGap.first <= sequence,
-            DeviceGap.last >= sequence,
-        )
-    ).one_or_none()
+    if any(isinstance(one, DeviceGap) for one in (*session.new, *session.dirty)):
+        session.flush()
+    with session.no_autoflush:  # of all else that this transaction has changed
+        gap = session.scalars(
+            select(DeviceGap).where(
+                DeviceGap.device_number == device.number,
+                DeviceGap.first <= sequence,
+                DeviceGap.last >= sequence,
+            )
+        ).one_or_none()
     if gap is None:
         return  # the number came before, under another probe: a box that lost its memory
     first, last = gap.first, gap.last

@@ -178,7 +178,9 @@ def _view(row: Event) -> EventView:
         None if row.collection is None else row.collection.name,
         None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
         candidates,
-        row.local_person,
+        None
+        if row.local_person is None
+        else PersonName(id=row.local_person.id, name=row.local_person.name),
     )
 
 
@@ -187,7 +189,7 @@ def view_of(
     collection: str | None,
     person: PersonName | None,
     candidates: list[CandidateView],
-    local_person: Person | None,
+    local_person: PersonName | None,
 ) -> EventView:
     """An event as clients see it, with the names that go with it."""
     x1, y1, x2, y2 = row.box
@@ -225,13 +227,13 @@ def view_of(
     )
 
 
-def _local_view(row: Event, person: Person | None) -> LocalView | None:
+def _local_view(row: Event, person: PersonName | None) -> LocalView | None:
     if row.local_decision is None:
         return None
     said = row.decision, row.person_number
     return LocalView(
         decision=cast(Decision, row.local_decision),
-        person=None if person is None else PersonName(id=person.id, name=person.name),
+        person=person,
         similarity=row.local_similarity,
         agrees=said == (row.local_decision, row.local_person_number),
     )

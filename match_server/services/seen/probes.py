@@ -230,7 +230,9 @@ class Probes:
                     probe_id=probe_id, status="accepted", event=as_told(view, now)
                 )
             sightings.write()
-        return results, self._files.doom_snapshots(session, unused)
+        own = {one.name for one in snapshots.values() if one is not None}
+        self._files.discard([name for name in unused if name in own])
+        return results, self._files.doom_snapshots(session, set(unused) - own)
 
     def _require_current(self, reader: Reader, new: Sequence[_Searched], now: datetime) -> None:
         """Raises unless the transaction sees the collections and persons that were searched."""

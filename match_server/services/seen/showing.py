@@ -15,7 +15,7 @@ from match_server.services.searches.policy import Candidate
 from match_server.services.searches.scopes import Scope
 from match_server.services.seen.events import view_of
 from match_server.services.storing.files import Kept
-from match_server.tables import Event, EventTrack, Person
+from match_server.tables import Event, EventTrack
 from shared.messages import ProbeMessage
 
 _STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
@@ -134,7 +134,7 @@ def show(
         was.carry_over(event)
 
 
-def view_of_probe(event: Event, verdict: Verdict, local_person: Person | None) -> EventView:
+def view_of_probe(event: Event, verdict: Verdict, local_person: PersonName | None) -> EventView:
     """The event that shows this probe, as clients see it."""
     person: PersonName | None = None
     if verdict.decision == "identified":

@@ -9,10 +9,12 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from match_server.schemas.events import EventView
+from match_server.schemas.persons import PersonName
 from match_server.services.boxes.followers import count_decision
 from match_server.services.changes import next_number
 from match_server.services.lookup import batches
-from match_server.services.seen.events import event_view
+from match_server.services.searches.identification import candidate_view
+from match_server.services.seen.events import view_of
 from match_server.services.seen.showing import (
     Freshness,
     Verdict,
@@ -65,6 +67,19 @@ _HELD = (
 )
 _OF_ID = select(Person.number).where(
     Person.collection_number == bindparam("collection"), Person.id == bindparam("id")
+)
+_NAME = select(Person.id, Person.name).where(Person.number == bindparam("number"))
+_CANDIDATES = (
+    select(
+        Person.id,
+        Person.name,
+        EventCandidate.template_id,
+        EventCandidate.similarity,
+        EventCandidate.match_probability,
+    )
+    .join(Person, Person.number == EventCandidate.person_number)
+    .where(EventCandidate.event_id == bindparam("event"))
+    .order_by(EventCandidate.rank)
 )
 # Of bare tables: there is nothing to map.
 _NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
@@ -177,11 +192,7 @@ class Sightings:
             self._candidates[event.id] = candidate_rows(event, verdict)
             return self._shown(event, verdict), [name for name in unused if name is not None]
         keep_fresh(event, message, verdict)
-        self.write()
-        view = event_view(self._session, event.id)
-        if view is None:
-            raise RuntimeError("an event that was just written is gone")
-        return view, [name for name in unused if name is not None]
+        return self._still_shown(event), [name for name in unused if name is not None]
 
     def write(self) -> None:
         """Write what was gathered."""
@@ -355,6 +366,35 @@ class Sightings:
 
     def _shown(self, event: Event, verdict: Verdict) -> EventView:
         """The event that shows this probe, as clients see it."""
-        number = event.local_person_number
-        local = None if number is None else self._session.get(Person, number)
-        return view_of_probe(event, verdict, local)
+        return view_of_probe(event, verdict, self._name(event.local_person_number))
+
+    def _still_shown(self, event: Event) -> EventView:
+        """The event that shows an earlier probe, as clients see it."""
+        if event.id in self._candidates:  # of this list
+            self.write()
+        rows = self._session.connection().execute(_CANDIDATES, {"event": event.id})
+        candidates = [
+            candidate_view(
+                PersonName(id=person, name=name),
+                template_id,
+                similarity,
+                rank,
+                match_probability=probability,
+            )
+            for rank, (person, name, template_id, similarity, probability) in enumerate(rows, 1)
+        ]
+        number = event.collection_number
+        collection = None if number is None else self._session.get(Collection, number)
+        return view_of(
+            event,
+            None if collection is None else collection.name,
+            self._name(event.person_number),
+            candidates,
+            self._name(event.local_person_number),
+        )
+
+    def _name(self, number: int | None) -> PersonName | None:
+        if number is None:
+            return None
+        row = self._session.connection().execute(_NAME, {"number": number}).one_or_none()
+        return None if row is None else PersonName(id=row.id, name=row.name)

@@ -73,6 +73,13 @@ class FileStore:
                     self.doom(session, [(file.name, file.storage_number)])
             raise
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Delete files of the data folder that `kept` has written and that the transaction, which
+        is still open, does not name after all. That needs no note: they belong to nobody.
+        """
+        for name in names:
+            self._here.delete(name)
+
     def read(self, name: str, storage: Storage | None = None, *, cipher: Cipher) -> bytes:
         """The file's bytes. Raises NotFound when it is gone, Damaged when it is not as written."""
         stored = self._place(None if storage is None else storage.uri).read(name)
