@@ -7,6 +7,7 @@
 #
 # DESTDIR=/folder installs below a folder and starts nothing. --files leaves the program alone (no
 # virtual environment, no models): for packagers, and for whoever changed no more than a unit.
+# PYTHON=/path/to/python3 chooses another Python than the system's; the service's user must reach it.
 set -eu
 cd "$(dirname "$0")/.."
 root=${DESTDIR:-}
@@ -16,8 +17,8 @@ models=/var/lib/muster-models
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-role=${1:-}
-case $role in server | agent) shift ;; *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
+role=${1:-} user=muster-agent
+case $role in server | agent) shift ;; *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
 ingest= files=
 for option in "$@"; do
     case $option in
@@ -36,13 +37,27 @@ keep() { # MODE SOURCE TARGET: only where there is none; what you wrote stays
     if [ -e "$root$3" ]; then :; else install -D -m "$1" "$2" "$root$3"; fi
 }
 
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() { # the system's before one that root has for itself, which no service could start
+    for python in ${PYTHON:-/usr/bin/python3 python3}; do
+        if is_recent "$python"; then return; fi
+    done
+    die "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3."
+}
+
 install_program() {
+    find_python
     extra=edge
-    [ "$role" = agent ] || extra=server
+    [ "$role" = agent ] || { extra=server; user=muster; }
     # A box that is a server as well needs both.
     [ ! -e "$root$program/bin/gunicorn" ] || extra=edge,server
-    [ -x "$root$program/bin/python" ] || python3 -m venv "$root$program"
+    [ -x "$root$program/bin/python" ] || "$python" -m venv "$root$program"
     "$root$program/bin/pip" install --quiet --disable-pip-version-check --upgrade ".[$extra]"
+    if [ -z "$root" ] && ! runuser -u "$user" -- "$program/bin/python" -c ''; then
+        die "The user $user cannot run $(readlink -f "$program/bin/python"): remove $program, and" \
+            "install with PYTHON=/path/to/python3, one that every user may run."
+    fi
     say "Installed the program in $program."
     MUSTER_MODELS_DIR=$root$models "$root$program/bin/face-models" pull compact
     chmod -R a+rX "$root$models"

@@ -146,3 +146,15 @@ def test_the_installer_says_what_it_does_not_understand(
     assert done.returncode != 0
     assert done.stderr
     assert files(tmp_path) == {}
+
+
+def test_a_python_that_is_too_old_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    old = tmp_path / "python2"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    command = ["sh", str(FOLDER / "install.sh"), "agent"]
+    environment = {**os.environ, "DESTDIR": str(tmp_path / "root"), "PYTHON": str(old)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert not (tmp_path / "root/opt").exists()
