@@ -6,6 +6,7 @@ const PLAIN = { // quality factors in the words of who took the picture
   brightness: "too dark or too bright", sharpness: "blurred", yaw: "turned away",
   pitch: "looking up or down", roll: "tilted", liveness: "looks like a picture of a picture",
   missing: "partly outside of the picture", distance2center: "partly outside of the picture",
+  align_score: "the face is not seen clearly", eyes_open: "eyes closed", mouth_open: "mouth open",
   no_face: "no face was found in it",
 };
 const inWords = (factor) => (factor.startsWith("occlusion") ? "covered" : PLAIN[factor] ?? factor);
