@@ -23,6 +23,7 @@ from match_server.api.health import health_endpoints
 from match_server.api.live import live_endpoints
 from match_server.api.metrics import metrics_endpoints
 from match_server.api.openapi import openapi_document
+from match_server.api.pictures import PictureTurns
 from match_server.api.requests import read_body, read_query
 from match_server.api.routes import (
     collection_endpoints,
@@ -71,12 +72,13 @@ def create_app(
     app.config["MAX_FORM_PARTS"] = _FORM_PARTS
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     gatekeeper = Gatekeeper(services.settings, services.keys, secret)
+    pictures = PictureTurns(services.settings.threads // 2)
     endpoints = all_endpoints(services, stopping, _warmed(services) if warm else lambda: True)
     for endpoint in endpoints:
         app.add_url_rule(
             endpoint.path,
             endpoint.name,
-            _view(endpoint, gatekeeper, services),
+            _view(endpoint, gatekeeper, services, pictures),
             methods=[endpoint.method],
             provide_automatic_options=False,
         )
@@ -116,7 +118,7 @@ def all_endpoints(
 
 
 def _view(
-    endpoint: Endpoint, gatekeeper: Gatekeeper, services: Services
+    endpoint: Endpoint, gatekeeper: Gatekeeper, services: Services, pictures: PictureTurns
 ) -> Callable[..., Response]:
     """The Flask view of an endpoint: who asks, what for, and the answer as JSON."""
 
@@ -135,7 +137,8 @@ def _view(
             also = endpoint.also(inputs["body"])
             if also is not None:
                 g.principal.require(also)
-        answer = endpoint.handle(**inputs)
+        with pictures.turn(inputs.get("body")):
+            answer = endpoint.handle(**inputs)
         each = services.settings.audit_searches == "each"
         tell_access(services.access, endpoint, path, inputs.get("query"), each_search=each)
         if isinstance(answer, BaseModel):
