@@ -158,7 +158,8 @@ class Pipeline:
     def _detect(self, frame: Frame, knobs: Knobs) -> Detections | None:
         """The faces of the frame, or None where it was not searched."""
         with self.times.measure("detect"):
-            found = self._lookout.search(frame, knobs)
+            settled = self._shots.are_settled(self._tracker.tracks, frame.time_s)
+            found = self._lookout.search(frame, knobs, settled=settled)
         self.counts.searched += found is not None
         return found
 

@@ -26,7 +26,7 @@ _LOOK_SOON_S: Final = 0.1  # ... then no more often than this until it has a pro
 _LOOK_AGAIN_S: Final = 0.2  # ... and than this when it has one
 _NEARLY_AS_GOOD: Final = 0.85  # of the published score: worth adding to what is fused
 _CHECK_AGAIN_S: Final = 2.0
-_SECOND_WITNESS_S: Final = 0.4  # after a covered face seemed to be another: look once more
+_SECOND_WITNESS_S: Final = 1.0  # after a covered face seemed another; who walks past is free then
 _COVERED: Final = 0.25  # share of the face: beyond, a template may be unlike the same face's
 _SAME_STRANGER: Final = 0.5  # cosine of two covered looks that bear one another out
 _KNOWN_LOOKS: Final = 4
@@ -116,6 +116,16 @@ class BestShots:
         """What is known of a live track."""
         return self._stories[track.track_id]
 
+    def are_settled(self, tracks: Sequence[Track], now_s: float) -> bool:
+        """Whether there are tracks, and none that is new, doubted or waits for its first probe."""
+        return bool(tracks) and all(
+            track.confirmed
+            and (story := self._stories.get(track.track_id)) is not None
+            and story.doubted_s is None
+            and (story.probes > 0 or now_s - story.began_s >= _EAGER_S)
+            for track in tracks
+        )
+
     def to_look_at(self, tracks: Sequence[Track], now_s: float) -> list[Track]:
         """Those of the tracks seen in this frame whose face could become a best shot."""
         chosen = []
@@ -153,6 +163,8 @@ class BestShots:
         story = self._stories[track.track_id]
         if not quality.passed:
             story.poor_looks.update(quality.reasons)
+            return False
+        if story.stranger is not None and story.seen_s - story.checked_s < _SECOND_WITNESS_S:
             return False
         if story.best is not None:
             return quality.score > story.best.quality.score

@@ -31,6 +31,7 @@ class DetectionRules:
     every: int = 1  # frames; between them, tracks are predicted
     motion: bool = True  # without motion, search only every `idle_s`
     idle_s: float = 2.0
+    settled_s: float = 0.06  # not searched sooner again while everybody in view is known
     awake_s: float = 1.0  # after a motion, go on for so long
     reach: Reach = "auto"
     closer_s: float = 4.0  # "auto" tries a closer look so often, three times as seldom when idle
@@ -53,14 +54,19 @@ class Lookout:
         self.still = False  # whether the newest frame was passed over because nothing has moved
         self.closer_looks = 0
 
-    def search(self, frame: Frame, knobs: Knobs) -> Detections | None:
-        """The faces of `frame`; None where it is not searched."""
+    def search(self, frame: Frame, knobs: Knobs, *, settled: bool = False) -> Detections | None:
+        """The faces of `frame`; None where it is not searched.
+
+        `settled`: there are faces in view, and none of them that has to be seen soon.
+        """
         if frame.alone:
             # A still gets a second try with a margin around it; in a film the next frame does.
             far = self._rules.reach == "far"
             return self._ask(frame, retry_padded=not far, closer=far)
         self.still = False
         if frame.index % max(self._rules.every, knobs.detect_every):
+            return None
+        if settled and 0 <= frame.time_s - self._searched_s < self._rules.settled_s:
             return None
         if self._rules.motion and not self._is_awake(frame):
             self.still = True

@@ -255,6 +255,25 @@ def test_frames_between_detections_cost_nothing_and_tracks_go_on() -> None:
     assert len({probe.track_id for probe in sink.probes}) == 1
 
 
+def test_while_everybody_in_view_is_known_every_second_frame_is_searched() -> None:
+    rules = PipelineRules(detection=DetectionRules(motion=False, reach="near"))
+    _, _, pipeline = watch(lambda index: [Someone(1, 200 + index)], 200, rules=rules)
+    assert 100 <= pipeline.counts.searched <= 108
+    empty = watch(lambda _: [], 200, rules=rules)[2]
+    assert empty.counts.searched == 200, "who comes into an empty room is seen at once"
+
+
+@pytest.mark.parametrize("arrival", [100, 101])
+def test_who_joins_one_who_is_known_has_a_probe_within_300_ms(arrival: int) -> None:
+    rules = PipelineRules(detection=DetectionRules(motion=False, reach="near"))
+
+    def scene(index: int) -> list[Someone]:
+        return [Someone(1, 150), *([Someone(2, 450, score=0.5)] if index >= arrival else [])]
+
+    _, sink, _ = watch(scene, arrival + round(0.3 * 25) + 1, rules=rules, finish=False)
+    assert [person_of(probe) for probe in sink.probes] == [1, 2]
+
+
 def test_what_is_open_when_the_agent_stops_is_not_lost() -> None:
     _, sink, pipeline = watch(lambda _: [Someone(1, 300, score=0.3)], 4, finish=False)
     assert sink.probes == []
