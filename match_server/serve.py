@@ -137,7 +137,6 @@ def _tls(settings: Settings) -> dict[str, Any]:
         "ca_certs": None if authority is None else str(authority),
         "cert_reqs": ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
         "ssl_context": at_least_1_2,
-        "do_handshake_on_connect": False,  # our worker makes it, without waiting
     }
 
 

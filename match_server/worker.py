@@ -47,14 +47,23 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class _Visitor(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
     """A connection, and what it has sent of a request."""
 
-    def __init__(self, cfg: Any, client_socket: socket.socket, client: Any, server: Any) -> None:
+    def __init__(
+        self,
+        cfg: Any,
+        client_socket: socket.socket,
+        client: Any,
+        server: Any,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         super().__init__(cfg, client_socket, client, server)
         self.initialized = True  # the thread that gets it has nothing to set up
         self.received = bytearray()
-        self.shaken = not cfg.is_ssl
+        self.shaken = tls is None
         self.thrown_away = 0  # bytes, while it leaves
-        if cfg.is_ssl:
-            self.sock = gunicorn_sock.ssl_wrap_socket(client_socket, cfg)
+        if tls is not None:
+            self.sock = tls.wrap_socket(
+                client_socket, server_side=True, do_handshake_on_connect=False
+            )
         self.parser = gunicorn_http.get_parser(cfg, self.sock, client)
 
     def receive(self) -> bool:
@@ -94,6 +103,12 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._leaving: deque[_Visitor] = deque()
+        self._tls: ssl.SSLContext | None = None
+
+    def init_process(self) -> None:
+        if self.cfg.is_ssl:  # once, not for each connection as gunicorn does
+            self._tls = gunicorn_sock.ssl_context(self.cfg)
+        super().init_process()
 
     def accept(self, listener: socket.socket) -> None:
         try:
@@ -108,7 +123,7 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
         if self.nr_conns >= self.worker_connections:
             self._make_room()
         try:
-            visitor = _Visitor(self.cfg, client_socket, client, listener.getsockname())
+            visitor = _Visitor(self.cfg, client_socket, client, listener.getsockname(), self._tls)
         except OSError:  # it has gone already
             self.nr_conns -= 1
             client_socket.close()
