@@ -351,6 +351,19 @@ def test_double_takes_topics_are_served_on_wish(make_api, helpers, listen, publi
     assert not [one for one in listener.messages if one.topic.startswith("homeassistant")]
 
 
+@on_sqlite
+def test_a_count_that_was_left_behind_goes_back_to_nobody(make_api, helpers, listen, publish):
+    api = make_api(double_take=True)
+    listener = listen("double-take/#")
+    first = publish(api)
+    topic = "double-take/cameras/front/person"
+    api.send(api.probe(helpers.unit_vector(1)))
+    until(lambda: listener.last(topic) == "1", "somebody")
+    first.close()  # before its half minute is over
+    publish(api)
+    until(lambda: listener.last(topic) == "0", "nobody")
+
+
 def test_track_messages_come_over_the_broker_too(api, broker, listen):
     settings = api.services.settings.model_copy(update={"broker": broker})
     consumer = Consumer(broker_of(settings), api.services.probes, listenings(api.services))
