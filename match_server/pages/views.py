@@ -30,7 +30,7 @@ from shared.reasons import in_plain_terms
 
 _SHOWN = 60  # sightings on the page
 _POLICY = (
-    "default-src 'none'; img-src 'self' blob:; style-src 'self'; script-src 'self'; "
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
