@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +57,7 @@ def film(folder: Path, scene: str, size: tuple[int, int], portraits: Sequence[Po
     path = folder / name
     if not path.exists():
         unfinished = path.with_suffix(".part.mp4")
-        people_there = [one.actor for one in people_of(scene, size, portraits)]
-        _write(unfinished, [*people_there, *_scenery(scene, size)], size)
+        _write(unfinished, composed(scene, size, portraits), size)
         unfinished.replace(path)
     return path
 
@@ -126,15 +125,24 @@ def _walking(
     return way
 
 
-def _write(path: Path, cast: Sequence[Actor], size: tuple[int, int]) -> None:
+def composed(
+    scene: str, size: tuple[int, int], portraits: Sequence[Portrait], seconds: float = SECONDS
+) -> Iterator[BgrImage]:
+    """The pictures of a scene, `FPS` a second, before any film compresses them."""
+    there = [one.actor for one in people_of(scene, size, portraits)] + _scenery(scene, size)
+    hiss = [grain(size, seed) for seed in range(5)]
+    wall = compose([], 0.0, size)
+    for index in range(round(seconds * FPS)):
+        picture = compose(there, index / FPS, size) if there else wall
+        yield cv2.add(picture, hiss[index % 5], dtype=cv2.CV_8U).astype(np.uint8, copy=False)
+
+
+def _write(path: Path, pictures: Iterator[BgrImage], size: tuple[int, int]) -> None:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, size)
     if not writer.isOpened():
         raise OSError(f"cannot write a film to {path}")
-    hiss = [grain(size, seed) for seed in range(5)]
-    wall = compose([], 0.0, size)
-    for index in range(SECONDS * FPS):
-        picture = compose(cast, index / FPS, size) if cast else wall
-        writer.write(cv2.add(picture, hiss[index % 5], dtype=cv2.CV_8U))
+    for picture in pictures:
+        writer.write(picture)
     writer.release()
 
 
