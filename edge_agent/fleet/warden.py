@@ -62,7 +62,7 @@ class Warden:
         )
         self._next_health_s = self._began_s + _FIRST_HEALTH_S
         self._said_clock = False
-        self._reported = False  # the state of the configuration, to the server
+        self._must_report()
         self._lock = threading.Lock()
         self._wanted: DesiredConfig | None = None
         self._attempt: _Attempt | None = None  # that is being made
@@ -100,14 +100,27 @@ class Warden:
         if self._agent.replaced.is_set():
             return
         self._consider()
-        if not self._reported:
-            report = self._configurations.report(self._settings)
-            self._reported = tell(self._links, lambda link: link.send_report(report))
+        if not self._reported and self._clock.monotonic_s() >= self._next_report_s:
+            self._report()
         if self._clock.monotonic_s() >= self._next_health_s:
             self._next_health_s = self._clock.monotonic_s() + self._settings.fleet.health_s
             message = self._health()
             tell(self._links, lambda link: link.send_health(message))
             self._say_clock()
+
+    def _must_report(self) -> None:
+        """The server is to hear of the configuration's state."""
+        self._reported = False
+        self._next_report_s, self._report_pause_s = 0.0, _TICK_S
+
+    def _report(self) -> None:
+        """Says it; where nobody hears it, again after pauses that grow up to those of health."""
+        report = self._configurations.report(self._settings)
+        self._reported = tell(self._links, lambda link: link.send_report(report))
+        if not self._reported:
+            self._next_report_s = self._clock.monotonic_s() + self._report_pause_s
+            longest_s = max(self._settings.fleet.health_s, _TICK_S)
+            self._report_pause_s = min(2 * self._report_pause_s, longest_s)
 
     def _watch_strain(self) -> None:
         rates = self._strain_rates.look(self._agent.cameras)
@@ -128,7 +141,7 @@ class Warden:
         ]
         if not blind and passed_s >= _LEAST_TRIAL_S:
             self._configurations.keep()
-            self._reported = False
+            self._must_report()
             log.info("Configuration %d is taken", self._configurations.running.revision)
         elif passed_s >= self._settings.fleet.trial_s:
             names = " and ".join(blind)
@@ -147,7 +160,7 @@ class Warden:
             desired, self._wanted = self._wanted, None
         if desired is None:
             return
-        self._reported = False  # also for one that is known: the server may have missed the answer
+        self._must_report()  # also for one that is known: the server may have missed the answer
         if not self._configurations.is_news(desired):
             return
         if not self._settings.fleet.remote:
@@ -164,7 +177,7 @@ class Warden:
 
     def _decide(self, desired: DesiredConfig, problem: str | None) -> None:
         """Lets the configuration run on trial, or says why not."""
-        self._reported = False
+        self._must_report()
         try:
             if problem is not None:
                 raise ConfigurationError(problem)

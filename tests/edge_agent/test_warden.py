@@ -59,6 +59,7 @@ class Ear:
 
     def __init__(self) -> None:
         self.away = False
+        self.called = 0
         self.health: list[HealthMessage] = []
         self.reports: list[ReportedConfig] = []
         self.desired: Desired = lambda _: None
@@ -75,6 +76,7 @@ class Ear:
         self.reports.append(report)
 
     def _hear(self) -> None:
+        self.called += 1
         if self.away:
             raise Unavailable("nobody is there")
 
@@ -145,6 +147,17 @@ def test_health_comes_every_thirty_seconds_over_the_first_link_that_leads_somewh
     assert first.uptime_s == pytest.approx(102, abs=2)
     assert [camera.camera for camera in first.cameras] == ["door"]
     assert first.memory_free_bytes is None
+
+
+def test_a_server_that_does_not_listen_is_asked_ever_more_seldom(watch: Watch) -> None:
+    for link in watch.links:
+        link.away = True
+    watch.pass_s(600)
+    assert 10 < watch.links[0].called < 60  # health every 30 s, the report as seldom in the end
+    for link in watch.links:
+        link.away = False
+    watch.pass_s(31)
+    assert [one.state for one in watch.links[0].reports] == ["applied"]
 
 
 def test_heat_turns_the_cameras_down_and_is_told(watch: Watch) -> None:
