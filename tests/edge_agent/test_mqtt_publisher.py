@@ -259,26 +259,6 @@ def test_a_broker_that_freezes_does_not_hold_a_box_that_is_to_stop(
         far_end.stop()
 
 
-# paho leaves the socket of a handshake that nobody answered to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket")
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_a_tls_handshake_that_nobody_answers_does_not_hold_a_box_that_is_to_stop(
-    outbox: Outbox, probes: Probes
-) -> None:
-    stopped = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        url = f"mqtts://127.0.0.1:{mute.getsockname()[1]}"
-        delivery = Delivery(outbox, MqttTransport(url, TOPICS))
-        delivery.start()
-        connection, _ = mute.accept()
-        with connection:
-            assert connection.recv(1), "the box greets"
-            threading.Thread(
-                target=lambda: (delivery.stop(1.0), stopped.set()), daemon=True
-            ).start()
-            assert stopped.wait(12), "the client would wait for 20 s"
-
-
 def test_what_breaks_in_the_clients_thread_ends_delivery_rather_than_the_road_in_silence(
     outbox: Outbox, broker: Broker, probes: Probes
 ) -> None:
