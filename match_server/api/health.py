@@ -17,10 +17,11 @@ def health_endpoints(
     services: Services, warmed: Callable[[], bool], document: Callable[[], dict[str, Any]]
 ) -> list[Endpoint]:
     """Calls without a key. `warmed` says whether the galleries are loaded."""
+    alive = Alive(version=version("muster"))
     return [
         Endpoint(
             "GET", "/healthz", "health", "The process answers",
-            handle=lambda: Alive(version=version("muster")), permission=None, answer=Alive,
+            handle=lambda: alive, permission=None, answer=Alive,
         ),
         Endpoint(
             "GET", "/readyz", "health", "Database and galleries are ready for requests",
