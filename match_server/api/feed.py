@@ -81,8 +81,11 @@ def _changes(
                     break
         finally:
             slots.release()
-        followed = feed.followed(query, principal)  # may have changed meanwhile
-    return feed.changes(followed, query)
+    while True:  # what was read while a gallery was taken away, or changed, is not told
+        told, before = feed.changes(followed, query), followed.mark
+        followed = feed.followed(query, principal)
+        if followed.mark == before:
+            return told
 
 
 def _snapshot(

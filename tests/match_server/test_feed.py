@@ -360,6 +360,22 @@ def test_who_waits_learns_that_the_gallery_was_taken_away(api):
     assert call.result(20)["code"] == "forbidden"
 
 
+def test_what_was_read_while_the_gallery_was_taken_away_is_not_told(api, helpers, monkeypatch):
+    grant(api)
+    head, _ = snapshot(api)
+    api.person("Amy", helpers.unit_vector(1), id="amy")
+    read = api.services.feed.changes
+
+    def taken_away_meanwhile(followed, query):
+        told = read(followed, query)
+        api.ok("PUT", "/v1/devices/door-1/galleries", json={"galleries": []})
+        return told
+
+    monkeypatch.setattr(api.services.feed, "changes", taken_away_meanwhile)
+    query = {"collection": "default", "device": "door-1", "since": head["seq"]}
+    assert api.call("GET", "/v1/changes", "device", query_string=query).status_code == 403
+
+
 def test_when_enough_wait_the_next_is_answered_at_once(make_api, helpers):
     api = make_api(threads=4)  # one of which may wait
     grant(api)
