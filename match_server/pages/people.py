@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from match_server.api.auth import EDITING_COOKIE, EDITING_S, Gatekeeper
 from match_server.api.errors import status_of
 from match_server.api.requests import validated
+from match_server.pages.cookies import give_cookie, take_cookie
 from match_server.pages.words import in_words
 from match_server.schemas.base import Paging
 from match_server.schemas.collections import CollectionQuery
@@ -88,20 +89,13 @@ def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
             page = render_template("edit.html", next=back, error=in_words(error))
             return make_response(page, status_of(error))
         response = redirect(back, code=303)
-        response.set_cookie(
-            EDITING_COOKIE,
-            cookie,
-            max_age=EDITING_S,
-            httponly=True,
-            samesite="Strict",
-            secure=request.is_secure,
-        )
+        give_cookie(response, EDITING_COOKIE, cookie, EDITING_S)
         return response
 
     @blueprint.post("/edit/stop")
     def stop_editing() -> AnyResponse:
         response = redirect(_own_page(request.form.get("next", "")), code=303)
-        response.delete_cookie(EDITING_COOKIE, httponly=True, samesite="Strict")
+        take_cookie(response, EDITING_COOKIE)
         return response
 
 

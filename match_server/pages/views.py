@@ -18,6 +18,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from match_server.api.auth import COOKIE, EDITING_COOKIE, SESSION_S, Gatekeeper
 from match_server.api.errors import status_of
 from match_server.pages.calibration import add_calibration_page
+from match_server.pages.cookies import give_cookie, take_cookie
 from match_server.pages.devices import add_device_pages
 from match_server.pages.events import add_event_pages
 from match_server.pages.people import add_people_pages
@@ -92,21 +93,14 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
                 refused.headers["Retry-After"] = str(error.details["retry_after_s"])
             return refused
         response = redirect(url_for("pages.live"), code=303)
-        response.set_cookie(
-            COOKIE,
-            session,
-            max_age=SESSION_S,
-            httponly=True,
-            samesite="Strict",
-            secure=request.is_secure,
-        )
+        give_cookie(response, COOKIE, session, SESSION_S)
         return response
 
     @blueprint.post("/logout")
     def logout() -> AnyResponse:
         response = redirect(url_for("pages.login"), code=303)
         for cookie in (COOKIE, EDITING_COOKIE):
-            response.delete_cookie(cookie, httponly=True, samesite="Strict")
+            take_cookie(response, cookie)
         return response
 
     add_calibration_page(blueprint, services, gatekeeper)
