@@ -104,7 +104,7 @@ def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> NDArray[np.flo
     found = faces.analyze(data, gate=gate)
     if not found:
         raise NoFace("no face was found", reasons=["no_face"])
-    if len(found) > 1 and _side(found[1]) >= _BYSTANDER * _side(found[0]):
+    if len(found) > 1 and side_of(found[1]) >= _BYSTANDER * side_of(found[0]):
         raise Unusable(
             f"{len(found)} faces of like size: it is not clear whose picture it is",
             reasons=["EXCEEDS_MAX_FACES"],
@@ -118,6 +118,7 @@ def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> NDArray[np.flo
     return face.template.vector
 
 
-def _side(face: Face) -> float:
+def side_of(face: Face) -> float:
+    """The side of a square as large as the face's box, in pixels."""
     x1, y1, x2, y2 = (float(value) for value in face.box)
     return math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0))

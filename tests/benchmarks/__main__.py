@@ -18,7 +18,7 @@ from tests.benchmarks.tables import print_facts, write_json
 WORK = Path(__file__).parent.parent.parent / "var" / "bench"
 BENCHES = {"stages": bench_stages, "pipeline": bench_pipeline, "peers": bench_peers}
 REPETITIONS = {"stages": 60, "pipeline": 5, "peers": 12}
-WITH_OPTIONS = {"gallery", "server", "enrollment", "box", "edge", "faults"}
+WITH_OPTIONS = {"gallery", "server", "enrollment", "box", "edge", "faults", "accuracy"}
 """Benchmarks that have options, and cores, of their own."""
 
 
@@ -37,6 +37,7 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     enrollment  vectors in bulk, and the start with them; `./dev bench enrollment --help`
     box       a gallery on the box; `./dev bench box --help`
     edge      a camera's cost by scene, latency, accuracy, memory; `./dev bench edge --help`
+    accuracy  the right name, or none, on a folder of people; `./dev bench accuracy --help`
     faults    no speed: kill -9 while many enroll; `./dev bench faults --help`
     """
     WORK.mkdir(parents=True, exist_ok=True)

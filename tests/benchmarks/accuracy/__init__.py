@@ -1,0 +1,1 @@
+"""Who is named, rightly or wrongly, measured on a folder of labelled pictures."""
