@@ -9,6 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 
 from match_server.bell import CHANNEL
+from match_server.text_search import FOLDED, folded
 from shared.errors import ConfigurationError
 
 BUSY_TIMEOUT_MS = 10_000  # how long a write waits for those before it
@@ -120,6 +121,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "secure_delete = ON",  # an erased template leaves no bytes in free pages
     ):
         connection.execute(f"PRAGMA {pragma}")
+    connection.create_function(FOLDED, 1, folded, deterministic=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

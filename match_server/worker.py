@@ -13,23 +13,27 @@ import re
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
 from gunicorn import sock as gunicorn_sock
+from gunicorn.http import errors as http_errors  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
 _READ_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024
 """Of a request that is not complete: a head or body that is larger gets its thread at once."""
 _LEAVE_S = 2.0  # for a client to close its end, so that our last bytes are not cut off
-_LEAVE_BYTES = 64 * 1024  # that are thrown away meanwhile
+_LEAVE_BYTES = 16 * 1024 * 1024  # that are thrown away meanwhile
 _NO_ROOM_S = 0.01
 _DRAIN_S = 0.25  # for the rest of a large body that nobody wanted to read
+_DRAIN_BYTES = 16 * 1024 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)  # the body comes when it is asked for
@@ -104,6 +108,39 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
         super().__init__(*arguments, **options)
         self._leaving: deque[_Visitor] = deque()
         self._tls: ssl.SSLContext | None = None
+        self._serving = threading.local()  # the connection of this thread's request
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi: Callable[..., Any] = self._refusing_whole(self.wsgi)
+
+    def handle_request(self, req: Any, conn: _Visitor) -> bool:
+        self._serving.parser = conn.parser
+        return bool(super().handle_request(req, conn))
+
+    def _refusing_whole(self, application: Callable[..., Iterable[bytes]]) -> Callable[..., Any]:
+        """Read the body of a refused request to its end, or say that the connection closes.
+
+        A client that is told `keep-alive` sends its next request on this connection, where the
+        rest of the body would stand before it.
+        """
+
+        def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+                if status[:1] in "45" and not self._drained():
+                    start_response.__self__.force_close()
+                return start_response(status, headers, exc_info)
+
+            return application(environ, start)
+
+        return call
+
+    def _drained(self) -> bool:
+        try:
+            deadline = time.monotonic() + _DRAIN_S
+            return bool(self._serving.parser.finish_body(deadline, max_bytes=_DRAIN_BYTES))
+        except (OSError, http_errors.ParseException, http_errors.NoMoreData):
+            return False
 
     def init_process(self) -> None:
         if self.cfg.is_ssl:  # once, not for each connection as gunicorn does
@@ -197,7 +234,8 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
         """As gunicorn does, but hardly waiting for a body that the application left unread."""
         if not keepalive:
             return False
-        return bool(conn.parser.finish_body(deadline=time.monotonic() + _DRAIN_S))
+        deadline = time.monotonic() + _DRAIN_S
+        return bool(conn.parser.finish_body(deadline, max_bytes=_DRAIN_BYTES))
 
     @property
     def _patience_s(self) -> float:

@@ -56,3 +56,13 @@ def client_takes(environ: Mapping[str, Any]) -> Callable[[], bool]:
     poll = select.poll()
     poll.register(connection, select.POLLOUT)
     return lambda: bool(poll.poll(0))
+
+
+def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """Asks the connection of a request whether the client has closed it, without waiting."""
+    connection = environ.get("gunicorn.socket")
+    if connection is None:
+        return lambda: False
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return lambda: bool(poll.poll(0))

@@ -39,7 +39,7 @@ def status_of(error: errors.MusterError) -> int:
 def register_errors(app: Flask) -> None:
     """Let every error of `app` be answered in the one form."""
     app.register_error_handler(errors.MusterError, _known)
-    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(HTTPException, http_error)
     for cut in (ParseException, NoMoreData):
         app.register_error_handler(cut, _cut)
     app.register_error_handler(Exception, _unexpected)
@@ -57,7 +57,7 @@ def _known(error: errors.MusterError) -> Response:
     return response
 
 
-def _http(error: HTTPException) -> Response:
+def http_error(error: HTTPException) -> Response:
     """What Flask itself refuses: no such address, wrong method, body too large."""
     status = error.code or 500
     code, message = {

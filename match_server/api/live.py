@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from flask import Request, Response, g, request
 from pydantic import TypeAdapter, ValidationError
 
+from match_server.api.backlog import client_gone
 from match_server.api.endpoint import Access, Endpoint
 from match_server.api.requests import malformed, require_json
 from match_server.schemas.base import Page
@@ -144,8 +145,10 @@ def _stream(
     revision = _resume_from(incoming, events)
     if not slots.acquire(blocking=False):
         raise Unavailable("as many event streams as allowed are open already; try again later")
+    gone = client_gone(incoming.environ)
     response = Response(
-        _messages(events, query, revision, stopping), content_type="text/event-stream"
+        _messages(events, query, revision, lambda: stopping() or gone()),
+        content_type="text/event-stream",
     )
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"

@@ -16,6 +16,7 @@ from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.events import EventQuery, EventView
 from match_server.schemas.persons import PersonQuery, PersonView
 from match_server.services.wiring import Services
+from match_server.text_search import folded
 from shared.clock import rfc3339
 from shared.errors import MalformedInput, NotFound
 
@@ -110,7 +111,7 @@ def _namesakes(services: Services, name: str) -> list[Namesake]:
 
 def _meant(name: str, namesakes: list[Namesake]) -> str:
     """The id of the one who is meant; nothing when it may be several or nobody."""
-    exact = [one for one in namesakes if one.person.name.casefold() == name.casefold()]
+    exact = [one for one in namesakes if folded(one.person.name) == folded(name)]
     only = exact if len(exact) == 1 else namesakes
     return only[0].person.id if len(only) == 1 else ""
 

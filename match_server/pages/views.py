@@ -13,10 +13,11 @@ from flask import (
     request,
     url_for,
 )
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, EDITING_COOKIE, SESSION_S, Gatekeeper
-from match_server.api.errors import status_of
+from match_server.api.errors import http_error, status_of
 from match_server.pages.calibration import add_calibration_page
 from match_server.pages.cookies import give_cookie, take_cookie
 from match_server.pages.devices import add_device_pages
@@ -51,6 +52,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         blueprint.add_app_template_filter(words, words.__name__)
     blueprint.register_error_handler(MusterError, _problem)
     blueprint.after_request(_protect)
+    blueprint.app_errorhandler(404)(_nowhere)
 
     def standing_now() -> dict[str, Any]:
         """How many are enrolled, and every camera that was ever heard of."""
@@ -121,6 +123,16 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
 def _problem(error: MusterError) -> AnyResponse:
     """An error as a page: who opened an address in a browser reads no JSON."""
     return make_response(render_template("problem.html", message=in_words(error)), status_of(error))
+
+
+def _nowhere(error: HTTPException) -> AnyResponse:
+    """An address that there is not: a page for browsers, JSON for programs."""
+    kinds = request.accept_mimetypes
+    browser = kinds.best_match(("application/json", "text/html")) == "text/html"
+    if request.path.startswith("/v1/") or not browser:
+        return http_error(error)
+    message = f"There is no page at {request.path}."
+    return _protect(make_response(render_template("problem.html", message=message), 404))
 
 
 def _protect(response: Response) -> Response:

@@ -112,7 +112,9 @@ class CameraPresence(ApiModel):
     )
     in_view: int = Field(description="Faces in view.")
     persons: list[PersonName] = Field(description="Those of them who were identified.")
-    unknown: int = Field(description="The others.")
+    unknown: int = Field(description="Those of whom a search said that they are nobody enrolled.")
+    undecided: int = Field(description="The others: no search has answered for them yet.")
+    sightings: list[str] = Field(description="The sightings of those in view, newest first.")
 
 
 class Presences(ApiModel):

@@ -232,6 +232,17 @@ def test_an_unknown_address_and_a_wrong_method_have_the_same_form(api):
     assert response.get_json()["code"] == "method_not_allowed"
 
 
+def test_a_browser_that_asks_for_an_unknown_page_is_answered_by_a_page(api):
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = api.call("GET", "/nope", headers=browser)
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+    assert "There is no page at /nope." in page.get_data(as_text=True)
+    assert "default-src" in page.headers["Content-Security-Policy"]
+    for path, accept in (("/nope", "*/*"), ("/v1/nope", browser["Accept"])):
+        answer = api.call("GET", path, headers={"Accept": accept})
+        assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
+
+
 def test_the_clients_request_id_is_kept_when_it_is_harmless(api):
     for given, kept in (("abc-1", True), ("a b", False), ("x" * 65, False)):
         response = api.call("GET", "/healthz", None, headers={"X-Request-Id": given})

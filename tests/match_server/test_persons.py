@@ -35,6 +35,13 @@ def test_a_name_in_two_unicode_spellings_is_one_name(api):
     assert found["total"] == 1
 
 
+def test_names_are_found_whatever_their_case_and_accents(api):
+    api.person("Иван Müller")
+    for text in ("иван", "ИВАН", "müller", "MÜLLER", "muller", "ван mu\u0308l"):
+        assert api.ok("GET", PERSONS, query_string={"q": text})["total"] == 1, text
+    assert api.ok("GET", PERSONS, query_string={"q": "mueller"})["total"] == 0
+
+
 def test_persons_are_found_by_part_of_the_name_and_by_external_id(api):
     for name, external in (("Ann Lee", "a"), ("Annette", "b"), ("100% Bob_", "c")):
         api.person(name, external_id=external)

@@ -92,3 +92,22 @@ def test_a_camera_that_its_box_has_no_more_is_forgotten(api, box):
     assert set(box.seen()) == {"front", "gate"}
     box.health(("gate", "running", 0))
     assert set(box.seen()) == {"gate"}
+
+
+def test_a_face_in_view_is_undecided_until_a_search_has_answered_and_its_sighting_is_named(
+    api, box, helpers
+):
+    api.person("Ann", helpers.unit_vector(1))
+    tracks = [box.track("began", in_view) for in_view in (1, 2, 3)]
+    events = [
+        api.send(api.probe(helpers.unit_vector(seed), track_id=track))[0]["event"]["id"]
+        for seed, track in ((1, tracks[0]), (7, tracks[1]))
+    ]
+    (seen,) = api.ok("GET", "/v1/presence")["items"]
+    assert [one["name"] for one in seen["persons"]] == ["Ann"]
+    assert (seen["in_view"], seen["unknown"], seen["undecided"]) == (3, 1, 1)
+    assert seen["sightings"] == events[::-1]
+    api.clock.advance(600)  # standing still: no new shot comes
+    box.health(("front", "running", 3))
+    (seen,) = api.ok("GET", "/v1/presence")["items"]
+    assert (seen["in_view"], seen["sightings"]) == (3, events[::-1])

@@ -1,6 +1,7 @@
 """Real processes: several workers over one database agree, also under fire; a clean end."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -238,6 +239,37 @@ def test_clients_that_are_slow_take_no_thread_however_many_they_are(tmp_path, mo
         for connection in slow:
             connection.close()
         assert _stop(process) == 0
+
+
+REFUSED = {
+    "a wrong key": ("POST", "/v1/detect", {"Authorization": "Bearer muster_wrong"}, 401),
+    "no such address": ("POST", "/v1/nowhere", {}, 404),
+    "a wrong method": ("PUT", "/v1/detect", {}, 405),
+    "a wrong kind": ("POST", "/v1/detect", {"Content-Type": "text/plain"}, 415),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status"), REFUSED.values(), ids=REFUSED)
+def test_the_connection_of_a_refused_upload_serves_the_next_request_or_says_that_it_closes(
+    server, method, path, headers, status
+):
+    client, _, _ = server
+    address = urlsplit(client.base)
+    for size, drips in ((300_000, False), (8_000_000, False), (300_000, True)):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        given = {"Authorization": client.headers["Authorization"], **headers}
+        connection.putrequest(method, path)
+        for name, value in {"Content-Length": str(size), **given}.items():
+            connection.putheader(name, value)
+        connection.endheaders(b"x" * (size // 2 if drips else size))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()[:1]) == (status, b"{")
+        if drips:
+            assert answer.getheader("Connection") == "close"
+        else:  # http.client connects again only where the answer said that it closes
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+        connection.close()
 
 
 def test_requests_come_in_pieces_one_after_the_other_and_several_at_once(server):

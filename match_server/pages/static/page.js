@@ -2,11 +2,17 @@
 "use strict";
 
 const SHOWN = 60; // sightings in the list
-const PRESENT_S = 45; // this long after its last shot somebody still counts as "now"
+const PRESENT_S = 45; // where a camera does not say who is in view: so long after the last shot somebody is "now"
+const FRESH_S = 5; // a sighting that is newer than what was last asked of the cameras
 const TOGETHER_MS = 12000; // shown side by side when seen this close to one another
 const MOST_TOGETHER = 4;
 const MANY = 8; // more cameras than this are shown small, and those with somebody before them first
-const ASK_MS = 15000; // how often it is asked which cameras there are
+const ASK_MS = 5000; // how often it is asked who is in view, and everything where there is no stream
+const ASK_SOON_MS = 300; // after a sighting
+const DOWN_MS = 3000; // a stream that comes back sooner was only renewed
+const STREAMS = 3; // of all pages of this browser, which opens six connections to a server at most
+const ANSWERS_MS = 200; // for other pages to say that they have a stream
+const TRY_AGAIN_MS = 30000; // after the server gave no stream
 
 const main = document.getElementById("main");
 const clockSkewMs = Date.parse(main.dataset.now) - Date.now(); // trust the server's clock
@@ -66,7 +72,8 @@ const lastSeen = (event) => Date.parse(event.last_captured_at);
 
 function render() {
   const newestFirst = [...events.values()].sort((a, b) => lastSeen(b) - lastSeen(a));
-  for (const old of newestFirst.slice(SHOWN)) events.delete(old.id);
+  const inView = new Set(cameras.flatMap((one) => one.sightings));
+  for (const old of newestFirst.slice(SHOWN)) if (!inView.has(old.id)) events.delete(old.id);
   const shown = newestFirst.slice(0, SHOWN);
   arrange(document.getElementById("recent"), shown);
 
@@ -80,13 +87,13 @@ function renderCameras(shown) {
   const places = new Map(cameras.map((one) => [placeOf(one), { ...one, seen: [] }]));
   for (const event of shown) {
     const place = placeOf(event);
-    if (!places.has(place)) places.set(place, { device: event.device, camera: event.camera, online: true, seen: [] });
+    if (!places.has(place)) places.set(place, { device: event.device, camera: event.camera, in_view: 0, sightings: [], seen: [] });
     places.get(place).seen.push(event);
   }
   const names = [...places.values()].map((one) => one.camera);
-  const isNow = (one) => one.seen.length > 0 && now() - lastSeen(one.seen[0]) < PRESENT_S * 1000;
+  const present = (one) => isPresent(one.in_view, one.online === true, one.seen.length ? lastSeen(one.seen[0]) : null);
   const many = places.size > MANY;
-  const ordered = [...places].sort(([, a], [, b]) => (many && isNow(b) - isNow(a))
+  const ordered = [...places].sort(([, a], [, b]) => (many && present(b) - present(a))
     || a.camera.localeCompare(b.camera, undefined, { numeric: true }) || a.device.localeCompare(b.device));
   const container = document.getElementById("cameras");
   container.dataset.many = many;
@@ -95,10 +102,13 @@ function renderCameras(shown) {
   ordered.forEach(([place, one], position) => {
     const card = known.get(place) ?? formOf("camera-form");
     card.dataset.place = place;
-    card.dataset.online = one.online;
+    card.dataset.online = one.online ?? true;
+    card.dataset.inView = one.in_view;
+    card.dataset.tells = one.online === true; // who is in view
     const twin = names.filter((name) => name === one.camera).length > 1;
     card.querySelector(".camera-name").textContent = twin ? `${one.camera} (${one.device})` : one.camera;
-    const together = one.seen.filter((event) => lastSeen(one.seen[0]) - lastSeen(event) < TOGETHER_MS);
+    const inView = one.sightings.filter((id) => events.has(id)).map((id) => events.get(id));
+    const together = inView.length ? inView : one.seen.filter((event) => lastSeen(one.seen[0]) - lastSeen(event) < TOGETHER_MS);
     arrange(card.querySelector(".present"), together.slice(0, MOST_TOGETHER));
     card.querySelector(".present").dataset.count = Math.min(together.length, MOST_TOGETHER);
     card.dataset.latest = one.seen.length ? lastSeen(one.seen[0]) : "";
@@ -112,12 +122,18 @@ function tick() {
   document.getElementById("clock").textContent = new Date(now()).toLocaleTimeString();
   for (const time of document.querySelectorAll("time.when[datetime]")) time.textContent = ago(now() - Date.parse(time.dateTime));
   for (const card of document.querySelectorAll(".camera-card")) {
-    const { latest } = card.dataset;
-    const isNow = latest !== "" && now() - Number(latest) < PRESENT_S * 1000;
+    const { latest, inView, tells } = card.dataset;
+    const isNow = isPresent(Number(inView), tells === "true", latest === "" ? null : Number(latest));
     card.dataset.now = isNow;
     const seen = latest === "" ? "nobody lately" : `last seen ${ago(now() - Number(latest))}`;
     card.querySelector(".presence").textContent = isNow ? "now" : card.dataset.online === "false" ? `offline, ${seen}` : seen;
   }
+}
+
+// Whether somebody is before a camera: by what its box says, else by the time of the last sighting.
+function isPresent(inView, tells, latest) {
+  if (inView > 0) return true;
+  return latest !== null && now() - latest < (tells ? FRESH_S : PRESENT_S) * 1000;
 }
 
 function say(state, text) {
@@ -125,21 +141,25 @@ function say(state, text) {
   document.getElementById("state-text").textContent = text;
 }
 
+async function read(address) {
+  const answer = await fetch(address);
+  if (answer.status === 401) location.assign("/login");
+  if (!answer.ok) throw new Error(answer.status);
+  return answer.json();
+}
+
 // What was missed before the stream stood, or while it was down.
 async function refresh() {
-  const answer = await fetch(`/v1/events?size=${SHOWN}`);
-  if (answer.status === 401) return location.assign("/login");
-  if (!answer.ok) return;
-  for (const event of (await answer.json()).items) keep(event);
+  for (const event of (await read(`/v1/events?size=${SHOWN}`)).items) keep(event);
   render();
 }
 
 async function askStanding() {
-  const answer = await fetch("/standing.json");
-  if (!answer.ok) return;
-  const standing = await answer.json();
+  const standing = await read("/standing.json");
   cameras = standing.items;
   document.getElementById("persons").textContent = standing.persons;
+  const missing = cameras.flatMap((one) => one.sightings.slice(0, MOST_TOGETHER)).filter((id) => !events.has(id));
+  for (const event of await Promise.all(missing.map((id) => read(`/v1/events/${id}`)))) keep(event);
   render();
 }
 
@@ -150,31 +170,77 @@ function keep(event) {
 }
 
 let waiting = false;
+let asking = null;
 function received(message) {
   keep(JSON.parse(message.data));
+  asking ??= setTimeout(() => { asking = null; askStanding().catch(() => {}); }, ASK_SOON_MS);
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => { waiting = false; render(); });
 }
 
+let stream = null;
+let polling = null;
+let streamsOfOthers = 0;
+const otherPages = new BroadcastChannel("muster-live");
+otherPages.onmessage = ({ data }) => {
+  if (data === "who has a stream?" && stream !== null) otherPages.postMessage("I have");
+  if (data === "I have") streamsOfOthers += 1;
+};
+
+// Follow what happens while the page is in sight; hidden pages leave their connection to others.
+async function begin() {
+  if (document.hidden) return;
+  streamsOfOthers = 0;
+  otherPages.postMessage("who has a stream?");
+  await new Promise((done) => setTimeout(done, ANSWERS_MS));
+  if (document.hidden || stream !== null || polling !== null) return;
+  if (streamsOfOthers < STREAMS) follow();
+  else poll();
+}
+
+function end() {
+  stream?.close();
+  clearInterval(polling);
+  stream = polling = null;
+}
+
 function follow() {
-  const stream = new EventSource("/v1/events/stream");
-  stream.addEventListener("open", () => { say("live", "Live"); refresh().catch(() => {}); askStanding().catch(() => {}); });
-  stream.addEventListener("created", received);
-  stream.addEventListener("updated", received);
-  stream.addEventListener("merged", received);
+  stream = new EventSource("/v1/events/stream");
+  let down = null;
+  stream.addEventListener("open", () => {
+    clearTimeout(down);
+    say("live", "Live");
+    refresh().catch(() => {});
+    askStanding().catch(() => {});
+  });
+  for (const kind of ["created", "updated", "merged"]) stream.addEventListener(kind, received);
   stream.addEventListener("error", () => {
-    say("down", "No connection: what is shown may be old");
-    if (stream.readyState === EventSource.CLOSED) { // the server said no: ask again, with patience
-      refresh().catch(() => {});
-      setTimeout(follow, 5000);
+    clearTimeout(down);
+    if (stream?.readyState === EventSource.CLOSED) { // the server gave none: as many are open as it allows
+      end();
+      poll();
+      setTimeout(() => { end(); begin(); }, TRY_AGAIN_MS);
+    } else if (stream !== null) {
+      down = setTimeout(() => say("down", "No connection: what is shown may be old"), DOWN_MS);
     }
   });
-  addEventListener("pagehide", () => stream.close(), { once: true });
+}
+
+function poll() {
+  const ask = () => refresh().then(askStanding).then(
+    () => say("live", "Live, asked every 5 s"),
+    () => say("down", "No connection: what is shown may be old"),
+  );
+  ask();
+  polling = setInterval(ask, ASK_MS);
 }
 
 JSON.parse(document.getElementById("initial").textContent).forEach(keep);
 render();
-follow();
+begin();
 setInterval(tick, 1000);
-setInterval(() => { if (!document.hidden) askStanding().catch(() => {}); }, ASK_MS);
+setInterval(() => { if (stream !== null) askStanding().catch(() => {}); }, ASK_MS);
+document.addEventListener("visibilitychange", () => { end(); begin(); });
+addEventListener("pagehide", end);
+addEventListener("pageshow", (shown) => { if (shown.persisted) begin(); });

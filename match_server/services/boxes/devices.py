@@ -35,6 +35,7 @@ from match_server.tables import (
     DeviceHealth,
     LedgerEntry,
 )
+from match_server.text_search import contains
 from shared.clock import Clock
 from shared.errors import Conflict, NotFound
 from shared.fleet import HealthMessage, ReportedConfig
@@ -80,7 +81,7 @@ class Devices:
         wanted = select(Device).order_by(Device.name)
         with self._database.read() as session:
             if query.q is not None:
-                wanted = wanted.where(Device.name.icontains(query.q, autoescape=True))
+                wanted = wanted.where(contains(Device.name, query.q))
             if query.site is not None:
                 wanted = wanted.where(Device.site == query.site)
             if query.collection is not None:

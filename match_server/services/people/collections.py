@@ -23,6 +23,7 @@ from match_server.services.searches.scopes import Scope, scope_named
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.vault import Vault
 from match_server.tables import Collection, DataKey, Event, Image, Json, Person
+from match_server.text_search import contains
 from shared.clock import Clock
 from shared.errors import Conflict, MalformedInput
 
@@ -85,7 +86,7 @@ class Collections:
         """Collections by name."""
         wanted = select(Collection).order_by(Collection.name)
         if query.q is not None:
-            wanted = wanted.where(Collection.name.icontains(query.q, autoescape=True))
+            wanted = wanted.where(contains(Collection.name, query.q))
         if query.model_id is not None:
             wanted = wanted.where(Collection.model_id == query.model_id)
         with self._database.read() as session:

@@ -27,6 +27,7 @@ from match_server.services.lookup import (
     page_of,
 )
 from match_server.tables import Collection, Group, Membership, Person
+from match_server.text_search import contains
 from shared.clock import Clock
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
@@ -67,7 +68,7 @@ class Groups:
                 owner = collection_named(session, query.collection)
                 wanted = wanted.where(Group.collection_number == owner.number)
             if query.q is not None:
-                wanted = wanted.where(Group.name.icontains(query.q, autoescape=True))
+                wanted = wanted.where(contains(Group.name, query.q))
             if query.person is not None:
                 members = select(Membership.group_number).join(
                     Person, Person.number == Membership.person_number

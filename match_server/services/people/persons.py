@@ -36,6 +36,7 @@ from match_server.tables import (
     Person,
     Template,
 )
+from match_server.text_search import contains
 from shared.clock import Clock
 from shared.errors import Conflict
 from shared.ids import new_id
@@ -63,7 +64,7 @@ class Persons:
             owner = collection_named(session, collection)
             wanted = select(Person).where(Person.collection_number == owner.number)
             if query.q is not None:
-                wanted = wanted.where(Person.name.icontains(query.q, autoescape=True))
+                wanted = wanted.where(contains(Person.name, query.q))
             if query.external_id is not None:
                 wanted = wanted.where(Person.external_id == query.external_id)
             if query.group is not None:

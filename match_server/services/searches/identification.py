@@ -27,7 +27,7 @@ from match_server.services.searches.vectors import read_vector
 from match_server.services.storing.vault import Vault
 from match_server.tables import Template
 from models.types import Face
-from shared.errors import ModelMismatch, PackError, Unusable
+from shared.errors import ModelMismatch, NoFace, PackError, Unusable
 
 _SIMILARITY_DECIMALS = 6
 _PROBABILITY_DECIMALS = 6
@@ -58,7 +58,10 @@ class Identifier:
     def verify(self, wanted: VerifyRequest) -> Verified:
         """Whether two are the same person; a person stands for all of their templates."""
         model_id = self._model_of(wanted.pair)
-        sides = [self._side(side, model_id) for side in wanted.pair]
+        sides = [
+            self._side(side, model_id, name)
+            for side, name in zip(wanted.pair, ("first", "second"), strict=True)
+        ]
         (first, first_model, _), (second, second_model, _) = sides
         if first_model != second_model:
             raise ModelMismatch(
@@ -68,7 +71,9 @@ class Identifier:
         threshold = DEFAULT_THRESHOLD if not points else points[0].threshold
         if wanted.threshold is not None:
             threshold = wanted.threshold
-        similarity = float((first.astype(np.float64) @ second.astype(np.float64).T).max())
+        similarity = float(
+            (first.astype(np.float64) @ second.astype(np.float64).T).max().clip(-1, 1)
+        )
         probabilities = [point.same_person(similarity) for point in points]
         return Verified(
             similarity=round(similarity, _SIMILARITY_DECIMALS),
@@ -87,17 +92,24 @@ class Identifier:
                 return scope_named(self._database, side.collection).model_id
         return self._engines.default.model_id
 
-    def _side(self, side: VerifySide, model_id: str) -> tuple[Rows, str, OperatingPoint | None]:
+    def _side(
+        self, side: VerifySide, model_id: str, name: str
+    ) -> tuple[Rows, str, OperatingPoint | None]:
         """One side of a verification: its rows, their model, and its collection's point.
 
-        Of a picture a template of `model_id` is made.
+        Of a picture a template of `model_id` is made. Raises NoFace, which names the side.
         """
         if side.image is not None:
             try:
                 models = self._engines.of_model(model_id)
             except PackError as error:
                 raise ModelMismatch(f"no template of the picture: {error.message}") from None
-            face, _ = models.largest(side.image, gate="doorway")
+            try:
+                face, _ = models.largest(side.image, gate="doorway")
+            except NoFace as error:
+                raise NoFace(
+                    f"{name} picture: {error.message}", reasons=["no_face"], side=name
+                ) from None
             return embedded(face).vector[np.newaxis], model_id, None
         if side.template is not None and side.model_id is not None:
             template = read_vector(side.template, side.model_id)

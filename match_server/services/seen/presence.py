@@ -42,6 +42,18 @@ class _Place:
     camera: str
 
 
+@dataclass(slots=True)
+class _Decided:
+    """Whom searches found on the tracks that are in view of one camera."""
+
+    persons: list[PersonName]
+    unknown: int  # sightings of nobody enrolled
+    sightings: list[str]
+
+
+_NOBODY = _Decided([], 0, [])
+
+
 class Presence:
     """The faces that are in view, by camera."""
 
@@ -68,7 +80,7 @@ class Presence:
                 .join(Device, Device.name == CameraView.device)
                 .order_by(CameraView.device, CameraView.camera)
             ).all()
-            people = _people(session)
+            decided = _decided(session)
             blind = _blind_since(session)
         views = []
         for camera, site, online, seen_at in rows:
@@ -76,8 +88,10 @@ class Presence:
             place = _Place(camera.device, camera.camera)
             sees = place not in blind or camera.heard_at > blind[place]
             there = online is not False and now - heard_at <= _SILENCE and sees
-            known = people.get(place, [])
-            in_view = max(camera.in_view, len(known)) if there else 0
+            seen = decided.get(place, _NOBODY) if there else _NOBODY
+            named = len(seen.persons)
+            in_view = max(camera.in_view, named) if there else 0
+            unknown = min(seen.unknown, in_view - named)
             views.append(
                 CameraPresence(
                     device=camera.device,
@@ -85,8 +99,10 @@ class Presence:
                     camera=camera.camera,
                     online=there,
                     in_view=in_view,
-                    persons=known if there else [],
-                    unknown=in_view - len(known) if there else 0,
+                    persons=seen.persons,
+                    unknown=unknown,
+                    undecided=in_view - named - unknown,
+                    sightings=seen.sightings,
                 )
             )
         return Presences(items=views)
@@ -188,10 +204,10 @@ def _blind_since(session: Session) -> dict[_Place, datetime]:
     }
 
 
-def _people(session: Session) -> dict[_Place, list[PersonName]]:
-    """The persons of the tracks in view: each once, however many tracks show them."""
+def _decided(session: Session) -> dict[_Place, _Decided]:
+    """What searches said of the tracks in view: each person once, however many tracks show one."""
     rows = session.execute(
-        select(TrackInView.device, TrackInView.camera, Person.id, Person.name)
+        select(TrackInView.device, TrackInView.camera, Event.id, Person.id, Person.name)
         .join(
             EventTrack,
             (EventTrack.device == TrackInView.device)
@@ -199,11 +215,18 @@ def _people(session: Session) -> dict[_Place, list[PersonName]]:
             & (EventTrack.track_id == TrackInView.track_id),
         )
         .join(Event, Event.id == EventTrack.event_id)
-        .join(Person, Person.number == Event.person_number)
+        .outerjoin(Person, Person.number == Event.person_number)
         .distinct()
-        .order_by(Person.name, Person.id)
+        .order_by(Person.name, Person.id, Event.id)
     )
-    found: dict[_Place, list[PersonName]] = {}
-    for device, camera, person, name in rows:
-        found.setdefault(_Place(device, camera), []).append(PersonName(id=person, name=name))
-    return found
+    decided: dict[_Place, _Decided] = {}
+    for device, camera, event, person, name in rows:
+        place = decided.setdefault(_Place(device, camera), _Decided([], 0, []))
+        place.sightings.append(event)
+        if person is None:
+            place.unknown += 1
+        elif all(person != known.id for known in place.persons):
+            place.persons.append(PersonName(id=person, name=name))
+    for place in decided.values():
+        place.sightings.sort(reverse=True)  # ids are by time
+    return decided
