@@ -1,19 +1,21 @@
 """From the bytes of a picture file to pixels, however odd or hostile the bytes are."""
 
+import hashlib
+import importlib.util
 import io
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
+from models.picture_formats import AVIF, HEIF, JPEG, PNG, FileFormat, format_of
+from models.picture_repair import ended_jpeg, png_without_notes
 from models.types import BgrImage
 from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,9 +54,10 @@ def read_picture(data: bytes, limits: PictureLimits | None = None) -> BgrImage:
 def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     """The picture in `data` as 8-bit BGR, upright, opaque (on white), its first frame if animated.
 
-    Reads JPEG, PNG, WebP, GIF, BMP and TIFF, in gray, CMYK, with palette, alpha or 16 bits. A
-    JPEG above `max_pixels` is decoded at 1/2, 1/4 or 1/8 of its size. Raises TooLarge before
-    decoding, UnsupportedMedia for what is no such picture, MalformedInput for a damaged one.
+    Reads JPEG, PNG, WebP, GIF, BMP and TIFF, in gray, CMYK, with palette, alpha or 16 bits, and
+    AVIF and HEIC where the installed libraries do. A JPEG above `max_pixels` is decoded at 1/2, 1/4
+    or 1/8 of its size. Raises TooLarge before decoding, UnsupportedMedia (`format`) for another
+    kind of file, MalformedInput for a damaged picture.
     """
     limits = limits or PictureLimits()
     if not data:
@@ -65,9 +68,50 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
             bytes=len(data),
             max_bytes=limits.max_bytes,
         )
+    kind = _readable_format(data)
     try:
-        _verify(data)
-        with _open(data) as image:
+        return _decoded(data, kind, limits)
+    except MalformedInput as error:
+        damage = MalformedInput(error.message)  # without the traceback, which holds the pixels
+    repaired = _repaired(data, kind, limits)
+    if repaired is None:
+        raise damage
+    return _decoded(repaired, kind, limits)
+
+
+def _readable_format(data: bytes) -> FileFormat:
+    """The format of a picture. Raises UnsupportedMedia for what cannot be read here."""
+    kind = format_of(data)
+    if kind is None:
+        raise UnsupportedMedia(f"this is no picture that can be read ({_readable_names()})")
+    if kind.decoder is None:
+        raise UnsupportedMedia(
+            f"this is {kind.name}, and pictures are read as {_readable_names()}", format=kind.name
+        )
+    if kind.decoder == HEIF.decoder and not _heif_is_installed():
+        raise UnsupportedMedia(
+            f"this is {kind.name}, and the library for those is not installed: send a JPEG, or run "
+            "pip install 'muster[heic]' where pictures are read",
+            format=kind.name,
+        )
+    if kind is AVIF and not features.check("avif"):
+        raise UnsupportedMedia(
+            f"this is {kind.name}, and the installed Pillow does not read those: send a JPEG, or "
+            "install a newer Pillow where pictures are read",
+            format=kind.name,
+        )
+    return kind
+
+
+def _decoded(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture:
+    """Raises TooLarge, UnsupportedMedia for pixels that are not read, MalformedInput for the rest.
+
+    Decoders raise nearly everything when they are fed with damaged bytes.
+    """
+    try:
+        if kind is PNG:
+            _verify(data)
+        with _open(data, kind) as image:
             reduction = _fit(image, limits)
             return Picture(_upright_bgr(image), reduction)
     except (MusterError, MemoryError):
@@ -77,18 +121,38 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
             f"the picture has far more than the {limits.max_pixels:,} pixels that are decoded",
             max_pixels=limits.max_pixels,
         ) from error
-    except UnidentifiedImageError as error:
-        raise UnsupportedMedia(f"this is no picture that can be read ({_kinds()})") from error
-    except Exception as error:  # decoders fed with damaged bytes raise nearly everything
-        raise MalformedInput(f"the picture is damaged or truncated: {error}") from error
+    except Exception as error:
+        raise MalformedInput(
+            f"the picture is damaged or truncated: it begins as {kind.name}, but {_reason(error)}"
+        ) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def _repaired(data: bytes, kind: FileFormat, limits: PictureLimits) -> bytes | None:
+    """The same picture without what keeps it from being read; None where its pixels are damaged."""
+
+    def digest(jpeg: bytes) -> bytes:
+        return hashlib.blake2b(_decoded(jpeg, kind, limits).image.data).digest()
+
+    if kind is PNG:
+        return png_without_notes(data)
+    try:
+        return ended_jpeg(data, digest) if kind is JPEG else None
+    except MalformedInput:
+        return None
+
+
+def _open(data: bytes, kind: FileFormat) -> Image.Image:
     stream = io.BytesIO(data)
-    if data.startswith(b"\xff\xd8\xff"):
-        # Opened by its own class, since for a JPEG our limits replace Pillow's global one.
+    if kind is JPEG:
+        # Opened by its own class, since for a JPEG our limits replace Pillow's global one, and
+        # since of several pictures in one file (MPO) only the first is read.
         return JpegImageFile(stream)
-    return Image.open(stream, formats=_FORMATS)
+    if kind.decoder == HEIF.decoder:
+        from pillow_heif import HeifImageFile  # optional
+
+        image: Image.Image = HeifImageFile(stream)  # type: ignore[no-untyped-call, unused-ignore]
+        return image
+    return Image.open(stream, formats=(kind.decoder or "",))
 
 
 def _verify(data: bytes) -> None:
@@ -96,9 +160,8 @@ def _verify(data: bytes) -> None:
 
     No other kind has checksums.
     """
-    if data.startswith(_PNG):
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            image.verify()
+    with Image.open(io.BytesIO(data), formats=(PNG.decoder or "",)) as image:
+        image.verify()
 
 
 def _fit(image: Image.Image, limits: PictureLimits) -> int:
@@ -124,8 +187,8 @@ def _fit(image: Image.Image, limits: PictureLimits) -> int:
 
 
 def _upright_bgr(image: Image.Image) -> BgrImage:
-    orientation = _orientation(image)
     image.load()
+    orientation = _orientation(image)  # what is left of it: some decoders turn the pixels
     rgb = _opaque_rgb(image)
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])
@@ -156,5 +219,20 @@ def _eight_bits(values: NDArray[np.integer]) -> NDArray[np.uint8]:
     return eight
 
 
-def _kinds() -> str:
-    return ", ".join(_FORMATS)
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text names an object in memory
+        return "what follows is not one"
+    return str(error) or type(error).__name__
+
+
+def _heif_is_installed() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _readable_names() -> str:
+    names = ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"]
+    if features.check("avif"):
+        names.append("AVIF")
+    if _heif_is_installed():
+        names.append("HEIC")
+    return ", ".join(names)

@@ -118,6 +118,15 @@ class ConfigurationError(MusterError):
     code = "configuration"
 
 
+class InternalError(MusterError):
+    """A fault of this program; the log has its traceback."""
+
+    code = "internal"
+
+    def __init__(self) -> None:
+        super().__init__("something went wrong here; the server's log has more")
+
+
 class PackError(MusterError):
     """A model pack cannot be fetched, installed, verified or opened."""
 

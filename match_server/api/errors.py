@@ -92,7 +92,8 @@ def _cut(_error: Exception) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     log.error("unexpected", exc_info=error)
-    return _answer(500, "internal", "something went wrong here; the server's log has more", {})
+    internal = errors.InternalError()
+    return _answer(500, internal.code, internal.message, {})
 
 
 def _answer(status: int, code: str, message: str, details: dict) -> Response:  # type: ignore[type-arg]

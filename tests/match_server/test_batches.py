@@ -6,6 +6,7 @@ import json
 import tracemalloc
 
 import pytest
+from PIL import Image
 from sqlalchemy import func, select
 
 from match_server.schemas.batches import BatchLine, BatchQuery
@@ -88,6 +89,63 @@ def test_one_bad_picture_never_fails_the_rest_and_makes_no_person(api, helpers):
     assert verdicts[4]["details"]["lookalike"]["name"] == "Ann"
     assert [one["name"] for one in api.ok("GET", PERSONS)["items"]] == ["Ann", "Gus"]
     assert api.ok("GET", "/v1/collections/default")["persons"] == 2
+
+
+@pytest.mark.backends("sqlite")
+def test_an_unexpected_fault_at_one_picture_is_its_verdict_and_goes_to_the_log(
+    api, helpers, monkeypatch, caplog
+):
+    analyze = helpers.PaintedFaces.analyze
+
+    def failing(self, image, **options):
+        if image[20, 20].tolist() == list(GREEN):
+            raise ZeroDivisionError("in a decoder")
+        return analyze(self, image, **options)
+
+    monkeypatch.setattr(helpers.PaintedFaces, "analyze", failing)
+    verdicts = _files(
+        api,
+        ("Ann/a.png", helpers.paint((RED, 80))),
+        ("Bob/b.png", helpers.paint((GREEN, 80))),
+        ("Cleo/c.png", helpers.paint((BLUE, 80))),
+    )
+    assert [one.get("code") for one in verdicts] == [None, "internal", None]
+    (record,) = [one for one in caplog.records if one.exc_info]
+    assert (record.getMessage(), record.index) == ("Failed to enroll a picture", 1)
+    assert [one["name"] for one in api.ok("GET", PERSONS)["items"]] == ["Ann", "Cleo"]
+
+
+@pytest.mark.backends("sqlite")
+def test_an_unexpected_fault_at_one_template_refuses_that_one_alone(
+    api, helpers, monkeypatch, caplog
+):
+    write = bulk._write
+
+    def failing(session, owner, ready, *others):
+        if any(one.line.name == "P5" for one in ready):
+            raise OverflowError("in a driver")
+        return write(session, owner, ready, *others)
+
+    monkeypatch.setattr(bulk, "_write", failing)
+    verdicts = _lines(api, *[_vector_line(helpers, f"P{seed}", seed) for seed in range(9)])
+    assert [one["index"] for one in verdicts if one.get("code") == "internal"] == [5]
+    assert _statuses(verdicts).count("accepted") == 8
+    assert [one.index for one in caplog.records if one.exc_info] == [5]
+    assert api.ok("GET", "/v1/collections/default")["templates"] == 8
+
+
+@pytest.mark.backends("sqlite")
+def test_what_is_decoded_at_a_fraction_is_enrolled_beyond_the_limit_of_the_library(
+    api, monkeypatch
+):
+    picture = Image.new("RGB", (128, 128))
+    picture.paste((200, 200, 200), (16, 16, 96, 96))  # whole blocks: they stay one colour
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=100, subsampling=0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    (verdict,) = _files(api, ("Ann/a.jpg", stream.getvalue()))
+    assert verdict["status"] == "accepted"
+    assert api.ok("GET", f"/v1/images/{verdict['image_id']}")["media_type"] == "image/jpeg"
 
 
 def test_the_same_file_twice_is_recognised(api, helpers):

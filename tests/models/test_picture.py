@@ -1,6 +1,7 @@
 """Pictures as they come: every kind, every orientation, damaged, hostile, too large."""
 
 import io
+import random
 import struct
 import tracemalloc
 import zlib
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import picture as picture_module
 from models.picture import PictureLimits, read_picture
+from models.picture_formats import FileFormat, media_type_of
 from models.types import BgrImage
 from shared.errors import MalformedInput, TooLarge, UnsupportedMedia
 
@@ -18,6 +21,8 @@ WIDE, HIGH = 64, 48
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -44,11 +49,23 @@ def assert_quarters(picture: BgrImage, tolerance: int = 8) -> None:
     np.testing.assert_allclose(seen, expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+KINDS = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+    "HEIF": "image/heic",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_read_as_bgr(kind: str) -> None:
-    picture = read_picture(
-        encoded(quarters(), kind, **({"quality": 100} if kind == "JPEG" else {}))
-    )
+    data = encoded(quarters(), kind, **({"quality": 100} if kind == "JPEG" else {}))
+    picture = read_picture(data)
+    assert media_type_of(data) == KINDS[kind]
     assert picture.shape == (HIGH, WIDE, 3)
     assert picture.dtype == np.uint8
     assert picture.flags.c_contiguous
@@ -68,11 +85,16 @@ _UNTURNED = {  # orientation: how the upright picture is stored
 
 
 @pytest.mark.parametrize("orientation", _UNTURNED)
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_the_orientation_in_exif_is_honoured(kind: str, orientation: int) -> None:
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "WEBP", "TIFF", "TIFF tiff_lzw", "TIFF jpeg", "AVIF", "HEIF"]
+)
+def test_the_orientation_in_the_file_is_applied_once(kind: str, orientation: int) -> None:
+    kind, _, compression = kind.partition(" ")
+    options: dict[str, Any] = {"compression": compression} if compression else {"quality": 95}
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(_UNTURNED[orientation](quarters()), kind, exif=exif, quality=95)
+    written = exif.tobytes() if kind == "HEIF" else exif  # else its encoder writes no turn
+    data = encoded(_UNTURNED[orientation](quarters()), kind, exif=written, **options)
     picture = read_picture(data)
     assert picture.shape == (HIGH, WIDE, 3)
     assert_quarters(picture, tolerance=24)
@@ -145,7 +167,7 @@ def test_what_is_no_picture_names_what_is_read(data: bytes) -> None:
         read_picture(data)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_truncated_picture_is_malformed(kind: str, share: float) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (200, 200, 3), dtype=np.uint8)
@@ -164,7 +186,7 @@ def test_a_png_with_a_damaged_middle_is_malformed_and_not_black_from_there_on(pl
         read_picture(bytes(data))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_flipped_bytes_end_in_a_picture_or_in_our_own_error(kind: str) -> None:
     rng = np.random.default_rng(7)
     intact = np.frombuffer(encoded(quarters(), kind), np.uint8)
@@ -237,3 +259,143 @@ def test_a_jpeg_beyond_all_reduction_is_refused() -> None:
 def test_floating_point_pixels_are_refused() -> None:
     with pytest.raises(UnsupportedMedia, match="floating-point"):
         read_picture(encoded(Image.new("F", (WIDE, HIGH), 0.5), "TIFF"))
+
+
+def noise(mode: str = "RGB") -> Image.Image:
+    values = np.random.default_rng(3).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+JPEGS = {
+    "baseline": {},
+    "restarts": {"restart_marker_blocks": 3},
+    "flat with restarts": {"restart_marker_blocks": 1, "flat": True},
+    "progressive": {"progressive": True},
+    "gray": {"mode": "L"},
+    "subsampled": {"subsampling": 2},
+}
+
+
+def jpeg_of(name: str) -> bytes:
+    options: dict[str, Any] = dict(JPEGS[name])
+    flat = options.pop("flat", False)
+    mode = options.pop("mode", "RGB")
+    image = Image.new(mode, (128, 96), (90, 140, 200)) if flat else noise(mode)
+    return encoded(image, "JPEG", **options)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("trailer", [b"", b"\xff", b"\x00\x00\x00\x18ftypmp42\xff\xda\xff\xc0\x00"])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(name: str, trailer: bytes) -> None:
+    whole = jpeg_of(name)
+    np.testing.assert_array_equal(read_picture(whole[:-2] + trailer), read_picture(whole))
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_a_jpeg_that_lacks_some_of_its_pixels_is_malformed(name: str) -> None:
+    whole = jpeg_of(name)
+    for missing in (*range(4, 40), 150, 400):
+        with pytest.raises(MalformedInput, match="begins as a JPEG"):
+            read_picture(whole[: -2 - missing])
+
+
+def test_a_progressive_jpeg_without_its_last_scan_is_malformed() -> None:
+    whole = jpeg_of("progressive")
+    with pytest.raises(MalformedInput, match="truncated"):
+        read_picture(whole[: whole.rindex(b"\xff\xc4")])  # the tables of the last scan
+
+
+def png_chunk(kind: bytes, body: bytes, *, intact: bool = True) -> bytes:
+    checksum = zlib.crc32(kind + body) ^ (not intact)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+LARGE = zlib.compress(random.Random(4).randbytes(1000) * 3000)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE),
+        png_chunk(b"zTXt", b"Comment\0\0" + LARGE),
+        png_chunk(b"iCCP", b"profile\0\0" + LARGE),
+        png_chunk(b"tEXt", b"Comment\0hello", intact=False),
+        png_chunk(b"eXIf", b"MM\0*", intact=False),
+        png_chunk(b"tEXt", b"Comment\0hello") * 3 + png_chunk(b"iTXt", b"no separator"),
+    ],
+    ids=["large XMP", "large text", "large profile", "text checksum", "EXIF checksum", "no text"],
+)
+def test_a_png_is_read_in_spite_of_a_note_that_is_large_or_damaged(note: bytes) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    whole = encoded(_UNTURNED[3](quarters()), "PNG", exif=exif)
+    after_header = 8 + 25
+    assert_quarters(read_picture(whole[:after_header] + note + whole[after_header:]))
+
+
+def test_a_png_that_lacks_only_its_end_is_read() -> None:
+    assert_quarters(read_picture(encoded(quarters(), "PNG")[:-12]))
+
+
+def test_of_several_pictures_in_one_jpeg_the_first_is_read_and_it_stays_a_jpeg() -> None:
+    data = encoded(quarters(), "MPO", save_all=True, append_images=[noise()], quality=100)
+    assert b"MPF\0" in data
+    assert_quarters(read_picture(data), tolerance=12)
+    assert media_type_of(data) == "image/jpeg"
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"%PDF-1.7\n", "a PDF file"),
+        (b"<?xml version='1.0'?><svg></svg>", "an SVG drawing"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>", "an HTML page"),
+        (b"8BPS\x00\x01", "a Photoshop file"),
+        (b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom", "an MP4 or QuickTime film"),
+        (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"RIFF\x00\x00\x00\x00AVI LIST", "an AVI film"),
+        ("data:image/jpeg;base64,…".encode(), "a text file"),
+        ("é".encode() * 3000, "a text file"),  # the head ends within a character
+    ],
+)
+def test_a_file_of_another_kind_is_named(data: bytes, named: str) -> None:
+    with pytest.raises(
+        UnsupportedMedia, match=f"this is {named}, and pictures are read as JPEG"
+    ) as e:
+        read_picture(data)
+    assert e.value.details == {"format": named}
+
+
+def test_a_kind_whose_library_is_missing_is_named_with_the_way_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(picture_module, "_heif_is_installed", lambda: False)
+    monkeypatch.setattr(picture_module.features, "check", lambda _name: False)
+    heic = b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1heic"
+    with pytest.raises(UnsupportedMedia, match=r"a HEIC picture, .* pip install 'muster\[heic\]'"):
+        read_picture(heic)
+    with pytest.raises(UnsupportedMedia, match=r"an AVIF picture, .* newer Pillow"):
+        read_picture(heic.replace(b"heic", b"avif"))
+    with pytest.raises(UnsupportedMedia, match=r"\(JPEG, PNG, WebP, GIF, BMP, TIFF\)"):
+        read_picture(b"\x00" * 100)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_a_new_kind_keeps_the_limit_of_pixels(kind: str) -> None:
+    data = encoded(Image.new("RGB", (400, 300)), kind)
+    with pytest.raises(TooLarge, match="400 × 300"):
+        read_picture(data, PictureLimits(max_pixels=100_000))
+
+
+def test_a_truncated_jpeg_is_decoded_at_most_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+    original = picture_module._open
+
+    def counting(data: bytes, kind: FileFormat) -> Image.Image:
+        opened.append(data)
+        return original(data, kind)
+
+    monkeypatch.setattr(picture_module, "_open", counting)
+    with pytest.raises(MalformedInput):
+        read_picture(jpeg_of("baseline")[:-500])
+    assert len(opened) == 3

@@ -5,6 +5,7 @@ transaction: the templates of both models change places, and with them the colle
 its policy. Until `finish` the old ones stay, so that the same step leads back.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,15 @@ from shared.clock import Clock
 from shared.errors import (
     Conflict,
     Damaged,
+    InternalError,
     MalformedInput,
     MusterError,
     NotFound,
     PackError,
     Unavailable,
 )
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # photos whose templates are written in one transaction
 _OVERLAP = 0.3  # of two boxes (intersection over union): less is another face
@@ -240,6 +244,9 @@ class Reembedding:
             raise  # of no photo in particular
         except MusterError as error:
             return error.code
+        except Exception:  # of a library that reads the photo: the others go on
+            log.exception("Failed to read a photo", extra={"image": row.image_id})
+            return InternalError.code
         box = row.detection["box"]
         best = max(faces, key=lambda face: _overlap(face.box.tolist(), box), default=None)
         if best is None or _overlap(best.box.tolist(), box) < _OVERLAP:

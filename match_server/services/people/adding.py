@@ -1,9 +1,7 @@
 """The rows that an enrollment adds, each in the transaction of whoever adds them."""
 
-import io
 from datetime import datetime
 
-from PIL import Image as Pillow
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -13,6 +11,7 @@ from match_server.services.searches.vectors import require_model
 from match_server.services.storing.files import Kept
 from match_server.services.storing.vault import Cipher
 from match_server.tables import Collection, Image, Person, Template
+from models.picture_formats import media_type_of
 from models.types import Face
 from shared.errors import Conflict, ModelMismatch
 from shared.ids import new_id
@@ -38,7 +37,7 @@ def add_image(
         person_number=person.number,
         file=None if file is None else file.name,
         storage_number=None if file is None else file.storage_number,
-        media_type=_media_type(picture),
+        media_type=media_type_of(picture),
         size_bytes=len(picture),
         data_key=None if file is None else file.data_key,
         sha256=cipher.digest(picture),
@@ -148,9 +147,3 @@ def embedded(face: Face) -> FaceTemplate:
     if face.template is None:
         raise RuntimeError("the face models answered a face without a template")
     return face.template
-
-
-def _media_type(picture: bytes) -> str:
-    """The kind of a picture that has already been read, by its own header."""
-    with Pillow.open(io.BytesIO(picture)) as opened:
-        return opened.get_format_mimetype() or "application/octet-stream"

@@ -4,6 +4,7 @@ Pictures are enrolled one by one, as alone. Templates from elsewhere are gathere
 by the thousand, because a commit to the disk costs far more than a row.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,7 +13,9 @@ from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.schemas.persons import Enrollment
 from match_server.services.people.bulk import BulkVectors, Resume, VectorItem, refusal
 from match_server.services.people.enrollment import Enroller, Named
-from shared.errors import MusterError
+from shared.errors import InternalError, MusterError
+
+log = logging.getLogger(__name__)
 
 _VECTORS = 2048  # written in one transaction: some 8 MB with all that belongs to them
 
@@ -73,10 +76,24 @@ class Batches:
     def _written(
         self, collection: str, waiting: Sequence[VectorItem], resume: Resume | None
     ) -> Sequence[BatchVerdict]:
+        """The verdicts. After an unexpected error the halves are written, down to the one row that
+        causes it.
+        """
         try:
             return self._bulk.add(collection, waiting, resume)
         except MusterError as error:  # the transaction is undone: none of them is there
             return [refusal(place, line.file, error) for place, line in waiting]
+        except Exception:
+            if len(waiting) == 1:
+                place, line = waiting[0]
+                log.exception("Failed to enroll a template", extra={"index": place})
+                return [refusal(place, line.file, InternalError())]
+        half = len(waiting) // 2
+        return [
+            verdict
+            for some in (waiting[:half], waiting[half:])
+            for verdict in self._written(collection, some, resume)
+        ]
 
     def _picture(
         self, collection: str, index: int, file: str | None, line: BatchLine, options: BatchQuery
@@ -90,6 +107,9 @@ class Batches:
             )
         except MusterError as error:
             return refusal(index, file, error)
+        except Exception:  # of a library that reads the picture: the others go on
+            log.exception("Failed to enroll a picture", extra={"index": index})
+            return refusal(index, file, InternalError())
         return BatchVerdict(
             index=index,
             file=file,

@@ -59,7 +59,7 @@ class References:
                     f"the photo of image {image_id!r} was not kept (enroll with store=1)"
                 )
             cipher = self._vault.cipher(session, _owner(session, row.person))
-        return self._files.read(row.file, row.storage, cipher=cipher), row.media_type
+        return self._files.read(row.file, row.storage, cipher=cipher), _media_type(row)
 
     def remove_image(self, image_id: str) -> Removed:
         """Remove an image, its photo and the templates made from it."""
@@ -179,6 +179,11 @@ def _templates_of(session: Session, image_ids: Sequence[str]) -> dict[str, list[
     return found
 
 
+def _media_type(row: Image) -> str:
+    """Rows of earlier versions name a JPEG of several pictures in a way that no browser knows."""
+    return "image/jpeg" if row.media_type == "image/mpo" else row.media_type
+
+
 def _image_view(row: Image, person_id: str, template_ids: list[str]) -> ImageView:
     return ImageView(
         id=row.id,
@@ -186,7 +191,7 @@ def _image_view(row: Image, person_id: str, template_ids: list[str]) -> ImageVie
         stored=row.file is not None,
         storage=None if row.storage is None else row.storage.name,
         url=None if row.file is None else f"/v1/images/{row.id}/content",
-        media_type=row.media_type,
+        media_type=_media_type(row),
         size_bytes=row.size_bytes,
         quality=Quality.model_validate(row.quality),
         detection=Detection.model_validate(row.detection),
