@@ -38,6 +38,9 @@ class Faces(FaceFinder, JudgingModels, Protocol):
 
     def locate(self, image: BgrImage, detections: Detections) -> Shapes: ...
     def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]: ...
+    def embedding_chips(
+        self, image: BgrImage, points5: NDArray[np.float32], chips: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]: ...
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]: ...
 
 
@@ -231,9 +234,14 @@ class Pipeline:
         if not judged:
             return []
         with self.times.measure("embed"):
-            templates = self._models.embed(np.stack([one.candidate.shot.chip for one in judged]))
+            templates = self._models.embed(np.concatenate([self._chips(one) for one in judged]))
         self.counts.embeddings += len(templates)
         return list(zip(judged, templates, strict=True))
+
+    def _chips(self, judged: Judged) -> NDArray[np.uint8]:
+        """The chip (1, height, width, 3) that the embedder takes of a shot."""
+        shot = judged.candidate.shot
+        return self._models.embedding_chips(shot.scene, shot.scene_points5, shot.chip[np.newaxis])
 
     def _publish(self, embedded: Sequence[tuple[Judged, Template]]) -> None:
         """Puts into the sink what is news."""

@@ -26,6 +26,8 @@ from match_server.settings import Settings
 from match_server.telling.delivery import Deliverer
 from match_server.telling.start import webhook_deliverer
 from match_server.worker import PatientWorker
+from models.packs.choice import DetectorChoice
+from models.packs.manifest import built_in_manifest
 from models.packs.store import installed
 from shared.errors import ConfigurationError
 from shared.service import Watchdog
@@ -148,11 +150,19 @@ def _hints(settings: Settings, *, has_key: bool) -> list[str]:
             "Nobody has a key yet. Make one with:",
             f"  match-server key create --role admin --data-dir {settings.data_dir}",
         ]
-    pack = settings.model_pack
-    if installed(pack) is None:
+    if missing := _missing_packs(settings):
         lines += ["Pictures cannot be read yet. Install the face models with:"]
-        lines += [f"  face-models pull {pack}"]
+        lines += [f"  face-models pull {' '.join(missing)}"]
     return lines
+
+
+def _missing_packs(settings: Settings) -> list[str]:
+    """The packs that are needed to read pictures and are not installed."""
+    name = settings.model_pack
+    there = installed(name)
+    pack = built_in_manifest().packs.get(name) if there is None else there.pack
+    names = [name] if pack is None else [name, DetectorChoice(settings.model_detector).of(pack)]
+    return [one for one in names if one is not None and installed(one) is None]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types

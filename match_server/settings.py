@@ -49,6 +49,11 @@ class Settings(BaseSettings):
         description="Show the web page without a key, to visitors from this machine only.",
     )
     model_pack: str = Field(default="compact", description="Face models of new collections.")
+    model_detector: str | None = Field(
+        default=None,
+        description="Pack whose detector finds the faces; default: that of MODEL_PACK, or of "
+        "`compact` where that has none.",
+    )
     encryption_key_file: Path | None = Field(
         default=None,
         description="File with the master keys of encrypted collections; the first one seals.",

@@ -1,5 +1,7 @@
 """Turning, scaling and moving faces so that eyes, nose and mouth lie where the embedder learnt."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,17 @@ REFERENCE: NDArray[np.float32] = np.array(
      [70.7299, 92.2041]],
     np.float32,
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """Where an embedder expects the five points of a face, and the size of its chips."""
+
+    size: tuple[int, int]  # width, height in pixels of the chip
+    reference: NDArray[np.float32]  # (5, 2) pixels of the chip, in the order of `REFERENCE`
+
+
+ARCFACE = Alignment((SIDE, SIDE), REFERENCE)
 
 
 def similarity_transforms(
@@ -50,12 +63,16 @@ def residuals(points: NDArray[np.floating], transforms: NDArray[np.float64]) -> 
     return misses
 
 
-def align(image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Chips (n, 112, 112, 3) BGR of the faces whose five points (n, 5, 2) are given in pixels.
+def align(
+    image: BgrImage, points5: NDArray[np.float32], alignment: Alignment = ARCFACE
+) -> NDArray[np.uint8]:
+    """Chips (n, height, width, 3) BGR of the faces whose five points (n, 5, 2) are in pixels.
 
     What lies outside the picture is black, as it was for the embedder's training pictures.
     """
-    chips = np.empty((len(points5), SIDE, SIDE, 3), np.uint8)
-    for chip, transform in zip(chips, similarity_transforms(points5), strict=True):
-        chip[:] = warp(image, transform, (SIDE, SIDE), cv2.BORDER_CONSTANT)
+    width, height = alignment.size
+    chips = np.empty((len(points5), height, width, 3), np.uint8)
+    transforms = similarity_transforms(points5, alignment.reference)
+    for chip, transform in zip(chips, transforms, strict=True):
+        chip[:] = warp(image, transform, alignment.size, cv2.BORDER_CONSTANT)
     return chips

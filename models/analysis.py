@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import quality
-from models.alignment import align, similarity_transforms
+from models.alignment import ARCFACE, align, similarity_transforms
 from models.eyes import LEAST_INTEROCULAR
 from models.landmarks import five_of_68
 from models.loading import Parts, load_parts
@@ -22,6 +22,9 @@ from shared.template import Template
 # picture's (cosine below 0.5); with a gray one of half the picture on each side, none.
 _MARGIN = 0.5
 _FILLS = 0.4  # of the picture's width or height: from here on a box may be part of a larger face
+_SEVERAL = 3  # faces: there may be more, too small for a look at the whole
+_SURE = 0.9  # of the detector's score: near faces have 0.99 and more, masked ones 0.93
+_SMALL = 0.1  # of the picture's width: the plain look finds faces down to a twentieth
 
 
 class FaceModels:
@@ -53,8 +56,10 @@ class FaceModels:
         if closer:
             return self._parts.closer.detect(image)
         found = self._parts.detector.detect(image)
-        if not retry_padded or not _is_tight(image, found):
-            return found
+        return self._padded(image, found) if retry_padded and _is_tight(image, found) else found
+
+    def _padded(self, image: BgrImage, found: Detections) -> Detections:
+        """The faces of a tight crop, or `found` where a margin around it shows none."""
         height, width = image.shape[:2]
         down, right = round(height * _MARGIN), round(width * _MARGIN)
         padded: BgrImage = cv2.copyMakeBorder(  # type: ignore[assignment]
@@ -62,6 +67,19 @@ class FaceModels:
         )
         again = self._parts.detector.detect(padded).moved(-right, -down)
         return again if len(again) > 0 else found
+
+    def search(self, image: BgrImage) -> Detections:
+        """The faces of a still: as `detect`, and with a closer look where the picture asks for it.
+
+        That is where the plain look finds nobody, several people, or small faces only: where there
+        is one near face, which is most pictures, nothing more is looked at.
+        """
+        plain = self._parts.detector.detect(image)
+        found = self._padded(image, plain) if _is_tight(image, plain) else plain
+        if not _may_be_crowd(image, found, fills=len(plain) == 0):
+            return found
+        closer = self._parts.crowd.detect(image)
+        return closer if len(closer) > len(found) else found
 
     def locate(self, image: BgrImage, detections: Detections) -> Shapes:
         """Points of the faces in `detections`: 68 where the pack can, always the five."""
@@ -77,8 +95,24 @@ class FaceModels:
         return None if self._parts.pose is None else self._parts.pose.estimate(image, boxes)
 
     def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Chips (n, 112, 112, 3) BGR for points (n, 5, 2) in pixels of `image`."""
+        """Chips (n, 112, 112, 3) BGR for points (n, 5, 2) in pixels of `image`.
+
+        Every pack's quality is measured on them; `embed` may take others.
+        """
         return align(image, points5)
+
+    @property
+    def chip_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the chips that `embed` takes."""
+        return self._parts.embedder.alignment.size
+
+    def embedding_chips(
+        self, image: BgrImage, points5: NDArray[np.float32], chips: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """The chips that `embed` takes: `chips`, which `align` cut, unless the pack has a
+        reference of its own."""
+        alignment = self._parts.embedder.alignment
+        return chips if alignment is ARCFACE else align(image, points5, alignment)
 
     def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Scores (n,) 0..1, or None where the pack has no such model."""
@@ -129,12 +163,12 @@ class FaceModels:
         return np.where(apart >= LEAST_INTEROCULAR, scores, np.float32(np.nan))
 
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
-        """Templates of all chips (n, 112, 112, 3) in one run."""
+        """Templates of chips that `embedding_chips` returned."""
         return self._parts.embedder.embed(chips)
 
     def analyze(self, image: BgrImage, *, gate: Gate = DOORWAY, embed: bool = True) -> list[Face]:
         """All that can be known of every face of one picture, best detection first."""
-        detections = self.detect(image, retry_padded=True)
+        detections = self.search(image)
         if len(detections) == 0:
             return []
         shapes = self.locate(image, detections)
@@ -151,7 +185,9 @@ class FaceModels:
             still=True,
             occlusion=True,
         )
-        templates = self.embed(chips) if embed else [None] * len(chips)
+        templates: list[Template | None] = [None] * len(chips)
+        if embed:
+            templates = [*self.embed(self.embedding_chips(image, shapes.points5, chips))]
         return [
             Face(
                 box=detections.boxes[row],
@@ -166,6 +202,20 @@ class FaceModels:
             )
             for row in range(len(detections))
         ]
+
+
+def _may_be_crowd(image: BgrImage, found: Detections, *, fills: bool) -> bool:
+    """Whether there may be faces besides those found.
+
+    Of a crowd, the whole picture may look like one face, but never surely. `fills`: the faces were
+    found with a margin only, so that a true one fills the picture.
+    """
+    if len(found) == 0 or len(found) >= _SEVERAL:
+        return True
+    widths = found.boxes[:, 2] - found.boxes[:, 0]
+    widest = int(widths.argmax())
+    small = widths[widest] < (_FILLS if fills else _SMALL) * image.shape[1]
+    return bool(small or found.scores[widest] < _SURE)
 
 
 def _is_tight(image: BgrImage, found: Detections) -> bool:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from shared.errors import PackError
 
+# Measured with 48 faces: larger batches leave the processor's caches. Of 48 at once, the embedder
+# takes 1.25 times as long as of 4, pose 1.4 times, liveness 1.6 times; single faces are as fast.
+_BATCH = 4
 _ONLY_FATAL = 4  # exporters list weights as graph inputs, which is worth hundreds of warnings
 
 
@@ -53,10 +56,11 @@ class Session:
         return outputs
 
     def run_each(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
-        """As `run`, also for graphs whose batch is fixed at one: these take one item at a time."""
-        if self._batchable or len(batch) == 1:
+        """As `run` for any number of items, in batches of a few; of one where the graph has it."""
+        size = _BATCH if self._batchable else 1
+        if len(batch) <= size:
             return self.run(batch)
-        answers = [self.run(item[np.newaxis]) for item in batch]
+        answers = [self.run(batch[start : start + size]) for start in range(0, len(batch), size)]
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 

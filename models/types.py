@@ -35,6 +35,12 @@ class Detections:
         points5 = None if self.points5 is None else self.points5 + shift
         return Detections(self.boxes + np.tile(shift, 2), self.scores, points5)
 
+    def scaled(self, factor: float) -> "Detections":
+        """The same faces in a picture that is `factor` times as wide and high."""
+        times = np.float32(factor)
+        points5 = None if self.points5 is None else self.points5 * times
+        return Detections(self.boxes * times, self.scores, points5)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shapes:

@@ -78,7 +78,8 @@ def prove(models: FaceModels) -> str:
 
 
 def _prove_on_noise(models: FaceModels) -> None:
-    chips = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), dtype=np.uint8)
+    width, height = models.chip_size
+    chips = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     chips[2] = chips[0]
     try:
         first, second, again = (one.vector for one in models.embed(chips))

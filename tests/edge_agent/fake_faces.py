@@ -89,6 +89,11 @@ class FakeFaces:
             chip[0, 1] = one.covered
         return chips
 
+    def embedding_chips(
+        self, image: BgrImage, points5: NDArray[np.float32], chips: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        return chips
+
     def assess(
         self,
         image: BgrImage,

@@ -131,9 +131,10 @@ import os, signal
 from match_server.importing import opened
 from match_server.services.face_models.engines import installed_engine
 from match_server.settings import load_settings
+from models.packs.choice import DetectorChoice
 
 with opened(load_settings()) as services:
-    models = installed_engine("turned", "compact", services.settings.picture_limits)
+    models = installed_engine("turned", services.settings.picture_limits, DetectorChoice())
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     services.reembedding.prepare("staff", models, die)
 """

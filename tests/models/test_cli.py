@@ -52,7 +52,22 @@ def test_all_packs_are_listed_with_their_licences(run: Run) -> None:
     assert listed["compact"]["licence"] == "MIT"
     assert listed["compact"]["installed"] is False
     assert listed["buffalo_l"]["commercial_use"] is False
-    assert "compact" in run("list").output
+    assert listed["edgeface-xs"]["disputed"].startswith("the code's repositories say BSD-3-Clause")
+    assert listed["edgeface-xs"]["missed_percent"] < listed["compact"]["missed_percent"] / 3
+    assert listed["edgeface-xs"]["face_ms"] < listed["compact"]["face_ms"] * 0.6
+    text = run("list").output
+    assert "disputed" in text
+    assert "a fifth of compact's errors at half its time" in text.replace("\n", " ")
+
+
+def test_what_a_pack_costs_and_gives_is_told(run: Run) -> None:
+    told = run("info", "retail-0095").output
+    assert "misses 7.9 %" in told
+    assert "(40.3928, 59.0815)" in told
+    assert "DISPUTED" in run("info", "edgeface-s").output
+    refused = run("pull", "retail-0095")
+    assert refused.exit_code == 1
+    assert "--from" in refused.output
 
 
 def test_a_pack_is_pulled_verified_and_found_damaged(

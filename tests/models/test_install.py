@@ -66,6 +66,20 @@ def test_a_pack_from_the_web_is_installed_and_then_needs_no_network(
     assert left_behind(tmp_path) == ["mine"]
 
 
+@pytest.mark.parametrize("name", ["thing.bin", "published"])
+def test_a_file_in_the_folder_given_needs_no_network(
+    name: str, far_web: FarWeb, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    wanted = manifest(far_web.url("/v1/published"), b"content")
+    there = pull("mine", wanted, cache=tmp_path / "cache", folder=tmp_path)
+    assert (there.folder / "thing.bin").read_bytes() == b"content"
+    assert far_web.requested == []
+    (tmp_path / name).write_bytes(b"another")
+    with pytest.raises(PackError, match="wrong checksum"):
+        pull("mine", wanted, cache=tmp_path / "other", folder=tmp_path)
+
+
 def test_only_the_wanted_file_of_an_archive_is_kept(far_web: FarWeb, tmp_path: Path) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:

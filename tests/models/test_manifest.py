@@ -45,6 +45,7 @@ def known() -> Manifest:
 def test_the_packs_that_are_promised_are_built_in(known: Manifest) -> None:
     assert set(known.packs) >= {
         "compact", "centerface", "samples", "opencv-zoo", "buffalo_s", "buffalo_l",
+        "yunet", "edgeface-xxs", "edgeface-xs", "edgeface-s", "retail-0095",
     }  # fmt: skip
 
 
@@ -60,13 +61,15 @@ def test_each_model_id_names_exactly_one_file(known: Manifest) -> None:
 
 def test_non_commercial_packs_say_so(known: Manifest) -> None:
     refused = {name for name, pack in known.packs.items() if not pack.commercial_use}
-    assert refused == {"buffalo_s", "buffalo_l"}
+    disputed = {name for name, pack in known.packs.items() if pack.disputed}
+    assert disputed == {"edgeface-xxs", "edgeface-xs", "edgeface-s"}
+    assert refused == {"buffalo_s", "buffalo_l"} | disputed
 
 
 def test_nothing_is_fetched_that_is_not_pinned(known: Manifest) -> None:
     for pack in known.packs.values():
         for source in pack.sources.values():
-            assert source.url.startswith(("http", "npm:", "pypi:"))
+            assert source.url.startswith(("http", "npm:", "pypi:", "file:"))
             assert not source.url.startswith(("npm:", "pypi:")) or source.sha256
 
 
@@ -136,3 +139,29 @@ def test_a_manifest_that_contradicts_itself_is_refused(
 def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PackError, match=r"none\.toml cannot be read"):
         read_manifest(tmp_path / "none.toml")
+
+
+def test_an_embedder_may_have_a_chip_and_reference_points_of_its_own(tmp_path: Path) -> None:
+    points = "reference = [[40, 59], [87, 59], [64, 82], [45, 105], [84, 105]]"
+    path = written(tmp_path, more=points)
+    path.write_text(path.read_text().replace("112", "128"))
+    file = read_manifest(path).pack("mine").files[0]
+    assert file.reference == ((40, 59), (87, 59), (64, 82), (45, 105), (84, 105))
+
+
+@pytest.mark.parametrize(
+    ("points", "problem"),
+    [
+        ("", "names its `reference`"),
+        ("reference = [[40, 59], [87, 59], [64, 82], [45, 105]]", "reference.4"),
+        ("reference = [[40, 59], [87, 59], [64, 82], [45, 105], [84, 128]]", "lie inside 128 x 12"),
+        ("reference = [[87, 59], [40, 59], [64, 82], [45, 105], [84, 105]]", "eye on the left"),
+    ],
+)
+def test_reference_points_that_show_no_face_are_refused(
+    tmp_path: Path, points: str, problem: str
+) -> None:
+    path = written(tmp_path, more=points)
+    path.write_text(path.read_text().replace("112", "128"))
+    with pytest.raises(PackError, match=problem):
+        read_manifest(path)

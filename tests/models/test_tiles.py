@@ -9,6 +9,8 @@ from models.detectors.tiles import Tiles
 from models.samples import sample_path
 from models.types import BgrImage, Detections
 
+from .conftest import read
+
 
 class Spots:
     """A detector of white rectangles that are at least a twentieth of its picture's width."""
@@ -67,6 +69,24 @@ def test_the_cost_is_the_number_of_tiles_and_one(size: tuple[int, int], runs: in
     assert len(detector.sizes) == runs
 
 
+def test_no_size_of_face_is_lost_between_the_tiles_and_the_whole() -> None:
+    sides = [40, 80, 119, 121, 150, 199, 201, 260, 400]
+    spots = [(60 + 430 * n, 100 + 150 * n, side, side) for n, side in enumerate(sides)]
+    picture = scene(4000, 2250, spots)
+    assert len(Spots().detect(picture)) == 3
+    found = Tiles(Spots()).detect(picture)
+    assert len(found) == len(spots)
+    expected = np.array([(x, y, x + w, y + h) for x, y, w, h in spots], np.float32)
+    distances = np.abs(found.boxes[:, np.newaxis] - expected).max(axis=2)
+    assert (distances.min(axis=0) <= 2).all()
+
+
+def test_what_only_a_tile_shows_must_be_credible() -> None:
+    picture = scene(1920, 1080, [(100, 100, 40, 40), (900, 500, 60, 60), (1500, 200, 200, 200)])
+    assert len(Tiles(Spots(), min_score=0.95).detect(picture)) == 1  # the one of the whole picture
+    assert len(Tiles(Spots(), smallest=50).detect(picture)) == 2
+
+
 def test_a_face_at_the_pictures_edge_is_not_taken_for_one_that_is_cut_off() -> None:
     found = Tiles(Spots()).detect(scene(1920, 1080, [(0, 500, 50, 50), (1870, 1030, 50, 50)]))
     assert boxes_of(found) == {(0, 500, 50, 550), (1870, 1030, 1920, 1080)}
@@ -117,3 +137,49 @@ def test_a_closer_look_finds_real_faces_that_the_light_one_misses(models: FaceMo
     for one in expected:
         assert np.abs(middles - one).max(axis=1).min() < 15
     assert len(closer) == 3
+
+
+@pytest.mark.models
+def test_a_still_of_one_near_face_is_looked_at_once(
+    models: FaceModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    detect = Tiles.detect
+    monkeypatch.setattr(Tiles, "detect", lambda *given: looks.append(1) or detect(*given))
+    picture = read(sample_path("obama.jpg"))
+    assert picture.shape[0] * picture.shape[1] > 1_000_000
+    assert len(models.search(picture)) == 1
+    assert looks == []
+    assert len(models.search(np.full((1080, 1920, 3), 90, np.uint8))) == 0
+    assert looks == [1]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("size", "side"), [((1280, 720), 64), ((4000, 2250), 130)])
+def test_every_face_of_a_crowd_is_found_once(
+    models: FaceModels, size: tuple[int, int], side: int
+) -> None:
+    """Fifty heads, whose faces are some 3 % and 2 % of the picture's width."""
+    import cv2
+
+    heads = [
+        cv2.resize(head(models, name), (side, side), interpolation=cv2.INTER_AREA)
+        for name in ("obama.jpg", "obama2.jpg", "obama3.jpg", "biden.jpg", "astronaut.png")
+    ]
+    crowd = np.full((size[1], size[0], 3), 110, np.uint8)
+    step = (size[0] // 10, size[1] // 5)
+    for number in range(50):
+        x, y = number % 10 * step[0] + 7 * (number % 3), number // 10 * step[1] + 9
+        crowd[y : y + side, x : x + side] = heads[number % 5]
+    assert len(models.detect(crowd)) < 50
+    found = models.search(crowd)
+    cells = {(int(x // step[0]), int(y // step[1])) for x, y in found.boxes[:, :2]}
+    assert len(found) == len(cells) == 50
+
+
+def head(models: FaceModels, name: str) -> BgrImage:
+    """The face of a sample picture with some of its surroundings, as wide as high."""
+    picture = read(sample_path(name))
+    x1, y1, x2, y2 = models.detect(picture).boxes[0]
+    half, x, y = (y2 - y1) * 0.8, (x1 + x2) / 2, (y1 + y2) / 2
+    return picture[max(0, int(y - half)) : int(y + half), max(0, int(x - half)) : int(x + half)]

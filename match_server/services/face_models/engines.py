@@ -7,7 +7,9 @@ from match_server.faces import FaceEngine
 from match_server.services.searches.scopes import Scope
 from match_server.tables import Collection
 from models.analysis import open_models
-from models.packs.store import installed, installed_names
+from models.packs.choice import DetectorChoice
+from models.packs.manifest import Pack, built_in_manifest
+from models.packs.store import installed, installed_names, require
 from models.picture import PictureLimits
 from shared.errors import PackError
 
@@ -40,29 +42,42 @@ class Engines:
             return engine
 
 
-def installed_engine(name: str, detector: str, limits: PictureLimits) -> FaceEngine:
-    """The models of an installed pack, with another pack's detector where it has none.
+def own_engine(name: str, limits: PictureLimits, detector: DetectorChoice) -> FaceEngine:
+    """The models of a pack that may not be installed yet: it is needed by the first picture.
+
+    Raises PackError when there is no such pack or it makes no templates.
+    """
+    there = installed(name)
+    pack = built_in_manifest().pack(name) if there is None else there.pack
+    return _engine(name, pack, limits, detector)
+
+
+def installed_engine(name: str, limits: PictureLimits, detector: DetectorChoice) -> FaceEngine:
+    """The models of an installed pack.
 
     Raises PackError when it is not installed or makes no templates.
     """
-    pack = installed(name)
-    if pack is None:
-        raise PackError(f"the pack {name!r} is not installed: run `face-models pull {name}`")
-    model_id, dimension = pack.pack.model_id, pack.file_for("embedder").dimension
-    if model_id is None or dimension is None:
+    return _engine(name, require(name).pack, limits, detector)
+
+
+def _engine(name: str, pack: Pack, limits: PictureLimits, detector: DetectorChoice) -> FaceEngine:
+    embedder = pack.file_for("embedder")
+    if pack.model_id is None or embedder is None or embedder.dimension is None:
         raise PackError(f"the pack {name!r} makes no templates")
-    other = None if pack.pack.file_for("detector") is not None else detector
-    return FaceEngine(model_id, dimension, lambda: open_models(name, detector=other), limits)
+    seeing = detector.of(pack)
+    return FaceEngine(
+        pack.model_id, embedder.dimension, lambda: open_models(name, detector=seeing), limits
+    )
 
 
-def find_installed(detector: str, limits: PictureLimits) -> FindEngine:
+def find_installed(limits: PictureLimits, detector: DetectorChoice) -> FindEngine:
     """Looks for a model among the packs that are installed on this machine."""
 
     def find(model_id: str) -> FaceEngine:
         for name in installed_names():
             pack = installed(name)
             if pack is not None and pack.pack.model_id == model_id:
-                return installed_engine(name, detector, limits)
+                return installed_engine(name, limits, detector)
         raise PackError(
             f"no installed pack makes templates of {model_id!r}: install the one that does "
             "(`face-models list`), or search with templates instead of pictures"

@@ -17,6 +17,7 @@ from match_server.evaluation.folder import side_of
 from match_server.faces import FaceEngine
 from match_server.importing import pictures_in
 from match_server.services.face_models.engines import installed_engine
+from models.packs.choice import DetectorChoice
 from models.packs.store import default_cache, require
 from models.picture import PictureLimits
 from shared.errors import MusterError
@@ -193,4 +194,4 @@ def _state(pack: str) -> str:
 
 def engine_of(pack: str) -> FaceEngine:
     """The engine by which a server enrolls with this pack. Raises PackError."""
-    return installed_engine(pack, "compact", PictureLimits())
+    return installed_engine(pack, PictureLimits(), DetectorChoice())

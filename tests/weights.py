@@ -1,0 +1,53 @@
+"""Real weights of packs by URL, from the folder that MUSTER_TEST_WEIGHTS names.
+
+Some of these files were built again from published ones and have other checksums. Everything else
+of a pack (input, reference points, dimension, steps) is as the shipped manifest declares it.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from models.packs.install import pull
+from models.packs.manifest import Manifest, built_in_manifest
+from models.packs.store import default_cache, sha256_of
+
+FILES = {
+    "yunet": "yunet.onnx",
+    "edgeface-xxs": "edgeface_xxs.onnx",
+    "edgeface-xs": "edgeface_xs.onnx",
+    "retail-0095": "face_reidentification_retail_0095.onnx",
+}
+"""The file of each pack that has one model."""
+
+
+def weights_folder() -> Path | None:
+    """The folder with real weights, if there is one."""
+    folder = os.environ.get("MUSTER_TEST_WEIGHTS")
+    return None if folder is None else Path(folder)
+
+
+def manifest_of(folder: Path, url: Callable[[Path], str] = lambda path: f"file:{path}") -> Manifest:
+    """The shipped packs whose files lie in `folder`, to be fetched at `url` of the file."""
+    packs = {}
+    shipped = built_in_manifest().packs
+    for name, file_name in FILES.items():
+        path, pack = folder / file_name, shipped[name]
+        if path.is_file():
+            file = pack.files[0].model_copy(update={"sha256": sha256_of(path)})
+            source = pack.sources[file.source].model_copy(update={"url": url(path)})
+            changes = {"files": (file,), "sources": {file.source: source}}
+            packs[name] = pack.model_copy(update=changes)
+    return Manifest(packs=packs)
+
+
+def install_into(cache: Path, folder: Path) -> list[str]:
+    """Installs the packs of `folder` in an empty cache, beside the user's `compact`."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in ("compact", "centerface", "samples"):
+        if (default_cache() / name).is_dir() and not (cache / name).exists():
+            (cache / name).symlink_to(default_cache() / name)
+    manifest = manifest_of(folder)
+    for name in manifest.packs:
+        pull(name, manifest, cache=cache, accept_licence=True)
+    return list(manifest.packs)
