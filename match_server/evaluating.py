@@ -13,7 +13,7 @@ from match_server.evaluation.folder import read_folder
 from match_server.evaluation.measured import measure
 from match_server.evaluation.plots import write_plots
 from match_server.evaluation.report import Report, Wish, report_of
-from match_server.importing import pictures_in
+from match_server.picture_folder import pictures_in
 from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
 from match_server.services.wiring import Services

@@ -2,22 +2,24 @@
 
 import gc
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from match_server.api.uploads import lines_of, picture_item
+from match_server.picture_folder import BY_FOLDER, Naming, pictures_in, printable_name
 from match_server.prepare import prepare
 from match_server.schemas.batches import BatchQuery, BatchVerdict
 from match_server.services.people.batches import Item
 from match_server.services.people.bulk import Resume
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
+from models.picture_formats import FileFormat, format_of
 from shared.errors import ConfigurationError, MusterError, TooLarge
 
 _CHUNK = 1024 * 1024
+_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +45,42 @@ def opened(settings: Settings) -> Iterator[Services]:
         services.close()
 
 
-def plan(services: Services, collection: str, source: Path, *, again: bool) -> Plan:
-    """What a folder (a folder a person in it) or an NDJSON file holds.
+def plan(
+    services: Services,
+    collection: str,
+    source: Path,
+    *,
+    again: bool,
+    naming: Naming = BY_FOLDER,
+) -> Plan:
+    """What a folder of pictures, a picture or an NDJSON file holds.
 
     A file of templates is known by its content: what a run before this one has written is passed
     over, unless `again`. Pictures need no such note, as each is recognised by itself.
     """
     services.collections.get(collection)
     limit = services.settings.max_body_bytes
+    named = naming != BY_FOLDER
     if source.is_dir():
         files = list(pictures_in(source))
-        return Plan(_pictures(source, files, limit), len(files))
+        if files and not named and all(path.parent == source for path in files):
+            raise ConfigurationError(
+                f"all files lie in {source} itself, so nothing says whose they are: make a folder "
+                "for each person, or give --by-file-name where the files are named after them, or "
+                "--name where all are of one person"
+            )
+        return Plan(_pictures(source, files, limit, naming), len(files))
     if not source.is_file():
         raise ConfigurationError(f"{source} is neither a folder nor a file")
+    kind = _picture_kind(source)
+    if kind is not None and named:
+        return Plan(_pictures(source.parent, [source], limit, naming), 1)
+    if kind is not None:
+        raise ConfigurationError(f"{source} is {kind.name}: give --name to say whose it is")
+    if named:
+        raise ConfigurationError(
+            f"--name and --by-file-name are for pictures, and {source} is none that is read"
+        )
     digest, lines = _digest_and_lines(source)
     resume = Resume(digest)
     done = 0 if again else min(services.bulk.lines_done(collection, resume), lines)
@@ -69,19 +94,11 @@ def run(
     return services.batches.run(collection, planned.items, options, planned.resume)
 
 
-def pictures_in(folder: Path) -> Iterator[Path]:
-    """All files below a folder in a steady order, without hidden ones. Links to folders end."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(place) / name
-
-
-def _pictures(root: Path, files: list[Path], limit: int) -> Iterator[Item]:
+def _pictures(root: Path, files: list[Path], limit: int, naming: Naming) -> Iterator[Item]:
     for index, path in enumerate(files):
-        name = path.relative_to(root).as_posix()
+        name = printable_name(path.relative_to(root))
         try:
+            person = naming.person_of(path, root)
             if path.stat().st_size > limit:
                 raise TooLarge(f"the picture is larger than {limit} bytes")
             data = path.read_bytes()
@@ -90,7 +107,14 @@ def _pictures(root: Path, files: list[Path], limit: int) -> Iterator[Item]:
         except MusterError as error:
             yield Item(index, name, error)
         else:
-            yield picture_item(index, name, data)
+            yield picture_item(index, name, person, data)
+
+
+def _picture_kind(file: Path) -> FileFormat | None:
+    """The kind of a picture that is read; None for another file."""
+    with file.open("rb") as stream:
+        kind = format_of(stream.read(_HEAD_BYTES))
+    return None if kind is None or kind.decoder is None else kind
 
 
 def _lines(source: Path, limit: int, start: int) -> Iterator[Item]:

@@ -52,18 +52,13 @@ def lines_of(stream: IO[bytes], max_bytes: int, *, start: int = 0) -> Iterator[I
         yield Item(index, line.file if isinstance(line, BatchLine) else None, line)
 
 
-def picture_item(index: int, file: str, data: bytes) -> Item:
-    """The item of a picture whose file is named `<person>/<file>`."""
-    person, slash, rest = file.replace("\\", "/").strip("/").rpartition("/")
-    person = person.rpartition("/")[2]
+def picture_item(index: int, file: str, person: str, data: bytes) -> Item:
+    """The item of a picture of a person, by name or id; `file` is repeated in the verdict."""
     line: BatchLine | MusterError
-    if not slash or not person or not rest:
-        line = MalformedInput("the file is not named <person>/<file>, so it is nobody's")
-    else:
-        try:
-            line = validated(BatchLine, {"name": person, "image": data})
-        except MalformedInput as error:
-            line = error
+    try:
+        line = validated(BatchLine, {"name": person, "image": data})
+    except MalformedInput as error:
+        line = error
     return Item(index, file, line)
 
 
@@ -117,7 +112,12 @@ def _item(index: int, part: Field | File, data: bytearray | None, max_bytes: int
         return Item(index, file, wrong)
     if data is None:
         return Item(index, file, TooLarge(f"the picture is larger than {max_bytes} bytes"))
-    return picture_item(index, file, bytes(data))
+    person, slash, rest = file.replace("\\", "/").strip("/").rpartition("/")
+    person = person.rpartition("/")[2]
+    if not slash or not person or not rest:
+        nobody = MalformedInput("the file is not named <person>/<file>, so it is nobody's")
+        return Item(index, file, nobody)
+    return picture_item(index, file, person, bytes(data))
 
 
 def _to_the_end(items: Iterator[Item]) -> Iterator[Item]:

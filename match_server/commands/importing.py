@@ -15,6 +15,12 @@ from match_server.settings import load_settings
 @click.command("import", short_help="Enroll many pictures or templates, or a whole server.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--collection", default="default", show_default=True, help="Where to enroll.")
+@click.option("--name", help="All pictures are of this person.")
+@click.option(
+    "--by-file-name",
+    is_flag=True,
+    help="The pictures are named after their persons: 'Ann Lee.jpg', 'Ann Lee 2.jpg'.",
+)
 @click.option("--store", is_flag=True, help="Keep the photos.")
 @click.option("--storage", help="Keep the photos in this storage.")
 @click.option("--force", is_flag=True, help="Enroll in spite of bad quality or of a lookalike.")
@@ -34,6 +40,8 @@ def import_(
     /,
     source: Path,
     collection: str,
+    name: str | None,
+    by_file_name: bool,
     store: bool,
     storage: str | None,
     force: bool,
@@ -46,8 +54,9 @@ def import_(
     """Enroll a folder of pictures (a folder a person), a file of templates, or a whole server.
 
     The file is NDJSON: a line {"name", "template", "model_id"} for each, or with "image" in place
-    of the template. Run it again after an interruption: what was enrolled is recognised. The exit
-    status is 0 only when nothing was refused. It works while the server runs.
+    of the template. With --name or --by-file-name pictures need no folder for each person. Run it
+    again after an interruption: what was enrolled is recognised. The exit status is 0 only when
+    nothing was refused. It works while the server runs.
 
     A file that `match-server export` has written is known by its first bytes: it fills an empty
     database and data folder with that server, completely or not at all.
@@ -55,11 +64,14 @@ def import_(
     \b
     Examples:
       match-server import faces/ --collection staff --store
+      match-server import badge-photos/ --by-file-name
+      match-server import ann.jpg --name "Ann Lee"
       match-server import templates.ndjson --json
       match-server import muster.export --data-dir new --erasures old/erasures.journal
     """
     from match_server.import_command import show
     from match_server.importing import opened, plan, run
+    from match_server.picture_folder import Naming
     from match_server.schemas.batches import BatchQuery
     from match_server.transfer.importing import is_export
 
@@ -72,8 +84,11 @@ def import_(
         raise click.UsageError("--erasures is for files of a whole server")
     if passphrase_file is not None:
         raise click.UsageError("--passphrase-file is for files of a whole server")
+    if name is not None and by_file_name:
+        raise click.UsageError("give --name or --by-file-name, not both")
+    naming = Naming(name, by_file_name)
     with opened(settings) as services:
-        planned = plan(services, collection, source, again=again)
+        planned = plan(services, collection, source, again=again, naming=naming)
         wanted = BatchQuery(store=store, storage=storage, force=force)
         verdicts = run(services, collection, planned, wanted)
         counts = show(planned, verdicts, as_json=as_json)
@@ -83,6 +98,9 @@ def import_(
 
 def _require_no_options(context: click.Context) -> None:
     """A whole server comes as it was: there is nothing to choose about how."""
-    for name in ("collection", "store", "storage", "force", "again"):
+    for name in ("collection", "name", "by_file_name", "store", "storage", "force", "again"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} is for pictures and templates, not for whole servers")
+            option = name.replace("_", "-")
+            raise click.UsageError(
+                f"--{option} is for pictures and templates, not for whole servers"
+            )

@@ -1,6 +1,7 @@
 """A folder of pictures, a folder a person in it, as templates; and what could not be used."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.faces import FaceEngine
+from match_server.picture_folder import printable_name
 from match_server.schemas.collections import GateName
 from models.types import Face
 from shared.errors import (
     ConfigurationError,
+    InternalError,
     MusterError,
     NoFace,
     QualityRefused,
     TooLarge,
     Unusable,
 )
+
+log = logging.getLogger(__name__)
 
 _BYSTANDER = 0.5
 """A second face at least so large, by its side, makes it unclear whose picture it is."""
@@ -67,7 +72,7 @@ def read_folder(
     persons, used, refused = list[int](), list[str](), list[Refusal]()
     for place, path in enumerate(files):
         progress(place, len(files))
-        name = path.relative_to(folder).as_posix()
+        name = printable_name(path.relative_to(folder))
         try:
             data = _content(path, folder, max_bytes)
             digest = hashlib.sha256(data).digest()
@@ -79,8 +84,13 @@ def read_folder(
             given = error.details.get("reasons")
             reasons = [str(one) for one in given] if isinstance(given, list) else [error.code]
             refused.append(Refusal(name, reasons, error.message))
+        except Exception:  # of a library that reads the picture: the others go on
+            log.exception("Failed to look at a picture", extra={"file": name})
+            internal = InternalError()
+            refused.append(Refusal(name, [internal.code], internal.message))
         else:
-            persons.append(names.setdefault(path.parent.name, len(names)))
+            person = printable_name(Path(path.parent.name))
+            persons.append(names.setdefault(person, len(names)))
             used.append(name)
     progress(len(files), len(files))
     return ReadFolder(

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 
 from match_server import importing
 from match_server.cli import main
+from match_server.picture_folder import BY_FOLDER, Naming
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import PersonQuery
 from match_server.services.people import bulk
 from match_server.services.wiring import face_engine
-from shared.errors import NotFound
+from shared.errors import ConfigurationError, NotFound
 
 PERSONS = "/v1/collections/default/persons"
 RED, GREEN, BLUE, DARK = (0, 0, 200), (0, 200, 0), (200, 0, 0), (10, 20, 5)
@@ -56,8 +57,8 @@ def vectors(tmp_path, helpers):
     return write
 
 
-def _verdicts(api, source, *, again=False, stop_after=None, **options):
-    planned = importing.plan(api.services, "default", Path(source), again=again)
+def _verdicts(api, source, *, again=False, naming=BY_FOLDER, stop_after=None, **options):
+    planned = importing.plan(api.services, "default", Path(source), again=again, naming=naming)
     run = importing.run(api.services, "default", planned, BatchQuery(**options))
     verdicts = []
     for verdict in run:
@@ -153,6 +154,93 @@ def test_another_file_of_the_same_name_is_another_file(api, vectors):
 def test_an_unknown_collection_is_said_before_anything_is_read(api, faces):
     with pytest.raises(NotFound):
         importing.plan(api.services, "nowhere", faces, again=False)
+
+
+def _write(folder, **pictures):
+    for name, data in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def _refused(verdicts):
+    return {one.file: one.message for one in verdicts if one.status == "refused"}
+
+
+@pytest.mark.backends("sqlite")
+def test_what_systems_put_beside_pictures_is_passed_over(api, helpers, tmp_path):
+    red = helpers.paint((RED, 80))
+    junk = [
+        *("Ann/Thumbs.db", "Ann/desktop.ini", "Ann/.DS_Store", "Ann/._1.png", "Ann/1.png.json"),
+        *("Ann/1.AAE", "Ann/1.xmp", "Ann/@eaDir/1.png/SYNO.jpg", "__MACOSX/Ann/._1.png"),
+        *("$RECYCLE.BIN/x.png", "System Volume Information/IndexerVolumeGuid", "#recycle/a.jpg"),
+    ]
+    folder = _write(tmp_path / "p", **{"Ann/1.png": red}, **dict.fromkeys(junk, b"junk"))
+    planned, verdicts = _verdicts(api, folder)
+    assert planned.total == 1
+    assert [(one.file, one.status) for one in verdicts] == [("Ann/1.png", "accepted")]
+
+
+@pytest.mark.backends("sqlite")
+def test_a_name_that_is_not_utf8_is_shown_and_only_a_persons_must_be(api, helpers, tmp_path):
+    odd = os.fsdecode(b"caf\xe9\x1b.png")
+    folder = _write(
+        tmp_path / "p",
+        **{
+            f"Ann/{odd}": helpers.paint((RED, 80)),
+            f"{os.fsdecode(bytes([0xE9]))}/a.png": helpers.paint((GREEN, 80)),
+            "\u0622\u200c\u0628/a.png": helpers.paint((BLUE, 80)),  # with a joiner, as in Persian
+        },
+    )
+    _, verdicts = _verdicts(api, folder)
+    assert {one.file: one.status for one in verdicts} == {
+        r"Ann/caf\xe9\x1b.png": "accepted",
+        r"\xe9/a.png": "refused",
+        "\u0622\u200c\u0628/a.png": "accepted",
+    }
+    assert all(one.model_dump_json().encode() for one in verdicts)
+    assert "folder's name is not UTF-8" in _refused(verdicts)[r"\xe9/a.png"]
+
+
+@pytest.mark.backends("sqlite")
+def test_in_a_flat_folder_the_file_names_say_whose_the_pictures_are(api, helpers, tmp_path):
+    folder = _write(
+        tmp_path / "p",
+        **{
+            "Ann Lee.png": helpers.paint((RED, 80)),
+            "Ann Lee 2.png": helpers.paint((RED, 70)),
+            "Ann Lee (3).png": helpers.paint((RED, 60)),
+            "Bob_0001.png": helpers.paint((GREEN, 80)),
+            "4711.png": helpers.paint((BLUE, 80)),
+            "IMG_2042.png": helpers.paint(((90, 90, 90), 80)),
+        },
+    )
+    with pytest.raises(ConfigurationError, match="a folder for each person, or give --by-file-nam"):
+        _verdicts(api, folder)
+    naming = Naming(by_file_name=True)
+    _, verdicts = _verdicts(api, folder, naming=naming)
+    assert list(_refused(verdicts)) == ["IMG_2042.png"]
+    assert "a camera gave it" in _refused(verdicts)["IMG_2042.png"]
+    persons = {one["name"]: one["images"] for one in api.ok("GET", PERSONS)["items"]}
+    assert persons == {"Ann Lee": 3, "Bob": 1, "4711": 1}
+
+
+@pytest.mark.backends("sqlite")
+def test_all_pictures_of_a_folder_or_a_single_one_can_be_one_persons(api, helpers, tmp_path):
+    red = helpers.paint((RED, 80))
+    folder = _write(tmp_path / "p", **{"1.png": red, "more/2.png": helpers.paint((RED, 70))})
+    naming = Naming(name="Ann Lee")
+    assert [one.person.name for one in _verdicts(api, folder, naming=naming)[1]] == ["Ann Lee"] * 2
+    (verdict,) = _verdicts(api, folder / "1.png", naming=naming)[1]
+    assert (verdict.status, verdict.file) == ("duplicate", "1.png")
+    with pytest.raises(ConfigurationError, match="a PNG picture: give --name"):
+        _verdicts(api, folder / "1.png")
+
+
+@pytest.mark.backends("sqlite")
+def test_a_name_for_pictures_is_refused_for_a_file_of_templates(api, vectors):
+    with pytest.raises(ConfigurationError, match="--name and --by-file-name are for pictures"):
+        _verdicts(api, vectors(3), naming=Naming(name="Ann"))
 
 
 @pytest.mark.models

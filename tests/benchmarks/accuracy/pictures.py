@@ -15,7 +15,7 @@ import models
 from match_server import faces as server_faces
 from match_server.evaluation.folder import side_of
 from match_server.faces import FaceEngine
-from match_server.importing import pictures_in
+from match_server.picture_folder import pictures_in
 from match_server.services.face_models.engines import installed_engine
 from models.packs.choice import DetectorChoice
 from models.packs.store import default_cache, require
