@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import cv2
@@ -12,6 +11,7 @@ import cv2
 from edge_agent.camera_settings import CameraSettings
 from edge_agent.capture.feed import Feed, Manner
 from edge_agent.capture.sources import is_live, open_source
+from edge_agent.capture.stall import StallLimit
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
@@ -64,6 +64,7 @@ class CameraThread(threading.Thread):
     def __init__(self, feed: Feed, pipeline: Pipeline) -> None:
         super().__init__(name=f"camera-{feed.camera}", daemon=True)
         self.feed = feed
+        self.feed.on_silence = pipeline.finish  # whoever was in view is not watched any more
         self.pipeline = pipeline
         self._max_fps = feed.max_fps  # as the settings have it
         self.failure: Exception | None = None
@@ -213,14 +214,15 @@ class Agent:
     def _camera(
         self, camera: CameraSettings, settings: AgentSettings, models: Faces, reconnect: bool
     ) -> CameraThread:
-        live = is_live(camera.source)
+        live, stall, asked = is_live(camera.source), StallLimit(camera.fps), camera.asked
         feed = Feed(
             camera.name,
-            partial(open_source, camera.source, camera.asked),
+            lambda: open_source(camera.source, asked, stall.seconds),
             Manner(live=live, reconnect=live and reconnect, realtime=camera.realtime),
             self.stopping,
             view=camera.view,
             max_fps=camera.max_fps,
+            stall=stall,
         )
         rules = pipeline_rules(settings, camera)
         pipeline = Pipeline(models, self.sink, rules, tracks=self.tracks, ledger=self.ledger)

@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from edge_agent.capture.streams import Asked
 from edge_agent.capture.view import Point, Rotation, View
-from edge_agent.secret_files import read_secret
+from edge_agent.secret_files import read_secret, readable
 from edge_agent.watching.detection import Reach
 from shared.errors import ConfigurationError
 from shared.messages import Name
@@ -30,6 +37,7 @@ class CameraSettings(BaseModel):
     transport: Literal["tcp", "udp"] = "tcp"
     username: str | None = Field(default=None, min_length=1, max_length=255)
     password_file: Path | None = None
+    ca_file: Annotated[Path | None, AfterValidator(readable)] = None
     realtime: bool = False
     # What of its pictures is looked at.
     rotate: Rotation = 0
@@ -80,6 +88,8 @@ class CameraSettings(BaseModel):
             raise ValueError(
                 "username and password_file are for network cameras (rtsp://, http://)"
             )
+        if self.ca_file is not None and not self.source.startswith(("https://", "rtsps://")):
+            raise ValueError("ca_file is for https:// and rtsps:// sources")
         return self
 
     @property
@@ -92,7 +102,7 @@ class CameraSettings(BaseModel):
             if password is None:
                 raise ConfigurationError(f"camera {self.name}: password_file is missing")
             login = (self.username, password)
-        return Asked(size, self.fps, self.transport, login)
+        return Asked(size, self.fps, self.transport, login, self.ca_file)
 
     @property
     def view(self) -> View:

@@ -223,6 +223,7 @@ def _log_to_stderr(level: str) -> None:
     # FFmpeg inside OpenCV writes a line for each damaged packet; the agent says it once, by name.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_ERROR)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it writes addresses, with passwords
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
 
 

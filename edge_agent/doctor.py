@@ -4,6 +4,7 @@ import errno
 import queue
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
@@ -12,20 +13,23 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from edge_agent.agent import broker_login
 from edge_agent.camera_settings import CameraSettings
+from edge_agent.capture.feed import slow_start
 from edge_agent.capture.sources import is_live
 from edge_agent.fleet.configuration import Configurations
 from edge_agent.fleet.first_picture import first_picture
-from edge_agent.fleet.unreachable import why_unreachable
 from edge_agent.settings import AgentSettings, BrokerSettings, ServerSettings
 from models.packs.store import installed
 from shared.clock import SystemClock
-from shared.errors import MusterError, Unauthenticated, Unavailable
+from shared.errors import MusterError, SourceError, Unauthenticated, Unavailable
 from shared.topics import DeviceTopics
+from shared.unreachable import why_unreachable
 
 if TYPE_CHECKING:
     import requests
 
 _CAMERA_S: Final = 12.0
+_KEYFRAME_S: Final = 45.0  # a stream shows nothing before its first keyframe
+_SLOW_S: Final = 6.0
 _ANSWER_S: Final = 5.0
 _CONTENT: Final = 2.0  # standard deviation of a picture's values, below which it shows nothing
 _TRUST_SERVER: Final = (
@@ -78,8 +82,13 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
 
 def _camera(camera: CameraSettings) -> Finding:
     what = f"camera {camera.name}"
+    keyframes = camera.source.startswith(("rtsp://", "rtsps://"))
+    began_s = time.monotonic()
     try:
-        picture = first_picture(camera, _CAMERA_S)
+        picture = first_picture(camera, _KEYFRAME_S if keyframes else _CAMERA_S)
+        took_s = time.monotonic() - began_s
+        if camera.source.startswith("rpicam:"):
+            _require_row_length(camera)
     except MusterError as error:
         return Finding(what, "bad", error.message)
     height, width = picture.shape[:2]
@@ -87,7 +96,23 @@ def _camera(camera: CameraSettings) -> Finding:
     if float(picture.std()) < _CONTENT:
         advice = "is the lens covered, or the room dark?"
         return Finding(what, "doubtful", "gives pictures without content", advice)
+    if keyframes and took_s > _SLOW_S:
+        found = f"{width} × {height}, {kind}; {slow_start(took_s)}"
+        return Finding(what, "doubtful", found)
     return Finding(what, "well", f"{width} × {height}, {kind}")
+
+
+def _require_row_length(camera: CameraSettings) -> None:
+    """Raises SourceError where a Raspberry Pi camera pads rows that the agent reads unpadded."""
+    from edge_agent.capture.rpicam import DEFAULT_SIZE, expects_no_padding, measured_row_bytes
+
+    width, height = camera.asked.size or DEFAULT_SIZE
+    row_bytes = measured_row_bytes(camera.source, (width, height))
+    if expects_no_padding(width) and row_bytes != width:
+        raise SourceError(
+            f"its rows have {row_bytes} bytes instead of {width}, so pictures are garbled: choose "
+            f"width = {row_bytes}"
+        )
 
 
 def _models(settings: AgentSettings) -> Finding:

@@ -21,8 +21,9 @@ from pydantic_settings import (
 from edge_agent.camera_settings import CameraSettings
 from edge_agent.fleet.settings import FleetSettings
 from edge_agent.publishers.patience import Patience
-from edge_agent.secret_files import read_secret
+from edge_agent.secret_files import read_secret, readable
 from shared.errors import ConfigurationError
+from shared.ids import NAME_PATTERN, name_fault
 from shared.messages import Name
 
 _PATIENCE = Patience()
@@ -40,12 +41,6 @@ def _http_address(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise ValueError("a server's address is https://HOST[:PORT], or http://… on a safe network")
     return url
-
-
-def _readable(file: Path | None) -> Path | None:
-    if file is not None and not os.access(file, os.R_OK):
-        raise ValueError(f"there is no {file} that this user may read")
-    return file
 
 
 class ModelSettings(_Section):
@@ -95,7 +90,7 @@ class ServerSettings(_Section):
 
     url: Annotated[str, AfterValidator(_http_address)]
     key_file: Path | None = None
-    ca_file: Annotated[Path | None, AfterValidator(_readable)] = None
+    ca_file: Annotated[Path | None, AfterValidator(readable)] = None
     connect_timeout_s: float = Field(default=_PATIENCE.connect_s, ge=0.1, le=120)
     answer_timeout_s: float = Field(default=_PATIENCE.silence_s, ge=0.5, le=600)
     request_timeout_s: float = Field(default=_PATIENCE.request_s, ge=1, le=3600)
@@ -281,6 +276,8 @@ def _fault(error: dict[str, Any]) -> str:
         return f"{location!r} is a section with keys of its own (in the environment: {variable})"
     if error["type"] == "missing":
         return f"{location!r} is missing"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        return f"{location!r}: {name_fault(str(error['input']))}"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{location!r}: {message}" if location else message
 

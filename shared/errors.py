@@ -137,3 +137,7 @@ class SourceError(MusterError):
     """A camera, video, stream or folder of pictures cannot be opened or read on."""
 
     code = "source"
+
+
+class UnreadablePicture(SourceError):
+    """One picture of a source cannot be read; the next one may be."""

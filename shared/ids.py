@@ -34,3 +34,13 @@ def new_ids(count: int) -> list[str]:
 def is_name(text: str) -> bool:
     """Whether `text` may stand in a topic, a path or a file name (`NAME_PATTERN`)."""
     return _NAME.fullmatch(text) is not None
+
+
+def name_fault(text: str) -> str:
+    """What is wrong with a name that `NAME_PATTERN` refuses, and one that it takes."""
+    near = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("_.-")[:63]
+    hint = f", such as {near!r}" if near else ""
+    return (
+        "a name is made of up to 63 letters without accents, digits, '_', '.' and '-', and begins "
+        f"with a letter or digit{hint}"
+    )

@@ -1,7 +1,9 @@
-"""Memory that was freed goes back to the system: a small box has other uses for it."""
+"""How much memory there is, and giving back what was freed: a small box has other uses for it."""
 
 import ctypes
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 
 def find_trim() -> Callable[[], None]:
@@ -18,3 +20,24 @@ def find_trim() -> Callable[[], None]:
         return lambda: None
     trim.argtypes = [ctypes.c_size_t]
     return lambda: trim(0)
+
+
+def memory_limit_bytes(root: Path = Path("/")) -> int:
+    """What this process may use: the limit of its control group (systemd's MemoryMax), else all."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    top = root / "sys/fs/cgroup"
+    group = _text(root / "proc/self/cgroup").strip().rpartition("::/")[2]
+    for folder in (top / group, *(top / group).parents):  # the tightest limit on the way up holds
+        limit = _text(folder / "memory.max").strip()
+        if limit.isdecimal():
+            limits.append(int(limit))
+        if folder == top:
+            break
+    return min(limits)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""

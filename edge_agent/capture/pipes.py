@@ -22,17 +22,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.capture.streams import STALL_S, as_bgr
+from edge_agent.capture.pictures import require_size
+from edge_agent.capture.stall import LEAST_S
+from edge_agent.capture.streams import as_bgr
 from models.types import BgrImage
+from shared.addresses import pipeline_secrets, redacted, redacted_text
 from shared.errors import SourceError
 
 _START_S: Final = 15.0
 _KEPT_LINES: Final = 8
 _PIPE_BYTES: Final = 1024 * 1024  # what an unprivileged process may ask for
-_FD: Final = "{fd}"
+FD: Final = "{fd}"
 _WIDTH: Final = re.compile(r"fdsink-muster.*\bwidth=\(int\)(\d+)")
 _HEIGHT: Final = re.compile(r"fdsink-muster.*\bheight=\(int\)(\d+)")
-_RPICAM_SIZE: Final = (1280, 720)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,16 @@ class PipeCommand:
     """A command that writes raw frames to the file descriptor that stands for `{fd}`.
 
     `size` (width, height) where it is known before; else the child says it on its standard output
-    in GStreamer's words (`width=(int)640`). `planar` frames are I420, others BGR with rows padded
-    to four bytes.
+    in GStreamer's words (`width=(int)640`). `planar` frames are I420 whose luma rows have
+    `row_bytes` (default: the width) and whose chroma rows half of it; others are BGR with rows
+    padded to four bytes. `secrets` are words that the child may repeat and a log must not hold.
     """
 
     arguments: tuple[str, ...]
     size: tuple[int, int] | None
     planar: bool
+    row_bytes: int | None = None
+    secrets: tuple[str, ...] = ()
 
 
 def gstreamer_command(pipeline: str) -> PipeCommand:
@@ -56,43 +61,32 @@ def gstreamer_command(pipeline: str) -> PipeCommand:
         raise SourceError(
             "a GStreamer pipeline needs gst-launch-1.0 (Debian: gstreamer1.0-tools and"
             " gstreamer1.0-plugins-base) or an OpenCV that is built with GStreamer",
-            source=pipeline,
+            source=redacted(pipeline),
         )
     head = re.sub(r"\s*!\s*(appsink|fdsink)\b[^!]*$", "", pipeline)
-    tail = (
-        f"! videoconvert ! video/x-raw,format=BGR ! fdsink name=fdsink-muster fd={_FD} sync=false"
-    )
-    words = [program, "-v", *shlex.split(head), *shlex.split(tail)]
-    return PipeCommand(tuple(words), None, planar=False)
-
-
-def rpicam_command(spec: str, size: tuple[int, int] | None, fps: float | None) -> PipeCommand:
-    """`rpicam-vid` (once `libcamera-vid`) for `rpicam:<number>`; SourceError without it."""
-    number = spec.removeprefix("rpicam:") or "0"
-    if not number.isdecimal():
-        raise SourceError(f"{spec!r} is not rpicam:0, rpicam:1, …", source=spec)
-    program = shutil.which("rpicam-vid") or shutil.which("libcamera-vid")
-    if program is None:
+    tail = f"! videoconvert ! video/x-raw,format=BGR ! fdsink name=fdsink-muster fd={FD} sync=false"
+    try:
+        words = [program, "-v", *shlex.split(head), *shlex.split(tail)]
+    except ValueError as error:
         raise SourceError(
-            f"{spec} needs rpicam-vid (Raspberry Pi OS: package rpicam-apps)", source=spec
-        )
-    width, height = size or _RPICAM_SIZE
-    words = (
-        f"{program} --nopreview --timeout 0 --codec yuv420 --output /dev/fd/{_FD} --camera {number}"
-    )
-    words += f" --width {width} --height {height}" + (f" --framerate {fps:g}" if fps else "")
-    return PipeCommand(tuple(words.split()), (width, height), planar=True)
+            f"the GStreamer pipeline has a quote without an end: {error}", source=redacted(pipeline)
+        ) from error
+    secrets = tuple(pipeline_secrets(pipeline))
+    return PipeCommand(tuple(words), None, planar=False, secrets=secrets)
 
 
 class PipeSource:
-    """The frames of a child process. A child that is silent for 4.5 seconds has stalled."""
+    """The frames of a child process. A child that is silent for `stall_s` has stalled."""
 
     live, stills = True, False
 
-    def __init__(self, name: str, command: PipeCommand) -> None:
+    def __init__(self, name: str, command: PipeCommand, stall_s: float = LEAST_S) -> None:
         """Starts the child; SourceError when it ends, or says no frame size in 15 s."""
         self._name = name
+        self._stall_s = stall_s
         self._planar = command.planar
+        self._row_bytes = command.row_bytes
+        self._secrets = command.secrets
         self._size = command.size
         self._rows: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # of the frame, as it came
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -105,11 +99,16 @@ class PipeSource:
         if self._size is None:
             self.close()
             raise self._over("cannot be started")
+        try:
+            require_size(name, *self._size)
+        except SourceError:
+            self.close()
+            raise
 
     def grab(self) -> float:
         width, height = self._size or (0, 0)
         if self._planar:
-            self._rows = self._read_rows(height * 3 // 2, width)
+            self._rows = self._read_rows(height * 3 // 2, self._row_bytes or width)
         else:
             self._rows = self._read_rows(height, (width * 3 + 3) // 4 * 4)
         return time.monotonic()
@@ -117,7 +116,7 @@ class PipeSource:
     def retrieve(self) -> BgrImage:
         width, height = self._size or (0, 0)
         if self._planar:
-            return as_bgr(cv2.cvtColor(self._rows, cv2.COLOR_YUV2BGR_I420))
+            return as_bgr(cv2.cvtColor(unpadded(self._rows, width), cv2.COLOR_YUV2BGR_I420))
         return np.ascontiguousarray(self._rows[:, : width * 3]).reshape(height, width, 3)
 
     def close(self) -> None:
@@ -136,10 +135,11 @@ class PipeSource:
         """One frame of `rows` × `stride` bytes; SourceError when it does not come in time."""
         buffer = np.empty((rows, stride), np.uint8)
         rest = buffer.data.cast("B")
+        poll = select.poll()  # not select(), which knows no descriptor beyond 1023
+        poll.register(self._frames, select.POLLIN)
         while rest:
-            ready, _, _ = select.select([self._frames], [], [], STALL_S)
-            if not ready:
-                raise self._over(f"has given nothing for {STALL_S:g} s")
+            if not poll.poll(self._stall_s * 1000):
+                raise self._over(f"has given nothing for {self._stall_s:.3g} s")
             count = os.readv(self._frames, [rest])
             if not count:
                 raise self._over("gives no pictures any more")
@@ -159,12 +159,22 @@ class PipeSource:
                     self._size = (int(width[1]), int(height[1]))
                     self._told.set()
                 elif re.search(r"error|fail|cannot|no ", text, re.IGNORECASE):
-                    self._said.append(text)
+                    self._said.append(redacted_text(text, self._secrets))
         self._told.set()
 
     def _over(self, what: str) -> SourceError:
         reason = "; ".join(self._said) or "it said no reason"
         return SourceError(f"{self._name} {what}: {reason}", source=self._name)
+
+
+def unpadded(rows: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """I420 rows (height × 3/2, row bytes) without what pads them: (height × 3/2, width)."""
+    row_bytes = rows.shape[1]
+    if row_bytes == width:
+        return rows
+    height = rows.shape[0] * 2 // 3
+    chroma = rows[height:].reshape(height, row_bytes // 2)[:, : width // 2]
+    return np.concatenate([rows[:height, :width], chroma.reshape(height // 2, width)])
 
 
 def _start(command: PipeCommand) -> tuple[int, subprocess.Popen[bytes]]:
@@ -174,7 +184,7 @@ def _start(command: PipeCommand) -> tuple[int, subprocess.Popen[bytes]]:
         with contextlib.suppress(OSError):  # a small pipe is slower, not wrong
             fcntl.fcntl(frames, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         child = subprocess.Popen(
-            [word.replace(_FD, str(writing_end)) for word in command.arguments],
+            [word.replace(FD, str(writing_end)) for word in command.arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from edge_agent.capture.sources import Source
-from edge_agent.capture.streams import STALL_S
+from edge_agent.capture.stall import StallLimit
 from models.types import BgrImage
 from shared.clock import Clock
-from shared.errors import SourceError
+from shared.errors import SourceError, UnreadablePicture
 
 _CLOSE_S: Final = 0.5
 _LOOK_S: Final = 0.2
@@ -30,9 +30,10 @@ class Taken:
 class Slot:
     """Room for one frame, filled by a thread of its own: a newer frame replaces one not taken.
 
-    A `watched` source that gives nothing for 4.5 s has failed, whatever its library thinks of it,
-    and so has one that has given no first picture a minute after it was to be opened.
-    A `paced` one, a film, is played at its own speed.
+    A `watched` source that gives nothing for longer than `stall` allows has failed, whatever its
+    library thinks of it, and so has one that has given no first picture a minute after it was to be
+    opened. A picture that cannot be read is passed over and given to `unreadable`, in the reading
+    thread. A `paced` source, a film, is played at its own speed.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Slot:
         *,
         paced: bool,
         watched: bool,
+        stall: StallLimit,
+        unreadable: Callable[[UnreadablePicture], None],
     ) -> None:
         self.dropped = 0
         self._open = open_source
@@ -52,6 +55,9 @@ class Slot:
         self._is_due = is_due
         self._paced = paced
         self._watched = watched
+        self._stall = stall
+        self._unreadable = unreadable
+        self._unreadable_why: str | None = None  # of the newest picture, where it was not readable
         self._changed = threading.Condition()
         self._newest: Taken | None = None
         self._ended = False
@@ -90,11 +96,16 @@ class Slot:
     def _check_stall(self) -> None:
         if not self._watched:
             return
-        now_s, alive_s = self._clock.monotonic_s(), self._alive_s
-        if alive_s is None and now_s - self._began_s > _OPEN_S:
-            raise SourceError(f"it has given no first picture in {_OPEN_S:g} s")
-        if alive_s is not None and now_s - alive_s > STALL_S:
-            raise SourceError(f"it has given nothing for {STALL_S:g} s")
+        now_s, alive_s, why = self._clock.monotonic_s(), self._alive_s, self._unreadable_why
+        limit_s = _OPEN_S if alive_s is None else self._stall.seconds
+        if now_s - (self._began_s if alive_s is None else alive_s) <= limit_s:
+            return
+        self._stall.stalled()
+        if why is not None:
+            raise SourceError(f"it has given no readable picture for {limit_s:.3g} s: {why}")
+        if alive_s is None:
+            raise SourceError(f"it has given no first picture in {limit_s:g} s")
+        raise SourceError(f"it has given nothing for {limit_s:.3g} s")
 
     def _run(self) -> None:
         error: Exception | None = None
@@ -107,6 +118,7 @@ class Slot:
             self._changed.notify()
 
     def _read_all(self) -> None:
+        self._stall.opened()
         source = self._open()
         try:
             began_s = self._clock.monotonic_s()
@@ -114,18 +126,30 @@ class Slot:
                 time_s = source.grab()
                 if time_s is None:
                     return
-                self._alive_s = self._clock.monotonic_s()
                 if not self._is_due(time_s):
+                    self._came()
                     continue
                 # When it came, not when it was decoded; a film's comes when its time has come.
                 captured_at = self._clock.now()
-                image = source.retrieve()
+                try:
+                    image = source.retrieve()
+                except UnreadablePicture as error:
+                    self._unreadable_why = error.message
+                    self._unreadable(error)
+                    continue
+                self._came()
                 if self._paced:
                     self._stop.wait(max(0.0, began_s + time_s - self._clock.monotonic_s()))
                     captured_at = self._clock.now()
                 self._offer(Taken(image, time_s, captured_at, source.stills))
         finally:
             source.close()
+
+    def _came(self) -> None:
+        """A picture came that can be read, as far as anybody has tried."""
+        self._alive_s = self._clock.monotonic_s()
+        self._unreadable_why = None
+        self._stall.came(self._alive_s)
 
     def _offer(self, frame: Taken) -> None:
         with self._changed:

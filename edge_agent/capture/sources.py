@@ -9,18 +9,14 @@ from urllib.parse import urlsplit
 
 import cv2
 
-from edge_agent.capture.pipes import PipeSource, gstreamer_command, rpicam_command
-from edge_agent.capture.streams import (
-    STALL_S,
-    Asked,
-    OpenCvCamera,
-    as_bgr,
-    open_stream,
-    open_usb_camera,
-    split_login,
-    without_secrets,
-)
+from edge_agent.capture.films import Film
+from edge_agent.capture.pictures import max_pixels
+from edge_agent.capture.pipes import PipeSource, gstreamer_command
+from edge_agent.capture.rpicam import open_rpicam
+from edge_agent.capture.stall import UNKNOWN_S
+from edge_agent.capture.streams import Asked, OpenCvCamera, open_stream, open_usb_camera
 from models.types import BgrImage
+from shared.addresses import redacted
 from shared.errors import MusterError, SourceError
 
 log = logging.getLogger(__name__)
@@ -33,7 +29,6 @@ _PICTURE_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 )
 _MAX_PICTURE_FILE: Final = 64 * 1024 * 1024
-_ENDED_EARLY: Final = 0.95  # a film that gives less of its frames than this is called truncated
 
 
 class Source(Protocol):
@@ -66,7 +61,7 @@ class Source(Protocol):
 def is_live(spec: str) -> bool:
     """Whether `spec` names a camera or stream rather than a film, picture or folder."""
     camera = spec.isdecimal() or spec.startswith(("/dev/", "rpicam:")) or " ! " in spec
-    return camera or urlsplit(spec).scheme in _STREAMS
+    return camera or _scheme(spec) in _STREAMS
 
 
 def read(source: Source) -> tuple[BgrImage, float] | None:
@@ -75,40 +70,57 @@ def read(source: Source) -> tuple[BgrImage, float] | None:
     return None if time_s is None else (source.retrieve(), time_s)
 
 
-def open_source(spec: str, asked: Asked | None = None) -> Source:
+def open_source(spec: str, asked: Asked | None = None, stall_s: float = UNKNOWN_S) -> Source:
     """Opens what `spec` names, with what is asked of it where its kind can be asked.
 
     - `/dev/video0` or `0`: a USB camera (V4L2)
     - `rtsp://…`: a network camera, over TCP or UDP
-    - `http://…`: a network camera's row of JPEG pictures, or a stream
+    - `http://…`: a network camera's row of JPEG pictures, a still picture, or a stream
     - `rpicam:0`: a Raspberry Pi camera, through `rpicam-vid` (or `libcamera-vid`)
     - `v4l2src ! videoconvert` and the like, anything with ` ! `: a GStreamer pipeline
     - a path: a folder of pictures, a picture or a film
 
-    Raises SourceError, which names the source and says what would be right.
+    A camera that is silent for longer than `stall_s` fails. Raises SourceError, which names the
+    source without its secrets and says what would be right.
     """
     asked = asked or Asked()
     if spec.isdecimal() or spec.startswith("/dev/"):
         return open_usb_camera(spec, asked)
     if " ! " in spec:
-        return _gstreamer(spec)
+        return _gstreamer(spec, stall_s)
     if spec.startswith("rpicam:"):
-        return PipeSource(without_secrets(spec), rpicam_command(spec, asked.size, asked.fps))
-    scheme = urlsplit(spec).scheme
-    if scheme in ("http", "https"):
-        return _over_http(spec, asked)
+        return open_rpicam(spec, asked.size, asked.fps, stall_s)
+    scheme = _scheme(spec)
     if scheme in _STREAMS:
-        return open_stream(spec, asked)
+        _require_address(spec)
+    if scheme in ("http", "https"):
+        # Here, not above: a box without such a camera does without this library's memory.
+        from edge_agent.capture.http_camera import open_over_http
+
+        pictures = open_over_http(spec, asked, stall_s)
+        return open_stream(spec, asked, stall_s) if pictures is None else pictures
+    if scheme in _STREAMS:
+        return open_stream(spec, asked, stall_s)
     return _open_path(spec)
 
 
-def _over_http(spec: str, asked: Asked) -> Source:
-    # Here, not above: a box without such a camera does without this library's memory.
-    from edge_agent.capture.mjpeg import MjpegStream
+def _scheme(spec: str) -> str:
+    scheme, mark, _ = spec.partition("://")
+    return scheme.lower() if mark else ""
 
-    url, login = split_login(spec)
-    pictures = MjpegStream.open(without_secrets(spec), url, asked.login or login, STALL_S)
-    return open_stream(spec, asked) if pictures is None else pictures
+
+def _require_address(spec: str) -> None:
+    try:
+        parts = urlsplit(spec)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SourceError(
+            f"{redacted(spec)} is not an address: give name and password as username and "
+            "password_file, or write in them %2F for /, %40 for @, %3A for :, %3F for ?, %23 for #",
+            source=redacted(spec),
+        )
 
 
 def _open_path(spec: str) -> Source:
@@ -117,15 +129,16 @@ def _open_path(spec: str) -> Source:
         return _Pictures(path, _pictures_in(path))
     if not path.exists():
         raise SourceError(
-            f"there is no {spec}: a source is a camera (/dev/video0), an address (rtsp://…), a"
-            " GStreamer pipeline (with ' ! '), rpicam:0, a film, a picture or a folder of pictures",
-            source=spec,
+            f"there is no {redacted(spec)}: a source is a camera (/dev/video0), an address "
+            "(rtsp://…), a GStreamer pipeline (with ' ! '), rpicam:0, a film, a picture or a "
+            "folder of pictures",
+            source=redacted(spec),
         )
     if not path.stat().st_size:
         raise SourceError(f"{spec} is empty (0 bytes)", source=spec)
     if _is_picture(path):
         return _Pictures(path, [path])
-    return _Film(path)
+    return Film(path)
 
 
 class _Pictures:
@@ -164,57 +177,13 @@ class _Pictures:
     def close(self) -> None: ...
 
 
-class _Film:
-    """A video file, every frame in order."""
-
-    live, stills = False, False
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise SourceError(
-                f"{path} is no film or picture that can be read; it may be damaged or cut short",
-                source=str(path),
-            )
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self._frame_s = 1.0 / fps if 0.1 < fps < 1000 else 0.04
-        self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._count = 0
-
-    def grab(self) -> float | None:
-        if self._capture.grab():
-            self._count += 1
-            return (self._count - 1) * self._frame_s
-        if not self._count:
-            raise SourceError(f"{self._path} holds no frame that can be read; is it damaged?")
-        if self._count < self._promised * _ENDED_EARLY:
-            log.warning(
-                "%s ends after %d of %d frames: it is damaged or cut short",
-                self._path,
-                self._count,
-                self._promised,
-            )
-        return None
-
-    def retrieve(self) -> BgrImage:
-        there, image = self._capture.retrieve()
-        if not there:
-            raise SourceError(f"frame {self._count} of {self._path} cannot be read; is it damaged?")
-        return as_bgr(image)
-
-    def close(self) -> None:
-        self._capture.release()
-
-
-def _gstreamer(pipeline: str) -> Source:
+def _gstreamer(pipeline: str, stall_s: float) -> Source:
     """A GStreamer pipeline, inside OpenCV where its build can, else through gst-launch-1.0."""
     if "GStreamer: YES" in re.sub(r" +", " ", cv2.getBuildInformation()):
         whole = pipeline if "appsink" in pipeline else f"{pipeline} ! videoconvert ! appsink"
         capture = cv2.VideoCapture(whole, cv2.CAP_GSTREAMER)
-        return OpenCvCamera(without_secrets(pipeline), capture, "does gst-launch-1.0 run it?")
-    return PipeSource(without_secrets(pipeline), gstreamer_command(pipeline))
+        return OpenCvCamera(redacted(pipeline), capture, "does gst-launch-1.0 run it?")
+    return PipeSource(redacted(pipeline), gstreamer_command(pipeline), stall_s)
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -238,11 +207,11 @@ def _is_picture(path: Path) -> bool:
 
 def _read_picture_file(path: Path) -> BgrImage:
     # Here, not above: a box that watches a camera does without the picture decoders' memory.
-    from models.picture import read_picture
+    from models.picture import PictureLimits, read_picture
 
     try:
         if path.stat().st_size > _MAX_PICTURE_FILE:
             raise SourceError(f"{path} is larger than {_MAX_PICTURE_FILE >> 20} MiB")
-        return read_picture(path.read_bytes())
+        return read_picture(path.read_bytes(), PictureLimits(max_pixels=max_pixels()))
     except (MusterError, OSError) as error:
         raise SourceError(f"{path} cannot be used: {error}", source=str(path)) from error

@@ -1,7 +1,6 @@
 """Cameras and streams behind OpenCV: USB through V4L2, the network through FFmpeg."""
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.capture.pictures import require_size
+from edge_agent.capture.stall import LEAST_S
 from models.types import BgrImage
+from shared.addresses import redacted
 from shared.errors import SourceError
 
-STALL_S: Final = 4.5  # a camera that says nothing for so long has stalled
 _OPEN_S: Final = 10.0
+_FIRST_S: Final = 45.0  # for the first picture, which waits for a keyframe
 _OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
@@ -31,29 +33,44 @@ class Asked:
     fps: float | None = None
     transport: Literal["tcp", "udp"] = "tcp"  # of RTSP's pictures
     login: tuple[str, str] | None = None  # name and password of a network camera
+    ca_file: Path | None = None  # the authority that signed a network camera's certificate
 
 
 class OpenCvCamera:
-    """A camera or stream behind OpenCV; stream time is the monotonic clock."""
+    """A camera or stream behind OpenCV; stream time is the monotonic clock.
+
+    `name` is how it may be called in a log. For a first picture it is asked for `first_s` seconds.
+    """
 
     live, stills = True, False
 
-    def __init__(self, spec: str, capture: cv2.VideoCapture, why_not: str) -> None:
-        self._spec = spec
+    def __init__(
+        self, name: str, capture: cv2.VideoCapture, why_not: str, *, first_s: float = 0.0
+    ) -> None:
+        self._name = name
         self._capture = capture
-        if not capture.isOpened():
+        self._first_until_s: float | None = time.monotonic() + first_s
+        try:
+            if not capture.isOpened():
+                raise SourceError(f"{name} cannot be opened: {why_not}", source=name)
+            width = capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+            require_size(name, width, capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        except SourceError:
             capture.release()
-            raise SourceError(f"{spec} cannot be opened: {why_not}", source=spec)
+            raise
 
     def grab(self) -> float:
-        if not self._capture.grab():
-            raise SourceError(f"{self._spec} gives no pictures any more", source=self._spec)
+        while not self._capture.grab():
+            if self._first_until_s is None or time.monotonic() >= self._first_until_s:
+                raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
+            time.sleep(0.01)
+        self._first_until_s = None
         return time.monotonic()
 
     def retrieve(self) -> BgrImage:
         there, image = self._capture.retrieve()
         if not there:
-            raise SourceError(f"{self._spec} gives no pictures any more", source=self._spec)
+            raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
         return as_bgr(image)
 
     def close(self) -> None:
@@ -63,7 +80,7 @@ class OpenCvCamera:
 def open_usb_camera(spec: str, asked: Asked) -> OpenCvCamera:
     path = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
     if not path.exists():
-        others = ", ".join(sorted(str(one) for one in Path("/dev").glob("video*")))
+        others = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
         raise SourceError(
             f"there is no camera {path}: is it plugged in? There is {others or 'none here'}",
             source=spec,
@@ -81,19 +98,28 @@ def open_usb_camera(spec: str, asked: Asked) -> OpenCvCamera:
     return OpenCvCamera(str(path), capture, why_not)
 
 
-def open_stream(spec: str, asked: Asked) -> OpenCvCamera:
-    """A network stream through FFmpeg."""
-    udp = asked.transport == "udp" and urlsplit(spec).scheme == "rtsp"
+def open_stream(spec: str, asked: Asked, stall_s: float = LEAST_S) -> OpenCvCamera:
+    """A network stream through FFmpeg, which may be silent for `stall_s` once it runs."""
+    scheme, name = urlsplit(spec).scheme, redacted(spec)
     limits = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
         round(_OPEN_S * 1000),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        round(STALL_S * 1000),
+        round(stall_s * 1000),
     ]
-    with _ffmpeg_options.hold("rtsp_transport;udp" if udp else None):
+    options = ["rtsp_transport;udp"] if asked.transport == "udp" and scheme == "rtsp" else []
+    if asked.ca_file is not None and scheme in ("https", "rtsps"):
+        options += ["tls_verify;1", f"ca_file;{asked.ca_file}"]
+    with _ffmpeg_options.hold("|".join(options) or None):
         capture = cv2.VideoCapture(with_login(spec, asked.login), cv2.CAP_FFMPEG, limits)
+    if not capture.isOpened() and scheme in ("rtsp", "rtsps"):
+        from edge_agent.capture.rtsp_reason import why_not_opened
+
+        capture.release()
+        raise SourceError(f"{name} cannot be opened: {why_not_opened(spec, asked)}", source=name)
     why_not = "is it on, and are address, name and password right?"
-    return OpenCvCamera(without_secrets(spec), capture, why_not)
+    first_s = _FIRST_S if scheme in ("rtsp", "rtsps") else 0.0
+    return OpenCvCamera(name, capture, why_not, first_s=first_s)
 
 
 class _FfmpegOptions:
@@ -150,11 +176,6 @@ def with_login(spec: str, login: tuple[str, str] | None) -> str:
     parts = urlsplit(split_login(spec)[0])
     name, password = (quote(part, safe="") for part in login)
     return urlunsplit(parts._replace(netloc=f"{name}:{password}@{parts.netloc}"))
-
-
-def without_secrets(spec: str) -> str:
-    """A source as it may be written into a log: without the password of an address."""
-    return re.sub(r"(\w+://)[^/@\s]*@", r"\1…@", spec)
 
 
 def as_bgr(image: NDArray[Any]) -> BgrImage:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_agent.settings import AgentSettings, read_table, settings_from
+from shared.addresses import redacted
 from shared.clock import Clock
 from shared.errors import ConfigurationError
 from shared.fleet import DesiredConfig, ReportedConfig
@@ -188,7 +189,7 @@ def shown(settings: AgentSettings) -> dict[str, Any]:
     )
     table.get("gallery", {}).pop("hook", None)
     for camera in table["cameras"]:
-        camera["source"] = _without_login(camera["source"])
+        camera["source"] = redacted(camera["source"])
         camera.pop("password_file", None)
         camera.pop("username", None)
     return table
@@ -243,11 +244,3 @@ def _require_settable(config: Mapping[str, Any], own: Mapping[str, Any]) -> None
                 "a camera that is a GStreamer pipeline, or that has a password_file, is set in "
                 "the box's own file only; there is none like this"
             )
-
-
-def _without_login(source: str) -> str:
-    scheme, mark, rest = source.partition("://")
-    if not mark:
-        return source
-    host, slash, path = rest.partition("?")[0].partition("/")  # some put the login into the query
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

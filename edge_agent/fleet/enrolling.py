@@ -18,17 +18,19 @@ from tomlkit.exceptions import TOMLKitError
 from edge_agent.capture.sources import open_source, read
 from edge_agent.capture.streams import Asked
 from edge_agent.fleet.configuration import write_durably
-from edge_agent.fleet.unreachable import why_unreachable
 from edge_agent.settings import settings_from
+from shared.addresses import redacted
 from shared.errors import (
     ConfigurationError,
     MalformedInput,
     SourceError,
     Unauthenticated,
     Unavailable,
+    UnreadablePicture,
 )
 from shared.fleet import DeviceGrant
 from shared.invitations import Invitation
+from shared.unreachable import why_unreachable
 
 _TIMEOUT_S: Final = 15.0
 _TRUST: Final = "give --ca-file, or use the QR picture, which says whom to trust"
@@ -56,7 +58,10 @@ def invitation_shown(source: str, timeout_s: float) -> Invitation:
     opened = open_source(source, Asked())
     try:
         while time.monotonic() < until_s:
-            taken = read(opened)
+            try:
+                taken = read(opened)
+            except UnreadablePicture:
+                continue
             if taken is None:
                 break
             picture = taken[0]
@@ -73,7 +78,9 @@ def invitation_shown(source: str, timeout_s: float) -> Invitation:
                     continue  # a code that is about something else
     finally:
         opened.close()
-    raise SourceError(f"no invitation was seen by {source}: hold the QR picture close and still")
+    raise SourceError(
+        f"no invitation was seen by {redacted(source)}: hold the QR picture close and still"
+    )
 
 
 def enroll(

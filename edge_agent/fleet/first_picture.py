@@ -1,11 +1,15 @@
 """The first picture of a camera, for those who only want to know whether there is one."""
 
 import threading
+from typing import Final
 
 from edge_agent.camera_settings import CameraSettings
-from edge_agent.capture.sources import open_source, read
+from edge_agent.capture.feed import as_source_error
+from edge_agent.capture.sources import Source, open_source, read
 from models.types import BgrImage
-from shared.errors import MusterError, SourceError
+from shared.errors import ConfigurationError, SourceError, UnreadablePicture
+
+_TRIES: Final = 5  # pictures that cannot be read, before the camera is taken to give no others
 
 
 def first_picture(camera: CameraSettings, timeout_s: float) -> BgrImage:
@@ -13,25 +17,39 @@ def first_picture(camera: CameraSettings, timeout_s: float) -> BgrImage:
 
     Raises SourceError, or ConfigurationError where its password cannot be read.
     """
-    outcome: list[BgrImage | MusterError] = []
+    outcome: list[BgrImage | SourceError | ConfigurationError] = []
 
     def look() -> None:
         try:
             source = open_source(camera.source, camera.asked)
             try:
-                taken = read(source)
+                outcome.append(_readable_picture(source))
             finally:
                 source.close()
-        except MusterError as error:
+        except ConfigurationError as error:
             outcome.append(error)
-        else:
-            outcome.append(SourceError("it holds no picture") if taken is None else taken[0])
+        except Exception as error:  # whatever a library raises is a fault of this camera
+            outcome.append(as_source_error(error))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(timeout_s)
     if not outcome:
         raise SourceError(f"no picture within {timeout_s:.0f} s: check power and cable")
-    if isinstance(outcome[0], MusterError):
+    if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
+
+
+def _readable_picture(source: Source) -> BgrImage:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            taken = read(source)
+        except UnreadablePicture:
+            if not tries_left:
+                raise
+        else:
+            if taken is not None:
+                return taken[0]
+            break
+    raise SourceError("it holds no picture")

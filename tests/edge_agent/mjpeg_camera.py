@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import ssl
 import threading
 from base64 import b64encode
 from collections.abc import Callable
@@ -22,10 +23,20 @@ def jpeg(level: int, size: tuple[int, int] = (64, 48)) -> bytes:
     return data.tobytes()
 
 
+def lying_jpeg(width: int, height: int) -> bytes:
+    """A small picture whose header says another size."""
+    data = bytearray(jpeg(90))
+    frame_header = data.index(b"\xff\xc0")
+    data[frame_header + 5 : frame_header + 9] = height.to_bytes(2) + width.to_bytes(2)
+    return bytes(data)
+
+
 class MjpegCamera:
     """Serves what `script` writes to each new viewer; `login` is asked for by `scheme`.
 
-    Viewers beyond the first `places` are turned away.
+    `scheme` may name several logins, in the order in which they are offered: "Digest SHA-256",
+    "Digest MD5", "Basic"; in one header line if `joined`. Viewers beyond the first `places` are
+    turned away. With `certificate` it speaks TLS.
     """
 
     def __init__(
@@ -34,12 +45,15 @@ class MjpegCamera:
         *,
         places: int = 1_000_000,
         port: int = 0,
+        certificate: Callable[[ssl.SSLContext], object] | None = None,
     ) -> None:
         self.script = script
         self.boundary = "frame"
         self.content_type = "multipart/x-mixed-replace; boundary={}"
         self.login: tuple[str, str] | None = None
-        self.scheme = "Basic"
+        self.scheme: str | tuple[str, ...] = "Basic"
+        self.joined = False
+        self.status = 200
         self.viewers = 0
         self.over = threading.Event()  # hung up
         self._places = places
@@ -50,14 +64,15 @@ class MjpegCamera:
             def do_GET(self) -> None:
                 if not camera._may_see(self.headers.get("Authorization", "")):
                     self.send_response(401)
-                    extra = ', nonce="abc", qop="auth"' if camera.scheme == "Digest" else ""
-                    self.send_header("WWW-Authenticate", f'{camera.scheme} realm="cam"{extra}')
+                    offers = [_offer(scheme) for scheme in camera._schemes]
+                    for offer in [", ".join(offers)] if camera.joined else offers:
+                        self.send_header("WWW-Authenticate", offer)
                     self.end_headers()
                     return
                 if not camera._has_a_place():
                     self.send_error(503)
                     return
-                self.send_response(200)
+                self.send_response(camera.status)
                 kind = camera.content_type.format(camera.boundary)
                 self.send_header("Content-Type", kind)
                 self.end_headers()
@@ -74,7 +89,12 @@ class MjpegCamera:
 
         self._server = Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/video"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificate(context)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        secure = "" if certificate is None else "s"
+        self.url = f"http{secure}://127.0.0.1:{self.port}/video"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
@@ -93,16 +113,32 @@ class MjpegCamera:
             self.viewers += 1
             return self.viewers <= self._places
 
+    @property
+    def _schemes(self) -> tuple[str, ...]:
+        return (self.scheme,) if isinstance(self.scheme, str) else self.scheme
+
     def _may_see(self, said: str) -> bool:
         if self.login is None:
             return True
         name, password = self.login
-        if self.scheme == "Basic":
-            return said == "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+        if said.startswith("Basic "):
+            expected = "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+            return "Basic" in self._schemes and said == expected
         given = dict(re.findall(r'(\w+)="?([^",]+)"?', said))
-        md5 = lambda text: hashlib.md5(text.encode()).hexdigest()  # noqa: E731
-        expected = md5(
-            f"{md5(f'{name}:cam:{password}')}:abc:{given.get('nc')}:{given.get('cnonce')}:auth:"
-            f"{md5('GET:/video')}"
+        algorithm = given.get("algorithm", "MD5")
+        if not {f"Digest {algorithm}", "Digest"} & set(self._schemes):
+            return False
+        kind = hashlib.sha256 if algorithm == "SHA-256" else hashlib.md5
+        digest = lambda text: kind(text.encode()).hexdigest()  # noqa: E731
+        expected = digest(
+            f"{digest(f'{name}:cam:{password}')}:abc:{given.get('nc')}:{given.get('cnonce')}:auth:"
+            f"{digest('GET:/video')}"
         )
         return given.get("response") == expected
+
+
+def _offer(scheme: str) -> str:
+    kind, _, algorithm = scheme.partition(" ")
+    said = f", algorithm={algorithm}" if algorithm else ""
+    extra = f', nonce="abc", qop="auth"{said}' if kind == "Digest" else ""
+    return f'{kind} realm="cam"{extra}'

@@ -19,7 +19,7 @@ from edge_agent.capture.sources import Source, open_source
 from edge_agent.capture.streams import Asked, open_usb_camera
 from shared.errors import SourceError
 
-WIDTH, HEIGHT = 64, 48
+WIDTH, HEIGHT = 128, 48
 
 
 class Device:
@@ -80,6 +80,9 @@ class UsbCapture:
 
     def set(self, _what: int, _value: float) -> bool:
         return True
+
+    def get(self, _what: int) -> float:
+        return 0.0
 
     def grab(self) -> bool:
         time.sleep(0.01)

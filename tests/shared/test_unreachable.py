@@ -13,7 +13,7 @@ import requests
 import trustme
 
 from demo.processes import free_port
-from edge_agent.fleet.unreachable import why_unreachable
+from shared.unreachable import why_unreachable
 
 HOST = "127.0.0.1"
 
