@@ -14,9 +14,10 @@ from pydantic import (
 
 from edge_agent.capture.streams import Asked
 from edge_agent.capture.view import Point, Rotation, View
-from edge_agent.secret_files import read_secret, readable
+from edge_agent.secret_files import read_secret
 from edge_agent.watching.detection import Reach
 from shared.errors import ConfigurationError
+from shared.files import readable
 from shared.messages import Name
 
 Polygon = tuple[Point, ...]

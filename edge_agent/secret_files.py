@@ -1,4 +1,4 @@
-"""Files that settings name. Secrets never stand in a configuration: each is in its own file."""
+"""Secrets, which never stand in a configuration: each in its own file, or in the environment."""
 
 import os
 from pathlib import Path
@@ -20,10 +20,3 @@ def read_secret(path: Path | None, variable: str | None = None) -> str | None:
     if not secret or not secret.isprintable() or len(secret.split()) != 1:
         raise ConfigurationError(f"{path} should hold one line with one secret, and does not")
     return secret
-
-
-def readable(file: Path | None) -> Path | None:
-    """The file, for a validator. ValueError where this user may not read it."""
-    if file is not None and not os.access(file, os.R_OK):
-        raise ValueError(f"there is no {file} that this user may read")
-    return file

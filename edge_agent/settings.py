@@ -21,8 +21,9 @@ from pydantic_settings import (
 from edge_agent.camera_settings import CameraSettings
 from edge_agent.fleet.settings import FleetSettings
 from edge_agent.publishers.patience import Patience
-from edge_agent.secret_files import read_secret, readable
+from edge_agent.secret_files import read_secret
 from shared.errors import ConfigurationError
+from shared.files import readable
 from shared.ids import NAME_PATTERN, name_fault
 from shared.messages import Name
 

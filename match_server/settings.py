@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,6 +15,7 @@ from pydantic_settings import (
 from models.picture import PictureLimits
 from shared.envelope import Keyring
 from shared.errors import ConfigurationError
+from shared.files import readable
 from shared.ids import NAME_PATTERN
 
 MIB = 1024 * 1024
@@ -88,6 +89,11 @@ class Settings(BaseSettings):
     broker_username: str | None = Field(default=None, description="User name at the broker.")
     broker_password: str | None = Field(
         default=None, description="Password at the broker.", repr=False
+    )
+    broker_ca_file: Annotated[Path | None, AfterValidator(readable)] = Field(
+        default=None,
+        description="PEM file of the authority that signed the broker's certificate, for mqtts:// "
+        "where no public one did.",
     )
     ingest_client_id: str = Field(
         default="muster-ingest",

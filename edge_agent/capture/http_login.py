@@ -68,7 +68,7 @@ class CameraLogin(HTTPDigestAuth):
         r.close()
         again = r.request.copy()
         again.headers["Authorization"] = self._basic
-        answer: requests.Response = r.connection.send(again, **kwargs)  # type: ignore[attr-defined]
+        answer: requests.Response = r.connection.send(again, **kwargs)
         answer.history.append(r)
         answer.request = again
         return answer

@@ -1,6 +1,8 @@
 """Where the broker is, and a client that is signed in to it."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
@@ -8,6 +10,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from match_server.settings import Settings
 from shared.errors import ConfigurationError
+from shared.unreachable import why_unreachable
+
+_TRUST: Final = "set broker_ca_file to the authority that signed it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,7 @@ class Broker:
     username: str | None
     password: str | None
     client_id: str
+    ca_file: Path | None = None  # the authority that signed its certificate, if no public one did
 
 
 def broker_of(settings: Settings) -> Broker:
@@ -43,6 +49,7 @@ def broker_of(settings: Settings) -> Broker:
         username=settings.broker_username,
         password=settings.broker_password,
         client_id=settings.ingest_client_id,
+        ca_file=settings.broker_ca_file,
     )
 
 
@@ -60,5 +67,11 @@ def client_of(
     if broker.username is not None:
         client.username_pw_set(broker.username, broker.password)
     if broker.tls:
-        client.tls_set()
+        client.tls_set(ca_certs=None if broker.ca_file is None else str(broker.ca_file))
     return client
+
+
+def why_no_broker(error: BaseException) -> str:
+    """Why a connection could not be made, and what to do about it, for the log."""
+    why = why_unreachable(error, trust=_TRUST, plain="mqtt://")
+    return f"{why.found}; {why.advice}"

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from match_server.api.live import refused
 from match_server.api.requests import malformed
-from match_server.mqtt.broker import Broker, client_of
+from match_server.mqtt.broker import Broker, client_of, why_no_broker
 from match_server.schemas.events import ProbeResult
 from shared.errors import MalformedInput, MusterError
 from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
@@ -94,7 +94,7 @@ class Consumer:
                 )
                 self._consume()
             except OSError as error:
-                log.warning("the broker does not answer", extra={"reason": str(error)})
+                log.warning("the broker does not answer", extra={"reason": why_no_broker(error)})
             if not self._stop.is_set():
                 self._failures += 1
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))

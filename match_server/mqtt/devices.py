@@ -13,7 +13,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
-from match_server.mqtt.broker import Broker, client_of
+from match_server.mqtt.broker import Broker, client_of, why_no_broker
 from match_server.services.boxes.configurations import Configurations
 from match_server.services.boxes.device_health import HealthReports
 from shared.errors import MalformedInput, MusterError
@@ -59,7 +59,9 @@ class DeviceDesk:
                 self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
                 self._serve()
             except OSError as error:
-                log.warning("no desk for devices: no broker", extra={"reason": str(error)})
+                log.warning(
+                    "no desk for devices: no broker", extra={"reason": why_no_broker(error)}
+                )
             self._stop.wait(_PAUSE_S)
 
     def stop(self) -> None:

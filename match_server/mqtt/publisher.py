@@ -10,7 +10,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from match_server.mqtt.broker import Broker, client_of
+from match_server.mqtt.broker import Broker, client_of, why_no_broker
 from match_server.mqtt.states import Announcer, Message
 from match_server.services.metrics import Metrics
 from match_server.telling.turns import Turn
@@ -154,7 +154,7 @@ class Publisher:
                 self._broker.host, self._broker.port, keepalive=_KEEPALIVE_S, clean_start=True
             )
         except OSError as error:
-            raise _BrokerGone(str(error)) from error
+            raise _BrokerGone(why_no_broker(error)) from error
         client.loop_start()
         if not ready.wait(_ACK_S):
             client.loop_stop()

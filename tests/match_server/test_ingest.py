@@ -1,7 +1,9 @@
 """Probes over a real broker: none lost, none twice, whoever restarts when."""
 
+import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+import trustme
 from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import select
 
 from demo.processes import find_broker
 from match_server.ingest import Consumer, broker_of
+from match_server.mqtt.broker import client_of, why_no_broker
 from match_server.tables import Device
 from shared.errors import ConfigurationError, Unavailable
 from shared.topics import DeviceTopics
@@ -288,3 +292,43 @@ def test_an_address_may_leave_out_the_port(settings):
     plain = broker_of(settings.model_copy(update={"broker": "mqtt://host"}))
     safe = broker_of(settings.model_copy(update={"broker": "mqtts://host"}))
     assert (plain.port, plain.tls, safe.port, safe.tls) == (1883, False, 8883, True)
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.filterwarnings(  # paho leaves the socket of a refused handshake to the collector
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_broker_with_a_certificate_of_its_own_is_trusted_by_its_authority_alone(
+    settings, tmp_path
+):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+
+        def serve() -> None:
+            for _ in range(2):
+                caller, _ = listener.accept()
+                with (
+                    contextlib.suppress(OSError),
+                    context.wrap_socket(caller, server_side=True) as secure,
+                ):
+                    secure.recv(1)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        told = settings.model_copy(update={"broker": f"mqtts://127.0.0.1:{port}"})
+        with pytest.raises(OSError, match="certificate") as caught:
+            client_of(broker_of(told)).connect("127.0.0.1", port)
+        assert why_no_broker(caught.value) == (
+            "no authority that is trusted here vouches for its certificate; "
+            "set broker_ca_file to the authority that signed it"
+        )
+        trusting = told.model_copy(update={"broker_ca_file": tmp_path / "ca.pem"})
+        client = client_of(broker_of(trusting))
+        assert client.connect("127.0.0.1", port) == 0
+        client.disconnect()
+        client.loop()
+        server.join(5)
