@@ -320,8 +320,9 @@ def test_a_broker_with_a_certificate_of_its_own_is_trusted_by_its_authority_alon
         server = threading.Thread(target=serve, daemon=True)
         server.start()
         told = settings.model_copy(update={"broker": f"mqtts://127.0.0.1:{port}"})
+        plain = socket.create_connection(("127.0.0.1", port))
         with pytest.raises(OSError, match="certificate") as caught:
-            client_of(broker_of(told)).connect("127.0.0.1", port)
+            ssl.create_default_context().wrap_socket(plain, server_hostname="127.0.0.1")
         assert why_no_broker(caught.value) == (
             "no authority that is trusted here vouches for its certificate; "
             "set broker_ca_file to the authority that signed it"
