@@ -22,6 +22,7 @@ from edge_agent.watching.knobs import Knobs
 from edge_agent.watching.presence import Presence, main_reason
 from edge_agent.watching.timing import StageTimes
 from edge_agent.watching.track_changes import TrackSink
+from models.alignment import alignable
 from models.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
 from shared.ids import new_id
@@ -197,6 +198,12 @@ class Pipeline:
         faces = detections.take(rows)
         with self.times.measure("locate"):
             shapes = self._models.locate(frame.image, faces)
+        usable = np.flatnonzero(alignable(shapes.points5))
+        if len(usable) < len(chosen):  # points of no face: another frame will show it better
+            chosen = [chosen[row] for row in usable.tolist()]
+            faces, shapes = faces.take(usable), shapes.take(usable)
+        if not chosen:
+            return
         with self.times.measure("assess"):
             chips = self._models.align(frame.image, shapes.points5)
             qualities = self._models.assess(
@@ -208,7 +215,7 @@ class Pipeline:
                 if self._shots.beats(track, quality):
                     one = np.array([index])
                     shot = take_shot(
-                        frame, faces.take(one), _row(shapes, one), chips[index], quality
+                        frame, faces.take(one), shapes.take(one), chips[index], quality
                     )
                     self._shots.offer(track, shot)
         passing = [
@@ -307,8 +314,3 @@ def _patient(rules: PipelineRules) -> ShotRules:
     if rules.liveness.policy == "refuse":
         return replace(rules.shots, good_enough=float("inf"))
     return rules.shots
-
-
-def _row(shapes: Shapes, row: NDArray[np.intp]) -> Shapes:
-    points68 = None if shapes.points68 is None else shapes.points68[row]
-    return Shapes(shapes.points5[row], points68)

@@ -11,6 +11,7 @@ from models.types import BgrImage
 from shared.errors import MalformedInput
 
 SIDE = 112  # pixels of an aligned chip
+_LEAST_SPREAD = 1e-12  # square pixels
 
 # Deng et al., "ArcFace", CVPR 2019: left eye, right eye, nose, left and right mouth corner.
 REFERENCE: NDArray[np.float32] = np.array(
@@ -31,6 +32,13 @@ class Alignment:
 ARCFACE = Alignment((SIDE, SIDE), REFERENCE)
 
 
+def alignable(points: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which of (n, k, 2) points can be aligned (n,): finite, and not all in one place."""
+    centred = points - points.mean(axis=1, keepdims=True, dtype=np.float64)
+    apart: NDArray[np.bool_] = (centred * centred).sum(axis=(1, 2)) > _LEAST_SPREAD
+    return apart
+
+
 def similarity_transforms(
     points: NDArray[np.floating], reference: NDArray[np.floating] = REFERENCE
 ) -> NDArray[np.float64]:
@@ -44,7 +52,7 @@ def similarity_transforms(
     centred = points - means[:, np.newaxis]
     centre = reference.mean(axis=0, dtype=np.float64)
     spread = (centred * centred).sum(axis=(1, 2))
-    if not (spread > 1e-12).all():
+    if not (spread > _LEAST_SPREAD).all():
         raise MalformedInput("points that coincide, or are not finite, show no face to align")
     products = centred.transpose(0, 2, 1) @ (reference - centre) / spread[:, None, None]
     a = products[:, 0, 0] + products[:, 1, 1]

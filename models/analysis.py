@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import quality
-from models.alignment import ARCFACE, align, similarity_transforms
+from models.alignment import ARCFACE, align, alignable, similarity_transforms
 from models.eyes import LEAST_INTEROCULAR
 from models.landmarks import five_of_68
 from models.loading import Parts, load_parts
@@ -171,7 +171,9 @@ class FaceModels:
         detections = self.search(image)
         if len(detections) == 0:
             return []
-        shapes = self.locate(image, detections)
+        detections, shapes = alignable_faces(detections, self.locate(image, detections))
+        if len(detections) == 0:
+            return []
         chips = self.align(image, shapes.points5)
         poses = self.head_poses(image, detections.boxes) or poses_from_points(shapes.points5)
         live = self.liveness(image, detections.boxes)
@@ -216,6 +218,15 @@ def _may_be_crowd(image: BgrImage, found: Detections, *, fills: bool) -> bool:
     widest = int(widths.argmax())
     small = widths[widest] < (_FILLS if fills else _SMALL) * image.shape[1]
     return bool(small or found.scores[widest] < _SURE)
+
+
+def alignable_faces(detections: Detections, shapes: Shapes) -> tuple[Detections, Shapes]:
+    """The faces whose points can be aligned: one that is none never fails the others."""
+    usable = alignable(shapes.points5)
+    if usable.all():
+        return detections, shapes
+    rows = np.flatnonzero(usable)
+    return detections.take(rows), shapes.take(rows)
 
 
 def _is_tight(image: BgrImage, found: Detections) -> bool:

@@ -49,6 +49,10 @@ class Shapes:
     points5: NDArray[np.float32]  # (n, 5, 2) left eye, right eye, nose, mouth corners, as seen
     points68: NDArray[np.float32] | None  # (n, 68, 2) iBUG order, where the pack has such a model
 
+    def take(self, rows: NDArray[np.intp]) -> "Shapes":
+        """The shapes of these rows, in this order."""
+        return Shapes(self.points5[rows], None if self.points68 is None else self.points68[rows])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:

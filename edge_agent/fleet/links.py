@@ -10,7 +10,7 @@ from edge_agent.fleet.clock_offset import ClockOffset, Mark
 from edge_agent.publishers.patience import Patience
 from edge_agent.publishers.transport import CarriesMessages
 from edge_agent.settings import AgentSettings
-from shared.errors import Unavailable
+from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.fleet import DesiredConfig, HealthAnswer, HealthMessage, ReportedConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 class Link(Protocol):
     """A way to tell the server how the box is and to hear what it is to run with.
 
-    Calls raise Unavailable where it leads nowhere now. Nothing is stored up: what was not heard
+    Calls raise Unavailable where it leads nowhere now, Unauthenticated or Forbidden where the other
+    side turns the box away. Nothing is stored up: what was not heard
     is told anew next time.
     """
 
@@ -146,7 +147,7 @@ def tell(links: Sequence[Link], say: Callable[[Link], None]) -> bool:
     for link in links:
         try:
             say(link)
-        except Unavailable:
+        except (Unavailable, Unauthenticated, Forbidden):
             continue
         return True
     return False

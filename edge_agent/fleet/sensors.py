@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ _THROTTLED_NOW: Final = 0b1111
 """Of the Raspberry Pi's `get_throttled`: under-voltage, capped, throttled, soft limit."""
 _FIRMWARE_SAYS: Final = re.compile("(?:throttled=0x)?([0-9a-fA-F]+)")
 _VCGENCMD_S: Final = 2.0
+_VCGENCMD_EVERY_S: Final = 30.0  # it is a process each time
 _SENSIBLE_C: Final = (-60.0, 200.0)
 
 
@@ -47,6 +49,7 @@ class MachineSensors:
         self._state_dir = state_dir
         self._root = root
         self._vcgencmd = shutil.which("vcgencmd") if root == Path("/") else vcgencmd
+        self._firmware: tuple[float, str] | None = None  # when it was asked, and its answer
 
     def read(self) -> Readings:
         return Readings(
@@ -77,11 +80,23 @@ class MachineSensors:
         files = self._root.glob("sys/devices/platform/soc*/soc*:firmware/get_throttled")
         said = next((text for text in map(_text, files) if text is not None), None)
         if said is None and self._vcgencmd is not None:
-            said = _answer([self._vcgencmd, "get_throttled"])
+            said = self._asked_firmware(self._vcgencmd)
         if said is not None:
             bits = _FIRMWARE_SAYS.fullmatch(said.strip())
             return None if bits is None else bool(int(bits[1], 16) & _THROTTLED_NOW)
         return self._cooled_by_the_kernel()
+
+    def _asked_firmware(self, command: str) -> str | None:
+        """Its answer, half a minute old at most. Where it may not be asked, it is not asked again:
+        the shipped unit allows no process to reach `/dev/vcio`."""
+        now_s = time.monotonic()
+        if self._firmware is None or now_s - self._firmware[0] >= _VCGENCMD_EVERY_S:
+            answer = _answer([command, "get_throttled"])
+            if answer is None:
+                self._vcgencmd = None
+                return None
+            self._firmware = now_s, answer
+        return self._firmware[1]
 
     def _cooled_by_the_kernel(self) -> bool | None:
         """Whether a cooling device that slows processors is at work (Linux thermal sysfs)."""

@@ -19,6 +19,9 @@ _STEPS: Final = (
     Knobs(max_fps=1.0, closer_looks=False, occlusion=False, liveness=False),
 )
 _WORSE_S: Final = 10.0  # a step down takes so long to show; the next waits for it
+_SURE_S: Final = (
+    5.0  # strain must last for so long: a camera that comes back is behind for a moment
+)
 _CALM_S: Final = 60.0  # all must be well for so long before a step back
 _LONGEST_CALM_S: Final = 1800.0
 
@@ -30,7 +33,8 @@ class Strain:
     temperature_c: float | None
     throttled: bool | None
     slowest_fps: float | None
-    """Frames a second of the live camera that is worst off, among those that drop frames."""
+    """Frames a second of the live camera that is worst off, among those that drop frames and gave
+    pictures without an outage since the last look."""
 
 
 class Shedder:
@@ -49,6 +53,7 @@ class Shedder:
         self._step = 0
         self._moved_s = clock.monotonic_s()
         self._calm_since_s: float | None = None
+        self._strained_since_s: float | None = None
         self._calm_needed_s = _CALM_S
         self._came_back = False
 
@@ -61,9 +66,14 @@ class Shedder:
         """Takes one look, about once a second; whether `knobs` have changed by it."""
         now_s = self._clock.monotonic_s()
         before = self._step
-        if self._is_strained(strain):
+        strained = self._is_strained(strain)
+        if not strained:
+            self._strained_since_s = None
+        elif self._strained_since_s is None:
+            self._strained_since_s = now_s
+        if strained:
             self._calm_since_s = None
-            if now_s - self._moved_s >= _WORSE_S and self._step + 1 < len(_STEPS):
+            if self._may_go_down(now_s):
                 self._step += 1
                 if self._came_back:
                     self._calm_needed_s = min(2 * self._calm_needed_s, _LONGEST_CALM_S)
@@ -82,6 +92,10 @@ class Shedder:
         self._moved_s = now_s
         self._say(before, strain)
         return True
+
+    def _may_go_down(self, now_s: float) -> bool:
+        sure = self._strained_since_s is not None and now_s - self._strained_since_s >= _SURE_S
+        return sure and now_s - self._moved_s >= _WORSE_S and self._step + 1 < len(_STEPS)
 
     def _is_strained(self, strain: Strain) -> bool:
         hot = strain.temperature_c is not None and strain.temperature_c >= self._settings.hot_c

@@ -57,6 +57,7 @@ class Warden:
         self._began_s = clock.monotonic_s()
         self._health_rates = FrameRates(clock)
         self._strain_rates = FrameRates(clock)
+        self._running: set[str] = set()  # the cameras that gave pictures at the last look
         self._shedder = Shedder(
             settings.fleet, clock, keep_liveness=settings.liveness.policy == "refuse"
         )
@@ -124,7 +125,11 @@ class Warden:
 
     def _watch_strain(self) -> None:
         rates = self._strain_rates.look(self._agent.cameras)
-        live = [fps for fps, dropped in rates.values() if dropped > 0]
+        running = {
+            camera.feed.camera for camera in self._agent.cameras if camera.feed.state == "running"
+        }
+        steady, self._running = running & self._running, running
+        live = [fps for name, (fps, dropped) in rates.items() if dropped > 0 and name in steady]
         readings = self._sensors.read()
         strain = Strain(readings.temperature_c, readings.throttled, min(live, default=None))
         if self._shedder.feel(strain):

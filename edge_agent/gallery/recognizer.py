@@ -5,6 +5,7 @@ import logging
 import queue
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Literal, Protocol
@@ -59,9 +60,12 @@ class Recognizer:
         self._is_wanted = is_wanted
         self._tell = tell
         self.decisions = 0
+        self._alone = False  # this box decides, since the server cannot be asked
+        self._decided: Counter[str] = Counter()  # while it is alone
 
     def put(self, probes: Sequence[Probe]) -> int:
-        if not self._is_wanted():
+        self._note_outage(self._is_wanted())
+        if not self._alone:
             return self._sink.put(probes)
         found = [self._decide(probe.template) for probe in probes]
         stored = self._sink.put(
@@ -82,10 +86,21 @@ class Recognizer:
             found, key=lambda one: (_STRENGTH[one.decision], one.similarity or -1.0), default=None
         )
 
+    def _note_outage(self, alone: bool) -> None:
+        """One line at its beginning and one at its end, however many are decided between them."""
+        if alone and not self._alone:
+            log.info("Decisions are made on this box from now on")
+        elif self._alone and not alone:
+            counts = ", ".join(f"{count} {name}" for name, count in self._decided.items())
+            log.info("The server decides again; decided on this box: %s", counts or "nothing")
+            self._decided.clear()
+        self._alone = alone
+
     def _announce(self, probe: Probe, found: Found) -> None:
         self.decisions += 1
+        self._decided[found.decision] += 1
         # Neither id nor name: a log is kept longer than an erased person may be.
-        log.info(
+        log.debug(
             "Camera %s: local decision %s for track %s",
             probe.camera,
             found.decision,

@@ -1,6 +1,7 @@
 """Probes over MQTT 5: QoS 1, a persistent session, a last will, receipts from the server itself."""
 
 import logging
+import math
 import queue
 import random
 import threading
@@ -24,6 +25,7 @@ from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.messages import (
     LocalEventMessage,
+    ProbeMessage,
     ProbeReceipt,
     ReceiptMessage,
     StatusMessage,
@@ -42,6 +44,14 @@ _CONNECTING_S: Final = 5.0
 _KEPT_RECEIPTS: Final = 10_000
 _TRACK_NEWS_S: Final = 30  # who came and who left is no news after that
 _LOCAL_NEWS_S: Final = 30  # and who it was, no reason to open a door
+_PACKET_HEAD_BYTES: Final = 32  # of a PUBLISH: fixed header, packet id, properties
+_LONGEST_TOPIC_BYTES: Final = 256
+_SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5.0, 3.14.2.1: DISCONNECT "Session taken over"
+_SHORT_S: Final = 5.0  # a connection that the broker closes so soon is not wanted
+_CUT_SHORT: Final = 3  # of them within that time: most likely two boxes have one name
+_CUT_SHORT_WITHIN_S: Final = 600.0
+_CUT_SHORT_PAUSE_S: Final = 60.0
+_SAY_AGAIN_S: Final = 3600.0
 _NO_SUBSCRIBERS: Final = 0x10  # MQTT 5.0, 3.4.2.1: PUBACK "No matching subscribers"
 _REFUSES_US: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 """MQTT 5.0, 3.2.2.2: CONNACK codes that a person must do something about (name, key, ban)."""
@@ -67,15 +77,19 @@ class _Address:
     @classmethod
     def parse(cls, url: str) -> Self:
         """ConfigurationError for what is no broker's address, or holds a name or password."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:  # a port that is no number from 0 to 65535, or half a bracket
+            parts, host, port = urlsplit(""), None, None
+        if parts.scheme not in ("mqtt", "mqtts") or not host or parts.username:
             bare = url.rpartition("@")[2]
             raise ConfigurationError(
-                f"the broker's address is mqtt://host or mqtts://host, not {bare!r};"
-                " name and password have settings of their own"
+                f"the broker's address is mqtt://host, mqtt://host:port or mqtts://host, not"
+                f" {bare!r}; name and password have settings of their own"
             )
         tls = parts.scheme == "mqtts"
-        return cls(parts.hostname, parts.port or (8883 if tls else 1883), tls)
+        return cls(host, port or (8883 if tls else 1883), tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +134,10 @@ class MqttTransport:
         self._refused: str | None = None  # the broker's reason, when it turned the box away
         self._denied: str | None = None  # its reason, when it does not take the box's probes
         self._broken: Exception | None = None  # what would have ended the client's thread
+        self._largest: int | None = None  # bytes of a packet that the broker takes
+        self._connected_s = -math.inf  # when the newest connection was made
+        self._cut_short: deque[float] = deque(maxlen=_CUT_SHORT)  # when, connections just made
+        self._say_cut_short_s = -math.inf
         self._taken: deque[tuple[int, ReasonCode]] = deque(maxlen=_KEPT_RECEIPTS)  # by message
         self._nobody_listens = False
         self._patient_until_s = 0.0  # while the first connection is being made
@@ -190,6 +208,9 @@ class MqttTransport:
     def say(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
         if not self._ready.is_set():
             raise self._why_not()
+        room = self._room()
+        if room is not None and len(body.encode()) > room:
+            raise Unavailable(f"the {self.name} takes packets of {self._largest} bytes at most")
         self._client.publish(self._topics.of(kind), body, qos=1 if retain else 0, retain=retain)
 
     def close(self, timeout_s: float) -> None:
@@ -222,13 +243,37 @@ class MqttTransport:
         copies = 1 if before is None else before.copies + 1
         patience_s = _patience_s(self._resend_s, copies)
         expiry_s = max(1, round(patience_s))
+        body = self._fitting(probe.body)
+        if body is None:
+            return
         info = self._client.publish(
             self._topics.probe,
-            probe.body,
+            body,
             qos=1,
             properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s),
         )
         self._flights[probe.probe_id] = _Flight(info.mid, copies, now_s, patience_s)
+
+    def _fitting(self, body: bytes) -> bytes | None:
+        """A probe as the broker takes it: without its thumbnail where that would be too large.
+
+        A broker closes the connection of whoever sends more than it announced.
+        """
+        room = self._room()
+        if room is None or len(body) <= room:
+            return body
+        small = ProbeMessage.model_validate_json(body).model_copy(update={"thumbnail": None})
+        bare = small.model_dump_json().encode()
+        if len(bare) <= room:
+            return bare
+        self._denied = f"it takes packets of {self._largest} bytes, and a probe has {len(bare)}"
+        return None
+
+    def _room(self) -> int | None:
+        """Bytes of a message that fit into a packet; None: the broker names no limit."""
+        if self._largest is None:
+            return None
+        return self._largest - _PACKET_HEAD_BYTES - _LONGEST_TOPIC_BYTES
 
     def _notice_taken(self) -> None:
         """What the broker said of copies under way: taken, taken for nobody, or not taken."""
@@ -258,10 +303,7 @@ class MqttTransport:
         client = _new_client(_client_id(self._topics), self._address, login)
         offline = StatusMessage(device=self._topics.device, online=False).model_dump_json()
         client.will_set(self._topics.status, offline, qos=1, retain=True)
-        # Boxes that lost one broker in one moment do not all come back to it in one moment. (The
-        # client doubles the first delay, and takes fractions, though it names whole seconds.)
-        first_s, longest_s = random.uniform(0.5, 1.5), random.uniform(0.5, 1.0) * _MAX_RECONNECT_S  # noqa: S311
-        client.reconnect_delay_set(first_s, longest_s)  # type: ignore[arg-type]
+        _reconnect_after(client, 1.0, _MAX_RECONNECT_S)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_subscribe = self._on_subscribe
@@ -273,13 +315,15 @@ class MqttTransport:
     # The callbacks run in paho's thread.
 
     def _on_connect(
-        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _props: Any
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
             self._refused = str(reason) if reason.value in _REFUSES_US else None
             self._give_up_patience()
             return
         self._refused = None
+        self._connected_s = self._clock.monotonic_s()
+        self._note_largest(getattr(properties, "MaximumPacketSize", None))
         client.subscribe([(topic, 1) for topic in (self._topics.receipt, *self._listeners)])
 
     def _on_connect_fail(self, *_arguments: Any) -> None:
@@ -296,8 +340,35 @@ class MqttTransport:
         self._ready.set()
         self._wake()
 
-    def _on_disconnect(self, *_arguments: Any) -> None:
+    def _note_largest(self, largest: int | None) -> None:
+        if largest != self._largest and largest is not None:
+            log.warning(
+                "The %s takes packets of %d bytes at most: thumbnails that make a probe larger are "
+                "left out",
+                self.name,
+                largest,
+            )
+        self._largest = largest
+
+    def _on_disconnect(
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _props: Any
+    ) -> None:
         self._ready.clear()
+        now_s = self._clock.monotonic_s()
+        if reason.value == _SESSION_TAKEN_OVER or now_s - self._connected_s < _SHORT_S:
+            self._cut_short.append(now_s)
+        if len(self._cut_short) < _CUT_SHORT or now_s - self._cut_short[0] > _CUT_SHORT_WITHIN_S:
+            _reconnect_after(client, 1.0, _MAX_RECONNECT_S)
+            return
+        _reconnect_after(client, _CUT_SHORT_PAUSE_S, 2 * _CUT_SHORT_PAUSE_S)
+        if now_s >= self._say_cut_short_s:
+            self._say_cut_short_s = now_s + _SAY_AGAIN_S
+            log.error(
+                "The %s closes each connection soon after it was made, as it does when two boxes "
+                "have one name: give each a `device` name of its own (this one is %r)",
+                self.name,
+                self._topics.device,
+            )
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         try:
@@ -359,6 +430,14 @@ def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: floa
 def _patience_s(first_s: float, copies: int) -> float:
     """How long the newest of `copies` may stay unanswered: twice as long as the one before."""
     return min(first_s * 2.0 ** min(copies - 1, 16), _MAX_RESEND_S)
+
+
+def _reconnect_after(client: paho.Client, first_s: float, longest_s: float) -> None:
+    """Boxes that lost one broker in one moment do not all come back to it in one moment."""
+    # The client doubles the first delay, and takes fractions, though it names whole seconds.
+    first_s *= random.uniform(0.5, 1.5)  # noqa: S311
+    longest_s = max(first_s, longest_s * random.uniform(0.5, 1.0))  # noqa: S311
+    client.reconnect_delay_set(first_s, longest_s)  # type: ignore[arg-type]
 
 
 def _client_id(topics: DeviceTopics) -> str:

@@ -23,8 +23,11 @@ Corners = tuple[float, float, float, float]
 # acceleration (per second squared) in place and in size. A head turns back within half a second.
 _MEASURED: Final = np.array([0.05, 0.05, 0.08, 0.08])
 _ACCELERATION: Final = np.array([6.0, 6.0, 2.0, 2.0])
-_FIRST_SPEED: Final = 1.5  # box heights per second: how wrong "standing still" may be at first
+# Box heights per second: how wrong "standing still" may be at first. Who walks by close to a camera
+# moves by ten and more of them, three of these deviations.
+_FIRST_SPEED: Final = 3.0
 _LONGEST_STEP_S: Final = 1.0
+_MOST_GROWTH: Final = 1.4  # of a predicted size over one step, and as much less the other way
 _UNSEEN_SPEED_S: Final = 1.0  # the speed of a face that is not seen is believed for about so long
 # What a wholly different look costs, in units of the cost of place: more than any two places that
 # are both within reach differ by, for a face does not change from one frame to the next.
@@ -133,7 +136,10 @@ class Tracker:
         state, spread = self._state, self._spread
         unseen = [track.row is None for track in self._tracks]
         state[unseen, 1] *= np.exp(-dt / _UNSEEN_SPEED_S)
+        sizes = state[:, 0, 2:].copy()
         state[:, 0] += dt * state[:, 1]
+        least = np.maximum(sizes / _MOST_GROWTH, 1.0)
+        state[:, 0, 2:] = state[:, 0, 2:].clip(least, sizes * _MOST_GROWTH)
         noise = (_ACCELERATION * self._heights() * dt) ** 2  # white acceleration over one step
         spread[:, 0] += dt * (2 * spread[:, 1] + dt * spread[:, 2]) + noise * (dt * dt / 4)
         spread[:, 1] += dt * spread[:, 2] + noise * (dt / 2)

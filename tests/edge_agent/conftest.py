@@ -23,17 +23,29 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    """A real mosquitto that can be stopped and started again; it keeps its sessions."""
+def make_broker(tmp_path: Path) -> Iterator[Callable[[str], Broker]]:
+    """Starts a real mosquitto with these lines in its configuration; it keeps its sessions."""
     program = find_broker()
     if program is None:
         pytest.skip("mosquitto is not installed (Debian: apt-get install mosquitto)")
     folder = tmp_path / "mosquitto"
     folder.mkdir()
-    broker = Broker(Path(program), folder, free_port())
-    broker.start()
-    yield broker
-    broker.stop()
+    started: list[Broker] = []
+
+    def make(extra: str) -> Broker:
+        started.append(Broker(Path(program), folder, free_port(), extra))
+        started[-1].start()
+        return started[-1]
+
+    yield make
+    for broker in started:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[[str], Broker]) -> Broker:
+    """One that can be stopped and started again."""
+    return make_broker("")
 
 
 @pytest.fixture(params=["http", pytest.param("mqtt", marks=pytest.mark.broker)])

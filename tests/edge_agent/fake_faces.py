@@ -36,6 +36,7 @@ class Someone:
     size: float = 60.0
     far: bool = False  # only a closer look finds it
     covered: bool = False  # half of it: its template is nobody's
+    pointless: bool = False  # its landmarks are no numbers
     features: bool = False  # the aligned face has a look of its own; without, it is flat
 
 
@@ -73,7 +74,13 @@ class FakeFaces:
     def locate(self, image: BgrImage, detections: Detections) -> Shapes:
         self.looks += len(detections)
         centres = (detections.boxes[:, None, :2] + detections.boxes[:, None, 2:]) / 2
-        return Shapes(np.repeat(centres, 5, axis=1).astype(np.float32), None)
+        below = np.stack([np.zeros(5), np.arange(5)], axis=1)
+        points = (centres + below).astype(np.float32)
+        for face in points:
+            x = float(face[0, 0])
+            if min(self._people(image), key=lambda other: abs(other.x - x)).pointless:
+                face[:] = np.nan
+        return Shapes(points, None)
 
     def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
         chips = np.zeros((len(points5), 112, 112, 3), np.uint8)

@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 
 from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.configuration import Configurations, laid_over, write_durably
+from edge_agent.fleet.links import tell
 from edge_agent.fleet.sensors import MachineSensors
 from edge_agent.fleet.settings import FleetSettings
 from edge_agent.fleet.shedding import Shedder, Strain
 from edge_agent.fleet.trial import problem_of
 from edge_agent.watching.knobs import Knobs
-from shared.errors import ConfigurationError, MalformedInput
+from shared.errors import (
+    ConfigurationError,
+    Forbidden,
+    MalformedInput,
+    MusterError,
+    Unauthenticated,
+    Unavailable,
+)
 from shared.fleet import DesiredConfig
 from shared.invitations import Invitation, new_code, plain_code
 
@@ -98,6 +106,18 @@ class TestSensors:
         program.chmod(0o755)
         sensors = MachineSensors(tmp_path, root=tmp_path, vcgencmd=str(program))
         assert sensors.read().throttled is throttled
+
+    def test_vcgencmd_is_not_run_for_every_look_and_not_again_where_it_may_not(
+        self, tmp_path: Path
+    ) -> None:
+        for status, runs in ((0, 1), (1, 1)):
+            program, log = tmp_path / f"vcgencmd{status}", tmp_path / f"runs{status}"
+            program.write_text(f"#!/bin/sh\necho x >> {log}\necho throttled=0x0\nexit {status}\n")
+            program.chmod(0o755)
+            sensors = MachineSensors(tmp_path, root=tmp_path, vcgencmd=str(program))
+            readings = [sensors.read().throttled for _ in range(5)]
+            assert readings == [False if status == 0 else None] * 5
+            assert log.read_text().count("x") == runs
 
     def test_this_machine_says_what_its_kernel_says(self, tmp_path: Path) -> None:
         said = MachineSensors(tmp_path).read()
@@ -201,6 +221,15 @@ class TestShedding:
         shedder = self.shedder(clock)
         self.feel(shedder, clock, strain, 15)
         assert shedder.knobs != Knobs()
+
+    def test_one_look_that_is_bad_changes_nothing(self) -> None:
+        clock = SetClock()
+        shedder = self.shedder(clock)
+        behind = Strain(temperature_c=50.0, throttled=False, slowest_fps=0.5)
+        for _ in range(20):
+            self.feel(shedder, clock, CALM, 10)
+            self.feel(shedder, clock, behind, 4)
+        assert shedder.knobs == Knobs()
 
     def test_who_heats_a_box_does_not_get_past_its_liveness_gate(self) -> None:
         clock = SetClock()
@@ -473,3 +502,17 @@ class TestPacks:
         }
         problem = problem_of(given)
         assert (problem is None) if said is None else (problem is not None and said in problem)
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), Unauthenticated("no"), Forbidden("no")])
+def test_a_link_that_turns_the_box_away_leads_to_the_next_one(error: MusterError) -> None:
+    heard = []
+
+    def say(link: int) -> None:
+        if link == 1:
+            raise error
+        heard.append(link)
+
+    assert tell([1, 2], say)  # type: ignore[list-item, arg-type]
+    assert heard == [2]
+    assert not tell([1], say)  # type: ignore[list-item, arg-type]

@@ -340,3 +340,63 @@ def test_an_impossible_address_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         MqttTransport(url, TOPICS)
     assert "secret" not in caught.value.message
+
+
+def test_a_broker_that_takes_small_packets_gets_probes_without_thumbnails(
+    outbox: Outbox, make_broker: Callable[[str], Broker], caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = make_broker("allow_anonymous true\nmax_packet_size 6000\n")
+    far_end = MqttFarEnd(broker, DEVICE)
+    far_end.start()
+    outbox.put([make_probe(thumbnail=PICTURE), make_probe()])
+    delivery = Delivery(outbox, far_end.transport())
+    delivery.start()
+    try:
+        assert delivery.drained(20)
+    finally:
+        delivery.stop(2.0)
+        far_end.stop()
+    assert far_end.ledger.sequences == [1, 2]
+    assert "packets of 6000 bytes at most" in caplog.text
+
+
+def test_a_probe_that_no_packet_holds_is_a_complaint_and_no_endless_connecting(
+    outbox: Outbox, make_broker: Callable[[str], Broker], caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = make_broker("allow_anonymous true\nmax_packet_size 900\n")
+    delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS, resend_s=1.0))
+    outbox.put([make_probe()])
+    delivery.start()
+    try:
+        assert wait_for(lambda: "takes packets of 900 bytes" in (delivery.complaint or ""))
+    finally:
+        delivery.stop(2.0)
+    assert outbox.counts().waiting == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_two_boxes_of_one_name_say_so_and_leave_each_other_alone_for_a_while(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    twins = [MqttTransport(broker.url, TOPICS) for _ in range(2)]
+    for twin in twins:
+        twin.open(lambda: None)
+    try:
+        assert wait_for(lambda: "a `device` name of its own" in caplog.text)
+        assert wait_for(lambda: any(twin._ready.is_set() for twin in twins))
+        connected = [twin for twin in twins if twin._ready.is_set()]
+        time.sleep(3.0)  # they took turns every second before
+        assert [twin for twin in twins if twin._ready.is_set()] == connected
+        assert caplog.text.count("a `device` name of its own") <= 2
+    finally:
+        for twin in twins:
+            twin.close(2.0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mqtt://host:port", "mqtt://host:99999", "mqtt://[::1", "http://host", "mqtt://", "host"],
+)
+def test_an_address_that_is_none_is_refused_with_a_sentence(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="the broker's address is mqtt://host"):
+        MqttTransport(url, TOPICS)

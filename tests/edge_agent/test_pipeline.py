@@ -362,3 +362,13 @@ def test_boxes_without_area_and_outside_of_the_picture_are_nobody() -> None:
         pipeline.step(frame_of(lambda _: [there], index))
     pipeline.finish()
     assert [person_of(probe) for probe in sink.probes] == [1]
+
+
+def test_a_face_whose_points_are_no_numbers_is_passed_over_and_the_others_are_not() -> None:
+    scene: Scene = lambda index: [  # noqa: E731
+        Someone(1, 150, pointless=True),
+        Someone(2, 400, pointless=index < 10),
+    ]
+    _, sink, pipeline = watch(scene, 40)
+    assert [person_of(probe) for probe in sink.probes] == [2]
+    assert pipeline.counts.tracks == 2

@@ -257,3 +257,39 @@ def test_where_nothing_has_changed_who_was_seen_is_still_there_and_who_was_hidde
     assert [track.track_id for track in again.tracks] == [left.track_id]
     after = tracker.update(boxes_at(both[:0]), 6 / FPS + 3.1)
     assert [track.track_id for track in after.tracks] == [left.track_id], "missed for a moment only"
+
+
+def test_a_face_that_narrows_and_is_then_missed_keeps_its_track_and_its_numbers() -> None:
+    tracker = Tracker()
+    shrinking = [80.0 - 100.0 * index / FPS for index in range(8)]  # to 52 pixels in 0.3 s
+    steps = [
+        tracker.update(boxes_at(np.array([[300.0, 200.0]]), size), index / FPS)
+        for index, size in enumerate(shrinking)
+    ]
+    after = tracker.update(boxes_at(np.array([[300.0, 200.0]]), 50.0), 7 / FPS + 0.8)
+    assert ids_by_row(after) == ids_by_row(steps[-1])
+    assert np.isfinite([track.box for track in after.tracks]).all()
+
+
+@given(st.lists(st.tuples(st.floats(1, 500), st.floats(0, 3)), min_size=2, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_predicted_sizes_stay_positive_however_sizes_and_times_jump(
+    looks: list[tuple[float, float]],
+) -> None:
+    tracker, time_s = Tracker(), 0.0
+    for size, pause_s in looks:
+        time_s += pause_s
+        step = tracker.update(boxes_at(np.array([[300.0, 200.0]]), size), time_s)
+        for x1, y1, x2, y2 in (track.box for track in step.tracks):
+            assert x2 - x1 > 0
+            assert y2 - y1 > 0
+
+
+@pytest.mark.parametrize("speed", [3.0, 8.0, 13.0])  # face heights a second
+def test_who_walks_by_fast_before_a_slow_camera_is_one_track(speed: float) -> None:
+    tracker = Tracker()
+    for index in range(7):
+        centre = np.array([[80.0 + index / 10 * speed * 80.0 * 1.2, 200.0]])
+        step = tracker.update(boxes_at(centre), index / 10)
+    assert len(step.tracks) == 1
+    assert step.tracks[0].confirmed

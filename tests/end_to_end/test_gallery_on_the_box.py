@@ -342,7 +342,7 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
             [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)], stderr=output
         )
     try:
-        assert eventually(lambda: log.read_text().count("local decision identified") >= 2)
+        assert eventually(lambda: told.exists() and told.read_text().count('"identified"') >= 2)
         world.up()
         assert agent.wait(PATIENCE_S) == 0, log.read_text()
     finally:

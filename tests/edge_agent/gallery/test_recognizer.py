@@ -103,11 +103,25 @@ def test_a_gallery_that_cannot_decide_takes_nothing_from_the_probe(outbox: Outbo
     assert heard.messages == []
 
 
+def test_the_log_has_one_line_where_an_outage_begins_and_one_where_it_ends(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = iter([False, True, True, True, False, False])
+    decider = Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: next(away))
+    with caplog.at_level("INFO"):
+        for _ in range(6):
+            decider.put([make_probe()])
+    assert [record.getMessage() for record in caplog.records] == [
+        "Decisions are made on this box from now on",
+        "The server decides again; decided on this box: 3 identified",
+    ]
+
+
 def test_the_probe_is_on_the_disk_before_anybody_is_told(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard = Heard(outbox)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("DEBUG"):
         probe: Probe = make_probe()
         recognizer(outbox, Says(KNOWN), tell=[heard]).put([probe])
     assert heard.waiting == [1]
