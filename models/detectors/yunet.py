@@ -1,6 +1,8 @@
 """YuNet (Wu et al., 2023), with five points: decoded and run by OpenCV itself."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -25,9 +27,10 @@ class YuNet:
     ) -> None:
         """`longest_side`: larger pictures are reduced to it first (pixels)."""
         try:
-            self._detector = cv2.FaceDetectorYN.create(
-                str(path), "", (320, 320), min_score, max_overlap
-            )
+            with _only_errors():
+                self._detector = cv2.FaceDetectorYN.create(
+                    str(path), "", (320, 320), min_score, max_overlap
+                )
         except cv2.error as error:
             raise PackError(f"{path.name} is not a graph that can be run: {error}") from error
         self._longest_side = longest_side
@@ -43,6 +46,16 @@ class YuNet:
             _, rows = self._detector.detect(small)
         faces = np.empty((0, 15), np.float32) if rows is None else rows.astype(np.float32)
         return with_area(detections_of(faces, width / size[0], height / size[1]))
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    """OpenCV 5 warns on standard error that its engine has no targets: nothing can be done."""
+    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 def detections_of(rows: NDArray[np.float32], right: float, down: float) -> Detections:

@@ -1,5 +1,6 @@
 """Decoding and suppression, on graphs whose answers are known."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -251,3 +252,9 @@ def test_yunet_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 def test_synthetic_graphs_are_valid(tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(bright_is_a_face(tmp_path / "graph.onnx")))
+
+
+@pytest.mark.skipif("MUSTER_TEST_WEIGHTS" not in os.environ, reason="needs MUSTER_TEST_WEIGHTS")
+def test_opening_yunet_writes_nothing_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    YuNet(Path(os.environ["MUSTER_TEST_WEIGHTS"], "yunet.onnx"))
+    assert capfd.readouterr().err == ""
