@@ -76,7 +76,7 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     repaired = _repaired(data, kind, limits)
     if repaired is None:
         raise damage
-    return _decoded(repaired, kind, limits)
+    return repaired
 
 
 def _readable_format(data: bytes) -> FileFormat:
@@ -127,18 +127,24 @@ def _decoded(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture:
         ) from error
 
 
-def _repaired(data: bytes, kind: FileFormat, limits: PictureLimits) -> bytes | None:
-    """The same picture without what keeps it from being read; None where its pixels are damaged."""
-
-    def digest(jpeg: bytes) -> bytes:
-        return hashlib.blake2b(_decoded(jpeg, kind, limits).image.data).digest()
-
+def _repaired(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture | None:
+    """The picture without what keeps it from being read; None where its pixels are damaged."""
     if kind is PNG:
-        return png_without_notes(data)
+        return _decoded(png_without_notes(data), kind, limits)
+    versions = ended_jpeg(data) if kind is JPEG else None
+    if versions is None:
+        return None
+    ended, with_noise = versions
     try:
-        return ended_jpeg(data, digest) if kind is JPEG else None
+        expected = _digest(_decoded(with_noise, kind, limits))  # one at a time: they are large
+        picture = _decoded(ended, kind, limits)
     except MalformedInput:
         return None
+    return picture if _digest(picture) == expected else None
+
+
+def _digest(picture: Picture) -> bytes:
+    return hashlib.blake2b(picture.image.data).digest()
 
 
 def _open(data: bytes, kind: FileFormat) -> Image.Image:
