@@ -259,7 +259,7 @@ class Pipeline:
             verdict = self._shots.compare(candidate, judged.quality, template)
             if verdict == "another":
                 story = self._split(story)
-            elif verdict == "unsure" or not self._shots.is_worth_a_probe(candidate):
+            elif verdict == "unsure" or not self._shots.is_worth_a_probe(candidate, template):
                 continue
             sent, shots = self._shots.publish(story, candidate.shot, template)
             probes.append(self._probe(judged, story, sent, shots))

@@ -58,8 +58,8 @@ class ShotSettings(_Section):
     gate: Literal["doorway", "passport", "off"] = "doorway"
     first_wait_s: float = Field(default=0.2, ge=0, le=10)
     margin: float = Field(default=0.1, ge=0, le=1)
-    max_probes: int = Field(default=3, ge=1, le=100)
-    fuse: int = Field(default=1, ge=1, le=16)
+    max_probes: int = Field(default=4, ge=1, le=100)
+    fuse: int = Field(default=3, ge=1, le=16)
     keep_missed_s: float = Field(default=2.5, ge=0, le=30)
     thumbnails: bool = True
 

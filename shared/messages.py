@@ -54,7 +54,9 @@ class ProbeMessage(WireMessage):
         None  # the model's score that the face is live; weak, never certified
     )
     detection_score: Fraction
-    shots: int = Field(default=1, ge=1, le=64)  # of the track, that the template is fused from
+    # Of the track, that the template is fused from. More than one: the sender fuses, and the answer
+    # replaces that to fewer. One: the server fuses it with the track's other probes.
+    shots: int = Field(default=1, ge=1, le=64)
     local: LocalDecision | None = None
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the frame
     frame_size: tuple[int, int]  # width, height in pixels
@@ -107,6 +109,7 @@ class LocalEventMessage(WireMessage):
     name: str | None = Field(default=None, max_length=200)  # where the box may know it
     liveness: Fraction | None = None
     quality_score: Fraction
+    shots: int = Field(default=1, ge=1, le=64)  # of the track, that the decision rests on
 
 
 class ProbeReceipt(WireMessage):

@@ -43,7 +43,8 @@ Tell = Callable[[LocalEventMessage], None]
 class Recognizer:
     """Puts the box's own decision beside each probe on its way into the outbox, and tells of it.
 
-    The probe is on the disk before anybody is told: the server will have it in any case.
+    The probe is on the disk before anybody is told: the server will have it in any case. A later
+    probe of a track, of more shots, is decided again: that decision replaces the one before.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Recognizer:
             name=None if found.person is None else found.person.name,
             liveness=probe.liveness,
             quality_score=probe.quality.score,
+            shots=probe.shots,
         )
         for tell in self._tell:
             tell(message)

@@ -76,6 +76,11 @@ def is_surely_same_aligned(before: Fingerprint, after: Fingerprint) -> bool:
     return bool(len(before) and len(after)) and likeness(before, after) >= _ALIGNED_SURE
 
 
+def is_another_look(before: Fingerprint, after: Fingerprint) -> bool:
+    """Whether two aligned fingerprints differ for certain; False where nothing can be told."""
+    return bool(len(before) and len(after)) and likeness(before, after) < _ALIGNED_SURE
+
+
 def _fingerprint(area: NDArray[Any]) -> Fingerprint:
     """Of an area without content nothing can be told: its fingerprint is empty."""
     samples: Fingerprint = area.astype(np.float32).ravel()

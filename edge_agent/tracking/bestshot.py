@@ -10,14 +10,16 @@ from edge_agent.tracking.appearance import (
     NO_LOOK,
     Fingerprint,
     aligned_fingerprint,
+    is_another_look,
     is_surely_same_aligned,
     is_surely_same_face,
     may_be_same_face,
 )
-from edge_agent.tracking.fusion import fuse
+from edge_agent.tracking.fusion import FusedShots
 from edge_agent.tracking.shots import Shot
 from edge_agent.tracking.tracker import Track
 from models.types import BgrImage
+from shared.fusion import SAME_PERSON
 from shared.quality import Quality
 from shared.template import Template
 
@@ -44,10 +46,11 @@ class ShotRules:
     again_after_s: float = 1.0  # ... and comes so much later
     final_margin: float = 0.04  # at the track's end, a shot better by so much becomes a probe
     retry_after_s: float = 0.4  # after a shot was refused for its quality
-    max_probes: int = 3  # of one track
+    max_probes: int = 4  # of one track
     max_embeddings: int = 8  # of one track; beyond, only ever rarer checks of who it is
     same_person: float = 0.2  # cosine: below it, two shots of a track are two people
-    fuse: int = 1  # a probe's template is the mean of so many best shots of its track; 1: of one
+    fuse: int = 3  # a probe's template is the mean of so many best shots of its track; 1: of one
+    fuse_from: float = SAME_PERSON  # cosine between two shots from which they are fused
 
 
 @dataclass(slots=True)
@@ -71,7 +74,7 @@ class Story:
     newest: Fingerprint = field(default_factory=lambda: NO_LOOK)  # aligned, before any doubt
     seen_s: float = 0.0
     template: Template | None = None  # of the newest probe
-    templates: list[tuple[float, Template]] = field(default_factory=list)  # best score first
+    fused: FusedShots = field(default_factory=FusedShots)  # that the newest probe rests on
     liveness: list[float] = field(default_factory=list)  # of the newest looks at it
     liveness_s: float = float("-inf")  # when liveness was looked at last
     poor_looks: Counter[str] = field(default_factory=Counter)  # by factors that did not pass
@@ -166,11 +169,15 @@ class BestShots:
             return False
         if story.stranger is not None and story.seen_s - story.checked_s < _SECOND_WITNESS_S:
             return False
-        if story.best is not None:
-            return quality.score > story.best.quality.score
         score = quality.score
-        news = self._tops(story, score) or self._adds(story, score)
-        return story.doubted_s is not None or not story.probes or news
+        if story.best is not None and score <= story.best.quality.score:
+            return False
+        if story.doubted_s is not None or not story.probes or self._tops(story, score):
+            return True
+        # What looks as before has nearly the same template (cosine 0.95): it would add nothing.
+        return self._adds(story, score) and all(
+            is_another_look(known, story.newest) for known in story.known
+        )
 
     def offer(self, track: Track, shot: Shot) -> None:
         """Keeps a shot that `beats` the one before."""
@@ -241,22 +248,30 @@ class BestShots:
     def _is_alike(self, first: Template, second: Template) -> bool:
         return float(first.vector @ second.vector) >= self._rules.same_person
 
-    def is_worth_a_probe(self, candidate: Candidate) -> bool:
-        """Whether a shot that agrees with its track is news, or was only a check."""
+    def is_worth_a_probe(self, candidate: Candidate, template: Template) -> bool:
+        """Whether a shot that agrees with its track is news, or was only a check.
+
+        One that is not surely of the same person adds nothing to what is fused; it is news only
+        where it is clearly the better one.
+        """
         story, score = candidate.story, candidate.shot.quality.score
-        return not story.probes or self._tops(story, score) or self._adds(story, score)
+        if not story.probes or self._tops(story, score):
+            return True
+        return self._adds(story, score) and story.fused.agrees(template, self._rules.fuse_from)
 
     def publish(self, story: Story, shot: Shot, template: Template) -> tuple[Template, int]:
-        """Enters that this shot became a probe: the template to send, and how many it is of."""
+        """Enters that this shot became a probe: the template to send, and how many it is of.
+
+        It is fused with the best of the shots before it, or takes their place where it is not
+        surely of the same person.
+        """
+        rules = self._rules
         story.probes += 1
-        story.published_score, story.published_s = shot.quality.score, shot.time_s
-        story.templates.append((shot.quality.score, template))
-        story.templates.sort(key=lambda pair: -pair[0])
-        del story.templates[self._rules.fuse :]
+        story.fused.add(shot.quality.score, template, rules.fuse, rules.fuse_from)
+        story.known = story.known or [aligned_fingerprint(shot.chip)]
+        story.published_score, story.published_s = story.fused.best_score, shot.time_s
         story.template = template
-        if self._rules.fuse == 1:
-            return template, 1
-        return fuse(story.templates), len(story.templates)
+        return story.fused.template, len(story.fused)
 
     def become_another(self, story: Story, track_id: str) -> Story:
         """A new story under a new id, for the other person that the track has gone over to."""
@@ -320,9 +335,8 @@ class BestShots:
 
     def _adds(self, story: Story, score: float) -> bool:
         """Whether a shot that is no better would still make the fused template a better one."""
-        wanting = 0 < len(story.templates) < self._rules.fuse
         return (
-            wanting
+            0 < len(story.fused) < self._rules.fuse
             and story.probes < self._rules.max_probes
             and score >= story.published_score * _NEARLY_AS_GOOD
         )

@@ -1,10 +1,42 @@
 """One template of several shots of one track."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
+from shared.fusion import weighted_mean
+from shared.template import Template
 
-from shared.template import Template, unit_rows
+
+@dataclass(slots=True)
+class FusedShots:
+    """The best shots of a track, each pair surely of one person, and their mean template."""
+
+    _shots: list[tuple[float, Template]] = field(default_factory=list)  # best score first
+
+    def __len__(self) -> int:
+        return len(self._shots)
+
+    @property
+    def best_score(self) -> float:
+        """The highest quality score of the shots; 0 where there are none."""
+        return max((score for score, _ in self._shots), default=0.0)
+
+    @property
+    def template(self) -> Template:
+        """The mean of the shots. Raises ValueError where there are none."""
+        return fuse(self._shots)
+
+    def agrees(self, template: Template, alike: float) -> bool:
+        """Whether the cosine to each of the shots is at least `alike`."""
+        return all(float(other.vector @ template.vector) >= alike for _, other in self._shots)
+
+    def add(self, score: float, template: Template, most: int, alike: float) -> None:
+        """Adds a shot and keeps the best `most`; one that does not agree replaces them all."""
+        if not self.agrees(template, alike):
+            self._shots.clear()
+        self._shots.append((score, template))
+        self._shots.sort(key=lambda pair: -pair[0])
+        del self._shots[most:]
 
 
 def fuse(shots: Sequence[tuple[float, Template]]) -> Template:
@@ -17,7 +49,4 @@ def fuse(shots: Sequence[tuple[float, Template]]) -> Template:
         raise ValueError("nothing can be fused from no shot")
     if len(shots) == 1:
         return shots[0][1]
-    weights = np.array([max(score, 1e-3) for score, _ in shots], np.float32)
-    vectors = np.stack([template.vector for _, template in shots])
-    mean = (weights / weights.sum()) @ vectors
-    return Template(shots[0][1].model_id, unit_rows(mean[np.newaxis])[0])
+    return weighted_mean(shots)[0]

@@ -38,6 +38,7 @@ class Someone:
     covered: bool = False  # half of it: its template is nobody's
     pointless: bool = False  # its landmarks are no numbers
     features: bool = False  # the aligned face has a look of its own; without, it is flat
+    look: int = 0  # another number, another look of the same face (with features)
 
 
 Scene = Callable[[int], Sequence[Someone]]
@@ -88,7 +89,9 @@ class FakeFaces:
         for chip, points in zip(chips, points5, strict=True):
             one = min(people, key=lambda other: abs(other.x - points[0, 0]))
             if one.features:
-                texture = np.random.default_rng(one.person).integers(0, 255, (28, 28, 1))
+                texture = np.random.default_rng([one.person, one.look]).integers(
+                    0, 255, (28, 28, 1)
+                )
                 chip[:] = np.kron(texture, np.ones((4, 4, 1), np.int64)).astype(np.uint8)
             if one.covered:
                 chip[56:] = 0

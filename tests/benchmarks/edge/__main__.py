@@ -1,5 +1,6 @@
 """`./dev bench edge`: a camera's cost by scene, latency, accuracy, 8-bit models, memory."""
 
+import os
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from models.analysis import open_models
 from tests.benchmarks.edge.accuracy import bench_accuracy
 from tests.benchmarks.edge.cost import bench_scenes
 from tests.benchmarks.edge.latency import bench_latency
+from tests.benchmarks.edge.looks import bench_looks
 from tests.benchmarks.edge.people import cast
 from tests.benchmarks.edge.quantised import bench_int8
 from tests.benchmarks.edge.soak import soak
@@ -20,7 +22,7 @@ WORK = Path(__file__).parents[3] / "var" / "bench"
 
 @click.command()
 @click.argument(
-    "what", nargs=-1, type=click.Choice(["scenes", "latency", "accuracy", "int8", "soak"])
+    "what", nargs=-1, type=click.Choice(["scenes", "latency", "accuracy", "looks", "int8", "soak"])
 )
 @click.option("--minutes", default=5.0, show_default=True, help="How long `soak` watches.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
@@ -31,6 +33,7 @@ def main(what: tuple[str, ...], minutes: float, report: Path | None) -> None:
     scenes    frames a second and CPU time of four scenes at three sizes
     latency   from the first usable face to the acknowledged probe
     accuracy  with and without best shot, and with fusion
+    looks     the same where a track shows several looks (pictures of MUSTER_TEST_LFW)
     int8      the models in 8 bits: speed and loss
     soak      memory of a real agent and its server, with two cameras, over hours
     """
@@ -53,12 +56,22 @@ def main(what: tuple[str, ...], minutes: float, report: Path | None) -> None:
                 tables[name] = bench_latency(WORK, models, portraits)
             case "accuracy":
                 tables[name] = bench_accuracy(models, portraits)
+            case "looks":
+                tables[name] = bench_looks(models, labelled_pictures())
             case "int8":
                 tables[name] = bench_int8(models, portraits)
             case "soak":
                 tables[name] = soak(WORK, portraits, minutes)
     if report is not None:
         write_json(report, facts, tables)
+
+
+def labelled_pictures() -> Path:
+    """A folder with a folder a person in it."""
+    folder = os.environ.get("MUSTER_TEST_LFW")
+    if not folder:
+        raise click.UsageError("looks needs a folder of labelled pictures: set MUSTER_TEST_LFW")
+    return Path(folder)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,9 @@ _THRESHOLD = 0.35
 _START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 POLICIES = {
-    "first look": ShotRules(first_wait_s=0.0, good_enough=0.0, max_probes=1),
-    "best shot": ShotRules(),
-    "best shot, fused from 2": ShotRules(fuse=2),
-    "best shot, fused from 3": ShotRules(fuse=3),
+    "first look": ShotRules(first_wait_s=0.0, good_enough=0.0, max_probes=1, fuse=1),
+    "best shot": ShotRules(fuse=1, max_probes=3),
+    "fused from 3 (default)": ShotRules(),
     "every 5th frame, fused": ShotRules(
         first_wait_s=0.0,
         good_enough=0.0,

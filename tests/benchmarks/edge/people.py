@@ -43,13 +43,14 @@ def cast(models: FaceModels) -> list[Portrait]:
     portraits = []
     for person_name, paths in files.items():
         for path in paths:
-            portrait = _portrait(models, person_name, path)
+            portrait = portrait_of(models, person_name, path)
             if portrait is not None:
                 portraits.append(portrait)
     return portraits
 
 
-def _portrait(models: FaceModels, person: str, path: Path) -> Portrait | None:
+def portrait_of(models: FaceModels, person: str, path: Path) -> Portrait | None:
+    """The largest face of a picture file; None where none is found."""
     try:
         picture = read_picture(path.read_bytes())
     except (MusterError, OSError):
