@@ -144,6 +144,13 @@ class Settings(BaseSettings):
         description="In the audit log a line a minute for the searches of each key, or one for "
         "each search, written before it is answered.",
     )
+    fuse_tracks_s: float = Field(
+        default=60,
+        ge=0,
+        le=3600,
+        description="Templates of probes are kept for so long, to be fused with later probes of "
+        "the same track; 0: none is kept, and each probe is searched by itself.",
+    )
     retain_events_days: float = Field(
         default=365, ge=0, description="Sightings are deleted after so long; 0: never."
     )

@@ -211,7 +211,8 @@ class OperatingPointView(ApiModel):
     templates: int = Field(description="Templates enrolled: N.")
     persons: int
     probes_per_track: float = Field(
-        description="Searches that one track brings: measured over the last 7 days, else 1."
+        description="Searches that one track counts as: measured over the last 7 days, 2 at most, "
+        "else 1. What cameras see is decided as of 2: answers to a track rest on the same shots."
     )
     fmr: float | None = Field(
         description="False match rate of one comparison at `threshold`; null without calibration."

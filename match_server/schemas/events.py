@@ -42,6 +42,11 @@ class EventView(ApiModel):
     threshold: float | None = Field(
         default=None, description="The similarity from which it was identified, at that moment."
     )
+    shots: int = Field(
+        default=1,
+        description="Shots of the track that candidates, similarity and decision rest on: their "
+        "templates were fused. 1: a single shot was searched.",
+    )
     candidates: list[CandidateView]
     quality: Quality
     liveness: float | None

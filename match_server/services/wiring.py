@@ -47,6 +47,7 @@ from match_server.services.searches.searching import Searcher
 from match_server.services.seen.events import Events
 from match_server.services.seen.presence import Presence
 from match_server.services.seen.probes import Probes
+from match_server.services.seen.track_templates import TrackTemplates
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.rotation import Rotation
 from match_server.services.storing.secrets import Secrets
@@ -164,6 +165,7 @@ def build_services(
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
     erasures = Erasures(database, files, index, clock, settings.declared_backups, journal)
     orphans = Orphans(settings.data_dir, database)
+    tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
     retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
     return Services(
         settings=settings,
@@ -199,7 +201,15 @@ def build_services(
             points,
         ),
         probes=Probes(
-            database, index, files, clock, settings.default_collection, vault, points, metrics
+            database,
+            index,
+            files,
+            clock,
+            settings.default_collection,
+            vault,
+            points,
+            tracks,
+            metrics,
         ),
         events=Events(database, files, vault, clock),
         keys=keys,
@@ -228,6 +238,7 @@ def build_services(
                 Task("note erasures beside the database", 15, journal.keep_up, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("retention", 600, retention.run, alone=True),
+                Task("forget templates of tracks", 15, tracks.sweep, alone=True),
                 Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),
                 Task("delete old entries of the audit log", 3600, pruning.run, alone=True),
                 Task("show the audit log's anchor", 3600, audit.show_anchor, alone=True),

@@ -35,6 +35,7 @@ from match_server.tables.sightings import (
     EventTrack,
     Probe,
     TrackInView,
+    TrackTemplate,
 )
 from match_server.tables.webhooks import Delivery, EventReader, Webhook
 
@@ -78,6 +79,7 @@ __all__ = [
     "Table",
     "Template",
     "TrackInView",
+    "TrackTemplate",
     "Unembedded",
     "UtcTime",
     "Webhook",

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     UniqueConstraint,
 )
@@ -59,6 +60,7 @@ class Event(Table):
     expires_at: Mapped[datetime] = mapped_column(UtcTime)
     live: Mapped[bool]
     probes: Mapped[int] = mapped_column(Integer)
+    shots: Mapped[int] = mapped_column(Integer, default=1, server_default="1")  # the answer is of
     quality: Mapped[Json] = mapped_column(JSON)
     quality_score: Mapped[float]
     liveness: Mapped[float | None]
@@ -100,6 +102,29 @@ class EventTrack(Table):
     quality_score: Mapped[float]
 
     event: Mapped[Event] = relationship(lazy="raise")
+
+
+class TrackTemplate(Table):
+    """What the probes of one track have shown so far, for a short while: see `fuse_tracks_s`."""
+
+    __tablename__ = "track_templates"
+    __table_args__ = (Index("ix_track_templates_received", "received_at"),)
+
+    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)  # first: it is asked for alone
+    device: Mapped[str] = mapped_column(Name, primary_key=True)
+    camera: Mapped[str] = mapped_column(Name, primary_key=True)
+    probe_id: Mapped[str] = mapped_column(Uuid)  # the last that changed this row
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE"), index=True
+    )
+    model_id: Mapped[str] = mapped_column(String(80))
+    # Weighted sum of the shots, float16; sealed where the collection is encrypted.
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+    shots: Mapped[int] = mapped_column(Integer)
+    sender_fuses: Mapped[bool]
+    captured_at: Mapped[datetime] = mapped_column(UtcTime)  # of the newest shot
+    disputed: Mapped[bool]
+    received_at: Mapped[datetime] = mapped_column(UtcTime)
 
 
 class EventCandidate(Table):

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
@@ -200,16 +201,29 @@ def test_a_probe_is_sent_again_when_its_collection_was_replaced_during_the_searc
     assert api.send(probe)[0]["status"] == "accepted"
 
 
-def test_no_template_of_a_probe_is_kept(api, helpers):
+def _files_with(api, vector):
+    """The files in the data folder that hold this vector, weighted by a probe's quality."""
+    sent = vector.astype("<f2").astype(np.float32)
+    packed = (np.float32(0.8) * sent).astype("<f2").tobytes()[:64]
+    files = [file for file in api.services.settings.data_dir.iterdir() if file.is_file()]
+    return [file.name for file in files if packed in file.read_bytes()]
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("fuse_tracks_s", [0, 60])
+def test_no_template_of_a_probe_is_kept_for_longer_than_the_setting_says(
+    make_api, helpers, fuse_tracks_s
+):
+    api = make_api(fuse_tracks_s=fuse_tracks_s)
     vector = helpers.unit_vector(1)
     api.send(api.probe(vector))
     with api.services.database.read() as session:
         assert session.scalars(select(Probe)).one().decision == "unknown"
+    assert bool(_files_with(api, vector)) is bool(fuse_tracks_s)
+    api.clock.advance(61)
+    api.services.housekeeper.tick()
     api.services.close()
-    packed = vector.astype("<f2").tobytes()
-    for file in api.services.settings.data_dir.iterdir():
-        if file.is_file():
-            assert packed not in file.read_bytes(), file.name
+    assert _files_with(api, vector) == []
 
 
 def test_events_are_filtered_and_paged_newest_first(api, helpers):

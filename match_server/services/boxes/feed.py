@@ -155,7 +155,7 @@ class Feed:
             cipher = self._vault.cipher(session, followed.scope)
             left, persons, templates = _as_they_are(session, followed, lines, now, cipher)
             return FeedChanges(
-                gallery=followed.gallery(self._points.of(followed.scope)),
+                gallery=followed.gallery(self._points.of_tracks(followed.scope)),
                 seq=lines[-1].seq if more else newest,
                 more=more,
                 at=now,
@@ -183,7 +183,7 @@ class Feed:
         self._followers.acknowledge(followed.grant, followed.scope.number, 0, query.keep_h)
         yield _line(
             SnapshotHead(
-                gallery=followed.gallery(self._points.of(followed.scope)),
+                gallery=followed.gallery(self._points.of_tracks(followed.scope)),
                 seq=seq,
                 at=self._clock.now(),
             )

@@ -51,6 +51,7 @@ from match_server.tables import (
     Probe,
     SpareTemplate,
     Template,
+    TrackTemplate,
 )
 from shared.clock import Clock
 from shared.errors import NotFound, Unavailable
@@ -221,6 +222,10 @@ class Erasures:
         removed = _removed(session, person, images)
         events, snapshots = _forget_in_events(session, person)
         self._files.doom_snapshots(session, snapshots)
+        # A short-lived few, of whom nobody knows whom they show: those of the collection go.
+        session.execute(
+            delete(TrackTemplate).where(TrackTemplate.collection_number == owner.number)
+        )
         which = Template.person_number == person.number
         remove_templates(session, owner, which, person.id, self._clock)
         session.execute(delete(Person).where(Person.number == person.number))

@@ -27,6 +27,13 @@ from shared.errors import Conflict
 LOOSEST_FPIR = 0.1
 """However little traffic there is, no more strangers than one in ten may be given a name."""
 
+LOOKS_OF_A_TRACK = 2.0
+"""Searches that the answers to one track count as, however many: they rest on the same shots.
+
+Measured on shots of different days, which resemble each other less than those of one visit: see
+decision 36.
+"""
+
 _TRAFFIC_DAYS = 7
 _TRAFFIC_KEPT_S = 600.0
 _CALIBRATIONS_KEPT = 32
@@ -34,7 +41,7 @@ _CALIBRATIONS_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Tracks of persons not enrolled, and how many probes one of them brings."""
+    """Tracks of persons not enrolled, and how many searches one of them counts as."""
 
     tracks_per_day: float | None  # None: not known
     source: Literal["given", "measured"] | None
@@ -183,6 +190,13 @@ class OperatingPoints:
             return measured
         return Traffic(max(least, tracks or 0.0), "measured", measured.probes_per_track)
 
+    def of_tracks(self, scope: Scope) -> OperatingPoint:
+        """The point for what cameras see: a track is answered several times."""
+        calibration = self._calibration(scope)
+        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(scope)
+        counted = replace(traffic, probes_per_track=LOOKS_OF_A_TRACK)
+        return operating_point(scope, calibration, counted)
+
     def _calibration(self, scope: Scope) -> Calibration | None:
         number = scope.calibration
         if number is None:
@@ -221,6 +235,7 @@ def _measured(session: Session, collection: int, now: datetime) -> Traffic:
         )
     ).one()
     each = max(1.0, float(probes or 0) / tracks) if tracks else 1.0
+    each = min(each, LOOKS_OF_A_TRACK)
     return Traffic(tracks / days, "measured", each)
 
 

@@ -208,6 +208,7 @@ def view_of(
         person_erased=row.person_erased,
         similarity=row.similarity,
         threshold=row.threshold,
+        shots=row.shots,
         candidates=candidates,
         quality=Quality.model_validate(row.quality),
         liveness=row.liveness,

@@ -31,6 +31,12 @@ from match_server.services.searches.vectors import template_of
 from match_server.services.seen.events import as_told, event_view
 from match_server.services.seen.showing import Verdict
 from match_server.services.seen.sightings import Sightings
+from match_server.services.seen.track_templates import (
+    FusedProbes,
+    SearchedShots,
+    TrackTemplates,
+    same_person_limit,
+)
 from match_server.services.storing.files import FileStore, Kept
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Device, Probe
@@ -60,12 +66,13 @@ class _Searched:
     message: ProbeMessage
     scope: Scope
     point: OperatingPoint  # as it was when the search was made
+    shots: SearchedShots  # of its track, that were searched for it
     candidates: Sequence[Candidate]  # best first
     seq: int  # of the change feed, that the search had reached
 
 
 class _Outdated(Exception):
-    """Between the search and the transaction somebody was erased whom the search had found."""
+    """Between the search and the transaction something changed that the search had found."""
 
 
 class Probes:
@@ -80,11 +87,13 @@ class Probes:
         default_collection: str,
         vault: Vault,
         points: OperatingPoints,
+        tracks: TrackTemplates,
         metrics: Metrics,
     ) -> None:
         self._metrics = metrics
         self._vault = vault
         self._points = points
+        self._tracks = tracks
         self._database = database
         self._index = index
         self._files = files
@@ -106,9 +115,10 @@ class Probes:
         """
         if not messages:
             return []
-        for _ in range(_TRIES):
+        for turn in range(_TRIES):
             try:
-                results = self._accepted(messages, site)
+                # In the last turn without fusing: others write to the same track all the time.
+                results = self._accepted(messages, site, fuse=turn < _TRIES - 1)
             except _Outdated:
                 continue
             self._count(results)
@@ -117,7 +127,9 @@ class Probes:
             f"during each of {_TRIES} searches somebody was erased; send the probes again"
         )
 
-    def _accepted(self, messages: Sequence[ProbeMessage], site: str | None) -> list[ProbeResult]:
+    def _accepted(
+        self, messages: Sequence[ProbeMessage], site: str | None, *, fuse: bool
+    ) -> list[ProbeResult]:
         now = self._clock.now()
         known = self._known(messages)
         with self._metrics.stage("decode"):
@@ -125,7 +137,9 @@ class Probes:
                 [message for message in messages if message.probe_id not in known]
             )
         with self._metrics.stage("search"):
-            searched = self._search(readable, now)
+            sent = [(one.message, one.scope) for one in readable.values()]
+            fused = self._tracks.read(sent) if fuse else None
+            searched = self._search(readable, fused, now)
         with self._metrics.stage("store"), contextlib.ExitStack() as files:
             snapshots: dict[str, Kept | None] = {}
             ciphers: dict[int, Cipher] = {}  # by collection
@@ -138,7 +152,11 @@ class Probes:
                     self._files.kept("snapshots", data, cipher=cipher)
                 )
             with self._database.write() if searched else self._database.read() as session:
+                if fused is not None and not fused.is_current(session):
+                    raise _Outdated
                 stored, doomed = self._store(session, searched, snapshots, site, now)
+                if fused is not None:
+                    fused.write(session, ciphers, now)
                 results = [
                     refused.get(message.probe_id)
                     or stored.pop(message.probe_id, None)  # once: then it is a duplicate
@@ -182,20 +200,23 @@ class Probes:
                 readable[probe_id] = _Readable(message, scope, template)
         return readable, refused
 
-    def _search(self, probes: Mapping[str, _Readable], now: datetime) -> dict[str, _Searched]:
-        """Whom the probes look like: one search for each collection."""
+    def _search(
+        self, probes: Mapping[str, _Readable], fused: FusedProbes | None, now: datetime
+    ) -> dict[str, _Searched]:
+        """Whom the probes look like, fused with their tracks: one search for each collection."""
         found: dict[str, _Searched] = {}
         for number in {one.scope.number for one in probes.values()}:
             some = [one for one in probes.values() if one.scope.number == number]
             scope = some[0].scope
-            rows = np.stack([one.template.vector for one in some])
+            point = self._points.of_tracks(scope)
+            shots = [_shots_of(one, fused, point) for one in some]
+            rows = np.stack([one.template.vector for one in shots])
             reached = self._index.caught_up(scope)
-            point = self._points.of(scope)
             length = _list_length(point.policy)
             lists = rank_persons(self._database, reached.gallery, rows, length, now)
-            for one, candidates in zip(some, lists, strict=True):
+            for one, what, candidates in zip(some, shots, lists, strict=True):
                 found[one.message.probe_id] = _Searched(
-                    one.message, scope, point, point.judged(candidates), reached.seq
+                    one.message, scope, point, what, point.judged(candidates), reached.seq
                 )
         return {probe_id: found[probe_id] for probe_id in probes}
 
@@ -276,11 +297,19 @@ def _list_length(policy: Policy) -> int:
     return max(policy.candidates, 2)
 
 
+def _shots_of(probe: _Readable, fused: FusedProbes | None, point: OperatingPoint) -> SearchedShots:
+    """What is searched for a probe."""
+    message = probe.message
+    if fused is None:
+        return SearchedShots(probe.template, message.shots, replaces=message.shots > 1)
+    return fused.add(message, probe.template, probe.scope, same_person_limit(point))
+
+
 def _verdict(searched: _Searched, received_at: datetime) -> Verdict:
     point = searched.point
     decision = decide(searched.candidates, point.threshold, point.margin)
     kept = searched.candidates[: point.policy.candidates]
-    return Verdict(decision, kept, searched.scope, point, received_at)
+    return Verdict(decision, kept, searched.scope, point, searched.shots, received_at)
 
 
 def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:

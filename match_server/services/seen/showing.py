@@ -14,6 +14,7 @@ from match_server.services.searches.operating_point import OperatingPoint
 from match_server.services.searches.policy import Candidate
 from match_server.services.searches.scopes import Scope
 from match_server.services.seen.events import view_of
+from match_server.services.seen.track_templates import SearchedShots
 from match_server.services.storing.files import Kept
 from match_server.tables import Event, EventTrack
 from shared.messages import ProbeMessage
@@ -29,6 +30,7 @@ class Verdict:
     candidates: Sequence[Candidate]  # best first
     scope: Scope  # that was searched
     point: OperatingPoint  # that decided
+    shots: SearchedShots  # that were searched
     received_at: datetime
 
     @property
@@ -95,9 +97,36 @@ def names_another(event: Event, person_number: int) -> bool:
 
 def better_of_track(track: EventTrack, message: ProbeMessage, verdict: Verdict) -> bool:
     """Whether this is the best probe of its track (of several that make up a sighting)."""
-    return track.event.person_erased or evidence(
-        verdict.decision, verdict.similarity, message.quality.score
-    ) > evidence(track.decision, track.similarity, track.quality_score)
+    return (
+        track.event.person_erased
+        or verdict.shots.replaces
+        or evidence(verdict.decision, verdict.similarity, message.quality.score)
+        > evidence(track.decision, track.similarity, track.quality_score)
+    )
+
+
+def better_of_sighting(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
+    """Whether the sighting is to say what this probe says.
+
+    The answer to fused shots takes the place of what was said of fewer shots of the same track,
+    unless other tracks of the sighting show its person.
+    """
+    if event.person_erased:
+        return True
+    same_track = message.track_id == (event.shown_track_id or event.track_id)
+    alone = event.tracks == 1 or event.person_number == verdict.person_number
+    if same_track and verdict.shots.replaces and alone:
+        return True
+    return evidence(verdict.decision, verdict.similarity, message.quality.score) > evidence(
+        event.decision, event.similarity, event.quality_score
+    )
+
+
+def keeps_picture(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
+    """Whether the sighting goes on showing the picture that it has: the better of one track."""
+    same_track = message.track_id == (event.shown_track_id or event.track_id)
+    better = message.quality.score >= event.quality_score or event.snapshot is None
+    return same_track and verdict.shots.replaces and not better
 
 
 def evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
@@ -107,9 +136,18 @@ def evidence(decision: str, similarity: float | None, quality: float) -> tuple[i
 
 
 def show(
-    event: Event, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None, *, fresh: bool
+    event: Event,
+    message: ProbeMessage,
+    verdict: Verdict,
+    snapshot: Kept | None,
+    *,
+    fresh: bool,
+    keep_picture: bool = False,
 ) -> None:
-    """Let the event show this probe; `fresh`: it has shown none before."""
+    """Let the event show this probe; `fresh`: it has shown none before.
+
+    `keep_picture`: it shows what the probe says, with the picture of the shot before.
+    """
     was = None if fresh or event.person_erased else Freshness.of(event)
     now = _freshness(message, verdict)
     event.collection_number = verdict.scope.number
@@ -118,11 +156,16 @@ def show(
     event.person_erased = False
     event.similarity = verdict.similarity
     event.threshold = verdict.point.threshold
-    event.shown_track_id = None if event.track_id == message.track_id else message.track_id
-    event.captured_at = message.captured_at
+    event.shots = verdict.shots.shots
     event.received_at = verdict.received_at
     event.live = now.live
     event.expires_at = now.expires_at
+    if was is not None:
+        was.carry_over(event)
+    if keep_picture:
+        return
+    event.shown_track_id = None if event.track_id == message.track_id else message.track_id
+    event.captured_at = message.captured_at
     event.quality = message.quality.model_dump(mode="json")
     event.quality_score = message.quality.score
     event.liveness = message.liveness
@@ -130,8 +173,6 @@ def show(
     event.frame_size = list(message.frame_size)
     event.snapshot = None if snapshot is None else snapshot.name
     event.data_key = None if snapshot is None else snapshot.data_key
-    if was is not None:
-        was.carry_over(event)
 
 
 def view_of_probe(event: Event, verdict: Verdict, local_person: PersonName | None) -> EventView:

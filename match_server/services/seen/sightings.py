@@ -18,10 +18,12 @@ from match_server.services.seen.events import view_of
 from match_server.services.seen.showing import (
     Freshness,
     Verdict,
+    better_of_sighting,
     better_of_track,
     candidate_rows,
     evidence,
     keep_fresh,
+    keeps_picture,
     names_another,
     probe_row,
     show,
@@ -93,6 +95,7 @@ _SHOWN = (
     "person_erased",
     "similarity",
     "threshold",
+    "shots",
     "captured_at",
     "received_at",
     "live",
@@ -159,9 +162,9 @@ class Sightings:
     ) -> tuple[EventView, list[str]]:
         """The sighting that the probe is part of, new or brought up to date, as it looks now.
 
-        It shows its best probe: an identified one before an ambiguous before an unknown, among the
-        identified the most similar, among the others the best quality. Answers as well the
-        snapshot files that nobody needs any more.
+        It shows its best probe: of one track that of the most shots, else an identified one before
+        an ambiguous before an unknown, among the identified the most similar, among the others the
+        best quality. Answers as well the snapshot files that nobody needs any more.
         """
         self._revision += 1
         unused: list[str | None] = []
@@ -176,15 +179,14 @@ class Sightings:
             event.probes += 1
             event.first_captured_at = min(event.first_captured_at, message.captured_at)
             event.last_captured_at = max(event.last_captured_at, message.captured_at)
-            better = event.person_erased or evidence(
-                verdict.decision, verdict.similarity, message.quality.score
-            ) > evidence(event.decision, event.similarity, event.quality_score)
-            left_over = None if snapshot is None else snapshot.name
-            unused.append(event.snapshot if better else left_over)
+            better = better_of_sighting(event, message, verdict)
+        keep_picture = not fresh and (not better or keeps_picture(event, message, verdict))
+        left_over = None if snapshot is None else snapshot.name
+        unused.append(left_over if keep_picture else event.snapshot)
         self._note_track(key, track, event, message, verdict)
         self._probes.append(probe_row(message, event, verdict))
         if better:
-            show(event, message, verdict, snapshot, fresh=fresh)
+            show(event, message, verdict, snapshot, fresh=fresh, keep_picture=keep_picture)
         self._note_local(event, message, verdict, better=better)
         if better:
             if not fresh:
