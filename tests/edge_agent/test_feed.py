@@ -281,3 +281,142 @@ def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
         taken.release()
     assert [frame.captured_at.year for frame in frames] == [2026, 2026, 2027]
     assert [frame.time_s for frame in frames] == [1.0, 2.0, 3.0]
+
+
+class Clock(SystemClock):
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.at_s = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+
+def without_pauses() -> threading.Event:
+    stop = threading.Event()
+    stop.wait = lambda timeout=None: stop.is_set()  # type: ignore[method-assign]
+    return stop
+
+
+def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_for_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, stop = Clock(), without_pauses()
+
+    def open_next() -> Source:
+        clock.at_s += 1
+        return Scripted(iter([1]), lambda: None, fails=True)
+
+    feed = Feed("door", open_next, LIVE, stop, clock=clock)
+    for count, _ in enumerate(feed):
+        if count == 5:
+            break
+    assert [record.getMessage() for record in caplog.records] == [
+        "Camera door: the cable is out; trying again",
+        "Camera door gives pictures again",
+        "Camera door comes and goes: the cable is out; no more is said until it is well for a "
+        "minute",
+    ]
+    assert feed._pause_s() >= 4, "one picture does not make it well"
+    caplog.clear()
+
+    taken = threading.Semaphore(1)
+    feed._open = lambda: Scripted(
+        iter(range(50)), lambda: taken.acquire(timeout=10) and None, fails=True
+    )
+    for count, _ in enumerate(feed):
+        clock.at_s += 3
+        taken.release()
+        if count == 25:
+            break
+    assert caplog.messages[0] == "Camera door has given pictures for a minute"
+
+
+def test_a_library_that_raises_what_it_likes_ends_no_more_than_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outcomes: list[Exception | Source] = [
+        MemoryError("20000 x 16000"),
+        ZeroDivisionError("rtsp://me:secret@cam/1"),
+        Scripted(iter([7]), lambda: None, fails=False),
+    ]
+
+    def open_next() -> Source:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    frames = list(Feed("door", open_next, LIVE, without_pauses()))
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [7]
+    assert "failed unexpectedly (MemoryError: 20000 x 16000); trying again" in caplog.messages[0]
+    assert "secret" not in caplog.text
+
+
+def test_a_camera_that_sends_the_same_picture_for_a_minute_is_lost_and_nobody_stays_in_view() -> (
+    None
+):
+    clock, stop = Clock(), without_pauses()
+    taken = threading.Semaphore(1)
+
+    class Frozen(Scripted):
+        def retrieve(self) -> NDArray[np.uint8]:
+            return np.full((16, 16, 3), 9, np.uint8)
+
+    source = Frozen(iter(range(1, 100)), lambda: taken.acquire(timeout=10) and None, fails=False)
+    feed = Feed("door", lambda: source, Manner(True, False), stop, clock=clock)
+    frames = []
+
+    def watch() -> None:
+        for frame in feed:
+            frames.append(frame)
+            clock.at_s += 3
+            taken.release()
+
+    with pytest.raises(SourceError, match="the very same picture for 60 s"):
+        watch()
+    assert len(frames) == 20
+
+
+def test_who_was_in_view_when_a_camera_is_lost_is_let_go_once() -> None:
+    clock, stop, silences = Clock(), without_pauses(), []
+    outcomes = [Scripted(iter([1]), lambda: None, fails=True)]
+
+    def open_next() -> Source:
+        clock.at_s += 2
+        if clock.at_s > 120:
+            stop.set()
+        if not outcomes:
+            raise SourceError("gone")
+        return outcomes.pop()
+
+    feed = Feed("door", open_next, LIVE, stop, clock=clock)
+    feed.on_silence = lambda: silences.append(clock.at_s)
+    list(feed)
+    assert silences == [106.0], "beyond 2.5 s; a shorter outage lets nobody go"
+
+
+@pytest.mark.parametrize(
+    ("pace_s", "fps", "limit_s"),
+    [(0.04, None, 4.5), (2.0, None, 8.0), (5.0, None, 20.0), (30.0, None, 60.0), (30.0, 0.01, 120)],
+)
+def test_the_silence_that_is_allowed_follows_the_cameras_own_pace(
+    pace_s: float, fps: float | None, limit_s: float
+) -> None:
+    stall = StallLimit(fps)
+    for count in range(4):
+        stall.came(count * pace_s)
+    assert stall.seconds == pytest.approx(limit_s)
+    stall.opened()
+    stall.came(1e6)
+    assert stall.seconds == pytest.approx(limit_s), "an outage is no pace"
+
+
+def test_a_camera_of_unknown_pace_is_given_longer_each_time_that_it_seems_to_stall() -> None:
+    stall = StallLimit()
+    limits = []
+    for _ in range(5):
+        limits.append(stall.seconds)
+        stall.stalled()
+    assert limits == [10, 20, 40, 60, 60]
