@@ -19,7 +19,7 @@ _MOST_BYTES: Final = 8192
 _PORTS: Final = {"rtsp": 554, "rtsps": 322}
 _STATUS: Final = re.compile(r"RTSP/\d\.\d (\d{3})")
 _OFFERS: Final = re.compile(r"(?im)^WWW-Authenticate:\s*(.*)$")
-_DIGEST_ELSEWHERE: Final = re.compile(r'(?i)algorithm\s*=\s*"?(?!MD5\b)[\w-]+')
+_ALGORITHM: Final = re.compile(r'(?i)algorithm\s*=\s*"?([\w-]+)')
 TRUST: Final = "set the camera's ca_file to its certificate, or to the authority that signed it"
 
 
@@ -37,10 +37,10 @@ def why_not_opened(spec: str, asked: Asked) -> str:
     if status is None:
         return "what listens there does not speak RTSP; is the port right?"
     if status[1] == "401":
-        if offers and not any(_is_known(offer) for offer in offers):
+        if offers and not _can_log_in(offers):
             return (
-                "it offers only logins that are not known here (digest by SHA-256, for example): "
-                "allow digest by MD5, or basic, in the camera, or use its http:// address"
+                "it wants a login that FFmpeg does not know, such as digest by SHA-256: allow "
+                "digest by MD5 alone, or basic alone, in the camera, or use its http:// address"
             )
         if asked.login is None and login is None:
             return "it asks for a name and a password: set username and password_file"
@@ -52,10 +52,13 @@ def why_not_opened(spec: str, asked: Asked) -> str:
     return f"it answers {status[1]}: are address, name and password right?"
 
 
-def _is_known(offer: str) -> bool:
-    """Whether FFmpeg can log in so: basic, or digest by MD5."""
-    scheme = offer.split(maxsplit=1)[0].lower() if offer.split() else ""
-    return scheme == "basic" or (scheme == "digest" and not _DIGEST_ELSEWHERE.search(offer))
+def _can_log_in(offers: list[str]) -> bool:
+    """Whether FFmpeg can: it takes the last digest that is offered, which must be by MD5, or basic
+    where there is no digest."""
+    digests = [offer for offer in offers if offer.lower().startswith("digest")]
+    if not digests:
+        return any(offer.lower().startswith("basic") for offer in offers)
+    return (_ALGORITHM.findall(digests[-1]) or ["MD5"])[-1].upper() == "MD5"
 
 
 def _described(address: str, scheme: str, host: str, port: int | None, asked: Asked) -> str:

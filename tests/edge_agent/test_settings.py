@@ -150,3 +150,12 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
             if hasattr(section, "model_fields"):
                 given = table[name][0] if name == "cameras" else table[name]
                 assert set(given) == set(section.model_fields), name
+
+
+def test_a_name_that_cannot_be_one_is_answered_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, MINIMAL.replace('name = "door"', 'name = "front door"'))
+    assert caught.value.message.endswith(
+        "'cameras.0.name': a name is made of up to 63 letters without accents, digits, '_', '.' "
+        "and '-', and begins with a letter or digit, such as 'front-door'"
+    )
