@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 
 from edge_agent.camera_settings import CameraSettings
-from edge_agent.capture.feed import Feed, Manner
+from edge_agent.capture.feed import Feed, Frame, Manner
 from edge_agent.capture.sources import is_live, open_source
 from edge_agent.capture.stall import StallLimit
 from edge_agent.ledger import Ledger
@@ -29,7 +29,7 @@ from edge_agent.watching.judging import LivenessRules
 from edge_agent.watching.knobs import Knobs
 from edge_agent.watching.track_changes import TrackQueue
 from models.quality import DOORWAY, OFF, PASSPORT
-from shared.errors import SourceError
+from shared.errors import MusterError, SourceError
 from shared.memory import find_trim
 from shared.service import Watchdog, notify
 from shared.topics import DeviceTopics
@@ -44,6 +44,7 @@ _FINISH_S: Final = 5.0  # for the frame that is worked on and the probes of open
 _STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbox
 _TRIM_S: Final = 2.0
 _HANGING_S: Final = 60.0
+_BROKEN_FRAMES: Final = 5  # one after the other: then it is the pipeline that is broken
 _GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
 
 
@@ -68,6 +69,9 @@ class CameraThread(threading.Thread):
         self.pipeline = pipeline
         self._max_fps = feed.max_fps  # as the settings have it
         self.failure: Exception | None = None
+        self._broken_frames = 0  # one after the other, up to now
+        self._broke_last: Exception | None = None  # what broke the pipeline at the newest frame
+        self._said_broken = False
         self._seconds = 0.0
         self._at_work_since_s: float | None = None  # on the frame that it has
 
@@ -77,8 +81,10 @@ class CameraThread(threading.Thread):
             try:
                 for frame in self.feed:
                     self._at_work_since_s = time.monotonic()
-                    self.pipeline.step(frame)
+                    self._step(frame)
                     self._at_work_since_s = None
+                if self._broke_last is not None:
+                    raise self._broke_last
             finally:
                 self.pipeline.finish()
                 self._seconds = time.monotonic() - began_s
@@ -88,6 +94,25 @@ class CameraThread(threading.Thread):
         except Exception as error:  # a broken pipeline must end the agent, not this thread alone
             log.exception("Camera %s: the pipeline is broken", self.feed.camera)
             self.failure = error
+
+    def _step(self, frame: Frame) -> None:
+        """Works on a frame; passes over one that a library breaks at, but not one after another."""
+        try:
+            self.pipeline.step(frame)
+        except MusterError:
+            raise
+        except Exception as error:
+            self._broken_frames += 1
+            if self._broken_frames >= _BROKEN_FRAMES:
+                raise
+            self._broke_last = error
+            if not self._said_broken:
+                self._said_broken = True
+                log.exception(
+                    "Camera %s: a frame broke the pipeline; passed over", self.feed.camera
+                )
+        else:
+            self._broken_frames, self._broke_last = 0, None
 
     @property
     def hangs(self) -> bool:

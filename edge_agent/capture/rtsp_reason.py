@@ -58,7 +58,8 @@ def _can_log_in(offers: list[str]) -> bool:
     digests = [offer for offer in offers if offer.lower().startswith("digest")]
     if not digests:
         return any(offer.lower().startswith("basic") for offer in offers)
-    return (_ALGORITHM.findall(digests[-1]) or ["MD5"])[-1].upper() == "MD5"
+    algorithms: list[str] = _ALGORITHM.findall(digests[-1])
+    return not algorithms or algorithms[-1].upper() == "MD5"
 
 
 def _described(address: str, scheme: str, host: str, port: int | None, asked: Asked) -> str:
