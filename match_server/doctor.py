@@ -27,6 +27,7 @@ def examine(settings: Settings) -> list[Check]:
             folder,
             _check("database", lambda: _database(services)),
             _check("collections", lambda: _collections(services)),
+            _check("thresholds", lambda: _thresholds(services)),
             _check("encryption", lambda: _encryption(services)),
             _check("templates", lambda: _templates(services)),
             _check("keys", lambda: _keys(services)),
@@ -97,6 +98,13 @@ def _collections(services: Services) -> tuple[bool, str]:
     templates = sum(one.templates for one in found)
     persons = sum(one.persons for one in found)
     return True, f"{len(found)} with {persons} persons and {templates} templates"
+
+
+def _thresholds(services: Services) -> tuple[bool, str]:
+    lines = services.policy_warnings.lines()
+    if lines:
+        return False, "; ".join(lines)
+    return True, "no collection names strangers more often than its policy says"
 
 
 def _encryption(services: Services) -> tuple[bool, str]:

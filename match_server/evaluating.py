@@ -10,14 +10,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.folder import read_folder
-from match_server.evaluation.measured import measure
+from match_server.evaluation.measured import as_reference, measure
 from match_server.evaluation.plots import write_plots
 from match_server.evaluation.report import Report, Wish, report_of
 from match_server.picture_folder import pictures_in
 from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
+from match_server.services.face_models.engines import installed_engine
 from match_server.services.wiring import Services
 from shared.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A pack's reference calibration that is to be written."""
+
+    path: Path
+    pictures: str  # of which kind they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,8 @@ class Wanted:
     out: Path
     gate: GateName | None  # None: the collection's
     wish: Wish
+    pack: str | None = None  # whose models look at the pictures; None: the collection's
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,8 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done
     """
     collection = services.collections.get(wanted.collection)
     faces = services.engines.of_model(collection.model_id)
+    if wanted.pack is not None:
+        faces = installed_engine(wanted.pack, "compact", services.settings.picture_limits)
     gate = wanted.gate or collection.policy.gate
     with _progress() as tell:
         read = read_folder(
@@ -71,6 +84,9 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done
         _write(wanted.out / "calibration.json", measured.file.model_dump_json()),
         _write(wanted.out / "report.json", report.model_dump_json(indent=1)),
     ]
+    if wanted.reference is not None:
+        reference = as_reference(measured.file, wanted.reference.pictures)
+        written.append(_write(wanted.reference.path, reference.model_dump_json()))
     if plots:
         written += write_plots(measured.file, wanted.out)
     adopted = services.calibrations.adopt(collection.name, measured.file) if adopt else None

@@ -52,6 +52,7 @@ def serve(settings: Settings) -> None:
     share_metrics(settings.data_dir)
     services = build_services(settings)
     hints = _hints(settings, has_key=services.first_start())
+    services.policy_warnings.log()
     services.close()  # nothing that is open may be carried through the fork
     _Gunicorn(settings, hints).run()
 

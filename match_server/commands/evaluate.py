@@ -38,6 +38,13 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     show_default=True,
     help="Strangers (tracks) before the cameras in a day, for the same.",
 )
+@click.option("--pack", help="An installed model pack to measure.  [default: the collection's]")
+@click.option(
+    "--reference",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the model pack's reference calibration there; needs --pictures.",
+)
+@click.option("--pictures", help='Which kind of pictures these are, e.g. "passport photographs".')
 @click.option("--adopt", is_flag=True, help="Let the collection decide by the calibration.")
 @click.option("--plots/--no-plots", default=True, help="Draw the curves as PNG (matplotlib).")
 @data_dir
@@ -52,6 +59,9 @@ def evaluate(
     gate: Any,
     false_alarms: float,
     traffic: float,
+    pack: str | None,
+    reference: Path | None,
+    pictures: str | None,
     adopt: bool,
     plots: bool,
     as_json: bool,
@@ -68,15 +78,26 @@ def evaluate(
     Examples:
       match-server evaluate people/ --out evaluation/
       match-server evaluate people/ --collection staff --adopt
+      match-server evaluate people/ --pack mine --pictures "our entrance" --reference mine.json
     """
-    from match_server.evaluating import Wanted, run
+    from match_server.evaluating import Reference, Wanted, run
     from match_server.evaluation.report import Wish
     from match_server.evaluation.telling import told
     from match_server.importing import opened
 
+    if (reference is None) != (pictures is None):
+        raise click.UsageError("--reference and --pictures go together")
+    if pack is not None and adopt:
+        raise click.UsageError("--adopt takes the collection's own model: leave out --pack")
     with opened(load_settings(config, **options)) as services:
         wanted = Wanted(
-            folder, collection, out or Path("evaluation"), gate, Wish(false_alarms, traffic)
+            folder,
+            collection,
+            out or Path("evaluation"),
+            gate,
+            Wish(false_alarms, traffic),
+            pack,
+            None if reference is None or pictures is None else Reference(reference, pictures),
         )
         done = run(services, wanted, adopt=adopt, plots=plots)
     lines = [told(done.report), "", f"Written: {', '.join(str(path) for path in done.written)}"]

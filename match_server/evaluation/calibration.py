@@ -114,6 +114,8 @@ def limits_of(file: CalibrationFile) -> list[str]:
         "It holds for pictures like those it was measured with: other cameras, light, ages, "
         "relatives and twins change it."
     )
+    if file.reference is not None:
+        said.append(f"Measured on {file.reference.pictures}. {file.reference.note}")
     return said
 
 

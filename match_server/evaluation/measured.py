@@ -16,6 +16,7 @@ from match_server.schemas.calibrations import (
     CalibrationData,
     CalibrationFile,
     CalibrationLikelihood,
+    CalibrationReference,
     CalibrationTail,
     EstimateView,
 )
@@ -88,6 +89,12 @@ def measure(
         sha256="0" * 64,
     )
     return Measured(rates, file.model_copy(update={"sha256": file.digest()}))
+
+
+def as_reference(file: CalibrationFile, pictures: str) -> CalibrationFile:
+    """The same calibration as one that a model pack brings; `pictures` says of which kind."""
+    marked = file.model_copy(update={"reference": CalibrationReference(pictures=pictures)})
+    return marked.model_copy(update={"sha256": marked.digest()})
 
 
 def _curves(compared: Comparisons, rates: Rates) -> CalibrationCurves:

@@ -9,9 +9,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from match_server.schemas.base import ApiModel, ModelId, Moment, Written
-from match_server.schemas.collections import GateName, OperatingPointView
+from match_server.schemas.collections import CalibrationFrom, GateName, OperatingPointView
 
 _MAX_POINTS = 1001
+
+REFERENCE_NOTE = (
+    "A reference, not a measurement of this operator's cameras: other light, ages, distances and "
+    "relatives change the rates."
+)
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Similarity = Annotated[float, Field(ge=-1, le=1)]
@@ -107,6 +112,15 @@ class CalibrationLikelihood(ApiModel):
     )
 
 
+class CalibrationReference(ApiModel):
+    """Marks a calibration that a model pack brings: measured on other pictures than yours."""
+
+    pictures: Annotated[str, Field(min_length=1, max_length=500)] = Field(
+        description="Which kind of pictures it was measured on."
+    )
+    note: Annotated[str, Field(max_length=500)] = REFERENCE_NOTE
+
+
 class CalibrationFile(ApiModel):
     """The file that `match-server evaluate` writes and a collection can adopt."""
 
@@ -121,21 +135,29 @@ class CalibrationFile(ApiModel):
     curves: CalibrationCurves
     tail: CalibrationTail
     likelihood: CalibrationLikelihood
+    reference: CalibrationReference | None = Field(
+        default=None, description="Only in the reference calibration of a model pack."
+    )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(
-        description="Of the rest as JSON with sorted keys and no spaces."
+        description="Of the rest as JSON with sorted keys and no spaces, without a `reference` "
+        "of null."
     )
 
     def digest(self) -> str:
         """What `sha256` has to be."""
-        content = self.model_dump(mode="json", exclude={"sha256"})
+        left_out = {"sha256"} if self.reference is not None else {"sha256", "reference"}
+        content = self.model_dump(mode="json", exclude=left_out)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 class CalibrationView(ApiModel):
-    """A calibration that a collection has adopted."""
+    """The calibration that a collection decides by."""
 
-    adopted_at: Moment
+    calibration_from: CalibrationFrom = Field(
+        description="`own`: adopted by the collection; `reference`: brought by the model pack."
+    )
+    adopted_at: Moment | None = Field(description="null: it is the model pack's reference.")
     retired_at: Moment | None = Field(
         description="When another took its place, or it was taken away."
     )

@@ -19,10 +19,18 @@ from match_server.schemas.base import (
 from match_server.schemas.retention import Retention
 
 GateName = Literal["doorway", "passport", "off"]
+CalibrationFrom = Literal["own", "reference"]
 SetBy = Literal["threshold", "target_fpir", "false_alarms_per_day"]
 SETS_THE_POINT: tuple[SetBy, ...] = ("threshold", "target_fpir", "false_alarms_per_day")
 
-DEFAULT_THRESHOLD = 0.35
+UNSET_THRESHOLD = 0.35
+"""Of a policy that was stored without any of the three: so it was before calibrations shipped."""
+
+DEFAULT_FPIR = 0.01
+"""`target_fpir` of a new collection whose model has a reference calibration."""
+
+DEFAULT_MARGIN = 0.03
+"""Its `margin`, where none is given either. See decision 33."""
 
 TargetFpir = Annotated[
     float | None,
@@ -75,9 +83,11 @@ def _at_most_one(given: Mapping[str, Any]) -> None:
 class Policy(ApiModel):
     """What turns a candidate list into a decision.
 
-    Exactly one of `threshold`, `target_fpir` and `false_alarms_per_day` sets the operating point;
-    where none is given, `threshold` is 0.35. The last two need a calibration of the collection's
-    model; the server then derives the threshold and moves it as the gallery grows.
+    One of `threshold`, `target_fpir` and `false_alarms_per_day` sets the operating point. A new
+    collection for which none is given gets `target_fpir` 0.01 with a `margin` of 0.03, or the
+    `threshold` of the pack's manifest where the pack has no reference calibration. From the last
+    two the server derives the threshold by the collection's calibration, else by the reference, and
+    moves it as the gallery grows.
     """
 
     threshold: Threshold | None = Field(
@@ -116,14 +126,17 @@ class Policy(ApiModel):
         default=None, description="How long sightings are kept, where it is not as the server says."
     )
 
+    @property
+    def sets_the_point(self) -> bool:
+        """Whether one of the three is given."""
+        return any(getattr(self, name) is not None for name in SETS_THE_POINT)
+
     @model_validator(mode="before")
     @classmethod
     def _one_of_three(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
         _at_most_one(given)
-        if all(given.get(name) is None for name in SETS_THE_POINT):
-            return {**given, "threshold": DEFAULT_THRESHOLD}
         return given
 
     @model_validator(mode="after")
@@ -137,6 +150,13 @@ class Policy(ApiModel):
                 "false alarm"
             )
         return self
+
+
+def stored_policy(policy: Mapping[str, Any]) -> Policy:
+    """A policy as it was stored; one that sets no operating point means a threshold of 0.35."""
+    if all(policy.get(name) is None for name in SETS_THE_POINT):
+        return Policy.model_validate({**policy, "threshold": UNSET_THRESHOLD})
+    return Policy.model_validate(policy)
 
 
 class PolicyPatch(ApiModel):
@@ -234,7 +254,15 @@ class OperatingPointView(ApiModel):
     reachable: bool = Field(
         description="False: no threshold keeps what is asked for, so only exact copies match."
     )
+    calibration_from: CalibrationFrom | None = Field(
+        description="`own`: the calibration that the collection has adopted; `reference`: that of "
+        "the model pack, measured on other pictures than this operator's; null: there is none."
+    )
     explanation: str
+    warning: str | None = Field(
+        description="What is wrong with this point, and what to do: a fixed threshold that names "
+        "many strangers, or a model without any calibration."
+    )
 
 
 class CollectionView(ApiModel):

@@ -195,7 +195,10 @@ class VerifyRequest(ApiModel):
         description="The two to compare. As multipart: the field `image` twice."
     )
     threshold: Threshold | None = Field(
-        default=None, description="Else the policy of the person's collection, else 0.35."
+        default=None,
+        description="Else the policy's `threshold` of the person's collection, else the "
+        "one at which of all verifications of two persons one in 10,000 is a match, by the "
+        "collection's calibration or the model pack's reference.",
     )
 
 

@@ -43,6 +43,8 @@ from match_server.services.people.references import References
 from match_server.services.searches.calibrations import Calibrations
 from match_server.services.searches.identification import Identifier
 from match_server.services.searches.operating_point import OperatingPoints
+from match_server.services.searches.policy_warnings import PolicyWarnings
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from match_server.services.searches.searching import Searcher
 from match_server.services.seen.events import Events
 from match_server.services.seen.presence import Presence
@@ -78,6 +80,7 @@ class Services:
     files: FileStore
     points: OperatingPoints
     collections: Collections
+    policy_warnings: PolicyWarnings
     calibrations: Calibrations
     persons: Persons
     groups: Groups
@@ -138,6 +141,7 @@ def build_services(
     faces: FaceEngine | None = None,
     clock: Clock | None = None,
     find_engine: FindEngine | None = None,
+    references: ReferenceCalibrations | None = None,
     open_gallery: OpenGallery = open_segments,
 ) -> Services:
     """The services of one process. Nothing is opened yet; the database must be migrated."""
@@ -149,13 +153,15 @@ def build_services(
     database = Database(settings.sqlalchemy_url, connections=settings.database_connections)
     vault = Vault(settings.keyring)
     secrets = Secrets(vault)
-    points = OperatingPoints(database, clock)
+    points = OperatingPoints(database, clock, references or ReferenceCalibrations())
     metrics = Metrics()
     watched = _watched(open_gallery, metrics)
     index = SearchIndex(database, vault, watched, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
     enroller = Enroller(database, engines, index, files, clock, vault, points)
     bulk = BulkVectors(database, clock, vault)
+    collections = Collections(database, engines, files, clock, vault, points)
+    policy_warnings = PolicyWarnings(collections)
     keys = Keys(database, clock)
     devices = Devices(database, keys, clock)
     followers = Followers(database, clock)
@@ -179,7 +185,8 @@ def build_services(
         files=files,
         points=points,
         calibrations=Calibrations(database, clock, points),
-        collections=Collections(database, engines, files, clock, vault, points),
+        collections=collections,
+        policy_warnings=policy_warnings,
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock, vault),
@@ -237,6 +244,7 @@ def build_services(
                 ),
                 Task("note erasures beside the database", 15, journal.keep_up, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
+                Task("warn of thresholds", 86_400, policy_warnings.log, alone=True),
                 Task("retention", 600, retention.run, alone=True),
                 Task("forget templates of tracks", 15, tracks.sweep, alone=True),
                 Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),

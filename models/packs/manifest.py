@@ -95,6 +95,8 @@ class Pack(_Entry):
     trained_by: str = "not stated by the publisher"
     trained_on: str = "not stated by the publisher"
     model_id: str | None = Field(default=None, min_length=1, max_length=80)
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Cosine from which a face is named where the pack has no reference calibration."""
     sources: dict[Name, Source]
     files: tuple[ModelFile, ...] = Field(min_length=1)
 

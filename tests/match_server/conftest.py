@@ -26,6 +26,7 @@ from match_server.faces import FaceEngine
 from match_server.migrations import migrate
 from match_server.prepare import page_secret, prepare
 from match_server.schemas.keys import KeyCreate
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from models.types import Face
@@ -35,6 +36,7 @@ from shared.template import Template
 from tests.postgres import Postgres, postgres
 
 MODEL = "painted-512@1"
+MANIFEST_THRESHOLD = 0.35
 DIMENSION = 512
 DARK = 60  # a colour darker than this is refused by every gate but `off`
 
@@ -264,10 +266,13 @@ def make_services(settings: Settings, clock: FakeClock) -> Iterator[Callable[...
     prepare(settings)
     made: list[Services] = []
 
-    def make(faces: FaceEngine | None = None, **changes: Any) -> Services:
+    def make(
+        faces: FaceEngine | None = None, reference: bytes | None = None, **changes: Any
+    ) -> Services:
+        references = ReferenceCalibrations(lambda _: reference, lambda _: MANIFEST_THRESHOLD)
         chosen = settings.model_copy(update=changes)
         faces = faces or FaceEngine(MODEL, DIMENSION, PaintedFaces, chosen.picture_limits)
-        services = build_services(chosen, faces=faces, clock=clock)
+        services = build_services(chosen, faces=faces, clock=clock, references=references)
         services.first_start()
         made.append(services)
         return services

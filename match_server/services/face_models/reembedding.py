@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.schemas.collections import Policy
+from match_server.schemas.collections import stored_policy
 from match_server.services.changes import record
 from match_server.services.law.chain import Note, note
 from match_server.services.lookup import collection_named, one_number
@@ -152,7 +152,7 @@ class Reembedding:
             change = change_of(session, owner)
             if change.switched:
                 raise Conflict(f"{name!r} uses {owner.model_id!r} already: finish or roll back")
-            policy = Policy.model_validate({**_plain(owner.policy), "threshold": threshold})
+            policy = stored_policy({**_plain(owner.policy), "threshold": threshold})
             self._exchange(session, owner, change, policy.model_dump(mode="json"), accept_left)
         return self.standing(name)
 

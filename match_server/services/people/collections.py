@@ -14,6 +14,7 @@ from match_server.schemas.collections import (
     CollectionView,
     CollectionWritten,
     Policy,
+    stored_policy,
 )
 from match_server.services.changes import position, record
 from match_server.services.face_models.engines import Engines
@@ -54,9 +55,10 @@ class Collections:
         now = self._clock.now()
         with self._database.write() as session:
             self._require_free(session, wanted.name)
+            model_id = self._engines.default.model_id
             row = Collection(
                 name=wanted.name,
-                model_id=self._engines.default.model_id,
+                model_id=model_id,
                 dimension=self._engines.default.dimension,
                 max_templates=wanted.max_templates,
                 template_count=0,
@@ -64,7 +66,7 @@ class Collections:
                 generation=0,
                 encrypted=wanted.encrypted,
                 meta=dict(wanted.metadata),
-                policy=wanted.policy.model_dump(mode="json"),
+                policy=self._new_policy(wanted.policy, model_id),
                 created_at=now,
             )
             session.add(row)
@@ -159,6 +161,14 @@ class Collections:
         with self._database.read() as session:
             return position(session)
 
+    def _new_policy(self, policy: Policy, model_id: str) -> Json:
+        """The policy of a new collection, with the default operating point where none is given."""
+        stored = policy.model_dump(mode="json")
+        if policy.sets_the_point:
+            return stored
+        given = {name: stored[name] for name in policy.model_fields_set}
+        return {**stored, **self._points.references.default_policy(model_id), **given}
+
     def _require_ground(self, session: Session, row: Collection) -> None:
         """Raises Conflict when the policy asks for what nothing was measured for.
 
@@ -194,7 +204,7 @@ class Collections:
 
 def policy_of(row: Collection | Scope) -> Policy:
     """The stored policy, typed."""
-    return Policy.model_validate(row.policy)
+    return stored_policy(row.policy)
 
 
 def _count_named(name: str) -> Select[int]:
@@ -204,6 +214,6 @@ def _count_named(name: str) -> Select[int]:
 def _checked(policy: Json) -> Json:
     """A policy put together from what was stored and what is given, as it is stored."""
     try:
-        return Policy.model_validate(policy).model_dump(mode="json")
+        return stored_policy(policy).model_dump(mode="json")
     except ValidationError as error:
         raise MalformedInput(f"policy: {error.errors()[0]['msg']}") from None

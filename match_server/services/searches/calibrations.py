@@ -74,17 +74,26 @@ class Calibrations:
         )
 
     def get(self, collection: str) -> CalibrationView:
-        """The calibration in use. Raises NotFound when there is none."""
+        """The calibration in use, else the model's reference. Raises NotFound for neither."""
         with self._database.read() as session:
             owner = collection_named(session, collection)
             number = scope_named(session, owner.name).calibration
             row = None if number is None else session.get(Calibration, number)
-        if row is None:
+        if row is not None:
+            return _view(row)
+        reference = self._points.references.calibration(owner.model_id)
+        if reference is None:
             raise NotFound(
-                f"collection {collection!r} has adopted no calibration of {owner.model_id!r}; "
-                "`match-server evaluate` measures one"
+                f"collection {collection!r} has adopted no calibration of {owner.model_id!r}, and "
+                "the model's pack brings none; `match-server evaluate` measures one"
             )
-        return _view(row)
+        return CalibrationView(
+            calibration_from="reference",
+            adopted_at=None,
+            retired_at=None,
+            limits=limits_of(reference.file),
+            calibration=reference.file,
+        )
 
     def history(self, collection: str, paging: Paging) -> Page[CalibrationLine]:
         """All that were ever adopted, the newest first."""
@@ -96,11 +105,15 @@ class Calibrations:
         return Page(items=items, page=paging.page, size=paging.size, total=total)
 
     def remove(self, collection: str) -> CalibrationRemoved:
-        """Retire the calibration in use. Raises Conflict while the policy rests on it."""
+        """Retire the calibration in use; the model's reference takes its place.
+
+        Raises Conflict when there is no reference and the policy derives its threshold.
+        """
         now = self._clock.now()
         with self._database.write() as session:
             owner = collection_named(session, collection)
-            if policy_of(owner).threshold is None:
+            reference = self._points.references.calibration(owner.model_id)
+            if policy_of(owner).threshold is None and reference is None:
                 raise Conflict(
                     "the policy derives its threshold from the calibration: give it a `threshold` "
                     "first"
@@ -136,6 +149,7 @@ def _retire(session: Session, owner: Collection, *, now: datetime) -> bool:
 def _view(row: Calibration) -> CalibrationView:
     file = CalibrationFile.model_validate(row.file)
     return CalibrationView(
+        calibration_from="own" if file.reference is None else "reference",
         adopted_at=row.adopted_at,
         retired_at=row.retired_at,
         limits=limits_of(file),

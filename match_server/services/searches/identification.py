@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from match_server.database import Database
-from match_server.schemas.collections import DEFAULT_THRESHOLD
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import (
     CandidateView,
@@ -24,6 +23,7 @@ from match_server.services.people.adding import detection_of, embedded
 from match_server.services.searches.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.searches.scopes import scope_named
 from match_server.services.searches.vectors import read_vector
+from match_server.services.searches.verification import Verification
 from match_server.services.storing.vault import Vault
 from match_server.tables import Template
 from models.types import Face
@@ -68,19 +68,36 @@ class Identifier:
                 f"a template of {first_model!r} cannot be compared with one of {second_model!r}"
             )
         points = [point for _, _, point in sides if point is not None]
-        threshold = DEFAULT_THRESHOLD if not points else points[0].threshold
-        if wanted.threshold is not None:
-            threshold = wanted.threshold
+        verification = self._verification(first_model, points)
+        threshold = wanted.threshold
+        if threshold is None:
+            threshold = verification.threshold(len(first) * len(second))
         similarity = float(
             (first.astype(np.float64) @ second.astype(np.float64).T).max().clip(-1, 1)
         )
-        probabilities = [point.same_person(similarity) for point in points]
         return Verified(
             similarity=round(similarity, _SIMILARITY_DECIMALS),
             distance=round(1.0 - similarity, _SIMILARITY_DECIMALS),
-            match_probability=_rounded(next((p for p in probabilities if p is not None), None)),
+            match_probability=_rounded(verification.same_person(similarity)),
             decision="match" if similarity >= threshold else "no_match",
             threshold=threshold,
+        )
+
+    def _verification(self, model_id: str, points: Sequence[OperatingPoint]) -> Verification:
+        """By what two of this model are compared; `points` are those of the persons' collections.
+
+        The highest threshold that a policy gives counts, else a calibration, a collection's own
+        before the model's reference.
+        """
+        given = [point.policy.threshold for point in points]
+        references = self._points.references
+        calibrations = [point.calibration for point in points]
+        return Verification(
+            fixed=max((one for one in given if one is not None), default=None),
+            calibration=next(
+                (one for one in calibrations if one is not None), references.calibration(model_id)
+            ),
+            uncalibrated=references.threshold(model_id),
         )
 
     def _model_of(self, pair: Sequence[VerifySide]) -> str:

@@ -15,9 +15,15 @@ from match_server.database import Database
 from match_server.evaluation.calibration import Calibration, fmr_for_fpir
 from match_server.evaluation.likelihood import match_probabilities
 from match_server.schemas.calibrations import CalibrationFile
-from match_server.schemas.collections import OperatingPointView, Policy
+from match_server.schemas.collections import (
+    CalibrationFrom,
+    OperatingPointView,
+    Policy,
+    stored_policy,
+)
 from match_server.services.searches.operating_point_view import set_by, shown
 from match_server.services.searches.policy import Candidate
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from match_server.services.searches.scopes import Scope
 from match_server.tables import Calibration as CalibrationRow
 from match_server.tables import Event
@@ -33,6 +39,9 @@ LOOKS_OF_A_TRACK = 2.0
 Measured on shots of different days, which resemble each other less than those of one visit: see
 decision 36.
 """
+
+LOOSEST_FMR = 1e-3
+"""However small the gallery, no more comparisons of strangers may match. See decision 38."""
 
 _TRAFFIC_DAYS = 7
 _TRAFFIC_KEPT_S = 600.0
@@ -70,6 +79,13 @@ class OperatingPoint:
         return max(self.templates, 1) * self.traffic.probes_per_track
 
     @property
+    def calibration_from(self) -> CalibrationFrom | None:
+        """Whose calibration it is; None without one."""
+        if self.calibration is None:
+            return None
+        return "own" if self.calibration.file.reference is None else "reference"
+
+    @property
     def view(self) -> OperatingPointView:
         """As clients see it, with what it means."""
         return shown(self)
@@ -83,13 +99,6 @@ class OperatingPoint:
             replace(one, match_probability=probability)
             for one, probability in zip(candidates, probabilities, strict=True)
         ]
-
-    def same_person(self, similarity: float) -> float | None:
-        """The probability that two that are compared 1:1 are the same person."""
-        if self.calibration is None:
-            return None
-        ratio = self.calibration.likelihood.log_ratio(similarity)
-        return match_probabilities([ratio], 1)[0]
 
     def probabilities(self, similarities: Sequence[float]) -> list[float | None]:
         """For each of a candidate list (best first) the probability that it is the probe."""
@@ -108,10 +117,11 @@ def operating_point(
 
     A wanted FPIR (or FPIR = false alarms / traffic) needs an FMR of 1 - (1 - FPIR)^(1/n) in each
     of n comparisons: as many as there are templates, times the probes of a track. Templates of
-    one person are not independent, so this asks for rather too much than too little. Without the
-    calibration that a policy needs, nobody is named: its threshold is then 1.
+    one person are not independent, so this asks for rather too much than too little. In a small
+    gallery the FMR stays at LOOSEST_FMR or below. Without the calibration that a policy needs,
+    nobody is named: its threshold is then 1.
     """
-    policy = Policy.model_validate(scope.policy)
+    policy = stored_policy(scope.policy)
     point = OperatingPoint(
         threshold=1.0 if policy.threshold is None else policy.threshold,
         policy=policy,
@@ -124,10 +134,15 @@ def operating_point(
     fpir = _wanted_fpir(policy, traffic)
     if policy.threshold is not None or calibration is None or fpir is None:
         return point
-    derived = calibration.threshold_for(fmr_for_fpir(fpir, point.comparisons))
-    # Rounded up to what is shown, so that what is shown is what decides.
-    threshold = min(math.ceil(derived.similarity * 1e6) / 1e6, 1.0)
-    return replace(point, threshold=threshold, reachable=derived.reachable)
+    derived = calibration.threshold_for(min(fmr_for_fpir(fpir, point.comparisons), LOOSEST_FMR))
+    return replace(
+        point, threshold=shown_threshold(derived.similarity), reachable=derived.reachable
+    )
+
+
+def shown_threshold(similarity: float) -> float:
+    """A threshold rounded up to what is shown, so that what is shown is what decides."""
+    return min(math.ceil(similarity * 1e6) / 1e6, 1.0)
 
 
 class OperatingPoints:
@@ -137,29 +152,36 @@ class OperatingPoints:
     calibrations and measured traffic are kept.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, references: ReferenceCalibrations) -> None:
+        self.references = references
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()  # guards both dictionaries
         self._calibrations: OrderedDict[int, Calibration] = OrderedDict()
         self._traffic: dict[int, tuple[float, Traffic]] = {}  # by collection, with when
 
-    def of(self, scope: Scope) -> OperatingPoint:
-        """The operating point of a collection as it was read."""
+    def of(self, scope: Scope, *, searched: int | None = None) -> OperatingPoint:
+        """The operating point of a collection as it was read.
+
+        `searched` is the number of templates of a search over several collections.
+        """
         calibration = self._calibration(scope)
+        if searched is not None and searched > scope.templates:
+            scope = replace(scope, templates=searched)
         traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(scope)
         return operating_point(scope, calibration, traffic)
 
     def require(self, scope: Scope) -> OperatingPoint:
         """The same, of a policy that is being set. Raises Conflict where it lacks its ground."""
         calibration = self._calibration(scope)
-        policy = Policy.model_validate(scope.policy)
+        policy = stored_policy(scope.policy)
         if policy.threshold is not None:
             return self.of(scope)
         if calibration is None:
             raise Conflict(
                 f"`{set_by(policy)}` needs a calibration of {scope.model_id!r}: measure one with "
-                "`match-server evaluate FOLDER --adopt`, or set a `threshold`",
+                "`match-server evaluate FOLDER --adopt`, or set a `threshold`: its pack brings no "
+                "reference",
                 reasons=["no_calibration"],
             )
         traffic = self.traffic_of(scope, anew=True)
@@ -182,7 +204,7 @@ class OperatingPoints:
                 measured = _measured(session, scope.number, self._clock.now())
             with self._lock:
                 self._traffic[scope.number] = (now_s, measured)
-        policy = Policy.model_validate(scope.policy)
+        policy = stored_policy(scope.policy)
         if policy.traffic is not None:
             return Traffic(policy.traffic, "given", measured.probes_per_track)
         least, tracks = policy.least_traffic, measured.tracks_per_day
@@ -200,7 +222,7 @@ class OperatingPoints:
     def _calibration(self, scope: Scope) -> Calibration | None:
         number = scope.calibration
         if number is None:
-            return None
+            return self.references.calibration(scope.model_id)
         with self._lock:
             known = self._calibrations.get(number)
         if known is not None:

@@ -1,12 +1,17 @@
 """An operating point as clients see it, with the sentences that explain it."""
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from match_server.evaluation.calibration import Calibration, fpir_for_fmr
-from match_server.schemas.collections import OperatingPointView, Policy, SetBy
+from match_server.schemas.collections import DEFAULT_FPIR, OperatingPointView, Policy, SetBy
 
 if TYPE_CHECKING:
     from match_server.services.searches.operating_point import OperatingPoint
+
+
+TOLERATED_FPIR = 0.02
+"""From here on a fixed threshold is warned of."""
 
 
 def shown(point: "OperatingPoint") -> OperatingPointView:
@@ -34,10 +39,12 @@ def shown(point: "OperatingPoint") -> OperatingPointView:
         false_alarms_per_day=_short(alarms),
         extrapolated=extrapolated,
         reachable=point.reachable,
+        calibration_from=point.calibration_from,
         explanation="",
+        warning=None,
     )
     explanation = _explained(view, point.policy, calibration)
-    return view.model_copy(update={"explanation": explanation})
+    return view.model_copy(update={"explanation": explanation, "warning": _warning(view)})
 
 
 def set_by(policy: Policy) -> SetBy:
@@ -73,7 +80,12 @@ def _explained(view: OperatingPointView, policy: Policy, calibration: Calibratio
         said.append(
             f"With {size}, a similarity of {view.threshold:.3f} means that one comparison of "
             f"strangers in {_one_in(view.fmr)} is a false match, and {view.fpir:.2%} of the "
-            "strangers' tracks are given a name."
+            f"strangers' tracks are given a name ({strangers_named(view.fpir or 0.0)})."
+        )
+    if calibration.file.reference is not None:
+        said.append(
+            f"By the model pack's reference, measured on {calibration.file.reference.pictures}, "
+            "not on your cameras: `match-server evaluate FOLDER --adopt` measures your own."
         )
     if view.extrapolated:
         said.append(
@@ -92,6 +104,37 @@ def _asked(view: OperatingPointView, policy: Policy) -> str:
         alarms = f"{policy.false_alarms_per_day:g}"
         return f"Wanted: no more false alarms a day than {alarms} among {known} a day."
     return "The threshold is the policy's own."
+
+
+def _warning(view: OperatingPointView) -> str | None:
+    """What is wrong with the point and what to do; None when it is as it should be."""
+    if view.calibration_from is None:
+        if view.set_by != "threshold":
+            return None  # nobody is named: the explanation says so
+        return (
+            f"{view.threshold:.3g} is no measured threshold: neither the collection nor the model "
+            "pack has a calibration. Measure one: match-server evaluate FOLDER --adopt"
+        )
+    if view.set_by != "threshold" or view.fpir is None or view.fpir <= TOLERATED_FPIR:
+        return None
+    return (
+        f"{view.threshold:.3g} with {view.persons:,} people: {strangers_named(view.fpir)} are "
+        f'given a name. Set the policy to {{"target_fpir": {DEFAULT_FPIR}}}, and the threshold '
+        "follows the gallery's size"
+    )
+
+
+def strangers_named(fpir: float) -> str:
+    """A rate in words: "2 strangers of 3"."""
+    if fpir >= 0.995:
+        return "all strangers"
+    if fpir <= 0.0:
+        return "no stranger"
+    if fpir < 0.125:
+        return f"1 stranger of {1 / fpir:,.0f}"
+    share = Fraction(fpir).limit_denominator(10)
+    count = "1 stranger" if share.numerator == 1 else f"{share.numerator} strangers"
+    return f"{count} of {share.denominator}"
 
 
 def _one_in(rate: float | None) -> str:

@@ -137,7 +137,9 @@ class Searcher:
         by_owner: list[list[list[Listed]]] = []
         thresholds: dict[str, float] = {}
         searched, now = 0, self._clock.now()
-        points = [self._points.of(owner) for owner in owners]
+        # Over several collections a stranger has the chance to be like anybody of all of them.
+        together = sum(owner.templates for owner in owners)
+        points = [self._points.of(owner, searched=together) for owner in owners]
         at_least = _least_of_interest(wanted, points)
         chosen_of = self._chosen(owners, wanted)
         for owner, point, one, chosen in zip(owners, points, reached, chosen_of, strict=True):

@@ -9,7 +9,9 @@ import numpy as np
 from match_server.evaluation.calibration import Calibration
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.measured import measure
+from match_server.schemas.collections import Policy
 from match_server.services.searches.operating_point import OperatingPoint
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from tests.benchmarks.accuracy.pictures import LIKE_SIDE, Faces, Half, engine_of, look_at
 from tests.benchmarks.accuracy.trials import Json, enrollable, point_of
 
@@ -23,9 +25,8 @@ class Bench:
     folder: Path
     packs: tuple[str, ...]  # the first is the one that policies are measured with
     half: Half | None  # of the people; None: all of them
-    policies: dict[str, Json] = field(
-        default_factory=lambda: {OLD: {"threshold": 0.35}, NEW: {"target_fpir": 0.01}}
-    )
+    policies: tuple[str, ...] = (OLD, NEW)
+    _references: ReferenceCalibrations = field(default_factory=ReferenceCalibrations)
     _faces: dict[str, Faces] = field(default_factory=dict)
     _calibrations: dict[str, Calibration | None] = field(default_factory=dict)
 
@@ -40,15 +41,25 @@ class Bench:
         """Of a half: what is measured on the other half. Else the pack's own reference."""
         name = pack or self.packs[0]
         if name not in self._calibrations:
-            self._calibrations[name] = self._measured(name) if self.half else None
+            model_id = self.faces(name).model_id
+            self._calibrations[name] = (
+                self._measured(name) if self.half else self._references.calibration(model_id)
+            )
         return self._calibrations[name]
+
+    def policy(self, name: str, model_id: str) -> Json:
+        """The policy of that name; the default one is what a new collection gets."""
+        if name == OLD:
+            return {"threshold": 0.35}
+        return Policy().model_dump(mode="json") | self._references.default_policy(model_id)
 
     def point(
         self, policy: str, persons: int, templates: int, pack: str | None = None
     ) -> OperatingPoint:
         """The operating point of a policy by its name, with so many enrolled."""
         faces, calibration = self.faces(pack), self.calibration(pack)
-        return point_of(self.policies[policy], calibration, persons, templates, faces.model_id)
+        stored = self.policy(policy, faces.model_id)
+        return point_of(stored, calibration, persons, templates, faces.model_id)
 
     def description(self) -> str:
         """What the pictures are, and what was left out."""
@@ -63,7 +74,19 @@ class Bench:
             f"{len(faces.files):,} pictures of {len(faces.names):,} people: in {without:,} no face "
             f"is found, {several:,} show several faces of like size{part}. Measured: "
             f"{len(usable):,} pictures of {people:,} people; {len(passed):,} pass the gate of "
-            "enrollment."
+            f"enrollment. {self._calibration_words()}"
+        )
+
+    def _calibration_words(self) -> str:
+        if self.half:
+            return "Calibrated on the other half."
+        calibration = self.calibration()
+        if calibration is None:
+            return "The pack brings no reference calibration: its manifest's threshold decides."
+        data = calibration.file.data
+        return (
+            f"Decided by the pack's reference calibration of {data.pictures:,} pictures of "
+            f"{data.persons:,} people; if these are the same pictures, measure with --half."
         )
 
     def _measured(self, pack: str) -> Calibration:

@@ -68,7 +68,7 @@ class Faces:
 
     def in_half(self, name: str, half: Half | None) -> bool:
         """Whether a person belongs to the half that is measured; by the name, so it is stable."""
-        odd = hashlib.sha256(name.encode()).digest()[0] % 2
+        odd = hashlib.blake2b(name.encode()).digest()[0] % 2
         return half is None or ("a", "b")[odd] == half
 
     def usable(self, half: Half | None = None) -> list[Picture]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from edge_agent.tracking.fusion import fuse
 from match_server.evaluation.calibration import Calibration
@@ -18,7 +19,7 @@ from shared.template import Template
 from tests.benchmarks.accuracy.pictures import Faces, Picture, Rows
 
 Pictures = dict[int, list[Picture]]  # by person
-Json = dict[str, object]
+Json = dict[str, JsonValue]
 
 _REPLICATES = 1000
 _CHUNK = 1024

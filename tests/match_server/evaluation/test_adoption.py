@@ -108,7 +108,7 @@ def test_a_wanted_fpir_moves_the_threshold_as_people_are_enrolled(api, adopted, 
     thresholds = []
     for number in range(30):
         api.person(f"P{number}", helpers.unit_vector(number))
-        if number in (0, 4, 29):
+        if number in (9, 14, 29):  # below ten, the FMR of 0.001 decides
             found = api.search(helpers.unit_vector(number))
             thresholds.append(found["thresholds"]["default"])
             point = api.ok("GET", COLLECTION)["operating_point"]
@@ -156,7 +156,8 @@ def test_a_derived_policy_needs_a_calibration(api, policy):
 
 
 def test_false_alarms_a_day_go_by_the_given_traffic(api, adopted, helpers):
-    api.person("Ann", helpers.unit_vector(1))
+    for number in range(10):  # with fewer, the FMR of 0.001 decides
+        api.person(f"P{number}", helpers.unit_vector(number))
     point = _policy(api, false_alarms_per_day=2, traffic=400)["operating_point"]
     assert (point["traffic"], point["traffic_from"]) == (400, "given")
     assert point["fpir"] == pytest.approx(0.005, rel=0.05)
