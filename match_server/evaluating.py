@@ -18,6 +18,7 @@ from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
 from match_server.services.face_models.engines import installed_engine
 from match_server.services.wiring import Services
+from models.packs.choice import DetectorChoice
 from shared.errors import ConfigurationError
 
 
@@ -60,7 +61,9 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done
     collection = services.collections.get(wanted.collection)
     faces = services.engines.of_model(collection.model_id)
     if wanted.pack is not None:
-        faces = installed_engine(wanted.pack, "compact", services.settings.picture_limits)
+        settings = services.settings
+        detector = DetectorChoice(settings.model_detector)
+        faces = installed_engine(wanted.pack, settings.picture_limits, detector)
     gate = wanted.gate or collection.policy.gate
     with _progress() as tell:
         read = read_folder(
