@@ -6,7 +6,8 @@ from pathlib import Path
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.search_index import OpenGallery, SearchIndex, open_segments
+from match_server.gallery_follower import OpenGallery
+from match_server.search_index import SearchIndex, open_segments
 from match_server.services.boxes.configurations import Configurations
 from match_server.services.boxes.device_codes import DeviceCodes, certificate_sha256
 from match_server.services.boxes.device_health import HealthReports
@@ -242,6 +243,7 @@ def build_services(
                     ),
                     alone=False,
                 ),
+                Task("compare galleries with the database", 300, index.compare, alone=False),
                 Task("note erasures beside the database", 15, journal.keep_up, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("warn of thresholds", 86_400, policy_warnings.log, alone=True),

@@ -4,13 +4,20 @@ from pathlib import Path
 
 from shared.gallery.contract import Candidates, Gallery
 from shared.gallery.directory import Directory
-from shared.gallery.engine import SegmentedGallery
+from shared.gallery.engine import MissingChanges, SegmentedGallery
 from shared.gallery.kernels import best_kernel, usable_processors
 from shared.gallery.quantise import CodeBook
 from shared.gallery.scans import Kernel
 from shared.gallery.shared_gallery import SharedGallery
 
-__all__ = ["Candidates", "Gallery", "SegmentedGallery", "SharedGallery", "open_gallery"]
+__all__ = [
+    "Candidates",
+    "Gallery",
+    "MissingChanges",
+    "SegmentedGallery",
+    "SharedGallery",
+    "open_gallery",
+]
 
 _MOST_THREADS = 8  # a scan waits for memory, and a few threads take all that there is
 

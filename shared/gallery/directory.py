@@ -166,9 +166,13 @@ class Directory:
 
         Stops early, saying nothing, when `keep_on` answers False.
         """
-        path = self._path / (view.shelf.name or "")
-        if path.exists():  # else it was merged away meanwhile, and is no longer served
-            verify_segment(path, keep_on)
+        name = view.shelf.name or ""
+        try:
+            verify_segment(self._path / name, keep_on)
+        except FileNotFoundError as error:
+            # A segment is removed only after a manifest that does not name it was written.
+            if any(entry.name == name for entry in self._read_manifest().segments):
+                raise DamagedSegments(f"{self._path / name} is missing") from error
 
     @contextmanager
     def locked(self, wait: bool, what: str = "lock") -> Iterator[bool]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
 from shared.gallery.contract import Candidates
 from shared.gallery.filters import Filters
-from shared.gallery.gathering import Gathering
+from shared.gallery.gathering import MOST_PROBES, Gathering
 from shared.gallery.merging import Piece, live_piece, merged, worth_merging
 from shared.gallery.quantise import CodeBook
 from shared.gallery.scans import Ask, Kernel, Ranked
@@ -26,6 +26,13 @@ _WORK_OF_A_THREAD = 131072
 _REBUILD_ROWS = 262144
 """Templates of a shelf that a rebuild makes, at least."""
 _MOST_SHELVES = 32
+
+
+class MissingChanges(MusterError):
+    """Changes of the feed would be skipped: read the feed again from the gallery's watermark."""
+
+    code = "missing_changes"
+
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.float32]
@@ -70,6 +77,18 @@ class SegmentedGallery:
     def watermark(self) -> int:
         """All changes of the feed up to this number are contained."""
         return self._seq
+
+    def census(self) -> tuple[int, Ids]:
+        """The watermark, and the ids (n,) of all live templates at that moment, ascending."""
+        with self._change:
+            seq, views = self._seq, (*self._sealed, self._tail.view)
+        ids = [view.shelf.ids[view.live_places()] for view in views]
+        return seq, np.sort(np.concatenate(ids))
+
+    def count_at(self, seq: int) -> int | None:
+        """The number of live templates, if the watermark is `seq`; None: it is another."""
+        with self._change:
+            return len(self) if self._seq == seq else None
 
     @property
     def damage(self) -> str | None:
@@ -132,7 +151,12 @@ class SegmentedGallery:
         useful = [view for view in views if view.live]
         work = sum(view.live for view in useful) * ask.limits.shape[0]
         threads = self._threads if work > _WORK_OF_A_THREAD else 1
-        return self._kernel.search(self._book, useful, ask, threads)
+        ranked: list[Ranked] = []
+        for start in range(0, ask.limits.shape[0], MOST_PROBES):  # bounds the kernel's memory
+            part = slice(start, start + MOST_PROBES)
+            some = Ask(ask.probes[part], ask.limits[part], ask.thresholds[part])
+            ranked += self._kernel.search(self._book, useful, some, threads)
+        return ranked
 
     def _checked_probes(self, probes: Rows) -> Rows:
         rows = np.ascontiguousarray(probes, dtype=np.float32)
@@ -168,35 +192,42 @@ class SegmentedGallery:
 
     def apply(
         self,
-        seq: int,
+        since: int,
+        to: int,
         *,
         remove: Ids | None = None,
         ids: Ids | None = None,
         vectors: Rows | None = None,
     ) -> bool:
-        """Make change `seq` of the feed, or all changes up to it: removals, then additions.
+        """Apply all changes of the feed after `since` up to `to`: removals, then additions.
 
-        An id that is there already is replaced. Answers False, and does nothing, when the change
-        is contained already. Raises MalformedInput as `add` does.
+        An id that is there already is replaced. Returns False, and does nothing, when change `to`
+        is contained already. Raises MissingChanges when the gallery does not contain `since`,
+        MalformedInput as `add` does; then nothing is changed.
         """
         gone = [] if remove is None else [np.asarray(remove, dtype=np.uint64)]
         added = None if ids is None or vectors is None else self._checked(ids, vectors)
         with self._change:
-            if seq <= self._seq:
+            if to <= self._seq:
                 return False
+            if self._seq < since:
+                raise MissingChanges(
+                    f"the gallery contains the changes up to {self._seq}, not up to {since}"
+                )
             if added is not None:
                 gone.append(added[0])
             if gone:
-                self._discard(np.unique(np.concatenate(gone)), seq)
+                self._discard(np.unique(np.concatenate(gone)), to)
             if added is not None:
-                self._append(*added, seq)
-            self._publish(seq)
+                self._append(*added, to)
+            self._publish(to)
             return True
 
-    def rebuild(self, batches: Iterable[Batch], seq: int) -> None:
+    def rebuild(self, batches: Iterable[Batch], seq: int) -> bool:
         """Replace everything by these templates: the database's content as of change `seq`.
 
-        Searches see the old content until the new is complete. Raises as `add` does.
+        Searches see the old content until the new is complete. Returns whether it was done.
+        Raises as `add` does.
         """
         made = self._shelves(batches, lambda pieces: self._in_memory(pieces, self._threads))
         views = [full_view(shelf) for shelf in made]
@@ -204,6 +235,7 @@ class SegmentedGallery:
             self._sealed = tuple(_brought_by(view, seq) for view in views)
             self._tail = Tail(self._book, self._kernel, self._threads)
             self._publish(seq)
+        return True
 
     def close(self) -> None:
         """Stop helpers. The gallery is not used any more after this."""
@@ -276,8 +308,8 @@ class SegmentedGallery:
         return view.without(places) if places.shape[0] else view
 
     def _publish(self, seq: int) -> None:
-        self._seq = seq
         self._views = (*self._sealed, self._tail.view)
+        self._seq = seq  # last: whoever reads it without the lock then searches these views
         if self._upkeep_due():
             self._start_helper(self._keep_up)
 

@@ -5,6 +5,7 @@ end, and then one of them scans for all. So no search waits for company, and non
 the scan that ran when it came.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shared.gallery.scans import Ask, Ranked
+
+_log = logging.getLogger(__name__)
 
 MOST_PROBES = 128
 """Probes that one scan takes (one search of more goes alone)."""
@@ -73,12 +76,21 @@ class Gathering:
             self.scans += 1
             following = self._queue[0] if self._queue else None
             self._scanning = following is not None
-        if self.watch is not None:
-            self.watch(len(party), time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
         for each in party:
             each.woken.set()
         if following is not None:
             following.woken.set()
+        self._report(len(party), took_s)
+
+    def _report(self, searches: int, took_s: float) -> None:
+        """Call `watch`, after all are woken; a failure of it is logged and fails no search."""
+        if self.watch is None:
+            return
+        try:
+            self.watch(searches, took_s)
+        except Exception:
+            _log.exception("A scan could not be counted")
 
     def _take(self) -> list[_Waiting]:
         """Those who scan together; whoever has the turn is first in the queue."""

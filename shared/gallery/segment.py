@@ -9,6 +9,7 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -72,14 +73,18 @@ def write_segment(
 
 def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
     """The segment as a shelf. Only its header is read. Raises DamagedSegments."""
-    text = _header_text(path)
-    if digest_of(text) != digest:
-        raise DamagedSegments(f"{path} is not the segment that the manifest names")
-    header = _parsed(path, text)
-    if header.format != FORMAT or header.book != book_digest(book):
-        raise DamagedSegments(f"{path} is of another format, dimension or code book")
-    layout = _layout(book, header.groups)
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DamagedSegments(f"{path} is missing") from error
+    with file:
+        text = _header_text(file, path)
+        if digest_of(text) != digest:
+            raise DamagedSegments(f"{path} is not the segment that the manifest names")
+        header = _parsed(path, text)
+        if header.format != FORMAT or header.book != book_digest(book):
+            raise DamagedSegments(f"{path} is of another format, dimension or code book")
+        layout = _layout(book, header.groups)
         if os.fstat(file.fileno()).st_size != _file_bytes(layout):
             raise DamagedSegments(f"{path} is cut short")
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -91,12 +96,12 @@ def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
 
 
 def verify_segment(path: Path, keep_on: Callable[[], bool]) -> None:
-    """Read all of a segment and compare its digests. Raises DamagedSegments.
+    """Read all of a segment and compare its digests. Raises DamagedSegments, FileNotFoundError.
 
     Stops early, saying nothing, when `keep_on` answers False.
     """
     with path.open("rb") as file:
-        header = _parsed(path, _header_text(path))
+        header = _parsed(path, _header_text(file, path))
         for name, section in header.sections.items():
             file.seek(section.offset)
             state, left = hashlib.blake2b(digest_size=16), section.bytes
@@ -182,12 +187,8 @@ def _write_header(made: list[mmap.mmap], book: CodeBook, shelf: Shelf) -> str:
     return digest_of(text)
 
 
-def _header_text(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            page = file.read(_PAGE)
-    except FileNotFoundError as error:
-        raise DamagedSegments(f"{path} is missing") from error
+def _header_text(file: BinaryIO, path: Path) -> bytes:
+    page = file.read(_PAGE)
     size = int.from_bytes(page[8:12], "little")
     if page[:8] != _MAGIC or size > _PAGE - 12:
         raise DamagedSegments(f"{path} is not a segment")

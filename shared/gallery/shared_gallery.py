@@ -61,14 +61,15 @@ class SharedGallery(SegmentedGallery):
 
     def apply(
         self,
-        seq: int,
+        since: int,
+        to: int,
         *,
         remove: Ids | None = None,
         ids: Ids | None = None,
         vectors: Rows | None = None,
     ) -> bool:
         self.refresh()
-        return super().apply(seq, remove=remove, ids=ids, vectors=vectors)
+        return super().apply(since, to, remove=remove, ids=ids, vectors=vectors)
 
     def seal(self, *, wait: bool = True) -> bool:
         """Write what is private to this process into a segment that all processes share.
@@ -101,21 +102,25 @@ class SharedGallery(SegmentedGallery):
             if self._damage is None:
                 self._write(seq, clean, [view for view in views if view not in clean])
 
-    def rebuild(self, batches: Iterable[Batch], seq: int) -> None:
+    def rebuild(self, batches: Iterable[Batch], seq: int) -> bool:
         """Replace everything by these templates: the database's content as of change `seq`.
 
-        Searches see the old content until the new is complete. Of several processes that rebuild
-        at once the first writes, and the others take over what it wrote. Raises as `add` does.
+        `seq` and the batches are read after this gallery's files were opened, so they are never
+        older than those. Where another process has written since, nothing is done but to take
+        over what it wrote, and the answer is False: judge again. Searches see the old content
+        until the new is complete. Raises as `add` does.
         """
-        before = self._directory.stamp()
         with self._upkeep, self._directory.locked(wait=True):
-            if self._directory.stamp() == before or not self._sound(seq):
-                shelves = self._shelves(batches, lambda made: self._segment(made, self._threads))
-                self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
+            if self._directory.stamp() != self._stamp:
+                self.refresh()
+                return False
+            shelves = self._shelves(batches, lambda made: self._segment(made, self._threads))
+            self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
             with self._change:
                 self._sealed_seq = max(self._seq, seq) + 1  # drop all that is private
                 self._stamp = None
                 self.refresh()
+        return True
 
     def _verify_for_all(self) -> None:
         """In one process: what it finds damaged is rebuilt, and the others take that over."""
@@ -195,14 +200,6 @@ class SharedGallery(SegmentedGallery):
 
     def _keep_up(self) -> None:
         self.seal(wait=False)
-
-    def _sound(self, seq: int) -> bool:
-        """Whether another process has just written a generation that contains this change."""
-        try:
-            generation = self._directory.read()
-        except (DamagedSegments, OSError):
-            return False
-        return generation is not None and generation.seq >= seq
 
     def _write(self, seq: int, kept: list[View], pieces: list[View]) -> bool:
         """Commit a generation of these segments and one more; False where a piece is damaged."""

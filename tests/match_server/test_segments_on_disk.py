@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from match_server import search_index
+from match_server import gallery_follower
 from match_server.search_index import SearchIndex
 from match_server.services.lookup import collection_named
 
@@ -33,13 +33,13 @@ def index(api, tmp_path):
 @pytest.fixture
 def said(caplog):
     """The follower's messages since the last call."""
-    caplog.set_level(logging.INFO, logger="match_server.search_index")
+    caplog.set_level(logging.INFO, logger="match_server.gallery_follower")
 
     def messages():
         found = [
             (record.message, getattr(record, "why", ""))
             for record in caplog.records
-            if record.name == "match_server.search_index"
+            if record.name == "match_server.gallery_follower"
         ]
         caplog.clear()
         return found
@@ -109,7 +109,8 @@ def test_damaged_segments_are_named_and_written_anew(api, helpers, index, said, 
 def test_segments_ahead_of_the_database_are_not_trusted(api, helpers, index, said, tmp_path):
     api.person("Ann", helpers.unit_vector(1))
     gallery = _gallery(index(), api.services)
-    gallery.apply(gallery.watermark + 1000, remove=np.array([1], dtype=np.uint64))
+    ahead = gallery.watermark + 1000
+    gallery.apply(gallery.watermark, ahead, remove=np.array([1], dtype=np.uint64))
     gallery.seal()
     said()
     gallery = _gallery(index(), api.services)
@@ -125,7 +126,7 @@ def _contents(folder):
 
 
 def test_an_erased_template_is_soon_gone_from_the_files(api, helpers, index, tmp_path, monkeypatch):
-    monkeypatch.setattr(search_index, "_COMPACT_AFTER_S", 0.0)
+    monkeypatch.setattr(gallery_follower, "_COMPACT_AFTER_S", 0.0)
     vector = helpers.unit_vector(1)
     ann = api.person("Ann", vector)
     api.person("Bob", helpers.unit_vector(2))

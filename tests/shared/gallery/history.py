@@ -42,7 +42,7 @@ def content(seq: int) -> dict[int, NDArray[np.float16]]:
 def follow(gallery: SharedGallery, to: int) -> None:
     for seq in range(gallery.watermark + 1, to + 1):
         removed, added = change(seq)
-        gallery.apply(seq, remove=removed, ids=added, vectors=rows_of(added, seq))
+        gallery.apply(seq - 1, seq, remove=removed, ids=added, vectors=rows_of(added, seq))
 
 
 def opened(directory: Path) -> SharedGallery:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shared.errors import Conflict
-from shared.gallery import SegmentedGallery, open_gallery
+from shared.gallery import MissingChanges, SegmentedGallery, open_gallery
 from shared.gallery.kernels import best_kernel
 from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
 
@@ -55,13 +55,22 @@ class Histories(RuleBasedStateMachine):
         """A change of the feed replaces what is there already."""
         gone, ids = (np.array(each, dtype=np.uint64) for each in (removed, added))
         rows = POOL[(ids + np.uint64(shift)) % 200]
-        assert self.gallery.apply(self.gallery.watermark + 1, remove=gone, ids=ids, vectors=rows)
+        since = self.gallery.watermark
+        assert self.gallery.apply(since, since + 1, remove=gone, ids=ids, vectors=rows)
         self.oracle.remove(gone)
         self.oracle.add(ids, rows)
 
     @rule()
     def apply_again_what_is_contained(self) -> None:
-        assert not self.gallery.apply(self.gallery.watermark, remove=np.arange(200, dtype="u8"))
+        assert not self.gallery.apply(0, self.gallery.watermark, remove=np.arange(200, dtype="u8"))
+
+    @rule(gap=st.integers(1, 3))
+    def apply_what_does_not_follow(self, gap: int) -> None:
+        """Changes in between are missing: nothing is applied and the watermark stays."""
+        watermark = self.gallery.watermark
+        with pytest.raises(MissingChanges):
+            self.gallery.apply(watermark + gap, watermark + 9, remove=np.arange(9, dtype="u8"))
+        assert self.gallery.watermark == watermark
 
     @rule()
     def rebuild(self) -> None:

@@ -106,3 +106,28 @@ def test_a_failed_scan_is_raised_to_all_who_shared_it_and_to_nobody_else() -> No
     with pytest.raises(RuntimeError, match="the scan failed"):
         gathering.search(ask([7]))
     assert gathering.search(ask([8]))[0][0].tolist() == [8]
+
+
+def test_a_watcher_that_fails_leaves_nobody_waiting() -> None:
+    """It is called when all are woken: those who shared the scan, and whoever scans next."""
+    scans = Scans()
+    scans.held = True
+    gathering = Gathering(scans)
+
+    def fail(searches: int, seconds: float) -> None:
+        raise OSError("the figures cannot be written")
+
+    gathering.watch = fail
+    threads = [threading.Thread(target=gathering.search, args=(ask([n]),)) for n in range(3)]
+    threads[0].start()
+    assert scans.entered.acquire(timeout=30)
+    for thread in threads[1:]:
+        thread.start()
+    _waiting(gathering, 2)
+    for _ in range(2):
+        scans.go_on.release()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    scans.held = False
+    assert gathering.search(ask([8]))[0][0].tolist() == [8]

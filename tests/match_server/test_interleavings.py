@@ -1,0 +1,201 @@
+"""Processes that read and write the same segments, in orders that are rare: nobody is lost."""
+
+import logging
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from sqlalchemy import delete, select
+
+from match_server import gallery_follower
+from match_server.search_index import SearchIndex, open_segments
+from match_server.services.lookup import collection_named
+from match_server.tables import Template
+
+
+@pytest.fixture
+def worker(api, tmp_path):
+    """Starts indexes over one folder, as several processes would."""
+    started = []
+
+    def start(open_gallery=open_segments):
+        started.append(
+            SearchIndex(
+                api.services.database,
+                api.services.vault,
+                open_gallery,
+                folder=tmp_path / "galleries",
+            )
+        )
+        return started[-1]
+
+    yield start
+    for index in started:
+        index.close()
+
+
+def gallery_of(index, services):
+    with services.database.read() as session:
+        return index.caught_up(collection_named(session, "default")).gallery
+
+
+def searched(index, services) -> set[int]:
+    return set(gallery_of(index, services).census()[1].tolist())
+
+
+def stored(services) -> set[int]:
+    with services.database.read() as session:
+        return set(session.scalars(select(Template.number)))
+
+
+def test_people_enrolled_while_another_worker_opens_the_segments_stay_found(api, helpers, worker):
+    second = worker()
+    api.person("Ann", helpers.unit_vector(0))
+    gallery = gallery_of(second, api.services)
+
+    def enroll_and_seal_first(folder, dimension, origin):
+        for seed in range(1, 6):
+            api.person(f"P{seed}", helpers.unit_vector(seed))
+        gallery_of(second, api.services)
+        assert gallery.seal()
+        return open_segments(folder, dimension, origin)
+
+    first = worker(enroll_and_seal_first)
+    assert len(searched(first, api.services)) == 6
+    api.person("Zoe", helpers.unit_vector(9))
+    for index in (second, first, worker()):
+        assert searched(index, api.services) == stored(api.services)
+    first.close()
+    second.close()
+    assert searched(worker(), api.services) == stored(api.services)
+
+
+def test_a_gallery_that_lost_somebody_is_noticed_and_mended(api, helpers, worker, caplog):
+    index = worker()
+    ann = api.person("Ann", helpers.unit_vector(1))
+    gallery = gallery_of(index, api.services)
+    gallery.remove(np.array([1], dtype=np.uint64))  # as if it had applied a change of its own
+    api.template(ann, helpers.unit_vector(2))
+    assert searched(index, api.services) == set()
+    index.compare()
+    assert searched(index, api.services) == {1, 2} == stored(api.services)
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert record.message == "The gallery differs from the database and is rebuilt"
+    assert record.why == "2 templates are missing in it, 0 are not in the database"
+
+
+def test_a_template_deleted_in_the_database_by_hand_is_not_found_after_a_start(
+    api, helpers, worker, caplog
+):
+    api.person("Ann", helpers.unit_vector(1))
+    api.person("Bob", helpers.unit_vector(2))
+    first = worker()
+    assert searched(first, api.services) == {1, 2}
+    first.close()
+    with api.services.database.write() as session:
+        session.execute(delete(Template).where(Template.number == 2))
+    assert searched(worker(), api.services) == {1}
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert record.why == "0 templates are missing in it, 1 are not in the database"
+
+
+def test_a_segment_merged_away_while_it_is_verified_is_no_damage(api, helpers, worker):
+    first, second = worker(), worker()
+    api.person("Ann", helpers.unit_vector(1))
+    gallery, other = gallery_of(first, api.services), gallery_of(second, api.services)
+    gallery.seal()
+    other.refresh()
+    (view,) = [view for view in other._views if view.shelf.name]
+    api.template(api.person("Bob"), helpers.unit_vector(2))
+    gallery_of(first, api.services)
+    gallery.seal()  # merges both into a new segment
+    other.verify()
+    assert other.damage is None
+    assert view.shelf.name not in {each.shelf.name for each in gallery._views}
+
+
+class Life:
+    """Random steps of three workers; others happen while one of them is half way through."""
+
+    def __init__(self, api, helpers, start: Callable[..., SearchIndex], seed: int) -> None:
+        self.api, self.helpers, self.start = api, helpers, start
+        self.random = random.Random(seed)
+        self.person = api.person("Ann")
+        self.workers = {name: start(self.opened) for name in range(3)}
+        self.busy: list[int] = []
+        self.templates: dict[int, str] = {}
+
+    def opened(self, folder, dimension, origin):
+        self.interrupt()
+        gallery = open_segments(folder, dimension, origin)
+        self.interrupt()
+        return gallery
+
+    def interrupt(self) -> None:
+        if len(self.busy) == 1 and self.random.random() < 0.5:
+            for _ in range(self.random.randint(1, 3)):
+                self.step()
+
+    def step(self) -> None:
+        free = [name for name in self.workers if name not in self.busy]
+        name = self.random.choice(free)
+        writes = [self.enroll, self.enroll, self.remove]
+        keeps = [self.catch_up, self.seal, self.compact, self.restart, self.crash]
+        action = self.random.choice([*writes, *keeps])
+        self.busy.append(name)
+        try:
+            action(name)
+        finally:
+            self.busy.remove(name)
+
+    def enroll(self, _name: int) -> None:
+        seed = self.random.randrange(10**6)
+        made = self.api.template(self.person, self.helpers.unit_vector(seed))["id"]
+        (number,) = stored(self.api.services) - self.templates.keys()
+        self.templates[number] = made
+
+    def remove(self, _name: int) -> None:
+        if self.templates:
+            number = self.random.choice(sorted(self.templates))
+            self.api.ok("DELETE", f"/v1/templates/{self.templates.pop(number)}")
+
+    def catch_up(self, name: int) -> None:
+        before, last = set(self.templates), max(self.templates, default=0)
+        found = searched(self.workers[name], self.api.services)
+        assert before & self.templates.keys() <= found
+        assert {number for number in found if number <= last} <= before
+
+    def seal(self, name: int) -> None:
+        gallery_of(self.workers[name], self.api.services).seal()
+
+    def compact(self, name: int) -> None:
+        gallery_of(self.workers[name], self.api.services).compact()
+
+    def restart(self, name: int) -> None:
+        self.workers[name].close()
+        self.crash(name)
+
+    def crash(self, name: int) -> None:
+        self.workers[name] = self.start(self.opened)
+        self.catch_up(name)
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("seed", range(8))
+def test_no_order_of_steps_loses_or_revives_a_template(api, helpers, worker, monkeypatch, seed):
+    life = Life(api, helpers, worker, seed)
+    read = gallery_follower.position
+
+    def position(*arguments):
+        life.interrupt()
+        number = read(*arguments)
+        life.interrupt()
+        return number
+
+    monkeypatch.setattr(gallery_follower, "position", position)
+    for _ in range(40):
+        life.step()
+    for name in life.workers:
+        life.catch_up(name)
+        assert searched(life.workers[name], api.services) == set(life.templates)
