@@ -19,13 +19,13 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from match_server.app import create_app
 from match_server.logs import logging_config, set_up_logging
+from match_server.parking_worker import CONNECTIONS, ParkingWorker
 from match_server.prepare import page_secret, prepare
 from match_server.services.metrics import forget_process, share_metrics
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.delivery import Deliverer
 from match_server.telling.start import webhook_deliverer
-from match_server.worker import PatientWorker
 from models.packs.choice import DetectorChoice
 from models.packs.manifest import built_in_manifest
 from models.packs.store import installed
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _GRACE_S = 10
 _KEEPALIVE_S = 15
-_FILES = 8192  # open at once: 1000 connections, those to the database, segments of galleries
+_FILES = 8192  # open at once: connections of clients, those to the database, segments of galleries
 
 
 def serve(settings: Settings) -> None:
@@ -198,7 +198,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         for name, value in {
             "bind": _address(settings.host, settings.port),
             "workers": settings.workers,
-            "worker_class": PatientWorker,
+            "worker_class": ParkingWorker,
+            "worker_connections": CONNECTIONS,
             "threads": settings.threads,
             "graceful_timeout": _GRACE_S,
             "keepalive": _KEEPALIVE_S,

@@ -219,8 +219,8 @@ class Settings(BaseSettings):
         return PictureLimits(max_bytes=self.max_body_bytes, max_pixels=self.max_picture_pixels)
 
     @property
-    def follower_limit(self) -> int:
-        """Followers that one worker lets wait, or sends a snapshot, at once."""
+    def snapshot_limit(self) -> int:
+        """Snapshots that one worker sends at once: each holds a thread."""
         return max(1, self.threads // 4)
 
     def keyring(self) -> Keyring | None:

@@ -62,6 +62,8 @@ class _Visitor(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(cfg, client_socket, client, server)
         self.initialized = True  # the thread that gets it has nothing to set up
         self.received = bytearray()
+        self.request = b""  # as it was given to a thread, and perhaps the beginning of the next
+        self.woken = False  # see `match_server.parking`
         self.shaken = tls is None
         self.thrown_away = 0  # bytes, while it leaves
         if tls is not None:
@@ -257,7 +259,8 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def _give_thread(self, conn: _Visitor) -> None:
         self.pending_conns.remove(conn)
         self.poller.unregister(conn.sock)
-        conn.parser.unreader.unread(bytes(conn.received))
+        conn.request = bytes(conn.received)
+        conn.parser.unreader.unread(conn.request)
         conn.received.clear()
         self.enqueue_req(conn)
 

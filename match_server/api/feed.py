@@ -4,10 +4,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from flask import Response, g
+from flask import Request, Response, g, request
 
 from match_server.api.endpoint import Access, Endpoint
 from match_server.api.uploads import NDJSON
+from match_server.parking import PARKING, Parked, Parking
 from match_server.schemas.base import Page
 from match_server.schemas.feed import (
     ChangesQuery,
@@ -22,18 +23,16 @@ from match_server.services.wiring import Services
 from shared.errors import Unavailable
 from shared.feed import FeedChanges
 
-_POLL_S = 0.25
-
 
 def feed_endpoints(services: Services, stopping: Callable[[], bool]) -> list[Endpoint]:
     """Followers. `stopping` ends what waits when the process is to end."""
     feed, followers = services.feed, services.followers
-    slots = threading.BoundedSemaphore(services.settings.follower_limit)
+    slots = threading.BoundedSemaphore(services.settings.snapshot_limit)
     return [
         Endpoint(
             "GET", "/v1/changes", "feed",
             "What happened to a collection after a number; waits for it if asked to",
-            handle=lambda query: _changes(feed, query, g.principal, slots, stopping),
+            handle=lambda query: _changes(services, query, request, stopping),
             permission=Permission.FOLLOW, query=ChangesQuery, answer=FeedChanges,
             errors=(400, 404, 410, 503),
         ),
@@ -61,26 +60,24 @@ def feed_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
 
 
 def _changes(
-    feed: Feed,
-    query: ChangesQuery,
-    principal: Principal,
-    slots: threading.BoundedSemaphore,
-    stopping: Callable[[], bool],
+    services: Services, query: ChangesQuery, incoming: Request, stopping: Callable[[], bool]
 ) -> FeedChanges:
-    """Waiting takes a thread, so few may: when all places are taken the answer comes at once."""
+    """What waits is parked and holds no thread; the request begins again when its wait is over.
+
+    Where the worker has no room for it, the answer comes at once.
+    """
+    feed, principal = services.feed, g.principal
+    parking: Parking | None = incoming.environ.get(PARKING)
     followed = feed.followed(query, principal)
-    feed.acknowledge(followed, query)
-    rings = feed.bell.rings
-    if query.wait and not feed.has_moved(followed, query.since) and slots.acquire(blocking=False):
-        try:
+    if parking is None or not parking.woken:
+        feed.acknowledge(followed, query)
+        if query.wait and not feed.has_moved(followed, query.since):
             deadline_s = time.monotonic() + query.wait
-            while time.monotonic() < deadline_s and not stopping():
-                feed.bell.wait(rings, _POLL_S)
-                rings = feed.bell.rings
-                if feed.has_moved(followed, query.since):
-                    break
-        finally:
-            slots.release()
+            wait = services.feed_watch.wait(followed.scope.number, query.since, deadline_s)
+            if parking is None:
+                wait.block(stopping)
+            elif parking.room and not stopping():
+                raise Parked(wait)
     while True:  # what was read while a gallery was taken away, or changed, is not told
         told, before = feed.changes(followed, query), followed.mark
         followed = feed.followed(query, principal)
@@ -93,7 +90,7 @@ def _snapshot(
 ) -> Response:
     followed = feed.followed(query, principal)
     if not slots.acquire(blocking=False):
-        raise Unavailable("as many followers as allowed are being served; try again later")
+        raise Unavailable("as many snapshots as allowed are being sent; try again later")
     held = [slots]
 
     def release() -> None:

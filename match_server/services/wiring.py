@@ -23,6 +23,7 @@ from match_server.services.face_models.engines import (
 )
 from match_server.services.face_models.model_comparison import ModelComparisons
 from match_server.services.face_models.reembedding import Reembedding
+from match_server.services.feed_watch import FeedWatch
 from match_server.services.law.access import AccessLog
 from match_server.services.law.audit import Audit
 from match_server.services.law.erasure import Erasures
@@ -111,6 +112,7 @@ class Services:
     housekeeper: Housekeeper
     followers: Followers
     feed: Feed
+    feed_watch: FeedWatch
     devices: Devices
     device_codes: DeviceCodes
     health_reports: HealthReports
@@ -132,6 +134,7 @@ class Services:
         with contextlib.suppress(MusterError):  # a database that is away loses a minute of these
             self.access.flush()
             self.keys.note_used()
+        self.feed_watch.close()
         self.index.close()
         self.database.close()
 
@@ -258,6 +261,7 @@ def build_services(
         ),
         followers=followers,
         feed=Feed(database, followers, clock, vault, points),
+        feed_watch=FeedWatch(database),
         devices=devices,
         device_codes=DeviceCodes(
             database,

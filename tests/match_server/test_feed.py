@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -374,18 +374,6 @@ def test_what_was_read_while_the_gallery_was_taken_away_is_not_told(api, helpers
     monkeypatch.setattr(api.services.feed, "changes", taken_away_meanwhile)
     query = {"collection": "default", "device": "door-1", "since": head["seq"]}
     assert api.call("GET", "/v1/changes", "device", query_string=query).status_code == 403
-
-
-def test_when_enough_wait_the_next_is_answered_at_once(make_api, helpers):
-    api = make_api(threads=4)  # one of which may wait
-    grant(api)
-    head, _ = snapshot(api)
-    calls = [waiting(api, since=head["seq"]) for _ in range(2)]
-    done, others = wait(calls, timeout=20, return_when=FIRST_COMPLETED)
-    assert len(done) == len(others) == 1
-    assert done.pop().result()["seq"] == head["seq"]
-    api.person("Amy", helpers.unit_vector(1))
-    assert others.pop().result(20)["seq"] > head["seq"]
 
 
 def test_templates_pack_and_unpack():

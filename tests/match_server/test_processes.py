@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,72 +18,16 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
-
-
-def _key(data, role):
-    command = [*COMMAND, "key", "create", "--role", role, "--json", "--data-dir", str(data)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(answer.stdout)["key"]
-
-
-def _start(data, log, *options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", "--data-dir", str(data), *options],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            text=True,
-        )
-    line = process.stdout.readline()
-    address = re.search(r"http://[\d.:]+", line)
-    assert address, f"{line!r} {log.read_text()}"
-    return process, address[0]
-
-
-def _stop(process, number=signal.SIGTERM):
-    process.send_signal(number)
-    try:
-        return process.wait(20)
-    finally:
-        process.kill()
-        process.stdout.close()
-
-
-class Client:
-    """One connection a call, so that all workers get their share."""
-
-    def __init__(self, base, key):
-        self.base, self.headers = base, {"Authorization": f"Bearer {key}", "Connection": "close"}
-
-    def __call__(self, method, path, **arguments):
-        headers = {**self.headers, **arguments.pop("headers", {})}
-        return requests.request(method, self.base + path, headers=headers, timeout=30, **arguments)
-
-    def person(self, name, text):
-        made = self("POST", "/v1/collections/default/persons", json={"name": name}).json()["id"]
-        path = f"/v1/collections/default/persons/{made}/templates"
-        answer = self("POST", path, json={"template": text, "model_id": MODEL})
-        assert answer.status_code == 201, answer.text
-        return made, answer.json()["seq"]
-
-    def search(self, text, **more):
-        body = {"templates": [{"vector": text, "model_id": MODEL}], "limit": 3, **more}
-        answer = self("POST", "/v1/collections/default/search", json=body)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+from tests.match_server.serving import COMMAND, MODEL, Client, key, started, stopped
 
 
 @pytest.fixture
 def server(tmp_path):
     data = tmp_path / "data"
-    key = _key(data, "admin")
-    process, base = _start(data, tmp_path / "log", "--workers", "2", "--threads", "8")
-    yield Client(base, key), data, tmp_path / "log"
-    assert _stop(process) == 0
+    admin = key(data, "admin")
+    process, base = started(data, tmp_path / "log", "--workers", "2", "--threads", "8")
+    yield Client(base, admin), data, tmp_path / "log"
+    assert stopped(process) == 0
 
 
 def test_two_workers_agree_while_people_come_and_go(server, helpers):
@@ -147,7 +90,7 @@ def test_the_same_probe_sent_to_all_workers_at_once_is_one_event(server, helpers
 
 def test_a_key_works_and_is_revoked_while_the_server_runs(server):
     client, data, _ = server
-    viewer = Client(client.base, _key(data, "viewer"))
+    viewer = Client(client.base, key(data, "viewer"))
     assert viewer("GET", "/v1/events").status_code == 200
     key_id = viewer.headers["Authorization"].split("_")[1]
     revoke = [*COMMAND, "key", "revoke", key_id, "--data-dir", str(data)]
@@ -157,9 +100,9 @@ def test_a_key_works_and_is_revoked_while_the_server_runs(server):
 
 def test_what_was_answered_survives_a_kill(tmp_path, helpers):
     data = tmp_path / "data"
-    key = _key(data, "admin")
-    process, base = _start(data, tmp_path / "log")
-    client = Client(base, key)
+    admin = key(data, "admin")
+    process, base = started(data, tmp_path / "log")
+    client = Client(base, admin)
     texts = {n: helpers.encode(helpers.unit_vector(n)) for n in range(200)}
     acknowledged: dict[int, str] = {}
 
@@ -176,13 +119,13 @@ def test_what_was_answered_survives_a_kill(tmp_path, helpers):
         _kill_all(process)
     process.stdout.close()
     assert 20 <= len(acknowledged) < len(texts)
-    process, base = _start(data, tmp_path / "log")
+    process, base = started(data, tmp_path / "log")
     try:
-        again = Client(base, key)
+        again = Client(base, admin)
         for number, person in acknowledged.items():
             assert again.search(texts[number])["probes"][0]["person"]["id"] == person
     finally:
-        _stop(process)
+        stopped(process)
 
 
 def _kill_all(process):
@@ -224,7 +167,7 @@ SLOW = {
 def test_clients_that_are_slow_take_no_thread_however_many_they_are(tmp_path, monkeypatch):
     """Each kind would stop a server for minutes that gives them threads."""
     monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "300")
-    process, base = _start(tmp_path / "data", tmp_path / "log", "--threads", "2")
+    process, base = started(tmp_path / "data", tmp_path / "log", "--threads", "2")
     address = urlsplit(base)
     slow = []
     try:
@@ -238,7 +181,7 @@ def test_clients_that_are_slow_take_no_thread_however_many_they_are(tmp_path, mo
     finally:
         for connection in slow:
             connection.close()
-        assert _stop(process) == 0
+        assert stopped(process) == 0
 
 
 REFUSED = {
@@ -297,10 +240,10 @@ def test_requests_come_in_pieces_one_after_the_other_and_several_at_once(server)
 def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatch):
     """Twice as many of them as there are threads, some with half a head, some with half a body."""
     monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "1")
-    key = _key(tmp_path / "data", "admin")
-    process, base = _start(tmp_path / "data", tmp_path / "log", "--threads", "4")
+    admin = key(tmp_path / "data", "admin")
+    process, base = started(tmp_path / "data", tmp_path / "log", "--threads", "4")
     address = urlsplit(base)
-    body = f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    body = f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n"
     body += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     silent = []
     try:
@@ -317,13 +260,13 @@ def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatc
     finally:
         for connection in silent:
             connection.close()
-        _stop(process)
+        stopped(process)
 
 
 def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
     data = tmp_path / "data"
-    viewer = _key(data, "viewer")
-    process, base = _start(data, tmp_path / "log")
+    viewer = key(data, "viewer")
+    process, base = started(data, tmp_path / "log")
     ended = threading.Event()
     headers = {"Authorization": f"Bearer {viewer}"}
     stream = requests.get(f"{base}/v1/events/stream", headers=headers, stream=True, timeout=30)
@@ -335,7 +278,7 @@ def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert _stop(process) == 0
+    assert stopped(process) == 0
     assert ended.wait(10)
     reader.join()
     stream.close()
@@ -343,17 +286,17 @@ def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_the_server_with_status_0(tmp_path, number):
-    process, base = _start(tmp_path / "data", tmp_path / "log")
+    process, base = started(tmp_path / "data", tmp_path / "log")
     assert requests.get(f"{base}/healthz", timeout=10).json()["status"] == "ok"
-    assert _stop(process, number) == 0
+    assert stopped(process, number) == 0
 
 
 def test_without_a_key_the_server_says_how_to_make_one(tmp_path):
-    process, _ = _start(tmp_path / "data", tmp_path / "log")
+    process, _ = started(tmp_path / "data", tmp_path / "log")
     try:
         text = process.stdout.readline() + process.stdout.readline()
     finally:
-        _stop(process)
+        stopped(process)
     assert "match-server key create" in text
 
 

@@ -8,9 +8,10 @@ The feed is kept complete, so a follower may come back after any time.
 """
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, or_, select
@@ -40,6 +41,8 @@ from shared.feed import (
 )
 
 _LINES = 1000  # of the feed, in one answer
+_SHARED = 8  # answers that followers share, kept at most
+_SHARED_FOR = timedelta(seconds=1)  # persons may expire meanwhile
 _PART = 1000  # templates in one line of a snapshot: 1.4 MB at 512 values
 
 
@@ -99,11 +102,13 @@ class Feed:
         points: OperatingPoints,
     ) -> None:
         self._database = database
-        self.bell = database.bell  # rings when the feed may have moved
         self._vault = vault
         self._points = points
         self._followers = followers
         self._clock = clock
+        self._lock = threading.Lock()  # guards what is shared
+        self._shared_at = -1  # position of the feed
+        self._shared: dict[tuple[str, int], FeedChanges] = {}  # by mark and `since`
 
     def followed(self, query: ChangesQuery | SnapshotQuery, principal: Principal) -> Followed:
         """What this key may follow of what is asked for.
@@ -135,35 +140,55 @@ class Feed:
         )
 
     def changes(self, followed: Followed, query: ChangesQuery) -> FeedChanges:
-        """What happened after `since`, of at most a thousand lines. Raises as `acknowledge`."""
-        now = self._clock.now()
-        number = followed.scope.number
+        """What happened after `since`, of at most a thousand lines. Raises as `acknowledge`.
+
+        Many followers ask the same at once when something has happened: they share what was read,
+        for as long as the feed stands there.
+        """
+        now, key = self._clock.now(), (followed.mark, query.since)
+        gallery = followed.gallery(self._points.of_tracks(followed.scope))
+        newest = position(self._database)
+        _require_followable(followed, query, newest)
+        with self._lock:
+            if self._shared_at != newest:
+                self._shared_at, self._shared = newest, {}
+            shared = self._shared.get(key)
+        if shared is not None and now - shared.at < _SHARED_FOR:
+            return shared.model_copy(update={"gallery": gallery, "at": now})
         with self._database.read() as session:
-            newest = position(session)
-            _require_followable(followed, query, newest)
-            lines = session.execute(
-                select(Change.seq, Change.kind, Change.subject, Change.template_number)
-                .where(
-                    Change.collection_number == number,
-                    Change.seq > query.since,
-                    Change.seq <= newest,
-                )
-                .order_by(Change.seq)
-                .limit(_LINES)
-            ).all()
-            more = len(lines) == _LINES
-            cipher = self._vault.cipher(session, followed.scope)
-            left, persons, templates = _as_they_are(session, followed, lines, now, cipher)
-            return FeedChanges(
-                gallery=followed.gallery(self._points.of_tracks(followed.scope)),
-                seq=lines[-1].seq if more else newest,
-                more=more,
-                at=now,
-                left=left,
-                removed=[one.template_number for one in lines if one.kind == "template_removed"],
-                persons=persons,
-                templates=templates,
+            changes = self._read(session, followed, gallery, query.since, now)
+        with self._lock:
+            if self._shared_at == newest and len(self._shared) < _SHARED:
+                self._shared[key] = changes
+        return changes
+
+    def _read(
+        self, session: Session, followed: Followed, gallery: Gallery, since: int, now: datetime
+    ) -> FeedChanges:
+        newest = position(session)
+        lines = session.execute(
+            select(Change.seq, Change.kind, Change.subject, Change.template_number)
+            .where(
+                Change.collection_number == followed.scope.number,
+                Change.seq > since,
+                Change.seq <= newest,
             )
+            .order_by(Change.seq)
+            .limit(_LINES)
+        ).all()
+        more = len(lines) == _LINES
+        cipher = self._vault.cipher(session, followed.scope)
+        left, persons, templates = _as_they_are(session, followed, lines, now, cipher)
+        return FeedChanges(
+            gallery=gallery,
+            seq=lines[-1].seq if more else newest,
+            more=more,
+            at=now,
+            left=left,
+            removed=[one.template_number for one in lines if one.kind == "template_removed"],
+            persons=persons,
+            templates=templates,
+        )
 
     def has_moved(self, followed: Followed, since: int) -> bool:
         """Whether anything has happened in the collection after `since`."""

@@ -1,0 +1,129 @@
+"""One thread that looks at the feeds for all who wait, however many they are."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import bindparam, func, select
+
+from match_server.database import Database
+from match_server.services.changes import position
+from match_server.tables import Change
+from shared.errors import MusterError
+
+log = logging.getLogger(__name__)
+
+EVENTS: Final = -1
+"""In place of a collection's number: the numbers of events."""
+_POLL_S: Final = 0.25  # where nobody is told of the commits of other processes
+_PAUSE_S: Final = 1.0  # when the database does not answer
+
+_NEWEST = select(func.max(Change.seq)).where(Change.collection_number == bindparam("collection"))
+
+
+class FeedWait:
+    """A `parking.Wait` for anything after number `since` of one feed, until a deadline."""
+
+    def __init__(self, watch: "FeedWatch", feed: int, since: int, deadline_s: float) -> None:
+        self._watch = watch
+        self.feed = feed  # number of the collection, or EVENTS
+        self.since = since
+        self.deadline_s = deadline_s  # monotonic
+        self.wake: Callable[[], None] = lambda: None
+
+    def start(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+        self._watch.add(self)
+
+    def cancel(self) -> None:
+        self._watch.discard(self)
+
+    def block(self, stopping: Callable[[], bool]) -> None:
+        """Wait in this thread, where there is no worker that parks requests."""
+        over = threading.Event()
+        self.start(over.set)
+        try:
+            while not over.wait(_POLL_S) and not stopping():
+                pass
+        finally:
+            self.cancel()
+
+
+class FeedWatch:
+    """Wakes each wait when its feed has moved, or its time is over. Thread-safe.
+
+    A look costs one short question for the server and one for each feed that has waits. The list
+    of waits is bounded by the connections of the worker.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._changed = threading.Condition()
+        self._waits: set[FeedWait] = set()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._positions = (-1, -1)  # of changes and events, at the last look
+        self._newest: dict[int, int] = {}  # by feed, as of then
+
+    def wait(self, feed: int, since: int, deadline_s: float) -> FeedWait:
+        """A wait that has not begun yet."""
+        return FeedWait(self, feed, since, deadline_s)
+
+    def add(self, wait: FeedWait) -> None:
+        with self._changed:
+            self._waits.add(wait)
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="feed-watch", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def discard(self, wait: FeedWait) -> None:
+        with self._changed:
+            self._waits.discard(wait)
+
+    def close(self) -> None:
+        """Wake all, and end the thread."""
+        with self._changed:
+            self._closed = True
+            thread, self._thread = self._thread, None
+            waits, self._waits = self._waits, set()
+            self._changed.notify()
+        for wait in waits:
+            wait.wake()
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waits or self._closed)
+                if self._closed:
+                    return
+                waits = list(self._waits)
+            rings = self._database.bell.rings
+            try:
+                self._look({wait.feed for wait in waits})
+            except MusterError as error:
+                log.warning("The feeds cannot be read", extra={"why": error.message})
+                time.sleep(_PAUSE_S)
+            self._wake_due(waits)
+            self._database.bell.wait(rings, _POLL_S)
+
+    def _look(self, feeds: set[int]) -> None:
+        """Learn how far each of these feeds has come."""
+        positions = position(self._database), position(self._database, "events")
+        if positions != self._positions:
+            self._newest = {EVENTS: positions[1]}
+            self._positions = positions
+        for feed in feeds - self._newest.keys():
+            ((newest,),) = self._database.execute(_NEWEST, {"collection": feed})
+            self._newest[feed] = newest or 0
+
+    def _wake_due(self, waits: list[FeedWait]) -> None:
+        now_s = time.monotonic()
+        for wait in waits:
+            if self._newest.get(wait.feed, 0) > wait.since or now_s >= wait.deadline_s:
+                self.discard(wait)
+                wait.wake()

@@ -1,0 +1,73 @@
+"""A server in a process of its own, and a client of it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import requests
+
+MODEL = "compact-mobilefacenet-512@1"
+COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+
+
+def key(data, role):
+    command = [*COMMAND, "key", "create", "--role", role, "--json", "--data-dir", str(data)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(answer.stdout)["key"]
+
+
+def started(data, log, *options, **environment):
+    """The process and its address; what it logs goes to the file."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [*COMMAND, "serve", "--port", "0", "--data-dir", str(data), *options],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            text=True,
+        )
+    line = process.stdout.readline()
+    address = re.search(r"http://[\d.:]+", line)
+    assert address, f"{line!r} {log.read_text()}"
+    return process, address[0]
+
+
+def stopped(process, number=signal.SIGTERM):
+    """The status with which it ends."""
+    process.send_signal(number)
+    try:
+        return process.wait(20)
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+class Client:
+    """One connection a call, so that all workers get their share."""
+
+    def __init__(self, base, key):
+        self.base, self.headers = base, {"Authorization": f"Bearer {key}", "Connection": "close"}
+
+    def __call__(self, method, path, **arguments):
+        headers = {**self.headers, **arguments.pop("headers", {})}
+        return requests.request(method, self.base + path, headers=headers, timeout=30, **arguments)
+
+    def person(self, name, text=None):
+        """The id of a new person (with a template of this vector), and the number of the write."""
+        made = self("POST", "/v1/collections/default/persons", json={"name": name}).json()
+        if text is None:
+            return made["id"], made["seq"]
+        path = f"/v1/collections/default/persons/{made['id']}/templates"
+        answer = self("POST", path, json={"template": text, "model_id": MODEL})
+        assert answer.status_code == 201, answer.text
+        return made["id"], answer.json()["seq"]
+
+    def search(self, text, **more):
+        body = {"templates": [{"vector": text, "model_id": MODEL}], "limit": 3, **more}
+        answer = self("POST", "/v1/collections/default/search", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
