@@ -100,6 +100,10 @@ class Unavailable(MusterError):
     code = "unavailable"
 
 
+class KeptElsewhere(Unavailable):
+    """A file that another machine keeps; `details["kept_by"]` names its folder."""
+
+
 class KeyMissing(Unavailable):
     """What is encrypted cannot be read, because the key for it was not given."""
 

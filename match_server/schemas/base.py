@@ -170,7 +170,7 @@ Pending = Annotated[
     int,
     Field(
         description="Files of the whole server that still wait to be deleted, because their "
-        "storage does not answer. It is tried again at every erasure and every start."
+        "storage does not answer or another machine keeps them. It is tried again all the time."
     ),
 ]
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]

@@ -248,6 +248,7 @@ def build_services(
                 ),
                 Task("compare galleries with the database", 300, index.compare, alone=False),
                 Task("note erasures beside the database", 15, journal.keep_up, alone=False),
+                Task("delete files of what was erased", 15, files.sweep, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),
                 Task("warn of thresholds", 86_400, policy_warnings.log, alone=True),
                 Task("retention", 600, retention.run, alone=True),

@@ -10,9 +10,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from match_server.services.storing.places import Folder, OpenPlace, Place, checked_uri, place_at
 from match_server.tables import Event, Image, Storage
-from shared.errors import Conflict, Damaged, MusterError, NotFound
+from shared.errors import Conflict, Damaged, KeptElsewhere, MusterError, NotFound
 
-_NAME = re.compile(r"(photos|snapshots)/[0-9a-f]{2}/[0-9a-f-]{36}")
+_NAME = re.compile(r"(photos|snapshots)/[0-9a-f]{2}/[0-9a-f-]{36}(\.[a-z0-9-]{1,60})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Places:
         place = self._place(file)
         try:
             there = place.read(file.name)
-        except NotFound:
+        except (NotFound, KeptElsewhere):
             pass
         else:
             if there == data:

@@ -39,6 +39,7 @@ from shared.errors import (
     Conflict,
     Damaged,
     InternalError,
+    KeptElsewhere,
     MalformedInput,
     MusterError,
     NotFound,
@@ -238,6 +239,8 @@ class Reembedding:
             faces = models.analyze(photo)
         except NotFound:
             return "photo_missing"
+        except KeptElsewhere:
+            return "photo_elsewhere"
         except Damaged:
             return "photo_damaged"
         except (Unavailable, PackError):

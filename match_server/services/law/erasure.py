@@ -34,13 +34,12 @@ from match_server.services.changes import next_number, record
 from match_server.services.law.audit import ISSUED
 from match_server.services.law.chain import Note, canonical, current_actor, note, sha256_hex
 from match_server.services.law.journal import Erased, Journal
-from match_server.services.lookup import batches, collection_named, one_number, person_named
+from match_server.services.lookup import collection_named, one_number, person_named
 from match_server.services.people.references import remove_templates
 from match_server.services.storing.files import FileStore
 from match_server.tables import (
     AuditEntry,
     Collection,
-    DoomedFile,
     Erasure,
     Event,
     EventCandidate,
@@ -191,14 +190,11 @@ class Erasures:
         """Who may still hold something of the person."""
         waiting: list[Waiting] = []
         with self._database.read() as session:
-            files = 0
-            for names in batches(erasure.files):
-                left = select(func.count()).where(DoomedFile.file.in_(names))
-                files += one_number(session, left)
+            files = self._files.left(session, erasure.files)
             behind = followers_behind(session, erasure.collection_number, erasure.change_seq)
-        if files:
-            what = f"{files} files could not be deleted yet: their storage does not answer"
-            waiting.append(Waiting(who="files", what=what))
+        for folder, count in sorted(files.items(), key=lambda item: item[0] or ""):
+            what = f"{count} files could not be deleted yet: {_where(folder)}"
+            waiting.append(Waiting(who="files", name=folder or None, what=what))
         if not segments:
             waiting.append(Waiting(who="segments", what="files of the gallery are to be rewritten"))
         if not database:
@@ -289,6 +285,18 @@ class Erasures:
         details: dict[str, JsonValue] = {"sha256": digest, "seq": seq}
         note(session, Note(ISSUED, now, row.id, person_id, owner.number, details))
         return row.id
+
+
+def _where(folder: str | None) -> str:
+    """Why a file that this machine looked for is not deleted."""
+    if folder is None:
+        return "their storage does not answer"
+    if folder:
+        return f"they lie in the folder {folder}, whose server deletes them when it runs"
+    return (
+        "an earlier version wrote them, and they are not on this machine; the server of the "
+        "machine that has them deletes them when it runs"
+    )
 
 
 def _removed(session: Session, person: Person, images: Sequence[Image]) -> ErasedThings:

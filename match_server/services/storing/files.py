@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.services.lookup import batches
+from match_server.services.storing.folder_id import id_in
 from match_server.services.storing.places import Folder, OpenPlace, Place, place_at
 from match_server.services.storing.vault import Cipher
 from match_server.tables import DoomedFile, Storage
@@ -58,10 +60,9 @@ class FileStore:
         if data is None:
             yield None
             return
-        identifier = new_id()
-        name = f"{kind}/{identifier[-2:]}/{identifier}"
-        file = Kept(name, None if storage is None else storage.number, cipher.data_key)
         place = self._place(None if storage is None else storage.uri)
+        name = place.new_name(kind)
+        file = Kept(name, None if storage is None else storage.number, cipher.data_key)
         place.write(name, cipher.seal_file(name, data))
         try:
             yield file
@@ -81,7 +82,11 @@ class FileStore:
             self._here.delete(name)
 
     def read(self, name: str, storage: Storage | None = None, *, cipher: Cipher) -> bytes:
-        """The file's bytes. Raises NotFound when it is gone, Damaged when it is not as written."""
+        """The file's bytes.
+
+        Raises NotFound when it is gone, KeptElsewhere when another machine keeps it, Damaged when
+        it is not as written.
+        """
         stored = self._place(None if storage is None else storage.uri).read(name)
         return cipher.open_file(name, stored)
 
@@ -105,8 +110,8 @@ class FileStore:
     def sweep(self) -> int:
         """Delete the files that were noted, also by a process that died before it could.
 
-        Answers how many are still there because their storage does not answer: they stay noted,
-        and the next sweep (at every erasure and every start) tries again.
+        Answers how many are still there because their storage does not answer, or another machine
+        keeps them: they stay noted until a sweep of a server that reaches them.
         """
         with self._database.read() as session:
             doomed = session.execute(
@@ -120,19 +125,38 @@ class FileStore:
             if uri in silent:
                 continue
             try:
-                self._place(uri).delete(name)
+                deleted = self._place(uri).delete(name)
             except Unavailable as error:
                 log.warning("a storage does not answer", extra={"why": error.message})
                 silent.add(uri)
             except MusterError:  # gone with its bucket
                 gone.append(name)
             else:
-                gone.append(name)
+                # A database in the data folder has one machine: what is not here is nowhere.
+                if deleted or self._database.is_sqlite:
+                    gone.append(name)
         if gone:
             with self._database.write() as session:
                 for some in batches(gone):
                     session.execute(delete(DoomedFile).where(DoomedFile.file.in_(some)))
         return len(doomed) - len(gone)
+
+    def left(self, session: Session, names: Sequence[str]) -> Counter[str | None]:
+        """How many of these files are noted and not deleted yet, by the folder that keeps them.
+
+        None: a folder or storage that this machine reaches and that does not answer. Empty: a
+        folder that nobody knows, of files of earlier versions.
+        """
+        counts: Counter[str | None] = Counter()
+        for some in batches(names):
+            rows = session.execute(
+                select(DoomedFile.file, Storage.uri)
+                .outerjoin(Storage, Storage.number == DoomedFile.storage_number)
+                .where(DoomedFile.file.in_(some))
+            )
+            for name, uri in rows:
+                counts[None if self._place(uri).reaches(name) else id_in(name) or ""] += 1
+        return counts
 
     def check(self, uri: str) -> None:
         """Write, read and delete a file there. Raises NotFound or Unavailable when that fails."""

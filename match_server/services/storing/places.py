@@ -1,4 +1,4 @@
-"""Where files lie: a folder of this machine, or a bucket that speaks S3."""
+"""Where files lie: a folder of one or of several machines, or a bucket that speaks S3."""
 
 import contextlib
 import os
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from shared.errors import MalformedInput, NotFound, Unavailable
+from match_server.services.storing.folder_id import FolderIds, id_in
+from shared.errors import KeptElsewhere, MalformedInput, NotFound, Unavailable
+from shared.ids import new_id
 
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 2
 
@@ -15,16 +17,24 @@ _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 2
 class Place(Protocol):
     """What keeps files under names like `photos/ab/…`. Raises Unavailable when it does not work."""
 
+    def new_name(self, kind: str) -> str:
+        """A name that no other file has, for a file of this kind."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Keep a new file; it is safe when this returns."""
         ...
 
     def read(self, name: str) -> bytes:
-        """Raises NotFound when the file is gone."""
+        """Raises NotFound when the file is gone, KeptElsewhere when another folder keeps it."""
         ...
 
-    def delete(self, name: str) -> None:
-        """A file that is gone already is no error."""
+    def delete(self, name: str) -> bool:
+        """Delete a file; whether it is gone. False: another folder keeps it."""
+        ...
+
+    def reaches(self, name: str) -> bool:
+        """Whether the file lies here, or did."""
         ...
 
 
@@ -64,10 +74,19 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._ids: dict[str, FolderIds] = {}  # by kind: each may be mounted from somewhere
+
+    def new_name(self, kind: str) -> str:
+        try:
+            return f"{_new_name(kind)}.{self._ids_for(kind).own()}"
+        except OSError as error:
+            raise Unavailable(f"a file cannot be kept: {error.strerror}") from error
 
     def write(self, name: str, data: bytes) -> None:
         path = self._root / name
         try:
+            if (folder := id_in(name)) is not None:  # of an import, else it is our own
+                self._ids_for(name).adopt(folder)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with os.fdopen(_new_private_file(path), "wb") as file:
                 file.write(data)
@@ -83,15 +102,39 @@ class Folder:
         try:
             return (self._root / name).read_bytes()
         except FileNotFoundError:
-            raise NotFound("the file is no longer there") from None
+            folder = id_in(name)
+            if folder is None or self._is_own(name):
+                raise NotFound("the file is no longer there") from None
+            raise KeptElsewhere(
+                f"the file lies in the folder {folder}, not on this machine: ask the server there, "
+                "or keep photos in a storage that all machines reach",
+                kept_by=folder,
+            ) from None
         except OSError as error:
             raise Unavailable(f"a file cannot be read: {error.strerror}") from error
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str) -> bool:
         try:
-            (self._root / name).unlink(missing_ok=True)
+            (self._root / name).unlink()
+        except FileNotFoundError:
+            return self._is_own(name)
         except OSError as error:
             raise Unavailable(f"a file cannot be deleted: {error.strerror}") from error
+        return True
+
+    def reaches(self, name: str) -> bool:
+        return self._is_own(name) or (self._root / name).exists()
+
+    def _is_own(self, name: str) -> bool:
+        """Whether the file was written to this folder, as its name says."""
+        try:
+            return id_in(name) in self._ids_for(name).all()
+        except OSError as error:
+            raise Unavailable(f"a folder cannot be read: {error.strerror}") from error
+
+    def _ids_for(self, name: str) -> FolderIds:
+        kind = name.partition("/")[0]
+        return self._ids.setdefault(kind, FolderIds(self._root / kind))
 
 
 class Bucket:
@@ -101,6 +144,9 @@ class Bucket:
         self._root = uri.removeprefix("s3://")
         self._opened: Any = None
 
+    def new_name(self, kind: str) -> str:
+        return _new_name(kind)
+
     def write(self, name: str, data: bytes) -> None:
         with _translated():
             self._files.pipe_file(self._path(name), data)
@@ -109,9 +155,13 @@ class Bucket:
         with _translated():
             return bytes(self._files.cat_file(self._path(name)))
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str) -> bool:
         with _translated():
             self._files.rm_file(self._path(name))
+        return True
+
+    def reaches(self, name: str) -> bool:
+        return True
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -144,6 +194,11 @@ def _translated() -> Iterator[None]:
         raise NotFound("the file, or its bucket, is no longer there") from None
     except (OSError, BotoCoreError) as error:  # whose text may name the bucket, never a key
         raise Unavailable(f"the storage does not answer as it should: {error}") from error
+
+
+def _new_name(kind: str) -> str:
+    identifier = new_id()
+    return f"{kind}/{identifier[-2:]}/{identifier}"
 
 
 def _new_private_file(path: Path) -> int:

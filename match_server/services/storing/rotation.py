@@ -22,7 +22,7 @@ from match_server.services.storing.secrets import Secrets
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Collection, DataKey, Event, Image, SpareTemplate, Storage, Template
 from shared.clock import Clock
-from shared.errors import Damaged, NotFound
+from shared.errors import Damaged, KeptElsewhere, NotFound
 
 _ROWS = 500  # sealed anew in one transaction: others who write wait some 20 ms
 _FILES = 100  # read and written before what they replace is deleted
@@ -37,7 +37,7 @@ class Progress:
     collection: str
     done: int  # templates and files sealed with the new key in this run
     left: int  # still under a retired key
-    damaged: int = 0  # that cannot be opened: they stay as they are, and so does their key
+    damaged: int = 0  # that cannot be opened, or not from here: they stay, and so does their key
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Rotation:
             try:
                 if row.file is not None:
                     data = self._files.read(row.file, storages.get(row.storage), cipher=cipher)
-            except Damaged:
+            except (Damaged, KeptElsewhere):
                 damaged += 1
                 continue
             except NotFound:

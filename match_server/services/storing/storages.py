@@ -72,7 +72,7 @@ class Storages:
             if _count(session, DoomedFile, row):
                 raise Conflict(
                     f"erased photos could not be deleted from the storage {name!r} yet, because "
-                    "it does not answer"
+                    "it does not answer, or another machine keeps them"
                 )
             session.execute(delete(Storage).where(Storage.number == row.number))
             now = self._clock.now()
