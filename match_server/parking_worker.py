@@ -3,7 +3,6 @@
 import contextlib
 import selectors
 import ssl
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -71,14 +70,13 @@ class ParkingWorker(PatientWorker):
         self._woken: deque[tuple[Any, Parked]] = deque()
         self._resumed: set[Any] = set()  # connections that a thread serves again
         self._places = max(1, self.cfg.threads // 4)
-        self._thread = threading.local()
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
         application: Any = self.wsgi
 
         def offering(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            connection = self._thread.connection
+            connection = self._serving.connection
             environ[PARKING] = Parking(len(self._parked) < MOST_PARKED, connection.woken)
             pieces: Iterable[bytes] = application(environ, start_response)
             is_file = isinstance(pieces, environ["wsgi.file_wrapper"])
@@ -87,7 +85,7 @@ class ParkingWorker(PatientWorker):
         self.wsgi: Any = offering
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        self._thread.connection = conn
+        self._serving.connection = conn
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, future: "Future[Any]") -> None:

@@ -18,7 +18,7 @@ def enrolled(api, helpers):
     ann = helpers.unit_vector(int.from_bytes(bytes(RED), "big"))
     (sent,) = api.send(api.probe(ann))
     assert sent["event"]["person"]["id"] == person
-    return person, image["id"], sent["event"]["id"]
+    return person, image["image_id"], sent["event"]["id"]
 
 
 def files(folder):
