@@ -76,9 +76,10 @@ class Settings(BaseSettings):
         description="Pixels that are decoded; larger JPEGs are read at a fraction, others are 413.",
     )
     max_streams: int = Field(
-        default=6,
+        default=200,
         ge=1,
-        description="Event streams at once in each worker; they may take half of its threads.",
+        le=2000,
+        description="Event streams (open live pages, for example) at once in each worker.",
     )
     client_timeout_s: int = Field(
         default=10, ge=1, le=600, description="A client that sends or takes nothing for so long."
@@ -237,11 +238,6 @@ class Settings(BaseSettings):
         if self.encryption_key is not None:
             return Keyring.from_text(self.encryption_key)
         return None
-
-    @property
-    def stream_limit(self) -> int:
-        """Streams that one worker holds at once: half of its threads stay for other calls."""
-        return min(self.max_streams, max(1, self.threads // 2))
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:

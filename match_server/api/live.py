@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from match_server.api.backlog import client_gone
 from match_server.api.endpoint import Access, Endpoint
 from match_server.api.requests import malformed, require_json
+from match_server.parking import PARKING, Parked
 from match_server.schemas.base import Page
 from match_server.schemas.events import (
     EventQuery,
@@ -19,6 +20,7 @@ from match_server.schemas.events import (
     SnapshotQuery,
     StreamQuery,
 )
+from match_server.services.feed_watch import EVENTS, FeedWatch
 from match_server.services.law.keys import Permission, Principal
 from match_server.services.seen.events import Events, Update
 from match_server.services.seen.probes import Probes
@@ -30,7 +32,7 @@ MAX_PROBES = 256
 _POLL_S = 0.25
 _HEARTBEAT_S = 15.0
 _LONGEST_S = 900.0
-"""A stream ends by itself after this and the browser resumes it: threads are not held for ever."""
+"""A stream ends by itself after this, and the browser resumes it with a key that still counts."""
 
 _JSON_ITEMS: TypeAdapter[list[object]] = TypeAdapter(list[object])
 _JSON_ITEM: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
@@ -39,7 +41,7 @@ _JSON_ITEM: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[Endpoint]:
     """Probes and events. `stopping` tells the streams that the process wants to end."""
     events = services.events
-    slots = threading.BoundedSemaphore(services.settings.stream_limit)
+    slots = threading.BoundedSemaphore(services.settings.max_streams)
     return [
         Endpoint(
             "POST", "/v1/probes", "events", "Send one probe, or a list of them",
@@ -55,7 +57,7 @@ def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
         Endpoint(
             "GET", "/v1/events/stream", "events",
             "Follow sightings live: `created` and `updated`; resumes after Last-Event-ID",
-            handle=lambda query: _stream(events, query, request, slots, stopping),
+            handle=lambda query: _stream(services, query, request, slots, stopping),
             permission=Permission.EVENTS, query=StreamQuery, media_type="text/event-stream",
             errors=(400, 503),
         ),
@@ -135,19 +137,21 @@ def refused(item: object, error: MalformedInput) -> ProbeResult:
 
 
 def _stream(
-    events: Events,
+    services: Services,
     query: StreamQuery,
     incoming: Request,
     slots: threading.BoundedSemaphore,
     stopping: Callable[[], bool],
 ) -> Response:
-    """At most `slots` streams at once: each holds a thread. Beyond that, 503."""
+    """At most `slots` streams at once; beyond that, 503. One that waits is parked."""
+    events = services.events
     revision = _resume_from(incoming, events)
     if not slots.acquire(blocking=False):
         raise Unavailable("as many event streams as allowed are open already; try again later")
     gone = client_gone(incoming.environ)
+    watch = services.feed_watch if PARKING in incoming.environ else None
     response = Response(
-        _messages(events, query, revision, lambda: stopping() or gone()),
+        _messages(events, query, revision, lambda: stopping() or gone(), watch),  # type: ignore[arg-type]
         content_type="text/event-stream",
     )
     response.headers["Cache-Control"] = "no-store"
@@ -167,8 +171,13 @@ def _resume_from(incoming: Request, events: Events) -> int:
 
 
 def _messages(
-    events: Events, query: StreamQuery, revision: int, stopping: Callable[[], bool]
-) -> Iterator[str]:
+    events: Events,
+    query: StreamQuery,
+    revision: int,
+    stopping: Callable[[], bool],
+    watch: FeedWatch | None,
+) -> Iterator[str | Parked]:
+    """What the stream says. With `watch` it is parked while there is nothing to say."""
     started_s = spoke_s = time.monotonic()
     yield f"retry: 2000\nid: {revision}\n\n"
     while not stopping() and time.monotonic() - started_s < _LONGEST_S:
@@ -183,7 +192,10 @@ def _messages(
         if now_s - spoke_s >= _HEARTBEAT_S:
             spoke_s = now_s
             yield f"id: {revision}\n: still here\n\n"
-        events.bell.wait(rings, _POLL_S)
+        if watch is None:
+            events.bell.wait(rings, _POLL_S)
+        else:
+            yield Parked(watch.wait(EVENTS, revision, spoke_s + _HEARTBEAT_S))
 
 
 def _message(update: Update) -> str:

@@ -5,11 +5,12 @@ import selectors
 import signal
 import socket
 import time
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.match_server.serving import Client, key, started, stopped
+from tests.match_server.serving import MODEL, Client, key, started, stopped
 
 WAITING = 48
 
@@ -122,9 +123,27 @@ def test_a_server_that_stops_answers_those_who_wait(server):
     _, seq = client.person("Ann", None)
     for _ in range(8):
         followers.wait_for(seq)
+    assert client("GET", "/healthz").status_code == 200  # the others were accepted before it
     assert followers.silent(0.1)
     process.send_signal(signal.SIGTERM)
     assert [changes["seq"] for changes in followers.answers()] == [seq] * 8
     followers.close()
     assert process.wait(20) == 0
     process.stdout.close()
+
+
+def test_open_event_streams_hold_no_thread_and_tell_each_sighting(server, helpers):
+    client, _, _ = server
+    streams = [client("GET", "/v1/events/stream", stream=True) for _ in range(12)]
+    try:
+        lines = [stream.iter_lines() for stream in streams]
+        assert [next(each) for each in lines] == [b"retry: 2000"] * 12
+        probe = helpers.probe_message(helpers.unit_vector(1), datetime.now(UTC), model_id=MODEL)
+        assert client("POST", "/v1/probes", json=probe).status_code == 200
+        event = client("GET", "/v1/events").json()["items"][0]["id"]
+        for each in lines:
+            data = next(line for line in each if line.startswith(b"data: "))
+            assert json.loads(data[6:])["id"] == event
+    finally:
+        for stream in streams:
+            stream.close()
