@@ -60,5 +60,5 @@ class Orphans:
                 status = path.stat()
             except FileNotFoundError:  # erased meanwhile
                 continue
-            if path.is_file() and not path.name.startswith(".") and status.st_mtime < before_s:
+            if path.is_file() and status.st_mtime < before_s:
                 yield path

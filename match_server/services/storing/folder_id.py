@@ -5,15 +5,13 @@ is written. A file that is not there was deleted if its name bears an id of this
 another folder keeps it.
 """
 
-import os
 import re
 import socket
-import threading
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
-_MARKER = ".folder"
-"""One id a line: the folder's own, then those of imported files."""
+_MARKER = ".folder-"
+"""An empty folder of this name and an id stands for each id."""
 _HOST_LENGTH = 40
 
 
@@ -24,53 +22,40 @@ def id_in(name: str) -> str | None:
 
 
 class FolderIds:
-    """The ids of one folder. Thread-safe; processes that write the first file at once agree."""
+    """The ids of one folder: one of its own, and those of files that were imported into it.
+
+    Thread-safe. Two processes that make an id at once leave two, which both count.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._marker = folder / _MARKER
-        self._lock = threading.Lock()
-        self._known: tuple[str, ...] = ()
+        self._folder = folder
+        self._known: frozenset[str] = frozenset()
 
     def own(self) -> str:
         """The id of files that are written now; made if there is none. Raises OSError."""
-        if not (ids := self.all()):
-            self._marker.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._append(_new_id(), first=True)
-            ids = self.all()
-        return ids[0]
+        if not self._known and not self._read():
+            self._add(_new_id())
+        return min(self._known)
 
     def adopt(self, folder: str) -> None:
         """Count files with this id as of this folder. Raises OSError."""
-        self.own()
-        if folder not in self.all():
-            self._append(folder)
+        if not self.has(folder):
+            self._add(folder)
 
-    def all(self) -> tuple[str, ...]:
-        """The ids, read again while there are none. Raises OSError."""
-        with self._lock:
-            if not self._known:
-                self._known = self._read()
-            return self._known
+    def has(self, folder: str) -> bool:
+        """Whether files with this id are of this folder. Raises OSError."""
+        return folder in self._known or folder in self._read()
 
-    def _read(self) -> tuple[str, ...]:
-        try:
-            return tuple(self._marker.read_text(encoding="ascii").split())
-        except FileNotFoundError:
-            return ()
+    def _read(self) -> frozenset[str]:
+        if self._folder.is_dir():
+            names = [one.name for one in self._folder.iterdir()]
+            ids = [name.removeprefix(_MARKER) for name in names if name.startswith(_MARKER)]
+            self._known = frozenset(ids)
+        return self._known
 
-    def _append(self, folder: str, *, first: bool = False) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if first else 0)
-        try:
-            descriptor = os.open(self._marker, flags, 0o600)
-        except FileExistsError:  # another process was quicker
-            return
-        try:
-            os.write(descriptor, f"{folder}\n".encode("ascii"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        with self._lock:
-            self._known = ()
+    def _add(self, folder: str) -> None:
+        (self._folder / f"{_MARKER}{folder}").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._read()
 
 
 def _new_id() -> str:

@@ -127,8 +127,9 @@ class Folder:
 
     def _is_own(self, name: str) -> bool:
         """Whether the file was written to this folder, as its name says."""
+        folder = id_in(name)
         try:
-            return id_in(name) in self._ids_for(name).all()
+            return folder is not None and self._ids_for(name).has(folder)
         except OSError as error:
             raise Unavailable(f"a folder cannot be read: {error.strerror}") from error
 
