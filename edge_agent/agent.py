@@ -239,10 +239,10 @@ class Agent:
     def _camera(
         self, camera: CameraSettings, settings: AgentSettings, models: Faces, reconnect: bool
     ) -> CameraThread:
-        live, stall, asked = is_live(camera.source), StallLimit(camera.fps), camera.asked
+        live, stall = is_live(camera.source), StallLimit(camera.fps)
         feed = Feed(
             camera.name,
-            lambda: open_source(camera.source, asked, stall.seconds),
+            lambda: open_source(camera.source, camera.asked, stall.seconds),
             Manner(live=live, reconnect=live and reconnect, realtime=camera.realtime),
             self.stopping,
             view=camera.view,

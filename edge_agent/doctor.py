@@ -16,7 +16,7 @@ from edge_agent.camera_settings import CameraSettings
 from edge_agent.capture.feed import slow_start
 from edge_agent.capture.sources import is_live
 from edge_agent.fleet.configuration import Configurations
-from edge_agent.fleet.first_picture import first_picture
+from edge_agent.fleet.first_picture import first_picture, waits_for_keyframe
 from edge_agent.settings import AgentSettings, BrokerSettings, ServerSettings
 from models.packs.store import installed
 from shared.clock import SystemClock
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import requests
 
 _CAMERA_S: Final = 12.0
-_KEYFRAME_S: Final = 45.0  # a stream shows nothing before its first keyframe
 _SLOW_S: Final = 6.0
 _ANSWER_S: Final = 5.0
 _CONTENT: Final = 2.0  # standard deviation of a picture's values, below which it shows nothing
@@ -82,10 +81,9 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
 
 def _camera(camera: CameraSettings) -> Finding:
     what = f"camera {camera.name}"
-    keyframes = camera.source.startswith(("rtsp://", "rtsps://"))
     began_s = time.monotonic()
     try:
-        picture = first_picture(camera, _KEYFRAME_S if keyframes else _CAMERA_S)
+        picture = first_picture(camera, _CAMERA_S)
         took_s = time.monotonic() - began_s
         if camera.source.startswith("rpicam:"):
             _require_row_length(camera)
@@ -96,7 +94,7 @@ def _camera(camera: CameraSettings) -> Finding:
     if float(picture.std()) < _CONTENT:
         advice = "is the lens covered, or the room dark?"
         return Finding(what, "doubtful", "gives pictures without content", advice)
-    if keyframes and took_s > _SLOW_S:
+    if waits_for_keyframe(camera) and took_s > _SLOW_S:
         found = f"{width} × {height}, {kind}; {slow_start(took_s)}"
         return Finding(what, "doubtful", found)
     return Finding(what, "well", f"{width} × {height}, {kind}")

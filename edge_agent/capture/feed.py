@@ -90,9 +90,10 @@ class Feed:
         self.max_fps = max_fps  # frames a second, at most; others are passed over undecoded
         self.last_frame_at: datetime | None = None
         self.error: str | None = None  # why there are no pictures; None while there are
-        self.unreadable = 0  # pictures that were passed over
+        self.unreadable = 0  # pictures that were passed over; of a film, frames that are lost
         self.on_silence: Callable[[], None] = lambda: None  # called once in each longer outage
         self._open = open_source
+        self._source: Source | None = None  # that was opened last
         self._manner = manner
         self._stop = stop
         self._view = view or View()
@@ -138,6 +139,7 @@ class Feed:
             yield from self._through_outages()
         finally:
             self._ended = True
+            self.unreadable = max(self.unreadable, getattr(self._source, "lost", 0))
 
     def _through_outages(self) -> Iterator[Frame]:
         while not self._stop.is_set():
@@ -225,8 +227,12 @@ class Feed:
             (upright.shape[1], upright.shape[0]),
         )
 
+    def _opened(self) -> Source:
+        self._source = source = self._open()
+        return source
+
     def _in_order(self) -> Iterator[Taken]:
-        source = self._open()
+        source = self._opened()
         pace = Pace(lambda: None if source.stills else self.max_fps)
         try:
             while not self._stop.is_set():
@@ -247,7 +253,7 @@ class Feed:
     def _live(self) -> Iterator[Taken]:
         pace = Pace(lambda: self.max_fps)
         self._slot = slot = Slot(
-            self._open,
+            self._opened,
             self._stop,
             self._clock,
             pace.is_due,

@@ -33,6 +33,7 @@ class Film:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.lost = 0  # frames that could not be read, known at the end
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             self._capture.release()
@@ -100,7 +101,7 @@ class Film:
         missing = round(missing_s / self._frame_s) if early else 0
         if self._counts_frames:
             missing = self._announced - self._read
-        lost = max(self._damaged, missing)
+        self.lost = lost = max(self._damaged, missing)
         said = (
             f"{self._path}: {lost} of about {self._read + lost} frames could not be read; "
             f"{self._read} were" + (f", up to second {ends_s:.1f}" if early else "")

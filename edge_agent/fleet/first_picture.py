@@ -9,14 +9,23 @@ from edge_agent.capture.sources import Source, open_source, read
 from models.types import BgrImage
 from shared.errors import ConfigurationError, SourceError, UnreadablePicture
 
+_KEYFRAME_S: Final = 45.0  # a stream shows nothing before its first keyframe
 _TRIES: Final = 5  # pictures that cannot be read, before the camera is taken to give no others
+
+
+def waits_for_keyframe(camera: CameraSettings) -> bool:
+    """Whether the camera's first picture may have to be waited for."""
+    return camera.source.startswith(("rtsp://", "rtsps://"))
 
 
 def first_picture(camera: CameraSettings, timeout_s: float) -> BgrImage:
     """Opens the camera in a thread of its own: a dead address must not hold the caller up.
 
-    Raises SourceError, or ConfigurationError where its password cannot be read.
+    An RTSP camera has 45 seconds. Raises SourceError, or ConfigurationError where its password
+    cannot be read.
     """
+    if waits_for_keyframe(camera):
+        timeout_s = max(timeout_s, _KEYFRAME_S)
     outcome: list[BgrImage | SourceError | ConfigurationError] = []
 
     def look() -> None:

@@ -12,6 +12,7 @@ from edge_agent.outbox import StoredProbe
 from edge_agent.publishers.patience import Patience
 from edge_agent.publishers.session import Answer, ServerSession, TooSlow
 from edge_agent.publishers.window import Window
+from shared.addresses import redacted
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.messages import ProbeReceipt, TrackMessage
@@ -59,7 +60,7 @@ class HttpTransport:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(
-                f"the server's address is http://… or https://…, not {url!r}", url=url
+                f"the server's address is http://… or https://…, not {redacted(url)!r}"
             )
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError("a key does not belong into the server's address")

@@ -21,6 +21,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from edge_agent.outbox import StoredProbe
+from shared.addresses import redacted
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.messages import (
@@ -83,10 +84,9 @@ class _Address:
         except ValueError:  # a port that is no number from 0 to 65535, or half a bracket
             parts, host, port = urlsplit(""), None, None
         if parts.scheme not in ("mqtt", "mqtts") or not host or parts.username:
-            bare = url.rpartition("@")[2]
             raise ConfigurationError(
                 f"the broker's address is mqtt://host, mqtt://host:port or mqtts://host, not"
-                f" {bare!r}; name and password have settings of their own"
+                f" {redacted(url)!r}; name and password have settings of their own"
             )
         tls = parts.scheme == "mqtts"
         return cls(host, port or (8883 if tls else 1883), tls)
