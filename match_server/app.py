@@ -24,7 +24,7 @@ from match_server.api.live import live_endpoints
 from match_server.api.metrics import metrics_endpoints
 from match_server.api.openapi import openapi_document
 from match_server.api.pictures import PictureTurns
-from match_server.api.requests import read_body, read_query
+from match_server.api.requests import BoundedRequest, read_body, read_query
 from match_server.api.routes import (
     collection_endpoints,
     group_endpoints,
@@ -66,6 +66,7 @@ def create_app(
     With `warm`, the galleries are loaded in the background and /readyz waits for them.
     """
     app = Flask("match_server", static_folder=None, template_folder=None)
+    app.request_class = BoundedRequest
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = _FORM_FIELD_BYTES

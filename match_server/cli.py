@@ -1,5 +1,6 @@
 """The command `match-server`."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from shared.errors import MusterError
 
 _SERVER_LIBRARIES = ("alembic", "flask", "gunicorn", "paho", "psycopg", "sqlalchemy", "werkzeug")
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 class _Main(click.Group):
     """Errors of ours become one sentence and exit status 1."""
@@ -30,6 +33,11 @@ class _Main(click.Group):
             return super().invoke(ctx)
         except MusterError as error:
             raise click.ClickException(error.message) from error
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            what = error.filename or "a file"
+            raise click.ClickException(f"{what} cannot be written: {error.strerror}") from error
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _SERVER_LIBRARIES:
                 raise

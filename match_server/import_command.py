@@ -5,15 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from match_server.commands.progress import progress
 from match_server.importing import Plan
 from match_server.schemas.batches import BatchVerdict
 
@@ -22,28 +15,17 @@ def show(planned: Plan, verdicts: Iterable[BatchVerdict], *, as_json: bool) -> C
     """Tell of each verdict as it comes; answers how many there are of each status.
 
     Verdicts go to standard output, a line each (those of templates that are well only with
-    `as_json`), the sums last; the progress bar goes to standard error where that is a terminal.
+    `as_json`), the sums last; the progress goes to standard error.
     """
     counts: Counter[str] = Counter(accepted=0, duplicate=0, refused=0)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(
-            "Importing", total=planned.total, completed=planned.done_before, said=""
-        )
+    with progress("Importing", planned.total, done=planned.done_before) as display:
         for verdict in verdicts:
             counts[verdict.status] += 1
             line = _line(verdict, as_json=as_json)
             if line is not None:
-                click.echo(line)
+                display.print(line)
             reached = max(verdict.index + 1, planned.done_before)
-            progress.update(task, completed=reached, said=f"{counts['refused']} refused")
+            display.update(reached, note=f"{counts['refused']:,} refused")
     if as_json:
         click.echo(json.dumps({**counts, "done_before": planned.done_before}))
     else:

@@ -41,6 +41,11 @@ def make_data_folder(folder: Path) -> None:
         raise ConfigurationError(
             f"the data folder {folder} cannot be made: {error.strerror}"
         ) from error
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise ConfigurationError(
+            f"the data folder {folder} is on a file system that is mounted read-only: mount it "
+            "writable, or give another --data-dir"
+        )
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"this user ({getpass.getuser()}) may not write into the data folder {folder}: run "
@@ -85,9 +90,13 @@ def page_secret(folder: Path) -> bytes:
                 f"{file} is damaged: delete it, and everybody signs in again"
             ) from None
         return secret
-    with os.fdopen(descriptor, "wb") as opened:
-        secret = secrets.token_bytes(_SECRET_BYTES)
-        opened.write(secret)
-        opened.flush()
-        os.fsync(opened.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            secret = secrets.token_bytes(_SECRET_BYTES)
+            opened.write(secret)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:  # a full disk, most often
+        file.unlink(missing_ok=True)
+        raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from error
     return secret

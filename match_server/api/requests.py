@@ -1,5 +1,7 @@
 """From a Flask request to typed values; MalformedInput says which field is wrong and why."""
 
+import codecs
+import io
 import json
 from typing import Any, TypeVar
 
@@ -13,6 +15,17 @@ from shared.errors import MalformedInput, UnsupportedMedia
 Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_PROBLEMS = 20
+
+
+class BoundedRequest(Request):
+    """A request whose files stay in memory, within its limit, as a body of JSON does.
+
+    Flask would write what is larger than 500 KB into the temporary folder: pictures of encrypted
+    collections in clear, and nothing at all where no folder can be written.
+    """
+
+    def _get_file_stream(self, *_about: Any, **_more: Any) -> io.BytesIO:
+        return io.BytesIO()
 
 
 def read_query(request: Request, model: type[Model] | None) -> Model | None:
@@ -56,9 +69,12 @@ def validated(model: type[Model], values: Any) -> Model:
 
 
 def validated_json(model: type[Model], data: bytes) -> Model:
-    """JSON text as `model`: a number given as text is refused. Raises MalformedInput."""
+    """JSON text as `model`: a number given as text is refused. Raises MalformedInput.
+
+    A byte order mark before it is passed over: programs on Windows write one.
+    """
     try:
-        return model.model_validate_json(data, strict=True)
+        return model.model_validate_json(data.removeprefix(codecs.BOM_UTF8), strict=True)
     except ValidationError as error:
         raise malformed(error) from None
 

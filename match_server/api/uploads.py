@@ -1,5 +1,6 @@
 """Batches as they come over HTTP: read piece by piece, never held as a whole."""
 
+import codecs
 import sys
 from collections.abc import Iterator
 from typing import IO
@@ -39,7 +40,7 @@ def items_of(request: Request, max_bytes: int) -> Iterator[Item]:
 def lines_of(stream: IO[bytes], max_bytes: int, *, start: int = 0) -> Iterator[Item]:
     """NDJSON from line `start` on; empty lines are passed over, but counted."""
     for index, text in enumerate(_lines(stream, 2 * max_bytes)):  # base64 is a third longer
-        if index < start or (text is not None and not text.strip()):
+        if index < start or (text is not None and not text.removeprefix(codecs.BOM_UTF8).strip()):
             continue
         line: BatchLine | MusterError
         if text is None:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress as Bar
-from rich.progress import TaskID
 
 from match_server.commands.options import answer, data_dir, json_flag
+from match_server.commands.progress import progress
 from match_server.settings import load_settings
 
 if TYPE_CHECKING:  # the server's libraries are opened when they are needed
@@ -109,7 +107,7 @@ def reembed(
                 return services.reembedding.rollback(collection, accept_left=accept_missing)
             return services.reembedding.standing(collection)
 
-        standing = _prepared(services, collection, models, step, quiet=as_json)
+        standing = _prepared(services, collection, models, step)
         compared = services.comparisons.compare(collection) if compare else None
     value = asdict(standing) | ({} if compared is None else {"comparison": asdict(compared)})
     answer(as_json, value, "\n".join([*_progress(standing), *_compared(compared)]))
@@ -133,20 +131,13 @@ def _prepared(
     collection: str,
     models: "FaceEngine",
     step: Callable[[], "Standing"],
-    *,
-    quiet: bool,
 ) -> "Standing":
     """Prepare, then take the step; again, when templates were enrolled between the two."""
     from match_server.services.face_models.reembedding import NotPrepared
 
     for tries_left in reversed(range(_TRIES)):
-        with Bar(console=Console(stderr=True), disable=quiet) as bar:
-            task = bar.add_task(collection, total=None)
-
-            def tell(done: int, of: int, bar: Bar = bar, task: TaskID = task) -> None:
-                bar.update(task, completed=done, total=of)
-
-            services.reembedding.prepare(collection, models, tell)
+        with progress(collection) as display:
+            services.reembedding.prepare(collection, models, display.update)
         try:
             return step()
         except NotPrepared:

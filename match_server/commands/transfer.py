@@ -1,17 +1,14 @@
 """A whole server into one file, and out of it."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from match_server.commands.options import answer, data_dir, json_flag
+from match_server.commands.progress import progress
 from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
 
@@ -56,8 +53,10 @@ def export(
 
     settings = load_settings(config, **options)
     passphrase = passphrase_from(passphrase_file)
-    with _bar("Exporting") as show:
-        done = run(settings, SystemClock(), file, passphrase, buckets=buckets, progress=show)
+    with progress("Exporting", counts=False) as display:
+        done = run(
+            settings, SystemClock(), file, passphrase, buckets=buckets, progress=display.update
+        )
     lines = [_sums(file, done.rows, done.files)]
     lines += [f"{count} photos stay in {uri}." for uri, count in done.left.items()]
     if done.encrypted_collections:
@@ -88,10 +87,8 @@ def import_server(
 
     make_data_folder(settings.data_dir)
     size = file.stat().st_size
-    with _bar("Importing") as show:
-        done = restore(
-            settings, file, passphrase_from(passphrase), progress=lambda read: show(read, size)
-        )
+    with progress("Importing", size, counts=False) as display:
+        done = restore(settings, file, passphrase_from(passphrase), progress=display.update)
     noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
     before = _erased_before(settings)
     with opened(settings) as services:
@@ -141,12 +138,3 @@ def _sums(file: Path, rows: dict[str, int], files: int, more: str = "") -> str:
         f"{file}, {size_mb:.1f} MB: {rows['collections']} collections, {rows['persons']} persons, "
         f"{rows['templates']} templates, {rows['events']} events, {files} photos{more}."
     )
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

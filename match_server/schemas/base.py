@@ -119,12 +119,17 @@ def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _picture_bytes(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            raise ValueError("is not base64 (a picture is never given by its address)") from None
-    return value
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise ValueError("is a data URL that is not in base64")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)  # which may be wrapped
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64 (a picture is never given by its address)") from None
 
 
 Text = Annotated[
@@ -152,7 +157,10 @@ Moment = Annotated[
 ]
 Picture = Annotated[
     bytes,
-    Field(description="The picture: base64 in JSON, or a multipart field. Never an address."),
+    Field(
+        description="The picture: in JSON base64, wrapped or not, or a data URL in base64; else a "
+        "multipart field. Never an address."
+    ),
     BeforeValidator(_picture_bytes),
     WithJsonSchema({"type": "string", "format": "byte"}),
 ]

@@ -250,6 +250,16 @@ def test_a_line_that_cannot_be_read_is_named_and_the_others_go_on(api, helpers):
     assert api.ok("GET", "/v1/collections/default")["templates"] == 1
 
 
+@pytest.mark.backends("sqlite")
+def test_a_byte_order_mark_is_passed_over(api, helpers):
+    lines = ["\ufeff", json.dumps(_vector_line(helpers, "Ann", 1)) + "\n"]
+    assert _statuses(_lines(api, *lines)) == ["accepted"]
+    assert _statuses(_lines(api, "\ufeff\n", lines[1])) == ["accepted"]
+    assert _statuses(_lines(api, lines[1], *lines)) == ["accepted"] * 2  # two files put together
+    body = json.dumps({"name": "Bob"}).encode("utf-8-sig")
+    api.ok("POST", PERSONS, data=body, content_type="application/json")
+
+
 def test_many_vectors_lie_in_the_database_as_if_they_had_come_one_by_one(api, helpers):
     lines = [_vector_line(helpers, f"P{seed % 300}", seed) for seed in range(1300)]
     verdicts = _lines(api, *lines)

@@ -1,6 +1,8 @@
 """The commands: helpful, scriptable, and honest in their exit status."""
 
+import errno
 import json
+import os
 import socket
 import sqlite3
 import sys
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from match_server.cli import main
 from match_server.migrations import head_revision
+from match_server.prepare import page_secret
 from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
 
@@ -188,6 +191,28 @@ def test_a_data_folder_that_is_a_file_is_named(tmp_path, monkeypatch):
     file.touch()
     monkeypatch.setenv("MUSTER_DATA_DIR", str(file))
     assert f"{file} is no folder" in _run("key", "list", code=1)
+
+
+def test_a_full_disk_at_the_first_start_is_a_sentence_and_leaves_no_half_a_secret(
+    tmp_path, monkeypatch
+):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigurationError, match="page-secret cannot be written: No space left"):
+        page_secret(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_nothing_ends_a_command_with_a_sentence(tmp_path, monkeypatch, number):
+    def failing(_settings):
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
+
+    monkeypatch.setattr("match_server.prepare.prepare", failing)
+    text = _run("key", "list", "--data-dir", tmp_path, code=1)
+    assert f"Error: {tmp_path / 'x'} cannot be written: {os.strerror(number)}" in text
 
 
 def test_an_address_that_is_taken_is_told_at_once(tmp_path):

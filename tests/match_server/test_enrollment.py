@@ -2,9 +2,15 @@
 
 import base64
 import io
+import tempfile
 
 import numpy as np
 import pytest
+from sqlalchemy import update
+from werkzeug.datastructures import FileStorage
+from werkzeug.test import encode_multipart
+
+from match_server.tables import Image
 
 PERSONS = "/v1/collections/default/persons"
 RED, GREEN, BLUE, DARK = (0, 0, 200), (0, 200, 0), (200, 0, 0), (10, 20, 5)
@@ -53,6 +59,47 @@ def test_a_large_photo_comes_through_a_form(api, helpers):
     picture = helpers.paint((RED, 80)) + bytes(400_000)  # padding after the picture's end
     made = _enroll(api, api.person("Ann"), picture, store=1)
     assert api.call("GET", made["url"]).data == picture
+
+
+@pytest.mark.backends("sqlite")
+def test_an_upload_is_never_written_to_the_temporary_folder(api, helpers, monkeypatch, tmp_path):
+    picture = helpers.paint((RED, 80)) + bytes(3_000_000)
+    form = {"image": FileStorage(io.BytesIO(picture), "a.png"), "store": "1"}
+    boundary, body = encode_multipart(form)
+    path = f"{PERSONS}/{api.person('Ann')}/images"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    made = api.ok("POST", path, data=body, content_type=f"multipart/form-data; boundary={boundary}")
+    assert api.call("GET", made["url"]).data == picture
+
+
+@pytest.mark.backends("sqlite")
+def test_base64_may_be_wrapped_or_a_data_url(api, helpers):
+    picture = helpers.paint((RED, 80))
+    wrapped = base64.encodebytes(picture).decode()
+    assert wrapped.count("\n") > 1
+    for text in (
+        wrapped,
+        wrapped.replace("\n", "\r\n"),
+        f"data:image/png;base64,{base64.b64encode(picture).decode()}",
+        f" DATA:image/png;charset=x;BASE64,{wrapped}",
+    ):
+        assert len(api.ok("POST", "/v1/detect", json={"image": text})["faces"]) == 1
+    for text, problem in (
+        ("data:image/svg+xml,%3Csvg%3E", "is a data URL that is not in base64"),
+        ("data:image/png;base64", "is a data URL that is not in base64"),
+        ("https://example.org/a.jpg", "is not base64"),
+    ):
+        body = api.refused(400, "POST", "/v1/detect", json={"image": text})
+        assert problem in body["message"]
+
+
+@pytest.mark.backends("sqlite")
+def test_a_jpeg_of_several_pictures_was_called_by_another_name_before(api, helpers):
+    made = _enroll(api, api.person("Ann"), helpers.paint((RED, 80)), store=1)
+    with api.services.database.write() as session:
+        session.execute(update(Image).values(media_type="image/mpo"))
+    assert api.call("GET", made["url"]).content_type == "image/jpeg"
+    assert api.ok("GET", f"/v1/images/{made['image_id']}")["media_type"] == "image/jpeg"
 
 
 def test_the_largest_of_several_faces_is_enrolled_and_their_number_told(api, helpers):
