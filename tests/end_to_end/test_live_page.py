@@ -1,0 +1,111 @@
+"""The live page in a real browser: who is in view, and what it takes from browser and server."""
+
+import base64
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from shared.ids import new_id
+
+from .conftest import RunningServer
+
+_PATIENCE_S = 60
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
+    reason="needs Debian's chromium and chromium-driver (./dev setup --all)",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    for switch in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+                   "--disable-background-networking", "--disable-sync"):  # fmt: skip
+        options.add_argument(switch)
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as driver:
+        driver.set_page_load_timeout(_PATIENCE_S)
+        yield driver
+
+
+@pytest.fixture
+def server(running_server):
+    return Site(running_server)
+
+
+class Site:
+    """A server, what a box tells it, and somebody who looks at its page."""
+
+    def __init__(self, running: RunningServer) -> None:
+        self.base = running.url
+        self._admin = running.session("admin")
+
+    def post(self, path, body):
+        answer = self._admin.post(self.base + path, json=body, timeout=_PATIENCE_S)
+        assert answer.ok, answer.text
+
+    def probe(self, track, captured_at):
+        vector = np.eye(512, dtype="<f2")[0]
+        message = {
+            "schema_version": 1, "probe_id": new_id(), "device": "box", "camera": "front",
+            "sequence": 1, "captured_at": captured_at.isoformat(), "track_id": track,
+            "model_id": "compact-mobilefacenet-512@1",
+            "template": base64.b64encode(vector.tobytes()).decode(),
+            "quality": {"score": 0.8, "factors": []}, "detection_score": 0.95,
+            "box": [10.0, 20.0, 110.0, 140.0], "frame_size": [1280, 720],
+        }  # fmt: skip
+        self.post("/v1/probes", message)
+
+    def track(self, track, state, in_view):
+        now = datetime.now(UTC).isoformat()
+        self.post(
+            "/v1/tracks",
+            {"device": "box", "camera": "front", "track_id": track, "state": state}
+            | {"at": now, "began_at": now, "in_view": in_view, "probes": 1},
+        )
+
+    def sign_in(self, browser):
+        browser.get(f"{self.base}/login")
+        browser.find_element(By.NAME, "key").send_keys(
+            self._admin.headers["Authorization"].removeprefix("Bearer ")
+        )
+        browser.find_element(By.CSS_SELECTOR, "form button").click()
+        text_is(browser, "#state-text", "Live")
+
+
+def text_is(browser, selector, *texts):
+    def shown(driver):
+        return driver.find_element(By.CSS_SELECTOR, selector).text in texts
+
+    WebDriverWait(browser, _PATIENCE_S, ignored_exceptions=()).until(shown, f"{selector}: {texts}")
+
+
+def test_who_stands_still_is_there_until_the_box_says_otherwise(browser, server):
+    track = new_id()
+    ago = datetime.now(UTC) - timedelta(minutes=10)
+    server.track(track, "began", 1)
+    server.probe(track, ago)
+    server.sign_in(browser)
+    text_is(browser, ".camera-card .presence", "now")
+    text_is(browser, ".camera-card .present .name", "Unknown")
+    server.track(track, "ended", 0)
+    text_is(browser, ".camera-card .presence", "last seen 10 min ago", "last seen 11 min ago")
+
+
+def test_page_after_page_and_tab_after_tab_stays_connected(browser, server):
+    """A page that was left holds no place on the server, a hidden one no connection."""
+    server.sign_in(browser)
+    for _ in range(6):
+        browser.get(f"{server.base}/people")
+        browser.get(f"{server.base}/")
+    text_is(browser, "#state-text", "Live")
+    for _ in range(8):
+        browser.switch_to.new_window("tab")
+        browser.get(f"{server.base}/")
+        text_is(browser, "#state-text", "Live", "Live, asked every 5 s")
