@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from flask import Request
 from pydantic import BaseModel, JsonValue, ValidationError
 from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.formparser import FormDataParser
 
 from match_server.schemas.base import InText
 from shared.errors import MalformedInput, UnsupportedMedia
@@ -26,6 +27,19 @@ class BoundedRequest(Request):
 
     def _get_file_stream(self, *_about: Any, **_more: Any) -> io.BytesIO:
         return io.BytesIO()
+
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False  # else a form that cannot be read is an empty one
+        return parser
+
+    def _load_form_data(self) -> None:
+        try:
+            super()._load_form_data()
+        except ValueError as error:
+            raise MalformedInput(
+                "the form cannot be read: it is cut off, or the name of a file is not UTF-8"
+            ) from error
 
 
 def read_query(request: Request, model: type[Model] | None) -> Model | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from flask import Request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
@@ -16,6 +17,7 @@ from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedi
 
 _CHUNK = 64 * 1024
 _DECODER_BYTES = 16 * _CHUNK  # what it may hold of a part's headers; contents are passed on
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 NDJSON = "application/x-ndjson"
 
 
@@ -83,8 +85,15 @@ def _lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
         yield None if too_long else bytes(held)
 
 
+class _Decoder(MultipartDecoder):
+    """Reads the name of a file that is not UTF-8 with U+FFFD in it, where werkzeug would stop."""
+
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        return super()._parse_headers(data.decode("utf-8", "replace").encode())
+
+
 def _parts_of(stream: IO[bytes], boundary: str, max_bytes: int) -> Iterator[Item]:
-    decoder = MultipartDecoder(boundary.encode("latin-1"), max_form_memory_size=_DECODER_BYTES)
+    decoder = _Decoder(boundary.encode("latin-1"), max_form_memory_size=_DECODER_BYTES)
     index = 0
     part: Field | File | None = None
     held: bytearray | None = None
@@ -118,6 +127,9 @@ def _item(index: int, part: Field | File, data: bytearray | None, max_bytes: int
     if not slash or not person or not rest:
         nobody = MalformedInput("the file is not named <person>/<file>, so it is nobody's")
         return Item(index, file, nobody)
+    if _REPLACED in person:
+        odd = MalformedInput("the person's name in the file name is not UTF-8")
+        return Item(index, file, odd)
     return picture_item(index, file, person, bytes(data))
 
 

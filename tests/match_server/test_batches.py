@@ -317,6 +317,32 @@ def test_a_body_that_is_cut_off_ends_with_a_line_that_says_so(api, helpers):
     assert "ends too soon" in verdicts[1]["message"]
 
 
+@pytest.mark.backends("sqlite")
+def test_a_file_name_that_is_not_utf8_costs_the_others_nothing(api, helpers):
+    names = [b"Ann/caf\xe9.png", b"M\xfcller/a.png", "Zoë/a.png".encode()]
+    colours = (RED, GREEN, BLUE)
+    body = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="images"; filename="%s"\r\n\r\n%s\r\n'
+        % (name, helpers.paint((colour, 80)))
+        for name, colour in zip(names, colours, strict=True)
+    )
+    content_type = "multipart/form-data; boundary=x"
+    arguments = {"data": body + b"--x--\r\n", "content_type": content_type}
+    verdicts = _verdicts(api.call("POST", ENROLL, **arguments))
+    assert _statuses(verdicts) == ["accepted", "refused", "accepted"]
+    assert verdicts[0]["file"] == "Ann/caf\ufffd.png"
+    assert "not UTF-8" in verdicts[1]["message"]
+
+
+@pytest.mark.backends("sqlite")
+def test_a_form_that_cannot_be_read_is_not_taken_for_an_empty_one(api, helpers):
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="caf\xe9.png"\r\n\r\n'
+    body = head + helpers.paint((RED, 80)) + b"\r\n--x--\r\n"
+    content_type = "multipart/form-data; boundary=x"
+    answer = api.refused(400, "POST", "/v1/detect", data=body, content_type=content_type)
+    assert "the name of a file is not UTF-8" in answer["message"]
+
+
 def test_a_part_that_is_no_file_of_images_is_refused_alone(api, helpers):
     data = {
         "store": "1",
