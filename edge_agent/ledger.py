@@ -17,11 +17,11 @@ from typing import Final, Protocol
 
 from shared.errors import Unavailable
 from shared.fleet import LedgerDay
-from shared.reasons import NO_LOOK, in_plain_terms
+from shared.reasons import COVERED, NO_LOOK, in_plain_terms
 
 log = logging.getLogger(__name__)
 
-__all__ = ["NO_LOOK", "Ledger", "Refusals", "TrackLedger", "in_plain_terms", "plainly"]
+__all__ = ["COVERED", "NO_LOOK", "Ledger", "Refusals", "TrackLedger", "in_plain_terms", "plainly"]
 
 KEPT_DAYS: Final = 60
 _OUTCOME: Final = "(with probe)"  # no factor has such a name
@@ -85,6 +85,8 @@ class Ledger:
     def enter(self, camera: str, ended_at: datetime, reason: str | None) -> None:
         """One track ended; `reason` is the main factor why it gave no probe, None where it did.
 
+        `COVERED` is a track that gave probes, all of a covered face.
+
         Never raises for a disk that takes nothing.
         """
         day = ended_at.astimezone(UTC).date().isoformat()
@@ -146,14 +148,15 @@ def _as_days(totals: Counter[tuple[str, str, str]], since: date | None) -> list[
             outcomes.setdefault((day, camera), Counter())[outcome] += tracks
     days = []
     for (day, camera), counts in sorted(outcomes.items(), key=lambda item: item[0][1]):
-        with_probe = counts.pop(_OUTCOME, 0)
+        without = counts.total() - counts[_OUTCOME] - counts[COVERED]
+        with_probe = counts.pop(_OUTCOME, 0) + counts[COVERED]
         days.append(
             LedgerDay(
                 camera=camera,
                 day=date.fromisoformat(day),
-                tracks=with_probe + counts.total(),
+                tracks=with_probe + without,
                 with_probe=with_probe,
-                reasons=dict(counts.most_common()),
+                reasons=dict((+counts).most_common()),
             )
         )
     return sorted(days, key=lambda one: one.day, reverse=True)

@@ -13,7 +13,7 @@ from edge_agent.capture.feed import Frame
 from edge_agent.ledger import TrackLedger
 from edge_agent.probes import Probe
 from edge_agent.tracking.appearance import SceneWatch, face_fingerprint
-from edge_agent.tracking.bestshot import BestShots, Candidate, ShotRules, Story
+from edge_agent.tracking.bestshot import BestShots, Candidate, ShotRules, Story, is_covered
 from edge_agent.tracking.shots import take_shot, thumbnail
 from edge_agent.tracking.tracker import Track, Tracker, TrackingRules
 from edge_agent.watching.detection import DetectionRules, FaceFinder, Lookout
@@ -26,6 +26,7 @@ from models.alignment import alignable
 from models.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
 from shared.ids import new_id
+from shared.quality import Quality
 from shared.template import Template
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,11 @@ class Faces(FaceFinder, JudgingModels, Protocol):
     def locate(self, image: BgrImage, detections: Detections) -> Shapes: ...
     def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]: ...
     def embedding_chips(
-        self, image: BgrImage, points5: NDArray[np.float32], chips: NDArray[np.uint8]
+        self,
+        image: BgrImage,
+        points5: NDArray[np.float32],
+        chips: NDArray[np.uint8],
+        qualities: Sequence[Quality],
     ) -> NDArray[np.uint8]: ...
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]: ...
 
@@ -248,7 +253,9 @@ class Pipeline:
     def _chips(self, judged: Judged) -> NDArray[np.uint8]:
         """The chip (1, height, width, 3) that the embedder takes of a shot."""
         shot = judged.candidate.shot
-        return self._models.embedding_chips(shot.scene, shot.scene_points5, shot.chip[np.newaxis])
+        return self._models.embedding_chips(
+            shot.scene, shot.scene_points5, shot.chip[np.newaxis], [judged.quality]
+        )
 
     def _publish(self, embedded: Sequence[tuple[Judged, Template]]) -> None:
         """Puts into the sink what is news."""
@@ -262,6 +269,7 @@ class Pipeline:
             elif verdict == "unsure" or not self._shots.is_worth_a_probe(candidate, template):
                 continue
             sent, shots = self._shots.publish(story, candidate.shot, template)
+            story.free_probes += not is_covered(judged.quality)
             probes.append(self._probe(judged, story, sent, shots))
         if probes:
             with self.times.measure("outbox"):

@@ -72,15 +72,21 @@ def residuals(points: NDArray[np.floating], transforms: NDArray[np.float64]) -> 
 
 
 def align(
-    image: BgrImage, points5: NDArray[np.float32], alignment: Alignment = ARCFACE
+    image: BgrImage,
+    points5: NDArray[np.float32],
+    alignment: Alignment = ARCFACE,
+    *,
+    eyes_only: bool = False,
 ) -> NDArray[np.uint8]:
     """Chips (n, height, width, 3) BGR of the faces whose five points (n, 5, 2) are in pixels.
 
-    What lies outside the picture is black, as it was for the embedder's training pictures.
+    What lies outside the picture is black, as it was for the embedder's training pictures. With
+    `eyes_only` nose and mouth do not count: under a mask their points are guesses.
     """
     width, height = alignment.size
     chips = np.empty((len(points5), height, width, 3), np.uint8)
-    transforms = similarity_transforms(points5, alignment.reference)
+    used = slice(0, 2 if eyes_only else 5)
+    transforms = similarity_transforms(points5[:, used], alignment.reference[used])
     for chip, transform in zip(chips, transforms, strict=True):
         chip[:] = warp(image, transform, alignment.size, cv2.BORDER_CONSTANT)
     return chips

@@ -1,5 +1,6 @@
 """From a picture to typed values: detect, locate, align, assess, embed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -107,12 +108,24 @@ class FaceModels:
         return self._parts.embedder.alignment.size
 
     def embedding_chips(
-        self, image: BgrImage, points5: NDArray[np.float32], chips: NDArray[np.uint8]
+        self,
+        image: BgrImage,
+        points5: NDArray[np.float32],
+        chips: NDArray[np.uint8],
+        qualities: Sequence[Quality],
     ) -> NDArray[np.uint8]:
-        """The chips that `embed` takes: `chips`, which `align` cut, unless the pack has a
-        reference of its own."""
+        """The chips that `embed` takes, of faces of which `align` cut `chips`.
+
+        They are `chips` themselves, unless the pack has a reference of its own. Faces whose mouth
+        and nose are covered, by `qualities`, are cut again by the eyes alone.
+        """
         alignment = self._parts.embedder.alignment
-        return chips if alignment is ARCFACE else align(image, points5, alignment)
+        cut = chips if alignment is ARCFACE else align(image, points5, alignment)
+        covered = [row for row, one in enumerate(qualities) if quality.is_lower_face_covered(one)]
+        if covered:
+            cut = cut.copy()
+            cut[covered] = align(image, points5[covered], alignment, eyes_only=True)
+        return cut
 
     def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Scores (n,) 0..1, or None where the pack has no such model."""
@@ -189,7 +202,8 @@ class FaceModels:
         )
         templates: list[Template | None] = [None] * len(chips)
         if embed:
-            templates = [*self.embed(self.embedding_chips(image, shapes.points5, chips))]
+            cut = self.embedding_chips(image, shapes.points5, chips, qualities)
+            templates = [*self.embed(cut)]
         return [
             Face(
                 box=detections.boxes[row],

@@ -23,7 +23,8 @@ class LedgerDay(WireMessage):
     tracks: Count  # that ended
     with_probe: Count  # of these, that gave at least one probe
     reasons: dict[Annotated[str, Field(max_length=63)], Count] = Field(max_length=64)
-    """Of the others: tracks by the main reason (quality factor) why they gave none."""
+    """Of the others: tracks by the main reason (quality factor) why they gave none. Besides,
+    `covered`: of those with a probe, tracks that showed a covered face only."""
 
 
 class CameraHealth(WireMessage):

@@ -5,6 +5,9 @@ from typing import Final
 NO_LOOK: Final = "no_look"
 """A track that ended before anybody looked at it closely."""
 
+COVERED: Final = "covered"
+"""A track that was searched for, but of which every shot showed a covered face."""
+
 _PLAIN: Final = {
     "interocular": "too small",
     "size": "too small",
@@ -17,11 +20,12 @@ _PLAIN: Final = {
     "missing": "partly outside of the picture",
     "distance2center": "partly outside of the picture",
     NO_LOOK: "in view too briefly",
+    COVERED: "covered (searched all the same)",
 }
 
 
 def in_plain_terms(factor: str) -> str:
     """What a quality factor that did not pass means to the person who hung up the camera."""
     if factor.startswith("occlusion"):
-        return "occluded"
+        return "covered"
     return _PLAIN.get(factor, "unclear")

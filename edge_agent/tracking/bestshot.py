@@ -62,6 +62,7 @@ class Story:
     best: Shot | None = None  # the best one since the last that was judged
     since_s: float = 0.0  # when the first shot came that competes with `best`
     probes: int = 0
+    free_probes: int = 0  # of these, of a face that was not covered
     embeddings: int = 0
     published_score: float = 0.0
     published_s: float = 0.0
@@ -237,7 +238,7 @@ class BestShots:
             story.known = [aligned_fingerprint(shot.chip), *story.known[: _KNOWN_LOOKS - 1]]
             return "same"
         witness, story.stranger = story.stranger, template
-        if not _is_covered(quality) or (
+        if not is_covered(quality) or (
             witness is not None and float(witness.vector @ template.vector) >= _SAME_STRANGER
         ):
             return "another"
@@ -342,7 +343,8 @@ class BestShots:
         )
 
 
-def _is_covered(quality: Quality) -> bool:
+def is_covered(quality: Quality) -> bool:
+    """Whether so much of the face is covered that its template may be unlike its others."""
     return any(one.name == "occlusion_total" and one.value > _COVERED for one in quality.factors)
 
 

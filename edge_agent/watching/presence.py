@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from edge_agent.ledger import NO_LOOK, TrackLedger
+from edge_agent.ledger import COVERED, NO_LOOK, TrackLedger
 from edge_agent.tracking.bestshot import Story
 from edge_agent.tracking.tracker import Track
 from edge_agent.watching.track_changes import TrackChange, TrackSink
@@ -57,7 +57,7 @@ class Presence:
             return  # never confirmed, or ended before
         left_at = self._moment(story.seen_s)
         if self._ledger is not None:
-            self._ledger.enter(self.camera, left_at, None if story.probes else main_reason(story))
+            self._ledger.enter(self.camera, left_at, _outcome(story))
         self._say(
             TrackChange(
                 camera=self.camera,
@@ -80,6 +80,13 @@ class Presence:
     def _say(self, change: TrackChange) -> None:
         if self._tracks is not None:
             self._tracks.put([change])
+
+
+def _outcome(story: Story) -> str | None:
+    """What the ledger says of a track: None for one with a probe of a face that was free."""
+    if not story.probes:
+        return main_reason(story)
+    return None if story.free_probes else COVERED
 
 
 def main_reason(story: Story) -> str:

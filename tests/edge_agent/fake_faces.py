@@ -100,7 +100,11 @@ class FakeFaces:
         return chips
 
     def embedding_chips(
-        self, image: BgrImage, points5: NDArray[np.float32], chips: NDArray[np.uint8]
+        self,
+        image: BgrImage,
+        points5: NDArray[np.float32],
+        chips: NDArray[np.uint8],
+        qualities: Sequence[Quality],
     ) -> NDArray[np.uint8]:
         return chips
 

@@ -143,7 +143,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ("brightness", "too dark or too bright"),
         ("yaw", "turned away"),
         ("sharpness", "blurred"),
-        ("occlusion_total", "occluded"),
+        ("occlusion_total", "covered"),
+        ("covered", "covered (searched all the same)"),
         ("liveness", "not live"),
     ],
 )

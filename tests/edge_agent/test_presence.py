@@ -156,3 +156,14 @@ def test_what_has_waited_is_no_news_any_more() -> None:
     queue.put(changes(1))
     assert len(queue.take()) == 1
     assert queue.dropped == 2
+
+
+def test_the_ledger_says_that_a_face_was_searched_for_and_covered(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    watch(lambda index: [Someone(1, 300, covered=True)] * (index < 80), 130, ledger=ledger)
+    (day,) = ledger.days()
+    assert (day.tracks, day.with_probe, day.reasons) == (1, 1, {"covered": 1})
+    watch(lambda index: [Someone(1, 300)] * (index < 80), 130, ledger=ledger)
+    (day,) = ledger.days()
+    assert (day.tracks, day.with_probe, day.reasons) == (2, 2, {"covered": 1})
+    ledger.close()

@@ -90,7 +90,7 @@ REFUSE = PipelineRules(liveness=LivenessRules("refuse"))
         ("obama2.jpg", as_it_is, 90, 0.1, None, "brightness", "too dark or too bright"),
         ("obama.jpg", tilted, 90, 1.0, None, "roll", "turned away"),
         ("obama2.jpg", blurred, 90, 1.0, None, "sharpness", "blurred"),
-        ("biden.jpg", covered, 90, 1.0, None, "occlusion_total", "occluded"),
+        ("biden.jpg", covered, 90, 1.0, None, "occlusion_total", "covered"),
         ("obama2.jpg", as_it_is, 60, 1.0, REFUSE, "liveness", "not live"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_chip_of_another_size_shows_the_eyes_where_its_pack_declares_them(cach
     for x, y in shapes.points5[0, :2]:
         cv2.circle(marked, (round(float(x)), round(float(y))), 2, (255, 255, 255), -1)
     chips = models.align(marked, shapes.points5)
-    (chip,) = models.embedding_chips(marked, shapes.points5, chips)
+    (chip,) = models.embedding_chips(marked, shapes.points5, chips, [])
     assert chip.shape == (128, 128, 3)
     for half, expected in ((chip[:, :64], 40.4), (chip[:, 64:], 87.4 - 64)):
         _, columns = np.nonzero(half[:, :, 0] > 128)
