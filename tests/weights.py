@@ -10,7 +10,7 @@ from pathlib import Path
 
 from models.packs.install import pull
 from models.packs.manifest import Manifest, built_in_manifest
-from models.packs.store import default_cache, sha256_of
+from models.packs.store import default_cache, installed_names, sha256_of
 
 FILES = {
     "yunet": "yunet.onnx",
@@ -42,12 +42,21 @@ def manifest_of(folder: Path, url: Callable[[Path], str] = lambda path: f"file:{
 
 
 def install_into(cache: Path, folder: Path) -> list[str]:
-    """Installs the packs of `folder` in an empty cache, beside the user's `compact`."""
+    """Installs the packs of `folder` in a cache of their own, beside those that the user has."""
     cache.mkdir(parents=True, exist_ok=True)
-    for name in ("compact", "centerface", "samples"):
-        if (default_cache() / name).is_dir() and not (cache / name).exists():
+    for name in set(installed_names()) - set(FILES):
+        if not (cache / name).exists():
             (cache / name).symlink_to(default_cache() / name)
     manifest = manifest_of(folder)
     for name in manifest.packs:
         pull(name, manifest, cache=cache, accept_licence=True)
     return list(manifest.packs)
+
+
+def use_weights() -> None:
+    """Lets this process see the packs of MUSTER_TEST_WEIGHTS as installed, the user's cache not."""
+    folder = weights_folder()
+    if folder is not None:
+        cache = default_cache().with_name("models-with-weights")
+        install_into(cache, folder)
+        os.environ["MUSTER_MODELS_DIR"] = str(cache)

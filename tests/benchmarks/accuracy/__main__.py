@@ -8,11 +8,13 @@ from typing import Any
 import click
 
 from tests.benchmarks.accuracy.bench import Bench
+from tests.benchmarks.accuracy.crowds import crowd_rows
 from tests.benchmarks.accuracy.packs import embedding_packs, pack_rows
 from tests.benchmarks.accuracy.policies import policy_rows
 from tests.benchmarks.accuracy.shots import shot_rows
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.tables import Row, print_facts, print_table, write_json
+from tests.weights import use_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "shots": Section("Pictures enrolled and shots fused", shot_rows),
     "packs": Section("Installed packs", pack_rows),
+    "crowds": Section("Faces found in crowds", crowd_rows),
 }
 
 
@@ -56,6 +59,7 @@ def main(
     Each picture is embedded once per pack, as the server does it; templates are kept in the user's
     cache, so a second run takes seconds. Rates have 95 % intervals by a bootstrap over persons.
     """
+    use_weights()
     facts = machine_facts()
     print_facts(facts)
     bench = Bench(folder, packs or tuple(embedding_packs()), half)
