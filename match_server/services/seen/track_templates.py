@@ -118,6 +118,8 @@ class FusedProbes:
         before = changed[0] if changed else stored.shots if stored else None
         after, searched = add_shot(before, message, template, same_person)
         if after is not before:
+            # As it will be read, so that probes of one list end as they would one by one.
+            after = replace(after, **_parts(_packed_sum(after), scope.model_id))
             self._changed[key] = after, scope, message.probe_id
         return searched
 
@@ -187,12 +189,13 @@ class TrackTemplates:
         cipher = self._vault.cipher(self._database, scope)
         try:
             (opened,) = cipher.open_vectors(model_id, [("/".join(key), vector)])
-            total = np.frombuffer(opened, "<f2").astype(np.float32)
-            template = Template(model_id, unit_rows(total[np.newaxis])[0])
+            parts = _parts(opened, model_id)
         except (Damaged, KeyMissing, MalformedInput):  # sealed with a key that was retired since
             return _Row(probe_id, None)
-        weight = float(np.linalg.norm(total))
-        return _Row(probe_id, TrackShots(template, weight, shots, fuses, captured, disputed))
+        found = TrackShots(
+            shots=shots, sender_fuses=fuses, captured_at=captured, disputed=disputed, **parts
+        )
+        return _Row(probe_id, found)
 
 
 _COLUMNS = cast(SqlTable, TrackTemplate.__table__).c
@@ -230,11 +233,24 @@ def _ids(tracks: Iterable[TrackKey]) -> list[str]:
     return sorted({track_id for _, _, track_id in tracks})
 
 
+def _packed_sum(shots: TrackShots) -> bytes:
+    """The weighted sum of the shots as little-endian float16."""
+    total = max(shots.weight, _LEAST_WEIGHT) * shots.template.vector
+    return total.astype("<f2").tobytes()
+
+
+def _parts(packed: bytes, model_id: str) -> dict[str, Any]:
+    """The template and the weight of a packed sum. Raises MalformedInput."""
+    total = np.frombuffer(packed, "<f2").astype(np.float32)
+    template = Template(model_id, unit_rows(total[np.newaxis])[0])
+    return {"template": template, "weight": float(np.linalg.norm(total))}
+
+
 def _packed(
     key: TrackKey, shots: TrackShots, cipher: Cipher, scope: Scope, probe_id: str, now: datetime
 ) -> dict[str, Any]:
     device, camera, track_id = key
-    vector = (max(shots.weight, _LEAST_WEIGHT) * shots.template.vector).astype("<f2").tobytes()
+    vector = _packed_sum(shots)
     return {
         "device": device,
         "camera": camera,
