@@ -52,6 +52,7 @@ class _Camera:
         self._url, login = split_login(spec)
         login = asked.login or login
         self._session = requests.Session()
+        self._session.headers["Accept-Encoding"] = "identity"  # pictures are compressed already
         self._session.auth = None if login is None else CameraLogin(*login)
         # With each request: what the environment says goes before what a session was told.
         self._trust = True if asked.ca_file is None else str(asked.ca_file)

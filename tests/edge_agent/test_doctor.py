@@ -179,3 +179,40 @@ def test_a_broker_is_tried(tmp_path: Path, picture: Path, broker: Broker) -> Non
 
 def test_a_box_without_a_way_to_a_server_is_doubtful(tmp_path: Path, picture: Path) -> None:
     assert findings(box(tmp_path, picture))["delivery"].state == "doubtful"
+
+
+def test_no_password_of_a_camera_is_shown_whatever_its_address_looks_like(tmp_path: Path) -> None:
+    port = free_port()
+    sources = [
+        f"http://127.0.0.1:{port}/cgi?cmd=snapPicture2&usr=admin&pwd=secret",
+        f"rtsp://admin:hun/secret@127.0.0.1:{port}/live",
+        f"rtsp://admin:p@secret@127.0.0.1:{port}/live",
+        f"rtsp://127.0.0.1:{port}/user=admin&password=secret",
+        f"rtps://admin:secret@127.0.0.1:{port}/live",
+        f"admin:secret@127.0.0.1:{port}/live",
+    ]
+    for source in sources:
+        finding = next(iter(examine(box(tmp_path, source))))
+        assert finding.state == "bad"
+        assert "127.0.0.1" in finding.found, "the host is shown"
+        assert "secret" not in finding.as_text()
+
+
+def test_rows_that_a_board_pads_though_nobody_expects_it_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for rpicam-vid that pads 1280 pixels to 1536."""
+    frame = np.random.default_rng(0).integers(0, 255, 1536 * 720 * 3 // 2, np.uint8)
+    (tmp_path / "frame").write_bytes(frame.tobytes())
+    program = tmp_path / "rpicam-vid"
+    program.write_text(
+        "#!/bin/sh\n"
+        'while [ $# -gt 1 ]; do [ "$1" = --output ] && out=$2; shift; done\n'
+        f'[ "$out" = - ] && exec cat {tmp_path}/frame\n'
+        f'exec cat {tmp_path}/frame {tmp_path}/frame > "$out"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    finding = next(iter(examine(box(tmp_path, "rpicam:0"))))
+    assert finding.state == "bad"
+    assert "rows have 1536 bytes instead of 1280" in finding.found
