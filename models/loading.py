@@ -67,7 +67,12 @@ def load_parts(
     own = require(name, cache)
     packs = [own] if detector in (None, name) else [own, require(str(detector), cache)]
     embedder = own.file_for("embedder")
-    seeing = packs[-1].file_for("detector")
+    seeing = packs[-1].pack.file_for("detector")
+    if seeing is None:
+        raise PackError(
+            f"the pack {packs[-1].name!r} has no detector: name one that has, such as "
+            "detector = 'compact'"
+        )
     landmarks = _load(Landmarks68, packs, "landmarks", threads)
     if landmarks is None and seeing.architecture == "ultralight":
         raise PackError(f"{name} has no landmarks, and its detector finds boxes only")
