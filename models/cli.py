@@ -138,7 +138,7 @@ def verify(packs: tuple[str, ...], as_json: bool) -> None:
     for name in names:
         there = require(name)
         found[name] = there.problems()
-        if name in known and there.pack != known[name]:
+        if name in known and not there.pack.installs_as(known[name]):
             found[name].append("installed by another version of Muster: pull it again")
     if as_json:
         click.echo(json.dumps({"cache": str(default_cache()), "problems": found}, indent=2))
@@ -241,7 +241,7 @@ def _facts(name: str, pack: Pack, manifest: Manifest) -> dict[str, Any]:
 
 def _is_installed(name: str, pack: Pack) -> bool:
     there = installed(name)
-    return there is not None and there.pack == pack
+    return there is not None and there.pack.installs_as(pack)
 
 
 def _licence(name: str, pack: Pack) -> str:

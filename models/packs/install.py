@@ -81,7 +81,7 @@ def _present(name: str, pack: Pack, cache: Path) -> InstalledPack | None:
         there = installed(name, cache)
     except PackError:
         return None  # a damaged receipt: install again
-    if there is None or there.pack != pack or there.problems():
+    if there is None or not there.pack.installs_as(pack) or there.problems():
         return None
     return there
 

@@ -117,6 +117,11 @@ class Pack(_Entry):
             raise ValueError("a pack with an embedder, and no other, has a model_id")
         return self
 
+    def installs_as(self, other: "Pack") -> bool:
+        """Whether the same files are installed for both, whatever else is said of them."""
+        own, others = ((pack.model_id, pack.sources, pack.files) for pack in (self, other))
+        return own == others
+
     def file_for(self, role: Role) -> ModelFile | None:
         return next((file for file in self.files if file.role == role), None)
 

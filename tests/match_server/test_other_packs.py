@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from match_server.services.wiring import face_engine
 from models.samples import sample_path
 from shared.errors import ConfigurationError
@@ -60,6 +61,13 @@ def test_256_values_are_enrolled_searched_stored_and_sent_to_a_box(
     rows = FeedTemplates.model_validate(part["templates"]).rows(head["gallery"]["dimension"])
     assert rows.shape == (3, DIMENSION)
     assert (rows.astype(np.float32) @ vector).max() == pytest.approx(similarity, abs=2e-3)
+
+
+@pytest.mark.parametrize("pack", ["edgeface-xxs", "edgeface-xs", "retail-0095"])
+def test_a_new_collection_of_a_measured_pack_decides_by_its_reference(pack):
+    references, model_id = ReferenceCalibrations(), face_engine(pack).model_id
+    assert references.calibration(model_id) is not None
+    assert references.default_policy(model_id)["target_fpir"] == 0.01
 
 
 def test_a_pack_without_an_embedder_is_refused_by_name():

@@ -66,6 +66,20 @@ def test_a_pack_from_the_web_is_installed_and_then_needs_no_network(
     assert left_behind(tmp_path) == ["mine"]
 
 
+def test_other_words_about_a_pack_make_it_no_other_pack(far_web: FarWeb, tmp_path: Path) -> None:
+    far_web.files["/thing"] = b"content"
+    first = manifest(far_web.url("/thing"), b"content")
+    pull("mine", first, cache=tmp_path)
+    pack = first.packs["mine"]
+    later = Manifest(packs={"mine": pack.model_copy(update={"description": "Other words."})})
+    pull("mine", later, cache=tmp_path)
+    assert len(far_web.requested) == 1
+    fewer = pack.files[0].model_copy(update={"output": "other numbers"})
+    other = Manifest(packs={"mine": pack.model_copy(update={"files": (fewer,)})})
+    pull("mine", other, cache=tmp_path)
+    assert len(far_web.requested) == 2
+
+
 @pytest.mark.parametrize("name", ["thing.bin", "published"])
 def test_a_file_in_the_folder_given_needs_no_network(
     name: str, far_web: FarWeb, tmp_path: Path
