@@ -4,6 +4,7 @@ import base64
 import io
 
 import numpy as np
+import pytest
 
 SEARCH = "/v1/collections/default/search"
 PERSONS = "/v1/collections/default/persons"
@@ -169,6 +170,29 @@ def test_verify_takes_the_field_image_twice(api, helpers):
     assert verify(red, red).get_json()["decision"] == "match"
     assert verify(red, green).get_json()["decision"] == "no_match"
     assert verify(red).status_code == 400
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "first"), (1, "second")])
+def test_verify_names_the_picture_in_which_no_face_is(api, helpers, place, name):
+    pair = [{"image": base64.b64encode(helpers.paint((RED, 50))).decode()} for _ in range(2)]
+    pair[place] = {"image": base64.b64encode(helpers.paint()).decode()}
+    refusal = api.refused(422, "POST", "/v1/verify", json={"pair": pair})
+    assert (refusal["code"], refusal["details"]["side"]) == ("no_face", name)
+    assert refusal["message"].startswith(f"{name} picture: no face")
+
+
+def test_a_similarity_is_never_more_than_1_nor_a_distance_less_than_0(api, helpers):
+    """Rows are rounded to half precision, and may then be a little longer than 1."""
+    for seed in range(40):
+        vector = helpers.unit_vector(seed)
+        stored = vector.astype("<f2").astype("f8")
+        if float(stored @ stored) > 1.00001:
+            break
+    api.template(api.person("Ann"), vector)
+    search = {"templates": [{"vector": helpers.encode(vector), "model_id": helpers.MODEL}]}
+    (probe,) = api.ok("POST", "/v1/collections/default/search", json=search)["probes"]
+    (candidate,) = probe["candidates"]
+    assert (candidate["similarity"], candidate["distance"]) == (1.0, 0.0)
 
 
 def test_verify_of_two_models_is_a_mismatch(api, helpers):
