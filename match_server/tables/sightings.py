@@ -108,7 +108,10 @@ class TrackTemplate(Table):
     """What the probes of one track have shown so far, for a short while: see `fuse_tracks_s`."""
 
     __tablename__ = "track_templates"
-    __table_args__ = (Index("ix_track_templates_received", "received_at"),)
+    __table_args__ = (
+        Index("ix_track_templates_received", "received_at"),
+        Index("ix_track_templates_camera", "camera"),
+    )
 
     track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)  # first: it is asked for alone
     device: Mapped[str] = mapped_column(Name, primary_key=True)

@@ -82,11 +82,43 @@ def test_another_camera_box_or_person_is_another_sighting(seen, api, difference)
     assert len(events(api)) == 2
 
 
+def test_a_stranger_who_was_out_of_sight_for_a_moment_is_one_sighting(api, seen, helpers):
+    looks = [
+        helpers.unit_vector(50 + n, near=helpers.unit_vector(7), similarity=0.85) for n in (0, 1, 2)
+    ]
+    visit = []
+    for vector in looks:
+        visit.append(seen(template=helpers.encode(vector)))
+        api.clock.advance(20)
+    assert {event["id"] for event in visit} == {visit[0]["id"]}
+    (event,) = events(api)
+    assert (event["decision"], event["tracks"], event["probes"]) == ("unknown", 3, 3)
+    api.clock.advance(40)
+    assert seen(template=helpers.encode(looks[0]))["id"] != event["id"]
+
+
 @on_sqlite
-def test_strangers_are_one_sighting_each_because_nothing_says_that_they_are_the_same(api, seen):
-    seen()
-    seen()
+@pytest.mark.parametrize("other", [{}, {"camera": "back"}, {"device": "door-2"}])
+def test_strangers_who_look_different_or_stand_elsewhere_are_sightings_of_their_own(
+    api, seen, helpers, other
+):
+    same = {"template": helpers.encode(helpers.unit_vector(7))}
+    first, second = seen(**same), seen(**(other | same if other else {}))
+    assert first["id"] != second["id"]
     assert [event["decision"] for event in events(api)] == ["unknown", "unknown"]
+
+
+@on_sqlite
+def test_a_stranger_who_is_named_on_a_second_track_was_that_person_before(
+    api, seen, helpers, people
+):
+    unsure = helpers.unit_vector(60, near=people["Ann"], similarity=0.3)
+    first = seen(template=helpers.encode(unsure))
+    track = new_id()
+    again = seen(template=helpers.encode(unsure), track=track)
+    named = seen("Ann", track=track, shots=3)
+    assert first["id"] == again["id"] == named["id"]
+    assert (named["person"]["name"], named["tracks"]) == ("Ann", 2)
 
 
 @on_sqlite

@@ -35,7 +35,6 @@ from match_server.services.seen.track_templates import (
     FusedProbes,
     SearchedShots,
     TrackTemplates,
-    same_person_limit,
 )
 from match_server.services.storing.files import FileStore, Kept
 from match_server.services.storing.vault import Cipher, Vault
@@ -302,7 +301,7 @@ def _shots_of(probe: _Readable, fused: FusedProbes | None, point: OperatingPoint
     message = probe.message
     if fused is None:
         return SearchedShots(probe.template, message.shots, replaces=message.shots > 1)
-    return fused.add(message, probe.template, probe.scope, same_person_limit(point))
+    return fused.add(message, probe.template, probe.scope, point)
 
 
 def _verdict(searched: _Searched, received_at: datetime) -> Verdict:

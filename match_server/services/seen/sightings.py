@@ -135,7 +135,8 @@ class Sightings:
 
     def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
         """Read what is known of these probes' tracks and persons; all of them will be added."""
-        tracks = list({message.track_id for message, _ in probes})
+        own = {message.track_id for message, _ in probes}
+        tracks = list(own | {verdict.shots.earlier_track for _, verdict in probes} - {None})
         if self._session.connection().execute(_ANY_TRACK, {"tracks": tracks}).first() is not None:
             for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
                 self._tracks[track.device, track.camera, track.track_id] = track
@@ -221,12 +222,13 @@ class Sightings:
 
         That of its track, unless the track turns out to show another person than the other tracks
         of it. A named one, besides, is that of the same person before the same camera a short
-        while before or after; where there are several, they become one, the eldest.
+        while before or after; where there are several, they become one, the eldest. An unknown one
+        is that of an unknown face of a moment ago whose template agrees.
         """
         current = None if track is None else track.event
         person = verdict.person_number
         if person is None:
-            return current
+            return current or self._stranger_seen_before(message, verdict)
         if current is not None and track is not None and names_another(current, person):
             if not better_of_track(track, message, verdict):
                 return current
@@ -243,6 +245,15 @@ class Sightings:
             if event is not eldest:
                 unused.append(self._absorb(eldest, event))
         return eldest
+
+    def _stranger_seen_before(self, message: ProbeMessage, verdict: Verdict) -> Event | None:
+        """The sighting of the same unknown face that was out of sight for a moment."""
+        earlier = verdict.shots.earlier_track if verdict.decision == "unknown" else None
+        track = self._tracks.get((message.device, message.camera, earlier)) if earlier else None
+        unknown = track is not None and track.event.person_number is None
+        if track is None or not unknown or track.event.merged_into or track.event.person_erased:
+            return None
+        return track.event if track.event.decision == "unknown" else None
 
     def _near(self, message: ProbeMessage, verdict: Verdict, person: int) -> list[Event]:
         """Sightings of this person before this camera, so close in time that they are the same."""

@@ -27,6 +27,8 @@ from shared.messages import ProbeMessage
 from shared.template import Template, unit_rows
 
 _MOST_SHOTS = 16  # beyond, older shots count for less and less
+_SAME_VISIT = 0.5  # cosine, where no calibration says better
+_SAME_VISIT_FMR = 1e-5
 _LEAST_WEIGHT = 1e-2  # of a shot without any quality: its template must survive float16
 
 TrackKey = tuple[str, str, str]  # device, camera, track id
@@ -51,6 +53,7 @@ class SearchedShots:
     template: Template
     shots: int  # that the template rests on
     replaces: bool  # the answer stands for the track so far, whatever was said of fewer shots
+    earlier_track: str | None = None  # of this camera that shows the same face, for a new track
 
 
 def add_shot(
@@ -85,6 +88,17 @@ def add_shot(
     return after, SearchedShots(fused, shots, replaces=not before.disputed)
 
 
+def same_visit_limit(point: OperatingPoint) -> float:
+    """The cosine from which two tracks of a camera show one stranger who came back.
+
+    Stricter than for shots of one track: nothing but the templates says that they belong together,
+    and a false join would hide a person.
+    """
+    if point.calibration is None:
+        return _SAME_VISIT
+    return point.calibration.threshold_for(_SAME_VISIT_FMR).similarity
+
+
 def same_person_limit(point: OperatingPoint) -> float:
     """The cosine from which two shots of a track are fused: by the calibration, if there is one."""
     if point.calibration is None:
@@ -103,25 +117,47 @@ class _Row:
 class FusedProbes:
     """The probes of one transaction, fused with what their tracks have shown before."""
 
-    def __init__(self, stored: Mapping[TrackKey, _Row]) -> None:
+    def __init__(
+        self, stored: Mapping[TrackKey, _Row], nearby: Mapping[TrackKey, TrackShots]
+    ) -> None:
         self._stored = stored  # as it was before the search
+        self._nearby = nearby  # other tracks of the same cameras
         self._changed: dict[TrackKey, tuple[TrackShots, Scope, str]] = {}
         self._tracks: set[TrackKey] = set()
 
     def add(
-        self, message: ProbeMessage, template: Template, scope: Scope, same_person: float
+        self, message: ProbeMessage, template: Template, scope: Scope, point: OperatingPoint
     ) -> SearchedShots:
         """What is searched for one more probe; probes are added in the order of their arrival."""
         key = _key_of(message)
         self._tracks.add(key)
         stored, changed = self._stored.get(key), self._changed.get(key)
         before = changed[0] if changed else stored.shots if stored else None
-        after, searched = add_shot(before, message, template, same_person)
+        after, searched = add_shot(before, message, template, same_person_limit(point))
         if after is not before:
             # As it will be read, so that probes of one list end as they would one by one.
             after = replace(after, **_parts(_packed_sum(after), scope.model_id))
             self._changed[key] = after, scope, message.probe_id
-        return searched
+        if before is not None:
+            return searched
+        return replace(searched, earlier_track=self._earlier_track(message, template, point))
+
+    def _earlier_track(
+        self, message: ProbeMessage, template: Template, point: OperatingPoint
+    ) -> str | None:
+        """The track of this camera a short while ago that shows the same face; None: none does."""
+        window = timedelta(seconds=point.policy.sighting_s)
+        changed = {key: shots for key, (shots, *_) in self._changed.items()}
+        alike = [
+            (float(shots.template.vector @ template.vector), track_id)
+            for (device, camera, track_id), shots in {**self._nearby, **changed}.items()
+            if (device, camera) == (message.device, message.camera)
+            and track_id != message.track_id
+            and shots.template.model_id == template.model_id
+            and abs(message.captured_at - shots.captured_at) <= window
+        ]
+        similarity, track_id = max(alike, default=(-1.0, ""))
+        return track_id if window and similarity >= same_visit_limit(point) else None
 
     def is_current(self, session: Session) -> bool:
         """Whether no other transaction has written these tracks since they were read."""
@@ -164,12 +200,18 @@ class TrackTemplates:
         if not self._kept or not probes:
             return None
         scopes = {_key_of(message): scope for message, scope in probes}
-        rows = {}
-        for row in self._database.execute(_ROWS_OF_TRACKS, {"tracks": _ids(scopes)}):
+        cameras = {key[:2]: scope for key, scope in scopes.items()}
+        rows, nearby = {}, {}
+        wanted = {"tracks": _ids(scopes), "cameras": sorted({camera for _, camera in cameras})}
+        for row in self._database.execute(_ROWS_OF_TRACKS, wanted):
             key: TrackKey = row[:3]
             if key in scopes:
                 rows[key] = self._unpacked(key, row[3:], scopes[key])
-        return FusedProbes(rows)
+            elif key[:2] in cameras:
+                shots = self._unpacked(key, row[3:], cameras[key[:2]]).shots
+                if shots is not None:
+                    nearby[key] = shots
+        return FusedProbes(rows, nearby)
 
     def sweep(self) -> int:
         """Delete what was kept for long enough; answers how many rows."""
@@ -213,7 +255,7 @@ _ROWS_OF_TRACKS = select(
     _COLUMNS.captured_at,
     _COLUMNS.received_at,
     _COLUMNS.disputed,
-).where(_OF_TRACKS)
+).where(_OF_TRACKS | _COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
 _DELETE = delete(cast(SqlTable, TrackTemplate.__table__)).where(
     *(column == bindparam(f"{column.name}_") for column in _KEY)
 )
