@@ -42,7 +42,6 @@ _BEGINNINGS: Final = (
     (b"MM\x00*", TIFF),
     (b"II+\x00", TIFF),
     (b"MM\x00+", TIFF),
-    (b"BM", BMP),
     (b"%PDF-", FileFormat("a PDF file")),
     (b"8BPS", FileFormat("a Photoshop file")),
     (b"\x00\x00\x01\x00", FileFormat("an icon file")),
@@ -63,6 +62,7 @@ _BRANDS: Final = {
     **dict.fromkeys((b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"), HEIF),
     b"crx ": _RAW,
 }
+_BMP_HEADERS: Final = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # lengths, in bytes
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -73,6 +73,8 @@ def format_of(data: bytes) -> FileFormat | None:
         return _IN_RIFF.get(head[8:12])
     if head[4:8] == b"ftyp":
         return _of_brands(head)
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return BMP
     for beginning, found in _BEGINNINGS:
         if head.startswith(beginning):
             return found

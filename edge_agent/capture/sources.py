@@ -15,6 +15,7 @@ from edge_agent.capture.pipes import PipeSource, gstreamer_command
 from edge_agent.capture.rpicam import open_rpicam
 from edge_agent.capture.stall import UNKNOWN_S
 from edge_agent.capture.streams import Asked, OpenCvCamera, open_stream, open_usb_camera
+from models.picture_formats import format_of
 from models.types import BgrImage
 from shared.addresses import redacted
 from shared.errors import MusterError, SourceError
@@ -22,12 +23,10 @@ from shared.errors import MusterError, SourceError
 log = logging.getLogger(__name__)
 
 _STREAMS: Final = ("rtsp", "rtsps", "rtmp", "http", "https")
-_PICTURE_HEADS: Final = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM.{12}|RIFF.{4}WEBP|II\*\x00|MM\x00\*", re.DOTALL
-)
 _PICTURE_SUFFIXES: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )
+_HEAD_BYTES: Final = 4096
 _MAX_PICTURE_FILE: Final = 64 * 1024 * 1024
 
 
@@ -201,8 +200,8 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 def _is_picture(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(16)
-    return path.suffix.lower() in _PICTURE_SUFFIXES or _PICTURE_HEADS.match(head) is not None
+        kind = format_of(file.read(_HEAD_BYTES))
+    return path.suffix.lower() in _PICTURE_SUFFIXES or bool(kind and kind.decoder)
 
 
 def _read_picture_file(path: Path) -> BgrImage:

@@ -351,6 +351,7 @@ def test_of_several_pictures_in_one_jpeg_the_first_is_read_and_it_stays_a_jpeg()
         (b"<?xml version='1.0'?><svg></svg>", "an SVG drawing"),
         (b"\xef\xbb\xbf<!DOCTYPE html>", "an HTML page"),
         (b"8BPS\x00\x01", "a Photoshop file"),
+        (b"BMW, Audi and others", "a text file"),
         (b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom", "an MP4 or QuickTime film"),
         (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
         (b"RIFF\x00\x00\x00\x00AVI LIST", "an AVI film"),
