@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
 
-from models.packs.install import Report, pull, quiet
+from models.packs.install import pull, quiet
 from models.packs.manifest import Figures, Manifest, Pack, built_in_manifest, read_manifest
+from models.packs.registries import Report
 from models.packs.store import default_cache, installed, installed_names, require
 from shared.errors import MusterError
 
@@ -266,10 +267,13 @@ def _consents(name: str, pack: Pack, *, ask: bool) -> bool:
 
 @contextmanager
 def _progress(*, show: bool) -> Iterator[Report]:
-    """A bar for each thing that is being done, on a terminal; nothing elsewhere."""
+    """A bar for each thing that is being done, on a terminal; elsewhere a line."""
     console = Console(stderr=True)
-    if not show or not console.is_terminal:
+    if not show:
         yield quiet
+        return
+    if not console.is_terminal:
+        yield _lines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console) as bars:
@@ -281,3 +285,15 @@ def _progress(*, show: bool) -> Iterator[Report]:
             bars.update(tasks[doing], completed=done, total=total or None)
 
         yield report
+
+
+def _lines() -> Report:
+    """Writes a line to standard error for each thing that is begun."""
+    begun: set[str] = set()
+
+    def report(doing: str, _done: int, _total: int) -> None:
+        if doing not in begun:
+            begun.add(doing)
+            click.echo(doing, err=True)
+
+    return report

