@@ -8,6 +8,7 @@ config_option = click.option(
     "--config",
     "-c",
     type=click.Path(path_type=Path),
+    envvar="MUSTER_AGENT_CONFIG",
     default=Path("agent.toml"),
     show_default=True,
     help="The box's configuration.",

@@ -20,6 +20,7 @@ from edge_agent.fleet.first_picture import first_picture, waits_for_keyframe
 from edge_agent.settings import AgentSettings, BrokerSettings, ServerSettings
 from models.packs.store import installed
 from shared.clock import SystemClock
+from shared.commands import shown
 from shared.errors import MusterError, SourceError, Unauthenticated, Unavailable
 from shared.topics import DeviceTopics
 from shared.unreachable import why_unreachable
@@ -125,7 +126,8 @@ def _models(settings: AgentSettings) -> Finding:
         except MusterError as error:
             return Finding("models", "bad", error.message)
         if problems:
-            advice = f"the agent fetches it again when it starts; or: face-models pull {name}"
+            pull = shown(f"face-models pull {name}")
+            advice = f"the agent fetches it again when it starts; or: {pull}"
             return Finding("models", "bad", f"{name} is damaged: {'; '.join(problems)}", advice)
     try:
         require_expected(wanted)
@@ -136,7 +138,7 @@ def _models(settings: AgentSettings) -> Finding:
         models = open_models(wanted.pack, detector=wanted.detector, closer=wanted.closer)
         prove(models)
     except MusterError as error:
-        return Finding("models", "bad", error.message, f"face-models pull {wanted.pack}")
+        return Finding("models", "bad", error.message, shown(f"face-models pull {wanted.pack}"))
     return Finding("models", "well", f"{models.model_id}, {models.dimension} values a template")
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 
 
-def read_secret(path: Path | None, variable: str | None = None) -> str | None:
+def read_secret(
+    path: Path | None, variable: str | None = None, *, blanks: bool = True
+) -> str | None:
     """A secret from its file or, failing that, from the environment; None where there is none.
+
+    A password may hold blanks; for what never does, `blanks` is False.
 
     Raises ConfigurationError for a file that cannot be read or holds something else.
     """
@@ -17,6 +21,15 @@ def read_secret(path: Path | None, variable: str | None = None) -> str | None:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the secret in {path} cannot be read: {error}") from error
-    if not secret or not secret.isprintable() or len(secret.split()) != 1:
-        raise ConfigurationError(f"{path} should hold one line with one secret, and does not")
+    if not secret:
+        raise ConfigurationError(f"{path} is empty: it should hold one line with a secret")
+    if not secret.isprintable():
+        lines = len(secret.splitlines())
+        what = f"holds {lines} lines" if lines > 1 else "holds a tab or another control character"
+        raise ConfigurationError(f"{path} {what}: it should hold one line with a secret")
+    if not blanks and " " in secret:
+        raise ConfigurationError(
+            f"{path} holds a blank inside: it should hold one line with a secret, and this kind "
+            "has no blanks"
+        )
     return secret

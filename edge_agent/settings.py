@@ -111,7 +111,7 @@ class ServerSettings(_Section):
 
     def key(self) -> str:
         """The API key. Raises ConfigurationError where there is none."""
-        secret = read_secret(self.key_file, _KEY_VARIABLE)
+        secret = read_secret(self.key_file, _KEY_VARIABLE, blanks=False)
         if secret is None:
             raise ConfigurationError(
                 f"the server needs a key: set server.key_file or {_KEY_VARIABLE}"

@@ -49,6 +49,10 @@ def parsed_url(url: str | URL) -> URL:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
         raise ConfigurationError(f"database_url: {parsed.drivername!r} is not known; {_EXAMPLES}")
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            f"database_url: a database in memory would be another one in each process; {_EXAMPLES}"
+        )
     return parsed
 
 
@@ -56,8 +60,8 @@ _EXAMPLES = "write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DAT
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The file of an SQLite URL; None for other databases and for memory."""
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+    """The file of an SQLite URL; None for other databases."""
+    if url.get_backend_name() != "sqlite" or not url.database:
         return None
     return Path(url.database)
 

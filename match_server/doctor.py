@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Callable
 
-from match_server.migrations import current_revision, head_revision, require_known
+from match_server.migrations import current_revision, head_revision, require_known, require_tables
+from match_server.prepare import require_data_folder
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.health import Check
 from match_server.services.storing.readable import damaged_templates
-from match_server.services.wiring import Services, build_services
+from match_server.services.wiring import Services, build_services, face_engine
 from match_server.settings import Settings
 from shared.errors import MusterError, PackError
 from shared.gallery.kernels import best_kernel, compiled_kernels
@@ -17,21 +18,29 @@ _NAMED = 5
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Look at the data folder, the database, the keys and the face models; changes nothing."""
+    """Look at the data folder, the database, the keys and the face models; changes nothing.
+
+    What cannot be judged, because something before it is wrong, is left out: as another user, or
+    with the database of another version, everything else would be a false alarm.
+    """
+    models = _check("models", lambda: _models(settings))
     folder = _data_folder(settings)
     if not folder.ok:
-        return [folder, _check("models", lambda: _models(build_services(settings)))]
+        return [folder, models]
     services = build_services(settings)
     try:
+        database = _check("database", lambda: _database(services))
+        if not database.ok:
+            return [folder, database, models]
         return [
             folder,
-            _check("database", lambda: _database(services)),
+            database,
             _check("collections", lambda: _collections(services)),
             _check("thresholds", lambda: _thresholds(services)),
             _check("encryption", lambda: _encryption(services)),
             _check("templates", lambda: _templates(services)),
             _check("keys", lambda: _keys(services)),
-            _check("models", lambda: _models(services)),
+            models,
             _check("gallery", _gallery),
         ]
     finally:
@@ -48,9 +57,10 @@ def _check(name: str, look: Callable[[], tuple[bool, str]]) -> Check:
 
 def _data_folder(settings: Settings) -> Check:
     folder = settings.data_dir
-    if not folder.is_dir():
-        message = f"{folder} does not exist; `match-server serve` makes it"
-        return Check(name="data folder", ok=False, message=message)
+    try:
+        require_data_folder(settings)
+    except MusterError as error:
+        return Check(name="data folder", ok=False, message=error.message)
     free = shutil.disk_usage(folder).free
     message = f"{folder}, {free // 2**20} MiB free"
     if free < _FREE_BYTES:
@@ -68,7 +78,11 @@ def _database(services: Services) -> tuple[bool, str]:
     revision, head = current_revision(services.database), head_revision()
     require_known(revision)
     if revision != head:
-        return False, f"at migration {revision}, needs {head}: run `match-server migrate`"
+        return (
+            False,
+            f"at migration {revision}, needs {head}: {services.settings.command('migrate')}",
+        )
+    require_tables(services.database)
     return True, f"{services.database.url.get_backend_name()}, at migration {head}"
 
 
@@ -88,7 +102,8 @@ def _collections(services: Services) -> tuple[bool, str]:
     if all(one.name != name for one in found):
         return (
             False,
-            f"the collection {name!r} that probes search is missing; `match-server serve` makes it",
+            f"the collection {name!r} that probes search is missing; "
+            f"`{services.settings.command('serve')}` makes it",
         )
     for one in found:
         try:
@@ -112,7 +127,7 @@ def _encryption(services: Services) -> tuple[bool, str]:
     if locked:
         return False, (
             f"{', '.join(locked)} cannot be read: give their master key in "
-            "MUSTER_ENCRYPTION_KEY_FILE (see `match-server keyring list`)"
+            f"MUSTER_ENCRYPTION_KEY_FILE (see `{services.settings.command('keyring list')}`)"
         )
     if secrets := services.secrets.locked(services.database):
         return False, (
@@ -120,7 +135,8 @@ def _encryption(services: Services) -> tuple[bool, str]:
             "their master key in MUSTER_ENCRYPTION_KEY_FILE"
         )
     if services.rotation.unfinished():
-        return False, "a rotation was interrupted: match-server keyring rotate --data"
+        again = services.settings.command("keyring rotate --data")
+        return False, f"a rotation was interrupted: {again}"
     return True, "every encrypted collection can be read"
 
 
@@ -139,9 +155,10 @@ def _templates(services: Services) -> tuple[bool, str]:
 def _keys(services: Services) -> tuple[bool, str]:
     if services.keys.any_valid():
         return True, "there is a valid key"
-    return False, "nobody has a key: match-server key create --role admin"
+    return False, f"nobody has a key: {services.settings.command('key create --role admin')}"
 
 
-def _models(services: Services) -> tuple[bool, str]:
-    services.faces.open()
-    return True, f"{services.faces.model_id}, {services.faces.dimension} values a template"
+def _models(settings: Settings) -> tuple[bool, str]:
+    faces = face_engine(settings.model_pack, settings.picture_limits)
+    faces.open()
+    return True, f"{faces.model_id}, {faces.dimension} values a template"

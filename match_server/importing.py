@@ -9,7 +9,7 @@ from pathlib import Path
 
 from match_server.api.uploads import lines_of, picture_item
 from match_server.picture_folder import BY_FOLDER, Naming, pictures_in, printable_name
-from match_server.prepare import prepare
+from match_server.prepare import prepare, require_data
 from match_server.schemas.batches import BatchQuery, BatchVerdict
 from match_server.services.people.batches import Item
 from match_server.services.people.bulk import Resume
@@ -33,9 +33,15 @@ class Plan:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Services]:
-    """The services over a prepared data folder, also while a server runs over it."""
-    prepare(settings)
+def opened(settings: Settings, *, create: bool = False) -> Iterator[Services]:
+    """The services of a server that exists, also while it runs.
+
+    Raises NoData where there is none, unless it is to be created.
+    """
+    if create:
+        prepare(settings)
+    else:
+        require_data(settings)
     services = build_services(settings)
     services.first_start()
     gc.freeze()  # else all that has been loaded is looked through, again and again

@@ -1,7 +1,9 @@
 """`match-server ingest`: the process between the broker and the database."""
 
+import logging
 import signal
 import threading
+import time
 from importlib.metadata import version
 
 from match_server.logs import set_up_logging
@@ -12,7 +14,7 @@ from match_server.mqtt.homeassistant import Discovery
 from match_server.mqtt.publisher import Publisher
 from match_server.mqtt.states import Announcer
 from match_server.mqtt.tracks import track_listening
-from match_server.prepare import prepare
+from match_server.prepare import NoData, require_data
 from match_server.services.metrics import share_metrics
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
@@ -21,6 +23,10 @@ from match_server.telling.turns import turn_at
 
 __all__ = ["Broker", "Consumer", "broker_of", "run_ingest"]
 
+log = logging.getLogger(__name__)
+
+_SERVER_S = 30.0  # that a server may take to make its data, at its first start
+_LOOK_S = 2.0
 _DESK_S = 5.0  # for what the desk for devices has in hand at the end
 
 
@@ -28,7 +34,7 @@ def run_ingest(settings: Settings) -> None:
     """Consume until SIGTERM or SIGINT."""
     set_up_logging(settings.log_level)
     broker = broker_of(settings)
-    prepare(settings)
+    _await_data(settings)
     share_metrics(settings.data_dir)
     services = build_services(settings)
     services.first_start()
@@ -49,6 +55,20 @@ def run_ingest(settings: Settings) -> None:
         desk.stop()
         at_the_desk.join(_DESK_S)
         services.close()
+
+
+def _await_data(settings: Settings) -> None:
+    """Waits a moment for a server that was started together with this. Raises NoData."""
+    until_s = time.monotonic() + _SERVER_S
+    while True:
+        try:
+            require_data(settings)
+            return
+        except NoData as error:
+            if time.monotonic() > until_s:
+                raise
+            log.warning("Waiting for the server: %s", error.message)
+        time.sleep(_LOOK_S)
 
 
 def listenings(services: Services) -> list[Listening]:

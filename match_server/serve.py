@@ -29,6 +29,7 @@ from match_server.telling.start import webhook_deliverer
 from models.packs.choice import DetectorChoice
 from models.packs.manifest import built_in_manifest
 from models.packs.store import installed
+from shared.commands import shown
 from shared.errors import ConfigurationError
 from shared.service import Watchdog
 
@@ -149,11 +150,12 @@ def _hints(settings: Settings, *, has_key: bool) -> list[str]:
     if not has_key:
         lines += [
             "Nobody has a key yet. Make one with:",
-            f"  match-server key create --role admin --data-dir {settings.data_dir}",
+            f"  {settings.command('key create --role admin')}",
         ]
     if missing := _missing_packs(settings):
         lines += ["Pictures cannot be read yet. Install the face models with:"]
-        lines += [f"  face-models pull {' '.join(missing)}"]
+        pull = shown(f"face-models pull {' '.join(missing)}")
+        lines += [f"  {pull}"]
     return lines
 
 

@@ -1,10 +1,11 @@
 """The server's settings: a TOML file, overridden by `MUSTER_…` variables, then by the command."""
 
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -13,6 +14,7 @@ from pydantic_settings import (
 )
 
 from models.picture import PictureLimits
+from shared.commands import installed, shown
 from shared.envelope import Keyring
 from shared.errors import ConfigurationError
 from shared.files import readable
@@ -210,6 +212,20 @@ class Settings(BaseSettings):
         description="What is written to the log: DEBUG, INFO, WARNING or ERROR.",
     )
 
+    _config: Path | None = PrivateAttr(default=None)  # the file that these were read from
+
+    def command(self, command: str) -> str:
+        """A command of `match-server` that finds this server's data, wherever it is called.
+
+        Installed services have a command that knows where its data is; others name it.
+        """
+        if installed():
+            return shown(f"match-server {command}")
+        words = ["match-server", command]
+        if self._config is not None:
+            words += ["--config", shlex.quote(str(self._config.absolute()))]
+        return " ".join([*words, "--data-dir", shlex.quote(str(self.data_dir.absolute()))])
+
     @property
     def sqlalchemy_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'muster.db'}"
@@ -266,7 +282,9 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return FromFile(**given)
+        settings = FromFile(**given)
+        settings._config = config
+        return settings
     except ValidationError as error:
         wrong = "; ".join(_wrong(item["type"], item["loc"], item["msg"]) for item in error.errors())
         raise ConfigurationError(f"settings: {wrong}") from None

@@ -24,6 +24,7 @@ from models.packs.manifest import ModelFile, Role
 from models.packs.store import InstalledPack, require, sha256_of
 from models.pose import PoseModel
 from models.session import Session
+from shared.commands import shown
 from shared.errors import PackError
 
 _Model = TypeVar("_Model")
@@ -147,7 +148,7 @@ def _session(pack: InstalledPack, file: ModelFile, threads: int) -> Session:
 def _check(pack: InstalledPack, file: ModelFile) -> None:
     """PackError for a file that is not what was installed: a graph runs with flipped bits too."""
     path = pack.path(file)
-    help_ = f"run `face-models pull {pack.name}`"
+    help_ = f"run `{shown(f'face-models pull {pack.name}')}`"
     try:
         is_whole = sha256_of(path) == pack.installed_sha256[file.name]
     except OSError as error:

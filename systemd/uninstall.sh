@@ -24,6 +24,9 @@ fi
 for unit in $units; do rm -f "$root/etc/systemd/system/$unit.service"; done
 rm -f "$root/usr/lib/sysusers.d/muster.conf"
 rm -rf "$root/opt/muster" "$root/var/lib/muster-models"
+for command in match-server edge-agent face-models; do
+    ! grep -qs muster-command "$root/usr/local/bin/$command" || rm -f "$root/usr/local/bin/$command"
+done
 if [ -n "$all" ]; then
     rm -rf "$root/etc/muster" "$root/var/lib/muster" "$root/var/lib/muster-agent"
     if [ -z "$root" ]; then

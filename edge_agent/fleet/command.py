@@ -16,6 +16,7 @@ from edge_agent.settings import default_state_dir
     "--config",
     "-c",
     type=click.Path(path_type=Path),
+    envvar="MUSTER_AGENT_CONFIG",
     default=Path("agent.toml"),
     show_default=True,
     help="The configuration to write, or to change.",
@@ -51,6 +52,7 @@ def enroll_device(
     Example: edge-agent enroll-device --camera /dev/video0
     """
     from edge_agent.fleet.enrolling import enroll, invitation_shown
+    from shared.commands import installed, shown
     from shared.invitations import Invitation, plain_code
 
     if camera is not None and code is None and server is None:
@@ -74,11 +76,15 @@ def enroll_device(
         source=_lasting(source or camera or "0"),
         ca_file=None if ca_file is None else ca_file.absolute(),
     )
+    if installed():
+        next_steps = f"  {shown('edge-agent doctor')}\n  sudo systemctl enable --now edge-agent"
+    else:
+        next_steps = (
+            f"  edge-agent doctor --config {done.config}\n  edge-agent run --config {done.config}"
+        )
     click.echo(
         f"This box is {done.device} at {done.site}, for {done.server}.\n"
-        f"Its key is in {done.key_file}, its configuration in {done.config}. Next:\n"
-        f"  edge-agent doctor --config {done.config}\n"
-        f"  edge-agent run --config {done.config}"
+        f"Its key is in {done.key_file}, its configuration in {done.config}. Next:\n{next_steps}"
     )
 
 

@@ -186,46 +186,36 @@ def _as_held(one: "FollowerView") -> str:
 
 @contextmanager
 def _followers(settings: Settings) -> "Iterator[Followers]":
-    from match_server.database import Database
-    from match_server.prepare import prepare
+    from match_server.prepare import open_database
     from match_server.services.boxes.followers import Followers
     from shared.clock import SystemClock
 
-    prepare(settings)
-    database = Database(settings.sqlalchemy_url)
-    try:
+    with open_database(settings) as database:
         yield Followers(database, SystemClock())
-    finally:
-        database.close()
 
 
 @contextmanager
 def _opened(settings: Settings) -> "Iterator[tuple[Devices, DeviceCodes]]":
-    """Devices and codes over a prepared data folder: nothing else is loaded for them."""
-    from match_server.database import Database
-    from match_server.prepare import prepare
+    """Devices and codes of a server that exists: nothing else is loaded for them."""
+    from match_server.prepare import open_database
     from match_server.services.boxes.device_codes import DeviceCodes, certificate_sha256
     from match_server.services.boxes.devices import Devices
     from match_server.services.law.keys import Keys
     from shared.clock import SystemClock
 
-    prepare(settings)
-    database = Database(settings.sqlalchemy_url)
-    clock = SystemClock()
-    keys = Keys(database, clock)
-    devices = Devices(database, keys, clock)
-    codes = DeviceCodes(
-        database,
-        devices,
-        keys,
-        clock,
-        public_url=settings.public_url,
-        certificate_sha256=certificate_sha256(settings.public_certificate),
-    )
-    try:
+    with open_database(settings) as database:
+        clock = SystemClock()
+        keys = Keys(database, clock)
+        devices = Devices(database, keys, clock)
+        codes = DeviceCodes(
+            database,
+            devices,
+            keys,
+            clock,
+            public_url=settings.public_url,
+            certificate_sha256=certificate_sha256(settings.public_certificate),
+        )
         yield devices, codes
-    finally:
-        database.close()
 
 
 def _qr_of(text: str) -> str:

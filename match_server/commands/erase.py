@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from match_server.commands.options import answer, data_dir, json_flag
+from match_server.commands.options import (
+    answer,
+    data_dir,
+    json_flag,
+    require_consent,
+    yes_flag,
+)
 from match_server.settings import load_settings
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 @click.argument("person", required=False)
 @click.option("--collection", default="default", show_default=True, help="Of the person.")
 @click.option("--certificate", help="Show this certificate (an id) in place of erasing anybody.")
+@yes_flag
 @data_dir
 @json_flag
 @click.pass_obj
@@ -26,17 +33,19 @@ def erase(
     person: str | None,
     collection: str,
     certificate: str | None,
+    yes: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Erase a person, by id, and everything that names them; answers a certificate.
 
-    It works while the server runs. The certificate is `pending` as long as somebody, a box that
-    is away or a storage that does not answer, may still hold something.
+    It asks first, unless --yes is given. It works while the server runs. The certificate is
+    `pending` as long as somebody, a box that is away or a storage that does not answer, may still
+    hold something.
 
     \b
     Examples:
-      match-server erase 01a203dc-d1ba-7d44-99e4-4cda1934ccb9 --collection staff
+      match-server erase 01a203dc-d1ba-7d44-99e4-4cda1934ccb9 --collection staff --yes
       match-server erase --certificate 01a20486-c6f7-7982-93c5-04039b7b3e50 --json
     """
     from match_server.importing import opened
@@ -45,6 +54,12 @@ def erase(
         raise click.UsageError("name a person to be erased, or a --certificate to be shown")
     with opened(load_settings(config, **options)) as services:
         if person is not None:
+            named = services.persons.get(collection, person)
+            require_consent(
+                f"This erases {named.name} ({person}, of {collection}) for good: templates, "
+                "photos, and the name in sightings.",
+                yes=yes,
+            )
             certificate = services.erasures.erase(collection, person).erasure
         services.erasures.settle()
         view = services.erasures.get(certificate or "")

@@ -87,7 +87,7 @@ def import_(
     if name is not None and by_file_name:
         raise click.UsageError("give --name or --by-file-name, not both")
     naming = Naming(name, by_file_name)
-    with opened(settings) as services:
+    with opened(settings, create=True) as services:
         planned = plan(services, collection, source, again=again, naming=naming)
         wanted = BatchQuery(store=store, storage=storage, force=force)
         verdicts = run(services, collection, planned, wanted)

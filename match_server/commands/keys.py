@@ -41,11 +41,14 @@ def create_key(
 ) -> None:
     """Make a key. It is shown this once.
 
+    The first key of role admin may come before the server: where there is no data yet, it makes the
+    data folder of a new server, and says so. Other commands never do.
+
     \b
     Example:
       match-server key create --role device --name "front door" --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_keys
+    from match_server.prepare import NoData, is_service_installed, open_keys, prepare, require_data
     from match_server.schemas.keys import KeyCreate
 
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
@@ -55,9 +58,23 @@ def create_key(
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(reason) from None
-    with open_keys(load_settings(config, **options)) as keys:
+    settings = load_settings(config, **options)
+    new_server = False
+    try:
+        require_data(settings)
+    except NoData:
+        if role != "admin" or is_service_installed():
+            raise
+        prepare(settings)
+        new_server = True
+    with open_keys(settings) as keys:
         made = keys.create(wanted)
     text = f"{made.key}\n\nRole {made.role}, id {made.id}. Keep it: it is not shown again."
+    if new_server:
+        text += (
+            "\nThere was no server's data here, so this key is the first of a new server: start it "
+            f"with\n  {settings.command('serve')}"
+        )
     answer(as_json, made.model_dump(mode="json"), text)
 
 

@@ -1,7 +1,8 @@
-"""What the commands share: options, and answers as text or JSON."""
+"""What the commands share: options, consent, and answers as text or JSON."""
 
 import functools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -28,11 +29,36 @@ def data_dir(command: Command) -> Command:
         finally:
             act_as(Actor())
 
-    return click.option(
+    config = click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=_take_config,
+        help="TOML file with settings; may also stand before the command.",
+    )
+    folder = click.option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of database, photos and snapshots.  [default: muster-data]",
-    )(cast(Command, acting))
+    )
+    return folder(config(cast(Command, acting)))
+
+
+def _take_config(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.obj = value
+
+
+yes_flag = click.option("--yes", is_flag=True, help="Do not ask whether this is meant.")
+
+
+def require_consent(what: str, *, yes: bool) -> None:
+    """Asks before something is lost for good. ClickException where nobody is there to answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.ClickException(f"{what} If this is meant, say --yes.")
+    click.confirm(f"{what} Go on?", abort=True, err=True)
 
 
 def json_flag(command: Command) -> Command:

@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from match_server.commands.options import answer, data_dir, json_flag
+from match_server.commands.options import (
+    answer,
+    data_dir,
+    json_flag,
+    require_consent,
+    yes_flag,
+)
 from match_server.settings import load_settings
 
 
@@ -52,25 +58,40 @@ def ingest(config: Path | None, /, **options: Any) -> None:
 
 @click.command()
 @click.option("--to", "revision", default="head", help="Migration to go to; `base` empties it.")
+@yes_flag
 @data_dir
 @json_flag
 @click.pass_obj
-def migrate(config: Path | None, /, revision: str, as_json: bool, **options: Any) -> None:
+def migrate(
+    config: Path | None, /, revision: str, yes: bool, as_json: bool, **options: Any
+) -> None:
     """Bring the database to the shape that this version needs.
 
-    `serve` does it by itself. Going back loses what the older shape cannot hold.
+    `serve` does it by itself. Going back loses what the older shape cannot hold, so it asks first,
+    unless --yes is given.
 
     \b
     Example:
       match-server migrate --data-dir /var/lib/muster
     """
-    from match_server.database import Database
+    from match_server.database import Database, sqlite_path
+    from match_server.migrations import current_revision, is_older, require_database
     from match_server.migrations import migrate as run
+    from match_server.prepare import make_data_folder
 
     settings = load_settings(config, **options)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_folder(settings.data_dir)
     database = Database(settings.sqlalchemy_url)
     try:
+        require_database(sqlite_path(database.url))
+        current = current_revision(database)
+        if is_older(revision, current):
+            lost = "everything in" if revision == "base" else "what is newer than that from"
+            require_consent(
+                f"Going back to {revision} deletes {lost} the database "
+                f"{database.url.render_as_string()}.",
+                yes=yes,
+            )
         reached = run(database, revision)
     finally:
         database.close()

@@ -91,7 +91,7 @@ def import_server(
         done = restore(settings, file, passphrase_from(passphrase), progress=display.update)
     noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
     before = _erased_before(settings)
-    with opened(settings) as services:
+    with opened(settings, create=True) as services:
         if erasures is not None:
             services.journal.merge(erasures)
             services.erasures.repeat()

@@ -1,5 +1,6 @@
 """The database's shape, version by version (Alembic), packaged with the server."""
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -7,11 +8,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from match_server.database import Database, sqlite_path
-from shared.errors import ConfigurationError
+from match_server.tables import Table
+from shared.errors import ConfigurationError, Unavailable
 
+_HALF = (
+    "it is half of one version and half of another. Something other than Muster has changed it, or "
+    "it was copied in parts. Go back to a backup"
+)
+_MISFIT = re.compile(r"already exists|no such (table|column)|does not exist|duplicate column")
 _SQLITE = b"SQLite format 3\0"  # how such a file begins
 
 
@@ -23,9 +30,17 @@ def migrate(database: Database, revision: str = "head") -> str:
     file = sqlite_path(database.url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _require_sqlite(file)
-    with database.connection() as connection:
-        return migrate_on(connection, revision)
+    require_database(file)
+    try:
+        with database.connection() as connection:
+            return migrate_on(connection, revision)
+    except Unavailable as error:
+        reason = str(getattr(error.__cause__, "orig", ""))
+        if _MISFIT.search(reason):
+            raise ConfigurationError(
+                f"the database cannot be brought to another version ({reason}): {_HALF}"
+            ) from error
+        raise
 
 
 def migrate_on(connection: Connection, revision: str) -> str:
@@ -34,7 +49,7 @@ def migrate_on(connection: Connection, revision: str) -> str:
     config.attributes["connection"] = connection
     current = current_on(connection)
     require_known(current)
-    if _is_older(revision, current):
+    if is_older(revision, current):
         command.downgrade(config, revision)
     else:
         command.upgrade(config, revision)
@@ -48,8 +63,20 @@ def current_revision(database: Database) -> str | None:
 
 
 def current_on(connection: Connection) -> str | None:
-    """`current_revision` as this connection sees it."""
-    return MigrationContext.configure(connection).get_current_revision()
+    """`current_revision` as this connection sees it. ConfigurationError where it has several."""
+    revisions = MigrationContext.configure(connection).get_current_heads()
+    if len(revisions) > 1:
+        raise ConfigurationError(f"the database names several versions of itself: {_HALF}")
+    return revisions[0] if revisions else None
+
+
+def require_tables(database: Database) -> None:
+    """Raises ConfigurationError where tables of the database's version are missing."""
+    with database.read() as session:
+        there = inspect(session.connection()).get_table_names()
+    missing = sorted(Table.metadata.tables.keys() - set(there))
+    if missing:
+        raise ConfigurationError(f"the database lacks {', '.join(missing)}: {_HALF}")
 
 
 def known_revisions() -> list[str]:
@@ -72,8 +99,10 @@ def require_known(current: str | None) -> None:
         )
 
 
-def _require_sqlite(file: Path) -> None:
-    """Raises ConfigurationError when there is a file that is no database."""
+def require_database(file: Path | None) -> None:
+    """Raises ConfigurationError when there is a file, of SQLite, that is no database."""
+    if file is None:
+        return
     try:
         with file.open("rb") as opened:
             start = opened.read(len(_SQLITE))
@@ -92,7 +121,8 @@ def _config() -> Config:
     return config
 
 
-def _is_older(revision: str, current: str | None) -> bool:
+def is_older(revision: str, current: str | None) -> bool:
+    """Whether going to `revision` would be a way back. ConfigurationError for an unknown one."""
     if revision == "head":
         return False
     newest_first = [*known_revisions(), "base"]

@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from match_server.database import Database, sqlite_path
+from match_server.database import Database
 from match_server.migrations import current_revision, head_revision
+from match_server.prepare import require_data_folder
 from match_server.services.law.chain import Note, note
 from match_server.settings import Settings
 from match_server.tables import Collection, Table
@@ -55,9 +56,7 @@ def export(
     version's, or when the target is there already.
     """
     database = Database(settings.sqlalchemy_url)
-    file = sqlite_path(database.url)
-    if file is not None and not file.is_file():
-        raise ConfigurationError(f"there is no database {file}: --data-dir says where the data are")
+    require_data_folder(settings)
     if target.exists():
         raise ConfigurationError(f"{target} is there already; choose another name, or delete it")
     try:
@@ -65,7 +64,7 @@ def export(
         if revision != head_revision():
             raise ConfigurationError(
                 f"the database is at migration {revision}, this version needs {head_revision()}: "
-                "run `match-server migrate` first"
+                f"run `{settings.command('migrate')}` first"
             )
         told = {"encrypted": passphrase is not None, "buckets": buckets}
         with database.write() as session:

@@ -26,6 +26,7 @@ from models.packs.store import (
     sha256_of,
 )
 from models.packs.surgery import operate
+from shared.commands import shown
 from shared.errors import PackError
 from shared.users import user_name
 
@@ -81,10 +82,11 @@ def pull(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PackError(f"installing {name} stopped: no space left in {cache}") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            again = shown(f"face-models pull {name}")
             raise PackError(
                 f"installing {name} stopped: this user ({user_name()}) may not write to {cache} "
-                f"({error.strerror}). Run `face-models pull {name}` as the user of that folder, or "
-                "set MUSTER_MODELS_DIR to another"
+                f"({error.strerror}). Run `{again}` as the user of that folder, or set "
+                "MUSTER_MODELS_DIR to another"
             ) from error
         raise PackError(f"installing {name} into {cache} failed: {error}") from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.packs.manifest import ModelFile, Pack, Role, Sha256
+from shared.commands import shown
 from shared.errors import PackError
 
 RECEIPT = "installed.json"
@@ -93,7 +94,9 @@ def require(name: str, cache: Path | None = None) -> InstalledPack:
     """As `installed`; PackError with the command that helps when the pack is not there."""
     pack = installed(name, cache)
     if pack is None:
-        raise PackError(f"the pack {name!r} is not installed: run `face-models pull {name}`")
+        raise PackError(
+            f"the pack {name!r} is not installed: run `{shown(f'face-models pull {name}')}`"
+        )
     return pack
 
 

@@ -110,14 +110,31 @@ def test_secrets_come_from_a_file_or_the_environment(
     assert without.server.key() == "def"
 
 
-@pytest.mark.parametrize("content", ["", "two words", "two\nlines"])
-def test_a_key_file_that_holds_no_key_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "is empty"),
+        ("two words", "a blank inside"),
+        ("two\nlines", "2 lines"),
+        ("a\tb", "a tab"),
+    ],
+)
+def test_a_key_file_that_holds_no_key_is_named(tmp_path: Path, content: str, why: str) -> None:
     key = tmp_path / "key"
     key.write_text(content)
     settings = load(tmp_path, MINIMAL + f"[server]\nurl = 'http://x'\nkey_file = '{key}'\n")
     assert settings.server is not None
-    with pytest.raises(ConfigurationError, match="one line with one secret"):
+    with pytest.raises(ConfigurationError, match=f"{why}.*one line with a secret"):
         settings.server.key()
+
+
+def test_a_password_may_hold_blanks(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("correct horse\n")
+    broker = f"[broker]\nurl = 'mqtt://x'\nusername = 'a'\npassword_file = '{file}'\n"
+    settings = load(tmp_path, MINIMAL + broker)
+    assert settings.broker is not None
+    assert settings.broker.password() == "correct horse"
 
 
 def test_the_state_folder_is_systemds_where_it_says_one(

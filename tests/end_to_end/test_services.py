@@ -76,6 +76,7 @@ def test_the_server_reports(systemd: Systemd, tmp_path: Path) -> None:
 def test_ingest_reports_also_while_there_is_no_broker(systemd: Systemd, tmp_path: Path) -> None:
     nowhere = f"mqtt://127.0.0.1:{free_port()}"
     data = str(tmp_path / "data")
+    subprocess.run([BIN / "match-server", "migrate", "--data-dir", data], check=True)
     systemd.start("match-server", "ingest", "--broker", nowhere, "--data-dir", data)
     assert systemd.hears("READY=1")
     assert systemd.hears("WATCHDOG=1", times=2)

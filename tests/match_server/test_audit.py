@@ -357,7 +357,7 @@ def test_the_command_says_where_it_breaks_and_exits_1(tmp_path):
         return result.output
 
     for _ in range(3):
-        run("key", "create", "--role", "viewer")
+        run("key", "create", "--role", "admin")
     anchor = run("audit", "anchor").strip()
     assert "command key create" in run("audit", "list")
     assert "whole: 3 entries" in run("audit", "verify", "--anchor", anchor)

@@ -82,9 +82,123 @@ def test_a_role_that_does_not_exist_is_refused(tmp_path):
 
 def test_migrate_says_where_the_database_is(tmp_path):
     up = json.loads(_run("migrate", "--json", "--data-dir", tmp_path))
-    down = json.loads(_run("migrate", "--to", "base", "--json", "--data-dir", tmp_path))
+    down = json.loads(_run("migrate", "--to", "base", "--yes", "--json", "--data-dir", tmp_path))
     assert (up["revision"], down["revision"]) == (head_revision(), "base")
     assert "9999" in _run("migrate", "--to", "9999", "--data-dir", tmp_path, code=1)
+
+
+def test_going_back_asks_first_and_is_refused_where_nobody_can_answer(tmp_path):
+    _run("key", "create", "--role", "admin", "--data-dir", tmp_path)
+    text = _run("migrate", "--to", "base", "--data-dir", tmp_path, code=1)
+    assert "deletes everything" in text
+    assert "--yes" in text
+    assert "valid" in _run("key", "list", "--data-dir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("key", "list"),
+        ("key", "create", "--role", "viewer"),
+        ("key", "revoke", "0a1b"),
+        ("device", "code", "--device", "door"),
+        ("device", "list"),
+        ("device", "gallery", "--device", "door"),
+        ("erase", "01a2", "--yes"),
+        ("audit", "list"),
+        ("retention",),
+        ("keyring", "list"),
+        ("export", "file"),
+        ("evaluate", "."),
+        ("reembed", "staff"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_about_a_server_makes_none_where_there_is_none(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = _run(*command, code=1)
+    assert f"there is no server's data in {tmp_path / 'muster-data'}" in text
+    assert "--data-dir" in text
+    assert "no server's data" in _run(*command, "--data-dir", "typo", code=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_key_of_an_admin_may_come_before_the_server_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = _run("key", "create", "--role", "admin")
+    assert f"match-server serve --data-dir {tmp_path / 'muster-data'}" in text
+    assert "first of a new server" not in _run("key", "create", "--role", "admin")
+
+
+def test_no_command_makes_a_second_server_beside_the_service(tmp_path, monkeypatch):
+    unit = tmp_path / "match-server.service"
+    unit.touch()
+    monkeypatch.setattr("match_server.prepare._UNIT", unit)
+    text = _run("key", "create", "--role", "admin", "--data-dir", tmp_path / "typo", code=1)
+    assert "sudo match-server" in text
+    assert not (tmp_path / "typo").exists()
+
+
+def test_the_settings_file_is_taken_before_and_after_the_command(tmp_path):
+    file = tmp_path / "muster.toml"
+    file.write_text(f"data_dir = {str(tmp_path / 'here')!r}\n")
+    _run("--config", file, "key", "create", "--role", "admin")
+    assert "valid" in _run("key", "list", "--config", file)
+
+
+def test_commands_in_messages_find_the_same_data(tmp_path, monkeypatch):
+    file = tmp_path / "my settings.toml"
+    file.write_text("port = 1\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(file, data_dir="data").command("key list") == (
+        f"match-server key list --config '{file}' --data-dir {tmp_path}/data"
+    )
+    monkeypatch.setenv("MUSTER_COMMAND_PREFIX", "sudo")  # as installed: the command knows its data
+    assert load_settings(file).command("key list") == "sudo match-server key list"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
+def test_root_does_not_touch_the_data_of_the_servers_user(tmp_path):
+    data = tmp_path / "data"
+    _run("key", "create", "--role", "admin", "--data-dir", data)
+    for path in (data, *data.iterdir()):
+        os.chown(path, 65534, 65534)
+    for command in (["key", "list"], ["serve", "--port", "0"]):
+        assert "of the user nobody, and this is root" in _run(*command, "--data-dir", data, code=1)
+    checks = json.loads(_run("doctor", "--json", "--data-dir", data, code=1))["checks"]
+    assert {one["name"] for one in checks} == {"data folder", "models"}, "no false alarms"
+    assert {path.stat().st_uid for path in data.iterdir()} == {65534}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = '0004'", "at migration 0004, needs"),
+        ("DROP TABLE webhooks", "lacks webhooks: it is half of one version"),
+        ("INSERT INTO alembic_version VALUES ('0003')", "several versions of itself"),
+    ],
+)
+def test_the_doctor_says_of_a_half_migrated_database_what_it_is(tmp_path, damage, said):
+    _run("migrate", "--data-dir", tmp_path)
+    with sqlite3.connect(tmp_path / "muster.db") as database:
+        database.execute(damage)
+    database.close()
+    text = _run("doctor", "--data-dir", tmp_path, code=1)
+    assert said in text
+    assert text.count("BAD") <= 2, "what cannot be judged with such a database is left out"
+
+
+def test_a_half_migrated_database_is_named_when_a_command_meets_it(tmp_path):
+    _run("migrate", "--data-dir", tmp_path)
+    with sqlite3.connect(tmp_path / "muster.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '0004'")
+    database.close()
+    assert "half of one version" in _run("key", "list", "--data-dir", tmp_path, code=1)
+
+
+def test_a_database_in_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUSTER_DATABASE_URL", "sqlite://")
+    assert "sqlite:///FILE" in _run("serve", "--port", "0", "--data-dir", tmp_path, code=1)
 
 
 def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path, monkeypatch):

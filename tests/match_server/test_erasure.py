@@ -231,14 +231,18 @@ def test_the_command_erases_while_the_server_runs_and_prints_the_certificate(api
         return result.output
 
     # The command has the real face models' names, and needs none of them.
-    found = json.loads(run("p1", "--json"))
+    refused = run("p1", code=1)
+    assert "erases Ann Rare" in refused
+    assert "--yes" in refused
+    assert api.names(helpers.unit_vector(1)) == ["Ann Rare"]
+    found = json.loads(run("p1", "--yes", "--json"))
     assert found["state"] == "complete"
     assert (found["certificate"]["actor"], found["certificate"]["person"]) == (
         "command erase",
         "p1",
     )
     assert "State: complete" in run("--certificate", found["certificate"]["id"])
-    assert "no person 'p1'" in run("p1", code=1)
+    assert "no person 'p1'" in run("p1", "--yes", code=1)
     assert "--certificate" in run(code=2)
     assert api.names(helpers.unit_vector(1)) == []
 

@@ -494,5 +494,5 @@ class TestCommands:
 
     def test_a_database_that_was_not_migrated_is_said(self, run, tmp_path):
         said = run("export", tmp_path / "file", "--data-dir", tmp_path / "none", status=1)
-        assert "there is no database" in said
+        assert "there is no server's data" in said
         assert not (tmp_path / "file").exists()
