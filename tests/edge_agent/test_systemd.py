@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,16 @@ def test_installing_twice_changes_nothing_and_keeps_what_the_owner_wrote(tmp_pat
         "etc/muster/agent.env",
         "etc/muster/agent.toml",
         "etc/muster/server.env",
+        "etc/muster/server.toml",
         "etc/systemd/system/edge-agent.service",
         "etc/systemd/system/match-server-ingest.service",
         "etc/systemd/system/match-server.service",
         "usr/lib/sysusers.d/muster.conf",
+        *(f"usr/local/bin/{name}" for name in ("edge-agent", "face-models", "match-server")),
     }
     assert (tmp_path / "etc/muster/agent.env").stat().st_mode & 0o777 == 0o600
+    for name in ("agent.toml", "server.toml"):  # they may hold passwords
+        assert (tmp_path / "etc/muster" / name).stat().st_mode & 0o777 == 0o640
     for role in (["server", "--ingest"], ["agent"]):
         assert script("install.sh", *role, "--files", root=tmp_path).returncode == 0
     assert files(tmp_path) == before
@@ -136,6 +141,24 @@ def test_uninstalling_keeps_data_until_it_is_told_to_leave_nothing(tmp_path: Pat
     assert script("uninstall.sh", "--all", root=tmp_path).returncode == 0
     assert files(tmp_path) == {}
     assert script("uninstall.sh", "--all", root=tmp_path).returncode == 0
+
+
+def test_a_command_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "usr/local/bin/match-server"
+    other.parent.mkdir(parents=True)
+    other.write_text("#!/bin/sh\n")
+    assert "Left" in script("install.sh", "server", "--files", root=tmp_path).stderr
+    script("uninstall.sh", "--all", root=tmp_path)
+    assert set(files(tmp_path)) == {"usr/local/bin/match-server"}
+
+
+def test_the_settings_file_that_is_installed_names_settings_that_there_are() -> None:
+    from match_server.settings import Settings
+
+    text = (FOLDER / "server.toml.example").read_text()
+    lines = [line.removeprefix("# ") for line in text.splitlines() if " = " in line]
+    assert lines
+    assert tomllib.loads("\n".join(lines)).keys() <= Settings.model_fields.keys()
 
 
 @pytest.mark.parametrize("arguments", [(), ("boat",), ("agent", "--ingest"), ("server", "--ingst")])
