@@ -39,11 +39,6 @@ class _Main(click.Group):
             what = error.filename or "a file"
             raise click.ClickException(f"{what} cannot be written: {error.strerror}") from error
         except ModuleNotFoundError as error:
-            if error.name == "matplotlib":
-                raise click.ClickException(
-                    "the plots need matplotlib, which is not installed: pip install "
-                    "'muster[evaluate]', or leave them out with --no-plots"
-                ) from error
             if (error.name or "").partition(".")[0] not in _SERVER_LIBRARIES:
                 raise
             raise click.ClickException(

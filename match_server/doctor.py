@@ -10,6 +10,7 @@ from match_server.schemas.health import Check
 from match_server.services.storing.readable import damaged_templates
 from match_server.services.wiring import Services, build_services, face_engine
 from match_server.settings import Settings
+from models.packs.choice import DetectorChoice
 from shared.errors import MusterError, PackError
 from shared.gallery.kernels import best_kernel, compiled_kernels
 
@@ -159,6 +160,7 @@ def _keys(services: Services) -> tuple[bool, str]:
 
 
 def _models(settings: Settings) -> tuple[bool, str]:
-    faces = face_engine(settings.model_pack, settings.picture_limits)
+    detector = DetectorChoice(settings.model_detector)
+    faces = face_engine(settings.model_pack, settings.picture_limits, detector)
     faces.open()
     return True, f"{faces.model_id}, {faces.dimension} values a template"

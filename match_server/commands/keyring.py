@@ -82,7 +82,8 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
         for one in keys
     ]
     if unfinished:
-        lines.append("A rotation of the data is not finished: match-server keyring rotate --data")
+        again = settings.command("keyring rotate --data")
+        lines.append(f"A rotation of the data is not finished: {again}")
     found = {"keys": keys, "data_unfinished": unfinished}
     answer(as_json, found, "\n".join(lines) or "There is no master key, and none is needed.")
 

@@ -27,6 +27,7 @@ from match_server.pages.words import clock_time, day_time, in_words
 from match_server.schemas.events import EventQuery
 from match_server.services.wiring import Services
 from shared.clock import rfc3339
+from shared.commands import shown
 from shared.errors import Forbidden, MusterError, RateLimited, Unauthenticated
 from shared.reasons import in_plain_terms
 
@@ -48,7 +49,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         static_folder="static",
         static_url_path="/static",
     )
-    for words in (clock_time, day_time, in_plain_terms):
+    for words in (clock_time, day_time, in_plain_terms, shown):
         blueprint.add_app_template_filter(words, words.__name__)
     blueprint.register_error_handler(MusterError, _problem)
     blueprint.after_request(_protect)

@@ -7,6 +7,7 @@ import json
 import os
 import ssl
 import stat
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edge_agent.cli import main
 from edge_agent.fleet.enrolling import enroll, invitation_shown
 from edge_agent.settings import load_settings
 from shared.errors import ConfigurationError, SourceError, Unauthenticated, Unavailable
@@ -229,3 +232,14 @@ def test_root_enrolls_for_the_user_to_whom_the_state_belongs(
     assert (key_file.st_uid, key_file.st_gid) == (4711, 4712)
     assert (config.stat().st_uid, config.stat().st_gid) == (0, 4712)
     assert stat.S_IMODE(config.stat().st_mode) == 0o640
+
+
+def test_without_the_agents_libraries_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "edge_agent.fleet.enrolling")
+    monkeypatch.setitem(sys.modules, "tomlkit", None)  # so that its import fails
+    words = ["enroll-device", "--server", "http://127.0.0.1:9", CODE]
+    done = CliRunner().invoke(main, [*words, "--config", str(tmp_path / "agent.toml")])
+    assert done.exit_code == 1
+    assert "pip install 'muster[edge]'" in done.output
