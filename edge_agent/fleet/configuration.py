@@ -204,6 +204,7 @@ def write_durably(file: Path, data: bytes, *, mode: int) -> None:
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as opened:
+            os.fchmod(descriptor, mode)  # whatever the umask is
             opened.write(data)
             opened.flush()
             os.fsync(opened.fileno())
