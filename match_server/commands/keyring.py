@@ -109,13 +109,13 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
     from match_server.importing import opened
 
     settings = load_settings(config, **options)
+    ring = settings.keyring()
+    if ring is None:
+        raise ConfigurationError(
+            "no master key was given: set MUSTER_ENCRYPTION_KEY_FILE or MUSTER_ENCRYPTION_KEY"
+        )
     with opened(settings) as services:
         rotation = services.rotation
-        ring = settings.keyring()
-        if ring is None:
-            raise ConfigurationError(
-                "no master key was given: set MUSTER_ENCRYPTION_KEY_FILE or MUSTER_ENCRYPTION_KEY"
-            )
         current = ring.current.id.hex()
         behind = any(one.master_id != current for one in rotation.masters())
         if settings.encryption_key_file and not behind and not (data and rotation.unfinished()):
