@@ -1,14 +1,16 @@
 """The face models as this server uses them: known by name at once, opened when first needed."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from match_server.face_choice import ChosenFace, FaceChoice, choose_face
 from match_server.picture_room import PictureRoom
-from models.picture import PictureLimits, open_picture
+from models.picture import Picture, PictureLimits, open_picture
 from models.quality import DOORWAY, OFF, PASSPORT, Gate
 from models.types import BgrImage, Face
 from shared.errors import NoFace
@@ -22,6 +24,10 @@ class Analyzer(Protocol):
 
     def analyze(self, image: BgrImage, *, gate: Gate = ..., embed: bool = True) -> list[Face]:
         """All faces of one picture; templates as one batch."""
+        ...
+
+    def certainty(self, image: BgrImage, face: Face) -> float:
+        """How surely something that was found is a face, 0 to 1."""
         ...
 
 
@@ -58,12 +64,35 @@ class FaceEngine:
 
         Raises PackError when the models are not installed, else as `open_picture`.
         """
+        with self._looking(picture, gate, embed=embed) as look:
+            return look.faces
+
+    def judged(self, picture: bytes, *, gate: str = "off") -> tuple[list[Face], tuple[int, int]]:
+        """As `analyze`, each face with its certainty (some 20 ms a face); and the picture's size,
+        width and height."""
+        with self._looking(picture, gate) as look:
+            faces = [
+                replace(face, certainty=look.certainty(index))
+                for index, face in enumerate(look.faces)
+            ]
+            return faces, look.frame
+
+    def chosen(
+        self, picture: bytes, choice: FaceChoice, *, gate: str = "off", force: bool = False
+    ) -> ChosenFace:
+        """The face of a picture that an enrollment means; raises as `choose_face`."""
+        with self._looking(picture, gate) as look:
+            return choose_face(look.faces, look.frame, choice, look.certainty, force=force)
+
+    @contextmanager
+    def _looking(self, picture: bytes, gate: str, *, embed: bool = True) -> Iterator["_Look"]:
+        """A picture with its faces, while the models may be asked about it."""
         with self._room:
             seen = open_picture(picture, self._limits)
             with self._lock:
-                faces = self._opened().analyze(seen.image, gate=GATES[gate], embed=embed)
-        faces = [_enlarged(face, seen.reduction) for face in faces]
-        return sorted(faces, key=_area, reverse=True)
+                models = self._opened()
+                faces = models.analyze(seen.image, gate=GATES[gate], embed=embed)
+                yield _Look(models, seen, sorted(faces, key=_area, reverse=True))
 
     def largest(self, picture: bytes, *, gate: str = "off") -> tuple[Face, int]:
         """The largest face, and how many there are. Raises NoFace when there is none."""
@@ -80,6 +109,22 @@ class FaceEngine:
         if self._models is None:
             self._models = self._open()
         return self._models
+
+
+class _Look:
+    """The faces of one picture, largest first, in the pixels of the file."""
+
+    def __init__(self, models: Analyzer, seen: Picture, faces: list[Face]) -> None:
+        self._models = models
+        self._image = seen.image
+        self._found = faces  # in the pixels of the image as it was read
+        self.faces = [_enlarged(face, seen.reduction) for face in faces]
+        height, width = (side * seen.reduction for side in seen.image.shape[:2])
+        self.frame = width, height
+
+    def certainty(self, index: int) -> float:
+        """How surely one of them is a face, 0 to 1."""
+        return self._models.certainty(self._image, self._found[index])
 
 
 def _enlarged(face: Face, reduction: int) -> Face:

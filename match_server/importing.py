@@ -13,6 +13,7 @@ from match_server.prepare import prepare, require_data
 from match_server.schemas.batches import BatchQuery, BatchVerdict
 from match_server.services.people.batches import Item
 from match_server.services.people.bulk import Resume
+from match_server.services.people.folders import PersonFolders
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from models.picture_formats import FileFormat, format_of
@@ -101,6 +102,9 @@ def run(
 
 
 def _pictures(root: Path, files: list[Path], limit: int, naming: Naming) -> Iterator[Item]:
+    folders = PersonFolders()
+    if naming == BY_FOLDER:
+        folders = PersonFolders(printable_name(path.relative_to(root)) for path in files)
     for index, path in enumerate(files):
         name = printable_name(path.relative_to(root))
         try:
@@ -113,7 +117,7 @@ def _pictures(root: Path, files: list[Path], limit: int, naming: Naming) -> Iter
         except MusterError as error:
             yield Item(index, name, error)
         else:
-            yield picture_item(index, name, person, data)
+            yield folders.checked(picture_item(index, name, person, data))
 
 
 def _picture_kind(file: Path) -> FileFormat | None:

@@ -67,3 +67,4 @@ class Face:
     liveness: float | None  # 0..1, higher is more likely a live face; weak on stills
     chip: BgrImage  # (112, 112, 3) aligned to the ArcFace reference
     template: Template | None  # None when embedding was not asked for
+    certainty: float | None = None  # 0..1 how surely it is a face; None where it was not asked for

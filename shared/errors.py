@@ -46,6 +46,12 @@ class NoFace(Unusable):
     code = "no_face"
 
 
+class SeveralFaces(Unusable):
+    """A picture with several faces of like size, and nothing says which one is meant."""
+
+    code = "several_faces"
+
+
 class QualityRefused(Unusable):
     """A face below the quality that is asked for."""
 
@@ -62,6 +68,12 @@ class Conflict(MusterError):
     """The request contradicts what is stored."""
 
     code = "conflict"
+
+
+class UnlikePerson(Conflict):
+    """A picture that is unlike the references of the person it was to be enrolled for."""
+
+    code = "unlike_person"
 
 
 class SnapshotNeeded(MusterError):

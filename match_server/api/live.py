@@ -12,6 +12,7 @@ from match_server.api.endpoint import Access, Endpoint
 from match_server.api.requests import malformed, require_json
 from match_server.parking import PARKING, Parked
 from match_server.schemas.base import Page
+from match_server.schemas.decisions import DecisionGiven, DecisionUndone, DecisionView
 from match_server.schemas.events import (
     EventQuery,
     EventView,
@@ -71,6 +72,24 @@ def live_endpoints(services: Services, stopping: Callable[[], bool]) -> list[End
             handle=lambda event, query: _jpeg(events.snapshot(event)),
             permission=Permission.EVENTS, query=SnapshotQuery, media_type="image/jpeg",
             errors=(400, 404, 503), access=Access.GATHERED,
+        ),
+        Endpoint(
+            "POST", "/v1/events/<event>/decision", "events",
+            "Confirm or correct a sighting; what is alike is relabelled with it",
+            handle=lambda event, body: services.decisions.decide(event, body),
+            permission=Permission.ENROLL, body=DecisionGiven, answer=DecisionView, status=201,
+            errors=(400, 404, 409), example={"decision": "person", "person": "eileen"},
+        ),
+        Endpoint(
+            "GET", "/v1/events/<event>/decision", "events", "Read what a person said of a sighting",
+            handle=lambda event: services.decisions.get(event), permission=Permission.EVENTS,
+            answer=DecisionView, errors=(404,),
+        ),
+        Endpoint(
+            "DELETE", "/v1/events/<event>/decision", "events",
+            "Undo a decision: labels are put back, a learnt reference is removed",
+            handle=lambda event: services.decisions.undo(event), permission=Permission.ENROLL,
+            answer=DecisionUndone, errors=(404,),
         ),
     ]  # fmt: skip
 

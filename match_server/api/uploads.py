@@ -13,6 +13,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from match_server.api.requests import validated, validated_json
 from match_server.schemas.batches import BatchLine
 from match_server.services.people.batches import Item
+from match_server.services.people.folders import PersonFolders
 from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
 
 _CHUNK = 64 * 1024
@@ -94,6 +95,7 @@ class _Decoder(MultipartDecoder):
 
 def _parts_of(stream: IO[bytes], boundary: str, max_bytes: int) -> Iterator[Item]:
     decoder = _Decoder(boundary.encode("latin-1"), max_form_memory_size=_DECODER_BYTES)
+    folders = PersonFolders()
     index = 0
     part: Field | File | None = None
     held: bytearray | None = None
@@ -108,11 +110,17 @@ def _parts_of(stream: IO[bytes], boundary: str, max_bytes: int) -> Iterator[Item
             else:
                 held = None
             if not event.more_data:
-                yield _item(index, part, held, max_bytes)
+                yield _item(index, part, held, max_bytes, folders)
                 index += 1
 
 
-def _item(index: int, part: Field | File, data: bytearray | None, max_bytes: int) -> Item:
+def _item(
+    index: int,
+    part: Field | File,
+    data: bytearray | None,
+    max_bytes: int,
+    folders: PersonFolders,
+) -> Item:
     file = part.filename if isinstance(part, File) else None
     if file is None or part.name != "images":
         wrong = MalformedInput(
@@ -130,7 +138,8 @@ def _item(index: int, part: Field | File, data: bytearray | None, max_bytes: int
     if _REPLACED in person:
         odd = MalformedInput("the person's name in the file name is not UTF-8")
         return Item(index, file, odd)
-    return picture_item(index, file, person, bytes(data))
+    folders.add(file)
+    return folders.checked(picture_item(index, file, person, bytes(data)))
 
 
 def _to_the_end(items: Iterator[Item]) -> Iterator[Item]:

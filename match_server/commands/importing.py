@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.core import ParameterSource
@@ -23,7 +23,17 @@ from match_server.settings import load_settings
 )
 @click.option("--store", is_flag=True, help="Keep the photos.")
 @click.option("--storage", help="Keep the photos in this storage.")
-@click.option("--force", is_flag=True, help="Enroll in spite of bad quality or of a lookalike.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Enroll in spite of bad quality, a lookalike, a picture unlike the person's others, or "
+    "something that is hardly a face.",
+)
+@click.option(
+    "--face",
+    type=click.Choice(["largest"]),
+    help="Of several faces of like size in a picture, take the largest.",
+)
 @click.option("--again", is_flag=True, help="Take a file of templates from its first line again.")
 @passphrase_file
 @click.option(
@@ -45,6 +55,7 @@ def import_(
     store: bool,
     storage: str | None,
     force: bool,
+    face: Literal["largest"] | None,
     again: bool,
     passphrase_file: Path | None,
     erasures: Path | None,
@@ -89,7 +100,7 @@ def import_(
     naming = Naming(name, by_file_name)
     with opened(settings, create=True) as services:
         planned = plan(services, collection, source, again=again, naming=naming)
-        wanted = BatchQuery(store=store, storage=storage, force=force)
+        wanted = BatchQuery(store=store, storage=storage, force=force, face=face)
         verdicts = run(services, collection, planned, wanted)
         counts = show(planned, verdicts, as_json=as_json)
     if counts["refused"]:
@@ -98,7 +109,8 @@ def import_(
 
 def _require_no_options(context: click.Context) -> None:
     """A whole server comes as it was: there is nothing to choose about how."""
-    for name in ("collection", "name", "by_file_name", "store", "storage", "force", "again"):
+    options = ("name", "by_file_name", "store", "storage", "force", "face", "again")
+    for name in ("collection", *options):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = name.replace("_", "-")
             raise click.UsageError(

@@ -66,6 +66,11 @@ class Calibration:
         curves = self.file.curves
         return float(np.interp(similarity, self._thresholds, curves.fnmr, left=0.0, right=1.0))
 
+    def threshold_of_fnmr(self, fnmr: float) -> float:
+        """The highest measured threshold below which at most this share of a person's own are."""
+        last = bisect.bisect_right(self.file.curves.fnmr, fnmr) - 1
+        return self._thresholds[max(last, 0)]
+
     def fnir_at(self, similarity: float, comparisons: float) -> float:
         """FNIR at rank 1: the mate is below the threshold, or behind a stranger of so many.
 

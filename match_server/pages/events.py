@@ -6,19 +6,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from flask import Blueprint, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, Request, g, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
+from match_server.api.errors import status_of
 from match_server.api.requests import validated
+from match_server.pages.words import in_words
 from match_server.schemas.base import Page
 from match_server.schemas.collections import CollectionQuery
+from match_server.schemas.decisions import DecisionGiven
 from match_server.schemas.events import EventQuery, EventView
 from match_server.schemas.persons import PersonQuery, PersonView
+from match_server.services.law.chain import Actor, act_as
 from match_server.services.wiring import Services
 from match_server.text_search import folded
 from shared.clock import rfc3339
-from shared.errors import MalformedInput, NotFound
+from shared.errors import Conflict, MalformedInput, MusterError, NotFound
 
 _SHOWN = 60
 _NAMESAKES = 12
@@ -71,16 +75,64 @@ def add_event_pages(blueprint: Blueprint, services: Services, gatekeeper: Gateke
         visitor = gatekeeper.viewer(request)
         if visitor is None:
             return redirect(url_for("pages.login"))
+        return make_response(_event_page(event, by_key=visitor.key_id != "open-page"))
+
+    def _event_page(event: str, *, by_key: bool, problem: str | None = None) -> str:
         shown = services.events.get(event)
-        page = render_template(
+        decision = None
+        with contextlib.suppress(NotFound):
+            decision = services.decisions.get(event)
+        return render_template(
             "event.html",
             event=shown,
+            decision=decision,
+            problem=problem,
             reasons=shown.quality.reasons,
             collection=shown.collection,
             editing=gatekeeper.editor(request) is not None,
-            by_key=visitor.key_id != "open-page",
+            by_key=by_key,
         )
-        return make_response(page)
+
+    @blueprint.post("/events/<event>/decide")
+    def decide(event: str) -> AnyResponse:
+        editor = gatekeeper.editor(request)
+        if editor is None or not _of_this_site(request):
+            return redirect(url_for("pages.edit", next=url_for("pages.event", event=event)))
+        act_as(Actor(who=editor.key_id, role=editor.role, request_id=g.request_id))
+        given = request.form.get("decision", "")
+        try:
+            if given == "undo":
+                services.decisions.undo(event)
+            else:
+                body = {"decision": given}
+                if given == "person":
+                    body["person"] = _person_meant(services, event, request.form.get("who", ""))
+                services.decisions.decide(event, validated(DecisionGiven, body))
+        except MusterError as error:
+            page = _event_page(event, by_key=True, problem=in_words(error))
+            return make_response(page, status_of(error))
+        return redirect(url_for("pages.event", event=event), code=303)
+
+
+def _of_this_site(request: Request) -> bool:
+    """Whether a form was sent by our own page: browsers say where it comes from."""
+    return request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
+
+
+def _person_meant(services: Services, event: str, who: str) -> str:
+    """The id of the person that a form names, by id or by name. Raises NotFound, Conflict."""
+    who = who.strip()
+    collection = services.events.get(event).collection or ""
+    with contextlib.suppress(NotFound):
+        return services.persons.get(collection, who).id
+    query = validated(PersonQuery, {"q": who, "size": _NAMESAKES})
+    named = services.persons.page(collection, query).items
+    exact = [one for one in named if one.name.casefold() == who.casefold()]
+    if len(exact) == 1:
+        return exact[0].id
+    if exact:
+        raise Conflict(f"several persons are named {who!r}: give the id of the one that is meant")
+    raise NotFound(f"nobody in {collection!r} is named {who!r}: enroll them first")
 
 
 def _query(asked: dict[str, str], number: int) -> EventQuery:

@@ -18,6 +18,7 @@ from match_server.schemas.base import Paging
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.events import EventQuery
 from match_server.schemas.persons import PersonQuery
+from match_server.services.people.advice import advice
 from match_server.services.wiring import Services
 from shared.errors import Forbidden, RateLimited, Unauthenticated
 
@@ -70,6 +71,7 @@ def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
             person=shown,
             collection=collection,
             photos=photos,
+            advice=advice(shown.templates),
             sightings=services.events.page(EventQuery(person=shown.id, size=_SIGHTINGS)),
             editing=editing,
             by_key=visitor.key_id != "open-page",

@@ -14,7 +14,15 @@ from match_server.schemas.base import (
     Text,
     Vector,
 )
-from match_server.schemas.persons import GroupIds, PersonCreate, PersonName
+from match_server.schemas.persons import (
+    FORCE,
+    FaceBox,
+    FaceIndex,
+    GroupIds,
+    PersonCreate,
+    PersonName,
+    require_one_choice,
+)
 
 
 class BatchQuery(ApiModel):
@@ -22,9 +30,10 @@ class BatchQuery(ApiModel):
 
     store: bool = Field(default=False, description="Keep the photos.")
     storage: Name | None = Field(default=None, description="Keep them in this storage.")
-    force: bool = Field(
-        default=False, description="Enroll in spite of bad quality or of a lookalike."
+    face: Literal["largest"] | None = Field(
+        default=None, description="Of several faces of like size, take the largest."
     )
+    force: bool = Field(default=False, description=FORCE)
 
 
 class BatchLine(ApiModel):
@@ -36,6 +45,8 @@ class BatchLine(ApiModel):
     )
     file: Text | None = Field(default=None, description="Repeated in the verdict.")
     image: Picture | None = None
+    face: FaceIndex = None
+    box: FaceBox = None
     template: Vector | None = None
     model_id: ModelId | None = None
     external_id: Text | None = Field(default=None, description="Of a person that is created.")
@@ -51,6 +62,7 @@ class BatchLine(ApiModel):
             raise ValueError("give either a picture (`image`) or a `template` with its `model_id`")
         if (self.template is None) != (self.model_id is None):
             raise ValueError("`template` and `model_id` go together")
+        require_one_choice(self.face, self.box, self.image)
         return self
 
     @property
@@ -80,6 +92,10 @@ class BatchVerdict(ApiModel):
     image_id: str | None = None
     template_id: str | None = None
     quality: float | None = Field(default=None, description="Score of the picture, 0 to 1.")
+    faces: int | None = Field(default=None, description="How many faces the picture shows.")
+    face: int | None = Field(
+        default=None, description="Which of them was taken: its index in the order of `detect`."
+    )
     seq: int | None = Field(default=None, description="Number of the write in the change feed.")
     code: str | None = Field(default=None, description="Of a refusal, as in every error.")
     message: str | None = None

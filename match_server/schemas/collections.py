@@ -122,6 +122,13 @@ class Policy(ApiModel):
         description="A person who is before the same camera again within so many seconds is the "
         "same sighting; 0: every track is one of its own.",
     )
+    learn_references: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="References that each person may get from sightings that somebody confirmed "
+        "(`POST /v1/events/{id}/decision`); 0: none. Nothing is learnt without such a word.",
+    )
     retention: Retention | None = Field(
         default=None, description="How long sightings are kept, where it is not as the server says."
     )
@@ -176,6 +183,7 @@ class PolicyPatch(ApiModel):
     candidates: int | None = Field(default=None, ge=1, le=50)
     live_s: float | None = Field(default=None, gt=0, le=3600)
     sighting_s: float | None = Field(default=None, ge=0, le=86_400)
+    learn_references: int | None = Field(default=None, ge=0, le=20)
     retention: Retention | None = Field(default=None, description="As a whole; {}: as the server.")
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """Probes as they are answered, and the events that come of them."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from match_server.schemas.base import ApiModel, Decision, Moment, Name, Paging
@@ -63,6 +65,11 @@ class EventView(ApiModel):
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, pixels of the frame")
     frame_size: tuple[int, int] = Field(description="width, height")
     snapshot: str | None = Field(description="Where the thumbnail is.")
+    review: Literal["confirmed", "wrong", "person", "discard", "like"] | None = Field(
+        default=None,
+        description="A person's word, which counts before that of the probes: on this sighting, or "
+        "(`like`) on one that it is like. `GET /v1/events/{id}/decision` says who decided.",
+    )
     local: LocalView | None = Field(
         default=None, description="What the box had decided by itself; null: nothing."
     )

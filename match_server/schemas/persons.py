@@ -1,6 +1,6 @@
 """Persons, their images and templates; enrollment."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,20 @@ GroupIds = Annotated[
     tuple[Name, ...],
     Field(max_length=100, description="Ids of groups of the person's collection."),
 ]
+
+
+FORCE = (
+    "Enroll in spite of bad quality, of a lookalike, of a picture unlike the person's own "
+    "references, or of something that is hardly a face."
+)
+
+
+def require_one_choice(face: object, box: object, image: bytes | None) -> None:
+    """Raises ValueError where both `face` and `box` are given, or either without a picture."""
+    if face is not None and box is not None:
+        raise ValueError("`face` and `box` both say which face is meant: give one of them")
+    if image is None and (face is not None or box is not None):
+        raise ValueError("`face` and `box` choose a face of a picture, and none is given")
 
 
 class PersonCreate(ApiModel):
@@ -88,6 +102,23 @@ class PersonErased(Written):
     pending: Pending = 0
 
 
+FaceIndex = Annotated[
+    Annotated[int, Field(ge=0, le=9999)] | Literal["largest"] | None,
+    Field(
+        description="Which face of the picture is meant: its index in the order of `detect`, or "
+        "`largest`. Needed where several faces are of like size."
+    ),
+]
+FaceBox = Annotated[
+    tuple[float, float, float, float] | None,
+    InText.COMMAS,
+    Field(
+        description="Or where the face is, x1 y1 x2 y2 in pixels (in a form separated by commas): "
+        "the face that overlaps this most."
+    ),
+]
+
+
 class Enrollment(ApiModel):
     """A picture, or a template from elsewhere with the model that made it."""
 
@@ -98,9 +129,9 @@ class Enrollment(ApiModel):
     storage: Name | None = Field(
         default=None, description="Keep it in this storage; without, in the data folder."
     )
-    force: bool = Field(
-        default=False, description="Enroll in spite of bad quality or of a lookalike."
-    )
+    face: FaceIndex = None
+    box: FaceBox = None
+    force: bool = Field(default=False, description=FORCE)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -110,6 +141,7 @@ class Enrollment(ApiModel):
             raise ValueError("`template` and `model_id` go together")
         if self.keeps and self.image is None:
             raise ValueError("`store` and `storage` keep a photo, and a template is none")
+        require_one_choice(self.face, self.box, self.image)
         return self
 
     @property
@@ -126,7 +158,15 @@ class Detection(ApiModel):
     landmarks: list[tuple[float, float]] = Field(description="68 points (iBUG order), or five.")
     pose: Pose | None = None
     liveness: float | None = Field(default=None, description="0 to 1; weak on stills.")
-    faces: int = Field(description="How many faces the picture shows; the largest was taken.")
+    faces: int = Field(description="How many faces were found in the picture.")
+    face: int = Field(
+        default=0, description="Which of them this is: its index in the order of `detect`."
+    )
+    certainty: float | None = Field(
+        default=None,
+        description="How surely this is a face and not something that looks like one, 0 to 1; "
+        "null where nobody asked.",
+    )
 
 
 class PersonName(ApiModel):
@@ -141,6 +181,10 @@ class Enrolled(Written):
     quality: Quality | None
     detection: Detection | None
     url: str | None = Field(default=None, description="Where the photo is, when it was kept.")
+    references: int = Field(description="Templates that the person has now.")
+    advice: str | None = Field(
+        default=None, description="What would help to recognise this person more surely."
+    )
     duplicate: bool = Field(
         default=False,
         description="The same file had been enrolled for this person; nothing was added.",

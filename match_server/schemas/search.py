@@ -100,7 +100,8 @@ class SearchRequest(SearchForm):
     create_person: Newcomer | bool = Field(
         default=False,
         description="Create a person for each face that nobody in the collection is like, if its "
-        "quality passes the collection's gate. Needs the permission `enroll` as well.",
+        "quality passes the collection's gate and it is surely a face. Needs the permission "
+        "`enroll` as well.",
     )
 
     @model_validator(mode="after")
@@ -156,6 +157,12 @@ class ProbeAnswer(ApiModel):
     )
     collection: str | None = Field(default=None, description="Where `person` is enrolled.")
     created: bool = Field(default=False, description="Whether this search created `person`.")
+    not_created: list[str] = Field(
+        default_factory=list,
+        description="Why `create_person` created nobody from an unknown face: factors of its "
+        "quality, `doubtful_face` (hardly a face), `several_faces` (of like size, without "
+        "`detect_all`).",
+    )
 
 
 class SearchAnswer(ApiModel):

@@ -39,6 +39,7 @@ from match_server.services.people.bulk import BulkVectors
 from match_server.services.people.collections import Collections
 from match_server.services.people.enrollment import Enroller
 from match_server.services.people.groups import Groups
+from match_server.services.people.learning import Learner
 from match_server.services.people.newcomers import Newcomers
 from match_server.services.people.persons import Persons
 from match_server.services.people.references import References
@@ -48,6 +49,7 @@ from match_server.services.searches.operating_point import OperatingPoints
 from match_server.services.searches.policy_warnings import PolicyWarnings
 from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from match_server.services.searches.searching import Searcher
+from match_server.services.seen.decisions import Decisions
 from match_server.services.seen.events import Events
 from match_server.services.seen.presence import Presence
 from match_server.services.seen.probes import Probes
@@ -98,6 +100,7 @@ class Services:
     searcher: Searcher
     probes: Probes
     events: Events
+    decisions: Decisions
     keys: Keys
     metrics: Metrics
     presence: Presence
@@ -223,6 +226,7 @@ def build_services(
             metrics,
         ),
         events=Events(database, files, vault, clock),
+        decisions=Decisions(database, vault, points, Learner(index, vault, points, clock), clock),
         keys=keys,
         metrics=metrics,
         presence=Presence(database, clock),

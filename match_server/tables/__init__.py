@@ -7,6 +7,7 @@ from match_server.tables.administration import ApiKey, Change, Counter, DoomedFi
 from match_server.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure, Lease
 from match_server.tables.base import Json, Table, UtcTime
 from match_server.tables.calibrations import Calibration
+from match_server.tables.decisions import EventDecision, EventLabel, EventTemplate
 from match_server.tables.devices import (
     Device,
     DeviceCode,
@@ -60,7 +61,10 @@ __all__ = [
     "Erasure",
     "Event",
     "EventCandidate",
+    "EventDecision",
+    "EventLabel",
     "EventReader",
+    "EventTemplate",
     "EventTrack",
     "Follower",
     "Group",

@@ -74,6 +74,8 @@ class Event(Table):
     )
     local_similarity: Mapped[float | None]
     data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of that file
+    # A person's word on this sighting, or on one that it is like: the probes change it no more.
+    review: Mapped[str | None] = mapped_column(String(20))
 
     person: Mapped[Person | None] = relationship(foreign_keys=[person_number], lazy="raise")
     local_person: Mapped[Person | None] = relationship(

@@ -87,7 +87,7 @@ def test_an_import_goes_on_where_it_was_interrupted(api, faces):
     assert [one.status for one in second] == [
         "refused",
         "duplicate",
-        "accepted",
+        "duplicate",  # enrolled together with the other one of its person
         "refused",
         "accepted",
     ]

@@ -7,7 +7,7 @@ const PLAIN = { // quality factors in the words of who took the picture
   pitch: "looking up or down", roll: "tilted", liveness: "looks like a picture of a picture",
   missing: "partly outside of the picture", distance2center: "partly outside of the picture",
   align_score: "the face is not seen clearly", eyes_open: "eyes closed", mouth_open: "mouth open",
-  no_face: "no face was found in it",
+  no_face: "no face was found in it", doubtful_face: "what was found is hardly a face",
 };
 const inWords = (factor) => (factor.startsWith("occlusion") ? "covered" : PLAIN[factor] ?? factor);
 
@@ -52,56 +52,107 @@ function sentence(text) {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
-// One photo: enroll it, and say what became of it. A refused one may be enrolled all the same.
-async function enrollPhoto(photo, name, person, collection, store, verdicts, force = false) {
-  const line = element("li", `${name}: being looked at …`);
-  verdicts.append(line);
-  const form = new FormData();
-  form.append("image", photo, name);
-  form.append("store", store ? "1" : "0");
-  if (force) form.append("force", "1");
-  try {
-    const done = await call("POST", `${personPath(collection, person)}/images`, form);
-    line.dataset.state = "good";
-    line.textContent = done.duplicate
-      ? `${name}: was enrolled before; nothing was added.`
-      : `${name}: enrolled, quality ${done.quality.score.toFixed(2)}.${done.detection.faces > 1 ? ` The largest of ${done.detection.faces} faces was taken.` : ""}`;
-    return true;
-  } catch (error) {
-    line.dataset.state = "bad";
-    const reasons = (error.details?.reasons ?? []).map(inWords);
-    const lookalike = error.details?.lookalike;
-    if (lookalike) {
-      line.textContent = `${name}: this face already belongs to `;
-      line.append(element("a", lookalike.name, { href: pageOf(collection, lookalike.id) }), ` (similarity ${error.details.similarity.toFixed(2)}). `);
-    } else {
-      line.textContent = `${name}: ${reasons.length ? `refused: ${[...new Set(reasons)].join(", ")}` : sentence(error.message)} `;
-    }
-    if (lookalike || (reasons.length && !reasons.includes(PLAIN.no_face))) {
-      const anyway = element("button", "Enroll all the same", { type: "button", className: "quiet" });
-      anyway.addEventListener("click", async () => {
-        line.remove();
-        await enrollPhoto(photo, name, person, collection, store, verdicts, true);
-      });
-      line.append(anyway);
-    }
-    return false;
-  }
+async function base64(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
+  return btoa(text);
 }
 
-async function createPerson(collection, name, verdicts) {
-  const made = await call("POST", personsOf(collection), { name });
-  const line = element("li", "", { className: "made" });
-  line.append(element("a", made.name, { href: pageOf(collection, made.id), dir: "auto" }), " was added.");
-  verdicts.append(line);
-  return made.id;
+// The verdict on each line of a batch; pictures of one person are compared with each other there.
+async function batch(collection, lines, store, force) {
+  const query = new URLSearchParams({ store: store ? "1" : "0", force: force ? "1" : "0" });
+  let answer;
+  try {
+    answer = await fetch(`/v1/collections/${encodeURIComponent(collection)}/enroll?${query}`, {
+      method: "POST", body: lines.map((line) => `${JSON.stringify(line)}\n`).join(""),
+      headers: { "X-Muster-Page": "1", "Content-Type": "application/x-ndjson" },
+    });
+  } catch {
+    throw new Refused(0, { message: "the server cannot be reached; try again" });
+  }
+  if (answer.status === 401) throw new Refused(401, { message: "the hour of editing is over: press Stop editing, then Edit" });
+  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+  return (await answer.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
+}
+
+// Photos of one person (who is created with the first that is good), and what became of each.
+async function enrollPhotos(photos, who, collection, store, verdicts, more = {}, force = false) {
+  const lines = photos.map(([, name]) => element("li", `${name}: being looked at …`));
+  verdicts.append(...lines);
+  const asked = await Promise.all(photos.map(async ([photo, file]) => ({ ...who, ...more, file, image: await base64(photo) })));
+  const found = await batch(collection, asked, store, force);
+  let good = 0;
+  found.forEach((verdict, at) => {
+    const [photo, name] = photos[at];
+    const again = (choice, forced) => async () => {
+      lines[at].remove();
+      await enrollPhotos([[photo, name]], who, collection, store, verdicts, choice, forced);
+    };
+    if (verdict.status === "refused") tellRefused(lines[at], photo, name, verdict, collection, more, again);
+    else {
+      good += 1;
+      lines[at].dataset.state = "good";
+      lines[at].textContent = verdict.status === "duplicate"
+        ? `${name}: was enrolled before; nothing was added.`
+        : `${name}: enrolled, quality ${verdict.quality.toFixed(2)}.${verdict.faces > 1 ? ` Face ${verdict.face + 1} of ${verdict.faces} by size was taken.` : ""}`;
+    }
+  });
+  return good;
+}
+
+function tellRefused(line, photo, name, verdict, collection, more, again) {
+  const details = verdict.details ?? {};
+  const reasons = (details.reasons ?? []).map(inWords);
+  line.dataset.state = "bad";
+  if (verdict.code === "several_faces") {
+    line.textContent = `${name}: shows several faces. Which one is meant? `;
+    line.append(facesOf(photo, details.faces, again));
+    return;
+  }
+  if (verdict.code === "unlike_person") {
+    line.textContent = `${name}: unlike the other pictures of this person (similarity ${details.similarity.toFixed(2)}, at least ${details.limit.toFixed(2)} is asked). It may show ${details.lookalike?.name ?? "somebody else"}. `;
+  } else if (details.lookalike) {
+    line.textContent = `${name}: this face already belongs to `;
+    line.append(element("a", details.lookalike.name, { href: pageOf(collection, details.lookalike.id) }), ` (similarity ${details.similarity.toFixed(2)}). `);
+  } else {
+    line.textContent = `${name}: ${reasons.length ? `refused: ${[...new Set(reasons)].join(", ")}` : sentence(verdict.message)} `;
+  }
+  const forcible = details.lookalike || verdict.code === "unlike_person" || (reasons.length && !reasons.includes(PLAIN.no_face));
+  if (!forcible) return;
+  const anyway = element("button", "Enroll all the same", { type: "button", className: "quiet" });
+  anyway.addEventListener("click", again(more, true));
+  line.append(anyway);
+}
+
+// A button for each face of a photo that shows several.
+function facesOf(photo, faces, again) {
+  const choice = element("span", "", { className: "faces" });
+  createImageBitmap(photo).then((picture) => {
+    for (const { index, box: [x1, y1, x2, y2] } of faces) {
+      const shown = Object.assign(document.createElement("canvas"), { width: 72, height: 72 });
+      const side = 1.3 * Math.max(x2 - x1, y2 - y1);
+      shown.getContext("2d").drawImage(picture, (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side, side, 0, 0, 72, 72);
+      const button = element("button", "", { type: "button", className: "quiet", title: `Face ${index + 1} by size` });
+      button.setAttribute("aria-label", `Enroll face ${index + 1} by size`);
+      button.append(shown);
+      button.addEventListener("click", again({ face: index }, false));
+      choice.append(button);
+    }
+  }, () => choice.append("This browser cannot show the photo: cut it to one face."));
+  return choice;
+}
+
+// An id for somebody who is created with the first good photo.
+function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 // Whom a name means: the one who has it, somebody new, or it has to be asked.
-async function personNamed(collection, name, form, verdicts) {
+async function personNamed(collection, name, form) {
   const found = await call("GET", `${personsOf(collection)}?${new URLSearchParams({ q: name, size: 100 })}`);
   const same = found.items.filter((one) => one.name.toLowerCase() === name.toLowerCase());
-  if (same.length === 0) return createPerson(collection, name, verdicts);
+  if (same.length === 0) return newId();
   const choice = form.querySelector(".choice");
   choice.hidden = false;
   choice.replaceChildren("There is somebody of that name already: ");
@@ -115,25 +166,9 @@ async function personNamed(collection, name, form, verdicts) {
       choice.append(button, " ");
     };
     for (const one of same) offer(`Add to ${one.name}${one.external_id ? ` (${one.external_id})` : ""}, ${one.templates} templates`, async () => one.id);
-    offer("Somebody else of the same name", () => createPerson(collection, name, verdicts));
+    offer("Somebody else of the same name", async () => newId());
     choice.querySelector("button").focus();
   });
-}
-
-// Who was created for photos that were all refused can be taken back.
-function takenBack(collection, person) {
-  const line = element("li", "Nobody is recognised by that name until a photo is enrolled. ");
-  const back = element("button", "Remove the person again", { type: "button", className: "quiet" });
-  back.addEventListener("click", async () => {
-    try {
-      await call("DELETE", personPath(collection, person));
-      line.parentElement.replaceChildren(element("li", "The person was removed again."));
-    } catch (error) {
-      line.append(sentence(error.message));
-    }
-  });
-  line.append(back);
-  return line;
 }
 
 async function photosOf(form) {
@@ -150,20 +185,18 @@ async function enroll(form) {
   verdicts.replaceChildren();
   try {
     const photos = await photosOf(form);
+    const name = form.elements.name?.value.trim();
     let { person } = form.dataset;
-    if (!person && "new" in form.dataset) person = await createPerson(collection, form.elements.name.value, verdicts);
-    else if (!person) person = await personNamed(collection, form.elements.name.value.trim(), form, verdicts);
-    const known = verdicts.querySelector(".made") === null; // nobody was created just now
-    let good = 0;
-    for (const [photo, name] of photos) good += await enrollPhoto(photo, name, person, collection, store, verdicts);
+    if (!person) person = "new" in form.dataset ? newId() : await personNamed(collection, name, form);
+    const good = await enrollPhotos(photos, name ? { person, name } : { person }, collection, store, verdicts);
     if (good && form.dataset.person) {
-      if (good === photos.length) return location.reload();
+      if (good === photos.length) location.reload();
     } else if (good) {
       const line = element("li", "", { className: "made" });
       line.append(element("a", "See the person", { href: pageOf(collection, person) }));
       verdicts.append(line);
-    } else if (!form.dataset.person && !known) {
-      verdicts.append(takenBack(collection, person));
+    } else if (!form.dataset.person) {
+      verdicts.append(element("li", "Nobody was added: no photo was enrolled."));
     }
   } catch (error) {
     verdicts.append(Object.assign(element("li", sentence(error.message)), { className: "bad" }));

@@ -34,7 +34,7 @@ from match_server.services.changes import next_number, record
 from match_server.services.law.audit import ISSUED
 from match_server.services.law.chain import Note, canonical, current_actor, note, sha256_hex
 from match_server.services.law.journal import Erased, Journal
-from match_server.services.lookup import collection_named, one_number, person_named
+from match_server.services.lookup import batches, collection_named, one_number, person_named
 from match_server.services.people.references import remove_templates
 from match_server.services.storing.files import FileStore
 from match_server.tables import (
@@ -43,6 +43,7 @@ from match_server.tables import (
     Erasure,
     Event,
     EventCandidate,
+    EventTemplate,
     Image,
     Membership,
     Person,
@@ -348,18 +349,22 @@ def _forget_in_events(session: Session, person: Person) -> tuple[int, list[str]]
         )
     ).all()
     snapshots: list[str] = []
+    without_template: list[str] = []
     for event in events:
         named = number in (event.person_number, event.local_person_number)
         if named or (event.decision == "ambiguous" and event.id in leading):
             if event.snapshot is not None:
                 snapshots.append(event.snapshot)
             event.snapshot = event.data_key = None
+            without_template.append(event.id)
         if event.person_number == number:
             event.person_number, event.person_erased = None, True
         if event.local_person_number == number:
             event.local_person_number = None
         event.revision = next_number(session, "events")  # watchers forget the name as well
     session.flush()
+    for ids in batches(without_template):
+        session.execute(delete(EventTemplate).where(EventTemplate.event_id.in_(ids)))
     return len(events), snapshots
 
 

@@ -20,7 +20,7 @@ from match_server.services.law.erasure import Erasures
 from match_server.services.lookup import one_number
 from match_server.services.people.collections import policy_of
 from match_server.services.storing.files import FileStore
-from match_server.tables import Collection, Event, Person, Probe
+from match_server.tables import Collection, Event, EventTemplate, Person, Probe
 from shared.clock import Clock
 from shared.errors import NotFound
 
@@ -139,6 +139,8 @@ class RetentionSweep:
         with self._database.write() as session:
             rows = session.execute(chosen.limit(_AT_ONCE)).all()
             self._files.doom_snapshots(session, [row.snapshot for row in rows])
+            faces = EventTemplate.event_id.in_([row.id for row in rows])
+            session.execute(delete(EventTemplate).where(faces))
             session.execute(
                 update(Event)
                 .where(Event.id.in_([row.id for row in rows]))

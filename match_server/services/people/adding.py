@@ -1,10 +1,12 @@
 """The rows that an enrollment adds, each in the transaction of whoever adds them."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from match_server.face_choice import ChosenFace
 from match_server.schemas.persons import Detection
 from match_server.services.changes import record
 from match_server.services.searches.vectors import require_model
@@ -126,8 +128,8 @@ def require_generation(session: Session, owner: Collection) -> None:
         )
 
 
-def detection_of(face: Face, count: int) -> Detection:
-    """Where a face was, rounded to what the detector can know."""
+def detection_of(face: Face, count: int, index: int = 0) -> Detection:
+    """Where a face was, rounded to what the detector can know; which of how many it is."""
     points = face.points5 if face.points68 is None else face.points68
     x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
     return Detection(
@@ -139,7 +141,15 @@ def detection_of(face: Face, count: int) -> Detection:
         pose=face.pose,
         liveness=face.liveness,
         faces=count,
+        face=index,
+        certainty=None if face.certainty is None else round(face.certainty, 3),
     )
+
+
+def detection_of_chosen(chosen: ChosenFace) -> Detection:
+    """Where the chosen face of a picture was, and which of how many."""
+    face = replace(chosen.face, certainty=chosen.certainty)
+    return detection_of(face, chosen.faces, chosen.index)
 
 
 def embedded(face: Face) -> FaceTemplate:

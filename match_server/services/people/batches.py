@@ -1,23 +1,28 @@
 """Enrolling many: one verdict each, one bad picture never fails the rest, memory stays bounded.
 
-Pictures are enrolled one by one, as alone. Templates from elsewhere are gathered and written
-by the thousand, because a commit to the disk costs far more than a row.
+Pictures of one person that follow each other are compared before the first is enrolled, so that
+the wrong one is refused whatever its place. Templates from elsewhere are gathered and written by
+the thousand, because a commit to the disk costs far more than a row.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import chain
 
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
-from match_server.schemas.persons import Enrollment
-from match_server.services.people.bulk import BulkVectors, Resume, VectorItem, refusal
-from match_server.services.people.enrollment import Enroller, Named
-from shared.errors import InternalError, MusterError
+from match_server.schemas.persons import Enrolled, Enrollment
+from match_server.services.people.bulk import BulkVectors, Resume, refusal
+from match_server.services.people.enrollment import Enroller, Named, Prepared
+from shared.errors import InternalError, ModelMismatch, MusterError
 
 log = logging.getLogger(__name__)
 
 _VECTORS = 2048  # written in one transaction: some 8 MB with all that belongs to them
+_PICTURES = 32  # of one person that are compared with each other
+_PICTURE_BYTES = 48_000_000  # of these together, unless it is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,66 +62,152 @@ class Batches:
         resume: Resume | None = None,
     ) -> Iterator[Sequence[BatchVerdict]]:
         """As `run`, those together that came on the disk together."""
-        waiting: list[VectorItem] = []
-        for item in items:
-            if isinstance(item.line, BatchLine) and item.line.template is not None:
-                waiting.append((item.index, item.line))
-                if len(waiting) < _VECTORS:
-                    continue
-            if waiting:
-                yield self._written(collection, waiting, resume)
-                waiting = []
-            if isinstance(item.line, MusterError):
-                yield [refusal(item.index, item.file, item.line)]
-            elif item.line.image is not None:
-                yield [self._picture(collection, item.index, item.file, item.line, options)]
-        if waiting:
-            yield self._written(collection, waiting, resume)
+        for kind, some in _runs(items):
+            if kind is _Kind.VECTORS:
+                yield self._written(collection, some, resume)
+            elif kind is _Kind.PICTURES:
+                yield self._pictures(collection, some, options)
+            else:
+                yield [_refused(item) for item in some]
 
     def _written(
-        self, collection: str, waiting: Sequence[VectorItem], resume: Resume | None
+        self, collection: str, items: Sequence[Item], resume: Resume | None
     ) -> Sequence[BatchVerdict]:
         """The verdicts. After an unexpected error the halves are written, down to the one row that
         causes it.
         """
+        vectors = [(one.index, one.line) for one in items if isinstance(one.line, BatchLine)]
         try:
-            return self._bulk.add(collection, waiting, resume)
+            return self._bulk.add(collection, vectors, resume)
         except MusterError as error:  # the transaction is undone: none of them is there
-            return [refusal(place, line.file, error) for place, line in waiting]
+            return [refusal(place, line.file, error) for place, line in vectors]
         except Exception:
-            if len(waiting) == 1:
-                place, line = waiting[0]
-                log.exception("Failed to enroll a template", extra={"index": place})
-                return [refusal(place, line.file, InternalError())]
-        half = len(waiting) // 2
+            if len(items) == 1:
+                item = items[0]
+                log.exception("Failed to enroll a template", extra={"index": item.index})
+                return [refusal(item.index, item.file, InternalError())]
+        half = len(items) // 2
         return [
             verdict
-            for some in (waiting[:half], waiting[half:])
+            for some in (items[:half], items[half:])
             for verdict in self._written(collection, some, resume)
         ]
 
-    def _picture(
-        self, collection: str, index: int, file: str | None, line: BatchLine, options: BatchQuery
-    ) -> BatchVerdict:
-        wanted = Enrollment(
-            image=line.image, store=options.store, storage=options.storage, force=options.force
-        )
+    def _pictures(
+        self, collection: str, items: Sequence[Item], options: BatchQuery
+    ) -> list[BatchVerdict]:
+        """Enroll pictures of one person: looked at together, so that the odd one out is found
+        also where it comes first."""
+        verdicts: dict[int, BatchVerdict] = {}
+        prepared: list[tuple[Item, Prepared]] = []
+        for item in items:
+            with _alone(item, verdicts):
+                one = self._prepared(collection, item, options)
+                if isinstance(one, Enrolled):
+                    verdicts[item.index] = _verdict(item, one)
+                else:
+                    prepared.append((item, one))
+        against: Sequence[MusterError | None]
         try:
-            made = self._enroller.enroll(
-                collection, Named(line.key, line.person is None, line.new_person()), wanted
-            )
+            against = self._enroller.compared([one for _, one in prepared])
         except MusterError as error:
-            return refusal(index, file, error)
-        except Exception:  # of a library that reads the picture: the others go on
-            log.exception("Failed to enroll a picture", extra={"index": index})
-            return refusal(index, file, InternalError())
-        return BatchVerdict(
-            index=index,
-            file=file,
-            status="duplicate" if made.duplicate else "accepted",
-            person=made.person,
-            image_id=made.image_id,
-            template_id=made.template_id,
-            quality=None if made.quality is None else round(made.quality.score, 4),
-            seq=made.seq,
+            against = [error] * len(prepared)
+        for (item, one), wrong in zip(prepared, against, strict=True):
+            with _alone(item, verdicts):
+                if wrong is not None:
+                    raise wrong
+                verdicts[item.index] = _verdict(item, self._stored(collection, one))
+        return [verdicts[item.index] for item in items]
+
+    def _prepared(self, collection: str, item: Item, options: BatchQuery) -> Prepared | Enrolled:
+        if isinstance(item.line, MusterError):
+            raise item.line
+        line = item.line
+        face = line.face if line.face is not None or line.box is not None else options.face
+        request = Enrollment(
+            image=line.image,
+            store=options.store,
+            storage=options.storage,
+            face=face,
+            box=line.box,
+            force=options.force,
         )
+        who = Named(line.key, line.person is None, line.new_person())
+        return self._enroller.prepare(collection, who, request)
+
+    def _stored(self, collection: str, prepared: Prepared) -> Enrolled:
+        try:
+            return self._enroller.write(prepared)
+        except ModelMismatch:  # the collection has just got new models
+            return self._enroller.enroll(collection, prepared.who, prepared.request)
+
+
+class _Kind(Enum):
+    VECTORS = auto()
+    PICTURES = auto()  # of one person
+    UNREADABLE = auto()
+
+
+def _runs(items: Iterable[Item]) -> Iterator[tuple[_Kind, list[Item]]]:
+    """Items that follow each other and are enrolled together; what is held is bounded."""
+    run: list[Item] = []
+    kind, person, held = _Kind.UNREADABLE, ("", False), 0
+    for item in items:
+        its_kind, its_person, size = _of(item)
+        most = _VECTORS if kind is _Kind.VECTORS else _PICTURES
+        ends = (its_kind, its_person) != (kind, person) or len(run) >= most
+        if run and (ends or held + size > _PICTURE_BYTES):
+            yield kind, run
+            run, held = [], 0
+        kind, person = its_kind, its_person
+        run.append(item)
+        held += size
+        if kind is _Kind.UNREADABLE:
+            yield kind, run
+            run, held = [], 0
+    if run:
+        yield kind, run
+
+
+def _of(item: Item) -> tuple[_Kind, tuple[str, bool], int]:
+    """An item's kind, the person where that matters, and the bytes of its picture."""
+    line = item.line
+    if isinstance(line, MusterError):
+        return _Kind.UNREADABLE, ("", False), 0
+    if line.image is None:
+        return _Kind.VECTORS, ("", False), 0
+    return _Kind.PICTURES, (line.key, line.person is None), len(line.image)
+
+
+@contextmanager
+def _alone(item: Item, verdicts: dict[int, BatchVerdict]) -> Iterator[None]:
+    """An error is this item's verdict and fails no other."""
+    try:
+        yield
+    except MusterError as error:
+        verdicts[item.index] = refusal(item.index, item.file, error)
+    except Exception:  # of a library that reads the picture: the others go on
+        log.exception("Failed to enroll a picture", extra={"index": item.index})
+        verdicts[item.index] = refusal(item.index, item.file, InternalError())
+
+
+def _refused(item: Item) -> BatchVerdict:
+    if not isinstance(item.line, MusterError):
+        raise RuntimeError("an item that can be read was to be refused")
+    return refusal(item.index, item.file, item.line)
+
+
+def _verdict(item: Item, made: Enrolled) -> BatchVerdict:
+    detection = made.detection
+    return BatchVerdict(
+        index=item.index,
+        file=item.file,
+        status="duplicate" if made.duplicate else "accepted",
+        person=made.person,
+        image_id=made.image_id,
+        template_id=made.template_id,
+        quality=None if made.quality is None else round(made.quality.score, 4),
+        faces=None if detection is None else detection.faces,
+        face=None if detection is None else detection.face,
+        seq=made.seq,
+    )

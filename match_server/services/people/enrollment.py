@@ -1,5 +1,6 @@
 """Enrollment: from a picture, or a template of elsewhere, to a reference in a collection."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.database import Database
+from match_server.face_choice import LEAST_OVERLAP, FaceChoice, overlap
 from match_server.schemas.persons import (
     Detection,
     Enrolled,
@@ -20,10 +22,21 @@ from match_server.search_index import SearchIndex
 from match_server.services.changes import position
 from match_server.services.face_models.engines import Engines
 from match_server.services.lookup import collection_named, person_named, storage_named
-from match_server.services.people.adding import add_image, add_template, detection_of, embedded
+from match_server.services.people.adding import (
+    add_image,
+    add_template,
+    detection_of_chosen,
+    embedded,
+)
+from match_server.services.people.advice import advice
 from match_server.services.people.collections import policy_of
 from match_server.services.people.persons import add_person
-from match_server.services.people.references import template_view
+from match_server.services.people.references import (
+    reference_count,
+    rows_of_person,
+    template_view,
+)
+from match_server.services.people.resemblance import Rows, odd_ones, unlike_limit
 from match_server.services.searches.operating_point import OperatingPoints
 from match_server.services.searches.ranking import rank_persons
 from match_server.services.searches.scopes import scope_named
@@ -32,7 +45,7 @@ from match_server.services.storing.files import FileStore
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Collection, Image, Person, Template
 from shared.clock import Clock
-from shared.errors import Conflict, ModelMismatch, QualityRefused
+from shared.errors import Conflict, ModelMismatch, QualityRefused, UnlikePerson
 from shared.quality import Quality
 from shared.template import Template as FaceTemplate
 
@@ -63,9 +76,14 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reference:
-    """What will be enrolled."""
+class Prepared:
+    """What will be enrolled, before it is compared with anybody."""
 
+    who: str | Named
+    request: Enrollment
+    owner: Collection  # as it was read
+    person: PersonName | None  # None: to be created
+    references: Rows  # of the person so far
     template: FaceTemplate
     quality: Quality | None = None
     detection: Detection | None = None
@@ -93,11 +111,12 @@ class Enroller:
         self._clock = clock
 
     def enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
-        """Enroll the largest face of a picture, or a template, for a person (by id, or `Named`).
+        """Enroll a face of a picture, or a template, for a person (by id, or `Named`).
 
-        A file that the person was enrolled from before adds nothing. Raises NoFace; QualityRefused
-        (`reasons`) and Conflict (the lookalike) unless `force`; ModelMismatch; Conflict when the
-        collection is full.
+        A file that the person was enrolled from before adds nothing. Raises NoFace (also for what
+        is hardly a face), QualityRefused (`reasons`), UnlikePerson and Conflict (the lookalike)
+        unless `force`; SeveralFaces where it is not said which face is meant; ModelMismatch;
+        Conflict when the collection is full.
         """
         try:
             return self._enroll(collection, who, wanted)
@@ -107,19 +126,85 @@ class Enroller:
             return self._enroll(collection, who, wanted)  # the collection has just got new models
 
     def _enroll(self, collection: str, who: str | Named, wanted: Enrollment) -> Enrolled:
+        prepared = self.prepare(collection, who, wanted)
+        if isinstance(prepared, Enrolled):
+            return prepared
+        (unlike,) = self.compared([prepared])
+        if unlike is not None:
+            raise unlike
+        return self.write(prepared)
+
+    def prepare(self, collection: str, who: str | Named, wanted: Enrollment) -> Prepared | Enrolled:
+        """What is to be enrolled; `Enrolled` for a file that the person was enrolled from before.
+
+        Raises as `enroll`, but for the comparisons with persons.
+        """
         with self._database.read() as session:
             owner = collection_named(session, collection)
             person = _person(session, owner, who)
             cipher = self._vault.cipher(session, owner)
-            known = None if wanted.force else _known(session, person, wanted, cipher)
-            storage = None
+            known = _known(session, person, wanted, cipher)
             if wanted.storage is not None:
-                storage = storage_named(session, wanted.storage)
+                storage_named(session, wanted.storage)
+            references = rows_of_person(session, owner, person, cipher)
         if known is not None:
             return known
-        reference = self._reference(owner, wanted)
+        name = None if person is None else PersonName(id=person.id, name=person.name)
+        if wanted.image is None:
+            template = template_of(wanted.template, wanted.model_id, owner)
+            return Prepared(who, wanted, owner, name, references, template)
+        choice = FaceChoice(wanted.face, wanted.box)
+        engine = self._engines.of(owner)
+        chosen = engine.chosen(wanted.image, choice, gate=policy_of(owner).gate, force=wanted.force)
+        if not (wanted.force or chosen.face.quality.passed):
+            raise _refusal(chosen.face.quality)
+        template = embedded(chosen.face)
+        quality, detection = chosen.face.quality, detection_of_chosen(chosen)
+        return Prepared(who, wanted, owner, name, references, template, quality, detection)
+
+    def compared(self, pictures: Sequence[Prepared]) -> list[UnlikePerson | None]:
+        """What speaks against new pictures of one person, or None; `force` asks nothing."""
+        asking = [one for one in pictures if not one.request.force]
+        if not asking:
+            return [None] * len(pictures)
+        first = asking[0]
+        point = self._points.of(scope_named(self._database, first.owner.name))
+        limit = unlike_limit(point)
+        rows = np.stack([one.template.vector for one in asking])
+        named = first.who.new.name if isinstance(first.who, Named) else first.who
+        name = named if first.person is None else first.person.name
+        odd = iter(odd_ones(rows, first.references, limit))
+        found = [None if one.request.force else next(odd) for one in pictures]
+        return [
+            None
+            if one is None
+            else one.error(name, limit, picture.person, self._lookalike(picture))
+            for one, picture in zip(found, pictures, strict=True)
+        ]
+
+    def _lookalike(self, picture: Prepared) -> PersonName | None:
+        """Whose the face is instead."""
+        own = None if picture.person is None else picture.person.id
+        try:
+            self._refuse_lookalike(picture.owner, own, picture.template)
+        except Conflict as error:
+            return PersonName.model_validate(error.details["lookalike"])
+        return None
+
+    def write(self, prepared: Prepared) -> Enrolled:
+        """Enroll what was prepared. Raises Conflict for a lookalike (unless `force`)."""
+        wanted, who, template = prepared.request, prepared.who, prepared.template
+        collection = prepared.owner.name
+        with self._database.read() as session:
+            storage = None if wanted.storage is None else storage_named(session, wanted.storage)
+            cipher = self._vault.cipher(session, prepared.owner)
+            person = _person(session, prepared.owner, who)
+            known = _known(session, person, wanted, cipher)  # by a picture of the same batch
+        if known is not None:
+            return known
         if not wanted.force:
-            self._refuse_lookalike(owner, person, reference.template)
+            own = None if person is None else person.id
+            self._refuse_lookalike(prepared.owner, own, template)
         with (
             self._files.kept(
                 "photos", wanted.image if wanted.keeps else None, storage, cipher=cipher
@@ -135,14 +220,13 @@ class Enroller:
             if person is None:
                 raise RuntimeError("a person that is neither there nor to be created")
             image = None
-            quality, detection = reference.quality, reference.detection
+            quality, detection = prepared.quality, prepared.detection
             if wanted.image is not None and quality is not None and detection is not None:
                 image = add_image(
                     session, person, wanted.image, file, quality, detection, now, cipher
                 )
-            template = reference.template
             row, seq = add_template(session, owner, person, template, image, quality, now, cipher)
-            return _enrolled(person, row, image, seq, quality, detection)
+            return _enrolled(session, person, row, image, seq, quality, detection)
 
     def add_template(
         self, collection: str, person_id: str, wanted: TemplateCreate
@@ -157,18 +241,8 @@ class Enroller:
             row, seq = add_template(session, owner, person, template, None, None, now, cipher)
             return TemplateWritten(seq=seq, **dict(template_view(row, person.id)))
 
-    def _reference(self, owner: Collection, wanted: Enrollment) -> _Reference:
-        if wanted.image is None:
-            return _Reference(template_of(wanted.template, wanted.model_id, owner))
-        face, count = self._engines.of(owner).largest(wanted.image, gate=policy_of(owner).gate)
-        if not (wanted.force or face.quality.passed):
-            raise _refusal(face.quality)
-        return _Reference(embedded(face), face.quality, detection_of(face, count))
-
-    def _refuse_lookalike(
-        self, owner: Collection, person: Person | None, template: FaceTemplate
-    ) -> None:
-        """Conflict when the face already belongs to another person of the collection.
+    def _refuse_lookalike(self, owner: Collection, own: str | None, template: FaceTemplate) -> None:
+        """Conflict when the face already belongs to another person than `own` (an id).
 
         Two such enrollments at the very same moment both pass; the margin of the policy is what
         protects the search from lookalikes.
@@ -177,8 +251,7 @@ class Enroller:
         probe = template.vector[np.newaxis]
         with self._database.read() as session:
             (ranked,) = rank_persons(session, reached.gallery, probe, 2, self._clock.now())
-        own = None if person is None else person.number
-        others = [one for one in ranked if one.person_number != own]
+        others = [one for one in ranked if one.person_id != own]
         if not others:
             return
         point = self._points.of(scope_named(self._database, owner.name))
@@ -211,17 +284,28 @@ def _known(
     ).order_by(Template.number)
     if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
         found = found.where(Image.file.is_not(None))
-    row = session.execute(found.limit(1)).one_or_none()
-    if row is None:
+    rows = session.execute(found).all()
+    if wanted.box is not None or isinstance(wanted.face, int):  # perhaps another face of the file
+        rows = [row for row in rows if _shows(row.Image, wanted)]
+    if not rows:
         return None
-    image, template = row
+    image, template = rows[0]
     quality = Quality.model_validate(image.quality)
     detection = Detection.model_validate(image.detection)
-    answer = _enrolled(person, template, image, position(session), quality, detection)
+    answer = _enrolled(session, person, template, image, position(session), quality, detection)
     return answer.model_copy(update={"duplicate": True})
 
 
+def _shows(image: Image, wanted: Enrollment) -> bool:
+    """Whether an image was enrolled from the face that a request chooses."""
+    detection = Detection.model_validate(image.detection)
+    if wanted.box is not None:
+        return overlap(detection.box, wanted.box) >= LEAST_OVERLAP
+    return detection.face == wanted.face
+
+
 def _enrolled(
+    session: Session,
     person: Person,
     template: Template,
     image: Image | None,
@@ -237,6 +321,8 @@ def _enrolled(
         quality=quality,
         detection=detection,
         url=f"/v1/images/{image.id}/content" if image is not None and kept else None,
+        references=(count := reference_count(session, person)),
+        advice=advice(count),
         seq=seq,
     )
 

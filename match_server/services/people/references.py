@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from match_server.database import Database
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
+from match_server.search_index import stored_rows
 from match_server.services.changes import record
-from match_server.services.lookup import collection_named, page_of, person_named
+from match_server.services.lookup import collection_named, one_number, page_of, person_named
 from match_server.services.storing.files import FileStore
-from match_server.services.storing.vault import Vault
+from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Collection, Image, Person, SpareTemplate, Template, Unembedded
 from shared.clock import Clock
 from shared.errors import NotFound
@@ -134,6 +137,25 @@ def remove_templates(
         .values(template_count=Collection.template_count - len(rows))
     )
     return len(rows), seq
+
+
+def rows_of_person(
+    session: Session, owner: Collection, person: Person | None, cipher: Cipher
+) -> NDArray[np.float32]:
+    """The templates of a person as unit rows (n, dimension); none for nobody."""
+    if person is None:
+        return np.empty((0, owner.dimension), np.float32)
+    stored = session.execute(
+        select(Template.id, Template.vector).where(Template.person_number == person.number)
+    ).all()
+    vectors = cipher.open_vectors(owner.model_id, [(row.id, row.vector) for row in stored])
+    return stored_rows(vectors, owner.dimension).astype(np.float32)
+
+
+def reference_count(session: Session, person: Person) -> int:
+    """How many templates a person has."""
+    mine = select(func.count()).select_from(Template).where(Template.person_number == person.number)
+    return one_number(session, mine)
 
 
 def template_view(row: Template, person_id: str) -> TemplateView:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from match_server.database import Database
+from match_server.face_choice import obstacles
 from match_server.schemas.persons import Detection, PersonName
 from match_server.schemas.search import (
     Newcomer,
@@ -50,6 +51,7 @@ class _Probe:
     template: FaceTemplate
     detection: Detection | None = None
     quality: Quality | None = None
+    obstacles: Sequence[str] = ()  # why nobody may be created from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class Searcher:
         if newcomer is not None:
             for row, (probe, answer) in enumerate(zip(probes, answers, strict=True)):
                 made = self._created(owners[0], wanted, newcomer, probe, answer)
-                answers[row], seq = made or (answer, seq)
+                if made is not None:
+                    answers[row], seq = made[0], seq if made[1] is None else made[1]
         return SearchAnswer(
             probes=answers,
             searched=found.searched,
@@ -174,24 +177,38 @@ class Searcher:
     ) -> list[_Probe]:
         if wanted.image is not None:
             gate = "doorway" if newcomer is None else policy_of(owners[0]).gate
-            return self._seen(owners[0], wanted.image, gate, every=wanted.detect_all)
+            return self._seen(
+                owners[0],
+                wanted.image,
+                gate,
+                every=wanted.detect_all,
+                creating=newcomer is not None,
+            )
         if wanted.templates is not None:
             return [
                 _Probe(template_of(one.vector, one.model_id, owners[0])) for one in wanted.templates
             ]
         return [_Probe(self._enrolled(owners, wanted.template_id))]
 
-    def _seen(self, owner: Scope, picture: bytes, gate: str, *, every: bool) -> list[_Probe]:
+    def _seen(
+        self, owner: Scope, picture: bytes, gate: str, *, every: bool, creating: bool
+    ) -> list[_Probe]:
         models = self._engines.of(owner)
-        if every:
-            faces = models.analyze(picture, gate=gate)
-            count = len(faces)
+        frame = (0, 0)
+        if creating:
+            faces, frame = models.judged(picture, gate=gate)
         else:
-            face, count = models.largest(picture, gate=gate)
-            faces = [face]
+            faces = models.analyze(picture, gate=gate)
         if not faces:
             raise NoFace("no face was found in the picture", reasons=["no_face"])
-        return [_Probe(embedded(face), detection_of(face, count), face.quality) for face in faces]
+        probes = []
+        for index, face in enumerate(faces if every else faces[:1]):
+            against = list(face.quality.reasons)
+            if creating:
+                against += obstacles([face] if every else faces, frame)
+            detection = detection_of(face, len(faces), index)
+            probes.append(_Probe(embedded(face), detection, face.quality, against))
+        return probes
 
     def _enrolled(self, owners: Sequence[Scope], template_id: str | None) -> FaceTemplate:
         with self._database.read() as session:
@@ -218,11 +235,13 @@ class Searcher:
         newcomer: Newcomer,
         probe: _Probe,
         answer: ProbeAnswer,
-    ) -> tuple[ProbeAnswer, int] | None:
-        """The answer with the person created for it; None when none was, for good reason."""
-        good_enough = probe.quality is None or probe.quality.passed
-        if answer.decision != "unknown" or not good_enough:
+    ) -> tuple[ProbeAnswer, int | None] | None:
+        """The answer with the person created for it, or with why none was; None: nobody new."""
+        if answer.decision != "unknown":
             return None
+        if probe.obstacles:
+            refused = answer.model_copy(update={"not_created": list(probe.obstacles)})
+            return refused, None
         stranger = Stranger(probe.template, wanted.image, probe.detection, probe.quality)
         made = self._newcomers.create(owner, stranger, newcomer)
         if made is None:

@@ -25,6 +25,7 @@ from shared.quality import Quality
 _BATCH = 100
 
 
+Review = Literal["confirmed", "wrong", "person", "discard", "like"]
 Kind = Literal["created", "updated", "merged"]
 
 
@@ -224,6 +225,7 @@ def view_of(
         snapshot=None
         if row.snapshot is None
         else f"/v1/events/{row.id}/snapshot?revision={row.revision}",
+        review=cast(Review | None, row.review),
         local=_local_view(row, local_person),
     )
 

@@ -31,6 +31,7 @@ from match_server.services.searches.vectors import template_of
 from match_server.services.seen.events import as_told, event_view
 from match_server.services.seen.showing import Verdict
 from match_server.services.seen.sightings import Sightings
+from match_server.services.seen.templates import ShownTemplate, keep_templates
 from match_server.services.seen.track_templates import (
     FusedProbes,
     SearchedShots,
@@ -153,7 +154,7 @@ class Probes:
             with self._database.write() if searched else self._database.read() as session:
                 if fused is not None and not fused.is_current(session):
                     raise _Outdated
-                stored, doomed = self._store(session, searched, snapshots, site, now)
+                stored, doomed = self._store(session, searched, snapshots, ciphers, site, now)
                 if fused is not None:
                     fused.write(session, ciphers, now)
                 results = [
@@ -224,6 +225,7 @@ class Probes:
         session: Session,
         searched: Mapping[str, _Searched],
         snapshots: Mapping[str, Kept | None],
+        ciphers: Mapping[int, Cipher],
         site: str | None,
         now: datetime,
     ) -> tuple[dict[str, ProbeResult], int]:
@@ -250,6 +252,12 @@ class Probes:
                     probe_id=probe_id, status="accepted", event=as_told(view, now)
                 )
             sightings.write()
+            shown = [
+                ShownTemplate(event, one.shots.template, ciphers[one.scope.number])
+                for event, probe in sightings.shown.items()
+                for one in [searched[probe]]
+            ]
+            keep_templates(session, shown)
         own = {one.name for one in snapshots.values() if one is not None}
         self._files.discard([name for name in unused if name in own])
         return results, self._files.doom_snapshots(session, set(unused) - own)

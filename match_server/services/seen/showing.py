@@ -86,7 +86,7 @@ def _freshness(message: ProbeMessage, verdict: Verdict) -> Freshness:
 
 def keep_fresh(event: Event, message: ProbeMessage, verdict: Verdict) -> None:
     """A weaker probe that says the same keeps the sighting fresh."""
-    if not event.person_erased:
+    if not event.person_erased and event.review is None:
         _freshness(message, verdict).carry_over(event)
 
 

@@ -29,6 +29,7 @@ from match_server.services.seen.showing import (
     show,
     view_of_probe,
 )
+from match_server.services.seen.templates import keep_better_template
 from match_server.services.storing.files import Kept
 from match_server.tables import (
     Collection,
@@ -132,6 +133,7 @@ class Sightings:
         self._candidates: dict[str, list[dict[str, Any]]] = {}  # by event
         self._replaced: set[str] = set()  # events whose candidates these replace
         self._probes: list[dict[str, Any]] = []
+        self.shown: dict[str, str] = {}  # the probe that each event shows, of those added
 
     def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
         """Read what is known of these probes' tracks and persons; all of them will be added."""
@@ -180,7 +182,7 @@ class Sightings:
             event.probes += 1
             event.first_captured_at = min(event.first_captured_at, message.captured_at)
             event.last_captured_at = max(event.last_captured_at, message.captured_at)
-            better = better_of_sighting(event, message, verdict)
+            better = event.review is None and better_of_sighting(event, message, verdict)
         keep_picture = not fresh and (not better or keeps_picture(event, message, verdict))
         left_over = None if snapshot is None else snapshot.name
         unused.append(left_over if keep_picture else event.snapshot)
@@ -188,6 +190,7 @@ class Sightings:
         self._probes.append(probe_row(message, event, verdict))
         if better:
             show(event, message, verdict, snapshot, fresh=fresh, keep_picture=keep_picture)
+            self.shown[event.id] = message.probe_id
         self._note_local(event, message, verdict, better=better)
         if better:
             if not fresh:
@@ -227,6 +230,8 @@ class Sightings:
         """
         current = None if track is None else track.event
         person = verdict.person_number
+        if current is not None and current.review is not None:
+            return current
         if person is None:
             return current or self._stranger_seen_before(message, verdict)
         if current is not None and track is not None and names_another(current, person):
@@ -266,6 +271,7 @@ class Sightings:
             if event.person_number == person
             and (event.device, event.camera) == (message.device, message.camera)
             and event.merged_into is None
+            and event.review is None
             and event.first_captured_at - window <= message.captured_at
             and message.captured_at <= event.last_captured_at + window
         ]
@@ -282,6 +288,10 @@ class Sightings:
             into.decision, into.similarity, into.quality_score
         )
         unused = into.snapshot if better else gone.snapshot
+        keep_better_template(self._session, into.id, gone.id, better=better)
+        shown = self.shown.pop(gone.id, None)
+        if better and shown is not None:
+            self.shown[into.id] = shown
         if better:
             was = Freshness.of(into)
             for name in _SHOWN:

@@ -9,6 +9,7 @@ import click
 
 from tests.benchmarks.accuracy.bench import Bench
 from tests.benchmarks.accuracy.crowds import crowd_rows
+from tests.benchmarks.accuracy.enrolling import enrolling_rows
 from tests.benchmarks.accuracy.packs import embedding_packs, pack_rows
 from tests.benchmarks.accuracy.policies import policy_rows
 from tests.benchmarks.accuracy.shots import shot_rows
@@ -30,6 +31,7 @@ SECTIONS: Mapping[str, Section] = {
         "The old and the default policy; one picture enrolled, one shot", policy_rows
     ),
     "shots": Section("Pictures enrolled and shots fused", shot_rows),
+    "enrolling": Section("Who gets in", enrolling_rows),
     "packs": Section("Installed packs", pack_rows),
     "crowds": Section("Faces found in crowds", crowd_rows),
 }
@@ -50,9 +52,19 @@ SECTIONS: Mapping[str, Section] = {
     type=click.Choice(["a", "b"]),
     help="Measure half of the people, with a calibration that is made of the other half.",
 )
+@click.option(
+    "--no-faces",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Pictures without people.  [default: generated textures and drawings]",
+)
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
 def main(
-    what: tuple[str, ...], folder: Path, packs: tuple[str, ...], half: Any, report: Path | None
+    what: tuple[str, ...],
+    folder: Path,
+    packs: tuple[str, ...],
+    half: Any,
+    no_faces: Path | None,
+    report: Path | None,
 ) -> None:
     """Measure WHAT on labelled pictures (everything, where nothing is named).
 
@@ -62,7 +74,7 @@ def main(
     use_weights()
     facts = machine_facts()
     print_facts(facts)
-    bench = Bench(folder, packs or tuple(embedding_packs()), half)
+    bench = Bench(folder, packs or tuple(embedding_packs()), half, no_faces)
     print(bench.description())
     tables: dict[str, list[Row]] = {}
     for name in what or SECTIONS:

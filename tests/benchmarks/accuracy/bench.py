@@ -25,6 +25,7 @@ class Bench:
     folder: Path
     packs: tuple[str, ...]  # the first is the one that policies are measured with
     half: Half | None  # of the people; None: all of them
+    no_faces: Path | None = None  # pictures without people; None: generated ones
     policies: tuple[str, ...] = (OLD, NEW)
     _references: ReferenceCalibrations = field(default_factory=ReferenceCalibrations)
     _faces: dict[str, Faces] = field(default_factory=dict)
