@@ -1,18 +1,17 @@
 """`match-server evaluate`: from a folder to files, and to a collection."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from match_server.commands.progress import progress
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.folder import read_folder
 from match_server.evaluation.measured import as_reference, measure
-from match_server.evaluation.plots import write_plots
+from match_server.evaluation.page import page_of
+from match_server.evaluation.plots import can_plot, write_plots
 from match_server.evaluation.report import Report, Wish, report_of
+from match_server.evaluation.slices import read_groups
 from match_server.picture_folder import pictures_in
 from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
@@ -41,6 +40,7 @@ class Wanted:
     wish: Wish
     pack: str | None = None  # whose models look at the pictures; None: the collection's
     reference: Reference | None = None
+    groups: Path | None = None  # CSV: which group a person belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Done:
     adopted: CalibrationAdopted | None
 
 
-def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done:
-    """Read, compare, measure, write; adopt where asked.
+def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool | None) -> Done:
+    """Read, compare, measure, write; adopt where asked. `plots` of None: where they can be drawn.
 
     Raises PackError when the collection's model is not installed, Unusable when the pictures do
     not suffice.
@@ -65,14 +65,15 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done
         detector = DetectorChoice(settings.model_detector)
         faces = installed_engine(wanted.pack, settings.picture_limits, detector)
     gate = wanted.gate or collection.policy.gate
-    with _progress() as tell:
+    groups = {} if wanted.groups is None else read_groups(wanted.groups)
+    with progress("Reading") as bar:
         read = read_folder(
             wanted.folder,
             list(pictures_in(wanted.folder)),
             faces,
             gate,
             max_bytes=services.settings.max_body_bytes,
-            progress=tell,
+            progress=bar.update,
         )
     compared = compare(read.rows, read.persons)
     measured = measure(
@@ -82,15 +83,16 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool) -> Done
         refused=len(read.refused),
         now=services.clock.now(),
     )
-    report = report_of(read, compared, measured, wanted.wish, collection.templates)
+    report = report_of(read, compared, measured, wanted.wish, collection.templates, groups)
     written = [
         _write(wanted.out / "calibration.json", measured.file.model_dump_json()),
         _write(wanted.out / "report.json", report.model_dump_json(indent=1)),
+        _write(wanted.out / "report.html", page_of(report, measured.file)),
     ]
     if wanted.reference is not None:
         reference = as_reference(measured.file, wanted.reference.pictures)
         written.append(_write(wanted.reference.path, reference.model_dump_json()))
-    if plots:
+    if plots is not False and (plots or can_plot()):
         written += write_plots(measured.file, wanted.out)
     adopted = services.calibrations.adopt(collection.name, measured.file) if adopt else None
     return Done(report, written, adopted)
@@ -103,13 +105,3 @@ def _write(path: Path, text: str) -> Path:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
     return path
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("Reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

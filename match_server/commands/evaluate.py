@@ -46,7 +46,16 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--pictures", help='Which kind of pictures these are, e.g. "passport photographs".')
 @click.option("--adopt", is_flag=True, help="Let the collection decide by the calibration.")
-@click.option("--plots/--no-plots", default=True, help="Draw the curves as PNG (matplotlib).")
+@click.option(
+    "--groups",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV with the columns person (a folder's name) and group: errors are told by group.",
+)
+@click.option(
+    "--plots/--no-plots",
+    default=None,
+    help="Draw the curves as PNG too.  [default: where matplotlib is installed]",
+)
 @data_dir
 @json_flag
 @click.pass_obj
@@ -63,7 +72,8 @@ def evaluate(
     reference: Path | None,
     pictures: str | None,
     adopt: bool,
-    plots: bool,
+    groups: Path | None,
+    plots: bool | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -71,8 +81,9 @@ def evaluate(
 
     Compares every picture with every other: error rates, thresholds for a false match rate or for
     false alarms a day, lookalikes, and what was refused and why. Nothing is enrolled. The
-    calibration holds no names and no templates; the report names files. Works while the server
-    runs, which takes an adopted calibration at once.
+    calibration holds no names and no templates; the report (report.html, for a browser) names files
+    and tells the errors by enrolled pictures, fused shots, quality, face size and groups. Works
+    while the server runs, which takes an adopted calibration at once.
 
     \b
     Examples:
@@ -98,6 +109,7 @@ def evaluate(
             Wish(false_alarms, traffic),
             pack,
             None if reference is None or pictures is None else Reference(reference, pictures),
+            groups,
         )
         done = run(services, wanted, adopt=adopt, plots=plots)
     lines = [told(done.report), "", f"Written: {', '.join(str(path) for path in done.written)}"]

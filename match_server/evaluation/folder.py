@@ -47,6 +47,8 @@ class ReadFolder:
     persons: NDArray[np.int64]  # (n,) places in `names`
     files: Sequence[str]  # (n,) below the folder
     names: Sequence[str]
+    qualities: NDArray[np.float32]  # (n,) scores, 0..1
+    sides: NDArray[np.float32]  # (n,) of a square as large as the face's box, pixels
     refused: Sequence[Refusal]
 
 
@@ -70,6 +72,7 @@ def read_folder(
     names: dict[str, int] = {}
     seen: dict[bytes, str] = {}
     persons, used, refused = list[int](), list[str](), list[Refusal]()
+    qualities, sides = list[float](), list[float]()
     for place, path in enumerate(files):
         progress(place, len(files))
         name = printable_name(path.relative_to(folder))
@@ -79,7 +82,7 @@ def read_folder(
             if digest in seen:
                 raise Unusable(f"is the same file as {seen[digest]}", reasons=["duplicate"])
             seen[digest] = name
-            rows[len(used)] = _only_face(faces, data, gate)
+            face, rows[len(used)] = _only_face(faces, data, gate)
         except MusterError as error:
             given = error.details.get("reasons")
             reasons = [str(one) for one in given] if isinstance(given, list) else [error.code]
@@ -92,9 +95,17 @@ def read_folder(
             person = printable_name(Path(path.parent.name))
             persons.append(names.setdefault(person, len(names)))
             used.append(name)
+            qualities.append(face.quality.score)
+            sides.append(side_of(face))
     progress(len(files), len(files))
     return ReadFolder(
-        rows[: len(used)], np.array(persons, dtype=np.int64), used, list(names), refused
+        rows=rows[: len(used)],
+        persons=np.array(persons, dtype=np.int64),
+        files=used,
+        names=list(names),
+        qualities=np.array(qualities, dtype=np.float32),
+        sides=np.array(sides, dtype=np.float32),
+        refused=refused,
     )
 
 
@@ -109,8 +120,8 @@ def _content(path: Path, folder: Path, max_bytes: int) -> bytes:
         raise ConfigurationError(f"cannot be read: {error.strerror}") from error
 
 
-def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> NDArray[np.float32]:
-    """The vector of the face that a picture is of."""
+def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> tuple[Face, NDArray[np.float32]]:
+    """The face that a picture is of, and its vector."""
     found = faces.analyze(data, gate=gate)
     if not found:
         raise NoFace("no face was found", reasons=["no_face"])
@@ -125,7 +136,7 @@ def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> NDArray[np.flo
         raise QualityRefused("the quality is too low: " + ", ".join(reasons), reasons=[*reasons])
     if face.template is None:
         raise RuntimeError("the face models answered a face without a template")
-    return face.template.vector
+    return face, face.template.vector
 
 
 def side_of(face: Face) -> float:

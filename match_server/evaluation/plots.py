@@ -1,5 +1,6 @@
 """Plots of a calibration as PNG files, with matplotlib where it is installed."""
 
+import importlib.util
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -23,6 +24,11 @@ _FPIRS = (0.1, 0.01, 0.001)
 _SIZES = np.logspace(1, 6, 51)
 
 Floats = NDArray[np.float64]
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def write_plots(file: CalibrationFile, folder: Path) -> list[Path]:

@@ -86,6 +86,22 @@ def zero_errors_bound(units: int) -> float:
     return float(1.0 - (1.0 - _CONFIDENCE) ** (1.0 / units)) if units else 1.0
 
 
+def share_interval(
+    hits: NDArray[np.bool_] | Floats, persons: NDArray[np.int64]
+) -> tuple[float, float]:
+    """95 % of a share of searches (n,), by a bootstrap over the persons (n,) that were searched."""
+    _, numbers = np.unique(persons, return_inverse=True)
+    sums, counts = np.bincount(numbers, weights=hits), np.bincount(numbers)
+    if not counts.size:
+        return 0.0, 1.0
+    drawn = _weights(len(counts), 0)
+    low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5]).tolist()
+    bound = zero_errors_bound(len(counts))
+    if sums.sum() == counts.sum():
+        low = min(low, 1.0 - bound)
+    return float(low), max(float(high), bound if sums.sum() == 0 else 0.0)
+
+
 def equal_error(fmr: Floats, fnmr: Floats) -> float:
     """The rate where both curves (BINS + 1,) meet, by straight lines between thresholds."""
     above = int(np.argmax(fnmr >= fmr))  # FMR falls to 0 and FNMR rises to 1, so there is one

@@ -1,7 +1,7 @@
 """What an evaluation tells: figures, thresholds, and the pictures that deserve a look."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from match_server.evaluation.calibration import (
@@ -14,6 +14,7 @@ from match_server.evaluation.comparisons import Comparisons, Pair
 from match_server.evaluation.folder import ReadFolder
 from match_server.evaluation.grid import STEP
 from match_server.evaluation.measured import Measured
+from match_server.evaluation.slices import FPIR, Slice, slices_of
 from match_server.schemas.base import ApiModel
 from match_server.schemas.calibrations import CalibrationData, EstimateView
 
@@ -100,6 +101,8 @@ class Report(ApiModel):
     verification: list[VerificationPoint]
     identification: list[IdentificationPoint]
     open_set: list[OpenSetPoint]
+    slices_threshold: float  # that names 1 % of strangers in a gallery of all pictures
+    slices: list[Slice]
     limits: list[str]
     refused: list[RefusalView]
     lookalikes: list[PairView]
@@ -112,10 +115,15 @@ def report_of(
     measured: Measured,
     wish: Wish,
     enrolled: int,
+    groups: Mapping[str, str],
 ) -> Report:
-    """The report; `enrolled` is the number of templates in the collection, 0 for none."""
+    """The report; `enrolled` is the number of templates in the collection, 0 for none.
+
+    `groups` are those that the operator names, by person's folder.
+    """
     file = measured.file
     calibration = Calibration(file)
+    threshold = calibration.threshold_for(fmr_for_fpir(FPIR, compared.pictures)).similarity
     sizes = sorted({*GALLERIES, *([enrolled] if enrolled else [])})
     return Report(
         model_id=file.model_id,
@@ -131,6 +139,8 @@ def report_of(
         verification=[_verification(calibration, fmr) for fmr in FMRS],
         identification=[_identification(calibration, wish, size) for size in sizes],
         open_set=[_open_set(measured, compared, calibration, place) for place in _places(measured)],
+        slices_threshold=round(threshold, 4),
+        slices=slices_of(read, compared, threshold, groups),
         limits=limits_of(file),
         refused=[
             RefusalView(file=one.file, reasons=list(one.reasons), message=one.message)

@@ -60,6 +60,18 @@ def _lines(report: Report) -> Iterator[str]:
             f"({point.fnir_low:.2%} to {point.fnir_high:.2%})"
         )
     yield ""
+    yield (
+        f"Where the errors are, at the threshold {report.slices_threshold:.4f} "
+        "(1 % of all strangers)"
+    )
+    yield "                                            pictures  strangers named    enrolled missed"
+    for part in report.slices:
+        yield (
+            f"  {part.by:17}  {part.value:30}  {part.pictures:6,}  "
+            f"{_share(part.fpir, part.fpir_low, part.fpir_high)}  "
+            f"{_share(part.fnir, part.fnir_low, part.fnir_high)}"
+        )
+    yield ""
     yield "What it does not know"
     yield from (f"  {limit}" for limit in report.limits)
     if report.lookalikes:
@@ -77,6 +89,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield "Refused pictures"
         for refusal in report.refused:
             yield f"  {refusal.file}: {refusal.message}"
+
+
+def _share(rate: float | None, low: float | None, high: float | None) -> str:
+    if rate is None or low is None or high is None:
+        return f"{'–':>17}"
+    return f"{rate:6.2%} ({low:.1%}-{high:.1%})"
 
 
 def _estimate(estimate: EstimateView, digits: int) -> str:

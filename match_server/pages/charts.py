@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
-from match_server.evaluation.calibration import Calibration, fmr_for_fpir
+from match_server.evaluation.calibration import Calibration, fmr_for_fpir, fpir_for_fmr
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.schemas.collections import OperatingPointView
 
@@ -13,6 +14,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 40.0
 _HISTOGRAM_BINS = 80
 _SIZES = [10 ** (step / 8) for step in range(8, 49)]  # 10 to 1,000,000
 _FPIRS = (0.1, 0.01, 0.001)
+_FIXED_FMRS = (1e-3, 1e-4, 1e-5)
+_DET_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,12 @@ def charts_of(file: CalibrationFile, point: OperatingPointView) -> list[Chart]:
     return [_similarities(file, point), _errors(file, point), _thresholds(file, point)]
 
 
-def _similarities(file: CalibrationFile, point: OperatingPointView) -> Chart:
+def evaluation_charts(file: CalibrationFile) -> list[Chart]:
+    """The charts of an evaluation, which knows no gallery yet."""
+    return [_similarities(file), _errors(file), _det(file), _fpir_by_size(file)]
+
+
+def _similarities(file: CalibrationFile, point: OperatingPointView | None = None) -> Chart:
     curves = file.curves
     x = _x(curves.thresholds[0], 1.0)
     groups = {
@@ -86,12 +94,12 @@ def _similarities(file: CalibrationFile, point: OperatingPointView) -> Chart:
         shapes=shapes,
         x_ticks=_linear_ticks(x),
         y_ticks=[],
-        mark_x=x(point.threshold),
-        mark_label=f"threshold {point.threshold:.3f}",
+        mark_x=None if point is None else x(point.threshold),
+        mark_label="" if point is None else f"threshold {point.threshold:.3f}",
     )
 
 
-def _errors(file: CalibrationFile, point: OperatingPointView) -> Chart:
+def _errors(file: CalibrationFile, point: OperatingPointView | None = None) -> Chart:
     curves, tail = file.curves, file.tail
     x = _x(curves.thresholds[0], 1.0)
     y = _y(1e-7, 1.0, log=True)
@@ -111,8 +119,8 @@ def _errors(file: CalibrationFile, point: OperatingPointView) -> Chart:
         shapes=shapes,
         x_ticks=_linear_ticks(x),
         y_ticks=[Tick(y(10.0**power), _power(power)) for power in range(-7, 1)],
-        mark_x=x(point.threshold),
-        mark_label=f"threshold {point.threshold:.3f}",
+        mark_x=None if point is None else x(point.threshold),
+        mark_label="" if point is None else f"threshold {point.threshold:.3f}",
     )
 
 
@@ -135,6 +143,48 @@ def _thresholds(file: CalibrationFile, point: OperatingPointView) -> Chart:
         mark_x=x(here),
         mark_y=y(point.threshold),
         mark_label=f"{point.templates:,} templates",
+    )
+
+
+def _det(file: CalibrationFile) -> Chart:
+    """Both errors on normal-deviate scales (Martin et al., "The DET curve", 1997)."""
+    deviate = NormalDist().inv_cdf
+    lowest, highest = deviate(_DET_TICKS[0]), deviate(_DET_TICKS[-1])
+    x, y = _x(lowest, highest), _y(lowest, highest)
+    curves = file.curves
+    points = [
+        (x(deviate(fmr)), y(deviate(fnmr)))
+        for fmr, fnmr in zip(curves.fmr, curves.fnmr, strict=True)
+        if _DET_TICKS[0] <= fmr <= _DET_TICKS[-1] and _DET_TICKS[0] <= fnmr <= _DET_TICKS[-1]
+    ]
+    ticks = [(deviate(rate), f"{100 * rate:g}%") for rate in _DET_TICKS]
+    return Chart(
+        title="DET curve",
+        x_label="strangers matched (FMR); upwards: mates missed (FNMR)",
+        shapes=[
+            Shape("genuine line", _joined(points), "one comparison"),
+            Shape("beyond line", f"M{x(lowest)} {y(lowest)}L{x(highest)} {y(highest)}", "equal"),
+        ],
+        x_ticks=[Tick(x(place), label) for place, label in ticks],
+        y_ticks=[Tick(y(place), label) for place, label in ticks],
+    )
+
+
+def _fpir_by_size(file: CalibrationFile) -> Chart:
+    """How many strangers some fixed thresholds name as a gallery grows."""
+    calibration = Calibration(file)
+    x, y = _x(_SIZES[0], _SIZES[-1], log=True), _y(1e-4, 1.0, log=True)
+    shapes = []
+    for fmr, kind in zip(_FIXED_FMRS, ("first", "second", "third"), strict=True):
+        threshold = calibration.threshold_for(fmr).similarity
+        rates = [fpir_for_fmr(calibration.fmr_at(threshold), size) for size in _SIZES]
+        shapes.append(Shape(f"{kind} line", _line(_SIZES, rates, x, y), f"from {threshold:.3f}"))
+    return Chart(
+        title="Strangers named as the gallery grows, by fixed threshold (FPIR)",
+        x_label="templates enrolled",
+        shapes=shapes,
+        x_ticks=[Tick(x(10.0**power), _power(power)) for power in range(1, 7)],
+        y_ticks=[Tick(y(10.0**power), f"{100 * 10.0**power:g}%") for power in range(-4, 1)],
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from edge_agent.tracking.fusion import fuse
 from match_server.evaluation.calibration import Calibration
-from match_server.evaluation.rates import zero_errors_bound
+from match_server.evaluation.rates import share_interval
 from match_server.schemas.base import Decision
 from match_server.services.searches.operating_point import OperatingPoint, Traffic, operating_point
 from match_server.services.searches.scopes import Scope
@@ -21,7 +21,6 @@ from tests.benchmarks.accuracy.pictures import Faces, Picture, Rows
 Pictures = dict[int, list[Picture]]  # by person
 Json = dict[str, JsonValue]
 
-_REPLICATES = 1000
 _CHUNK = 1024
 
 
@@ -86,19 +85,9 @@ class Share:
 
     def interval(self) -> tuple[float, float]:
         """95 %; where nothing happened the upper end is the rule of three over persons."""
-        if not self.hits:
-            return 0.0, 1.0
-        sums = np.array([sum(hits) for hits in self.hits.values()])
-        counts = np.array([len(hits) for hits in self.hits.values()])
-        number = len(sums)
-        drawn = np.random.default_rng(0).multinomial(
-            number, np.full(number, 1 / number), size=_REPLICATES
-        )
-        low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5]).tolist()
-        bound = zero_errors_bound(number)
-        if sums.sum() == counts.sum():
-            low = min(low, 1 - bound)
-        return float(low), max(float(high), bound if sums.sum() == 0 else 0.0)
+        persons = [person for person, hits in self.hits.items() for _ in hits]
+        everything = [hit for hits in self.hits.values() for hit in hits]
+        return share_interval(np.array(everything), np.array(persons, np.int64))
 
 
 def by_person(pictures: Iterable[Picture]) -> Pictures:

@@ -1,17 +1,20 @@
 """`match-server evaluate`: from a folder to a report, plots and a calibration."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 from sqlalchemy import update
 
-from match_server.evaluating import Wanted, run
+from match_server.evaluating import Reference, Wanted, run
 from match_server.evaluation.report import Wish
 from match_server.evaluation.telling import told
 from match_server.faces import FaceEngine
@@ -87,7 +90,67 @@ def test_the_files_say_the_same_as_the_report_and_name_nobody(services, folder, 
     assert not any(name in text for name in ("ann", "bea", "cyd", ".png"))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report == done.report.model_dump(mode="json")
-    assert [path.name for path in done.written] == ["calibration.json", "report.json"]
+    assert [path.name for path in done.written] == [
+        "calibration.json",
+        "report.json",
+        "report.html",
+    ]
+
+
+def test_the_page_stands_alone_and_its_curves_are_drawn(services, folder, tmp_path):
+    run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"(src|href)=|url\(|https?://|<script", page)
+    titles = re.findall("<figcaption>(.*?)</figcaption>", page)
+    assert any("DET" in title for title in titles)
+    assert any("FPIR" in title for title in titles)
+    assert len(titles) == 4
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert "nan" not in ElementTree.tostring(ElementTree.fromstring(svg), encoding="unicode")
+    assert "ann/dark.png" in page
+
+
+def test_errors_are_told_by_what_may_cause_them(services, folder, tmp_path):
+    (folder / "twin").mkdir()  # whoever looks like this stranger is named
+    (folder / "twin" / "1.png").write_bytes(
+        cv2.imencode(".png", cv2.imread(str(folder / "ann" / "60.png")) + 0)[1].tobytes() + b"0"
+    )
+    groups = tmp_path / "groups.csv"
+    groups.write_text("person,group\nann,left\nbea,right\ncyd,right\ntwin,left\n")
+    wanted = dataclasses.replace(_wanted(folder, tmp_path), groups=groups)
+    done = run(services, wanted, adopt=False, plots=False)
+    parts = {(one.by, one.value): one for one in done.report.slices}
+    left, right = parts["group", "left"], parts["group", "right"]
+    assert (left.persons, left.pictures, left.fpir) == (2, 5, 1.0)
+    assert (right.persons, right.pictures, right.fpir, right.fnir) == (2, 6, 0.0, 0.0)
+    assert 0.0 < right.fpir_high < 1.0, "two persons without an error prove little"
+    assert parts["enrolled pictures", "2"].pictures == 6
+    assert parts["fused shots", "3"].persons == 3
+    assert sum(one.pictures for one in done.report.slices if one.by == "quality") == 11
+    assert sum(one.pictures for one in done.report.slices if one.by == "face size") == 11
+    assert "right" in told(done.report)
+
+
+def test_a_file_that_names_no_groups_is_refused(services, folder, tmp_path):
+    groups = tmp_path / "groups.csv"
+    wanted = dataclasses.replace(_wanted(folder, tmp_path), groups=groups)
+    groups.write_text("name;group\nann;left\n")
+    with pytest.raises(ConfigurationError, match="needs `person`"):
+        run(services, wanted, adopt=False, plots=False)
+    groups.write_text("person,group\nnobody,left\n")
+    with pytest.raises(ConfigurationError, match="no folder is named"):
+        run(services, wanted, adopt=False, plots=False)
+
+
+def test_a_reference_is_the_calibration_with_what_it_was_measured_on(services, folder, tmp_path):
+    reference = Reference(tmp_path / "packs" / "painted.json", "painted squares")
+    wanted = dataclasses.replace(_wanted(folder, tmp_path), reference=reference)
+    done = run(services, wanted, adopt=False, plots=False)
+    file = CalibrationFile.model_validate_json(reference.path.read_text())
+    assert file.reference.pictures == "painted squares"
+    assert "not a measurement of this operator's cameras" in file.reference.note
+    assert file.sha256 == file.digest()
+    assert file.data == done.report.data
 
 
 def test_lookalikes_under_two_names_and_strangers_in_one_folder_are_named(
