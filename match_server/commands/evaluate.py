@@ -1,12 +1,18 @@
 """What the model is worth on somebody's own pictures."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from match_server.commands.options import answer, data_dir, json_flag
-from match_server.settings import load_settings
+from match_server.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from match_server.services.wiring import Services
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -94,13 +100,12 @@ def evaluate(
     from match_server.evaluating import Reference, Wanted, run
     from match_server.evaluation.report import Wish
     from match_server.evaluation.telling import told
-    from match_server.importing import opened
 
     if (reference is None) != (pictures is None):
         raise click.UsageError("--reference and --pictures go together")
     if pack is not None and adopt:
         raise click.UsageError("--adopt takes the collection's own model: leave out --pack")
-    with opened(load_settings(config, **options)) as services:
+    with _services(load_settings(config, **options), adopt=adopt) as services:
         wanted = Wanted(
             folder,
             collection,
@@ -122,3 +127,24 @@ def evaluate(
         "operating_point": done.adopted and done.adopted.operating_point.model_dump(mode="json"),
     }
     answer(as_json, found, "\n".join(lines))
+
+
+@contextmanager
+def _services(settings: Settings, *, adopt: bool) -> "Iterator[Services]":
+    """Those of a server that exists; to measure alone, without one, others that leave nothing."""
+    from match_server.importing import opened
+    from match_server.prepare import NoData, require_data
+
+    try:
+        require_data(settings)
+    except NoData as error:
+        if adopt:
+            raise
+        click.echo(f"Measuring with the default settings, as {error.message}.", err=True)
+        with tempfile.TemporaryDirectory(prefix="muster-") as folder:
+            alone = settings.model_copy(update={"data_dir": Path(folder), "database_url": None})
+            with opened(alone, create=True) as services:
+                yield services
+        return
+    with opened(settings) as services:
+        yield services

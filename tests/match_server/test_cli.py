@@ -109,7 +109,7 @@ def test_going_back_asks_first_and_is_refused_where_nobody_can_answer(tmp_path):
         ("retention",),
         ("keyring", "list"),
         ("export", "file"),
-        ("evaluate", "."),
+        ("evaluate", ".", "--adopt"),
         ("reembed", "staff"),
     ],
     ids=" ".join,
@@ -121,6 +121,14 @@ def test_a_command_about_a_server_makes_none_where_there_is_none(command, tmp_pa
     assert "--data-dir" in text
     assert "no server's data" in _run(*command, "--data-dir", "typo", code=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_measuring_needs_no_server_and_leaves_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "people").mkdir()
+    text = _run("evaluate", "people", code=1)  # there is nobody in it
+    assert "Measuring with the default settings, as there is no server's data" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["people"]
 
 
 def test_the_first_key_of_an_admin_may_come_before_the_server_and_says_so(tmp_path, monkeypatch):

@@ -228,7 +228,9 @@ def test_what_cannot_be_evaluated_is_said(services, folder, tmp_path, helpers):
 def test_real_people_are_measured_by_the_command(tmp_path):
     folder = os.environ["MUSTER_TEST_FACES"]
     code = "from match_server.cli import main; main()"
-    command = [sys.executable, "-c", code, "evaluate", folder, "--data-dir", str(tmp_path / "data")]
+    data = ["--data-dir", str(tmp_path / "data")]
+    subprocess.run([sys.executable, "-c", code, "migrate", *data], check=True)
+    command = [sys.executable, "-c", code, "evaluate", folder, *data]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "out"), "--no-plots", "--adopt", "--json"],
         capture_output=True, text=True, timeout=300, check=False,
