@@ -75,7 +75,8 @@ def main(
     facts = machine_facts()
     print_facts(facts)
     bench = Bench(folder, packs or tuple(embedding_packs()), half, no_faces)
-    print(bench.description())
+    if what != ("crowds",):  # which needs no templates
+        print(bench.description())
     tables: dict[str, list[Row]] = {}
     for name in what or SECTIONS:
         rows = SECTIONS[name].rows(bench)
