@@ -207,3 +207,14 @@ def test_decisions_are_audited_and_watchers_are_told(seen):
     assert [(one.event.id, one.event.review) for one in told] == [(event, "wrong")]
     actions = [one["action"] for one in api.ok("GET", "/v1/audit?size=5")["items"]]
     assert "event_decided" in actions
+
+
+def test_templates_of_sightings_are_kept_no_longer_than_thumbnails(seen):
+    api, _, stranger, sighting = seen
+    sighting(stranger, thumbnail=None)
+    with api.services.database.read() as session:
+        assert len(session.scalars(select(EventTemplate)).all()) == 1
+    api.clock.advance(91 * 86_400)
+    api.services.retention.run()
+    with api.services.database.read() as session:
+        assert session.scalars(select(EventTemplate)).all() == []

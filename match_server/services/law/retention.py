@@ -96,6 +96,8 @@ class RetentionSweep:
             snapshots, probes = snapshots + counts.snapshots, probes + counts.probes
         while taken := self._delete_snapshots(limits):
             snapshots += taken
+        while self._delete_templates(limits):
+            pass
         return Swept(
             collection=limits.name,
             events=events,
@@ -139,8 +141,6 @@ class RetentionSweep:
         with self._database.write() as session:
             rows = session.execute(chosen.limit(_AT_ONCE)).all()
             self._files.doom_snapshots(session, [row.snapshot for row in rows])
-            faces = EventTemplate.event_id.in_([row.id for row in rows])
-            session.execute(delete(EventTemplate).where(faces))
             session.execute(
                 update(Event)
                 .where(Event.id.in_([row.id for row in rows]))
@@ -148,6 +148,19 @@ class RetentionSweep:
             )
             self._tell(session, "retention_snapshots", limits, {"snapshots": len(rows)})
         return len(rows)
+
+    def _delete_templates(self, limits: _Limits) -> bool:
+        """One portion of templates of sightings, which are kept no longer than thumbnails."""
+        old = _of(limits) & _older(limits.snapshots)
+        chosen = select(EventTemplate.id).join(Event, Event.id == EventTemplate.event_id).where(old)
+        with self._database.read() as session:
+            ids = session.scalars(chosen.limit(_AT_ONCE)).all()
+        if not ids:
+            return False
+        with self._database.write() as session:
+            session.execute(delete(EventTemplate).where(EventTemplate.id.in_(ids)))
+            self._tell(session, "retention_templates", limits, {"templates": len(ids)})
+        return True
 
     def _erase_persons(self, limits: _Limits) -> int:
         """Persons whose time has come, each with a certificate of its own."""
