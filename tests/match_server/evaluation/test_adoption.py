@@ -192,7 +192,8 @@ def test_traffic_is_measured_from_the_unknown_of_the_last_days(api, adopted, hel
 
 
 def test_what_cameras_see_is_decided_as_of_two_searches_a_track(api, adopted, helpers):
-    api.person("Ann", helpers.unit_vector(1))
+    for seed in range(30):  # beyond what the least threshold protects
+        api.person(f"Person {seed}", helpers.unit_vector(100 + seed))
     once = _policy(api, target_fpir=0.01)["operating_point"]
     event = api.send(api.probe(helpers.unit_vector(2)))[0]["event"]
     twice = _policy(api, target_fpir=0.005)["operating_point"]
