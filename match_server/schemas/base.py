@@ -7,7 +7,7 @@ import re
 import unicodedata
 from datetime import datetime
 from enum import Enum, auto
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     WithJsonSchema,
+    model_validator,
 )
 
 from shared.clock import rfc3339, sensible
@@ -56,6 +57,9 @@ class Page(ApiModel, Generic[Item]):
     page: int
     size: int
     total: int
+    next: str | None = Field(
+        default=None, description="For `after` of the next call; null: these are the last."
+    )
 
 
 class Paging(ApiModel):
@@ -63,6 +67,18 @@ class Paging(ApiModel):
 
     page: int = Field(default=1, ge=1, le=1_000_000)
     size: int = Field(default=50, ge=1, le=1000)
+    after: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="`next` of the page before, in place of `page`: goes on after its last row, "
+        "also when rows were deleted meanwhile.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.after is not None and self.page != 1:
+            raise ValueError("give `page` or `after`, not both")
+        return self
 
     @property
     def offset(self) -> int:

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, contains_eager
 
-from match_server.schemas.base import Paging
 from match_server.services.searches.scopes import Scope
 from match_server.tables import Collection, Group, Person, Storage
 from shared.errors import NotFound
@@ -75,13 +74,6 @@ def storage_named(session: Session, name: str) -> Storage:
     if found is None:
         raise NotFound(f"there is no storage {name!r}")
     return found
-
-
-def page_of(session: Session, query: Select[Row], paging: Paging) -> tuple[Sequence[Row], int]:
-    """The rows of one page, and how many the query has in all."""
-    total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery()))
-    rows = session.scalars(query.offset(paging.offset).limit(paging.size)).all()
-    return rows, int(total or 0)
 
 
 def batches(items: Sequence[Item], size: int = _VARIABLES) -> Iterator[Sequence[Item]]:

@@ -16,7 +16,8 @@ from match_server.schemas.webhooks import (
 )
 from match_server.services.changes import position
 from match_server.services.law.chain import Note, note
-from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.services.lookup import collection_named, one_number
+from match_server.services.paging import page_of
 from match_server.services.storing.secrets import Secrets
 from match_server.tables import Collection, Delivery, Event, Json, Webhook
 from match_server.telling.signing import new_secret, secret_text
@@ -60,9 +61,8 @@ class Webhooks:
 
     def page(self, paging: Paging) -> Page[WebhookView]:
         with self._database.read() as session:
-            rows, total = page_of(session, select(Webhook).order_by(Webhook.number), paging)
-            items = [_view(session, row) for row in rows]
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            found = page_of(session, select(Webhook), paging, Webhook.number)
+            return found.page([_view(session, row) for row in found.rows])
 
     def get(self, webhook_id: str) -> WebhookView:
         with self._database.read() as session:
@@ -94,7 +94,7 @@ class Webhooks:
             wanted = select(Delivery).where(
                 Delivery.webhook_number == row.number, Delivery.dead_at.is_not(None)
             )
-            rows, total = page_of(session, wanted.order_by(Delivery.number), paging)
+            found = page_of(session, wanted, paging, Delivery.number)
             items = [
                 DeadLetter(
                     event=one.event_id,
@@ -104,10 +104,10 @@ class Webhooks:
                     dead_at=one.dead_at,
                     reason=one.reason,
                 )
-                for one in rows
+                for one in found.rows
                 if one.dead_at is not None
             ]
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            return found.page(items)
 
     def resend(self, webhook_id: str, wanted: Resend) -> Resent:
         """Take dead letters back into the queue: their events are sent as they are now."""

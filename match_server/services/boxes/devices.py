@@ -25,7 +25,8 @@ from match_server.schemas.devices import (
 from match_server.schemas.keys import KeyCreate
 from match_server.services.law.chain import Note, note
 from match_server.services.law.keys import Keys
-from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.services.lookup import collection_named, one_number
+from match_server.services.paging import page_of
 from match_server.tables import (
     ApiKey,
     Collection,
@@ -78,7 +79,7 @@ class Devices:
 
     def page(self, query: DeviceQuery) -> Page[DeviceView]:
         """Devices by name."""
-        wanted = select(Device).order_by(Device.name)
+        wanted = select(Device)
         with self._database.read() as session:
             if query.q is not None:
                 wanted = wanted.where(contains(Device.name, query.q))
@@ -87,9 +88,8 @@ class Devices:
             if query.collection is not None:
                 owner = collection_named(session, query.collection)
                 wanted = wanted.where(Device.collection_number == owner.number)
-            rows, total = page_of(session, wanted, query)
-            items = self._views(session, rows)
-            return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of(session, wanted, query, Device.name)
+            return found.page(self._views(session, found.rows))
 
     def get(self, name: str) -> DeviceDetail:
         with self._database.read() as session:

@@ -16,6 +16,7 @@ from match_server.schemas.base import Page
 from match_server.schemas.feed import FollowerQuery, FollowerView, GalleriesPut, Granted
 from match_server.services.changes import record
 from match_server.services.lookup import collection_named, groups_of
+from match_server.services.paging import page_of_rows
 from match_server.tables import Change, Collection, Device, Follower, Group
 from shared.clock import Clock
 from shared.errors import Conflict, Forbidden, MalformedInput, NotFound
@@ -110,11 +111,8 @@ class Followers:
                 wanted = wanted.where(Collection.name == query.collection)
             if query.behind is not None:
                 wanted = wanted.where(_has_not_reached(query.behind))
-            total = session.scalar(select(func.count()).select_from(wanted.subquery())) or 0
-            wanted = wanted.order_by(Device.name, Collection.name)
-            rows = session.execute(wanted.offset(query.offset).limit(query.size)).all()
-            items = [_view(row) for row in rows]
-            return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of_rows(session, wanted, query, Device.name, Collection.name)
+            return found.page([_view(row) for row in found.rows])
 
     def grant(self, device: str, collection_number: int) -> Grant:
         """What a device may hold of a collection.
@@ -207,7 +205,7 @@ def _has_not_reached(seq: int) -> ColumnElement[bool]:
 
 
 def _view(row: Row[Follower, str, str, int]) -> FollowerView:
-    follower, device, collection, behind = row
+    follower, device, collection, behind = row[:4]
     return FollowerView(
         device=device,
         collection=collection,

@@ -12,6 +12,7 @@ from match_server.schemas.audit import Anchor, AuditEntryView, AuditQuery, Audit
 from match_server.schemas.base import Page
 from match_server.services.law.chain import FIRST_HASH, canonical, entry_hash, sha256_hex
 from match_server.services.lookup import one_number
+from match_server.services.paging import page_of_rows
 from match_server.tables import AuditEntry, AuditHead, AuditStart, Collection, Erasure
 from shared.errors import Conflict, MalformedInput
 
@@ -43,19 +44,14 @@ class Audit:
 
     def page(self, query: AuditQuery) -> Page[AuditEntryView]:
         """Entries, newest first."""
-        fits = _conditions(query)
         wanted = (
             select(AuditEntry, Collection.name)
             .outerjoin(Collection, Collection.number == AuditEntry.collection_number)
-            .where(*fits)
-            .order_by(AuditEntry.number.desc())
-            .offset(query.offset)
-            .limit(query.size)
+            .where(*_conditions(query))
         )
         with self._database.read() as session:
-            total = one_number(session, select(func.count()).select_from(AuditEntry).where(*fits))
-            items = [_view(row, name) for row, name in session.execute(wanted)]
-        return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of_rows(session, wanted, query, AuditEntry.number.desc())
+            return found.page([_view(row, name) for row, name, _ in found.rows])
 
     def head(self) -> Anchor:
         """Where the chain ends."""

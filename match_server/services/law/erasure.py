@@ -35,6 +35,7 @@ from match_server.services.law.audit import ISSUED
 from match_server.services.law.chain import Note, canonical, current_actor, note, sha256_hex
 from match_server.services.law.journal import Erased, Journal
 from match_server.services.lookup import batches, collection_named, one_number, person_named
+from match_server.services.paging import page_of
 from match_server.services.people.references import remove_templates
 from match_server.services.storing.files import FileStore
 from match_server.tables import (
@@ -144,11 +145,8 @@ class Erasures:
             done = Erasure.completed_at.is_not(None)
             wanted = wanted.where(done if query.state == "complete" else ~done)
         with self._database.read() as session:
-            total = one_number(session, select(func.count()).select_from(wanted.subquery()))
-            newest_first = wanted.order_by(Erasure.at.desc(), Erasure.id.desc())
-            rows = session.scalars(newest_first.offset(query.offset).limit(query.size)).all()
-            items = _views(session, rows)
-        return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of(session, wanted, query, Erasure.at.desc(), Erasure.id.desc())
+            return found.page(_views(session, found.rows))
 
     def get(self, erasure_id: str) -> ErasureView:
         with self._database.read() as session:

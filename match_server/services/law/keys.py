@@ -19,7 +19,8 @@ from match_server.database import Database
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.law.chain import Note, note
-from match_server.services.lookup import one_number, page_of
+from match_server.services.lookup import one_number
+from match_server.services.paging import page_of
 from match_server.tables import ApiKey
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
@@ -108,10 +109,8 @@ class Keys:
 
     def page(self, paging: Paging) -> Page[KeyView]:
         with self._database.read() as session:
-            wanted = select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)
-            rows, total = page_of(session, wanted, paging)
-            items = [_view(row) for row in rows]
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            found = page_of(session, select(ApiKey), paging, ApiKey.created_at, ApiKey.id)
+            return found.page([_view(row) for row in found.rows])
 
     def revoke(self, key_id: str) -> KeyView:
         """From the next request on the key is worth nothing."""

@@ -18,7 +18,8 @@ from match_server.schemas.collections import (
 )
 from match_server.services.changes import position, record
 from match_server.services.face_models.engines import Engines
-from match_server.services.lookup import collection_named, one_number, page_of
+from match_server.services.lookup import collection_named, one_number
+from match_server.services.paging import page_of
 from match_server.services.searches.operating_point import OperatingPoints
 from match_server.services.searches.scopes import Scope, scope_named
 from match_server.services.storing.files import FileStore
@@ -86,15 +87,14 @@ class Collections:
 
     def page(self, query: CollectionQuery) -> Page[CollectionView]:
         """Collections by name."""
-        wanted = select(Collection).order_by(Collection.name)
+        wanted = select(Collection)
         if query.q is not None:
             wanted = wanted.where(contains(Collection.name, query.q))
         if query.model_id is not None:
             wanted = wanted.where(Collection.model_id == query.model_id)
         with self._database.read() as session:
-            rows, total = page_of(session, wanted, query)
-            items = [self._view(session, row) for row in rows]
-            return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of(session, wanted, query, Collection.name)
+            return found.page([self._view(session, row) for row in found.rows])
 
     def get(self, name: str) -> CollectionView:
         with self._database.read() as session:

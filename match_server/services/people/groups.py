@@ -24,8 +24,8 @@ from match_server.services.lookup import (
     collection_named,
     group_named,
     one_number,
-    page_of,
 )
+from match_server.services.paging import page_of
 from match_server.tables import Collection, Group, Membership, Person
 from match_server.text_search import contains
 from shared.clock import Clock
@@ -74,10 +74,8 @@ class Groups:
                     Person, Person.number == Membership.person_number
                 )
                 wanted = wanted.where(Group.number.in_(members.where(Person.id == query.person)))
-            wanted = wanted.order_by(Collection.name, Group.name, Group.number)
-            rows, total = page_of(session, wanted, query)
-            items = _views(session, rows)
-            return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of(session, wanted, query, Collection.name, Group.name, Group.number)
+            return found.page(_views(session, found.rows))
 
     def get(self, group_id: str) -> GroupView:
         with self._database.read() as session:

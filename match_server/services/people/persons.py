@@ -22,9 +22,9 @@ from match_server.services.lookup import (
     groups_of,
     is_expired,
     one_number,
-    page_of,
     person_named,
 )
+from match_server.services.paging import page_of
 from match_server.services.people.groups import group_ids, set_groups
 from match_server.services.people.selection import fits, keep_fields
 from match_server.services.storing.files import FileStore
@@ -75,9 +75,8 @@ class Persons:
                 wanted = wanted.where(gone if query.expired else ~gone)
             for condition in query.filter:
                 wanted = wanted.where(fits(condition))
-            rows, total = page_of(session, wanted.order_by(Person.number), query)
-            items = self._views(session, rows)
-            return Page(items=items, page=query.page, size=query.size, total=total)
+            found = page_of(session, wanted, query, Person.number)
+            return found.page(self._views(session, found.rows))
 
     def get(self, collection: str, person_id: str) -> PersonView:
         with self._database.read() as session:

@@ -13,7 +13,8 @@ from match_server.schemas.base import Page, Paging
 from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
 from match_server.search_index import stored_rows
 from match_server.services.changes import record
-from match_server.services.lookup import collection_named, one_number, page_of, person_named
+from match_server.services.lookup import collection_named, one_number, person_named
+from match_server.services.paging import page_of
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Collection, Image, Person, SpareTemplate, Template, Unembedded
@@ -34,12 +35,13 @@ class References:
     def images(self, collection: str, person_id: str, paging: Paging) -> Page[ImageView]:
         with self._database.read() as session:
             person = _person(session, collection, person_id)
-            wanted = select(Image).where(Image.person_number == person.number).order_by(Image.id)
+            wanted = select(Image).where(Image.person_number == person.number)
             wanted = wanted.options(joinedload(Image.storage))
-            rows, total = page_of(session, wanted, paging)
-            templates = _templates_of(session, [row.id for row in rows])
-            items = [_image_view(row, person.id, templates.get(row.id, [])) for row in rows]
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            found = page_of(session, wanted, paging, Image.id)
+            templates = _templates_of(session, [row.id for row in found.rows])
+            return found.page(
+                [_image_view(row, person.id, templates.get(row.id, [])) for row in found.rows]
+            )
 
     def image(self, image_id: str) -> ImageView:
         with self._database.read() as session:
@@ -86,9 +88,8 @@ class References:
         with self._database.read() as session:
             person = _person(session, collection, person_id)
             wanted = select(Template).where(Template.person_number == person.number)
-            rows, total = page_of(session, wanted.order_by(Template.number), paging)
-            items = [template_view(row, person.id) for row in rows]
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            found = page_of(session, wanted, paging, Template.number)
+            return found.page([template_view(row, person.id) for row in found.rows])
 
     def remove_template(self, template_id: str) -> Removed:
         """Remove one template; the image that it was made from stays."""

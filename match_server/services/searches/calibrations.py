@@ -17,7 +17,8 @@ from match_server.schemas.calibrations import (
     CalibrationView,
 )
 from match_server.services.changes import record
-from match_server.services.lookup import collection_named, page_of
+from match_server.services.lookup import collection_named
+from match_server.services.paging import page_of
 from match_server.services.people.collections import policy_of
 from match_server.services.searches.operating_point import OperatingPoints
 from match_server.services.searches.scopes import scope_named
@@ -100,9 +101,8 @@ class Calibrations:
         with self._database.read() as session:
             owner = collection_named(session, collection)
             wanted = select(Calibration).where(Calibration.collection_number == owner.number)
-            rows, total = page_of(session, wanted.order_by(Calibration.number.desc()), paging)
-            items = [_line(row) for row in rows]
-        return Page(items=items, page=paging.page, size=paging.size, total=total)
+            found = page_of(session, wanted, paging, Calibration.number.desc())
+            return found.page([_line(row) for row in found.rows])
 
     def remove(self, collection: str) -> CalibrationRemoved:
         """Retire the calibration in use; the model's reference takes its place.

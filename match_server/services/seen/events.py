@@ -13,7 +13,8 @@ from match_server.schemas.events import EventQuery, EventView, LocalView, Stream
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
 from match_server.services.changes import position
-from match_server.services.lookup import one_number, page_of
+from match_server.services.lookup import one_number
+from match_server.services.paging import page_of
 from match_server.services.searches.identification import candidate_view
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.vault import Cipher, Vault
@@ -55,10 +56,9 @@ class Events:
         if query.until is not None:
             wanted = wanted.where(Event.received_at < query.until)
         with self._database.read() as session:
-            newest_first = wanted.order_by(Event.received_at.desc(), Event.id.desc())
-            rows, total = page_of(session, newest_first.options(*_WITH_NAMES), query)
-            items = [_view(row) for row in rows]
-            return Page(items=items, page=query.page, size=query.size, total=total)
+            newest_first = Event.received_at.desc(), Event.id.desc()
+            found = page_of(session, wanted.options(*_WITH_NAMES), query, *newest_first)
+            return found.page([_view(row) for row in found.rows])
 
     def get(self, event_id: str) -> EventView:
         with self._database.read() as session:

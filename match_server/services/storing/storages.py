@@ -14,7 +14,8 @@ from match_server.schemas.storages import (
     StorageWritten,
 )
 from match_server.services.changes import record
-from match_server.services.lookup import one_number, page_of, storage_named
+from match_server.services.lookup import one_number, storage_named
+from match_server.services.paging import page_of
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.places import checked_uri
 from match_server.tables import DoomedFile, Image, Storage
@@ -54,9 +55,8 @@ class Storages:
 
     def page(self, paging: Paging) -> Page[StorageView]:
         with self._database.read() as session:
-            rows, total = page_of(session, select(Storage).order_by(Storage.name), paging)
-            items = _views(session, rows)
-            return Page(items=items, page=paging.page, size=paging.size, total=total)
+            found = page_of(session, select(Storage), paging, Storage.name)
+            return found.page(_views(session, found.rows))
 
     def remove(self, name: str) -> StorageRemoved:
         """Forget a storage. Conflict while photos lie in it, or wait there to be deleted."""
