@@ -108,6 +108,9 @@ class FeedWatch:
             except MusterError as error:
                 log.warning("The feeds cannot be read", extra={"why": error.message})
                 time.sleep(_PAUSE_S)
+            except Exception:  # those who wait must be let go in time whatever happens
+                log.exception("The feeds cannot be read")
+                time.sleep(_PAUSE_S)
             self._wake_due(waits)
             self._database.bell.wait(rings, _POLL_S)
 

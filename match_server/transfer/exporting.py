@@ -19,7 +19,7 @@ from match_server.transfer.container import Writer
 from match_server.transfer.places import Places, files_named, is_named
 from match_server.transfer.rows import TableRows, counted, numbers_given
 from shared.clock import Clock
-from shared.errors import ConfigurationError, NotFound
+from shared.errors import ConfigurationError, KeptElsewhere, NotFound
 
 Progress = Callable[[int, int], None]
 """Called now and then with how many rows and files are done, of how many (files not counted)."""
@@ -125,8 +125,8 @@ class _Export:
             head = {"name": file.name, "storage": file.storage}
             try:
                 data = self._places.read(file)
-            except NotFound:
-                # Erased since the moment that the file holds, or lost before it.
+            except (NotFound, KeptElsewhere):
+                # Erased since the moment that the file holds, lost before it, or on another machine.
                 writer.add({"kind": "gone", **head})
                 with self._database.read() as now:
                     if is_named(now.connection(), file):
