@@ -126,7 +126,7 @@ class _Export:
             try:
                 data = self._places.read(file)
             except (NotFound, KeptElsewhere):
-                # Erased since the moment that the file holds, lost before it, or on another machine.
+                # Erased since the moment that the file holds, lost before, or on another machine.
                 writer.add({"kind": "gone", **head})
                 with self._database.read() as now:
                     if is_named(now.connection(), file):
