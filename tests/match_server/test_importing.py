@@ -168,6 +168,16 @@ def _refused(verdicts):
 
 
 @pytest.mark.backends("sqlite")
+def test_a_folder_that_is_imported_by_force_twice_is_recognised(api, faces):
+    _, first = _verdicts(api, faces, force=True)
+    assert [one.status for one in first if one.file != "alone.png"] == ["accepted"] * 4
+    templates = api.ok("GET", "/v1/collections/default")["templates"]
+    _, second = _verdicts(api, faces, force=True)
+    assert [one.status for one in second if one.file != "alone.png"] == ["duplicate"] * 4
+    assert api.ok("GET", "/v1/collections/default")["templates"] == templates
+
+
+@pytest.mark.backends("sqlite")
 def test_what_systems_put_beside_pictures_is_passed_over(api, helpers, tmp_path):
     red = helpers.paint((RED, 80))
     junk = [

@@ -63,6 +63,29 @@ def _wanted(folder, tmp_path, **changes):
     return Wanted(folder, fields["collection"], tmp_path / "out", fields["gate"], fields["wish"])
 
 
+def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
+    services, folder, tmp_path, helpers, monkeypatch, caplog
+):
+    analyze = helpers.PaintedFaces.analyze
+
+    def failing(self, image, **options):
+        if image[20, 20].tolist() == [1, 2, 3]:
+            raise ZeroDivisionError("in a decoder")
+        return analyze(self, image, **options)
+
+    monkeypatch.setattr(helpers.PaintedFaces, "analyze", failing)
+    odd = os.fsdecode(b"caf\xe9.png")
+    (folder / "ann" / odd).write_bytes(helpers.paint(((1, 2, 3), 80)))
+    done = run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    refused = {one["file"]: one["reasons"] for one in report["refused"]}
+    assert refused[r"ann/caf\xe9.png"] == ["internal"]
+    assert [path.name for path in done.written] == ["calibration.json", "report.json"]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        "Failed to look at a picture"
+    ]
+
+
 def test_every_picture_is_compared_or_refused_with_a_reason(services, folder, tmp_path):
     done = run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
     refused = {one.file: one.reasons for one in done.report.refused}
