@@ -13,9 +13,13 @@ from shared.errors import MalformedInput, NoFace, SeveralFaces
 LIKE_SIZE = 0.8
 """A face of at least this share of the largest one's size is of like size (decision 34)."""
 
+LIKE_SIZE_OFF_CENTRE = 0.65
+"""... where the largest is not in the middle of the picture: who is meant most often is."""
+
 LIKE_SIZE_CUT_OFF = 0.5
 """... where the largest is cut off by the picture's edge: then it is hardly the one meant."""
 
+_OFF_CENTRE = 0.3  # of a face's size, from the picture's middle
 _CUT_OFF = 0.05  # of a face's size: so close to the picture's edge a box is taken for cut off
 
 SURE_FACE = 0.5
@@ -150,7 +154,14 @@ def _is_like(largest: Face, other: Face, frame: tuple[int, int]) -> bool:
     """Whether another face may be meant as well as the largest: by size, and whole."""
     if _is_cut_off(largest, frame):
         return size_of(other) >= LIKE_SIZE_CUT_OFF * size_of(largest)
-    return size_of(other) >= LIKE_SIZE * size_of(largest) and not _is_cut_off(other, frame)
+    least = LIKE_SIZE_OFF_CENTRE if _is_off_centre(largest, frame) else LIKE_SIZE
+    return size_of(other) >= least * size_of(largest) and not _is_cut_off(other, frame)
+
+
+def _is_off_centre(face: Face, frame: tuple[int, int]) -> bool:
+    x1, y1, x2, y2 = _box_of(face)
+    away = np.hypot((x1 + x2 - frame[0]) / 2, (y1 + y2 - frame[1]) / 2)
+    return bool(away > _OFF_CENTRE * size_of(face))
 
 
 def _is_cut_off(face: Face, frame: tuple[int, int]) -> bool:
