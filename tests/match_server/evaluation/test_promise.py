@@ -5,8 +5,13 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from match_server.evaluation.calibration import Calibration
-from match_server.services.searches.operating_point import LOOSEST_FPIR, Traffic, operating_point
+from match_server.evaluation.calibration import Calibration, fpir_for_fmr
+from match_server.services.searches.operating_point import (
+    LOOSEST_FMR,
+    LOOSEST_FPIR,
+    Traffic,
+    operating_point,
+)
 from match_server.services.searches.scopes import Scope
 
 STRANGERS = 4000
@@ -44,7 +49,8 @@ def test_strangers_find_somebody_no_more_often_than_was_asked_for(world, size, t
     # The rate is known to some 30 % where it rests on 30 comparisons.
     assert found <= 1.3 * target + 3 * spread
     if not point.view.extrapolated:
-        assert found >= target / 3, "the threshold is needlessly high"
+        reached = min(target, fpir_for_fmr(LOOSEST_FMR, size))  # a small gallery has a floor
+        assert found >= reached / 3, "the threshold is needlessly high"
     assert point.view.fpir <= 1.05 * target
 
 
