@@ -115,6 +115,8 @@ class Unavailable(MusterError):
 class KeptElsewhere(Unavailable):
     """A file that another machine keeps; `details["kept_by"]` names its folder."""
 
+    code = "kept_elsewhere"
+
 
 class KeyMissing(Unavailable):
     """What is encrypted cannot be read, because the key for it was not given."""

@@ -58,6 +58,7 @@ def test_what_another_machine_keeps_is_said_to_be_there(machines, helpers):
     for path in (f"/v1/images/{image}/content", f"/v1/events/{event}/snapshot"):
         assert here.call("GET", path).status_code == 200
         refused = there.refused(503, "GET", path)
+        assert refused["code"] == "kept_elsewhere"
         assert refused["details"]["kept_by"] in refused["message"]
 
 
