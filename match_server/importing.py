@@ -104,7 +104,8 @@ def run(
 def _pictures(root: Path, files: list[Path], limit: int, naming: Naming) -> Iterator[Item]:
     folders = PersonFolders()
     if naming == BY_FOLDER:
-        folders = PersonFolders(printable_name(path.relative_to(root)) for path in files)
+        names = (printable_name(path.relative_to(root)) for path in files)
+        folders = PersonFolders(names, separators="/")
     for index, path in enumerate(files):
         name = printable_name(path.relative_to(root))
         try:

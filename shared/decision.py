@@ -16,6 +16,11 @@ class Likeness(Protocol):
     def similarity(self) -> float: ...  # cosine, -1..1
 
 
+def as_cosine(product: float) -> float:
+    """The similarity of two unit vectors: rows in half precision may be a little longer than 1."""
+    return min(max(product, -1.0), 1.0)
+
+
 def decide(candidates: Sequence[Likeness], threshold: float, margin: float) -> Decision:
     """What a candidate list (best first, a person at most once) says about who it is.
 

@@ -104,8 +104,7 @@ class Codes:
             for number, row in fetch(possible).items()
         ]
         ranked = sorted(found, key=lambda one: (-one[1], one[0]))
-        reached = [one for one in ranked if one[1] >= threshold][:limit]
-        return [(number, min(max(similarity, -1.0), 1.0)) for number, similarity in reached]
+        return [one for one in ranked if one[1] >= threshold][:limit]
 
     def _bounds(
         self, blocks: Sequence[_Block], probe: NDArray[np.float32]

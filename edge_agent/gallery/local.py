@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_agent.gallery.codes import Codes
 from edge_agent.gallery.store import State, Store
 from shared.clock import Clock
-from shared.decision import Decision, decide
+from shared.decision import Decision, as_cosine, decide
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
 from shared.feed import FeedChanges, FeedPerson, SnapshotHead, SnapshotPart
 from shared.template import Template
@@ -251,7 +251,7 @@ class LocalGallery:
             collection=self.collection,
             decision=decision,
             person=best.person if best is not None and decision == "identified" else None,
-            similarity=None if best is None else best.similarity,
+            similarity=None if best is None else as_cosine(best.similarity),
             seq=state.seq,
         )
 

@@ -387,9 +387,8 @@ _NOTHING: Ranked = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.float64))
 
 
 def _candidates(ranked: Ranked) -> Candidates:
-    """Similarities are cosines: rows rounded to half precision may be a little longer than 1."""
     ids, similarities = ranked
-    return Candidates(ids, similarities.clip(-1.0, 1.0).astype(np.float32))
+    return Candidates(ids, similarities.astype(np.float32))
 
 
 def _brought_by(view: View, seq: int) -> View:

@@ -447,6 +447,8 @@ class TestPacks:
         class Worse:
             """The real models, whose templates of faces are nearly alike."""
 
+            chip_size = real.chip_size
+
             def embed(self, chips: NDArray[np.uint8]) -> object:
                 return real.embed(chips)
 

@@ -333,7 +333,7 @@ def test_a_disk_that_takes_nothing_ends_a_command_with_a_sentence(tmp_path, monk
         raise OSError(number, os.strerror(number), str(tmp_path / "x"))
 
     monkeypatch.setattr("match_server.prepare.prepare", failing)
-    text = _run("key", "list", "--data-dir", tmp_path, code=1)
+    text = _run("key", "create", "--role", "admin", "--data-dir", tmp_path, code=1)
     assert f"Error: {tmp_path / 'x'} cannot be written: {os.strerror(number)}" in text
 
 

@@ -190,7 +190,7 @@ class TestOverABroker:
     def test_probes_sent_while_nobody_consumed_are_taken_later(self, api, helpers, start, box):
         first = start(api.services.probes).wait()
         first.stop()
-        probes = [api.probe(helpers.unit_vector(1), sequence=n) for n in range(1, 6)]
+        probes = [api.probe(helpers.unit_vector(n), sequence=n) for n in range(1, 6)]
         for probe in probes:
             box.send(probe)
         assert box.receipts == []

@@ -55,6 +55,8 @@ CALLS = {
         ("GET", "/v1/storages"),
         ("GET", "/v1/erasures"),
         ("GET", "/v1/erasures/x"),
+        ("POST", "/v1/events/x/decision"),
+        ("DELETE", "/v1/events/x/decision"),
     ],
     "references": [
         ("GET", "/v1/collections/default/persons/x/images"),
@@ -81,6 +83,7 @@ CALLS = {
     "events": [
         ("GET", "/v1/events"),
         ("GET", "/v1/events/x"),
+        ("GET", "/v1/events/x/decision"),
         ("GET", "/v1/events/x/snapshot"),
         ("GET", "/v1/events/stream"),
         ("GET", "/v1/presence"),

@@ -392,7 +392,7 @@ def test_what_is_encrypted_at_rest_stays_so_in_the_file(
     live = make_api(encryption_key=key)
     live.ok("POST", "/v1/collections", json={"name": "secret", "encrypted": True})
     made = live.ok("POST", "/v1/collections/secret/persons", json={"name": "Ann"})["id"]
-    vector = helpers.unit_vector(1)
+    vector = helpers.unit_vector(int.from_bytes(bytes((9, 200, 9)), "big"))  # of the picture
     path = f"/v1/collections/secret/persons/{made}"
     body = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
     live.ok("POST", f"{path}/templates", json=body)

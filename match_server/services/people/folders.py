@@ -10,15 +10,20 @@ from shared.errors import Conflict
 class PersonFolders:
     """The folders of one import or batch, by the name of the person that they stand for."""
 
-    def __init__(self, files: Iterable[str] = ()) -> None:
-        """`files` are paths `…/<person>/<file>`, those that are known beforehand."""
+    def __init__(self, files: Iterable[str] = (), *, separators: str = "/\\") -> None:
+        """`files` are paths `…/<person>/<file>`, those that are known beforehand.
+
+        `separators` part folders: clients send both, and in a name of this machine a backslash
+        belongs to an escape.
+        """
+        self._separators = separators
         self._by_name: dict[str, list[str]] = {}
         for file in files:
             self.add(file)
 
     def add(self, file: str) -> None:
         """Note the folder of a file."""
-        name, folder = _folder_of(file)
+        name, folder = self._folder_of(file)
         folders = self._by_name.setdefault(name, [])
         if folder not in folders:
             folders.append(folder)
@@ -28,7 +33,7 @@ class PersonFolders:
         cannot be known, and one person must not become of two."""
         if item.file is None:
             return item
-        name, _ = _folder_of(item.file)
+        name, _ = self._folder_of(item.file)
         folders = self._by_name.get(name, [])
         if not name or len(folders) < 2:
             return item
@@ -40,8 +45,9 @@ class PersonFolders:
         )
         return Item(item.index, item.file, wrong)
 
-
-def _folder_of(file: str) -> tuple[str, str]:
-    """The person's name (normalised) and the folder of a file; "" for a file in no folder."""
-    folder = unicodedata.normalize("NFC", file.replace("\\", "/").strip("/")).rpartition("/")[0]
-    return folder.rpartition("/")[2].strip(), folder
+    def _folder_of(self, file: str) -> tuple[str, str]:
+        """The person's name (normalised) and the folder of a file; "" for a file in no folder."""
+        for separator in self._separators:
+            file = file.replace(separator, "/")
+        folder = unicodedata.normalize("NFC", file.strip("/")).rpartition("/")[0]
+        return folder.rpartition("/")[2].strip(), folder

@@ -12,6 +12,7 @@ from match_server.database import Reader
 from match_server.services.lookup import batches, is_expired
 from match_server.services.searches.policy import Candidate
 from match_server.tables import Person, Template
+from shared.decision import as_cosine
 from shared.gallery import Candidates, Gallery
 
 
@@ -81,7 +82,7 @@ def _persons(reader: Reader, hits: Candidates, limit: int, now: datetime) -> lis
                     person_id=owner.person_id,
                     person_name=owner.person_name,
                     template_id=owner.template_id,
-                    similarity=similarity,
+                    similarity=as_cosine(similarity),
                 )
         start, portion = end, 4 * portion
     return list(best.values())[:limit]

@@ -200,18 +200,27 @@ class TrackTemplates:
         if not self._kept or not probes:
             return None
         scopes = {_key_of(message): scope for message, scope in probes}
-        cameras = {key[:2]: scope for key, scope in scopes.items()}
-        rows, nearby = {}, {}
-        wanted = {"tracks": _ids(scopes), "cameras": sorted({camera for _, camera in cameras})}
-        for row in self._database.execute(_ROWS_OF_TRACKS, wanted):
+        rows = {}
+        for row in self._database.execute(_ROWS_OF_TRACKS, {"tracks": _ids(scopes)}):
             key: TrackKey = row[:3]
             if key in scopes:
                 rows[key] = self._unpacked(key, row[3:], scopes[key])
-            elif key[:2] in cameras:
-                shots = self._unpacked(key, row[3:], cameras[key[:2]]).shots
-                if shots is not None:
-                    nearby[key] = shots
-        return FusedProbes(rows, nearby)
+        return FusedProbes(rows, self._nearby({key: scopes[key] for key in scopes.keys() - rows}))
+
+    def _nearby(self, new: Mapping[TrackKey, Scope]) -> dict[TrackKey, TrackShots]:
+        """What other tracks have shown lately to the cameras of new tracks."""
+        cameras = {key[:2]: scope for key, scope in new.items()}
+        if not cameras:
+            return {}
+        nearby = {}
+        wanted = {"cameras": sorted({camera for _, camera in cameras})}
+        for row in self._database.execute(_ROWS_OF_CAMERAS, wanted):
+            key: TrackKey = row[:3]
+            scope = cameras.get(key[:2])
+            shots = None if scope is None else self._unpacked(key, row[3:], scope).shots
+            if shots is not None:
+                nearby[key] = shots
+        return nearby
 
     def sweep(self) -> int:
         """Delete what was kept for long enough; answers how many rows."""
@@ -244,7 +253,7 @@ _COLUMNS = cast(SqlTable, TrackTemplate.__table__).c
 _KEY = (_COLUMNS.device, _COLUMNS.camera, _COLUMNS.track_id)
 _OF_TRACKS = _COLUMNS.track_id.in_(bindparam("tracks", expanding=True))
 _WRITTEN_BY = select(*_KEY, _COLUMNS.probe_id).where(_OF_TRACKS)
-_ROWS_OF_TRACKS = select(
+_ROWS = select(
     *_KEY,
     _COLUMNS.probe_id,
     _COLUMNS.collection_number,
@@ -255,7 +264,9 @@ _ROWS_OF_TRACKS = select(
     _COLUMNS.captured_at,
     _COLUMNS.received_at,
     _COLUMNS.disputed,
-).where(_OF_TRACKS | _COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
+)
+_ROWS_OF_TRACKS = _ROWS.where(_OF_TRACKS)
+_ROWS_OF_CAMERAS = _ROWS.where(_COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
 _DELETE = delete(cast(SqlTable, TrackTemplate.__table__)).where(
     *(column == bindparam(f"{column.name}_") for column in _KEY)
 )
