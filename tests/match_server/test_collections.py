@@ -165,7 +165,10 @@ def test_each_preset_holds_real_pictures_to_its_own_ranges(make_services):
     pictures = sorted(Path(os.environ["MUSTER_TEST_FACES"]).glob("*/*"))[:8]
     for gate in ("off", "doorway", "passport"):
         services.collections.create(CollectionCreate(name=gate, policy=Policy(gate=gate)))
-        planned = [picture_item(n, f"p/{n}", one.read_bytes()) for n, one in enumerate(pictures)]
+        planned = [
+            picture_item(n, f"p/{n}", one.parent.name, one.read_bytes())
+            for n, one in enumerate(pictures)
+        ]
         verdicts = list(services.batches.run(gate, planned, BatchQuery()))
         refused = [one for one in verdicts if one.code == "quality_refused"]
         reasons[gate] = [name for one in refused for name in one.details["reasons"]]

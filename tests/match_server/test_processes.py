@@ -265,10 +265,10 @@ def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatc
 
 def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
     data = tmp_path / "data"
-    viewer = key(data, "viewer")
+    admin = key(data, "admin")
     process, base = started(data, tmp_path / "log")
     ended = threading.Event()
-    headers = {"Authorization": f"Bearer {viewer}"}
+    headers = {"Authorization": f"Bearer {admin}"}
     stream = requests.get(f"{base}/v1/events/stream", headers=headers, stream=True, timeout=30)
 
     def read():

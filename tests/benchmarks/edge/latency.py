@@ -62,8 +62,8 @@ def bench_latency(work: Path, models: FaceModels, portraits: list[Portrait]) -> 
     usable_s = _first_usable(models, path)
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         data = Path(folder) / "data"
-        key = create_key(data, "device")
         with server(Path(folder), data, free_port()) as url:
+            key = create_key(data, "device")
             outbox, began_s = _watch(models, path, Path(folder), url, key)
     stored = sorted(outbox.stored_s.values())
     first = dict(_owners(outbox, usable_s, began_s))
