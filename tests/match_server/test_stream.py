@@ -71,7 +71,8 @@ def test_a_stream_resumes_where_it_broke_off(api, helpers, follow):
 
 def test_more_events_than_a_batch_all_come(api, helpers, follow):
     for start in range(0, 120, 60):
-        api.send(*(api.probe(helpers.unit_vector(1), sequence=start + n + 1) for n in range(60)))
+        numbers = range(start + 1, start + 61)
+        api.send(*(api.probe(helpers.unit_vector(n), sequence=n) for n in numbers))
     stream = follow(headers={"Last-Event-ID": "0"})
     revisions = [stream.next()[0] for _ in range(120)]
     assert revisions == sorted(set(revisions))

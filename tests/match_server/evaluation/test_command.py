@@ -80,7 +80,8 @@ def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     refused = {one["file"]: one["reasons"] for one in report["refused"]}
     assert refused[r"ann/caf\xe9.png"] == ["internal"]
-    assert [path.name for path in done.written] == ["calibration.json", "report.json"]
+    names = [path.name for path in done.written]
+    assert names == ["calibration.json", "report.json", "report.html"]
     assert [record.getMessage() for record in caplog.records if record.exc_info] == [
         "Failed to look at a picture"
     ]
