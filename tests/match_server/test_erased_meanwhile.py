@@ -41,14 +41,14 @@ def _require_nothing_left(api):
 
 
 def test_while_a_picture_of_hers_is_looked_at(api, helpers, monkeypatch):
-    analyze = FaceEngine.largest
+    choose = FaceEngine.chosen
 
     def looked_at(*arguments, **options):
-        found = analyze(*arguments, **options)
+        found = choose(*arguments, **options)
         _erase(api)
         return found
 
-    monkeypatch.setattr(FaceEngine, "largest", looked_at)
+    monkeypatch.setattr(FaceEngine, "chosen", looked_at)
     assert _enroll(api, helpers).status_code == 404
     _require_nothing_left(api)
 
