@@ -131,6 +131,8 @@ def eventually(what: Callable[[], object]) -> bool:
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     made.up()
+    # Fixed, so that one search of the server and a track of the box decide by the same.
+    made.ask("PATCH", COLLECTION, json={"policy": {"threshold": 0.35}})
     yield made
     made.down()
 
