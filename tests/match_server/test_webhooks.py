@@ -210,7 +210,7 @@ def test_an_event_that_fails_for_too_long_is_a_dead_letter(api, helpers, receive
     made = hook(receiver)
     deliver(api, patience=Patience(0.01, 0.02, event_s=60, webhook_s=1e6))
     see(api, helpers)
-    until(lambda: receiver.calls, "a call")
+    until(lambda: state(api, made)["failures"], "a failure that is noted")
     api.clock.advance(61)
     until(lambda: state(api, made)["dead"] == 1, "a dead letter")
 
