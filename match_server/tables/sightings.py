@@ -112,7 +112,7 @@ class TrackTemplate(Table):
     __tablename__ = "track_templates"
     __table_args__ = (
         Index("ix_track_templates_received", "received_at"),
-        Index("ix_track_templates_camera", "camera"),
+        Index("ix_track_templates_camera", "camera", "received_at"),
     )
 
     track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)  # first: it is asked for alone

@@ -37,7 +37,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("track_id", "device", "camera", name=op.f("pk_track_templates")),
     )
     op.create_index("ix_track_templates_received", "track_templates", ["received_at"])
-    op.create_index("ix_track_templates_camera", "track_templates", ["camera"])
+    op.create_index("ix_track_templates_camera", "track_templates", ["camera", "received_at"])
     op.create_index(
         op.f("ix_track_templates_collection_number"), "track_templates", ["collection_number"]
     )

@@ -27,6 +27,7 @@ from shared.messages import ProbeMessage
 from shared.template import Template, unit_rows
 
 _MOST_SHOTS = 16  # beyond, older shots count for less and less
+_MOST_NEARBY = 32  # tracks that new ones are compared with, the newest
 _SAME_VISIT = 0.5  # cosine, where no calibration says better
 _SAME_VISIT_FMR = 1e-5
 _LEAST_WEIGHT = 1e-2  # of a shot without any quality: its template must survive float16
@@ -213,7 +214,8 @@ class TrackTemplates:
         if not cameras:
             return {}
         nearby = {}
-        wanted = {"cameras": sorted({camera for _, camera in cameras})}
+        wanted: dict[str, Any] = {"cameras": sorted({camera for _, camera in cameras})}
+        wanted |= {"most": _MOST_NEARBY, "skipped": 0}
         for row in self._database.execute(_ROWS_OF_CAMERAS, wanted):
             key: TrackKey = row[:3]
             scope = cameras.get(key[:2])
@@ -266,7 +268,12 @@ _ROWS = select(
     _COLUMNS.disputed,
 )
 _ROWS_OF_TRACKS = _ROWS.where(_OF_TRACKS)
-_ROWS_OF_CAMERAS = _ROWS.where(_COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
+_ROWS_OF_CAMERAS = (
+    _ROWS.where(_COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
+    .order_by(_COLUMNS.received_at.desc())
+    .limit(bindparam("most"))
+    .offset(bindparam("skipped"))  # SQLite would make an unnamed parameter of it
+)
 _DELETE = delete(cast(SqlTable, TrackTemplate.__table__)).where(
     *(column == bindparam(f"{column.name}_") for column in _KEY)
 )
