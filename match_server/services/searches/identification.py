@@ -27,6 +27,7 @@ from match_server.services.searches.verification import Verification
 from match_server.services.storing.vault import Vault
 from match_server.tables import Template
 from models.types import Face
+from shared.decision import as_cosine
 from shared.errors import ModelMismatch, NoFace, PackError, Unusable
 
 _SIMILARITY_DECIMALS = 6
@@ -72,9 +73,8 @@ class Identifier:
         threshold = wanted.threshold
         if threshold is None:
             threshold = verification.threshold(len(first) * len(second))
-        similarity = float(
-            (first.astype(np.float64) @ second.astype(np.float64).T).max().clip(-1, 1)
-        )
+        products = first.astype(np.float64) @ second.astype(np.float64).T
+        similarity = as_cosine(float(products.max()))
         return Verified(
             similarity=round(similarity, _SIMILARITY_DECIMALS),
             distance=round(1.0 - similarity, _SIMILARITY_DECIMALS),
