@@ -19,12 +19,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import errors as http_errors  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
+
+from match_server.refusals import refusal, too_late
 
 _READ_BYTES = 64 * 1024
 _HELD_BYTES = 64 * 1024
@@ -37,14 +40,6 @@ _DRAIN_BYTES = 16 * 1024 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)  # the body comes when it is asked for
-_TOO_LATE = (
-    b'{"code":"request_timeout","message":"the request did not come to its end in time",'
-    b'"details":{},"request_id":null}'
-)
-_TOO_LATE_HEAD = (
-    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n"
-)
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -119,6 +114,17 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: _Visitor) -> bool:
         self._serving.parser = conn.parser
         return bool(super().handle_request(req, conn))
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Refuse what cannot be read as HTTP; gunicorn would answer with a page."""
+        status, answer = refusal(exc)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.log.error("a request failed outside the application", exc_info=exc)
+        else:
+            self.log.info("refused a request with %d: %s", status, exc)
+        with contextlib.suppress(OSError, ValueError):
+            client.setblocking(False)
+            client.send(answer)
 
     def _refusing_whole(self, application: Callable[..., Iterable[bytes]]) -> Callable[..., Any]:
         """Read the body of a refused request to its end, or say that the connection closes.
@@ -227,7 +233,7 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
             conn = self.pending_conns[0]
             if conn.received:
                 with contextlib.suppress(OSError, ValueError):
-                    conn.sock.send(_TOO_LATE_HEAD % len(_TOO_LATE) + _TOO_LATE)
+                    conn.sock.send(too_late())
             self._turn_away(conn)
         while self._leaving and self._leaving[0].timeout <= now_s:
             self._gone(self._leaving[0])

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from match_server.schemas.base import ErrorBody
 from tests.match_server.serving import COMMAND, MODEL, Client, key, started, stopped
 
 
@@ -235,6 +236,31 @@ def test_requests_come_in_pieces_one_after_the_other_and_several_at_once(server)
         answers = connection.makefile("rb").read()
     assert answers.count(b"HTTP/1.1 201 ") == 2
     assert answers.count(b'"status":"ok"') == 4
+
+
+def test_what_is_no_request_is_refused_in_the_form_of_all_errors(tmp_path):
+    process, base = started(tmp_path / "data", tmp_path / "log")
+    address = urlsplit(base)
+    whole = "HTTP/1.1\r\nHost: x\r\n"
+    try:
+        for sent, status in [
+            (f"GET /v1/webhooks?behind={'1' * 6000} {whole}\r\n", 414),
+            (f"GET / {whole}" + "X: 1\r\n" * 200 + "\r\n", 431),
+            (f"GET / {whole}X: {'1' * 9000}\r\n\r\n", 431),
+            (f"POST /v1/search {whole}Expect: gifts\r\n\r\n", 417),
+            (f"POST /v1/search {whole}Transfer-Encoding: gifts, chunked\r\n\r\n", 501),
+            ("GET / HTTP/9.9\r\n\r\n", 400),
+            ("\x16\x03\x01 hello\r\n\r\n", 400),
+            (f"GET / {whole}Bad Name: 1\r\n\r\n", 400),
+        ]:
+            with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
+                peer.sendall(sent.encode())
+                head, _, body = peer.makefile("rb").read().partition(b"\r\n\r\n")
+            assert int(head.split()[1]) == status, (sent[:40], head)
+            assert b"\r\nContent-Type: application/json\r\n" in head
+            assert ErrorBody.model_validate_json(body).message
+    finally:
+        stopped(process)
 
 
 def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatch):
