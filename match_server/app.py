@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from match_server.api.audit import actor_of, audit_endpoints, tell_access
 from match_server.api.auth import Gatekeeper
+from match_server.api.backlog import client_may_be_slow
 from match_server.api.batches import batch_endpoints
 from match_server.api.calibrations import calibration_endpoints
 from match_server.api.devices import device_endpoints
@@ -50,7 +51,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # time: a smaller one refuses files for their length.
 _FORM_FIELD_BYTES = 512 * 1024
 _FORM_PARTS = 32
-_OPEN_TO_ALL = frozenset({"/login", "/v1/devices/enroll"})
+_OPEN_TO_ALL = "/v1/devices/enroll"
 _OPEN_BYTES = 16 * 1024
 
 
@@ -126,6 +127,7 @@ def _view(
     def view(**path: str) -> Response:
         if endpoint.permission is not None:
             g.principal = gatekeeper.require(request, endpoint.permission)
+            client_may_be_slow(request.environ)
         principal = g.get("principal")
         act_as(actor_of(endpoint, path, principal, g.request_id, services.clock.now()))
         inputs: dict[str, Any] = dict(path)
@@ -172,11 +174,12 @@ def _begin() -> None:
     g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
     g.started_s = time.monotonic()
     act_as(Actor())
-    if request.path in _OPEN_TO_ALL and request.method == "POST":
-        # Whoever has no key may not hold a thread by sending slowly: what is small enough has come
-        # as a whole before a thread is asked (see `match_server.worker`).
+    page = not request.path.startswith("/v1/")
+    if request.method == "POST" and (page or request.path == _OPEN_TO_ALL):
+        # What needs no key in a header is small and has come as a whole before a thread is asked:
+        # a thread waits only for clients with a key (see `match_server.client_socket`).
         request.max_content_length = _OPEN_BYTES
-        if request.content_length is None:
+        if request.content_length is None and request.headers.get("Transfer-Encoding"):
             raise MalformedInput("send the body with its length (Content-Length), not in chunks")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import selectors
 import ssl
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from typing import Any
 
 from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
 
+from match_server.client_socket import SLOWEST_BYTES_PER_S
 from match_server.parking import PARKING, Parked, Parking, Wait
 from match_server.worker import PatientWorker
 
@@ -84,10 +86,6 @@ class ParkingWorker(PatientWorker):
 
         self.wsgi: Any = offering
 
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        self._serving.connection = conn
-        return super().handle_request(req, conn)
-
     def finish_request(self, conn: Any, future: "Future[Any]") -> None:
         if conn in self._resumed:
             self._resumed.remove(conn)
@@ -103,22 +101,40 @@ class ParkingWorker(PatientWorker):
         super().murder_pending()
         if not self.alive:  # the application ends what waits
             for conn in list(self._parked):
-                self._wake(conn, self._parked[conn].wait)
+                if conn.sock.unsent:
+                    self._drop(conn)
+                else:
+                    self._wake(conn, self._parked[conn].wait)
+
+    def _give_up_the_late(self, now_s: float) -> None:
+        super()._give_up_the_late(now_s)
+        for conn in [one for one in self._parked if one.sock.unsent and one.timeout <= now_s]:
+            self._drop(conn)
 
     def _park(self, conn: Any, parked: Parked) -> None:
-        conn.woken = False
+        conn.woken = conn.due = False
         self._parked[conn] = parked
-        conn.sock.setblocking(False)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_parked, conn))
+        self._begin_to_send(conn)
         wait = parked.wait
         wait.start(lambda: self.method_queue.defer(self._wake, conn, wait))
 
+    def _begin_to_send(self, conn: Any) -> None:
+        """Listen to a parked client, and let it take what it has not taken yet of a stream."""
+        conn.timeout = time.monotonic() + self._patience_s + conn.sock.unsent / SLOWEST_BYTES_PER_S
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if conn.sock.unsent else 0)
+        self.poller.register(conn.raw, events, partial(self._on_parked, conn))
+
     def _on_parked(self, conn: Any, client: Any) -> None:
-        """A client that waits has sent something, or has gone."""
+        """A client that waits has sent or taken something, or has gone."""
         if client.fileno() < 0 or conn not in self._parked:
             return
         try:
-            data = conn.sock.recv(_READ_BYTES)
+            if conn.sock.unsent and conn.sock.flush():
+                self.poller.modify(client, selectors.EVENT_READ, partial(self._on_parked, conn))
+                if conn.due:
+                    self._wake(conn, self._parked[conn].wait)
+                    return
+            data = conn.raw.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
             return
         except (OSError, ValueError):
@@ -141,6 +157,9 @@ class ParkingWorker(PatientWorker):
         parked = self._parked.get(conn)
         if parked is None or parked.wait is not wait:
             return  # its client has gone, or it was woken twice
+        if conn.sock.unsent:  # it goes on when its client has taken what was said before
+            conn.due = True
+            return
         del self._parked[conn]
         conn.woken = True
         wait.cancel()
@@ -160,15 +179,14 @@ class ParkingWorker(PatientWorker):
 
     def _begin_again(self, conn: Any) -> None:
         """Have the request handled as if it had just come: no byte of an answer was sent."""
-        later = bytes(conn.received)
-        conn.received.clear()
+        later = conn.next_request()
         conn.parser = gunicorn_http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.request + later)
         self.enqueue_req(conn)
 
     def _continue(self, conn: Any, stream: _Stream) -> bool:
         """Send what a streamed answer has by now; whether the connection is kept. In a thread."""
-        conn.sock.setblocking(True)
+        conn.sock.allow_waiting()
         try:
             for piece in stream:
                 stream.response.write(piece)
@@ -179,6 +197,7 @@ class ParkingWorker(PatientWorker):
             self.log.exception("Error handling request")
             return False
         finally:
+            conn.sock.end_waiting()
             with contextlib.suppress(OSError):
                 stream.close()
         return not stream.response.should_close() and self._keepalive_after(conn, True)

@@ -48,6 +48,11 @@ def refusal(error: Exception) -> tuple[HTTPStatus, bytes]:
     return status, _answer(status, internal.code, internal.message)
 
 
+def head_too_large() -> bytes:
+    """The answer to a request whose head does not end."""
+    return refusal(errors.LimitRequestHeaders("the head does not end"))[1]
+
+
 def too_late() -> bytes:
     """The answer to a request that is not complete in time."""
     message = "the request did not come to its end in time"

@@ -8,7 +8,6 @@ import os
 import resource
 import socket
 import ssl
-import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -205,6 +204,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "threads": settings.threads,
             "graceful_timeout": _GRACE_S,
             "keepalive": _KEEPALIVE_S,
+            "sendfile": False,  # what a client does not take is kept, not waited for
             "proc_name": "match-server",
             "control_socket_disable": True,
             "logconfig_dict": logging_config(settings.log_level),
@@ -246,25 +246,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def _announce(self, arbiter: Any) -> None:
         """Say where the server is, in a line that a person reads and a script can find."""
-        self._limit_patience(arbiter)
         host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
         page = " (open to this machine without a key)" if self._settings.open_page else ""
         scheme = "https" if self._settings.tls_certificate else "http"
         lines = [f"Muster is at {scheme}://{_address(host, port)}/{page}", *self._hints]
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
-
-    def _limit_patience(self, arbiter: Any) -> None:
-        """Let no read or write of a client hold a thread for long.
-
-        gunicorn's threads have no time limit of their own for a large body that is half sent, or
-        for an answer that nobody takes. Linux hands a listening socket's time limits on to the
-        connections that it accepts.
-        """
-        limit = struct.pack("ll", self._settings.client_timeout_s, 0)
-        for listener in arbiter.LISTENERS:
-            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _address(host: str, port: int) -> str:

@@ -84,7 +84,11 @@ class Settings(BaseSettings):
         description="Event streams (open live pages, for example) at once in each worker.",
     )
     client_timeout_s: int = Field(
-        default=10, ge=1, le=600, description="A client that sends or takes nothing for so long."
+        default=10,
+        ge=1,
+        le=600,
+        description="How long a client is waited for in all, to send a request or to take the "
+        "answer, besides a second for each KiB of a large one.",
     )
     broker: str = Field(
         default="mqtt://127.0.0.1:1883", description="MQTT broker of `match-server ingest`."

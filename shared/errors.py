@@ -100,6 +100,12 @@ class Forbidden(MusterError):
     code = "forbidden"
 
 
+class RequestTimeout(MusterError):
+    """A client did not send its request, or did not take the answer, in the time that it has."""
+
+    code = "request_timeout"
+
+
 class RateLimited(MusterError):
     """Too much was asked in too short a time; `details["retry_after_s"]` says when to come back."""
 

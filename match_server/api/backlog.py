@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from match_server.client_socket import ClientSocket
+
 _MEMORY_BYTES = 1024 * 1024
 MOST_BYTES = 1024 * 1024 * 1024
 """Kept at most: some four million verdicts. Then the client has to take them, or is cut off."""
@@ -48,14 +50,17 @@ def passed_on(
 def client_takes(environ: Mapping[str, Any]) -> Callable[[], bool]:
     """Asks the connection of a request whether a piece can be sent without waiting.
 
-    Where the server does not say which connection it is (gunicorn does), it always can.
+    Where the server does not say which connection it is (ours does), it always can.
     """
-    connection = environ.get("gunicorn.socket")
-    if connection is None:
-        return lambda: True
-    poll = select.poll()
-    poll.register(connection, select.POLLOUT)
-    return lambda: bool(poll.poll(0))
+    connection: ClientSocket | None = environ.get("gunicorn.socket")
+    return (lambda: True) if connection is None else connection.takes
+
+
+def client_may_be_slow(environ: Mapping[str, Any]) -> None:
+    """Let the thread of this request wait for its client: for one with a key."""
+    connection: ClientSocket | None = environ.get("gunicorn.socket")
+    if connection is not None:
+        connection.allow_waiting()
 
 
 def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:

@@ -16,6 +16,7 @@ _STATUS: dict[type[errors.MusterError], int] = {
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.RequestTimeout: 408,
     errors.Conflict: 409,
     errors.SnapshotNeeded: 410,
     errors.TooLarge: 413,

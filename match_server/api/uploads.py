@@ -14,7 +14,14 @@ from match_server.api.requests import validated, validated_json
 from match_server.schemas.batches import BatchLine
 from match_server.services.people.batches import Item
 from match_server.services.people.folders import PersonFolders
-from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
+from shared.errors import (
+    MalformedInput,
+    MusterError,
+    RequestTimeout,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
 
 _CHUNK = 64 * 1024
 _DECODER_BYTES = 16 * _CHUNK  # what it may hold of a part's headers; contents are passed on
@@ -149,6 +156,8 @@ def _to_the_end(items: Iterator[Item]) -> Iterator[Item]:
         for item in items:
             index = item.index
             yield item
+    except (RequestTimeout, Unavailable) as error:  # of a client that sends slowly
+        yield Item(index + 1, None, error)
     except (ValueError, HTTPException):
         fault = MalformedInput("the body ends too soon, or cannot be read from here on")
         yield Item(index + 1, None, fault)

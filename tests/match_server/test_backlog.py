@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from match_server.api.backlog import client_takes, passed_on
+from match_server.client_socket import ClientSocket, SlowClients
 from tests.match_server.faults import COMMAND
 
 PIECES = [bytes([number % 256]) * 30_000 for number in range(300)]  # 9 MB
@@ -58,11 +59,13 @@ def test_a_connection_takes_what_fits_without_waiting():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
-        ours.setblocking(False)  # so that waiting raises
-        takes = client_takes({"gunicorn.socket": ours})
+        ours.setblocking(False)
+        client = ClientSocket(ours, 1.0, SlowClients(1))
+        takes = client_takes({"gunicorn.socket": client})
         sent = 0
         while takes():
-            ours.sendall(bytes(4096))
+            client.sendall(bytes(4096))
+            assert client.unsent == 0  # else it would have had to wait
             sent += 4096
         assert sent >= 4096
         while sent:

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -152,6 +153,7 @@ def test_a_body_in_broken_chunks_is_malformed(server):
 
 
 JSON = "Host: x\r\nContent-Type: application/json\r\n"
+FORM = "Host: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 SLOW = {
     "silent": "",
     "half a head": "GET / HT",
@@ -162,27 +164,126 @@ SLOW = {
     "half a code": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}Content-Length: 30\r\n\r\n{{",
     "a code in chunks": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}"
     "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    "asks whether it may send a code": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}"
+    "Expect: 100-continue\r\nContent-Length: 30\r\n\r\n",
+    "asks whether it may send a key": f"POST /login HTTP/1.1\r\n{FORM}"
+    "Expect: 100-continue\r\nContent-Length: 15000\r\n\r\nkey=",
+    "a length with many digits": f"POST /login HTTP/1.1\r\n{FORM}"
+    "Content-Length: 0000015000\r\n\r\nkey=",
+    "a length with more of them": f"POST /login HTTP/1.1\r\n{FORM}"
+    f"Content-Length: {'9' * 5000}\r\n\r\nkey=",
+    **{
+        f"most of a form to {path}": f"POST {path} HTTP/1.1\r\n{FORM}"
+        f"Content-Length: 100000\r\n\r\n{'a' * 65536}"
+        for path in ("/edit/stop", "/edit", "/logout", "/events/x/decide", "/devices/x/invite")
+    },
+    "a form in chunks": f"POST /edit/stop HTTP/1.1\r\n{FORM}"
+    "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+    "a head without end": "GET /healthz HTTP/1.1\r\n" + "X-A: b\r\n" * 10_000,
+    "reads no answer": "GET /static/people.js HTTP/1.1\r\nHost: x\r\n\r\n" * 400,
 }
 
 
-def test_clients_that_are_slow_take_no_thread_however_many_they_are(tmp_path, monkeypatch):
+@contextlib.contextmanager
+def _with_patience(folder, seconds):
+    """The address of a server that waits so long for a client, a key, and its log."""
+    admin = key(folder / "data", "admin")
+    patience = {"MUSTER_CLIENT_TIMEOUT_S": str(seconds)}
+    process, base = started(folder / "data", folder / "log", "--threads", "4", **patience)
+    yield base, admin, folder / "log"
+    assert stopped(process) == 0
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    with _with_patience(tmp_path_factory.mktemp("patient"), 300) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    with _with_patience(tmp_path_factory.mktemp("impatient"), 1) as made:
+        yield made
+
+
+def test_clients_that_are_slow_take_no_thread_however_many_they_are(patient):
     """Each kind would stop a server for minutes that gives them threads."""
-    monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "300")
-    process, base = started(tmp_path / "data", tmp_path / "log", "--threads", "2")
+    base, _, _ = patient
     address = urlsplit(base)
     slow = []
     try:
         for kind, start in SLOW.items():
             for _ in range(16):
-                connection = socket.create_connection((address.hostname, address.port), timeout=30)
-                connection.sendall(start.encode())
+                connection = socket.socket()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.settimeout(30)
+                connection.connect((address.hostname, address.port))
+                with contextlib.suppress(ConnectionError):  # some are refused at once
+                    connection.sendall(start.encode())
                 slow.append(connection)
             answer = requests.get(f"{base}/healthz", timeout=20)
             assert answer.json()["status"] == "ok", kind
     finally:
         for connection in slow:
             connection.close()
-        assert stopped(process) == 0
+
+
+def _bodies(base, key, size, sent, count):
+    """Connections with a key that send the beginning of a body."""
+    address = urlsplit(base)
+    head = f"POST /v1/detect HTTP/1.1\r\n{JSON}Authorization: Bearer {key}\r\n"
+    head += f"Content-Length: {size}\r\n\r\n"
+    for _ in range(count):
+        connection = socket.create_connection((address.hostname, address.port), timeout=30)
+        connection.sendall(head.encode() + b" " * sent)
+        yield connection
+
+
+def test_clients_with_a_key_that_send_slowly_leave_threads_to_others(patient):
+    base, admin, _ = patient
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(one) for one in _bodies(base, admin, 10**6, 70_000, 8)]
+        assert requests.get(f"{base}/healthz", timeout=30).json()["status"] == "ok"
+        with selectors.DefaultSelector() as answered:
+            for connection in slow:
+                answered.register(connection, selectors.EVENT_READ)
+            refused = {one.fileobj for one, _ in answered.select(10)}
+        assert {one.recv(13) for one in refused} == {b"HTTP/1.1 503 "}
+
+
+def test_a_body_that_drips_is_cut_off_after_the_whole_time_that_it_has(impatient):
+    base, admin, log = impatient
+    (connection,) = _bodies(base, admin, 10**6, 65_536, 1)
+    with connection:
+        connection.settimeout(0.1)
+        answer, deadline = b"", time.monotonic() + 20
+        while not answer and time.monotonic() < deadline:
+            with contextlib.suppress(ConnectionError):  # closed after the answer
+                connection.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(1)
+        answer += connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"request_timeout"' in answer
+    assert "Traceback" not in log.read_text()
+
+
+def test_answers_that_are_read_late_come_whole_and_in_order(server):
+    """More than the kernel takes of them, asked for all at once."""
+    client, _, _ = server
+    address = urlsplit(client.base)
+    text = requests.get(f"{client.base}/static/people.js", timeout=20).text.encode()
+    ask = b"GET /static/people.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30)
+        connection.connect((address.hostname, address.port))
+        connection.sendall(ask * 400)
+        time.sleep(0.5)  # until the first of them cannot be sent
+        connection.sendall(ask.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+        answers = connection.makefile("rb").read()
+    assert answers.count(text) == 401
+    assert len(answers) < 401 * (len(text) + 1000)
 
 
 REFUSED = {
@@ -263,11 +364,9 @@ def test_what_is_no_request_is_refused_in_the_form_of_all_errors(tmp_path):
         stopped(process)
 
 
-def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatch):
+def test_clients_that_fall_silent_are_let_go_with_an_answer(impatient):
     """Twice as many of them as there are threads, some with half a head, some with half a body."""
-    monkeypatch.setenv("MUSTER_CLIENT_TIMEOUT_S", "1")
-    admin = key(tmp_path / "data", "admin")
-    process, base = started(tmp_path / "data", tmp_path / "log", "--threads", "4")
+    base, admin, _ = impatient
     address = urlsplit(base)
     body = f"POST /v1/detect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n"
     body += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -286,7 +385,6 @@ def test_clients_that_fall_silent_are_let_go_with_an_answer(tmp_path, monkeypatc
     finally:
         for connection in silent:
             connection.close()
-        stopped(process)
 
 
 def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
