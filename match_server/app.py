@@ -127,6 +127,8 @@ def _view(
     def view(**path: str) -> Response:
         if endpoint.permission is not None:
             g.principal = gatekeeper.require(request, endpoint.permission)
+            whole = request._get_current_object()  # type: ignore[attr-defined]
+            g.still_admitted = gatekeeper.still(whole, endpoint.permission)
             client_may_be_slow(request.environ)
         principal = g.get("principal")
         act_as(actor_of(endpoint, path, principal, g.request_id, services.clock.now()))

@@ -1,6 +1,7 @@
 """Who asks: a key in `Authorization: Bearer`, or the page's cookie for reading."""
 
 import ipaddress
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from flask import Request, g
@@ -53,6 +54,13 @@ class Gatekeeper:
         self._limits.admit(principal.key_id)
         principal.require(permission)
         return principal
+
+    def still(self, request: Request, permission: Permission) -> Callable[[], None]:
+        """Asks again, while an answer is being given, whether the request may be answered.
+
+        What is asked for raises as `require`: the key may have been revoked, or have expired.
+        """
+        return lambda: self._principal(request, permission).require(permission)
 
     def viewer(self, request: Request) -> Principal | None:
         """Who looks at the page: by cookie or, where the page is open, from this machine."""

@@ -63,6 +63,13 @@ def client_may_be_slow(environ: Mapping[str, Any]) -> None:
         connection.allow_waiting()
 
 
+def notice_silence(environ: Mapping[str, Any]) -> None:
+    """Let the connection of this request end when the client's machine falls silent."""
+    connection: ClientSocket | None = environ.get("gunicorn.socket")
+    if connection is not None:
+        connection.notice_silence()
+
+
 def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
     """Asks the connection of a request whether the client has closed it, without waiting."""
     connection = environ.get("gunicorn.socket")

@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from flask import Response, request
+from flask import Response, g, request
 
 from match_server.api.backlog import client_takes, passed_on
 from match_server.api.endpoint import Endpoint
@@ -39,7 +39,9 @@ def _enroll(services: Services, collection: str, query: BatchQuery) -> Response:
     if first is None:
         raise MalformedInput("the batch is empty: send at least one file or one line")
 
-    groups = services.batches.groups(collection, chain([first], items), query)
+    groups = services.batches.groups(
+        collection, chain([first], items), query, admitted=g.still_admitted
+    )
     pieces = (
         "".join(f"{verdict.model_dump_json(exclude_none=True)}\n" for verdict in some).encode()
         for some in groups

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from flask import Request, Response, g, request
 
 from match_server.api.endpoint import Access, Endpoint
+from match_server.api.open_answers import while_admitted
 from match_server.api.uploads import NDJSON
 from match_server.parking import PARKING, Parked, Parking
 from match_server.schemas.base import Page
@@ -20,7 +21,7 @@ from match_server.schemas.feed import (
 from match_server.services.boxes.feed import Feed
 from match_server.services.law.keys import Permission, Principal
 from match_server.services.wiring import Services
-from shared.errors import Unavailable
+from shared.errors import SnapshotNeeded, Unavailable
 from shared.feed import FeedChanges
 
 
@@ -76,6 +77,7 @@ def _changes(
             wait = services.feed_watch.wait(followed.scope.number, query.since, deadline_s)
             if parking is None:
                 wait.block(stopping)
+                g.still_admitted()
             elif parking.room and not stopping():
                 raise Parked(wait)
     while True:  # what was read while a gallery was taken away, or changed, is not told
@@ -92,12 +94,20 @@ def _snapshot(
     if not slots.acquire(blocking=False):
         raise Unavailable("as many snapshots as allowed are being sent; try again later")
     held = [slots]
+    admitted = g.still_admitted
+
+    def still() -> None:
+        """Raises when the key, the collection or what the device may hold of it is another."""
+        admitted()
+        if feed.followed(query, principal).mark != followed.mark:
+            raise SnapshotNeeded("what may be followed has changed: take another snapshot")
 
     def release() -> None:
         if held:
             held.pop().release()
 
-    response = Response(_released(feed.snapshot(followed, query), release), content_type=NDJSON)
+    lines = while_admitted(feed.snapshot(followed, query), still)
+    response = Response(_released(lines, release), content_type=NDJSON)
     response.call_on_close(release)  # also when nothing was read of it
     return response
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from flask import Request, Response, g, request
 from pydantic import TypeAdapter, ValidationError
 
-from match_server.api.backlog import client_gone
+from match_server.api.backlog import client_gone, notice_silence
 from match_server.api.endpoint import Access, Endpoint
+from match_server.api.open_answers import while_admitted
 from match_server.api.requests import malformed, require_json
 from match_server.parking import PARKING, Parked
 from match_server.schemas.base import Page
@@ -168,9 +169,11 @@ def _stream(
     if not slots.acquire(blocking=False):
         raise Unavailable("as many event streams as allowed are open already; try again later")
     gone = client_gone(incoming.environ)
+    notice_silence(incoming.environ)
     watch = services.feed_watch if PARKING in incoming.environ else None
+    messages = _messages(events, query, revision, lambda: stopping() or gone(), watch)
     response = Response(
-        _messages(events, query, revision, lambda: stopping() or gone(), watch),  # type: ignore[arg-type]
+        while_admitted(messages, g.still_admitted),  # type: ignore[arg-type]
         content_type="text/event-stream",
     )
     response.headers["Cache-Control"] = "no-store"

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import tracemalloc
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -486,3 +487,39 @@ def test_a_collection_that_is_erased_while_vectors_are_read_takes_none(api, help
         api.services.bulk.add("short", items)
     monkeypatch.setattr(bulk, "stored_forms", original)
     assert _statuses(_lines(api, *lines)) == ["accepted"] * 3
+
+
+class _Lines:
+    """A body that comes line by line; something happens before the last."""
+
+    def __init__(self, lines, before_the_last):
+        self._lines = [(json.dumps(line) + "\n").encode() for line in lines]
+        self._before_the_last = before_the_last
+
+    def read(self, size=-1):
+        if len(self._lines) == 1:
+            self._before_the_last()
+        return self._lines.pop(0) if self._lines else b""
+
+
+def test_a_batch_enrolls_nobody_once_its_key_has_been_revoked(api, helpers):
+    images = [base64.b64encode(helpers.paint((one, 80))).decode() for one in (RED, GREEN)]
+    vectors = [_vector_line(helpers, f"Vera {seed}", seed) for seed in range(2)]
+    pictures = [{"name": f"Pia {n}", "image": image} for n, image in enumerate(images)]
+    for lines, counts in ((pictures + vectors, [2, 2]), (vectors + pictures, [2, 1])):
+        revoke = partial(api.services.keys.revoke, api.key("enroller").split("_")[1])
+        response = api.call(
+            "POST",
+            ENROLL,
+            "enroller",
+            content_type=NDJSON,
+            environ_overrides={
+                "wsgi.input": _Lines(lines, revoke),
+                "wsgi.input_terminated": True,
+            },
+        )
+        del api.keys["enroller"]
+        verdicts = _verdicts(response)
+        statuses = _statuses(verdicts)
+        assert [statuses.count("accepted"), statuses.count("refused")] == counts, verdicts
+        assert verdicts[-1]["code"] == "unauthenticated"

@@ -382,3 +382,23 @@ def test_templates_pack_and_unpack():
     assert np.array_equal(packed.rows(8), rows)
     with pytest.raises(ValueError, match="are not 3 templates"):
         packed.rows(7)
+
+
+def test_a_snapshot_ends_without_its_end_when_it_may_no_longer_be_followed(api, helpers):
+    api.person("Amy", helpers.unit_vector(1))
+    asked = {"collection": "default", "device": "door-1"}
+
+    def revoke():
+        api.services.keys.revoke(api.key("device").split("_")[1])
+
+    def take_away():
+        api.ok("PUT", "/v1/devices/door-1/galleries", json={"galleries": []})
+
+    for end in (take_away, revoke):
+        grant(api)
+        response = api.call("GET", "/v1/snapshot", "device", query_string=asked, buffered=False)
+        lines = iter(response.response)
+        assert json.loads(next(lines))["kind"] == "head"
+        end()
+        assert list(lines) == []
+        response.close()

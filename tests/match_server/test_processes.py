@@ -1,6 +1,7 @@
 """Real processes: several workers over one database agree, also under fire; a clean end."""
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -153,6 +155,7 @@ def test_a_body_in_broken_chunks_is_malformed(server):
 
 
 JSON = "Host: x\r\nContent-Type: application/json\r\n"
+_SO_ATTACH_FILTER = 26  # of Linux
 FORM = "Host: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
 SLOW = {
     "silent": "",
@@ -188,8 +191,8 @@ SLOW = {
 def _with_patience(folder, seconds):
     """The address of a server that waits so long for a client, a key, and its log."""
     admin = key(folder / "data", "admin")
-    patience = {"MUSTER_CLIENT_TIMEOUT_S": str(seconds)}
-    process, base = started(folder / "data", folder / "log", "--threads", "4", **patience)
+    limits = {"MUSTER_CLIENT_TIMEOUT_S": str(seconds), "MUSTER_MAX_STREAMS": "1"}
+    process, base = started(folder / "data", folder / "log", "--threads", "4", **limits)
     yield base, admin, folder / "log"
     assert stopped(process) == 0
 
@@ -266,6 +269,32 @@ def test_a_body_that_drips_is_cut_off_after_the_whole_time_that_it_has(impatient
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"request_timeout"' in answer
     assert "Traceback" not in log.read_text()
+
+
+def _lose_power(connection):
+    """From now on the machine at this end of the connection is silent: the kernel drops all."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
+    program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+    connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def test_the_place_of_a_stream_whose_client_lost_its_power_is_free_soon(impatient, helpers):
+    base, admin, _ = impatient
+    client, address = Client(base, admin), urlsplit(base)
+    ask = f"GET /v1/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(ask.encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        assert client("GET", "/v1/events/stream", stream=True).status_code == 503
+        _lose_power(connection)
+        probe = helpers.probe_message(helpers.unit_vector(1), datetime.now(UTC), model_id=MODEL)
+        assert client("POST", "/v1/probes", json=probe).status_code == 200
+        deadline = time.monotonic() + 30
+        while (again := client("GET", "/v1/events/stream", stream=True)).status_code == 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert again.status_code == 200
+        again.close()
 
 
 def test_answers_that_are_read_late_come_whole_and_in_order(server):

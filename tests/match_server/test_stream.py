@@ -1,11 +1,13 @@
 """The live stream: every sighting, in order, also after a break."""
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from match_server.app import create_app
 from match_server.schemas.keys import KeyCreate
+from shared.ids import new_id
 
 STREAM = "/v1/events/stream"
 
@@ -143,3 +145,20 @@ def test_what_was_live_is_not_live_when_a_stream_tells_it_later(api, helpers, fo
     api.clock.advance(11)
     stream = follow(headers={"Last-Event-ID": "0"})
     assert not stream.next()[2]["live"]
+
+
+def test_a_stream_tells_nothing_once_its_key_has_been_revoked_or_has_expired(api, helpers):
+    soon = api.clock.now() + timedelta(hours=1)
+    for end in ("revoked", "expired"):
+        made = api.services.keys.create(KeyCreate(role="viewer", name=end, expires_at=soon))
+        api.keys["viewer"] = made.key
+        stream = Stream(api)
+        api.send(api.probe(helpers.unit_vector(1), track_id=new_id()))
+        assert stream.next() is not None
+        api.send(*(api.probe(helpers.unit_vector(1), track_id=new_id()) for _ in range(2)))
+        if end == "revoked":
+            api.services.keys.revoke(made.id)
+        else:
+            api.clock.advance(3600)
+        assert stream.next() is None
+        stream.close()

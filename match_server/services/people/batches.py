@@ -6,7 +6,7 @@ the thousand, because a commit to the disk costs far more than a row.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -60,13 +60,23 @@ class Batches:
         items: Iterable[Item],
         options: BatchQuery,
         resume: Resume | None = None,
+        *,
+        admitted: Callable[[], None] = lambda: None,
     ) -> Iterator[Sequence[BatchVerdict]]:
-        """As `run`, those together that came on the disk together."""
+        """As `run`, those together that came on the disk together.
+
+        `admitted` is called before each is written; it ends the batch by raising.
+        """
         for kind, some in _runs(items):
+            try:
+                admitted()
+            except MusterError as error:
+                yield [refusal(item.index, item.file, error) for item in some]
+                return
             if kind is _Kind.VECTORS:
                 yield self._written(collection, some, resume)
             elif kind is _Kind.PICTURES:
-                yield self._pictures(collection, some, options)
+                yield self._pictures(collection, some, options, admitted)
             else:
                 yield [_refused(item) for item in some]
 
@@ -94,7 +104,11 @@ class Batches:
         ]
 
     def _pictures(
-        self, collection: str, items: Sequence[Item], options: BatchQuery
+        self,
+        collection: str,
+        items: Sequence[Item],
+        options: BatchQuery,
+        admitted: Callable[[], None],
     ) -> list[BatchVerdict]:
         """Enroll pictures of one person: looked at together, so that the odd one out is found
         also where it comes first."""
@@ -116,6 +130,7 @@ class Batches:
             with _alone(item, verdicts):
                 if wrong is not None:
                     raise wrong
+                admitted()
                 verdicts[item.index] = _verdict(item, self._stored(collection, one))
         return [verdicts[item.index] for item in items]
 
