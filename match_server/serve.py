@@ -204,6 +204,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "threads": settings.threads,
             "graceful_timeout": _GRACE_S,
             "keepalive": _KEEPALIVE_S,
+            # Of forwarded headers only those of `trusted_proxies` count, see `create_app`: else any
+            # program on this machine could say that it came by TLS, or by another path.
+            "forwarded_allow_ips": "",
+            "forwarder_headers": "",
+            "secure_scheme_headers": {},
             "sendfile": False,  # what a client does not take is kept, not waited for
             "proc_name": "match-server",
             "control_socket_disable": True,

@@ -16,6 +16,7 @@ MAX_THUMBNAIL_BYTES = 65_536
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Uuid = Annotated[str, Field(pattern=UUID_PATTERN)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+_Side = Annotated[int, Field(ge=1, le=65_535)]  # of a frame
 
 
 class WireMessage(BaseModel):
@@ -31,7 +32,7 @@ class LocalDecision(WireMessage):
     decision: Literal["identified", "ambiguous", "unknown"]
     person: str | None = Field(default=None, max_length=63)  # id; set when identified
     similarity: float | None = Field(default=None, ge=-1.001, le=1.001)  # of the best candidate
-    seq: int = Field(ge=0)  # of the change feed, that the box's gallery had reached
+    seq: int = Field(ge=0, lt=2**63)  # of the change feed, that the box's gallery had reached
 
 
 class ProbeMessage(WireMessage):
@@ -59,7 +60,7 @@ class ProbeMessage(WireMessage):
     shots: int = Field(default=1, ge=1, le=64)
     local: LocalDecision | None = None
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the frame
-    frame_size: tuple[int, int]  # width, height in pixels
+    frame_size: tuple[_Side, _Side]  # width, height in pixels
     thumbnail: str | None = Field(
         default=None, max_length=4 * MAX_THUMBNAIL_BYTES // 3 + 4
     )  # base64 JPEG
@@ -72,13 +73,6 @@ class ProbeMessage(WireMessage):
         if not (box[0] < box[2] and box[1] < box[3]):
             raise ValueError("a box is x1 y1 x2 y2 with x1 < x2 and y1 < y2")
         return box
-
-    @field_validator("frame_size")
-    @classmethod
-    def _frame_has_area(cls, size: tuple[int, int]) -> tuple[int, int]:
-        if min(size) < 1 or max(size) > 65_535:
-            raise ValueError("a frame has a width and a height of 1 to 65,535 pixels")
-        return size
 
     @field_validator("thumbnail")
     @classmethod
@@ -147,7 +141,7 @@ class TrackMessage(WireMessage):
     at: Annotated[AwareDatetime, AfterValidator(sensible)]  # when it came or left, box's clock
     began_at: Annotated[AwareDatetime, AfterValidator(sensible)]
     in_view: int = Field(ge=0, le=10_000)  # confirmed faces before this camera after this message
-    probes: int = Field(ge=0)  # that this track has given so far
+    probes: int = Field(ge=0, lt=2**63)  # that this track has given so far
     reasons: list[str] = Field(default_factory=list, max_length=32)
     """Ended without a probe: the quality factors that did not pass, worst first."""
 

@@ -70,6 +70,15 @@ def notice_silence(environ: Mapping[str, Any]) -> None:
         connection.notice_silence()
 
 
+def server_address(environ: Mapping[str, Any]) -> tuple[str, int]:
+    """The address and port of this machine to which the client has connected."""
+    connection: ClientSocket | None = environ.get("gunicorn.socket")
+    if connection is None:
+        return environ["SERVER_NAME"], int(environ["SERVER_PORT"])
+    host, port = connection.raw.getsockname()[:2]
+    return host.removeprefix("::ffff:"), port
+
+
 def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
     """Asks the connection of a request whether the client has closed it, without waiting."""
     connection = environ.get("gunicorn.socket")

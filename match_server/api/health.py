@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
+from match_server.api.constant import ConstantAnswer
 from match_server.api.endpoint import Endpoint
 from match_server.migrations import current_revision, head_revision
 from match_server.schemas.health import Alive, Check, Ready
@@ -18,6 +19,7 @@ def health_endpoints(
 ) -> list[Endpoint]:
     """Calls without a key. `warmed` says whether the galleries are loaded."""
     alive = Alive(version=version("muster"))
+    contract = ConstantAnswer(lambda: jsonify(document()))
     return [
         Endpoint(
             "GET", "/healthz", "health", "The process answers",
@@ -29,7 +31,7 @@ def health_endpoints(
         ),
         Endpoint(
             "GET", "/openapi.json", "health", "This contract, as OpenAPI 3.1",
-            handle=lambda: jsonify(document()), permission=None,
+            handle=contract, permission=None,
         ),
     ]  # fmt: skip
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import segno
-from flask import Blueprint, g, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, Request, g, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
+from match_server.api.backlog import server_address
 from match_server.api.errors import status_of
 from match_server.schemas.devices import DeviceDetail, DeviceQuery, LedgerQuery
 from match_server.services.law.chain import Actor, act_as
 from match_server.services.law.keys import Permission
 from match_server.services.wiring import Services
-from shared.errors import MusterError, NotFound
+from shared.errors import Conflict, MusterError, NotFound
 from shared.invitations import Invitation, plain_code
 
 _SHOWN = 50  # boxes on one page
@@ -108,14 +109,12 @@ def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
                 given = request.form.get("key", "").strip()
                 admin = gatekeeper.admit_form(request, given, Permission.ADMINISTER)
                 act_as(Actor(who=f"key {admin.key_id}", role=admin.role, request_id=g.request_id))
+                address = services.settings.public_url or _address_of(request)
                 made = services.device_codes.make(device)
             except MusterError as error:
                 values["error"], status = error.message, status_of(error)
             else:
-                told = (
-                    made.invitation
-                    or Invitation(request.url_root.rstrip("/"), plain_code(made.code)).text()
-                )
+                told = made.invitation or Invitation(address, plain_code(made.code)).text()
                 picture = segno.make(told, error="m", micro=False)
                 values["made"] = made
                 values["picture"] = picture.svg_inline(
@@ -123,6 +122,21 @@ def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
                 )
                 values["server"] = Invitation.read(told).server
         return make_response(render_template("invite.html", **values), status)
+
+
+def _address_of(asked: Request) -> str:
+    """The address by which the request reached this machine.
+
+    The name that a browser sends (`Host`) is not asked: a page of somebody else may have chosen it,
+    and a box would then send its probes there. Raises Conflict where only a name would do.
+    """
+    if asked.scheme != "http" or "X-Forwarded-For" in asked.headers:
+        raise Conflict(
+            "boxes need the address by which they reach this server: set public_url "
+            "(MUSTER_PUBLIC_URL) and start the server again"
+        )
+    host, port = server_address(asked.environ)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _shown(services: Services, name: str, now: datetime) -> Shown:

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, EDITING_COOKIE, SESSION_S, Gatekeeper
+from match_server.api.constant import ConstantAnswer
 from match_server.api.errors import http_error, status_of
 from match_server.pages.calibration import add_calibration_page
 from match_server.pages.cookies import give_cookie, take_cookie
@@ -108,12 +109,13 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
 
     add_calibration_page(blueprint, services, gatekeeper)
 
-    @blueprint.get("/docs")
-    def docs() -> AnyResponse:
+    def documentation() -> Response:
         page = render_template(
             "docs.html", api=document(), resolve=_resolver, calls_by_tag=_calls_by_tag
         )
         return make_response(page)
+
+    blueprint.add_url_rule("/docs", "docs", ConstantAnswer(documentation), methods=["GET"])
 
     add_device_pages(blueprint, services, gatekeeper)
     add_event_pages(blueprint, services, gatekeeper)

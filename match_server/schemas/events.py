@@ -102,7 +102,10 @@ class StreamQuery(_EventFilters):
 
 class SnapshotQuery(ApiModel):
     revision: int | None = Field(
-        default=None, ge=0, description="Tells a browser that the thumbnail may have changed."
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Tells a browser that the thumbnail may have changed.",
     )
 
 

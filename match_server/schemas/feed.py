@@ -70,7 +70,10 @@ class FollowerQuery(Paging):
     collection: Name | None = None
     device: Name | None = None
     behind: int | None = Field(
-        default=None, ge=0, description="Only those that hold something and are not yet here."
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Only those that hold something and are not yet here.",
     )
 
 

@@ -76,7 +76,10 @@ class SearchForm(ApiModel):
         "then named once: where two faces are alike one person, the better keeps the name.",
     )
     min_seq: int | None = Field(
-        default=None, ge=0, description="Wait (2 s at most) until this write can be found."
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Wait (2 s at most) until this write can be found.",
     )
 
     @model_validator(mode="after")

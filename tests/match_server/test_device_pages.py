@@ -92,6 +92,29 @@ def test_an_invitation_is_for_an_admin_and_shown_as_a_picture(make_api):
     assert missing.status_code == 404
 
 
+def test_an_invitation_never_names_a_server_that_the_browser_named(make_api):
+    api = make_api()
+    api.ok("POST", "/v1/devices", json={"name": "door-1"})
+    api.client.post("/login", data={"key": api.key("viewer")})
+    cookie = f"muster_session={api.client.get_cookie('muster_session').value}"
+    browser = api.client.application.test_client(use_cookies=False)
+
+    def invite(scheme):
+        return browser.post(
+            "/devices/door-1/invite",
+            data={"key": api.key("admin")},
+            headers={"Host": "evil.example", "Cookie": cookie},
+            environ_overrides={"wsgi.url_scheme": scheme},
+        )
+
+    made = invite("http").get_data(as_text=True)
+    assert "--server http://localhost:80 " in made
+    assert "evil.example" not in made
+    by_tls = invite("https")
+    assert by_tls.status_code == 409
+    assert "public_url" in by_tls.get_data(as_text=True)
+
+
 def test_boxes_that_need_somebody_come_first(make_api):
     api = make_api(open_page=True)
     for name in ("door-1", "door-2", "door-3"):

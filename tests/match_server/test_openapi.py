@@ -46,6 +46,50 @@ def test_operation_ids_are_unique_and_calls_say_what_they_need(document):
             assert call["summary"]
 
 
+def _whole_numbers(schema, where, known):
+    """Where a schema takes whole numbers without a lower or an upper bound."""
+    name = schema.get("$ref", "").rpartition("/")[2]
+    if name:
+        inner = {one: known[one] for one in known if one != name}  # a circle is walked once
+        yield from _whole_numbers(known.get(name, {}), f"{where}:{name}", inner)
+    bounds = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    if schema.get("type") == "integer" and not {"const", "enum"} & schema.keys():
+        yield from (where for bound in bounds if not bound & schema.keys())
+    parts = [(where, one) for kind in ("anyOf", "oneOf", "allOf") for one in schema.get(kind, [])]
+    parts += [(f"{where}.{key}", one) for key, one in schema.get("properties", {}).items()]
+    parts += [(f"{where}[]", one) for one in schema.get("prefixItems", [])]
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            parts.append((f"{where}[]", schema[key]))
+    for place, part in parts:
+        yield from _whole_numbers(part, place, known)
+
+
+def test_every_whole_number_that_a_request_holds_is_bounded(document):
+    """The database takes 64 bits; a larger one would be an error of the server."""
+    schemas, unbounded = document["components"]["schemas"], []
+    for path, methods in document["paths"].items():
+        for method, call in methods.items():
+            bodies = call.get("requestBody", {}).get("content", {}).values()
+            for schema in (
+                *(one["schema"] for one in call["parameters"]),
+                *(one["schema"] for one in bodies),
+            ):
+                unbounded += _whole_numbers(schema, f"{method} {path} ", schemas)
+    assert unbounded == []
+
+
+def test_the_document_and_its_page_are_made_once_and_known_by_their_tag(api, monkeypatch):
+    for path in ("/openapi.json", "/docs"):
+        first = api.client.get(path)
+        monkeypatch.setattr("match_server.app.openapi_document", None)  # cannot be made again
+        again = api.client.get(path)
+        assert (again.status_code, again.data) == (200, first.data)
+        known = api.client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+        assert (known.status_code, known.data) == (304, b"")
+        monkeypatch.undo()
+
+
 def test_examples_are_what_their_schemas_ask_for(document):
     for methods in document["paths"].values():
         for call in methods.values():

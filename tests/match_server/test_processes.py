@@ -271,6 +271,20 @@ def test_a_body_that_drips_is_cut_off_after_the_whole_time_that_it_has(impatient
     assert "Traceback" not in log.read_text()
 
 
+def test_a_program_on_this_machine_cannot_say_by_which_way_it_came(impatient):
+    base, _, _ = impatient
+    for headers in (
+        {"SCRIPT_NAME": "/elsewhere"},
+        {"X-Forwarded-Proto": "https"},
+        {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off"},
+        {"X-Forwarded-Protocol": "ssl", "X-Forwarded-Host": "elsewhere", "X-Forwarded-Port": "1"},
+        {"X-Forwarded-Prefix": "/elsewhere", "Forwarded": "for=192.0.2.1;proto=https"},
+    ):
+        answer = requests.get(f"{base}/healthz", headers=headers, timeout=20)
+        assert answer.status_code == 200, headers
+        assert "Strict-Transport-Security" not in answer.headers, headers
+
+
 def _lose_power(connection):
     """From now on the machine at this end of the connection is silent: the kernel drops all."""
     drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
