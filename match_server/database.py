@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _NOT_KNOWN = (
     "the database went away before it said whether this is stored: look, before trying again"
 )
 _LISTEN_S = 0.5
+_SOON_S = 1.0  # after which a write takes long
 _SHORTEST_LIST = 8
 
 
@@ -56,6 +58,36 @@ class Reader(Protocol):
     def execute(self, statement: Any, params: Any, /) -> Iterable[Any]: ...
 
 
+class _Turn:
+    """The right to write, which one thread of this process has at a time."""
+
+    def __init__(self, waiting: int) -> None:
+        self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(waiting)
+        self._taken_s = 0.0  # when, the last time
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Raises Unavailable when the write before takes too long, or too many wait for it."""
+        soon_s = self._taken_s + _SOON_S - time.monotonic()
+        if not self._lock.acquire(timeout=max(0.0, soon_s)):
+            self._wait()
+        self._taken_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _wait(self) -> None:
+        if not self._waiting.acquire(blocking=False):
+            raise Unavailable(_NO_ANSWER)
+        try:
+            if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1e3 - _SOON_S):
+                raise Unavailable(_NO_ANSWER)
+        finally:
+            self._waiting.release()
+
+
 class Database:
     """Sessions over one database, SQLite or PostgreSQL.
 
@@ -63,16 +95,21 @@ class Database:
     that what it has read stays true until its commit, which is on the disk before it returns.
     The writers of this process queue here, so that one connection is enough for them and each
     goes on at once (SQLite would let them sleep and try again). Readers never wait for writers.
+
+    While one write takes long, `waiting_writers` wait for it, and further ones are refused after a
+    second: else a locked database would hold every thread, also those that only read.
     """
 
-    def __init__(self, url: str | URL, *, connections: int = CONNECTIONS) -> None:
+    def __init__(
+        self, url: str | URL, *, connections: int = CONNECTIONS, waiting_writers: int = 1000
+    ) -> None:
         self.url = parsed_url(url)
         self._engine = open_engine(self.url, connections)
         self._most = connections if not self.is_sqlite else SQLITE_CONNECTIONS
         dbapi: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = dbapi.Error
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
-        self._turn = threading.Lock()
+        self._turn = _Turn(waiting_writers)
         self.bell = Bell(None if self.is_sqlite else self._listen)
         self._reader = self._engine.execution_options(**read_options(self.url))
         self._writer = self._engine.execution_options(muster_writes=True)
@@ -108,7 +145,7 @@ class Database:
         commit was asked for: the database may have done it and had no time to say so.
         """
         with (
-            self._turn_to_write(),
+            self._turn.taken(),
             _translated(),
             Session(self._writer, expire_on_commit=False) as session,
         ):
@@ -184,22 +221,13 @@ class Database:
             connection.close()
 
     @contextmanager
-    def _turn_to_write(self) -> Iterator[None]:
-        if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1e3):
-            raise Unavailable(_NO_ANSWER)
-        try:
-            yield
-        finally:
-            self._turn.release()
-
-    @contextmanager
     def connection(self, *, patient: bool = False) -> Iterator[Connection]:
         """A bare connection in a write transaction, for migrations. `patient` as in `read`.
 
         SQLite changes a table by copying it and dropping the old one, which must not take the rows
         with it that refer to it: foreign keys are looked at when all is done instead.
         """
-        with self._turn_to_write(), _translated(), self._writer.connect() as connection:
+        with self._turn.taken(), _translated(), self._writer.connect() as connection:
             driver: Any = connection.connection.dbapi_connection
             if self.is_sqlite:
                 driver.execute("PRAGMA foreign_keys = OFF")

@@ -157,7 +157,11 @@ def build_services(
     faces = faces or face_engine(settings.model_pack, settings.picture_limits, detector)
     find_engine = find_engine or find_installed(settings.picture_limits, detector)
     engines = Engines(faces, find_engine)
-    database = Database(settings.sqlalchemy_url, connections=settings.database_connections)
+    database = Database(
+        settings.sqlalchemy_url,
+        connections=settings.database_connections,
+        waiting_writers=max(1, settings.threads // 4),
+    )
     vault = Vault(settings.keyring)
     secrets = Secrets(vault)
     points = OperatingPoints(database, clock, references or ReferenceCalibrations())

@@ -9,11 +9,12 @@ import re
 import selectors
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -327,6 +328,28 @@ def test_answers_that_are_read_late_come_whole_and_in_order(server):
         answers = connection.makefile("rb").read()
     assert answers.count(text) == 401
     assert len(answers) < 401 * (len(text) + 1000)
+
+
+def test_a_locked_database_holds_few_threads_and_searches_go_on(patient, helpers):
+    base, admin, log = patient
+    client = Client(base, admin)
+    vector = helpers.encode(helpers.unit_vector(1))
+    client.search(vector)
+    locking = sqlite3.connect(log.parent / "data" / "muster.db", isolation_level=None)
+    with contextlib.closing(locking), ThreadPoolExecutor(12) as pool:
+        locking.execute("BEGIN IMMEDIATE")
+        began_s = time.monotonic()
+        path = "/v1/collections/default/persons"
+        writers = [pool.submit(client, "POST", path, json={"name": f"P{n}"}) for n in range(12)]
+        refused = next(as_completed(writers)).result()
+        client.search(vector)
+        took_s = time.monotonic() - began_s
+        locking.rollback()
+        statuses = {one.result().status_code for one in writers}
+    assert took_s < 10, "the search waited for the writers, each of which waits for 10 s"
+    assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert statuses == {201, 503}
 
 
 REFUSED = {
