@@ -38,6 +38,7 @@ _NO_ANSWER = "the database does not answer: locked, full or not reachable; try a
 _NOT_KNOWN = (
     "the database went away before it said whether this is stored: look, before trying again"
 )
+_NO_ROOM = "the database cannot hold a value: too long, too large, or with a NUL character in it"
 _LISTEN_S = 0.5
 _SOON_S = 1.0  # after which a write takes long
 _SHORTEST_LIST = 8
@@ -108,6 +109,7 @@ class Database:
         self._most = connections if not self.is_sqlite else SQLITE_CONNECTIONS
         dbapi: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = dbapi.Error
+        self._bad_value: type[Exception] = dbapi.DataError
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
         self._turn = _Turn(waiting_writers)
         self.bell = Bell(None if self.is_sqlite else self._listen)
@@ -192,6 +194,10 @@ class Database:
             yield connection.cursor()
             if not self.is_sqlite:
                 driver.autocommit = False
+        except self._bad_value as error:
+            if not self.is_sqlite:
+                driver.autocommit = False
+            raise MalformedInput(_NO_ROOM) from error
         except self._driver_error as error:
             if not self.is_sqlite:
                 connection.invalidate(error)
@@ -286,9 +292,7 @@ def _translated() -> Iterator[None]:
     except (OperationalError, NoConnectionFree) as error:
         raise Unavailable(_NO_ANSWER) from error
     except DataError as error:
-        raise MalformedInput(
-            "the database cannot hold a value: too long, too large, or with a NUL character in it"
-        ) from error
+        raise MalformedInput(_NO_ROOM) from error
     except DBAPIError as error:
         # Its text may hold names.
         state = getattr(error.orig, "sqlstate", None)

@@ -28,7 +28,7 @@ from match_server.services.searches.scopes import Scope
 from match_server.services.storing.readable import Readable, read_templates
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Change, Collection, Template
-from shared.errors import ModelMismatch, Unavailable
+from shared.errors import CollectionUnavailable, ModelMismatch
 from shared.gallery import Gallery, MissingChanges, SegmentedGallery, SharedGallery
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class GalleryFollower:
         """Apply what was committed before this call.
 
         With `compare`, and whenever the gallery is opened, its templates are compared with the
-        database's; one that differs is rebuilt. Raises Unavailable, ModelMismatch.
+        database's; one that differs is rebuilt. Raises CollectionUnavailable, ModelMismatch.
         """
         gallery = self._gallery
         if gallery is not None and gallery.damage is None and not compare:
@@ -101,7 +101,9 @@ class GalleryFollower:
                 if self._brought_up(gallery, compare=compare):
                     self._gallery = gallery  # only now: nobody searches one that is half loaded
                     return Reached(gallery, gallery.watermark)
-        raise Unavailable("other processes write the gallery's files all the time; try again")
+        raise CollectionUnavailable(
+            "other processes write the gallery's files all the time; try again"
+        )
 
     def _brought_up(self, gallery: SegmentedGallery, *, compare: bool) -> bool:
         """Bring the gallery to the feed's position; False: other processes interfered, try again.

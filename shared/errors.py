@@ -124,7 +124,11 @@ class KeptElsewhere(Unavailable):
     code = "kept_elsewhere"
 
 
-class KeyMissing(Unavailable):
+class CollectionUnavailable(Unavailable):
+    """One collection cannot be searched at the moment; others can."""
+
+
+class KeyMissing(CollectionUnavailable):
     """What is encrypted cannot be read, because the key for it was not given."""
 
     code = "key_missing"

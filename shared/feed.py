@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, Field, model_validator
 
-from shared.messages import Name, WireMessage
+from shared.messages import Name
 from shared.template import MAX_DIMENSION
+from shared.wire_model import WireModel
 
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 Seq = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class FeedPerson(WireMessage):
+class FeedPerson(WireModel):
     """A person whose templates a follower holds."""
 
     number: Number
@@ -27,7 +28,7 @@ class FeedPerson(WireMessage):
     expires_at: AwareDatetime | None = None  # nobody from this moment on
 
 
-class FeedTemplates(WireMessage):
+class FeedTemplates(WireModel):
     """Templates, column by column."""
 
     numbers: list[Number] = Field(default_factory=list)
@@ -61,7 +62,7 @@ class FeedTemplates(WireMessage):
         return np.frombuffer(raw, dtype="<f2").reshape(len(self.numbers), dimension)
 
 
-class Gallery(WireMessage):
+class Gallery(WireModel):
     """What is followed, and how a candidate list of it is decided."""
 
     collection: Name
@@ -73,7 +74,7 @@ class Gallery(WireMessage):
     margin: float = Field(ge=0, le=2)
 
 
-class FeedChanges(WireMessage):
+class FeedChanges(WireModel):
     """What happened to a gallery after a number of the feed.
 
     To be applied in this order: `left`, `removed`, `persons`, `templates`. A template that is held
@@ -90,7 +91,7 @@ class FeedChanges(WireMessage):
     templates: FeedTemplates = FeedTemplates()
 
 
-class SnapshotHead(WireMessage):
+class SnapshotHead(WireModel):
     """First line of a snapshot. It is whole once the changes after `seq` are applied to it."""
 
     kind: Literal["head"] = "head"
@@ -99,7 +100,7 @@ class SnapshotHead(WireMessage):
     at: AwareDatetime
 
 
-class SnapshotPart(WireMessage):
+class SnapshotPart(WireModel):
     """Some templates by ascending number, and the persons that they are of."""
 
     kind: Literal["part"] = "part"
@@ -108,7 +109,7 @@ class SnapshotPart(WireMessage):
     templates: FeedTemplates
 
 
-class SnapshotEnd(WireMessage):
+class SnapshotEnd(WireModel):
     """Last line: without it, and unless the digest fits, the snapshot was cut short."""
 
     kind: Literal["end"] = "end"

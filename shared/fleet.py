@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from shared.clock import sensible
-from shared.messages import Name, WireMessage
+from shared.messages import Name
+from shared.wire_model import WireModel
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Moment = Annotated[AwareDatetime, AfterValidator(sensible)]
 
 
-class LedgerDay(WireMessage):
+class LedgerDay(WireModel):
     """Why faces before one camera were or were not recognised, on one day (UTC), so far.
 
     Totals, so a later message replaces an earlier one and a lost one costs nothing.
@@ -27,7 +28,7 @@ class LedgerDay(WireMessage):
     `covered`: of those with a probe, tracks that showed a covered face only."""
 
 
-class CameraHealth(WireMessage):
+class CameraHealth(WireModel):
     """One camera, as its box sees it."""
 
     camera: Name
@@ -40,7 +41,7 @@ class CameraHealth(WireMessage):
     error: str | None = Field(default=None, max_length=500)
 
 
-class HealthMessage(WireMessage):
+class HealthMessage(WireModel):
     """How a box is, every 30 seconds. What a machine cannot tell is null."""
 
     schema_version: Literal[1] = 1
@@ -72,7 +73,7 @@ class HealthMessage(WireMessage):
     ledger: list[LedgerDay] = Field(default_factory=list, max_length=512)
 
 
-class HealthAnswer(WireMessage):
+class HealthAnswer(WireModel):
     """The server's word on one health message, from which the box measures its clock's offset."""
 
     schema_version: Literal[1] = 1
@@ -82,7 +83,7 @@ class HealthAnswer(WireMessage):
     config_revision: Count  # of the configuration that is desired now
 
 
-class DesiredConfig(WireMessage):
+class DesiredConfig(WireModel):
     """What the owner wants a box to run with; the box takes all of it or nothing."""
 
     schema_version: Literal[1] = 1
@@ -91,7 +92,7 @@ class DesiredConfig(WireMessage):
     """Parts of the agent's settings that replace those of its file: `cameras`, `shots`, …"""
 
 
-class ReportedConfig(WireMessage):
+class ReportedConfig(WireModel):
     """What a box runs with, and what became of the last configuration that was wanted."""
 
     schema_version: Literal[1] = 1
@@ -104,7 +105,7 @@ class ReportedConfig(WireMessage):
     at: Moment
 
 
-class DeviceGrant(WireMessage):
+class DeviceGrant(WireModel):
     """What a box gets for its enrollment code, once."""
 
     schema_version: Literal[1] = 1

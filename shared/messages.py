@@ -4,11 +4,12 @@ import base64
 import binascii
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, Field, field_validator
 
 from shared.clock import sensible
 from shared.ids import NAME_PATTERN, UUID_PATTERN
 from shared.quality import Pose, Quality
+from shared.wire_model import WireModel
 
 SCHEMA_VERSION = 1
 MAX_THUMBNAIL_BYTES = 65_536
@@ -19,13 +20,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 _Side = Annotated[int, Field(ge=1, le=65_535)]  # of a frame
 
 
-class WireMessage(BaseModel):
-    """Base of all messages: unknown fields are refused, values never change, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LocalDecision(WireMessage):
+class LocalDecision(WireModel):
     """What the box itself made of a probe, with the gallery that it holds."""
 
     collection: Name
@@ -35,7 +30,7 @@ class LocalDecision(WireMessage):
     seq: int = Field(ge=0, lt=2**63)  # of the change feed, that the box's gallery had reached
 
 
-class ProbeMessage(WireMessage):
+class ProbeMessage(WireModel):
     """One best shot of one track: a template to be searched, and what is known about it."""
 
     schema_version: Literal[1] = 1
@@ -86,7 +81,7 @@ class ProbeMessage(WireMessage):
         return None if self.thumbnail is None else _decode_base64(self.thumbnail)
 
 
-class LocalEventMessage(WireMessage):
+class LocalEventMessage(WireModel):
     """What a box knew by itself, told to whoever is near. The server's event comes later, and wins.
 
     It says `local`, as no message of the server does: who opens a door by it trusts the box alone.
@@ -106,7 +101,7 @@ class LocalEventMessage(WireMessage):
     shots: int = Field(default=1, ge=1, le=64)  # of the track, that the decision rests on
 
 
-class ProbeReceipt(WireMessage):
+class ProbeReceipt(WireModel):
     """What became of one probe: stored (`accepted`, `duplicate`) or never to be (`refused`)."""
 
     probe_id: str = Field(max_length=80)
@@ -115,14 +110,14 @@ class ProbeReceipt(WireMessage):
     message: str | None = None  # and its sentence
 
 
-class ReceiptMessage(WireMessage):
+class ReceiptMessage(WireModel):
     """The server's answer to one device over MQTT; the box forgets the probes that it names."""
 
     schema_version: Literal[1] = 1
     receipts: list[ProbeReceipt] = Field(min_length=1, max_length=1000)
 
 
-class StatusMessage(WireMessage):
+class StatusMessage(WireModel):
     """Retained: said by the box when it comes, by the broker (last will) when it is gone."""
 
     schema_version: Literal[1] = 1
@@ -130,7 +125,7 @@ class StatusMessage(WireMessage):
     online: bool
 
 
-class TrackMessage(WireMessage):
+class TrackMessage(WireModel):
     """A face came into a camera's view, or left it. For now, not for ever: never stored late."""
 
     schema_version: Literal[1] = 1

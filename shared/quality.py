@@ -1,22 +1,20 @@
 """Pose and quality of a face, as they are measured, sent and stored."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from shared.wire_model import WireModel
 
 
-class Pose(BaseModel):
+class Pose(WireModel):
     """Head pose in degrees as the camera sees it: yaw left to right, pitch up, roll clockwise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     yaw: float = Field(ge=-180, le=180)
     pitch: float = Field(ge=-180, le=180)
     roll: float = Field(ge=-180, le=180)
 
 
-class QualityFactor(BaseModel):
+class QualityFactor(WireModel):
     """One measured property of a face picture with the range in which it passes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, max_length=40)
     value: float
@@ -25,10 +23,8 @@ class QualityFactor(BaseModel):
     passed: bool
 
 
-class Quality(BaseModel):
+class Quality(WireModel):
     """How fit a face picture is for recognition."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     score: float = Field(ge=0, le=1)  # one number for choosing the best shot; higher is better
     factors: tuple[QualityFactor, ...] = Field(default=(), max_length=64)

@@ -27,7 +27,7 @@ from match_server.services.law.keys import Permission, Principal
 from match_server.services.seen.events import Events, Update
 from match_server.services.seen.probes import Probes
 from match_server.services.wiring import Services
-from shared.errors import Forbidden, MalformedInput, Unavailable
+from shared.errors import Forbidden, MalformedInput, MusterError, Unavailable
 from shared.messages import ProbeMessage
 
 MAX_PROBES = 256
@@ -145,11 +145,11 @@ def _read(item: object, principal: Principal) -> ProbeMessage | ProbeResult:
     return message
 
 
-def refused(item: object, error: MalformedInput) -> ProbeResult:
+def refused(item: object, error: MusterError) -> ProbeResult:
     """The answer to a probe that is none, under whatever id it gave itself."""
     given = item.get("probe_id") if isinstance(item, dict) else None
     return ProbeResult(
-        probe_id=given[:80] if isinstance(given, str) else "",
+        probe_id=given[:80] if isinstance(given, str) and given.isprintable() else "",
         status="refused",
         code=error.code,
         message=error.message,

@@ -7,15 +7,18 @@ from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import from_json
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.formparser import FormDataParser
 
 from match_server.schemas.base import InText
 from shared.errors import MalformedInput, UnsupportedMedia
+from shared.wire_model import NO_NUL, holds_nul
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_PROBLEMS = 20
+_LONGEST_FIELD = 200
 
 
 class BoundedRequest(Request):
@@ -77,9 +80,12 @@ def require_json(request: Request) -> None:
 def validated(model: type[Model], values: Any) -> Model:
     """Values as `model`. Raises MalformedInput without repeating the values."""
     try:
-        return model.model_validate(values)
+        checked = model.model_validate(values)
     except ValidationError as error:
         raise malformed(error) from None
+    if holds_nul(values):
+        raise MalformedInput(NO_NUL)
+    return checked
 
 
 def validated_json(model: type[Model], data: bytes) -> Model:
@@ -87,10 +93,14 @@ def validated_json(model: type[Model], data: bytes) -> Model:
 
     A byte order mark before it is passed over: programs on Windows write one.
     """
+    text = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return model.model_validate_json(data.removeprefix(codecs.BOM_UTF8), strict=True)
+        checked = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise malformed(error) from None
+    if rb"\u0000" in text and holds_nul(from_json(text)):  # JSON has no other way to write one
+        raise MalformedInput(NO_NUL)
+    return checked
 
 
 def malformed(error: ValidationError) -> MalformedInput:
@@ -107,7 +117,9 @@ class _AnyObject(BaseModel, extra="allow"):
 
 
 def _field(item: Any) -> str:
-    return ".".join(str(part) for part in item["loc"]) or "body"
+    """Where the problem is; of a name that the sender made up, as much as can be shown."""
+    path = ".".join(str(part) for part in item["loc"])[:_LONGEST_FIELD]
+    return (path if path.isprintable() else ascii(path)) or "body"
 
 
 def _plain(item: Any) -> str:

@@ -3,9 +3,13 @@
 The broker keeps a probe until this process has acknowledged it, and it is acknowledged only after
 its transaction is on the disk. The box keeps it until the receipt, published after that, names it.
 Whoever dies in between, somebody still has the probe; the probe id makes the second copy harmless.
+
+One device's trouble never stands before another's probes. What can never be stored is refused and
+acknowledged. What cannot be stored now for a reason of its own (its collection is gone or locked)
+is acknowledged without a receipt: its box sends it again. Only while the database or the disk is
+away, for everybody, a probe stays unacknowledged.
 """
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -17,12 +21,20 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from match_server.api.live import refused
 from match_server.api.requests import malformed
 from match_server.mqtt.broker import Broker, client_of, why_no_broker
 from match_server.schemas.events import ProbeResult
-from shared.errors import MalformedInput, MusterError
+from shared.errors import (
+    CollectionUnavailable,
+    Forbidden,
+    MalformedInput,
+    ModelMismatch,
+    MusterError,
+    Unavailable,
+)
 from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
 from shared.service import Watchdog, notify
 from shared.topics import DeviceTopics, TopicKind, any_device
@@ -41,7 +53,9 @@ _LONGEST_PAUSE_S = 30.0
 class Intake(Protocol):
     """What the consumer asks of the server."""
 
-    def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult: ...
+    def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult:
+        """Raises CollectionUnavailable for this probe's trouble, Unavailable for everybody's."""
+        ...
 
     def note_status(self, site: str, message: StatusMessage) -> None: ...
 
@@ -50,8 +64,8 @@ class Intake(Protocol):
 class Listening:
     """What is done with one more kind of message from boxes.
 
-    `take` gets the device that the topic names and the payload. A MusterError that it raises means
-    that the message is to come again; what can never be read it leaves aside and logs.
+    `take` gets the device that the topic names and the payload. Unavailable, if it raises that,
+    means that the message is to come again; what can never be read it leaves aside and logs.
     """
 
     kind: TopicKind
@@ -150,7 +164,7 @@ class Consumer:
             return  # not acknowledged: the broker gives it to another, or to us next time
         try:
             receipt = self._take(message)
-        except MusterError as error:
+        except Unavailable as error:
             # Without an acknowledgement the broker sends it again, once we are back.
             log.warning("a probe cannot be stored now", extra={"reason": error.message})
             client.disconnect()
@@ -161,7 +175,22 @@ class Consumer:
             client.publish(topic, body, qos=1)
 
     def _take(self, message: mqtt.MQTTMessage) -> tuple[str, str] | None:
-        """Store what has come; answers the receipt to be published and its topic."""
+        """Store what has come; answers the receipt to be published and its topic.
+
+        Raises Unavailable only, where nothing can be stored now, whoever sends it.
+        """
+        try:
+            return self._stored(message)
+        except MusterError as error:
+            if isinstance(error, Unavailable) and not isinstance(error, CollectionUnavailable):
+                raise
+            extra = {"topic": message.topic, "reason": error.message}
+            log.warning("a message is left aside: its sender may send it again", extra=extra)
+        except Exception:  # it would end this process, and at each start again
+            log.exception("a message is left aside: a fault of this program")
+        return None
+
+    def _stored(self, message: mqtt.MQTTMessage) -> tuple[str, str] | None:
         try:
             topics, kind = DeviceTopics.parse(message.topic)
         except MalformedInput:
@@ -193,13 +222,12 @@ class Consumer:
         except ValidationError as error:
             return refused(_object(payload), malformed(error))
         if probe.device != topics.device:
-            return ProbeResult(
-                probe_id=probe.probe_id,
-                status="refused",
-                code="forbidden",
-                message=f"device {topics.device!r} may not speak for {probe.device!r}",
-            )
-        return self._intake.accept(probe, site=topics.site)
+            why = f"device {topics.device!r} may not speak for {probe.device!r}"
+            return refused({"probe_id": probe.probe_id}, Forbidden(why))
+        try:
+            return self._intake.accept(probe, site=topics.site)
+        except (MalformedInput, ModelMismatch) as error:  # and will be so for ever
+            return refused({"probe_id": probe.probe_id}, error)
 
     def _take_status(self, topics: DeviceTopics, payload: bytes | bytearray) -> None:
         if not payload:
@@ -222,6 +250,6 @@ def _connect_properties() -> Properties:
 
 def _object(payload: bytes | bytearray) -> object:
     try:
-        return json.loads(payload)
-    except (ValueError, RecursionError):  # the latter where it is nested without end
+        return from_json(bytes(payload))  # unlike `json`, it takes no half of a surrogate pair
+    except ValueError:
         return None

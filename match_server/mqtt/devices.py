@@ -62,6 +62,8 @@ class DeviceDesk:
                 log.warning(
                     "no desk for devices: no broker", extra={"reason": why_no_broker(error)}
                 )
+            except Exception:  # a fault of this program: it would end this thread for good
+                log.exception("the desk for devices failed; it begins anew")
             self._stop.wait(_PAUSE_S)
 
     def stop(self) -> None:
@@ -108,6 +110,8 @@ class DeviceDesk:
         except MusterError as error:  # health comes again; a report is retained
             extra = {"device": topics.device, "reason": error.message}
             log.warning("what a device says of itself cannot be kept now", extra=extra)
+        except Exception:  # it would stand before what all other devices say
+            log.exception("what a device says of itself is left aside: a fault of this program")
 
     def _note_retained(self, topics: DeviceTopics, body: str) -> None:
         if body:

@@ -19,8 +19,11 @@ from demo.processes import find_broker
 from match_server.ingest import Consumer, broker_of
 from match_server.mqtt.broker import client_of, why_no_broker
 from match_server.tables import Device
+from shared.envelope import Key
 from shared.errors import ConfigurationError, Unavailable
+from shared.messages import ProbeMessage
 from shared.topics import DeviceTopics
+from tests.attacks import mqtt as attacks
 
 BINARY = find_broker()
 needs_broker = [
@@ -89,7 +92,7 @@ class Box:
         assert subscribed.wait(PATIENCE_S)
 
     def send(self, payload, topic=TOPICS.probe, **options):
-        text = payload if isinstance(payload, str) else json.dumps(payload)
+        text = payload if isinstance(payload, str | bytes) else json.dumps(payload)
         self.client.publish(topic, text, qos=1, **options).wait_for_publish(PATIENCE_S)
 
     def close(self):
@@ -249,6 +252,95 @@ class TestOverABroker:
         waiting = start(api.services.probes)
         broker.start()
         waiting.wait()
+
+    @pytest.mark.parametrize("where", ["probe_id", "local"])
+    def test_text_that_no_database_keeps_is_refused_and_the_next_probe_is_taken(
+        self, api, helpers, start, box, where
+    ):
+        start(api.services.probes).wait()
+        odd = api.probe(helpers.unit_vector(1))
+        if where == "local":
+            local = {"collection": "default", "decision": "identified", "similarity": 0.6, "seq": 1}
+            odd["local"] = {**local, "person": "a\x00b"}
+            follow = {"collection": "default", "device": "door-1"}
+            api.call("GET", "/v1/snapshot", query_string=follow)  # so that the box holds a gallery
+        for half in ("\ud800", "\x00"):
+            box.send({**odd, "probe_id": half})
+        box.send(odd if where == "local" else "\ud800".encode("utf-8", "surrogatepass"))
+        good = api.probe(helpers.unit_vector(1), sequence=2)
+        box.send(good)
+        _until(lambda: good["probe_id"] in {one["probe_id"] for one in box.receipts}, "a receipt")
+        expected = [(odd["probe_id"], "refused")] if where == "local" else []
+        expected.append((good["probe_id"], "accepted"))
+        assert [(one["probe_id"], one["status"]) for one in box.receipts] == expected
+
+    @pytest.mark.parametrize("trouble", ["locked", "deleted"])
+    def test_probes_that_wait_for_one_collection_stand_before_no_other_box(
+        self, make_api, helpers, start, box, tmp_path, trouble
+    ):
+        (tmp_path / "master.key").write_text(Key.new().text)
+        key = {"encryption_key_file": tmp_path / "master.key"}
+        owner = make_api(**key)
+        for name in ("vault", "open"):
+            made = {"name": name, "encrypted": name == "vault"}
+            owner.ok("POST", "/v1/collections", json=made)
+        for device, collection in (("door-1", "open"), ("door-2", "vault")):
+            owner.ok("POST", "/v1/devices", json={"name": device, "collection": collection})
+        if trouble == "deleted":
+            owner.call("DELETE", "/v1/collections/vault")
+            owner.call("DELETE", "/v1/collections/default")
+        reader = owner if trouble == "deleted" else make_api()
+        consumer = start(reader.services.probes).wait()
+        theirs = DeviceTopics("home", "door-2").probe
+        waiting = [
+            reader.probe(helpers.unit_vector(1), device="door-2", sequence=number)
+            for number in range(1, 121)
+        ]
+        for probe in waiting:
+            box.send(probe, theirs)
+        box.send(reader.probe(helpers.unit_vector(1)))
+        _until(lambda: box.receipts, "the receipt of the other box")
+        consumer.stop()
+        # They are not lost: no receipt came, so their box sends them again.
+        if trouble == "deleted":
+            made = {"name": "default"}
+            owner.ok("POST", "/v1/collections", json=made)
+        again = owner.services.probes.accept(ProbeMessage.model_validate(waiting[0]))
+        assert again.status == "accepted"
+
+    def test_a_fault_of_the_program_at_one_probe_stands_before_no_other(
+        self, api, helpers, start, box
+    ):
+        intake = StumblingIntake(api.services.probes)
+        start(intake).wait()
+        box.send(api.probe(helpers.unit_vector(1), camera="odd"))
+        good = api.probe(helpers.unit_vector(1), sequence=2)
+        box.send(good)
+        _until(lambda: box.receipts, "a receipt")
+        assert [one["probe_id"] for one in box.receipts] == [good["probe_id"]]
+
+    def test_a_fuzzed_device_stands_before_no_other(self, api, helpers, settings, broker):
+        told = settings.model_copy(update={"broker": f"mqtt://127.0.0.1:{broker.port}"})
+        far = attacks.Far(broker.port)
+        with attacks.server_of(told, api.services) as stumbles:
+            attacks.attack(far, api.clock.now(), seed=11, blocks=3, model_id=helpers.MODEL)
+        far.close()
+        assert stumbles.seen == []
+
+
+class StumblingIntake:
+    """A fault of the program that probes of one camera bring out."""
+
+    def __init__(self, probes):
+        self._probes = probes
+
+    def accept(self, message, *, site=None):
+        if message.camera == "odd":
+            raise RuntimeError("nobody has thought of this")
+        return self._probes.accept(message, site=site)
+
+    def note_status(self, site, message):
+        pass
 
 
 class FailingIntake:

@@ -1,16 +1,22 @@
 """The wire contract: what is accepted, and what is refused with a reason."""
 
 import base64
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from shared.fleet import HealthMessage, ReportedConfig
 from shared.ids import new_id
-from shared.messages import MAX_THUMBNAIL_BYTES, ProbeMessage
+from shared.messages import MAX_THUMBNAIL_BYTES, ProbeMessage, TrackMessage
 from shared.quality import Quality, QualityFactor
 from shared.template import Template, encode_template, unit_rows
+from shared.wire_model import WireModel
+from tests.attacks.mqtt import valid_messages
 
 
 def a_probe(**changes: object) -> dict[str, object]:
@@ -76,3 +82,37 @@ def test_quality_names_what_did_not_pass() -> None:
     assert Quality(score=0.2, factors=(good, bad)).reasons == ["sharpness"]
     assert not Quality(score=0.2, factors=(good, bad)).passed
     assert Quality(score=0.9, factors=(good,)).passed
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("probe", ProbeMessage),
+        ("health", HealthMessage),
+        ("config/reported", ReportedConfig),
+        ("track", TrackMessage),
+    ],
+)
+def test_no_text_of_a_message_holds_what_a_database_does_not_keep(
+    kind: str, model: type[WireModel]
+) -> None:
+    message = valid_messages("box-1", datetime.now(UTC))[kind]
+    model.model_validate_json(json.dumps(message))
+    variants = list(with_nul(message))
+    assert len(variants) > 5
+    for variant in variants:
+        with pytest.raises(ValidationError):
+            model.model_validate_json(json.dumps(variant))
+
+
+def with_nul(value: Any) -> Iterator[Any]:
+    """The same value with a NUL character at the end of one of its texts or names."""
+    if isinstance(value, str):
+        yield value + "\x00"
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield {**value, name + "\x00": one}
+            yield from ({**value, name: odd} for odd in with_nul(one))
+    elif isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from ([*value[:place], odd, *value[place + 1 :]] for odd in with_nul(one))

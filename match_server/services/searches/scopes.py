@@ -8,7 +8,7 @@ from sqlalchemy.orm import aliased
 
 from match_server.database import Reader
 from match_server.tables import Calibration, Collection, Device, Json
-from shared.errors import NotFound, Unavailable
+from shared.errors import CollectionUnavailable, NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ def scope_named(reader: Reader, name: str) -> Scope:
 def scope_of_device(reader: Reader, device: str, default: str) -> Scope:
     """The collection that a device's probes search: its own, else the one named `default`.
 
-    Raises Unavailable when that is gone: probes wait until it is there again.
+    Raises CollectionUnavailable when that is gone: probes wait until it is there again.
     """
     for row in reader.execute(_OF_DEVICE, {"device": device, "default": default}):
         return Scope(*row)
-    raise Unavailable(
+    raise CollectionUnavailable(
         f"probes search the collection {default!r}, which is gone: "
         "create it, or name another in the settings"
     )

@@ -41,7 +41,7 @@ from match_server.services.storing.files import FileStore, Kept
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import Device, Probe
 from shared.clock import Clock
-from shared.errors import Conflict, MalformedInput, ModelMismatch, Unavailable
+from shared.errors import CollectionUnavailable, Conflict, MalformedInput, ModelMismatch
 from shared.messages import ProbeMessage, StatusMessage
 from shared.template import Template
 
@@ -111,7 +111,8 @@ class Probes:
         """Search, decide and store probes, in one transaction; a known one is a `duplicate`.
 
         A probe that can never be stored (model, template) is answered `refused`, without harm to
-        the others. Raises Unavailable, with nothing stored, when trying later may help.
+        the others. Raises Unavailable, with nothing stored, when trying later may help; where it
+        is one collection only that cannot be searched, CollectionUnavailable.
         """
         if not messages:
             return []
@@ -123,7 +124,7 @@ class Probes:
                 continue
             self._count(results)
             return results
-        raise Unavailable(
+        raise CollectionUnavailable(
             f"during each of {_TRIES} searches somebody was erased; send the probes again"
         )
 
@@ -267,7 +268,7 @@ class Probes:
         for device, searched in {one.message.device: one.scope for one in new}.items():
             scope = self._scope(reader, device)
             if scope.number != searched.number:
-                raise Unavailable(
+                raise CollectionUnavailable(
                     "the collection was replaced during the search; send the probe again"
                 )
             if scope != searched:
