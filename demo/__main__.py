@@ -34,6 +34,7 @@ from demo.watching import Watcher
 from models.samples import sample_path
 
 WORK = Path(__file__).parent.parent / "var" / "demo"
+_DEVICE = "demo-box"
 Transport = Literal["mqtt", "http"]
 
 
@@ -120,7 +121,7 @@ def _road(
     if program is None or transport == "http":
         key_file = data / "device.key"
         key_file.touch(mode=0o600)
-        key_file.write_text(create_key(data, "device"))
+        key_file.write_text(create_key(data, "device", _DEVICE))
         console.print("\nProbes travel over HTTP.")
         return "http", ["--server", url, "--key-file", str(key_file)]
     broker_url = stack.enter_context(broker(WORK, program))
@@ -138,7 +139,7 @@ def _watch(
     for camera, film in films.items():
         console.print(f"\n[bold]Camera {camera}[/bold] watches {film.name}")
         command = [str(BIN / "edge-agent"), "once", str(film), *road, "--camera", camera]
-        command += ["--device", "demo-box", "--state-dir", str(data / "agent"), "--json"]
+        command += ["--device", _DEVICE, "--state-dir", str(data / "agent"), "--json"]
         command += ["--realtime"] if realtime else []
         summaries.append(_run_agent(command, WORK / f"agent-{camera}.log"))
     return summaries

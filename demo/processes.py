@@ -79,8 +79,10 @@ def server(work: Path, data: Path, port: int) -> Iterator[str]:
         yield url
 
 
-def create_key(data: Path, role: str) -> str:
+def create_key(data: Path, role: str, device: str | None = None) -> str:
     command = [str(BIN / "match-server"), "key", "create", "--role", role, "--json"]
+    if device is not None:
+        command += ["--device", device]
     answer = subprocess.run([*command, "--data-dir", str(data)], check=True, capture_output=True)
     return str(json.loads(answer.stdout)["key"])
 

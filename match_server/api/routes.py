@@ -308,7 +308,7 @@ def key_endpoints(services: Services) -> list[Endpoint]:
             "POST", "/v1/keys", "keys", "Create a key; it is shown this once",
             handle=lambda body: do.create(body), permission=Permission.ADMINISTER,
             body=KeyCreate, answer=KeyCreated, status=201, errors=(400,),
-            example={"role": "device", "name": "front door"},
+            example={"role": "device", "name": "front door", "device": "front-door"},
         ),
         Endpoint(
             "GET", "/v1/keys", "keys", "List the keys, without the keys themselves",

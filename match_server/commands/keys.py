@@ -24,7 +24,7 @@ def key() -> None:
 @key.command("create")
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="What the key may do.")
 @click.option("--name", default="unnamed", help="Whose key it is, to find it again.")
-@click.option("--device", help="Role device: the only device that the key may speak for.")
+@click.option("--device", help="Role device: the one that the key speaks for.")
 @click.option("--days", type=click.IntRange(1, 36500), help="The key is worth nothing after that.")
 @data_dir
 @json_flag
@@ -46,7 +46,7 @@ def create_key(
 
     \b
     Example:
-      match-server key create --role device --name "front door" --data-dir /var/lib/muster
+      match-server key create --role device --device front-door --data-dir /var/lib/muster
     """
     from match_server.prepare import NoData, is_service_installed, open_keys, prepare, require_data
     from match_server.schemas.keys import KeyCreate
@@ -122,4 +122,6 @@ def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: An
 def _state(one: "KeyView", now: datetime) -> str:
     if one.revoked_at is not None:
         return "revoked"
+    if one.role == "device" and one.device is None:
+        return "refused"  # made before such a key had to name its device
     return "expired" if one.expires_at is not None and one.expires_at <= now else "valid"

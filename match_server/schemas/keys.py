@@ -13,7 +13,8 @@ class KeyCreate(ApiModel):
     role: Role
     name: Text = Field(default="unnamed", examples=["front door"])
     device: Name | None = Field(
-        default=None, description="Role device: the only device that the key may speak for."
+        default=None,
+        description="Role device, which needs it: the only device that the key may speak for.",
     )
 
     expires_at: Moment | None = Field(
@@ -24,6 +25,11 @@ class KeyCreate(ApiModel):
     def _device_for_devices(self) -> Self:
         if self.device is not None and self.role != "device":
             raise ValueError("only a key of role `device` is tied to a device")
+        if self.device is None and self.role == "device":
+            raise ValueError(
+                "a key of role `device` speaks for one device: say which (`device`), or let the "
+                "box fetch its key with an enrollment code"
+            )
         return self
 
 

@@ -124,7 +124,12 @@ def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
         Load("probes", _PROBES, "device", [f"[{','.join(messages[:_LIST])}]"], _LIST, 8, 20),
     ]
     roles: dict[str, Any] = {load.role: load.role for load in loads}
-    keys = {role: services.keys.create(KeyCreate(role=given)).key for role, given in roles.items()}
+    keys = {
+        role: services.keys.create(
+            KeyCreate(role=given, device="bench" if given == "device" else None)
+        ).key
+        for role, given in roles.items()
+    }
     return loads, keys
 
 

@@ -47,7 +47,7 @@ def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
         while file.write(bytes(1024)):
             pass
     key, log, config = (tmp_path / name for name in ("key", "agent.log", "agent.toml"))
-    key.write_text(create_key(running_server.data, "device"))
+    key.write_text(create_key(running_server.data, "device", "box-1"))
     config.write_text(
         f'device = "box-1"\nstate_dir = "{small_disk}"\n[shots]\ngate = "off"\n'
         f'[[cameras]]\nname = "door"\nsource = "{passers_by.url}"\n'

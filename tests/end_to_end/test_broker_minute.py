@@ -80,7 +80,6 @@ def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) ->
     data = tmp_path / "data"
     with ExitStack() as stack:
         url = stack.enter_context(server(tmp_path, data, free_port()))
-        key = create_key(data, "device")
         brokers: list[Broker] = []
         waiting: list[ABox] = []
         falling_back: list[ABox] = []
@@ -97,7 +96,7 @@ def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) ->
             alone = road(DeviceTopics("main", f"{name}-waits"))
             helped = FallbackTransport(
                 road(DeviceTopics("main", f"{name}-falls-back")),
-                HttpTransport(url, key),
+                HttpTransport(url, create_key(data, "device", f"{name}-falls-back")),
                 try_again_s=5.0,
             )
             waiting.append(ABox(folder, f"{name}-waits", alone, model_id))

@@ -47,7 +47,7 @@ def test_a_clock_that_jumps_costs_no_probe_and_opens_no_door(
     running_server: RunningServer, passers_by: Webcam, faketime: Path, tmp_path: Path
 ) -> None:
     key, clock, log = (tmp_path / name for name in ("key", "clock", "agent.log"))
-    key.write_text(create_key(running_server.data, "device"))
+    key.write_text(create_key(running_server.data, "device", DEVICE))
     config = tmp_path / "agent.toml"
     config.write_text(
         f'device = "{DEVICE}"\nstate_dir = "{tmp_path}/state"\n'

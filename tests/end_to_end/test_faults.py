@@ -91,7 +91,7 @@ def network(running_server: RunningServer) -> Iterator[Network]:
 
 @pytest.fixture
 def box(running_server: RunningServer, network: Network, tmp_path: Path) -> Iterator[Box]:
-    one = Box(tmp_path, network.url, create_key(running_server.data, "device"))
+    one = Box(tmp_path, network.url, create_key(running_server.data, "device", DEVICE))
     yield one
     one.end()
 

@@ -47,10 +47,11 @@ class World:
     def down(self) -> None:
         self._running.close()
 
-    def key(self, role: str) -> str:
-        if role not in self._keys:
-            self._keys[role] = create_key(self.data, role)
-        return self._keys[role]
+    def key(self, role: str, device: str | None = None) -> str:
+        name = device or role
+        if name not in self._keys:
+            self._keys[name] = create_key(self.data, role, device)
+        return self._keys[name]
 
     def ask(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.key('admin')}"} | arguments.pop("headers", {})
@@ -98,8 +99,8 @@ class Box:
 
 
 def box_settings(world: World, device: str, **more: Any) -> AgentSettings:
-    key_file = world.folder / "device.key"
-    key_file.write_text(world.key("device"))
+    key_file = world.folder / f"{device}.key"
+    key_file.write_text(world.key("device", device))
     return settings_of(
         {
             "device": device,

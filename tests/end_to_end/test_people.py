@@ -110,9 +110,17 @@ def test_a_camera_knows_people_from_pictures_of_other_days(
     film = tmp_path / "film.mp4"
     compose(film, walks, figure, seconds=10)
     key_file = tmp_path / "key"
-    key_file.write_text(create_key(running_server.data, "device"))
+    key_file.write_text(create_key(running_server.data, "device", "box-1"))
     command = [str(BIN / "edge-agent"), "once", str(film), "--server", running_server.url]
-    command += ["--key-file", str(key_file), "--state-dir", str(tmp_path / "agent"), "--json"]
+    command += [
+        "--device",
+        "box-1",
+        "--key-file",
+        str(key_file),
+        "--state-dir",
+        str(tmp_path / "agent"),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 250

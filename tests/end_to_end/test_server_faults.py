@@ -48,7 +48,8 @@ def network(one_server: RunningServer) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def key(one_server: RunningServer) -> str:
-    return create_key(one_server.data, "device")
+    """One key for boxes of many names."""
+    return create_key(one_server.data, "admin")
 
 
 @pytest.fixture(scope="module")

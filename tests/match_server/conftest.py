@@ -30,7 +30,7 @@ from match_server.services.searches.reference_calibrations import ReferenceCalib
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from models.types import Face
-from shared.ids import new_id
+from shared.ids import is_name, new_id
 from shared.quality import Quality, QualityFactor
 from shared.template import Template
 from tests.postgres import Postgres, postgres
@@ -133,8 +133,12 @@ class Api:
     keys: dict[str, str] = field(default_factory=dict)
 
     def key(self, role: str) -> str:
+        """The key of a role; `device` is that of door-1, `device:NAME` that of another device."""
+        role = "device:door-1" if role == "device" else role
         if role not in self.keys:
-            self.keys[role] = self.services.keys.create(KeyCreate(role=role, name=role)).key
+            kind, _, device = role.partition(":")
+            wanted = KeyCreate(role=kind, name=role, device=device or None)
+            self.keys[role] = self.services.keys.create(wanted).key
         return self.keys[role]
 
     def call(self, method: str, path: str, role: str | None = "admin", **arguments: Any):
@@ -181,7 +185,11 @@ class Api:
     def probe(self, vector: np.ndarray, **more: Any) -> dict:
         return probe_message(vector, self.clock.now(), **more)
 
-    def send(self, *probes: dict, role: str = "device") -> list[dict]:
+    def send(self, *probes: dict) -> list[dict]:
+        """Probes of one device with its key, of several (a gateway's) with an admin's."""
+        devices = {probe.get("device") for probe in probes}
+        alone = len(devices) == 1 and is_name(str(*devices))
+        role = f"device:{devices.pop()}" if alone else "admin"
         return self.ok("POST", "/v1/probes", role, json=list(probes))["probes"]
 
 

@@ -78,6 +78,8 @@ def test_the_data_folder_is_private(tmp_path):
 
 def test_a_role_that_does_not_exist_is_refused(tmp_path):
     assert "viewer" in _run("key", "create", "--role", "root", "--data-dir", tmp_path, code=2)
+    said = _run("key", "create", "--role", "device", "--data-dir", tmp_path, code=2)
+    assert "speaks for one device" in said
 
 
 def test_migrate_says_where_the_database_is(tmp_path):

@@ -73,6 +73,7 @@ class TestTheirLife:
 
     def test_a_forgotten_device_is_gone_with_its_keys_and_its_sightings_stay(self, api, helpers):
         made = create(api)
+        api.keys["device:door-1"] = made["key"]
         api.send(api.probe(helpers.unit_vector(1)), api.probe(helpers.unit_vector(2), sequence=5))
         api.ok("POST", "/v1/devices/door-1/health", json=health(api.clock))
         api.ok("PUT", "/v1/devices/door-1/config", json={"config": {"log_level": "DEBUG"}})

@@ -15,14 +15,14 @@ STAFF = "/v1/collections/default/persons"
 def follow(api, *, role="device", device="door-1", **query):
     query = {"collection": "default", "since": 0, **query}
     if role == "device":
-        query["device"] = device
+        query["device"], role = device, f"device:{device}"
     return FeedChanges.model_validate(api.ok("GET", "/v1/changes", role, query_string=query))
 
 
 def snapshot(api, *, role="device", device="door-1", **query):
     query = {"collection": "default", **query}
     if role == "device":
-        query["device"] = device
+        query["device"], role = device, f"device:{device}"
     response = api.call("GET", "/v1/snapshot", role, query_string=query)
     assert response.status_code == 200, response.get_data(as_text=True)
     assert response.mimetype == "application/x-ndjson"

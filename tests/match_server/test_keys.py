@@ -4,7 +4,7 @@ import base64
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from match_server.schemas.keys import KeyCreate
 from match_server.tables import ApiKey
@@ -113,7 +113,8 @@ ROLES = {
 def test_a_role_may_do_what_the_contract_says_and_nothing_else(api, role):
     for permission, calls in CALLS.items():
         for method, path in calls:
-            response = api.call(method, path, role, buffered=False)
+            caller = "device:x" if role == "device" else role
+            response = api.call(method, path, caller, buffered=False)
             allowed = response.status_code != 403
             response.close()
             assert allowed == (permission in ROLES[role]), (role, method, path)
@@ -225,6 +226,35 @@ def test_the_key_of_a_device_speaks_for_no_other(api, helpers):
     api.refused(403, "POST", "/v1/probes", None, json=probes, headers=headers)
     api.refused(403, "GET", "/v1/devices/door-2/config", None, headers=headers)
     assert api.call("POST", "/v1/probes", None, json=probes[:1], headers=headers).status_code == 200
+
+
+def test_a_key_for_a_device_that_names_none_cannot_be_made(api):
+    refused = api.refused(400, "POST", "/v1/keys", json={"role": "device", "name": "any"})
+    assert "speaks for one device" in refused["message"]
+    assert all(one["role"] != "device" for one in api.ok("GET", "/v1/keys")["items"])
+
+
+def test_one_that_was_made_before_is_refused_with_what_to_do(api, helpers):
+    made = api.ok("POST", "/v1/keys", json={"role": "device", "device": "door-1"})
+    with api.services.database.write() as session:
+        session.execute(update(ApiKey).where(ApiKey.id == made["id"]).values(device=None))
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    report = {
+        "device": "door-1",
+        "revision": 0,
+        "state": "applied",
+        "tried": 0,
+        "config": {},
+        "at": rfc3339(api.clock.now()),
+    }
+    for method, path, body in (
+        ("GET", "/v1/devices/door-1/config", None),  # with the passwords of its cameras
+        ("PUT", "/v1/devices/door-1/config/reported", report),
+        ("POST", "/v1/probes", api.probe(helpers.unit_vector(1))),
+        ("GET", "/v1/snapshot?collection=default&device=door-1", None),
+    ):
+        refused = api.refused(403, method, path, None, headers=headers, json=body)
+        assert "key create --role device --device NAME" in refused["message"]
 
 
 def test_nothing_that_a_viewer_may_read_holds_a_template(api, helpers):

@@ -121,10 +121,8 @@ class Feed:
             return Followed(scope, Grant(None, groups, names=True))
         if query.groups:
             raise MalformedInput("groups: a device follows what it was given, and names no groups")
-        device = principal.device or query.device
-        if device is None:
-            raise MalformedInput("device: this key does not say which device asks")
-        if query.device not in (None, device):
+        device = principal.device
+        if device is None or query.device not in (None, device):
             raise Forbidden(f"this key speaks for device {device!r}, not for {query.device!r}")
         return Followed(scope, self._followers.grant(device, scope.number))
 

@@ -145,7 +145,11 @@ class Keys:
             return one_number(session, valid) > 0
 
     def recognise(self, key: str) -> Principal:
-        """Who has this key. Raises Unauthenticated for one unknown, expired or revoked."""
+        """Who has this key. Raises Unauthenticated for one unknown, expired or revoked.
+
+        Raises Forbidden for one of role `device` that names none, as they were made once: it would
+        speak for every box.
+        """
         parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
         known = self._valid(key_id) if key_id.isalnum() else None
@@ -154,6 +158,12 @@ class Keys:
             raise Unauthenticated("this key is not known here, has expired or has been revoked")
         with self._used_lock:
             self._used[key_id] = self._clock.now()
+        if known.principal.role == "device" and known.principal.device is None:
+            raise Forbidden(
+                "this key of role 'device' names no device, so it would speak for every box: "
+                "revoke it, and enroll the box with a code, or make it a key with `match-server "
+                "key create --role device --device NAME`"
+            )
         return known.principal
 
     def still_valid(self, key_id: str) -> Principal | None:

@@ -63,7 +63,7 @@ def bench_latency(work: Path, models: FaceModels, portraits: list[Portrait]) -> 
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         data = Path(folder) / "data"
         with server(Path(folder), data, free_port()) as url:
-            key = create_key(data, "device")
+            key = create_key(data, "device", "bench")
             outbox, began_s = _watch(models, path, Path(folder), url, key)
     stored = sorted(outbox.stored_s.values())
     first = dict(_owners(outbox, usable_s, began_s))
