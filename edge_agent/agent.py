@@ -31,6 +31,7 @@ from edge_agent.watching.track_changes import TrackQueue
 from models.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import MusterError, SourceError
 from shared.memory import find_trim
+from shared.message_keys import MessageKey
 from shared.service import Watchdog, notify
 from shared.topics import DeviceTopics
 
@@ -310,7 +311,13 @@ def open_transport(settings: AgentSettings) -> Transport | None:
 
     broker = settings.broker
     topics = DeviceTopics(settings.site, settings.device)
-    road = MqttTransport(broker.url, topics, broker_login(broker), resend_s=broker.resend_s)
+    road = MqttTransport(
+        broker.url,
+        topics,
+        broker_login(broker),
+        key=None if settings.server is None else MessageKey.of_api_key(settings.server.key()),
+        resend_s=broker.resend_s,
+    )
     if server is None:
         return road
     from edge_agent.publishers.fallback import FallbackTransport

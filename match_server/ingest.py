@@ -38,8 +38,9 @@ def run_ingest(settings: Settings) -> None:
     share_metrics(settings.data_dir)
     services = build_services(settings)
     services.first_start()
-    consumer = Consumer(broker, services.probes, listenings(services))
-    desk = DeviceDesk(broker, services.health_reports, services.configurations)
+    keys = services.message_keys
+    consumer = Consumer(broker, services.probes, listenings(services), keys)
+    desk = DeviceDesk(broker, services.health_reports, services.configurations, keys)
     at_the_desk = threading.Thread(target=desk.run, name="device-desk", daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: consumer.stop())

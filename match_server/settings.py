@@ -102,6 +102,11 @@ class Settings(BaseSettings):
         description="PEM file of the authority that signed the broker's certificate, for mqtts:// "
         "where no public one did.",
     )
+    unsigned_messages: Literal["accept", "refuse"] = Field(
+        default="accept",
+        description="What `ingest` does with messages of devices that never signed one: `refuse` "
+        "where not all who can write at the broker are trusted.",
+    )
     ingest_client_id: str = Field(
         default="muster-ingest",
         pattern=NAME_PATTERN,

@@ -17,6 +17,7 @@ _CHARACTERS: Final = 8
 _HALF: Final = 4
 _CONFUSED: Final = str.maketrans("OIL", "011")
 _SCHEME: Final = "muster:enroll"
+_FIELDS: Final = 8
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -54,11 +55,22 @@ class Invitation:
     def read(cls, text: str) -> Self:
         """Raises MalformedInput where the text is no invitation."""
         scheme, _, query = text.strip().partition("?")
-        said = parse_qs(query, max_num_fields=8)
-        server, code = said.get("server", [""])[0], said.get("code", [""])[0]
-        certificate = said.get("certificate", [""])[0].lower() or None
-        if scheme != _SCHEME or urlsplit(server).scheme not in ("http", "https"):
+        try:
+            said = parse_qs(query, max_num_fields=_FIELDS)
+            server, code = said.get("server", [""])[0], said.get("code", [""])[0]
+            usable = _is_address(server)
+        except ValueError:  # too many fields, half a bracket, a port that is no number
+            usable = False
+        if scheme != _SCHEME or not usable:
             raise MalformedInput("this is no invitation of a match-server")
+        certificate = said.get("certificate", [""])[0].lower() or None
         if certificate is not None and not _SHA256.fullmatch(certificate):
             raise MalformedInput("the invitation's certificate is no SHA-256")
         return cls(server, plain_code(code), certificate)
+
+
+def _is_address(server: str) -> bool:
+    """Whether this is http(s)://host or http(s)://host:port. Raises ValueError for a bad port."""
+    parts = urlsplit(server)
+    known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    return known and parts.username is None and server.isprintable() and " " not in server

@@ -70,12 +70,12 @@ def invitation_shown(source: str, timeout_s: float) -> Invitation:
                 picture = cv2.resize(  # type: ignore[assignment]
                     picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
                 )
-            text, _, _ = detector.detectAndDecode(picture)
-            if text:
-                try:
-                    return Invitation.read(text)
-                except MalformedInput:
-                    continue  # a code that is about something else
+            try:
+                return Invitation.read(detector.detectAndDecode(picture)[0])
+            except MalformedInput:
+                continue  # no code, or one that is about something else
+            except (cv2.error, UnicodeDecodeError):
+                continue  # one that OpenCV cannot read, or that is no text
     finally:
         opened.close()
     raise SourceError(
@@ -136,7 +136,7 @@ def _redeem(invitation: Invitation, ca_file: Path | None) -> DeviceGrant:
     try:
         response = requests.post(
             url,
-            json={"code": invitation.code},
+            json={"code": invitation.code, "signs": True},
             timeout=_TIMEOUT_S,
             verify=True if ca_file is None else str(ca_file),
             allow_redirects=False,

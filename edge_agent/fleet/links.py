@@ -42,11 +42,18 @@ class Link(Protocol):
 
 
 class BrokerLink:
-    """Through the broker: health at QoS 0, configurations as retained messages."""
+    """Through the broker: health at QoS 0, configurations as retained messages.
 
-    def __init__(self, road: CarriesMessages, offset: ClockOffset) -> None:
+    Who owns the broker can keep a message of the server and say it again later. So a configuration
+    older than one that the box has decided on waits until an answer to its own health confirms it.
+    """
+
+    def __init__(self, road: CarriesMessages, offset: ClockOffset, revision: int = 0) -> None:
+        """`revision` is the newest that the box has decided on."""
         self._road = road
         self._offset = offset
+        self._revision = revision
+        self._older: DesiredConfig | None = None
         self._lock = threading.Lock()
         self._sent: list[tuple[HealthMessage, Mark]] = []  # not answered yet, newest last
         self._desired: Desired = lambda _: None
@@ -70,12 +77,24 @@ class BrokerLink:
         answer = HealthAnswer.model_validate_json(payload)
         with self._lock:
             mark = next((mark for one, mark in self._sent if one.at == answer.answers), None)
-        if mark is not None:
-            self._offset.answered(mark, answer.at)
+        if mark is None:
+            return
+        self._offset.answered(mark, answer.at)
+        if self._older is not None and self._older.revision == answer.config_revision:
+            self._hand_on(self._older)  # the server was restored from a backup
 
     def _wanted(self, payload: bytes) -> None:
-        if payload:  # an empty one: the server has forgotten the box, which goes on as it is
-            self._desired(DesiredConfig.model_validate_json(payload))
+        if not payload:  # the server has forgotten the box, which goes on as it is
+            return
+        desired = DesiredConfig.model_validate_json(payload)
+        if desired.revision >= self._revision:
+            self._hand_on(desired)
+        else:
+            self._older = desired
+
+    def _hand_on(self, desired: DesiredConfig) -> None:
+        self._older, self._revision = None, desired.revision
+        self._desired(desired)
 
 
 class _Config(BaseModel):
@@ -126,11 +145,13 @@ class HttpLink:
             raise Unavailable(f"{what} gave no answer that is known here") from error
 
 
-def links_of(settings: AgentSettings, transport: object, offset: ClockOffset) -> list[Link]:
-    """The ways that the settings know, the better first."""
+def links_of(
+    settings: AgentSettings, transport: object, offset: ClockOffset, revision: int
+) -> list[Link]:
+    """The ways that the settings know, the better first. `revision` as in `BrokerLink`."""
     links: list[Link] = []
     if settings.broker is not None and isinstance(transport, CarriesMessages):
-        links.append(BrokerLink(transport, offset))
+        links.append(BrokerLink(transport, offset, revision))
     if settings.server is not None:
         from edge_agent.publishers.session import ServerSession
 

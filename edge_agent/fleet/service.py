@@ -80,7 +80,7 @@ class Service:
         transport = open_transport(settings)
         if transport is None:
             log.warning("Neither [server] nor [broker] is configured: probes stay in the outbox")
-        links = links_of(settings, transport, self._offset)
+        links = links_of(settings, transport, self._offset, self._configurations.kept.last.revision)
         agent = Agent(
             settings,
             models,
@@ -160,7 +160,7 @@ class Service:
         notify("READY=1")
         watchdog = Watchdog()
         transport = open_transport(settings)
-        links = links_of(settings, transport, self._offset)
+        links = links_of(settings, transport, self._offset, self._configurations.kept.last.revision)
         sensors = MachineSensors(settings.state_dir)
         if transport is not None:
             transport.open(lambda: None)

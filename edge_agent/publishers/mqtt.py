@@ -23,7 +23,15 @@ from pydantic import ValidationError
 from edge_agent.outbox import StoredProbe
 from shared.addresses import redacted
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
+from shared.errors import (
+    ConfigurationError,
+    Damaged,
+    Forbidden,
+    MusterError,
+    Unauthenticated,
+    Unavailable,
+)
+from shared.message_keys import PROPERTY, MessageKey, signature_of
 from shared.messages import (
     LocalEventMessage,
     ProbeMessage,
@@ -45,7 +53,7 @@ _CONNECTING_S: Final = 5.0
 _KEPT_RECEIPTS: Final = 10_000
 _TRACK_NEWS_S: Final = 30  # who came and who left is no news after that
 _LOCAL_NEWS_S: Final = 30  # and who it was, no reason to open a door
-_PACKET_HEAD_BYTES: Final = 32  # of a PUBLISH: fixed header, packet id, properties
+_PACKET_HEAD_BYTES: Final = 160  # of a PUBLISH: fixed header, packet id, properties, signature
 _LONGEST_TOPIC_BYTES: Final = 256
 _SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5.0, 3.14.2.1: DISCONNECT "Session taken over"
 _SHORT_S: Final = 5.0  # a connection that the broker closes so soon is not wanted
@@ -112,6 +120,9 @@ class MqttTransport:
     there while no server listens. In flight is at most what `exchange` is given; receipts that
     nobody has collected are bounded too (oldest dropped: the probe is then sent again, and answered
     as a duplicate).
+
+    With a `key` every message is signed, and of the server's only those count that are signed (or,
+    with passwords in them, sealed) with it: whoever else can write at the broker gives no receipts.
     """
 
     def __init__(
@@ -120,11 +131,13 @@ class MqttTransport:
         topics: DeviceTopics,
         login: MqttLogin | None = None,
         *,
+        key: MessageKey | None = None,
         resend_s: float = 15.0,
         clock: Clock | None = None,
     ) -> None:
         self._address = _Address.parse(url)
         self._topics = topics
+        self._key = key
         self._resend_s = resend_s
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -138,6 +151,7 @@ class MqttTransport:
         self._connected_s = -math.inf  # when the newest connection was made
         self._cut_short: deque[float] = deque(maxlen=_CUT_SHORT)  # when, connections just made
         self._say_cut_short_s = -math.inf
+        self._say_forged_s = -math.inf
         self._taken: deque[tuple[int, ReasonCode]] = deque(maxlen=_KEPT_RECEIPTS)  # by message
         self._nobody_listens = False
         self._patient_until_s = 0.0  # while the first connection is being made
@@ -185,22 +199,12 @@ class MqttTransport:
         if not self._ready.is_set():
             raise self._why_not()
         for message in messages:
-            self._client.publish(
-                self._topics.of("track"),
-                message.model_dump_json(),
-                qos=1,
-                properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=_TRACK_NEWS_S),
-            )
+            self._send("track", message.model_dump_json().encode(), expiry_s=_TRACK_NEWS_S)
 
     def send_local(self, message: LocalEventMessage) -> None:
         """Tells those at the broker, if it is there now, what the box decided by itself."""
         if self._ready.is_set():
-            self._client.publish(
-                self._topics.of("event"),
-                message.model_dump_json(),
-                qos=1,
-                properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=_LOCAL_NEWS_S),
-            )
+            self._send("event", message.model_dump_json().encode(), expiry_s=_LOCAL_NEWS_S)
 
     def listen(self, kind: TopicKind, take: Callable[[bytes], None]) -> None:
         self._listeners[self._topics.of(kind)] = take
@@ -211,7 +215,7 @@ class MqttTransport:
         room = self._room()
         if room is not None and len(body.encode()) > room:
             raise Unavailable(f"the {self.name} takes packets of {self._largest} bytes at most")
-        self._client.publish(self._topics.of(kind), body, qos=1 if retain else 0, retain=retain)
+        self._send(kind, body.encode(), qos=1 if retain else 0, retain=retain)
 
     def close(self, timeout_s: float) -> None:
         if self._ready.is_set():
@@ -246,12 +250,7 @@ class MqttTransport:
         body = self._fitting(probe.body)
         if body is None:
             return
-        info = self._client.publish(
-            self._topics.probe,
-            body,
-            qos=1,
-            properties=_properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s),
-        )
+        info = self._send("probe", body, expiry_s=expiry_s)
         self._flights[probe.probe_id] = _Flight(info.mid, copies, now_s, patience_s)
 
     def _fitting(self, body: bytes) -> bytes | None:
@@ -291,8 +290,32 @@ class MqttTransport:
                 self._flights[probe_id] = replace(flight, patience_s=patience_s)
 
     def _say_online(self, online: bool) -> paho.MQTTMessageInfo:
-        body = StatusMessage(device=self._topics.device, online=online).model_dump_json()
-        return self._client.publish(self._topics.status, body, qos=1, retain=True)
+        return self._send("status", self._status(online), retain=True)
+
+    def _status(self, online: bool) -> bytes:
+        return StatusMessage(device=self._topics.device, online=online).model_dump_json().encode()
+
+    def _send(
+        self,
+        kind: TopicKind,
+        body: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expiry_s: int | None = None,
+    ) -> paho.MQTTMessageInfo:
+        topic = self._topics.of(kind)
+        properties = self._signed(PacketTypes.PUBLISH, topic, body)
+        if expiry_s is not None:
+            properties.MessageExpiryInterval = expiry_s
+        return self._client.publish(topic, body, qos=qos, retain=retain, properties=properties)
+
+    def _signed(self, packet_type: int, topic: str, body: bytes) -> Properties:
+        """The properties of a message, with its signature where the box has a key."""
+        properties = _properties(packet_type)
+        if self._key is not None:
+            properties.UserProperty = (PROPERTY, self._key.sign(topic, body))
+        return properties
 
     def _why_not(self) -> MusterError:
         if self._refused is not None:
@@ -301,8 +324,9 @@ class MqttTransport:
 
     def _make_client(self, login: MqttLogin) -> paho.Client:
         client = _new_client(_client_id(self._topics), self._address, login)
-        offline = StatusMessage(device=self._topics.device, online=False).model_dump_json()
-        client.will_set(self._topics.status, offline, qos=1, retain=True)
+        topic, offline = self._topics.status, self._status(False)
+        will = self._signed(PacketTypes.WILLMESSAGE, topic, offline)
+        client.will_set(topic, offline, qos=1, retain=True, properties=will)
         _reconnect_after(client, 1.0, _MAX_RECONNECT_S)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
@@ -372,12 +396,37 @@ class MqttTransport:
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         try:
-            self._take(message.topic, bytes(message.payload))
+            self._take(message.topic, self._trusted(message))
         except ValidationError:
             log.warning("A message on %s is none and is left aside", message.topic)
+        except (Damaged, Forbidden) as error:
+            self._say_forged(error)
         except Exception as error:  # it would end this thread, and the road in silence
             self._broken = error
             self._wake()
+
+    def _trusted(self, message: paho.MQTTMessage) -> bytes:
+        """What the server has said. Raises Forbidden or Damaged for what it did not say."""
+        topic, payload = message.topic, bytes(message.payload)
+        if self._key is None:
+            return payload
+        if topic == self._topics.of("config/desired"):
+            return self._key.open(topic, payload) if payload else payload
+        if not self._key.has_signed(topic, payload, signature_of(message.properties)):
+            raise Forbidden(f"a message on {topic} is not signed with this box's key")
+        return payload
+
+    def _say_forged(self, error: MusterError) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._say_forged_s:
+            self._say_forged_s = now_s + _SAY_AGAIN_S
+            log.error(
+                "What comes over the %s is not all the server's, and that is left aside (%s). If "
+                "no receipts come at all, the server does not know the key of this box, or is "
+                "older than its agent: enroll the box again, or update the server",
+                self.name,
+                error.message,
+            )
 
     def _take(self, topic: str, payload: bytes) -> None:
         listener = self._listeners.get(topic)

@@ -113,7 +113,9 @@ def _enrolling(services: Services) -> list[Endpoint]:
         Endpoint(
             "POST", "/v1/devices/enroll", "devices",
             "The key of a box for its code; earlier keys of the box end",
-            handle=lambda body: do.redeem(body.code, request.remote_addr or ""),
+            handle=lambda body: do.redeem(
+                body.code, request.remote_addr or "", signs=body.signs
+            ),
             permission=None, body=DeviceEnroll, answer=DeviceGrant, errors=(400, 401, 429),
             example={"code": "ABCD-1234"},
         ),

@@ -26,7 +26,9 @@ from pydantic_core import from_json
 from match_server.api.live import refused
 from match_server.api.requests import malformed
 from match_server.mqtt.broker import Broker, client_of, why_no_broker
+from match_server.mqtt.signing import signed, signer
 from match_server.schemas.events import ProbeResult
+from match_server.services.boxes.message_keys import MessageKeys
 from shared.errors import (
     CollectionUnavailable,
     Forbidden,
@@ -81,10 +83,16 @@ class Consumer:
     """
 
     def __init__(
-        self, broker: Broker, intake: Intake, listenings: Sequence[Listening] = ()
+        self,
+        broker: Broker,
+        intake: Intake,
+        listenings: Sequence[Listening] = (),
+        keys: MessageKeys | None = None,
     ) -> None:
+        """With `keys`, signatures are asked for where they say so."""
         self._broker = broker
         self._intake = intake
+        self._keys = keys
         self._listenings = {one.kind: one for one in listenings}
         self._stop = threading.Event()
         self._failures = 0
@@ -171,11 +179,11 @@ class Consumer:
             return
         client.ack(message.mid, message.qos)
         if receipt is not None:
-            topic, body = receipt
-            client.publish(topic, body, qos=1)
+            topic, body, properties = receipt
+            client.publish(topic, body, qos=1, properties=properties)
 
-    def _take(self, message: mqtt.MQTTMessage) -> tuple[str, str] | None:
-        """Store what has come; answers the receipt to be published and its topic.
+    def _take(self, message: mqtt.MQTTMessage) -> tuple[str, bytes, Properties | None] | None:
+        """Store what has come; answers the receipt to be published, its topic and its signature.
 
         Raises Unavailable only, where nothing can be stored now, whoever sends it.
         """
@@ -190,12 +198,13 @@ class Consumer:
             log.exception("a message is left aside: a fault of this program")
         return None
 
-    def _stored(self, message: mqtt.MQTTMessage) -> tuple[str, str] | None:
+    def _stored(self, message: mqtt.MQTTMessage) -> tuple[str, bytes, Properties | None] | None:
         try:
             topics, kind = DeviceTopics.parse(message.topic)
         except MalformedInput:
             log.warning("a message on a topic that is none of ours is left aside")
             return None
+        key = None if self._keys is None else signer(self._keys, topics, message)
         if kind == "status":
             self._take_status(topics, message.payload)
             return None
@@ -214,7 +223,8 @@ class Consumer:
             code=result.code,
             message=result.message,
         )
-        return topics.receipt, ReceiptMessage(receipts=[receipt]).model_dump_json()
+        body = ReceiptMessage(receipts=[receipt]).model_dump_json().encode()
+        return topics.receipt, body, signed(key, topics.receipt, body)
 
     def _take_probe(self, topics: DeviceTopics, payload: bytes | bytearray) -> ProbeResult:
         try:

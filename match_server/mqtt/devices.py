@@ -14,10 +14,13 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from match_server.mqtt.broker import Broker, client_of, why_no_broker
-from match_server.services.boxes.configurations import Configurations
+from match_server.mqtt.signing import signed, signer
+from match_server.services.boxes.configurations import Configurations, Wanted
 from match_server.services.boxes.device_health import HealthReports
-from shared.errors import MalformedInput, MusterError
+from match_server.services.boxes.message_keys import MessageKeys
+from shared.errors import Damaged, MalformedInput, MusterError
 from shared.fleet import DesiredConfig, HealthMessage, ReportedConfig
+from shared.message_keys import MessageKey
 from shared.topics import DeviceTopics, any_device
 
 log = logging.getLogger(__name__)
@@ -40,13 +43,19 @@ class DeviceDesk:
     """
 
     def __init__(
-        self, broker: Broker, health: HealthReports, configurations: Configurations
+        self,
+        broker: Broker,
+        health: HealthReports,
+        configurations: Configurations,
+        keys: MessageKeys | None = None,
     ) -> None:
+        """With `keys`, signatures are asked for where they say so."""
         self._broker = broker
+        self._keys = keys
         self._health = health
         self._configurations = configurations
         self._stop = threading.Event()
-        self._retained: dict[DeviceTopics, str] = {}  # `config/desired`, as the broker holds it
+        self._retained: dict[DeviceTopics, bytes] = {}  # `config/desired`, as the broker holds it
         self._looked_s = 0.0
         self._client = client_of(broker, client_id=f"{broker.client_id}-devices")
         self._client.on_connect = self._on_connect
@@ -102,9 +111,11 @@ class DeviceDesk:
             return
         try:
             if kind == "config/desired":
-                self._note_retained(topics, message.payload.decode("utf-8", "replace"))
-            elif kind == "health":
-                self._take_health(topics, bytes(message.payload))
+                self._note_retained(topics, bytes(message.payload))
+                return
+            key = None if self._keys is None else signer(self._keys, topics, message)
+            if kind == "health":
+                self._take_health(topics, bytes(message.payload), key)
             elif message.payload:
                 self._take_report(topics, bytes(message.payload), retained=message.retain)
         except MusterError as error:  # health comes again; a report is retained
@@ -113,17 +124,18 @@ class DeviceDesk:
         except Exception:  # it would stand before what all other devices say
             log.exception("what a device says of itself is left aside: a fault of this program")
 
-    def _note_retained(self, topics: DeviceTopics, body: str) -> None:
+    def _note_retained(self, topics: DeviceTopics, body: bytes) -> None:
         if body:
             self._retained[topics] = body
         else:
             self._retained.pop(topics, None)
 
-    def _take_health(self, topics: DeviceTopics, payload: bytes) -> None:
+    def _take_health(self, topics: DeviceTopics, payload: bytes, key: MessageKey | None) -> None:
         message = _read(HealthMessage, topics, payload)
         if message is not None:
             answer = self._health.take(message, site=topics.site)
-            self._client.publish(topics.of("health/answer"), answer.model_dump_json(), qos=0)
+            topic, body = topics.of("health/answer"), answer.model_dump_json().encode()
+            self._client.publish(topic, body, qos=0, properties=signed(key, topic, body))
 
     def _take_report(self, topics: DeviceTopics, payload: bytes, *, retained: bool) -> None:
         report = _read(ReportedConfig, topics, payload)
@@ -136,14 +148,23 @@ class DeviceDesk:
         except MusterError as error:
             log.warning("configurations cannot be read now", extra={"reason": error.message})
             return
-        bodies = {
-            DeviceTopics(one.site, one.device): one.desired.model_dump_json() for one in wanted
-        }
-        for topics, body in bodies.items():
-            if not _same(self._retained.get(topics), body):
-                self._client.publish(topics.of("config/desired"), body, qos=1, retain=True)
-        for topics in self._retained.keys() - bodies.keys():  # of a device that was forgotten
+        known = {DeviceTopics(one.site, one.device): one for one in wanted}
+        for topics, one in known.items():
+            self._publish_one(topics, one)
+        for topics in self._retained.keys() - known.keys():  # of a device that was forgotten
             self._client.publish(topics.of("config/desired"), b"", qos=1, retain=True)
+
+    def _publish_one(self, topics: DeviceTopics, wanted: Wanted) -> None:
+        """Sealed for a device that signs: the passwords of its cameras stand in it."""
+        topic, body = topics.of("config/desired"), wanted.desired.model_dump_json().encode()
+        key = None
+        if self._keys is not None and wanted.message_key is not None:
+            key = self._keys.of(topics, wanted.message_key)
+            if key is None:  # revoked: the box has to be enrolled again before it hears anything
+                return
+        if _held(self._retained.get(topics), topic, key) != wanted.desired:
+            sealed = body if key is None else key.seal(topic, body)
+            self._client.publish(topic, sealed, qos=1, retain=True)
 
 
 def _read(kind: type[Said], topics: DeviceTopics, payload: bytes) -> Said | None:
@@ -159,10 +180,13 @@ def _read(kind: type[Said], topics: DeviceTopics, payload: bytes) -> Said | None
     return said
 
 
-def _same(held: str | None, body: str) -> bool:
+def _held(retained: bytes | None, topic: str, key: MessageKey | None) -> DesiredConfig | None:
+    """The configuration that the broker holds, if it is in the form that the device takes."""
+    if retained is None:
+        return None
     try:
-        return held is not None and DesiredConfig.model_validate_json(
-            held
-        ) == DesiredConfig.model_validate_json(body)
-    except ValidationError:
-        return False
+        return DesiredConfig.model_validate_json(
+            retained if key is None else key.open(topic, retained)
+        )
+    except (ValidationError, Damaged):
+        return None

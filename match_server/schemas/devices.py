@@ -113,6 +113,9 @@ class DeviceCodeMade(ApiModel):
 
 class DeviceEnroll(ApiModel):
     code: Annotated[str, Field(min_length=8, max_length=40)] = Field(examples=["ABCD-1234"])
+    signs: bool = Field(
+        default=False, description="The box signs what it says over a broker, as agents do."
+    )
 
 
 class ConfigPut(ApiModel):

@@ -15,6 +15,7 @@ from match_server.services.boxes.devices import Devices
 from match_server.services.boxes.feed import Feed
 from match_server.services.boxes.followers import Followers
 from match_server.services.boxes.ledger import Ledgers
+from match_server.services.boxes.message_keys import MessageKeys
 from match_server.services.face_models.engines import (
     Engines,
     FindEngine,
@@ -102,6 +103,7 @@ class Services:
     events: Events
     decisions: Decisions
     keys: Keys
+    message_keys: MessageKeys
     metrics: Metrics
     presence: Presence
     updates: Updates
@@ -232,6 +234,7 @@ def build_services(
         events=Events(database, files, vault, clock),
         decisions=Decisions(database, vault, points, Learner(index, vault, points, clock), clock),
         keys=keys,
+        message_keys=MessageKeys(database, keys, settings.unsigned_messages),
         metrics=metrics,
         presence=Presence(database, clock),
         updates=Updates(database, clock),

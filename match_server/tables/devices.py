@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
+    String,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -39,6 +40,8 @@ class Device(Table):
     status_at: Mapped[datetime | None] = mapped_column(UtcTime)  # when that was heard
     last_seen_at: Mapped[datetime | None] = mapped_column(UtcTime)
     created_at: Mapped[datetime | None] = mapped_column(UtcTime)  # NULL: before this was kept
+    # Id of the API key by which it signed over the broker last; NULL: it never has, and need not.
+    message_key: Mapped[str | None] = mapped_column(String(16))
 
 
 class DeviceGap(Table):

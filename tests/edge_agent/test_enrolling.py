@@ -5,6 +5,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import random
 import ssl
 import stat
 import sys
@@ -26,8 +27,15 @@ from cryptography.x509.oid import NameOID
 from edge_agent.cli import main
 from edge_agent.fleet.enrolling import enroll, invitation_shown
 from edge_agent.settings import load_settings
-from shared.errors import ConfigurationError, SourceError, Unauthenticated, Unavailable
+from shared.errors import (
+    ConfigurationError,
+    MalformedInput,
+    SourceError,
+    Unauthenticated,
+    Unavailable,
+)
 from shared.invitations import Invitation
+from tests.attacks import qr
 
 CODE = "ABCD1234"
 GRANT = {"schema_version": 1, "device": "entrance", "site": "hq", "key": "muster_ab12_the-secret"}
@@ -212,6 +220,14 @@ def test_a_picture_held_askew_before_a_camera_is_read(tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "0.png"), np.full((720, 1280, 3), 120, np.uint8))
     cv2.imwrite(str(folder / "1.png"), cv2.GaussianBlur(scene, (3, 3), 0))
     assert invitation_shown(str(folder), 20.0) == invitation
+
+
+def test_whatever_other_codes_say_the_invitation_behind_them_is_read(tmp_path: Path) -> None:
+    for text in ("muster:enroll?" + "a=1&" * 9, "muster:enroll?server=http://[&code=ABCD1234"):
+        with pytest.raises(MalformedInput, match="no invitation"):
+            Invitation.read(text)
+    qr.read_texts(random.Random(3), 1000)
+    qr.show_pictures(random.Random(3), tmp_path)
 
 
 def test_without_a_picture_it_is_said_what_to_do(tmp_path: Path) -> None:

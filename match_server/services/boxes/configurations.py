@@ -32,6 +32,7 @@ class Wanted:
     site: str
     device: str
     desired: DesiredConfig
+    message_key: str | None = None  # id of the key by which the device signs; None: it does not
 
 
 class Configurations:
@@ -106,14 +107,19 @@ class Configurations:
     def wanted(self) -> list[Wanted]:
         """The desired configurations of all boxes whose site is known."""
         query = (
-            select(Device.site, Device.name, DeviceConfiguration)
+            select(Device.site, Device.name, Device.message_key, DeviceConfiguration)
             .join(DeviceConfiguration, DeviceConfiguration.device_number == Device.number)
             .where(Device.site.is_not(None), DeviceConfiguration.revision > 0)
         )
         with self._database.read() as session:
             return [
-                Wanted(site, name, DesiredConfig(revision=row.revision, config=self._desired(row)))
-                for site, name, row in session.execute(query)
+                Wanted(
+                    site,
+                    name,
+                    DesiredConfig(revision=row.revision, config=self._desired(row)),
+                    message_key,
+                )
+                for site, name, message_key, row in session.execute(query)
                 if site is not None
             ]
 

@@ -84,8 +84,10 @@ class DeviceCodes:
             self._announce(wanted)
             return self.make(wanted.name)
 
-    def redeem(self, code: str, address: str) -> DeviceGrant:
+    def redeem(self, code: str, address: str, *, signs: bool = False) -> DeviceGrant:
         """The key for a code, once; the device's earlier keys are revoked with it.
+
+        From now on the device has to sign what it says over a broker, if it `signs`.
 
         Raises Unauthenticated for a code that is unknown, used or too old, RateLimited when
         `address` has guessed too often.
@@ -108,6 +110,8 @@ class DeviceCodes:
             note(session, Note("device_enrolled", now, name))
             revoke_keys_of(session, name, now)
         made = self._keys.create(KeyCreate(role="device", name=name, device=name))
+        with self._database.write() as session:
+            device_named(session, name).message_key = made.id if signs else None
         return DeviceGrant(device=name, site=site, key=made.key)
 
     def _announce(self, wanted: DeviceCreate) -> None:

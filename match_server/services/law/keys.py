@@ -24,6 +24,7 @@ from match_server.services.paging import page_of
 from match_server.tables import ApiKey
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
+from shared.message_keys import MessageKey
 
 _PREFIX = "muster"
 _ID_BYTES = 6
@@ -165,6 +166,15 @@ class Keys:
                 "key create --role device --device NAME`"
             )
         return known.principal
+
+    def message_key(self, key_id: str, device: str) -> MessageKey | None:
+        """By which messages of this device are signed and sealed, if this key may send them."""
+        known = self._valid(key_id)
+        if known is None or not known.principal.may(Permission.PROBES):
+            return None
+        if known.principal.device != device and known.principal.role == "device":
+            return None
+        return MessageKey(key_id, known.sha256)
 
     def still_valid(self, key_id: str) -> Principal | None:
         """The key of that id, unless it was revoked or has expired since."""
