@@ -153,6 +153,8 @@ def hostile_messages(
         body: Any = valid_messages(ATTACKER.device, now, model_id)[kind]
         for _ in range(chance.choice((0, 1, 1, 1, 2, 4))):
             body = _mutated(body, chance)
+        if chance.random() < 0.2:
+            body = _mistyped(body, chance)
         payload = json.dumps(body).encode()
         if chance.random() < 0.3:
             payload = _broken(payload, chance)
@@ -195,6 +197,16 @@ def _mutated(value: Any, chance: random.Random) -> Any:
     if choice < 0.85:
         return _nested(value, chance.choice((3, 60, 300)))
     return chance.choice((None, True, [], {}, [value], {"a": value}))
+
+
+def _mistyped(value: Any, chance: random.Random) -> Any:
+    """The same with characters in one of its texts that no database keeps."""
+    if isinstance(value, dict) and value:
+        name = chance.choice(list(value))
+        return {**value, name: _mistyped(value[name], chance)}
+    if isinstance(value, list) and value:
+        return [_mistyped(value[0], chance), *value[1:]]
+    return f"{value}"[:60] + chance.choice(_ODD_TEXTS[1:5]) if isinstance(value, str) else value
 
 
 def _nested(value: Any, depth: int) -> Any:
