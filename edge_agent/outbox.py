@@ -18,7 +18,8 @@ from edge_agent import outbox_rows
 from edge_agent.outbox_file import LastNumber, TakesNothing, begin_anew, is_damage, open_file
 from edge_agent.probes import Probe
 from shared.clock import Clock, SystemClock, rfc3339
-from shared.errors import MusterError, Unavailable
+from shared.errors import MusterError, StorageReadOnly, Unavailable
+from shared.files import no_storing
 from shared.messages import ProbeReceipt
 
 log = logging.getLogger(__name__)
@@ -382,13 +383,15 @@ class Outbox:
             cursor.close()
 
     def _disk_failed(self, error: Exception) -> None:
-        self._why_nothing = str(error)
+        # SQLite calls a disk that became read-only by itself an I/O error.
+        read_only = isinstance(no_storing(self._path.parent, "stored"), StorageReadOnly)
+        self._why_nothing = "the disk is read-only" if read_only else str(error)
         if self._retry_at is None:
             log.error(
                 "The outbox %s takes nothing at the moment (%s): probes are held in memory and"
                 " stored when it does; %s",
                 self._path,
-                error,
+                self._why_nothing,
                 self._advice,
             )
         self._retry_at = self._clock.monotonic_s() + _RETRY_S

@@ -1,11 +1,13 @@
 """The one seam to SQLAlchemy: sessions to read and to write, errors translated."""
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection
@@ -26,7 +28,15 @@ from match_server.backends import (
 from match_server.bell import CHANNEL, Bell
 from match_server.prepared import Parameter, Prepared, Statement
 from match_server.services.law.chain import seal
-from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
+from shared.errors import (
+    Conflict,
+    MalformedInput,
+    MusterError,
+    StorageFull,
+    StorageReadOnly,
+    Unavailable,
+)
+from shared.files import FULL, no_storing
 
 __all__ = ["Database", "Reader", "sqlite_path"]
 
@@ -41,6 +51,9 @@ _NOT_KNOWN = (
 _NO_ROOM = "the database cannot hold a value: too long, too large, or with a NUL character in it"
 _LISTEN_S = 0.5
 _SOON_S = 1.0  # after which a write takes long
+_DISK_FAILS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_NOT_STORED = "the database cannot store this"
+_DISK_FULL, _READ_ONLY_TRANSACTION = "53100", "25006"  # PostgreSQL's
 _SHORTEST_LIST = 8
 
 
@@ -106,6 +119,7 @@ class Database:
     ) -> None:
         self.url = parsed_url(url)
         self._engine = open_engine(self.url, connections)
+        self._file = sqlite_path(self.url)
         self._most = connections if not self.is_sqlite else SQLITE_CONNECTIONS
         dbapi: Any = self._engine.dialect.loaded_dbapi
         self._driver_error: type[Exception] = dbapi.Error
@@ -132,7 +146,7 @@ class Database:
 
         `patient`: we may let the database wait for minutes between two statements.
         """
-        with _translated(), Session(self._reader, expire_on_commit=False) as session:
+        with self._translated(), Session(self._reader, expire_on_commit=False) as session:
             if patient:
                 let_wait(session.connection())
             yield session
@@ -148,7 +162,7 @@ class Database:
         """
         with (
             self._turn.taken(),
-            _translated(),
+            self._translated(),
             Session(self._writer, expire_on_commit=False) as session,
         ):
             asked = False
@@ -177,7 +191,7 @@ class Database:
         if prepared is None:
             prepared = Prepared(statement, self._engine.dialect, params)
             self._prepared[statement, length] = prepared
-        with _translated(), self._cursor() as cursor:
+        with self._translated(), self._cursor() as cursor:
             return prepared.rows(cursor, params)
 
     @contextmanager
@@ -186,7 +200,7 @@ class Database:
         try:
             connection = self._engine.raw_connection()
         except self._driver_error as error:
-            raise Unavailable(_NO_ANSWER) from error
+            raise _no_answer(error, self._file) from error
         driver: Any = connection.dbapi_connection
         try:
             if not self.is_sqlite:
@@ -201,7 +215,7 @@ class Database:
         except self._driver_error as error:
             if not self.is_sqlite:
                 connection.invalidate(error)
-            raise Unavailable(_NO_ANSWER) from error
+            raise _no_answer(error, self._file) from error
         finally:
             connection.close()
 
@@ -233,7 +247,7 @@ class Database:
         SQLite changes a table by copying it and dropping the old one, which must not take the rows
         with it that refer to it: foreign keys are looked at when all is done instead.
         """
-        with self._turn.taken(), _translated(), self._writer.connect() as connection:
+        with self._turn.taken(), self._translated(), self._writer.connect() as connection:
             driver: Any = connection.connection.dbapi_connection
             if self.is_sqlite:
                 driver.execute("PRAGMA foreign_keys = OFF")
@@ -255,7 +269,7 @@ class Database:
         """
         if not self.is_sqlite:
             return True
-        with _translated(), self._cursor() as cursor:
+        with self._translated(), self._cursor() as cursor:
             cursor.execute(f"PRAGMA busy_timeout = {_SHRINK_TIMEOUT_MS}")
             try:
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -263,6 +277,29 @@ class Database:
             finally:
                 cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         return not busy
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except MusterError:
+            raise
+        except IntegrityError as error:
+            raise Conflict(
+                "another request has just stored something that contradicts this"
+            ) from error
+        except OperationalError as error:
+            raise _no_answer(error.orig or error, self._file) from error
+        except NoConnectionFree as error:
+            raise Unavailable(_NO_ANSWER) from error
+        except DataError as error:
+            raise MalformedInput(_NO_ROOM) from error
+        except DBAPIError as error:
+            # Its text may hold names.
+            state = getattr(error.orig, "sqlstate", None)
+            kind = type(error.orig).__name__
+            log.error("the database failed", extra={"error": kind, "state": state})
+            raise Unavailable("the database failed; see the server's log") from error
 
     def own_connection(self) -> Connection:
         """A connection outside of transactions, for a lock that lasts as long as the caller's."""
@@ -281,23 +318,21 @@ def _require_whole(connection: Connection) -> None:
         raise RuntimeError(f"a migration left rows of {broken[0]!r} without what they refer to")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except MusterError:
-        raise
-    except IntegrityError as error:
-        raise Conflict("another request has just stored something that contradicts this") from error
-    except (OperationalError, NoConnectionFree) as error:
-        raise Unavailable(_NO_ANSWER) from error
-    except DataError as error:
-        raise MalformedInput(_NO_ROOM) from error
-    except DBAPIError as error:
-        # Its text may hold names.
-        state = getattr(error.orig, "sqlstate", None)
-        log.error("the database failed", extra={"error": type(error.orig).__name__, "state": state})
-        raise Unavailable("the database failed; see the server's log") from error
+def _no_answer(error: Exception, file: Path | None) -> Unavailable:
+    """What to say of a driver's error: which of the many ways in which a database fails it is."""
+    code = getattr(error, "sqlite_errorcode", None)
+    state = getattr(error, "sqlstate", None)
+    if code is None:
+        if state == _DISK_FULL:
+            return StorageFull(f"{_NOT_STORED}: {FULL}")
+        if state == _READ_ONLY_TRANSACTION:
+            return StorageReadOnly("the database is read-only at the moment; searches go on")
+        return Unavailable(_NO_ANSWER)
+    if code & 0xFF == sqlite3.SQLITE_FULL:
+        return StorageFull(f"{_NOT_STORED}: {FULL}")
+    if code & 0xFF in _DISK_FAILS and file is not None:  # SQLite does not say why
+        return no_storing(file.parent, _NOT_STORED) or Unavailable(_NO_ANSWER)
+    return Unavailable(_NO_ANSWER)
 
 
 def _padded(params: Mapping[str, Parameter]) -> tuple[Mapping[str, Parameter], int]:

@@ -15,7 +15,7 @@ from match_server.mqtt.publisher import Publisher
 from match_server.mqtt.states import Announcer
 from match_server.mqtt.tracks import track_listening
 from match_server.prepare import NoData, require_data
-from match_server.services.metrics import share_metrics
+from match_server.services.metrics import end_sharing, share_metrics
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.start import webhook_deliverer
@@ -56,6 +56,7 @@ def run_ingest(settings: Settings) -> None:
         desk.stop()
         at_the_desk.join(_DESK_S)
         services.close()
+        end_sharing()
 
 
 def _await_data(settings: Settings) -> None:

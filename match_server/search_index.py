@@ -128,8 +128,11 @@ class SearchIndex:
         gallery = self.caught_up(owner).gallery
         if not isinstance(gallery, SharedGallery):
             return True
-        if gallery.dead:
-            gallery.compact()
+        try:
+            if gallery.dead:
+                gallery.compact()
+        except OSError as error:  # a full disk, most often: tried again
+            log.warning("Erased templates stay in segments", extra={"why": error.strerror})
         return not gallery.dead
 
     def close(self) -> None:

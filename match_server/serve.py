@@ -20,7 +20,7 @@ from match_server.app import create_app
 from match_server.logs import logging_config, set_up_logging
 from match_server.parking_worker import CONNECTIONS, ParkingWorker
 from match_server.prepare import page_secret, prepare
-from match_server.services.metrics import forget_process, share_metrics
+from match_server.services.metrics import end_sharing, forget_process, share_metrics
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from match_server.telling.delivery import Deliverer
@@ -227,7 +227,12 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return self._settings.client_timeout_s
 
     def run(self) -> None:
-        _Arbiter(self).run()
+        master = os.getpid()
+        try:
+            _Arbiter(self).run()
+        finally:
+            if os.getpid() == master:  # workers leave by here as well
+                end_sharing()
 
     def load(self) -> Flask:
         self._services = build_services(self._settings)

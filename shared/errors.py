@@ -118,6 +118,18 @@ class Unavailable(MusterError):
     code = "unavailable"
 
 
+class StorageFull(Unavailable):
+    """The disk has no room for what is to be stored; reading goes on."""
+
+    code = "storage_full"
+
+
+class StorageReadOnly(Unavailable):
+    """The file system is mounted read-only, or became so by itself; reading goes on."""
+
+    code = "storage_read_only"
+
+
 class KeptElsewhere(Unavailable):
     """A file that another machine keeps; `details["kept_by"]` names its folder."""
 

@@ -8,6 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from match_server.schemas.base import ErrorBody
 from shared import errors
+from shared.files import unwritable
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def register_errors(app: Flask) -> None:
     app.register_error_handler(HTTPException, http_error)
     for cut in (ParseException, NoMoreData):
         app.register_error_handler(cut, _cut)
+    app.register_error_handler(OSError, _of_the_system)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -89,6 +91,15 @@ def _cut(_error: Exception) -> Response:
     response = _answer(400, "malformed", "the body ends early or is not in chunks as it says", {})
     response.headers["Connection"] = "close"  # where the next request begins is not known
     return response
+
+
+def _of_the_system(error: OSError) -> Response:
+    """A full disk, or one that became read-only, where nothing nearer translated it."""
+    translated = unwritable("this cannot be stored", error)
+    if type(translated) is errors.Unavailable:
+        return _unexpected(error)
+    log.warning("A file cannot be written", exc_info=error)
+    return _known(translated)
 
 
 def _unexpected(error: Exception) -> Response:

@@ -2,11 +2,17 @@
 
 Worker processes are forked and each request is served by one of them, so counts are kept in small
 files that all processes map (prometheus-client's multiprocess mode); `share_metrics` chooses it,
-before the library is first imported, and `ingest` over the same data folder joins in.
+before the library is first imported, and `ingest` over the same data folder joins in. The files lie
+in memory (`/dev/shm`), where a full or read-only disk does not matter, and in the data folder where
+there is none.
 """
 
+import hashlib
+import logging
+import mmap
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +20,16 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from match_server.database import Connections
+from shared.files import reserve
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
+log = logging.getLogger(__name__)
+
+_MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of its own in it, private to the user
+_NAME = "muster-metrics-"
+_ENTRY_BYTES = 64  # of a count, at most, besides its name
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PARTY = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -32,12 +44,105 @@ def share_metrics(data_dir: Path) -> None:
     Before the first `Metrics` of the process. What processes that are gone have counted is
     forgotten by the first that starts: Prometheus knows counters that begin anew.
     """
-    folder = Path(os.environ.setdefault(_SHARED, str(data_dir / "metrics")))
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for file in folder.glob("*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-            file.unlink(missing_ok=True)
+    if _SHARED not in os.environ:
+        os.environ[_SHARED] = str(_folder_in_memory(data_dir) or data_dir / "metrics")
+    folder = Path(os.environ[_SHARED])
+    for one in {folder, *_own_folders_in_memory(), data_dir / "metrics"}:
+        _forget_the_dead(one)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        log.warning("Processes count each for itself", extra={"why": error.strerror})
+        del os.environ[_SHARED]
+        return
+    _reserve_before_mapping()
+
+
+def end_sharing() -> None:
+    """This process ends, and its children have: what they counted goes, and an empty folder."""
+    folder = os.environ.get(_SHARED)
+    if folder is not None:
+        _forget_the_dead(Path(folder), os.getpid())
+
+
+def _folder_in_memory(data_dir: Path) -> Path | None:
+    """This data folder's folder in shared memory; None where there is none that is ours alone."""
+    name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]
+    folder = _MEMORY / f"{_NAME}{os.geteuid()}-{name}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(status.st_mode) and not stat.S_IMODE(status.st_mode) & 0o077
+    return folder if private and status.st_uid == os.geteuid() else None
+
+
+def _own_folders_in_memory() -> list[Path]:
+    """Those of all data folders of this user: a server that was killed has left its own."""
+    return [one for one in _MEMORY.glob(f"{_NAME}{os.geteuid()}-*") if not one.is_symlink()]
+
+
+def _forget_the_dead(folder: Path, ended: int | None = None) -> None:
+    """Delete what processes have counted that are gone, and the folder where nothing is left."""
+    with suppress(OSError):
+        for file in folder.glob("*.db"):
+            pid = file.stem.rpartition("_")[2]
+            if pid == str(ended) or not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+                file.unlink(missing_ok=True)
+        folder.rmdir()  # fails, as it should, where another process counts
+
+
+def _reserve_before_mapping() -> None:
+    """Let the library map only what is really there.
+
+    It maps sparse files: a count that meets a page for which there is no room left ends the process
+    with SIGBUS. Without room a process counts for itself alone, and the log says so.
+    """
+    from prometheus_client import mmap_dict, values
+
+    first_bytes: int = mmap_dict._INITIAL_MMAP_SIZE
+
+    class Reserved(mmap_dict.MmapedDict):
+        def __init__(self, filename: str, read_mode: bool = False) -> None:
+            self._alone = not (read_mode or _reserved(filename, first_bytes))
+            if not self._alone:
+                super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+                return
+            descriptor = os.memfd_create("muster-metrics")
+            try:
+                super().__init__(f"/proc/self/fd/{descriptor}")  # type: ignore[no-untyped-call]
+            finally:
+                os.close(descriptor)
+
+        def _init_value(self, key: str) -> None:
+            needed = self._used + len(key.encode()) + _ENTRY_BYTES
+            if not self._alone and needed > self._capacity:
+                self._alone = not _reserved(self._fname, 2 * self._capacity)
+                if self._alone:
+                    self._move_into_private_memory()
+            super()._init_value(key)  # type: ignore[no-untyped-call]
+
+        def _move_into_private_memory(self) -> None:
+            private = os.fdopen(os.memfd_create("muster-metrics"), "a+b")
+            private.write(self._m[:])
+            private.flush()
+            self._f.close()
+            self._f, self._m = private, mmap.mmap(private.fileno(), self._capacity)
+
+    values.MmapedDict = Reserved  # type: ignore[attr-defined]
+
+
+def _reserved(file: str, size: int) -> bool:
+    """Whether a file, made where it is missing, has at least so many bytes on its disk."""
+    try:
+        Path(file).parent.mkdir(exist_ok=True, mode=0o700)  # whoever ended may have removed it
+        with Path(file).open("ab") as opened:
+            reserve(opened.fileno(), size)
+    except OSError as error:
+        log.warning("What this process counts is not shared", extra={"why": error.strerror})
+        return False
+    return True
 
 
 def forget_process(pid: int) -> None:

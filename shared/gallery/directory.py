@@ -66,7 +66,6 @@ class Directory:
         self._book = book
         self._origin = origin
         self._mapped: dict[str, tuple[Shelf, str]] = {}
-        path.mkdir(parents=True, exist_ok=True)
 
     def stamp(self) -> tuple[int, int, int] | None:
         """Identity of the current manifest file; None: there is none."""
@@ -176,7 +175,11 @@ class Directory:
 
     @contextmanager
     def locked(self, wait: bool, what: str = "lock") -> Iterator[bool]:
-        """Hold the only right to do it. Answers whether it was got: without `wait` it may not."""
+        """Hold the only right to do it. Answers whether it was got: without `wait` it may not.
+
+        Raises OSError where nothing can be written.
+        """
+        self._path.mkdir(parents=True, exist_ok=True)
         with (self._path / what).open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -232,7 +232,7 @@ class SegmentedGallery:
         made = self._shelves(batches, lambda pieces: self._in_memory(pieces, self._threads))
         views = [full_view(shelf) for shelf in made]
         with self._change:
-            self._sealed = tuple(_brought_by(view, seq) for view in views)
+            self._sealed = tuple(brought_by(view, seq) for view in views)
             self._tail = Tail(self._book, self._kernel, self._threads)
             self._publish(seq)
         return True
@@ -273,7 +273,7 @@ class SegmentedGallery:
             self._kernel.encode(self._book, shelf, 0, vectors, count, self._threads)
             order = np.argsort(ids).astype(np.uint32)
             view = full_view(replace(shelf, count=count, order=order))
-            self._sealed = (*self._sealed, _brought_by(view, seq))
+            self._sealed = (*self._sealed, brought_by(view, seq))
             return
         while ids.shape[0]:
             room = self._tail.room
@@ -391,7 +391,7 @@ def _candidates(ranked: Ranked) -> Candidates:
     return Candidates(ids, similarities.astype(np.float32))
 
 
-def _brought_by(view: View, seq: int) -> View:
+def brought_by(view: View, seq: int) -> View:
     """The view of a private shelf all of which one change brought."""
     seqs = np.broadcast_to(np.uint64(seq), (view.shelf.count,))
     return View(replace(view.shelf, seqs=seqs), view.alive, view.live)

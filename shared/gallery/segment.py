@@ -8,6 +8,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.errors import MusterError
+from shared.files import reserve
 from shared.gallery.quantise import CodeBook
 from shared.gallery.shelf import GROUP, Planes, Shelf
 
@@ -51,23 +53,36 @@ def write_segment(
 ) -> str:
     """Have `fill` make a shelf in a new file; answers the header's digest.
 
-    The file has its name only once all of it is on the disk; until then it ends in `.new`.
+    The file has its name only once all of it is on the disk; until then it ends in `.new`. Raises
+    OSError where the disk has no room for it, before anything is written; then it is gone again.
     """
     unfinished = path.with_name(path.name + ".new")
-    with unfinished.open("xb+") as file:
-        made: list[mmap.mmap] = []
-
-        def new_shelf(count: int) -> Shelf:
-            layout = _layout(book, -(-count // GROUP))
-            file.truncate(_file_bytes(layout))
-            made.append(mmap.mmap(file.fileno(), 0))
-            return _shelf(made[0], layout, count, path.name)
-
-        digest = _write_header(made, book, fill(new_shelf))
-        made[0].flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    try:
+        with unfinished.open("xb+") as file:
+            digest = _fill(file, path.name, book, fill)
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except OSError:
+        with suppress(OSError):  # a disk that is full needs the room
+            unfinished.unlink()
+        raise
     fsync_directory(path.parent)
+    return digest
+
+
+def _fill(
+    file: BinaryIO, name: str, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
+) -> str:
+    made: list[mmap.mmap] = []
+
+    def new_shelf(count: int) -> Shelf:
+        layout = _layout(book, -(-count // GROUP))
+        reserve(file.fileno(), _file_bytes(layout))
+        made.append(mmap.mmap(file.fileno(), 0))
+        return _shelf(made[0], layout, count, name)
+
+    digest = _write_header(made, book, fill(new_shelf))
+    made[0].flush()
     return digest
 
 

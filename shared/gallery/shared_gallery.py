@@ -6,10 +6,13 @@ the manifest; the others notice, map what is new, and drop the part of their tai
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from shared.gallery.directory import Directory, Generation
-from shared.gallery.engine import Batch, Ids, Rows, SegmentedGallery
+from shared.gallery.engine import Batch, Ids, Rows, SegmentedGallery, brought_by
 from shared.gallery.merging import Piece, live_piece, merged, worth_merging
 from shared.gallery.quantise import CodeBook
 from shared.gallery.scans import Kernel
@@ -19,6 +22,7 @@ from shared.gallery.tail import Tail
 
 _log = logging.getLogger(__name__)
 
+_PAUSE_S = 5.0  # after a write that failed, before the next
 _MOST_REMOVALS = 65536
 """Removed ids that are remembered before the next seal takes them in."""
 
@@ -39,6 +43,7 @@ class SharedGallery(SegmentedGallery):
         self._sealed_seq = 0  # what the segments contain
         self._removals: list[tuple[int, Ids]] = []  # after that
         self._bad: set[str] = set()  # segments that turned out to be damaged
+        self._write_again_s = 0.0  # monotonic; after a write that failed
         self.refresh()
         if verify and self._sealed:
             self._start_helper(self._verify_for_all)
@@ -108,18 +113,22 @@ class SharedGallery(SegmentedGallery):
         `seq` and the batches are read after this gallery's files were opened, so they are never
         older than those. Where another process has written since, nothing is done but to take
         over what it wrote, and the answer is False: judge again. Searches see the old content
-        until the new is complete. Raises as `add` does.
+        until the new is complete. Where the disk is full or read-only the content stays in memory,
+        until a later `seal` can write it. Raises as `add` does.
         """
-        with self._upkeep, self._directory.locked(wait=True):
+        with self._upkeep, self._locked_if_possible():
             if self._directory.stamp() != self._stamp:
                 self.refresh()
                 return False
-            shelves = self._shelves(batches, lambda made: self._segment(made, self._threads))
-            self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
+            shelves = self._shelves(batches, self._segment_if_possible)
+            written = self._committed(seq, shelves)
             with self._change:
                 self._sealed_seq = max(self._seq, seq) + 1  # drop all that is private
-                self._stamp = None
-                self.refresh()
+                if written:
+                    self._stamp = None
+                    self.refresh()
+                else:
+                    self._hold(shelves, seq)
         return True
 
     def _verify_for_all(self) -> None:
@@ -154,8 +163,49 @@ class SharedGallery(SegmentedGallery):
         super().close()
         try:
             self.seal(wait=False)
-        except OSError:
-            _log.exception("the gallery's tail could not be sealed; the next start replays it")
+        except OSError as error:
+            _log.warning("The tail cannot be sealed, the next start replays it: %s", error)
+
+    @contextmanager
+    def _locked_if_possible(self) -> Iterator[None]:
+        """Hold the lock of the files, unless they are on a disk that takes nothing."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._directory.locked(wait=True))
+            except OSError as error:
+                self._cannot_write(error)
+            yield
+
+    def _segment_if_possible(self, pieces: Sequence[Piece]) -> Shelf:
+        try:
+            return self._segment(pieces, self._threads)
+        except OSError as error:
+            self._cannot_write(error)
+            return self._in_memory(pieces, self._threads)
+
+    def _committed(self, seq: int, shelves: Sequence[Shelf]) -> bool:
+        """Whether the shelves are the content of the files now."""
+        if any(shelf.name is None for shelf in shelves):
+            return False
+        try:
+            self._directory.commit(seq, tuple(full_view(shelf) for shelf in shelves))
+        except OSError as error:
+            self._cannot_write(error)
+            return False
+        return True
+
+    def _hold(self, shelves: Sequence[Shelf], seq: int) -> None:
+        """Serve shelves that the files do not name; a seal will write them."""
+        views = [full_view(replace(shelf, name=None)) for shelf in shelves]
+        self._sealed = tuple(brought_by(view, seq) for view in views)
+        self._tail = Tail(self._book, self._kernel, self._threads)
+        self._removals = []
+        self._damage, self._servable = None, True
+        self._publish(seq)
+
+    def _cannot_write(self, error: OSError) -> None:
+        self._write_again_s = time.monotonic() + _PAUSE_S
+        _log.warning("Segments cannot be written, their content stays in memory: %s", error)
 
     def _damaged(self, why: str) -> None:
         self._damage = why
@@ -195,11 +245,16 @@ class SharedGallery(SegmentedGallery):
         return super()._discard(ids, seq)
 
     def _upkeep_due(self) -> bool:
+        if time.monotonic() < self._write_again_s:
+            return False
         private = any(view.shelf.name is None for view in self._sealed)
         return private or sum(ids.shape[0] for _, ids in self._removals) > _MOST_REMOVALS
 
     def _keep_up(self) -> None:
-        self.seal(wait=False)
+        try:
+            self.seal(wait=False)
+        except OSError as error:
+            self._cannot_write(error)
 
     def _write(self, seq: int, kept: list[View], pieces: list[View]) -> bool:
         """Commit a generation of these segments and one more; False where a piece is damaged."""

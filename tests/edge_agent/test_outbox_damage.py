@@ -14,6 +14,7 @@ import pytest
 from edge_agent.outbox import Outbox
 from shared.errors import Unavailable
 from shared.messages import ProbeMessage
+from tests.disks import fragile_disk
 
 from .made_probes import DEVICE, make_probe
 
@@ -197,6 +198,23 @@ def test_a_torn_journal_gives_what_was_stored_up_to_the_tear(
     assert len(there) >= last - 4, "a prefix of the history: at most what was acknowledged is gone"
     goes_on(outbox, 40)
     outbox.close()
+
+
+def test_a_disk_that_becomes_read_only_is_named_and_what_is_on_it_is_still_sent(
+    tmp_path: Path,
+) -> None:
+    with fragile_disk(tmp_path / "card", megabytes=8) as disk:
+        outbox = Outbox(disk.folder / NAME, DEVICE)
+        stored = [make_probe(seed=seed) for seed in range(3)]
+        assert outbox.put(stored) == 3
+        disk.fail()
+        assert outbox.put([make_probe(seed=9)]) == 0
+        assert outbox.counts().held == 1
+        assert "read-only" in str(outbox.trouble)
+        assert [one.probe_id for one in outbox.pending(9)] == [one.probe_id for one in stored]
+        outbox.acknowledge([one.probe_id for one in stored])
+        assert outbox.pending(9) == []
+        outbox.close()
 
 
 def test_a_disk_that_is_read_only_from_the_start_is_waited_for(

@@ -6,6 +6,7 @@ cost a commit to the disk and grow without end; so what one key does is gathered
 and told in one line, with how often and of what. A process that is killed loses that minute.
 """
 
+import logging
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,9 +16,14 @@ from pydantic import JsonValue
 from match_server.database import Database
 from match_server.services.law.chain import Actor, Note, act_as, current_actor, note
 from shared.clock import Clock, rfc3339
+from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 _MOST_SUBJECTS = 200  # in one line
 _MOST_LINES = 1000  # that wait to be written
+_MOST_WAITING = 10_000  # subjects of a line, while the database does not take it
+_OTHERS = "others"  # in place of those beyond
 
 
 @dataclass(slots=True)
@@ -49,10 +55,15 @@ class AccessLog:
             gathered = self._waiting.setdefault(key, _Gathered(self._clock.now()))
             gathered.times += 1
             if subject is not None:
+                if len(gathered.of) >= _MOST_WAITING:
+                    subject = subject if subject in gathered.of else _OTHERS
                 gathered.of[subject] = gathered.of.get(subject, 0) + 1
             full = len(gathered.of) >= _MOST_SUBJECTS or len(self._waiting) >= _MOST_LINES
         if full:
-            self.flush()
+            try:
+                self.flush()
+            except Unavailable as error:  # who only looks goes on, on a full disk for example
+                log.warning("Entries of the audit log wait", extra={"why": error.message})
 
     def flush(self) -> None:
         """Write what was gathered; on a failure it stays gathered."""

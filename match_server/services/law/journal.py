@@ -25,7 +25,8 @@ from match_server.services.law.chain import Note, note
 from match_server.services.lookup import batches
 from match_server.tables import Collection, Erasure, Person
 from shared.clock import Clock
-from shared.errors import ConfigurationError, Unavailable
+from shared.errors import ConfigurationError
+from shared.files import unwritable
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Journal:
         try:
             yield
         except OSError as error:
-            raise Unavailable(f"{self._file} cannot be written: {error.strerror}") from error
+            raise unwritable(f"{self._file} cannot be written", error) from error
 
     def _read_on(self) -> None:
         """Learn what is in the file by now."""

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from match_server.services.storing.folder_id import FolderIds, id_in
 from shared.errors import KeptElsewhere, MalformedInput, NotFound, Unavailable
+from shared.files import unwritable
 from shared.ids import new_id
 
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 2
@@ -80,7 +81,7 @@ class Folder:
         try:
             return f"{_new_name(kind)}.{self._ids_for(kind).own()}"
         except OSError as error:
-            raise Unavailable(f"a file cannot be kept: {error.strerror}") from error
+            raise unwritable("a file cannot be kept", error) from error
 
     def write(self, name: str, data: bytes) -> None:
         path = self._root / name
@@ -96,7 +97,7 @@ class Folder:
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise Unavailable(f"a file cannot be kept: {error.strerror}") from error
+            raise unwritable("a file cannot be kept", error) from error
 
     def read(self, name: str) -> bytes:
         try:
@@ -111,7 +112,7 @@ class Folder:
                 kept_by=folder,
             ) from None
         except OSError as error:
-            raise Unavailable(f"a file cannot be read: {error.strerror}") from error
+            raise unwritable("a file cannot be read", error) from error
 
     def delete(self, name: str) -> bool:
         try:
@@ -119,7 +120,7 @@ class Folder:
         except FileNotFoundError:
             return self._is_own(name)
         except OSError as error:
-            raise Unavailable(f"a file cannot be deleted: {error.strerror}") from error
+            raise unwritable("a file cannot be deleted", error) from error
         return True
 
     def reaches(self, name: str) -> bool:
@@ -131,7 +132,7 @@ class Folder:
         try:
             return folder is not None and self._ids_for(name).has(folder)
         except OSError as error:
-            raise Unavailable(f"a folder cannot be read: {error.strerror}") from error
+            raise unwritable("a folder cannot be read", error) from error
 
     def _ids_for(self, name: str) -> FolderIds:
         kind = name.partition("/")[0]

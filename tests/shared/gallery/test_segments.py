@@ -18,6 +18,7 @@ from hypothesis.stateful import rule
 
 from shared.errors import Unavailable
 from shared.gallery import SharedGallery, open_gallery
+from tests.disks import small_disk
 from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
 from tests.shared.gallery.history import D, content, follow, held, opened
 from tests.shared.gallery.test_changes import Histories
@@ -401,3 +402,43 @@ def test_a_process_killed_at_any_moment_leaves_a_complete_gallery(
         assert gallery.watermark >= reached
         reached = gallery.watermark
     assert reached > 0
+
+
+_ON_A_FULL_DISK = """
+import sys
+from pathlib import Path
+import numpy as np
+from shared.gallery import open_gallery
+from tests.disks import SmallDisk
+from tests.shared.gallery.conftest import random_rows
+folder = Path(sys.argv[1])
+gallery = open_gallery(folder / "gallery", 512, threads=1, verify=False)
+rows, ids = random_rows(600, 512), np.arange(1, 601, dtype=np.uint64)
+gallery.apply(0, 1, ids=ids[:500], vectors=rows[:500])
+gallery.seal()
+ballast = SmallDisk(folder).fill()
+gallery.apply(1, 2, ids=ids[500:], vectors=rows[500:])
+try:
+    gallery.seal()
+    sys.exit("it was sealed on a full disk")
+except OSError:
+    pass
+assert not list(folder.rglob("*.new"))
+batches = [(ids, rows)]
+assert gallery.rebuild(batches, 3) and gallery.damage is None and gallery.watermark == 3
+assert [found.ids[0] for found in gallery.search(rows, 1)] == ids.tolist()
+ballast.unlink()
+assert gallery.seal()
+again = open_gallery(folder / "gallery", 512, threads=1)
+assert again.watermark == 3 and len(again) == 600
+assert [found.ids[0] for found in again.search(rows, 1)] == ids.tolist()
+"""
+
+
+def test_a_full_disk_ends_no_process_and_what_it_could_not_take_stays_in_memory(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", megabytes=2) as disk:
+        command = [sys.executable, "-c", _ON_A_FULL_DISK, str(disk.folder)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

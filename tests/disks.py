@@ -1,0 +1,86 @@
+"""Real small file systems: one that becomes full, one that becomes read-only by itself."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A mounted file system of a few MiB."""
+
+    folder: Path
+
+    def fill(self) -> Path:
+        """Leave not one block; answers the file that holds them."""
+        ballast = self.folder / "ballast"
+        with ballast.open("ab", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)):
+                        pass
+        return ballast
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk]:
+    """Skips the test where mounting is not allowed."""
+    folder.mkdir()
+    with _mounted(folder, "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs"):
+        yield SmallDisk(folder)
+
+
+@dataclass(frozen=True)
+class FragileDisk:
+    """An ext4 that its kernel makes read-only when it finds an error, files open or not."""
+
+    folder: Path
+    device: str
+
+    def fail(self) -> None:
+        Path(f"/sys/fs/ext4/{self.device}/trigger_fs_error").write_text("1", "ascii")
+        with pytest.raises(OSError, match="Read-only"):
+            (self.folder / "more").touch()
+
+
+@contextlib.contextmanager
+def fragile_disk(folder: Path, megabytes: int) -> Iterator[FragileDisk]:
+    """Skips the test where mounting is not allowed, or the kernel has no such error to try."""
+    image = folder.with_suffix(".image")
+    with image.open("wb") as file:
+        file.truncate(megabytes << 20)
+    made = _call("mkfs.ext4", "-q", "-F", str(image))
+    if made is not None:
+        pytest.skip(f"no ext4 can be made here: {made}")
+    folder.mkdir()
+    with _mounted(folder, "-o", "loop,errors=remount-ro", str(image)):
+        mounts = Path("/proc/self/mounts").read_text("utf-8").splitlines()
+        device = next(line.split()[0] for line in mounts if line.split()[1] == str(folder))
+        disk = FragileDisk(folder, Path(device).name)
+        if not Path(f"/sys/fs/ext4/{disk.device}/trigger_fs_error").exists():
+            pytest.skip("this kernel's ext4 has no error to try")
+        yield disk
+
+
+@contextlib.contextmanager
+def _mounted(folder: Path, *arguments: str) -> Iterator[None]:
+    refused = _call("mount", *arguments, str(folder))
+    if refused is not None:
+        pytest.skip(f"nothing can be mounted here: {refused}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _call(*command: str) -> str | None:
+    """None where it succeeds, else why it does not."""
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip()

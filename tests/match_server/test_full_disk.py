@@ -1,0 +1,109 @@
+"""On a disk that is full, or has become read-only, searches go on and writes are refused in words.
+
+The file systems are real, and so is the server: a mapped file that the disk has no block for ends
+a process with SIGBUS, which no test inside of it could see.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.disks import fragile_disk, small_disk
+from tests.match_server.serving import MODEL, Client, key, started, stopped
+
+_ROUNDS = 40
+
+
+@pytest.fixture
+def running(tmp_path):
+    """Starts a server over a folder; answers its process, a client, and what it has logged."""
+    processes = []
+
+    def start(data, **environment):
+        log = tmp_path / "server.log"
+        process, address = started(data, log, "--threads", "4", **environment)
+        processes.append(process)
+        return process, Client(address, key(data, "admin")), log
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            stopped(process)
+
+
+def _workers(process):
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return children.read_text("ascii").split()
+
+
+def _refused(admin, code, path="/v1/collections/default/persons", **body):
+    answer = admin("POST", path, json=body)
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["code"] == code
+    assert int(answer.headers["Retry-After"]) > 0
+    return answer.json()["message"]
+
+
+def _searches_go_on(admin, helpers, person):
+    for number in range(_ROUNDS):
+        (found,) = admin.search(helpers.encode(helpers.unit_vector(1)))["probes"]
+        assert found["candidates"][0]["person"]["id"] == person
+        # Each of these is a count that was not there before.
+        assert admin("GET", f"/v1/collections/{number}").status_code == 404
+        assert admin("GET", "/metrics").status_code == 200
+    assert admin("GET", f"/v1/collections/default/persons/{person}").status_code == 200
+    assert admin("GET", "/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_searches_go_on_while_the_disk_is_full_and_writes_when_it_is_not_any_more(
+    tmp_path, running, helpers, shared_memory
+):
+    with small_disk(tmp_path / "disk", megabytes=16) as disk:
+        elsewhere = {} if shared_memory else {"PROMETHEUS_MULTIPROC_DIR": str(disk.folder / "m")}
+        process, admin, log = running(disk.folder / "data", **elsewhere)
+        vector = helpers.encode(helpers.unit_vector(1))
+        person, _ = admin.person("Ann", vector)
+        workers = _workers(process)
+        ballast = disk.fill()
+        assert "disk is full" in _refused(admin, "storage_full", name="Bob")
+        templates = f"/v1/collections/default/persons/{person}/templates"
+        _refused(admin, "storage_full", templates, template=vector, model_id=MODEL)
+        _searches_go_on(admin, helpers, person)
+        assert "disk is full" in _refused(admin, "storage_full", name="Bob")
+        ballast.unlink()
+        bob, _ = admin.person("Bob", helpers.encode(helpers.unit_vector(2)))
+        (found,) = admin.search(helpers.encode(helpers.unit_vector(2)))["probes"]
+        assert found["candidates"][0]["person"]["id"] == bob
+        assert _workers(process) == workers
+        assert stopped(process) == 0
+    assert '"trace"' not in log.read_text("utf-8")
+
+
+def test_a_disk_that_becomes_read_only_is_named_and_searches_go_on(tmp_path, running, helpers):
+    with fragile_disk(tmp_path / "disk", megabytes=24) as disk:
+        process, admin, log = running(disk.folder / "data")
+        person, _ = admin.person("Ann", helpers.encode(helpers.unit_vector(1)))
+        admin.search(helpers.encode(helpers.unit_vector(1)))
+        workers = _workers(process)
+        disk.fail()
+        assert "read-only" in _refused(admin, "storage_read_only", name="Bob")
+        _searches_go_on(admin, helpers, person)
+        assert _workers(process) == workers
+        stopped(process)
+    assert '"trace"' not in log.read_text("utf-8")
+
+
+def test_counts_in_shared_memory_go_with_the_server(tmp_path, running):
+    mine = f"muster-metrics-{os.geteuid()}-*"
+    before = set(Path("/dev/shm").glob(mine))
+    process, admin, _ = running(tmp_path / "data")
+    assert admin("GET", "/metrics").status_code == 200
+    (folder,) = set(Path("/dev/shm").glob(mine)) - before
+    assert folder.stat().st_mode & 0o077 == 0
+    assert list(folder.glob("*.db"))
+    assert not (tmp_path / "data" / "metrics").exists()
+    assert stopped(process) == 0
+    assert not folder.exists()
