@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from PIL.JpegImagePlugin import JpegImageFile
 
-from models.picture_formats import AVIF, HEIF, JPEG, PNG, FileFormat, format_of
-from models.picture_repair import ended_jpeg, png_without_notes
+from models.jpeg_bounds import bounded_jpeg, is_in_one_scan
+from models.orientation import orientation_of
+from models.picture_child import CHILD
+from models.picture_formats import AVIF, HEIF, JPEG, PNG, WEBP, FileFormat, format_of
+from models.picture_repair import ended_jpeg, png_without_notes, require_few_chunks
 from models.types import BgrImage
 from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
 
-_ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,6 +28,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_IN_THIS_PROCESS = (JPEG, PNG, WEBP)  # decoders whose costs can be told from outside
 _JPEG_REDUCTIONS = (1, 2, 4, 8)  # what a JPEG decoder can divide both sides by while decoding
 
 
@@ -69,6 +72,12 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
             max_bytes=limits.max_bytes,
         )
     kind = _readable_format(data)
+    if kind not in _IN_THIS_PROCESS:
+        return Picture(CHILD.decode(data, limits.max_pixels), 1)
+    if kind is JPEG:
+        data = bounded_jpeg(data)
+    elif kind is PNG:
+        require_few_chunks(data)
     try:
         return _decoded(data, kind, limits)
     except MalformedInput as error:
@@ -77,6 +86,11 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     if repaired is None:
         raise damage
     return repaired
+
+
+def decoded_here(data: bytes, limits: PictureLimits) -> BgrImage:
+    """What `open_picture` makes of a kind that it has decoded by another process: in this one."""
+    return _decoded(data, _readable_format(data), limits).image
 
 
 def _readable_format(data: bytes) -> FileFormat:
@@ -112,7 +126,7 @@ def _decoded(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture:
         if kind is PNG:
             _verify(data)
         with _open(data, kind) as image:
-            reduction = _fit(image, limits)
+            reduction = _fit(image, limits, in_one_scan=kind is JPEG and is_in_one_scan(data))
             return Picture(_upright_bgr(image), reduction)
     except (MusterError, MemoryError):
         raise
@@ -170,14 +184,13 @@ def _verify(data: bytes) -> None:
         image.verify()
 
 
-def _fit(image: Image.Image, limits: PictureLimits) -> int:
+def _fit(image: Image.Image, limits: PictureLimits, *, in_one_scan: bool) -> int:
     """Refuse what is too large, or tell the JPEG decoder to reduce it; nothing is decoded yet."""
     width, height = image.size
     if width * height <= limits.max_pixels:
         return 1
-    # A progressive JPEG keeps all its coefficients in memory, at whatever size it is decoded.
-    reducible = isinstance(image, JpegImageFile) and not image.info.get("progressive")
-    if reducible and width * height <= limits.max_jpeg_pixels:
+    # In several scans all coefficients are kept in memory, at whatever size they are decoded.
+    if in_one_scan and width * height <= limits.max_jpeg_pixels:
         for reduction in _JPEG_REDUCTIONS:
             size = (-(-width // reduction), -(-height // reduction))
             if size[0] * size[1] <= limits.max_pixels:
@@ -194,18 +207,11 @@ def _fit(image: Image.Image, limits: PictureLimits) -> int:
 
 def _upright_bgr(image: Image.Image) -> BgrImage:
     image.load()
-    orientation = _orientation(image)  # what is left of it: some decoders turn the pixels
+    orientation = orientation_of(image)  # what is left of it: some decoders turn the pixels
     rgb = _opaque_rgb(image)
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])
     return cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR)  # type: ignore[return-value]
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged metadata does not make the picture unreadable
-        return 1
 
 
 def _opaque_rgb(image: Image.Image) -> Image.Image:

@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from shared.errors import MalformedInput
+
 _START_OF_SCAN: Final = 0xDA
 _END: Final = 0xD9
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -12,12 +14,15 @@ _BETWEEN_SCANS: Final = frozenset(
     {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 )  # what may follow a scan, besides the end
 _MARKER: Final = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)  # no stuffing, no restart
+_NEXT_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # to search: linear
 _END_MARKER: Final = b"\xff\xd9"
+_MOST_SEGMENTS: Final = 2_000  # that are looked at
 _RESTART: Final = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE: Final = b"\xb5\x69\xd2\xa6\x4d\x9b" * 42  # unlike zeros, which stand for what is missing
 
 _PNG_SIGNATURE_BYTES: Final = 8
 _PNG_END: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_MOST_CHUNKS: Final = 50_000  # libpng writes 8 KiB a chunk
 _PNG_KEPT: Final = (b"tRNS", b"eXIf")  # of what a decoder may do without
 
 
@@ -46,6 +51,21 @@ def png_without_notes(data: bytes) -> bytes:
             kept.append(chunk.data)
         ended = ended or chunk.kind == b"IEND" or (chunk.critical and not chunk.whole)
     return b"".join(kept) + (b"" if ended else _PNG_END)
+
+
+def require_few_chunks(data: bytes) -> None:
+    """Raises MalformedInput for a PNG of more chunks than any program writes.
+
+    Pillow takes some microseconds for each, and a chunk may be as short as 12 bytes.
+    """
+    position = _PNG_SIGNATURE_BYTES
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            return
+        position += 12 + int.from_bytes(data[position : position + 4])
+    raise MalformedInput(
+        f"the picture is a PNG in more than {_MOST_CHUNKS:,} pieces: save it again with any program"
+    )
 
 
 class _Chunk(NamedTuple):
@@ -83,7 +103,10 @@ def _last_scan(data: bytes) -> slice | None:
     components: set[int] = set()
     complete: set[tuple[int, int]] = set()  # component, coefficient
     position = 2
-    while (found := _MARKER.match(data, position)) is not None:
+    for _ in range(_MOST_SEGMENTS):
+        found = _MARKER.match(data, position)
+        if found is None:
+            break
         marker, start = found[1][0], found.end()
         end = start + int.from_bytes(data[start : start + 2], "big")
         if marker == _END or end > len(data):
@@ -112,7 +135,7 @@ def _completed(header: bytes) -> set[tuple[int, int]]:
 
 
 def _end_of_scan(data: bytes, start: int) -> int:
-    found = _MARKER.search(data, start)
+    found = _NEXT_MARKER.search(data, start)
     return len(data) if found is None else found.start()
 
 

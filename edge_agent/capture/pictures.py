@@ -6,16 +6,15 @@ from typing import Final
 import cv2
 import numpy as np
 
+from models.jpeg_bounds import bounded_jpeg, jpeg_size
 from models.types import BgrImage
-from shared.errors import SourceError, UnreadablePicture
+from shared.errors import MalformedInput, SourceError, UnreadablePicture
 from shared.memory import memory_limit_bytes
 
 _SHARE: Final = 8  # a decoded picture may take this part of the memory; three are held at a time
 _BYTES_A_PIXEL: Final = 3
 _LARGEST: Final = 50_000_000  # pixels: no camera has more
 _LEAST: Final = 2_100_000  # 1920 × 1080 is read whatever the memory
-_SIZE_MARKERS: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-_MARKERS_WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 @cache
@@ -35,10 +34,16 @@ def require_size(name: str, width: float, height: float) -> None:
 
 
 def decode_jpeg(data: bytes) -> BgrImage:
-    """The picture in `data`. Raises UnreadablePicture, for a too large one before decoding."""
+    """The picture in `data`.
+
+    Raises UnreadablePicture; for one that is too large, or asks for too much, before decoding.
+    """
     if not data:
         raise UnreadablePicture("the picture is empty")
-    size = jpeg_size(data)
+    try:
+        data, size = bounded_jpeg(data), jpeg_size(data)
+    except MalformedInput as error:
+        raise UnreadablePicture(error.message) from error
     if size is None:
         raise UnreadablePicture("the picture is no JPEG, or its header is damaged")
     if not 0 < size[0] * size[1] <= max_pixels():
@@ -53,22 +58,3 @@ def decode_jpeg(data: bytes) -> BgrImage:
     if image is None:
         raise UnreadablePicture("the picture is damaged or cut short")
     return image.astype(np.uint8, copy=False)
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG's frame header; None where there is none (ITU-T T.81, B.2.2)."""
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker in _SIZE_MARKERS:
-            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-            return int.from_bytes(width), int.from_bytes(height)
-        elif marker in _MARKERS_WITHOUT_LENGTH:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return None
