@@ -73,7 +73,7 @@ def create_app(
     app.config["MAX_FORM_MEMORY_SIZE"] = _FORM_FIELD_BYTES
     app.config["MAX_FORM_PARTS"] = _FORM_PARTS
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
-    gatekeeper = Gatekeeper(services.settings, services.keys, secret)
+    gatekeeper = Gatekeeper(services.settings, services.keys, services.page_sessions, secret)
     pictures = PictureTurns(services.settings.threads // 2)
     endpoints = all_endpoints(services, stopping, _warmed(services) if warm else lambda: True)
     for endpoint in endpoints:

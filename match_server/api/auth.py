@@ -1,6 +1,7 @@
 """Who asks: a key in `Authorization: Bearer`, or the page's cookie for reading."""
 
 import ipaddress
+import secrets
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -9,11 +10,11 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from match_server.services.law.keys import Keys, Permission, Principal
 from match_server.services.law.limits import Limits
+from match_server.services.law.page_sessions import SESSION_S, PageSessions
 from match_server.settings import Settings
 from shared.errors import Forbidden, Unauthenticated
 
 COOKIE = "muster_session"
-SESSION_S = 30 * 24 * 3600
 EDITING_COOKIE = "muster_editing"
 EDITING_S = 3600
 EDITING_HEADER = "X-Muster-Page"  # a page of another site cannot send it: browsers ask us first
@@ -33,9 +34,12 @@ class Gatekeeper:
     an enroller may do, and for writing only together with the header that our scripts send.
     """
 
-    def __init__(self, settings: Settings, keys: Keys, secret: bytes) -> None:
+    def __init__(
+        self, settings: Settings, keys: Keys, sessions: PageSessions, secret: bytes
+    ) -> None:
         self._settings = settings
         self._keys = keys
+        self._sessions = sessions
         self._limits = Limits(
             per_key=settings.requests_per_minute,
             bad_keys=settings.bad_keys_per_minute,
@@ -89,7 +93,7 @@ class Gatekeeper:
                 f"a key of role {principal.role!r} may not watch events; sign in with one of role "
                 "'viewer'"
             )
-        return str(self._signer.dumps(principal.key_id))
+        return self._cookie(self._signer, principal)
 
     def editing_for(self, request: Request, key: str) -> str:
         """The cookie with which a key edits people; raises as `session_for`."""
@@ -98,7 +102,25 @@ class Gatekeeper:
             raise Forbidden(
                 f"a key of role {principal.role!r} may not edit people; one of role 'enroller' may"
             )
-        return str(self._editing.dumps(principal.key_id))
+        return self._cookie(self._editing, principal)
+
+    def sign_out(self, request: Request) -> None:
+        """End the session, and with it what it may edit, whoever has a copy of the cookies."""
+        self._end(request.cookies.get(COOKIE), self._signer, SESSION_S)
+        self.stop_editing(request)
+
+    def stop_editing(self, request: Request) -> None:
+        """End the session in which people may be edited."""
+        self._end(request.cookies.get(EDITING_COOKIE), self._editing, EDITING_S)
+
+    @staticmethod
+    def _cookie(signer: URLSafeTimedSerializer, principal: Principal) -> str:
+        return str(signer.dumps([principal.key_id, secrets.token_hex(16)]))
+
+    def _end(self, cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int) -> None:
+        named = _read(cookie, signer, max_age_s)
+        if named is not None:
+            self._sessions.end(named[1])
 
     def admit_form(self, request: Request, key: str, permission: Permission) -> Principal:
         """Who sends a form with a key of their own, for this one time; raises as `require`."""
@@ -131,12 +153,11 @@ class Gatekeeper:
     def _named(
         self, cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int
     ) -> Principal | None:
-        """Whose key a cookie names; None when it is forged, too old, or the key has ended."""
-        try:
-            key_id = None if cookie is None else signer.loads(cookie, max_age=max_age_s)
-        except BadSignature:
+        """Whose key a cookie names; None when it is forged, too old, or was ended."""
+        named = _read(cookie, signer, max_age_s)
+        if named is None or self._sessions.has_ended(named[1]):
             return None
-        return self._keys.still_valid(key_id) if isinstance(key_id, str) else None
+        return self._keys.still_valid(named[0])
 
     def _recognised(self, request: Request, key: str) -> Principal:
         """Whose key it is. Who sends wrong ones is soon not listened to."""
@@ -149,6 +170,30 @@ class Gatekeeper:
             raise
         self._limits.good_key(key)
         return principal
+
+
+def _read(
+    cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int
+) -> tuple[str, str] | None:
+    """The ids of the key and of the session that stand in a cookie; None when it is forged."""
+    try:
+        key_id, session_id = signer.loads(cookie or "", max_age=max_age_s)
+    except (BadSignature, ValueError, TypeError):  # the others: a cookie of an earlier version
+        return None
+    return key_id, session_id
+
+
+def require_own_page(request: Request, public_url: str | None) -> None:
+    """Raises Forbidden for a form that a page of another site sent.
+
+    It could sign a visitor in with a key of its own, and so learn what they do. Browsers say where
+    a form comes from: over TLS in `Sec-Fetch-Site`, always in `Origin`.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = {request.host} if public_url is None else {request.host, urlsplit(public_url).netloc}
+    foreign = origin is not None and urlsplit(origin).netloc not in own
+    if site not in ("same-origin", "none") if site is not None else foreign:
+        raise Forbidden("this form was sent by a page of another site: open the page and try again")
 
 
 def _is_local(request: Request) -> bool:

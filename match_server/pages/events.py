@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-from flask import Blueprint, Request, g, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, g, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
@@ -96,7 +96,7 @@ def add_event_pages(blueprint: Blueprint, services: Services, gatekeeper: Gateke
     @blueprint.post("/events/<event>/decide")
     def decide(event: str) -> AnyResponse:
         editor = gatekeeper.editor(request)
-        if editor is None or not _of_this_site(request):
+        if editor is None:
             return redirect(url_for("pages.edit", next=url_for("pages.event", event=event)))
         act_as(Actor(who=editor.key_id, role=editor.role, request_id=g.request_id))
         given = request.form.get("decision", "")
@@ -112,11 +112,6 @@ def add_event_pages(blueprint: Blueprint, services: Services, gatekeeper: Gateke
             page = _event_page(event, by_key=True, problem=in_words(error))
             return make_response(page, status_of(error))
         return redirect(url_for("pages.event", event=event), code=303)
-
-
-def _of_this_site(request: Request) -> bool:
-    """Whether a form was sent by our own page: browsers say where it comes from."""
-    return request.headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
 
 
 def _person_meant(services: Services, event: str, who: str) -> str:

@@ -96,6 +96,7 @@ def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
 
     @blueprint.post("/edit/stop")
     def stop_editing() -> AnyResponse:
+        gatekeeper.stop_editing(request)
         response = redirect(_own_page(request.form.get("next", "")), code=303)
         take_cookie(response, EDITING_COOKIE)
         return response

@@ -16,7 +16,7 @@ from flask import (
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from match_server.api.auth import COOKIE, EDITING_COOKIE, SESSION_S, Gatekeeper
+from match_server.api.auth import COOKIE, EDITING_COOKIE, Gatekeeper, require_own_page
 from match_server.api.constant import ConstantAnswer
 from match_server.api.errors import http_error, status_of
 from match_server.pages.calibration import add_calibration_page
@@ -26,6 +26,7 @@ from match_server.pages.events import add_event_pages
 from match_server.pages.people import add_people_pages
 from match_server.pages.words import clock_time, day_time, in_words
 from match_server.schemas.events import EventQuery
+from match_server.services.law.page_sessions import SESSION_S
 from match_server.services.wiring import Services
 from shared.clock import rfc3339
 from shared.commands import shown
@@ -53,6 +54,12 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
     for words in (clock_time, day_time, in_plain_terms, shown):
         blueprint.add_app_template_filter(words, words.__name__)
     blueprint.register_error_handler(MusterError, _problem)
+
+    @blueprint.before_request
+    def from_own_page() -> None:
+        if request.method == "POST":
+            require_own_page(request, services.settings.public_url)
+
     blueprint.after_request(_protect)
     blueprint.app_errorhandler(404)(_nowhere)
 
@@ -102,6 +109,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
 
     @blueprint.post("/logout")
     def logout() -> AnyResponse:
+        gatekeeper.sign_out(request)
         response = redirect(url_for("pages.login"), code=303)
         for cookie in (COOKIE, EDITING_COOKIE):
             take_cookie(response, cookie)
@@ -141,7 +149,7 @@ def _nowhere(error: HTTPException) -> AnyResponse:
 def _protect(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["X-Frame-Options"] = "DENY"
-    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Referrer-Policy"] = "same-origin"  # else our own forms name no origin
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers["Permissions-Policy"] = "camera=(), microphone=(), geolocation=()"

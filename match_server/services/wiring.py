@@ -32,6 +32,7 @@ from match_server.services.law.housekeeping import Housekeeper, HouseLease, Task
 from match_server.services.law.journal import Journal
 from match_server.services.law.keys import Keys
 from match_server.services.law.orphans import Orphans
+from match_server.services.law.page_sessions import PageSessions
 from match_server.services.law.pruning import AuditRetention
 from match_server.services.law.retention import RetentionSweep
 from match_server.services.metrics import Metrics
@@ -104,6 +105,7 @@ class Services:
     decisions: Decisions
     keys: Keys
     message_keys: MessageKeys
+    page_sessions: PageSessions
     metrics: Metrics
     presence: Presence
     updates: Updates
@@ -235,6 +237,7 @@ def build_services(
         decisions=Decisions(database, vault, points, Learner(index, vault, points, clock), clock),
         keys=keys,
         message_keys=MessageKeys(database, keys, settings.unsigned_messages),
+        page_sessions=PageSessions(database, clock),
         metrics=metrics,
         presence=Presence(database, clock),
         updates=Updates(database, clock),

@@ -3,7 +3,7 @@
 Internal keys are integers; what clients see are `id` columns (UUIDv7, or named by the client).
 """
 
-from match_server.tables.administration import ApiKey, Change, Counter, DoomedFile
+from match_server.tables.administration import ApiKey, Change, Counter, DoomedFile, EndedSession
 from match_server.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure, Lease
 from match_server.tables.base import Json, Table, UtcTime
 from match_server.tables.calibrations import Calibration
@@ -58,6 +58,7 @@ __all__ = [
     "DeviceGap",
     "DeviceHealth",
     "DoomedFile",
+    "EndedSession",
     "Erasure",
     "Event",
     "EventCandidate",

@@ -43,6 +43,15 @@ class ApiKey(Table):
     last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)  # within a minute or so
 
 
+class EndedSession(Table):
+    """A session of the pages that was ended before its time."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    ended_at: Mapped[datetime] = mapped_column(UtcTime, index=True)
+
+
 class Change(Table):
     """One line of the change feed, written in the transaction of the change. Ids only, no names."""
 

@@ -79,6 +79,67 @@ def test_signing_out_ends_the_session(api):
     assert api.client.get("/").status_code == 302
 
 
+def _copied(api, *names):
+    """A browser with copies of these cookies."""
+    thief = api.client.application.test_client()
+    for name in names:
+        thief.set_cookie(name, api.client.get_cookie(name).value)
+    return thief
+
+
+def test_a_copied_cookie_is_worth_nothing_after_signing_out(api, helpers):
+    _login(api)
+    api.client.post("/edit", data={"key": api.key("enroller")})
+    thief = _copied(api, "muster_session", "muster_editing")
+    other = api.client.application.test_client()  # of the same key, somewhere else
+    other.post("/login", data={"key": api.key("viewer")})
+    body, header = {"name": "Bo"}, {"X-Muster-Page": "people"}
+    path = "/v1/collections/default/persons"
+    assert thief.get("/").status_code == 200
+    assert thief.post(path, json=body, headers=header).status_code == 201
+    stream = thief.get("/v1/events/stream", buffered=False)
+    pieces = iter(stream.response)
+    next(pieces)
+    api.client.post("/logout")
+    assert thief.get("/").status_code == 302
+    assert thief.post(path, json=body, headers=header).status_code == 401
+    api.send(api.probe(helpers.unit_vector(1)))
+    assert list(pieces) == []
+    stream.close()
+    assert other.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost:8481"},
+        {"Origin": "null"},
+    ],
+    ids=lambda one: " ".join(*one.items()),
+)
+def test_a_page_of_another_site_signs_nobody_in_or_out(api, headers):
+    data = {"key": api.key("viewer")}
+    assert api.client.post("/login", data=data, headers=headers).status_code == 403
+    _login(api)
+    assert api.client.post("/logout", headers=headers).status_code == 403
+    assert api.client.get("/").status_code == 200
+
+
+def test_our_own_forms_are_taken_however_the_browser_names_us(make_api):
+    api = make_api(public_url="https://muster.example")
+    data = {"key": api.key("viewer")}
+    for headers in (
+        {"Origin": "http://localhost"},
+        {"Origin": "https://muster.example"},
+        {"Origin": "null", "Sec-Fetch-Site": "same-origin"},
+        {},
+    ):
+        assert api.client.post("/login", data=data, headers=headers).status_code == 303, headers
+
+
 def test_every_page_forbids_foreign_content_and_framing(api):
     for path in ("/login", "/docs", "/static/page.js"):
         with api.client.get(path) as response:
