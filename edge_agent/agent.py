@@ -282,6 +282,7 @@ def open_outbox(settings: AgentSettings) -> Outbox:
         settings.device,
         max_bytes=bounds.max_mib * 1024 * 1024,
         max_age_s=bounds.max_age_days * 86_400,
+        key_file=settings.gallery.key_file,
     )
 
 

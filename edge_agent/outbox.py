@@ -3,6 +3,9 @@
 SQLite in WAL mode with `synchronous=FULL`: a commit is on the disk when it returns, so that neither
 `kill -9` nor a power cut takes a probe that was put, or gives out a sequence number twice. A box
 makes a few probes a second at most, so the sync per commit costs nothing that matters.
+
+Probes rest as envelopes of the box's key, and what was delivered is overwritten: in the file at
+once, in its write-ahead log within some seconds.
 """
 
 import logging
@@ -10,15 +13,16 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent import outbox_rows
 from edge_agent.outbox_file import LastNumber, TakesNothing, begin_anew, is_damage, open_file
+from edge_agent.outbox_seal import Seal, take_over
 from edge_agent.probes import Probe
 from shared.clock import Clock, SystemClock, rfc3339
-from shared.errors import MusterError, StorageReadOnly, Unavailable
+from shared.errors import Damaged, KeyMissing, MusterError, StorageReadOnly, Unavailable
 from shared.files import no_storing
 from shared.messages import ProbeReceipt
 
@@ -27,6 +31,9 @@ log = logging.getLogger(__name__)
 _RETRY_S = 2.0
 _HELD_BYTES = 8 * 1024 * 1024
 _MINUTE_S = 60.0
+_OLDEST = "SELECT sequence, probe_id, body FROM probe ORDER BY sequence"
+_TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)"
+_CLEAN_S = 10.0  # between two truncations of the write-ahead log
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +92,15 @@ class Outbox:
         *,
         max_bytes: int = 256 * 1024 * 1024,
         max_age_s: float = 30 * 24 * 3600.0,
+        key_file: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
+        """`key_file` holds the box's key; None: systemd's, or one that is made beside the file."""
         self._path = path
+        self._seal = Seal(path.parent, device, key_file)
+        self._unreadable: set[int] = set()  # numbers of probes that do not open
+        self._deleted = False  # since the log was truncated
+        self._cleaned_at_s = 0.0
         self._device = device
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
@@ -107,6 +120,7 @@ class Outbox:
         self._lived_before_s = 0.0  # in earlier processes
         self._opened_at_s = self._aged_at_s = self._clock.monotonic_s()
         self._open()
+        self._seal.load()
 
     def put(self, probes: Sequence[Probe]) -> int:
         """Numbers the probes and stores them in one transaction; answers how many were stored.
@@ -125,18 +139,21 @@ class Outbox:
             if not self._is_open():
                 return 0
             if not self._held and not self._settled and not self._is_time_to_age():
+                self._clean()
                 return 0
             try:
                 with self._transaction() as cursor:
                     now = rfc3339(self._clock.now())
                     outbox_rows.forget(cursor, self._settled.values(), now)
+                    self._deleted = self._deleted or bool(self._settled)
                     stored = self._store(cursor)
                     self._drop_aged(cursor)
-            except sqlite3.Error as error:
-                if self._begin_anew(error):
+            except (sqlite3.Error, Unavailable) as error:
+                if isinstance(error, sqlite3.Error) and self._begin_anew(error):
                     return self.retry()
                 self._disk_failed(error)
                 return 0
+            self._clean()
             if stored:
                 self._last_number.write(self._last_stored)
             self._settled.clear()
@@ -157,21 +174,19 @@ class Outbox:
         with self._reading():
             if self._opened is None:
                 return []
-            # Those that are settled but still on the disk are few: the disk was full just then.
-            rows = self._connection.execute(
-                "SELECT sequence, probe_id, body FROM probe ORDER BY sequence LIMIT ?",
-                (limit + len(self._settled),),
-            )
             batch: list[StoredProbe] = []
             size = 0
-            for row in rows:
-                stored = StoredProbe(*row)
-                if stored.probe_id in self._settled:
-                    continue
-                size += len(stored.body)
-                if batch and (size > max_bytes or len(batch) == limit):
-                    break
-                batch.append(stored)
+            with closing(self._connection.execute(_OLDEST)) as rows:
+                for sequence, probe_id, sealed in rows:
+                    if probe_id in self._settled or sequence in self._unreadable:
+                        continue
+                    body = self._opened_probe(sequence, probe_id, sealed)
+                    if body is None:
+                        continue
+                    size += len(body)
+                    if batch and (size > max_bytes or len(batch) == limit):
+                        break
+                    batch.append(StoredProbe(sequence, probe_id, body))
             return batch
 
     def acknowledge(self, probe_ids: Iterable[str]) -> None:
@@ -227,9 +242,9 @@ class Outbox:
 
     @property
     def trouble(self) -> str | None:
-        """Why the disk takes nothing at the moment, as a sentence; None while it does."""
+        """What is wrong with the disk or the key, as a sentence; None while all is well."""
         if self._retry_at is None:
-            return None
+            return self._why_unreadable() if self._unreadable else None
         return (
             f"The outbox {self._path} takes nothing ({self._why_nothing}): probes are held in"
             f" memory; {self._advice}"
@@ -266,7 +281,7 @@ class Outbox:
 
     def _open(self) -> None:
         try:
-            self._use(open_file(self._path))
+            self._use(open_file(self._path, self._seal.open))
         except TakesNothing as error:
             self._disk_failed(error)
         except sqlite3.Error as error:
@@ -289,7 +304,7 @@ class Outbox:
         self._anew_at_s = now_s
         self._leave()
         try:
-            self._use(begin_anew(self._path, damage))
+            self._use(begin_anew(self._path, damage, self._seal.open))
         except (TakesNothing, MusterError, sqlite3.Error) as error:
             log.error("The outbox %s cannot begin anew: %s", self._path, error)
             return False
@@ -297,8 +312,10 @@ class Outbox:
 
     def _use(self, connection: sqlite3.Connection) -> None:
         """Goes on with this file, and with numbers that nobody has had."""
+        take_over(connection, self._seal)
         self._opened = connection
         self._opened_at_s = self._clock.monotonic_s()
+        self._truncate()  # what a power cut left behind
         self._lived_before_s, last = connection.execute(
             "SELECT lived_s, last_sequence FROM tally"
         ).fetchone()
@@ -332,13 +349,41 @@ class Outbox:
         for sequence, probe in enumerate(self._held, start=outbox_rows.last_sequence(cursor) + 1):
             message = probe.message(self._device, sequence)
             body = message.model_dump_json(exclude_none=True).encode()
-            rows.append((sequence, probe.probe_id, body, self._lived_s()))
+            sealed = self._seal.seal(sequence, probe.probe_id, body)
+            rows.append((sequence, probe.probe_id, sealed, self._lived_s()))
         if rows:
             outbox_rows.insert(cursor, rows)
             outbox_rows.count_dropped(cursor, self._held_dropped)
             outbox_rows.make_room(cursor, self._max_bytes)
             self._last_stored = rows[-1][0]
         return len(rows)
+
+    def _opened_probe(self, sequence: int, probe_id: str, sealed: bytes) -> bytes | None:
+        """The wire form; None for a probe that does not open: it waits for its key, and ages."""
+        try:
+            return self._seal.open(sequence, probe_id, sealed)
+        except (Damaged, KeyMissing) as error:
+            if not self._unreadable:
+                log.error("A probe in the outbox %s cannot be read: %s", self._path, error.message)
+            self._unreadable.add(sequence)
+            return None
+
+    def _why_unreadable(self) -> str:
+        return (
+            f"{len(self._unreadable)} probes in the outbox {self._path} cannot be read: they are "
+            "damaged, or the box has another key than it had; give it the old one as well"
+        )
+
+    def _clean(self) -> None:
+        """Truncates the log now and then, in which delivered probes would rest on."""
+        if self._deleted and self._clock.monotonic_s() - self._cleaned_at_s >= _CLEAN_S:
+            self._truncate()
+
+    def _truncate(self) -> None:
+        self._cleaned_at_s = self._clock.monotonic_s()
+        with suppress(sqlite3.Error):  # a full disk: what is stored is stored
+            (busy, *_) = self._connection.execute(_TRUNCATE).fetchone()
+            self._deleted = bool(busy)
 
     def _lived_s(self) -> float:
         """How long the outbox has been open in all its processes."""
@@ -355,6 +400,7 @@ class Outbox:
         cursor.execute("UPDATE tally SET lived_s = ?", (lived_s,))
         gone = outbox_rows.drop_older(cursor, lived_s - self._max_age_s)
         if gone:
+            self._deleted = True
             log.warning("%d probes waited too long for the server and are dropped", gone)
         self._aged_at_s = self._clock.monotonic_s()
 

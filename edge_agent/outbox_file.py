@@ -15,8 +15,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from edge_agent.box_keys import TAKES_NOTHING
+from edge_agent.outbox_seal import Open
 from shared.clock import SystemClock
-from shared.errors import ConfigurationError, Unavailable
+from shared.errors import ConfigurationError, MusterError, Unavailable
 from shared.messages import ProbeMessage
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,6 @@ CREATE TABLE IF NOT EXISTS tally (
     lived_s REAL NOT NULL DEFAULT 0  -- how long this outbox has been open in all
 );
 INSERT OR IGNORE INTO tally (id) VALUES (1);
-PRAGMA user_version = 1;
 """
 _ASIDE: Final = ".damaged-"
 _MISSES: Final = 500  # in a row: some 600,000 numbers
@@ -56,8 +57,10 @@ class TakesNothing(Exception):
     """The disk is full, read-only or broken: the file cannot be opened at the moment."""
 
 
-def open_file(path: Path) -> sqlite3.Connection:
+def open_file(path: Path, read: Open) -> sqlite3.Connection:
     """Opens or creates the file. One that is no database is set aside: a box must go on.
+
+    `read` opens the probes that can be saved of it.
 
     Raises TakesNothing where time or a person may help, ConfigurationError for a folder that
     cannot be used, Unavailable for other faults.
@@ -67,7 +70,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         return _connect(path)
     except sqlite3.DatabaseError as error:
         if is_damage(error):
-            return begin_anew(path, error)
+            return begin_anew(path, error, read)
         why = _why_nothing(path.parent, error)
         if why is not None:
             raise TakesNothing(why) from error
@@ -75,12 +78,12 @@ def open_file(path: Path) -> sqlite3.Connection:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TakesNothing("the disk is full") from error
-        if error.errno in (errno.EROFS, errno.EIO):
+        if error.errno in TAKES_NOTHING:
             raise TakesNothing(os.strerror(error.errno).lower()) from error
         raise ConfigurationError(f"the outbox cannot be kept in {path.parent}: {error}") from error
 
 
-def begin_anew(path: Path, damage: sqlite3.Error) -> sqlite3.Connection:
+def begin_anew(path: Path, damage: sqlite3.Error, read: Open) -> sqlite3.Connection:
     """Sets a damaged file aside and opens a new one with what can still be read of the old.
 
     Only the newest damaged file is kept: what is in it is biometric data. Raises as `open_file`.
@@ -95,8 +98,8 @@ def begin_anew(path: Path, damage: sqlite3.Error) -> sqlite3.Connection:
         path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
     except OSError as error:
         raise TakesNothing(str(error)) from error
-    connection = open_file(path)
-    saved = _salvage(aside, connection)
+    connection = open_file(path, read)
+    saved = _salvage(aside, connection, read)
     log.error(
         "The outbox %s is damaged (%s): kept as %s; a new one goes on with the %d waiting probes"
         " that could be read",
@@ -155,13 +158,13 @@ def _why_nothing(folder: Path, error: sqlite3.Error) -> str | None:
     return str(error) if name.startswith(("SQLITE_IOERR", "SQLITE_FULL")) else None
 
 
-def _salvage(damaged: Path, connection: sqlite3.Connection) -> int:
+def _salvage(damaged: Path, connection: sqlite3.Connection, read: Open) -> int:
     """Copies the probes that can be read, and the tally; answers how many probes."""
     saved = 0
     try:
         with closing(sqlite3.connect(damaged)) as source:
             connection.execute("BEGIN IMMEDIATE")
-            for row in _readable(source):
+            for row in _readable(source, read):
                 saved += connection.execute(
                     "INSERT OR IGNORE INTO probe (sequence, probe_id, body, put_at_s)"
                     " VALUES (?, ?, ?, ?)",
@@ -185,19 +188,19 @@ def _salvage(damaged: Path, connection: sqlite3.Connection) -> int:
     return saved
 
 
-def _readable(source: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+def _readable(source: sqlite3.Connection, read: Open) -> Iterator[tuple[Any, ...]]:
     """The whole probes of a damaged file, in order; what cannot be read is stepped over."""
     query = "SELECT sequence, probe_id, body, put_at_s FROM probe WHERE sequence > ?"
     last = misses = 0
     while misses < _MISSES:
         try:
             for sequence, probe_id, body, put_at_s in source.execute(query, (last,)):
-                message = ProbeMessage.model_validate_json(body)
+                message = ProbeMessage.model_validate_json(read(sequence, probe_id, body))
                 if (message.sequence, message.probe_id) != (sequence, probe_id):
                     raise sqlite3.DataError("this was never written here")
                 last, misses = sequence, 0
                 yield sequence, probe_id, body, float(put_at_s)
-        except (sqlite3.Error, ValidationError, TypeError):
+        except (sqlite3.Error, ValidationError, TypeError, AttributeError, MusterError):
             last += 1 + misses**2 // 64  # by ones at first, then in longer and longer steps
             misses += 1
         else:
@@ -211,6 +214,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA journal_size_limit = 4194304")
         connection.execute("PRAGMA cache_size = -2048")
         connection.executescript(_SCHEMA)

@@ -6,8 +6,8 @@ Asking the server would acknowledge changes that this process has not made.
 from collections.abc import Iterator
 from datetime import timedelta
 
+from edge_agent.box_keys import box_keys
 from edge_agent.doctor import Finding
-from edge_agent.gallery.keys import gallery_keys
 from edge_agent.gallery.local import LocalGallery
 from edge_agent.gallery.store import open_store
 from edge_agent.settings import AgentSettings
@@ -34,7 +34,7 @@ def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Finding:
     )
     if not path.exists():
         return Finding(what, "doubtful", "nothing has been received yet", given)
-    keys = gallery_keys(settings.state_dir, settings.gallery.key_file)
+    keys = box_keys(settings.state_dir, settings.gallery.key_file)
     store, state, _ = open_store(path, name, keys, mend=False)
     try:
         if state is None:

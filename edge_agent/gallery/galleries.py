@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from edge_agent.box_keys import box_keys
 from edge_agent.gallery.client import FeedClient
 from edge_agent.gallery.follower import Follower
-from edge_agent.gallery.keys import gallery_keys
 from edge_agent.gallery.local import LocalGallery
 from edge_agent.gallery.recognizer import Hook, Recognizer, Sink, Tell
 from edge_agent.gallery.store import open_store
@@ -40,7 +40,7 @@ class Galleries:
         self._hook = Hook(wanted.hook) if wanted.hook else None
         self._problems: list[str] = []
         self.followers: list[Follower] = []
-        keys = gallery_keys(settings.state_dir, wanted.key_file)
+        keys = box_keys(settings.state_dir, wanted.key_file)
         clock = clock or SystemClock()
         for name in wanted.collections:
             client = FeedClient(

@@ -1,5 +1,6 @@
 """The outbox: numbers without gaps, bounds, a full disk, and death at any moment."""
 
+import base64
 import contextlib
 import json
 import logging
@@ -20,8 +21,10 @@ from hypothesis import strategies as st
 from edge_agent.outbox import Outbox
 from edge_agent.probes import Probe
 from shared.clock import SystemClock
+from shared.envelope import OVERHEAD_BYTES, Key
 from shared.errors import ConfigurationError
 from shared.messages import ProbeMessage, ProbeReceipt
+from shared.template import encode_template
 
 from .made_probes import DEVICE, make_probe
 
@@ -263,7 +266,8 @@ def test_what_waited_too_long_is_dropped_and_counted(tmp_path: Path, probes: Pro
     assert sequences(outbox) == [4, 5]
     counts = outbox.counts()
     assert (counts.dropped, counts.waiting) == (3, 2)
-    assert counts.waiting_bytes == sum(len(one.body) for one in outbox.pending(9))
+    sealed = sum(len(one.body) + OVERHEAD_BYTES for one in outbox.pending(9))
+    assert counts.waiting_bytes == sealed
     outbox.close()
 
 
@@ -383,3 +387,143 @@ def test_only_templates_and_what_the_contract_names_are_stored(
 ) -> None:
     outbox.put(probes(1))
     assert set(json.loads(outbox.pending()[0].body)) <= set(ProbeMessage.model_fields)
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.call(command, stderr=subprocess.DEVNULL):
+        pytest.skip("mounting a small tmpfs is not allowed here")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+PICTURE = b"\xff\xd8\xff\xe0" + random.Random(4).randbytes(20_000)
+
+
+def biometric(probe: Probe) -> list[bytes]:
+    """Parts of its template and picture, as they are and as they stand in a message."""
+    raw = [probe.template.vector.astype("<f2").tobytes(), PICTURE]
+    texts = [encode_template(probe.template).encode(), base64.b64encode(PICTURE)]
+    return [one[start : start + 48] for one in (*raw, *texts) for start in (0, 300, 600)]
+
+
+def files_with(folder: Path, parts: list[bytes]) -> list[str]:
+    """The files in which one of these stands."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return [file.name for file in files if any(part in file.read_bytes() for part in parts)]
+
+
+def as_before(path: Path, count: int) -> list[Probe]:
+    """An outbox as versions before this one left it: in the clear, some delivered since."""
+    probes = [make_probe(seed=seed, thumbnail=PICTURE) for seed in range(count)]
+    outbox = Outbox(path, DEVICE)
+    outbox.put(probes)
+    outbox.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = OFF")
+        for sequence, probe in enumerate(probes, start=1):
+            body = probe.message(DEVICE, sequence).model_dump_json(exclude_none=True).encode()
+            connection.execute("UPDATE probe SET body = ? WHERE sequence = ?", (body, sequence))
+        connection.execute("DELETE FROM probe WHERE sequence <= 2")
+        connection.execute("UPDATE tally SET bytes = (SELECT sum(length(body)) FROM probe)")
+        connection.execute("PRAGMA user_version = 1")
+    (path.parent / "gallery.key").unlink()
+    return probes
+
+
+def test_no_template_and_no_picture_rests_in_the_clear_before_delivery_or_after(
+    tmp_path: Path,
+) -> None:
+    clock = StandingClock()
+    outbox = Outbox(tmp_path / "outbox.db", DEVICE, clock=clock)
+    probe = make_probe(seed=3, thumbnail=PICTURE)
+    outbox.put([probe])
+    assert (tmp_path / "outbox.db-wal").stat().st_size > 20_000
+    assert files_with(tmp_path, biometric(probe)) == []
+    with contextlib.closing(sqlite3.connect(tmp_path / "outbox.db")) as reader:
+        (sealed,) = reader.execute("SELECT body FROM probe").fetchone()
+    assert files_with(tmp_path, [sealed[1000:1032]]) == ["outbox.db-wal"]
+    outbox.acknowledge([probe.probe_id])
+    clock.at_s = 11.0
+    outbox.retry()  # as delivery does every other second
+    assert files_with(tmp_path, [sealed[1000:1032], *biometric(probe)]) == []
+    outbox.close()
+
+
+def test_an_outbox_from_before_is_taken_over_and_nothing_of_it_is_left_in_the_clear(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "outbox.db"
+    probes = as_before(path, 250)
+    assert files_with(tmp_path, biometric(probes[0])) == ["outbox.db"], "deleted, and still there"
+    outbox = Outbox(path, DEVICE)
+    for probe in (probes[0], probes[2], probes[-1]):
+        assert files_with(tmp_path, biometric(probe)) == []
+    stored = outbox.pending(1000, 1 << 40)
+    assert [one.probe_id for one in stored] == [one.probe_id for one in probes[2:]]
+    for one in stored[:3]:
+        assert ProbeMessage.model_validate_json(one.body).sequence == one.sequence
+    counts = outbox.counts()
+    assert (counts.put, counts.waiting) == (250, 248)
+    assert counts.waiting_bytes == sum(len(one.body) + OVERHEAD_BYTES for one in stored)
+    outbox.close()
+
+
+def test_where_there_is_no_room_an_outbox_from_before_is_delivered_and_taken_over_later(
+    small_tmpfs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = small_tmpfs / "outbox.db"
+    probes = as_before(path, 12)
+    filler = small_tmpfs / "somebody else's"
+    free = os.statvfs(small_tmpfs)
+    filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 160 * 1024))
+    outbox = Outbox(path, DEVICE)
+    assert [one.probe_id for one in outbox.pending()] == [one.probe_id for one in probes[2:]]
+    assert "wait in the outbox unencrypted" in caplog.text
+    outbox.close()
+    filler.unlink()
+    again = Outbox(path, DEVICE)
+    assert len(again.pending()) == 10
+    assert files_with(small_tmpfs, biometric(probes[4])) == []
+    again.close()
+
+
+def test_probes_under_a_key_that_is_gone_wait_for_it_and_stand_before_no_others(
+    tmp_path: Path,
+) -> None:
+    path, key = tmp_path / "outbox.db", tmp_path / "gallery.key"
+    first = Outbox(path, DEVICE)
+    first.put([make_probe(seed=seed) for seed in range(50)])
+    first.close()
+    old = key.read_text()
+    key.write_text(Key.new().text)
+    other = Outbox(path, DEVICE)
+    other.put([make_probe(seed=99)])
+    assert sequences(other) == [51]
+    assert other.trouble is not None
+    assert "50 probes" in other.trouble
+    assert "another key" in other.trouble
+    other.close()
+    key.write_text(f"{key.read_text()}\n{old}")
+    both = Outbox(path, DEVICE)
+    assert sequences(both) == list(range(1, 52))
+    assert both.trouble is None
+    both.close()
+
+
+def test_a_probe_that_was_put_in_anothers_place_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(path, DEVICE)
+    outbox.put([make_probe(seed=seed) for seed in range(3)])
+    outbox.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE probe SET body = (SELECT body FROM probe WHERE sequence = 1) WHERE sequence = 2"
+        )
+    again = Outbox(path, DEVICE)
+    assert sequences(again) == [1, 3]
+    again.close()

@@ -11,9 +11,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_agent.box_keys import box_keys
 from edge_agent.gallery.checkup import examine_galleries
 from edge_agent.gallery.galleries import Galleries
-from edge_agent.gallery.keys import gallery_keys
 from edge_agent.gallery.local import Found
 from edge_agent.gallery.recognizer import Hook, Recognizer
 from edge_agent.gallery.store import Store
@@ -210,7 +210,7 @@ def test_the_doctor_says_how_the_gallery_is(tmp_path: Path) -> None:
     }
     settings, clock = settings_of(table), MovableClock()
     model_id = "compact-mobilefacenet-512@1"
-    keys = gallery_keys(tmp_path, None)
+    keys = box_keys(tmp_path, None)
     store = Store(settings.gallery_path("staff"), "staff", keys)
     store.begin(head(model_id=model_id))
     store.extend(part([person(1)], {101: 1}))
