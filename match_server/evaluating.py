@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from match_server.commands.progress import progress
+from match_server.evaluation.by_pictures import missed_by_pictures
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.folder import read_folder
 from match_server.evaluation.measured import as_reference, measure
@@ -90,7 +91,8 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool | None) 
         _write(wanted.out / "report.html", page_of(report, measured.file)),
     ]
     if wanted.reference is not None:
-        reference = as_reference(measured.file, wanted.reference.pictures)
+        missed = missed_by_pictures(read)
+        reference = as_reference(measured.file, wanted.reference.pictures, missed)
         written.append(_write(wanted.reference.path, reference.model_dump_json()))
     if plots is not False and (plots or can_plot()):
         written += write_plots(measured.file, wanted.out)

@@ -40,7 +40,8 @@ _FIGURES = {
 @click.option(
     "--threshold",
     type=click.FloatRange(-1, 1),
-    help="With --switch: the similarity from which somebody is identified with the new model.",
+    help="With --switch: the similarity from which somebody is identified with the new model, in "
+    "place of a wished FPIR.",
 )
 @click.option(
     "--accept-missing",
@@ -69,14 +70,15 @@ def reembed(
     """Give a collection the templates of other face models, made of its kept photos.
 
     The server goes on with the old ones meanwhile. What is interrupted goes on when it is called
-    again. Thresholds of two models have nothing to do with each other: --compare proposes one.
-    Until --finish the way back is open. The boxes of the collection need the new pack as well:
-    from the switch on, their probes of the old model are refused.
+    again. A wished FPIR (`target_fpir`) stays, by the new model's reference calibration; a fixed
+    threshold does not, since thresholds of two models have nothing to do with each other. Until
+    --finish the way back is open. The boxes of the collection need the new pack as well: from the
+    switch on, their probes of the old model are refused.
 
     \b
     Examples:
       match-server reembed staff --pack opencv-zoo --compare
-      match-server reembed staff --switch --threshold 0.41
+      match-server reembed staff --switch
       match-server reembed staff --rollback
       match-server reembed staff --finish
     """
@@ -84,11 +86,8 @@ def reembed(
 
     if sum((switch, rollback, finish)) > 1:
         raise click.UsageError("--switch, --rollback and --finish are one step each")
-    if switch and threshold is None:
-        raise click.UsageError(
-            "--switch needs --threshold: that of the old model says nothing about the new one's "
-            "similarities (see --compare)"
-        )
+    if threshold is not None and not switch:
+        raise click.UsageError("--threshold goes with --switch")
     settings = load_settings(config, **options)
     with opened(settings) as services:
         if finish:
@@ -99,7 +98,7 @@ def reembed(
         models = _models(services, collection, pack)
 
         def step() -> "Standing":
-            if switch and threshold is not None:
+            if switch:
                 return services.reembedding.switch(
                     collection, threshold, accept_left=accept_missing
                 )

@@ -91,9 +91,12 @@ def measure(
     return Measured(rates, file.model_copy(update={"sha256": file.digest()}))
 
 
-def as_reference(file: CalibrationFile, pictures: str) -> CalibrationFile:
+def as_reference(
+    file: CalibrationFile, pictures: str, missed: list[float] | None = None
+) -> CalibrationFile:
     """The same calibration as one that a model pack brings; `pictures` says of which kind."""
-    marked = file.model_copy(update={"reference": CalibrationReference(pictures=pictures)})
+    reference = CalibrationReference(pictures=pictures, missed=missed)
+    marked = file.model_copy(update={"reference": reference})
     return marked.model_copy(update={"sha256": marked.digest()})
 
 

@@ -62,6 +62,7 @@ def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
         if visitor is None:
             return redirect(url_for("pages.login"))
         shown = services.persons.get(collection, person)
+        missed = services.points.references.missed(services.collections.get(collection).model_id)
         editing = gatekeeper.editor(request) is not None
         photos = []
         if editing:  # a viewer sees no photos of references
@@ -71,7 +72,7 @@ def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
             person=shown,
             collection=collection,
             photos=photos,
-            advice=advice(shown.templates),
+            advice=advice(shown.templates, missed),
             sightings=services.events.page(EventQuery(person=shown.id, size=_SIGHTINGS)),
             editing=editing,
             by_key=visitor.key_id != "open-page",

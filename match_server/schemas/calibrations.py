@@ -119,6 +119,11 @@ class CalibrationReference(ApiModel):
         description="Which kind of pictures it was measured on."
     )
     note: Annotated[str, Field(max_length=500)] = REFERENCE_NOTE
+    missed: Annotated[list[Rate], Field(min_length=3, max_length=3)] | None = Field(
+        default=None,
+        description="FNIR (rank 1) at an FPIR of 1 % with one, two and three pictures enrolled of "
+        "each person; null where too few persons had so many.",
+    )
 
 
 class CalibrationFile(ApiModel):
@@ -139,14 +144,12 @@ class CalibrationFile(ApiModel):
         default=None, description="Only in the reference calibration of a model pack."
     )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(
-        description="Of the rest as JSON with sorted keys and no spaces, without a `reference` "
-        "of null."
+        description="Of the rest as JSON with sorted keys and no spaces, without what is null."
     )
 
     def digest(self) -> str:
         """What `sha256` has to be."""
-        left_out = {"sha256"} if self.reference is not None else {"sha256", "reference"}
-        content = self.model_dump(mode="json", exclude=left_out)
+        content = self.model_dump(mode="json", exclude={"sha256"}, exclude_none=True)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

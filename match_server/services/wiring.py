@@ -205,7 +205,7 @@ def build_services(
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock, vault),
-        reembedding=Reembedding(database, vault, files, clock),
+        reembedding=Reembedding(database, vault, files, clock, points.references),
         comparisons=ModelComparisons(database, vault, points),
         rotation=Rotation(database, vault, secrets, files, clock),
         storages=Storages(database, files, clock),

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -170,6 +171,7 @@ class Manifest(_Entry):
         )
 
 
+@cache
 def built_in_manifest() -> Manifest:
     """The packs that Muster knows by itself."""
     text = resources.files(__package__).joinpath("manifest.toml").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ the person. It passes the same contract tests as the real models (test_analyzer_
 
 import base64
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -273,9 +274,21 @@ def settings(tmp_path: Path, backend: str | None) -> Settings:
     return Settings(data_dir=tmp_path / "data", database_url=backend)
 
 
+@pytest.fixture(scope="session")
+def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as a server makes it, to be copied: migrating takes longer than most tests."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(Settings(data_dir=folder))
+    return folder
+
+
 @pytest.fixture
-def make_services(settings: Settings, clock: FakeClock) -> Iterator[Callable[..., Services]]:
+def make_services(
+    settings: Settings, clock: FakeClock, prepared_folder: Path
+) -> Iterator[Callable[..., Services]]:
     """Builds services over one data folder, as several processes would."""
+    if settings.database_url is None:
+        shutil.copytree(prepared_folder, settings.data_dir, dirs_exist_ok=True)
     prepare(settings)
     made: list[Services] = []
 

@@ -15,11 +15,15 @@ from match_server.cli import main
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.grid import STEP
 from match_server.faces import FaceEngine
+from match_server.schemas.calibrations import CalibrationFile
+from match_server.schemas.collections import DEFAULT_FPIR, DEFAULT_MARGIN, Policy
 from match_server.services import wiring
 from match_server.services.face_models import engines
 from match_server.services.face_models.model_comparison import rates_at, threshold_for
 from match_server.services.face_models.reembedding import NotPrepared
+from match_server.services.searches.reference_calibrations import UNKNOWN_MODEL_THRESHOLD
 from match_server.tables import Collection, Image, SpareTemplate, Template
+from models.packs.references import reference_of
 from shared.errors import Conflict, MalformedInput, NotFound, PackError
 from shared.template import Template as FaceTemplate
 
@@ -306,6 +310,35 @@ def test_the_proposed_threshold_is_the_lowest_with_no_more_false_matches(seed):
 
 
 @on_sqlite
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"target_fpir": 0.02, "margin": 0.05}, {"target_fpir": 0.02, "margin": 0.05}),
+        ({"threshold": 0.4}, {"target_fpir": DEFAULT_FPIR, "margin": DEFAULT_MARGIN}),
+    ],
+)
+def test_a_wished_rate_stays_by_the_reference_of_the_other_model(api, other, before, after):
+    read = CalibrationFile.model_validate_json(reference_of("compact-mobilefacenet-512@1"))
+    renamed = read.model_copy(update={"model_id": OTHER})
+    text = renamed.model_copy(update={"sha256": renamed.digest()}).model_dump_json().encode()
+    api.services.points.references._find_reference = lambda _model: text
+    with api.services.database.write() as session:
+        (owner,) = session.scalars(select(Collection).where(Collection.name == "staff"))
+        owner.policy = {**Policy.model_validate({**before, "candidates": 7}).model_dump()}
+    work = api.services.reembedding
+    work.prepare("staff", other)
+    work.switch("staff")
+    wanted = {"threshold": None, "candidates": 7, **after}
+    assert {name: _policy(api)[name] for name in wanted} == wanted
+    work.rollback("staff")
+    assert _policy(api)["candidates"] == 7
+
+
+def _policy(api):
+    return api.ok("GET", "/v1/collections/staff")["policy"]
+
+
+@on_sqlite
 def test_the_command_prepares_compares_switches_and_finishes(api, helpers, monkeypatch, other):
     monkeypatch.setattr(engines, "installed_engine", lambda *_: other)
     monkeypatch.setattr(engines, "find_installed", lambda *_: lambda _: other)
@@ -328,9 +361,12 @@ def test_the_command_prepares_compares_switches_and_finishes(api, helpers, monke
 
     answer = json.loads(run("--pack", "turned", "--compare", "--json").stdout)
     assert (answer["done"], answer["comparison"]["impostor"]) == (3, 3)
-    assert "--threshold" in run("--switch", status=2).output
-    shown = run("--switch", "--threshold", "0.5").output
-    assert f"uses {OTHER}" in shown
+    assert "--switch" in run("--threshold", "0.5", status=2).output
+    assert f"uses {OTHER}" in run("--switch").output
+    assert _policy(api)["threshold"] == UNKNOWN_MODEL_THRESHOLD
+    run("--rollback")
+    assert f"uses {OTHER}" in run("--switch", "--threshold", "0.55").output
+    assert _policy(api)["threshold"] == 0.55
     assert found(api, helpers, 2) == ["P2"]
     run("--rollback")
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == helpers.MODEL

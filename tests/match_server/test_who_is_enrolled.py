@@ -11,6 +11,8 @@ import pytest
 from match_server.commands.importing import import_
 from match_server.importing import plan, run
 from match_server.schemas.batches import BatchQuery
+from match_server.services.people.advice import advice
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 
 RED, GREEN, BLUE = (0, 0, 200), (0, 200, 0), (200, 0, 0)
 GRAY = (120, 120, 120)  # what is painted in it is hardly a face
@@ -174,6 +176,15 @@ def test_the_answer_advises_more_pictures_until_there_are_three(people):
     assert "enroll two more" in answers[0]["advice"]
     assert "enroll one more" in answers[1]["advice"]
     assert answers[2]["advice"] is None
+    assert "%" not in answers[0]["advice"]  # of this model nobody measured what more would help
+
+
+def test_the_advice_says_what_was_measured_of_the_collections_model():
+    missed = ReferenceCalibrations().missed("compact-mobilefacenet-512@1")
+    first = advice(1, missed)
+    assert f"{missed[0] * 100:.1f} % are missed with 1" in first
+    assert f"{missed[2] * 100:.1f} % with 3" in first
+    assert missed[0] > missed[1] > missed[2]
 
 
 def test_two_folders_of_one_name_are_refused_by_import_and_by_a_batch(tmp_path, people):

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from match_server.database import Database
 from match_server.faces import FaceEngine
-from match_server.schemas.collections import stored_policy
+from match_server.schemas.collections import SETS_THE_POINT, stored_policy
 from match_server.services.changes import record
 from match_server.services.law.chain import Note, note
 from match_server.services.lookup import collection_named, one_number
 from match_server.services.people.adding import embedded
+from match_server.services.searches.reference_calibrations import ReferenceCalibrations
 from match_server.services.storing.files import FileStore
 from match_server.services.storing.vault import Cipher, Vault
 from match_server.tables import (
@@ -51,6 +52,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8  # photos whose templates are written in one transaction
 _OVERLAP = 0.3  # of two boxes (intersection over union): less is another face
+
+_WISHES = ("target_fpir", "false_alarms_per_day")
+_MEASURED = (*SETS_THE_POINT, "traffic", "least_traffic")  # by similarities of the old model
 
 Pairs = Select[*tuple[Any, ...]]
 
@@ -97,7 +101,15 @@ class NotPrepared(Conflict):
 class Reembedding:
     """Changes the models of collections."""
 
-    def __init__(self, database: Database, vault: Vault, files: FileStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        files: FileStore,
+        clock: Clock,
+        references: ReferenceCalibrations,
+    ) -> None:
+        self._references = references
         self._database = database
         self._vault = vault
         self._files = files
@@ -142,20 +154,34 @@ class Reembedding:
                 tuple(Left(*row) for row in left),
             )
 
-    def switch(self, name: str, threshold: float, *, accept_left: bool = False) -> Standing:
+    def switch(
+        self, name: str, threshold: float | None = None, *, accept_left: bool = False
+    ) -> Standing:
         """Use the prepared model from now on, with this threshold: the old one means nothing to it.
 
-        Raises NotFound when no model is prepared, NotPrepared when templates were enrolled
-        since (prepare again), Conflict when some have no counterpart and that was not accepted.
+        Without a threshold a wished FPIR, or number of false alarms, stays as it is, derived by
+        the reference calibration of the new model; a collection that has none, or a model
+        without a reference, gets the policy of a new collection. Raises NotFound when no model is
+        prepared, NotPrepared when templates were enrolled since (prepare again), Conflict when
+        some have no counterpart and that was not accepted.
         """
         with self._database.write() as session:
             owner = self._locked(session, name)
             change = change_of(session, owner)
             if change.switched:
                 raise Conflict(f"{name!r} uses {owner.model_id!r} already: finish or roll back")
-            policy = stored_policy({**_plain(owner.policy), "threshold": threshold})
+            policy = stored_policy(self._policy_after(owner, change.model_id, threshold))
             self._exchange(session, owner, change, policy.model_dump(mode="json"), accept_left)
         return self.standing(name)
+
+    def _policy_after(self, owner: Collection, model_id: str, threshold: float | None) -> Json:
+        kept = {name: value for name, value in owner.policy.items() if name not in _MEASURED}
+        if threshold is not None:
+            return {**kept, "threshold": threshold}
+        wished = {name: owner.policy.get(name) for name in _WISHES}
+        if any(wished.values()) and self._references.calibration(model_id) is not None:
+            return {**kept, **wished}
+        return {**kept, **self._references.default_policy(model_id)}
 
     def rollback(self, name: str, *, accept_left: bool = False) -> Standing:
         """Use the model and the policy from before the switch again; the new one stays prepared.
@@ -405,12 +431,6 @@ def _move(
     session.execute(insert(target.__table__).from_select(_MOVED, rows))  # type: ignore[arg-type]
     gone = session.connection().execute(delete(source.__table__).where(which))  # type: ignore[arg-type]
     return gone.rowcount
-
-
-def _plain(policy: Json) -> Json:
-    """A policy without what sets its operating point: that was measured with another model."""
-    measured = ("target_fpir", "false_alarms_per_day", "traffic", "least_traffic")
-    return {name: value for name, value in policy.items() if name not in measured}
 
 
 def _overlap(first: Sequence[float], second: Sequence[float]) -> float:

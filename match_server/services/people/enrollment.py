@@ -143,7 +143,7 @@ class Enroller:
             owner = collection_named(session, collection)
             person = _person(session, owner, who)
             cipher = self._vault.cipher(session, owner)
-            known = _known(session, person, wanted, cipher)
+            known = self._known(session, owner, person, wanted, cipher)
             if wanted.storage is not None:
                 storage_named(session, wanted.storage)
             references = rows_of_person(session, owner, person, cipher)
@@ -199,7 +199,8 @@ class Enroller:
             storage = None if wanted.storage is None else storage_named(session, wanted.storage)
             cipher = self._vault.cipher(session, prepared.owner)
             person = _person(session, prepared.owner, who)
-            known = _known(session, person, wanted, cipher)  # by a picture of the same batch
+            # by a picture of the same batch
+            known = self._known(session, prepared.owner, person, wanted, cipher)
         if known is not None:
             return known
         if not wanted.force:
@@ -226,7 +227,40 @@ class Enroller:
                     session, person, wanted.image, file, quality, detection, now, cipher
                 )
             row, seq = add_template(session, owner, person, template, image, quality, now, cipher)
-            return _enrolled(session, person, row, image, seq, quality, detection)
+            missed = self._points.references.missed(owner.model_id)
+            return _enrolled(session, person, row, image, seq, quality, detection, missed)
+
+    def _known(
+        self,
+        session: Session,
+        owner: Collection,
+        person: Person | None,
+        wanted: Enrollment,
+        cipher: Cipher,
+    ) -> Enrolled | None:
+        """The answer for a file that this person was enrolled from before."""
+        if person is None or wanted.image is None:
+            return None
+        found = select(Image, Template).join(Template, Template.image_id == Image.id)
+        found = found.where(
+            Image.person_number == person.number, Image.sha256 == cipher.digest(wanted.image)
+        ).order_by(Template.number)
+        if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
+            found = found.where(Image.file.is_not(None))
+        rows = session.execute(found).all()
+        if wanted.box is not None or isinstance(
+            wanted.face, int
+        ):  # perhaps another face of the file
+            rows = [row for row in rows if _shows(row.Image, wanted)]
+        if not rows:
+            return None
+        image, template = rows[0]
+        quality = Quality.model_validate(image.quality)
+        detection = Detection.model_validate(image.detection)
+        missed = self._points.references.missed(owner.model_id)
+        seq = position(session)
+        answer = _enrolled(session, person, template, image, seq, quality, detection, missed)
+        return answer.model_copy(update={"duplicate": True})
 
     def add_template(
         self, collection: str, person_id: str, wanted: TemplateCreate
@@ -272,30 +306,6 @@ def _person(session: Session, owner: Collection, who: str | Named) -> Person | N
     return person_named(session, owner, who)
 
 
-def _known(
-    session: Session, person: Person | None, wanted: Enrollment, cipher: Cipher
-) -> Enrolled | None:
-    """The answer for a file that this person was enrolled from before."""
-    if person is None or wanted.image is None:
-        return None
-    found = select(Image, Template).join(Template, Template.image_id == Image.id)
-    found = found.where(
-        Image.person_number == person.number, Image.sha256 == cipher.digest(wanted.image)
-    ).order_by(Template.number)
-    if wanted.keeps:  # a photo that was not kept then is wanted now: enroll it anew
-        found = found.where(Image.file.is_not(None))
-    rows = session.execute(found).all()
-    if wanted.box is not None or isinstance(wanted.face, int):  # perhaps another face of the file
-        rows = [row for row in rows if _shows(row.Image, wanted)]
-    if not rows:
-        return None
-    image, template = rows[0]
-    quality = Quality.model_validate(image.quality)
-    detection = Detection.model_validate(image.detection)
-    answer = _enrolled(session, person, template, image, position(session), quality, detection)
-    return answer.model_copy(update={"duplicate": True})
-
-
 def _shows(image: Image, wanted: Enrollment) -> bool:
     """Whether an image was enrolled from the face that a request chooses."""
     detection = Detection.model_validate(image.detection)
@@ -312,6 +322,7 @@ def _enrolled(
     seq: int,
     quality: Quality | None,
     detection: Detection | None,
+    missed: Sequence[float] | None,
 ) -> Enrolled:
     kept = image is not None and image.file is not None
     return Enrolled(
@@ -322,7 +333,7 @@ def _enrolled(
         detection=detection,
         url=f"/v1/images/{image.id}/content" if image is not None and kept else None,
         references=(count := reference_count(session, person)),
-        advice=advice(count),
+        advice=advice(count, missed),
         seq=seq,
     )
 

@@ -41,6 +41,13 @@ class ReferenceCalibrations:
         """The threshold of a model's manifest, for where there is no calibration."""
         return self._find_threshold(model_id) or UNKNOWN_MODEL_THRESHOLD
 
+    def missed(self, model_id: str) -> list[float] | None:
+        """The shares missed with one, two and three references; None where nobody measured."""
+        calibration = self.calibration(model_id)
+        if calibration is None or calibration.file.reference is None:
+            return None
+        return calibration.file.reference.missed
+
     def default_policy(self, model_id: str) -> dict[str, JsonValue]:
         """The policy of a new collection of this model for which none is given."""
         if self.calibration(model_id) is not None:
