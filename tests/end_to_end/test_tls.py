@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -62,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @contextmanager
-def _serving(folder: Path, files: Files, **settings: Path) -> Iterator[Server]:
+def _serving(folder: Path, files: Files, **settings: Path | str) -> Iterator[Server]:
     given = {"tls_certificate": files.certificate, "tls_key": files.key, **settings}
     environment = {f"MUSTER_{name.upper()}": str(value) for name, value in given.items()}
     environment |= {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -94,7 +96,8 @@ def _serving(folder: Path, files: Files, **settings: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[Server]:
-    with _serving(tmp_path_factory.mktemp("server"), files) as made:
+    patience = {"client_timeout_s": "2"}
+    with _serving(tmp_path_factory.mktemp("server"), files, **patience) as made:
         yield made
 
 
@@ -132,6 +135,51 @@ def test_clients_that_do_not_finish_their_handshake_hold_up_nobody(server: Serve
             connection = slow.enter_context(socket.create_connection((host, int(port)), timeout=30))
             connection.sendall(hello[: number % 2 * len(hello)])
         assert server.get("/healthz").json()["status"] == "ok"
+
+
+def test_a_handshake_that_drips_is_cut_off_after_the_whole_time_that_it_has(
+    server: Server,
+) -> None:
+    host, port = server.url.removeprefix("https://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(bytes.fromhex("16030100f8010000f40303"))
+        connection.settimeout(0.1)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                connection.sendall(b"x")
+                if connection.recv(1) == b"":
+                    return
+            except TimeoutError:
+                assert time.monotonic() < deadline
+            except ConnectionError:
+                return
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+def test_nobody_negotiates_again_on_an_open_connection(server: Server) -> None:
+    command = ["openssl", "s_client", "-tls1_2", "-connect", server.url.removeprefix("https://")]
+    ended = subprocess.run(command, input=b"R\n", capture_output=True, timeout=30, check=False)
+    assert b"RENEGOTIATING" in ended.stderr
+    assert b"no renegotiation" in ended.stderr
+
+
+def test_an_answer_that_is_read_late_comes_whole(server: Server) -> None:
+    """More than the kernel takes of it: the rest is kept, and sent by the loop."""
+    host, port = server.url.removeprefix("https://").split(":")
+    whole = server.get("/openapi.json").content
+    context = ssl.create_default_context(cafile=str(server.files.authority))
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(30)
+        plain.connect((host, int(port)))
+        with context.wrap_socket(plain, server_hostname=host) as connection:
+            connection.sendall(ask * 20)
+            time.sleep(0.5)  # until the first of them cannot be sent
+            connection.sendall(ask.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+            answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answers.count(whole) == 21
 
 
 def test_the_pages_cookie_travels_by_tls_only(server: Server) -> None:
