@@ -1,6 +1,7 @@
 """The database's shape, version by version (Alembic), packaged with the server."""
 
 import re
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -79,9 +80,10 @@ def require_tables(database: Database) -> None:
         raise ConfigurationError(f"the database lacks {', '.join(missing)}: {_HALF}")
 
 
-def known_revisions() -> list[str]:
-    """The versions that this code knows, newest first."""
-    return [one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()]
+@cache
+def known_revisions() -> tuple[str, ...]:
+    """The versions that this code knows, newest first; read once, because /readyz needs no key."""
+    return tuple(one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def head_revision() -> str:

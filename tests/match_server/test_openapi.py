@@ -90,6 +90,12 @@ def test_the_document_and_its_page_are_made_once_and_known_by_their_tag(api, mon
         monkeypatch.undo()
 
 
+def test_who_asks_whether_the_server_is_ready_makes_it_read_no_files(api, monkeypatch):
+    assert api.client.get("/readyz").status_code == 200
+    monkeypatch.setattr("match_server.migrations.ScriptDirectory", None)  # 21 ms each time
+    assert api.client.get("/readyz").status_code == 200
+
+
 def test_examples_are_what_their_schemas_ask_for(document):
     for methods in document["paths"].values():
         for call in methods.values():
