@@ -161,7 +161,7 @@ class Gatekeeper:
 
     def _recognised(self, request: Request, key: str) -> Principal:
         """Whose key it is. Who sends wrong ones is soon not listened to."""
-        address = request.remote_addr or ""
+        address = client_network(request)
         self._limits.before_key(address, key)
         try:
             principal = self._keys.recognise(key)
@@ -181,6 +181,21 @@ def _read(
     except (BadSignature, ValueError, TypeError):  # the others: a cookie of an earlier version
         return None
     return key_id, session_id
+
+
+def client_network(request: Request) -> str:
+    """Where a request comes from, for counting: the address, of IPv6 its network of 64 bits.
+
+    A machine may take any address of such a network, and a guess from each.
+    """
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return request.remote_addr or ""
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    mapped = address.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def require_own_page(request: Request, public_url: str | None) -> None:

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 from flask import g, request
 
+from match_server.api.auth import client_network
 from match_server.api.endpoint import Endpoint
 from match_server.schemas.base import Page
 from match_server.schemas.devices import (
@@ -114,7 +115,7 @@ def _enrolling(services: Services) -> list[Endpoint]:
             "POST", "/v1/devices/enroll", "devices",
             "The key of a box for its code; earlier keys of the box end",
             handle=lambda body: do.redeem(
-                body.code, request.remote_addr or "", signs=body.signs
+                body.code, client_network(request), signs=body.signs
             ),
             permission=None, body=DeviceEnroll, answer=DeviceGrant, errors=(400, 401, 429),
             example={"code": "ABCD-1234"},

@@ -20,6 +20,7 @@ _MEANING = {
     401: "No key, or one that is not known.",
     403: "The key's role does not allow this.",
     404: "It does not exist.",
+    408: "The client sent its request too slowly.",
     409: "It contradicts what is stored, or is of another model.",
     410: "The feed cannot be followed from there: take a snapshot.",
     413: "The body or picture is too large.",
@@ -192,7 +193,7 @@ def _errors_of_all(endpoint: Endpoint) -> set[int]:
     """What every call of its kind may answer."""
     errors = set() if endpoint.permission is None else {401, 403, 429}
     if endpoint.body is not None:
-        errors |= {400, 413, 415}
+        errors |= {400, 408, 413, 415, 503}
     if endpoint.query is not None:
         errors |= {400, 414}
     return errors

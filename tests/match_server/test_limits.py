@@ -72,6 +72,24 @@ def test_the_clients_address_is_that_which_a_trusted_proxy_tells(make_api):
         assert response.status_code == expected
 
 
+def test_all_addresses_of_one_ipv6_network_count_as_one(make_api):
+    api = make_api(bad_keys_per_minute=10)
+
+    def guess(address, path, **arguments):
+        origin = {"REMOTE_ADDR": address}
+        return api.call("POST", path, None, environ_overrides=origin, **arguments).status_code
+
+    codes = [
+        guess(f"2001:db8::{n:x}", "/v1/devices/enroll", json={"code": "ABCD-1234"})
+        for n in range(11)
+    ]
+    assert codes == [401] * 10 + [429]
+    keys = [guess(f"2001:db8::{n:x}", "/login", data={"key": "muster_0_x"}) for n in range(11)]
+    assert keys == [401] * 10 + [429]
+    for elsewhere in ("2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1"):
+        assert guess(elsewhere, "/login", data={"key": "muster_0_x"}) == 401
+
+
 def test_0_is_no_limit():
     limits = Limits(per_key=0, bad_keys=0)
     for _ in range(1000):
