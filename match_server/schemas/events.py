@@ -59,8 +59,10 @@ class EventView(ApiModel):
         description="Not to be acted on after this: the latest that a probe which arrived "
         "in time gives."
     )
-    first_captured_at: Moment
-    last_captured_at: Moment
+    first_captured_at: Moment = Field(
+        description="By the box's clock, but never later than it was received."
+    )
+    last_captured_at: Moment = Field(description="As `first_captured_at`, of the newest probe.")
     probes: int = Field(description="Probes of this sighting so far.")
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, pixels of the frame")
     frame_size: tuple[int, int] = Field(description="width, height")

@@ -338,3 +338,68 @@ def test_a_track_and_a_person_are_looked_up_by_an_index(make_services):
             plans = [session.execute(text(f"EXPLAIN {one}")).all() for one in asked]
     assert "pk_event_tracks" in str(plans[0]) or "sqlite_autoindex_event_tracks" in str(plans[0])
     assert "ix_events_sighting" in str(plans[1])
+
+
+A_YEAR_S = 365 * 24 * 3600.0
+
+
+@pytest.mark.parametrize("jump_s", [A_YEAR_S, -A_YEAR_S])
+def test_a_clock_that_jumps_and_comes_back_makes_no_other_sightings_one(api, seen, jump_s):
+    """The box's clock jumps during one track, before its end or after its beginning."""
+    track, later = new_id(), new_id()
+    seen("Ann", track)
+    seen("Ann", track, ago_s=-jump_s)
+    seen("Ann", later, ago_s=-jump_s)
+    seen("Ann", later)
+    (first,) = {event["id"] for event in events(api)}
+    ids = [first]
+    for _ in range(3):
+        api.clock.advance(2 * 3600)
+        ids.append(seen("Ann")["id"])
+    ids.append(seen("Ann", ago_s=3 * 24 * 3600)["id"])  # of a backlog
+    assert len(set(ids)) == 5
+    assert all(event["last_captured_at"] <= event["received_at"] for event in events(api))
+
+
+@on_sqlite
+def test_a_sighting_from_before_that_reaches_a_year_ahead_takes_nothing_in(api, seen):
+    ahead = seen("Ann")["id"]
+    with api.services.database.write() as session:
+        row = session.get(Event, ahead)
+        row.last_captured_at += timedelta(days=365)
+    api.clock.advance(3600)
+    assert seen("Ann")["id"] != ahead
+
+
+@on_sqlite
+@pytest.mark.parametrize("hours", [3, -3])
+def test_a_box_whose_clock_is_hours_off_joins_its_looks_and_opens_no_door(
+    api, seen, helpers, hours
+):
+    """What is certain of it is said, and nothing of it is live; once its clock is right, it is."""
+    off_s = hours * 3600.0
+    api.ok("POST", "/v1/devices", json={"name": "door-1"})
+    looks = []
+    for _ in range(2):
+        looks.append(seen("Ann", ago_s=-off_s))
+        api.clock.advance(10)
+    assert looks[0]["id"] == looks[1]["id"]
+    assert not any(one["live"] for one in looks)
+    at = (api.clock.now() + timedelta(seconds=off_s)).isoformat()
+    track = {"device": "door-1", "camera": "front", "track_id": new_id(), "state": "began"}
+    track |= {"at": at, "began_at": at, "in_view": 1, "probes": 1}
+    assert api.ok("POST", "/v1/tracks", "device", json=track) == {"taken": 0, "late": 1}
+    assert api.ok("GET", "/v1/presence")["items"] == []
+    api.clock.advance(60)
+    right = seen("Ann")
+    assert right["live"]
+    assert right["id"] != looks[0]["id"]
+
+
+@on_sqlite
+def test_a_probe_that_is_sent_again_after_its_expiry_is_not_said_to_be_live(api, helpers, people):
+    probe = api.probe(people["Ann"])
+    assert api.send(probe)[0]["event"]["live"]
+    api.clock.advance(3600)
+    (again,) = api.send(probe)
+    assert (again["status"], again["event"]["live"]) == ("duplicate", False)

@@ -161,7 +161,7 @@ class Probes:
                 results = [
                     refused.get(message.probe_id)
                     or stored.pop(message.probe_id, None)  # once: then it is a duplicate
-                    or _duplicate(session, message)
+                    or _duplicate(session, message, now)
                     for message in messages
                 ]
         if doomed:
@@ -320,7 +320,7 @@ def _verdict(searched: _Searched, received_at: datetime) -> Verdict:
     return Verdict(decision, kept, searched.scope, point, searched.shots, received_at)
 
 
-def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:
+def _duplicate(session: Session, message: ProbeMessage, now: datetime) -> ProbeResult:
     """The answer to a probe that was stored before, with its sighting as it looks now."""
     probe = session.get(Probe, message.probe_id)
     if probe is None:
@@ -333,7 +333,8 @@ def _duplicate(session: Session, message: ProbeMessage) -> ProbeResult:
             message="another device has sent a probe with this id: give each an id of its own",
         )
     view = None if probe.event_id is None else event_view(session, probe.event_id)
-    return ProbeResult(probe_id=message.probe_id, status="duplicate", event=view)
+    told = None if view is None else as_told(view, now)
+    return ProbeResult(probe_id=message.probe_id, status="duplicate", event=told)
 
 
 def _note_devices(

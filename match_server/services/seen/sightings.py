@@ -1,7 +1,7 @@
 """The rows that a probe leaves: its sighting (event), the candidates of that, itself."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import Table as SqlTable
@@ -112,6 +112,8 @@ _SHOWN = (
 )
 
 _Track = tuple[str, str, str]  # device, camera, track id
+_CLOCK_WAS_SET = timedelta(hours=1)
+"""Looks that lie further apart than their receipts, by so much, are of a clock that was set."""
 
 
 class Sightings:
@@ -152,8 +154,8 @@ class Sightings:
             {
                 "persons": list({verdict.person_number for _, verdict in named}),
                 "cameras": list({message.camera for message, _ in named}),
-                "since": min(message.captured_at for message, _ in named) - window,
-                "until": max(message.captured_at for message, _ in named) + window,
+                "since": min(_seen_at(*one) for one in named) - window,
+                "until": max(_seen_at(*one) for one in named) + window,
             },
         )
         for ids in batches(list(set(near) - self._events.keys())):
@@ -176,12 +178,12 @@ class Sightings:
         event = self._sighting(message, verdict, track, unused)
         fresh = event is None
         if event is None:
-            event, better = self._begin(message), True
+            event, better = self._begin(message, _seen_at(message, verdict)), True
         else:
             event.revision = self._revision
             event.probes += 1
-            event.first_captured_at = min(event.first_captured_at, message.captured_at)
-            event.last_captured_at = max(event.last_captured_at, message.captured_at)
+            seen_at = _seen_at(message, verdict)
+            _extend(event, seen_at, seen_at, verdict.received_at)
             better = event.review is None and better_of_sighting(event, message, verdict)
         keep_picture = not fresh and (not better or keeps_picture(event, message, verdict))
         left_over = None if snapshot is None else snapshot.name
@@ -265,6 +267,7 @@ class Sightings:
         window = timedelta(seconds=verdict.policy.sighting_s)
         if not window:
             return []
+        seen_at = _seen_at(message, verdict)
         return [
             event
             for event in self._events.values()
@@ -272,8 +275,9 @@ class Sightings:
             and (event.device, event.camera) == (message.device, message.camera)
             and event.merged_into is None
             and event.review is None
-            and event.first_captured_at - window <= message.captured_at
-            and message.captured_at <= event.last_captured_at + window
+            and event.first_captured_at - window <= seen_at <= event.last_captured_at + window
+            # One of before `_seen_at` was used may reach a year ahead.
+            and event.last_captured_at <= verdict.received_at + window
         ]
 
     def _absorb(self, into: Event, gone: Event) -> str | None:
@@ -281,8 +285,7 @@ class Sightings:
         self.write()  # what is moved below must be there
         into.probes += gone.probes
         into.tracks += gone.tracks
-        into.first_captured_at = min(into.first_captured_at, gone.first_captured_at)
-        into.last_captured_at = max(into.last_captured_at, gone.last_captured_at)
+        _extend(into, gone.first_captured_at, gone.last_captured_at, gone.received_at)
         candidates = EventCandidate.event_id
         better = evidence(gone.decision, gone.similarity, gone.quality_score) > evidence(
             into.decision, into.similarity, into.quality_score
@@ -322,7 +325,7 @@ class Sightings:
         self._session.execute(update(Probe).where(Probe.event_id == gone.id).values(moved))
         return unused
 
-    def _begin(self, message: ProbeMessage) -> Event:
+    def _begin(self, message: ProbeMessage, seen_at: datetime) -> Event:
         taken = (message.device, message.camera, message.track_id) in self._tracks
         event = Event(
             id=new_id(),
@@ -332,8 +335,8 @@ class Sightings:
             camera=message.camera,
             track_id=new_id() if taken else message.track_id,
             tracks=0,
-            first_captured_at=message.captured_at,
-            last_captured_at=message.captured_at,
+            first_captured_at=seen_at,
+            last_captured_at=seen_at,
             probes=1,
         )
         self._events[event.id] = event
@@ -421,3 +424,25 @@ class Sightings:
             return None
         row = self._session.connection().execute(_NAME, {"number": number}).one_or_none()
         return None if row is None else PersonName(id=row.id, name=row.name)
+
+
+def _seen_at(message: ProbeMessage, verdict: Verdict) -> datetime:
+    """When the face was there: not after it was received, whatever the box's clock says.
+
+    Else one probe from a clock that jumped a year ahead would make all sightings of that year one.
+    """
+    return min(message.captured_at, verdict.received_at)
+
+
+def _extend(event: Event, first: datetime, last: datetime, received_at: datetime) -> None:
+    """Let the sighting reach from `first` to `last` as well, of which one was received then.
+
+    Where the box's clock was set in between, only the later time counts: a sighting that reaches
+    over what was never seen would take in whatever arrives late.
+    """
+    limit = _CLOCK_WAS_SET + abs(received_at - event.received_at)
+    if first - event.last_captured_at > limit:
+        event.first_captured_at, event.last_captured_at = first, last
+    elif event.first_captured_at - last <= limit:
+        event.first_captured_at = min(event.first_captured_at, first)
+        event.last_captured_at = max(event.last_captured_at, last)
