@@ -10,6 +10,8 @@ from match_server.mqtt.broker import Broker
 from match_server.mqtt.consumer import Consumer
 from shared.topics import DeviceTopics
 
+pytestmark = pytest.mark.backends("sqlite")
+
 PERSONS = "/v1/collections/default/persons"
 SEARCH = "/v1/collections/default/search"
 
@@ -262,6 +264,7 @@ def test_a_fault_of_ours_tells_the_client_nothing_about_the_inside(api, monkeypa
     assert "secret" not in json.dumps(body)
 
 
+@pytest.mark.backends("sqlite", "postgresql")
 @pytest.mark.parametrize("table", ["api_keys", "collections"])  # read without and with a session
 def test_a_database_that_does_not_answer_is_503_and_worth_another_try(api, table):
     api.key("admin")

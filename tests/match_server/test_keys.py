@@ -137,6 +137,7 @@ def test_every_call_under_v1_needs_a_key(api):
             assert body["code"] == "unauthenticated"
 
 
+@pytest.mark.backends("sqlite")
 @pytest.mark.parametrize(
     "header",
     [

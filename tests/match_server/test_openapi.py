@@ -5,6 +5,8 @@ import re
 import jsonschema
 import pytest
 
+pytestmark = pytest.mark.backends("sqlite")
+
 
 @pytest.fixture
 def document(api):

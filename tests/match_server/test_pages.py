@@ -8,6 +8,8 @@ import pytest
 from shared.clock import rfc3339
 from shared.ids import new_id
 
+pytestmark = pytest.mark.backends("sqlite")
+
 
 def _login(api, role="viewer"):
     return api.client.post("/login", data={"key": api.key(role)})

@@ -180,6 +180,7 @@ def test_a_form_says_groups_and_filter_as_text(api, helpers):
     api.refused(400, "POST", SEARCH, data=bad)
 
 
+@pytest.mark.backends("sqlite")
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -177,6 +177,7 @@ def test_a_storage_that_is_not_there_is_named(api, helpers):
     api.refused(404, "DELETE", "/v1/storages/nowhere")
 
 
+@pytest.mark.backends("sqlite")
 @pytest.mark.parametrize(
     "uri",
     [

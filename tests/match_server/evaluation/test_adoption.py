@@ -202,6 +202,7 @@ def test_what_cameras_see_is_decided_as_of_two_searches_a_track(api, adopted, he
     assert event["threshold"] > once["threshold"]
 
 
+@pytest.mark.backends("sqlite")
 @pytest.mark.parametrize(
     ("policy", "why"),
     [
