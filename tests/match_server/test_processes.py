@@ -23,6 +23,7 @@ import pytest
 import requests
 
 from match_server.schemas.base import ErrorBody
+from tests.attacks.clients import JSON, STRANGERS, require_no_error, storm
 from tests.match_server.serving import COMMAND, MODEL, Client, key, started, stopped
 
 
@@ -155,37 +156,7 @@ def test_a_body_in_broken_chunks_is_malformed(server):
     assert "Traceback" not in log.read_text()
 
 
-JSON = "Host: x\r\nContent-Type: application/json\r\n"
 _SO_ATTACH_FILTER = 26  # of Linux
-FORM = "Host: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-SLOW = {
-    "silent": "",
-    "half a head": "GET / HT",
-    "does not close": "GET /healthz HTTP/1.0\r\n\r\n",
-    "a request, and the beginning of one": "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nG",
-    "without a key, half a body": f"POST /v1/detect HTTP/1.1\r\n{JSON}"
-    "Content-Length: 999999\r\n\r\n{",
-    "half a code": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}Content-Length: 30\r\n\r\n{{",
-    "a code in chunks": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}"
-    "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
-    "asks whether it may send a code": f"POST /v1/devices/enroll HTTP/1.1\r\n{JSON}"
-    "Expect: 100-continue\r\nContent-Length: 30\r\n\r\n",
-    "asks whether it may send a key": f"POST /login HTTP/1.1\r\n{FORM}"
-    "Expect: 100-continue\r\nContent-Length: 15000\r\n\r\nkey=",
-    "a length with many digits": f"POST /login HTTP/1.1\r\n{FORM}"
-    "Content-Length: 0000015000\r\n\r\nkey=",
-    "a length with more of them": f"POST /login HTTP/1.1\r\n{FORM}"
-    f"Content-Length: {'9' * 5000}\r\n\r\nkey=",
-    **{
-        f"most of a form to {path}": f"POST {path} HTTP/1.1\r\n{FORM}"
-        f"Content-Length: 100000\r\n\r\n{'a' * 65536}"
-        for path in ("/edit/stop", "/edit", "/logout", "/events/x/decide", "/devices/x/invite")
-    },
-    "a form in chunks": f"POST /edit/stop HTTP/1.1\r\n{FORM}"
-    "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
-    "a head without end": "GET /healthz HTTP/1.1\r\n" + "X-A: b\r\n" * 10_000,
-    "reads no answer": "GET /static/people.js HTTP/1.1\r\nHost: x\r\n\r\n" * 400,
-}
 
 
 @contextlib.contextmanager
@@ -216,7 +187,7 @@ def test_clients_that_are_slow_take_no_thread_however_many_they_are(patient):
     address = urlsplit(base)
     slow = []
     try:
-        for kind, start in SLOW.items():
+        for kind, start in STRANGERS.items():
             for _ in range(16):
                 connection = socket.socket()
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -310,6 +281,15 @@ def test_the_place_of_a_stream_whose_client_lost_its_power_is_free_soon(impatien
             time.sleep(0.1)
         assert again.status_code == 200
         again.close()
+
+
+def test_clients_that_do_one_odd_thing_after_the_other_disturb_nobody(impatient):
+    """For longer: `./dev bench attack clients`."""
+    base, admin, log = impatient
+    connections, took_s = storm(base, admin, seconds=2, seed=1)
+    assert connections > 50
+    assert took_s
+    require_no_error(log)
 
 
 def test_answers_that_are_read_late_come_whole_and_in_order(server):
