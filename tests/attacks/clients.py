@@ -168,9 +168,10 @@ def run(seconds: float, seed: int) -> str:
         finally:
             assert stopped(process) == 0
         require_no_error(log)
+    middle_s = took_s[len(took_s) // 2]
     return (
-        f"clients: {connections:,} connections; others were answered in {took_s[len(took_s) // 2]:.3f} s "
-        f"(median), {took_s[-1]:.3f} s at most"
+        f"clients: {connections:,} connections; others were answered in {middle_s:.3f} s (median), "
+        f"{took_s[-1]:.3f} s at most"
     )
 
 
