@@ -76,29 +76,28 @@ async function batch(collection, lines, store, force) {
   return (await answer.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
 }
 
-// Photos of one person (who is created with the first that is good), and what became of each.
-async function enrollPhotos(photos, who, collection, store, verdicts, more = {}, force = false) {
+// Photos of one person (who is created with the first that is good), and what became of each;
+// `conclude` is called each time, also when a photo is tried again.
+async function enrollPhotos(photos, who, collection, store, verdicts, conclude, more = {}, force = false) {
   const lines = photos.map(([, name]) => element("li", `${name}: being looked at …`));
   verdicts.append(...lines);
   const asked = await Promise.all(photos.map(async ([photo, file]) => ({ ...who, ...more, file, image: await base64(photo) })));
   const found = await batch(collection, asked, store, force);
-  let good = 0;
   found.forEach((verdict, at) => {
     const [photo, name] = photos[at];
     const again = (choice, forced) => async () => {
       lines[at].remove();
-      await enrollPhotos([[photo, name]], who, collection, store, verdicts, choice, forced);
+      await enrollPhotos([[photo, name]], who, collection, store, verdicts, conclude, choice, forced);
     };
     if (verdict.status === "refused") tellRefused(lines[at], photo, name, verdict, collection, more, again);
     else {
-      good += 1;
       lines[at].dataset.state = "good";
       lines[at].textContent = verdict.status === "duplicate"
         ? `${name}: was enrolled before; nothing was added.`
         : `${name}: enrolled, quality ${verdict.quality.toFixed(2)}.${verdict.faces > 1 ? ` Face ${verdict.face + 1} of ${verdict.faces} by size was taken.` : ""}`;
     }
   });
-  return good;
+  conclude();
 }
 
 function tellRefused(line, photo, name, verdict, collection, more, again) {
@@ -178,6 +177,19 @@ async function photosOf(form) {
   return [[await answer.blob(), "thumbnail.jpg"]];
 }
 
+// After the verdicts: the page anew with all photos enrolled, a link to somebody new, or that there is nobody.
+function concluded(form, person, verdicts) {
+  const good = verdicts.querySelector('[data-state="good"]');
+  if (form.dataset.person) {
+    if (good && !verdicts.querySelector('[data-state="bad"]')) location.reload();
+    return;
+  }
+  verdicts.querySelector(".outcome")?.remove();
+  const line = element("li", good ? "" : "Nobody was added: no photo was enrolled.", { className: "outcome" });
+  if (good) line.append(element("a", "See the person", { href: pageOf(form.dataset.collection, person) }));
+  verdicts.append(line);
+}
+
 async function enroll(form) {
   const verdicts = form.querySelector(".verdicts");
   const { collection } = form.dataset;
@@ -188,16 +200,8 @@ async function enroll(form) {
     const name = form.elements.name?.value.trim();
     let { person } = form.dataset;
     if (!person) person = "new" in form.dataset ? newId() : await personNamed(collection, name, form);
-    const good = await enrollPhotos(photos, name ? { person, name } : { person }, collection, store, verdicts);
-    if (good && form.dataset.person) {
-      if (good === photos.length) location.reload();
-    } else if (good) {
-      const line = element("li", "", { className: "made" });
-      line.append(element("a", "See the person", { href: pageOf(collection, person) }));
-      verdicts.append(line);
-    } else if (!form.dataset.person) {
-      verdicts.append(element("li", "Nobody was added: no photo was enrolled."));
-    }
+    const conclude = () => concluded(form, person, verdicts);
+    await enrollPhotos(photos, name ? { person, name } : { person }, collection, store, verdicts, conclude);
   } catch (error) {
     verdicts.append(Object.assign(element("li", sentence(error.message)), { className: "bad" }));
   }

@@ -1,15 +1,17 @@
-"""The live page in a real browser: who is in view, and what it takes from browser and server."""
+"""Pages in a real browser: who is in view, what it takes from the server, and people enrolled."""
 
 import base64
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import cv2
 import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from models.samples import sample_path
 from shared.ids import new_id
 
 from .conftest import RunningServer
@@ -70,13 +72,27 @@ class Site:
             | {"at": now, "began_at": now, "in_view": in_view, "probes": 1},
         )
 
+    def persons(self):
+        path = f"{self.base}/v1/collections/default/persons"
+        return self._admin.get(path, timeout=_PATIENCE_S).json()["items"]
+
     def sign_in(self, browser):
-        browser.get(f"{self.base}/login")
+        self._give_key(browser, "/login")
+        text_is(browser, "#state-text", "Live")
+
+    def edit_people(self, browser):
+        self.sign_in(browser)
+        self._give_key(browser, "/edit?next=/people")
+        WebDriverWait(browser, _PATIENCE_S).until(
+            lambda driver: driver.find_elements(By.CSS_SELECTOR, "form.enroll")
+        )
+
+    def _give_key(self, browser, page):
+        browser.get(self.base + page)
         browser.find_element(By.NAME, "key").send_keys(
             self._admin.headers["Authorization"].removeprefix("Bearer ")
         )
-        browser.find_element(By.CSS_SELECTOR, "form button").click()
-        text_is(browser, "#state-text", "Live")
+        browser.find_element(By.CSS_SELECTOR, "form button:not([type=button])").click()
 
 
 def text_is(browser, selector, *texts):
@@ -109,3 +125,32 @@ def test_page_after_page_and_tab_after_tab_stays_connected(browser, server):
         browser.switch_to.new_window("tab")
         browser.get(f"{server.base}/")
         text_is(browser, "#state-text", "Live", "Live, asked every 5 s")
+
+
+def test_of_a_photo_with_two_faces_the_one_that_is_pressed_is_enrolled(browser, server, tmp_path):
+    photo = tmp_path / "two.png"
+    cv2.imwrite(str(photo), side_by_side("obama.jpg", "biden.jpg"))
+    server.edit_people(browser)
+    form = browser.find_element(By.CSS_SELECTOR, "form.enroll")
+    form.find_element(By.NAME, "name").send_keys("Joe")
+    form.find_element(By.NAME, "photos").send_keys(str(photo))
+    form.find_element(By.CSS_SELECTOR, ".actions button").click()
+    verdict = (By.CSS_SELECTOR, "form.enroll .verdicts li")
+    faces = WebDriverWait(browser, _PATIENCE_S).until(
+        lambda driver: driver.find_elements(By.CSS_SELECTOR, ".verdicts .faces button")
+    )
+    assert len(faces) == 2
+    assert "Which one is meant?" in browser.find_element(*verdict).text
+    assert not server.persons()
+    faces[1].click()
+    (line,) = WebDriverWait(browser, _PATIENCE_S).until(
+        lambda driver: driver.find_elements(By.CSS_SELECTOR, ".verdicts li[data-state=good]")
+    )
+    assert "Face 2 of 2 by size was taken." in line.text
+    assert browser.find_element(By.CSS_SELECTOR, ".verdicts .outcome").text == "See the person"
+    assert [(one["name"], one["templates"]) for one in server.persons()] == [("Joe", 1)]
+
+
+def side_by_side(*names):
+    pictures = [cv2.imread(str(sample_path(name))) for name in names]
+    return np.hstack([cv2.resize(picture, (480, 600)) for picture in pictures])
