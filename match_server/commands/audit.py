@@ -18,6 +18,7 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--person", help="Id of a person: everything about whom.")
+@click.option("--collection", help="Of the person, where others have one of that id.")
 @click.option("--subject", help="Id of a key, template, image, group …")
 @click.option("--actor", help='Who acted, e.g. "key 0a1b2c3d4e5f".')
 @click.option("--action", help="What was done, e.g. person_erased.")
@@ -30,6 +31,7 @@ def list_entries(
     config: Path | None,
     /,
     person: str | None,
+    collection: str | None,
     subject: str | None,
     actor: str | None,
     action: str | None,
@@ -50,7 +52,13 @@ def list_entries(
     from match_server.services.law.audit import Audit
     from shared.clock import rfc3339
 
-    given = {"person": person, "subject": subject, "actor": actor, "action": action}
+    given = {
+        "person": person,
+        "collection": collection,
+        "subject": subject,
+        "actor": actor,
+        "action": action,
+    }
     query = validated(AuditQuery, {**given, "size": size, "page": page})
     with open_database(load_settings(config, **options)) as database:
         found = Audit(database).page(query)

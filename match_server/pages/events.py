@@ -27,7 +27,8 @@ from shared.errors import Conflict, MalformedInput, MusterError, NotFound
 _SHOWN = 60
 _NAMESAKES = 12
 _COLLECTIONS = 100
-_FIELDS = ("camera", "who", "person", "decision", "since", "until")
+_FIELDS = ("camera", "who", "person", "collection", "decision", "since", "until")
+_FILTERS = ("camera", "person", "collection", "decision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def add_event_pages(blueprint: Blueprint, services: Services, gatekeeper: Gateke
         number = min(max(request.args.get("page", default=1, type=int), 1), 1_000_000)
         namesakes = _namesakes(services, asked["who"]) if asked["who"] else []
         if asked["who"]:
-            asked["person"] = _meant(asked["who"], namesakes)
+            asked["person"], asked["collection"] = _meant(asked["who"], namesakes)
         found = None
         if asked["person"] or not asked["who"]:
             found = services.events.page(_query(asked, number))
@@ -61,7 +62,7 @@ def add_event_pages(blueprint: Blueprint, services: Services, gatekeeper: Gateke
             filtered=any(asked.values()),
             found=found,
             namesakes=namesakes,
-            person=_name_of(services, asked["person"], found),
+            person=_name_of(services, asked, found),
             cameras=sorted({one.camera for one in services.presence.now().items}),
             number=number,
             pages=0 if found is None else -(-found.total // _SHOWN),
@@ -132,7 +133,7 @@ def _person_meant(services: Services, event: str, who: str) -> str:
 
 def _query(asked: dict[str, str], number: int) -> EventQuery:
     """What the form asks for. Raises MalformedInput."""
-    given = {name: asked[name] for name in ("camera", "person", "decision") if asked[name]}
+    given = {name: asked[name] for name in _FILTERS if asked[name]}
     times = {name: _moment(asked[name]) for name in ("since", "until") if asked[name]}
     return validated(EventQuery, {**given, **times, "page": number, "size": _SHOWN})
 
@@ -156,23 +157,28 @@ def _namesakes(services: Services, name: str) -> list[Namesake]:
     return found[:_NAMESAKES]
 
 
-def _meant(name: str, namesakes: list[Namesake]) -> str:
-    """The id of the one who is meant; nothing when it may be several or nobody."""
+def _meant(name: str, namesakes: list[Namesake]) -> tuple[str, str]:
+    """Id and collection of the one who is meant; nothing when it may be several or nobody."""
     exact = [one for one in namesakes if folded(one.person.name) == folded(name)]
     only = exact if len(exact) == 1 else namesakes
-    return only[0].person.id if len(only) == 1 else ""
+    return (only[0].person.id, only[0].collection) if len(only) == 1 else ("", "")
 
 
-def _name_of(services: Services, person: str, found: Page[EventView] | None) -> str:
+def _name_of(services: Services, asked: dict[str, str], found: Page[EventView] | None) -> str:
     """The name of whom the list is about."""
+    person = asked["person"]
     if not person:
         return ""
     for event in found.items if found is not None else []:
         if event.person is not None and event.person.id == person:
             return event.person.name
-    for collection in services.collections.page(CollectionQuery(size=_COLLECTIONS)).items:
+    names = [asked["collection"]]
+    if not asked["collection"]:
+        query = CollectionQuery(size=_COLLECTIONS)
+        names = [one.name for one in services.collections.page(query).items]
+    for collection in names:
         with contextlib.suppress(NotFound):
-            return services.persons.get(collection.name, person).name
+            return services.persons.get(collection, person).name
     return person
 
 

@@ -73,7 +73,9 @@ def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
             collection=collection,
             photos=photos,
             advice=advice(shown.templates, missed),
-            sightings=services.events.page(EventQuery(person=shown.id, size=_SIGHTINGS)),
+            sightings=services.events.page(
+                EventQuery(person=shown.id, collection=collection, size=_SIGHTINGS)
+            ),
             editing=editing,
             by_key=visitor.key_id != "open-page",
         )

@@ -17,7 +17,11 @@ class AuditQuery(Paging):
     subject: str | None = Field(
         default=None, min_length=1, max_length=200, description="Id of what it is about."
     )
-    person: Name | None = Field(default=None, description="Id of whom it is about.")
+    person: Name | None = Field(
+        default=None,
+        description="Id of whom it is about; give `collection` too where several have that id.",
+    )
+    collection: Name | None = Field(default=None, description="Name of a collection.")
     request_id: str | None = Field(default=None, min_length=1, max_length=64)
     since: Moment | None = None
     until: Moment | None = None
@@ -127,5 +131,8 @@ class ErasureView(ApiModel):
 
 
 class ErasureQuery(Paging):
-    person: Name | None = None
+    person: Name | None = Field(
+        default=None, description="Give `collection` too where several have that id."
+    )
+    collection: Name | None = Field(default=None, description="Name of a collection.")
     state: Literal["pending", "complete"] | None = None

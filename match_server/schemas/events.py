@@ -89,7 +89,11 @@ class ProbeResults(ApiModel):
 
 class _EventFilters(ApiModel):
     camera: Name | None = None
-    person: Name | None = Field(default=None, description="Id of a person.")
+    person: Name | None = Field(
+        default=None,
+        description="Id of a person; give `collection` too where several have one of that id.",
+    )
+    collection: Name | None = Field(default=None, description="Name of a collection.")
     decision: Decision | None = None
 
 

@@ -25,6 +25,11 @@ def collection_named(session: Session, name: str) -> Collection:
     return found
 
 
+def numbers_of(collection: str) -> Select[int]:
+    """The number of the collection of this name, to compare with; none where there is none."""
+    return select(Collection.number).where(Collection.name == collection)
+
+
 def person_named(session: Session, collection: Collection, person_id: str) -> Person:
     """The person of that id in a collection."""
     found = session.scalars(

@@ -7,6 +7,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from shared.ids import new_id
+
 pytestmark = pytest.mark.backends("sqlite")
 both = pytest.mark.backends("sqlite", "postgresql")
 
@@ -283,3 +285,50 @@ def test_these_pages_run_no_inline_code_and_load_nothing_from_elsewhere(api, hel
         assert " style=" not in page
         assert not re.search(r"\son\w+=", page)
         assert page.count("<h1") == 1
+
+
+def test_two_persons_of_one_id_in_two_collections_are_kept_apart_everywhere(api, helpers):
+    api.ok("POST", "/v1/collections", json={"name": "staff"})
+    api.ok("POST", "/v1/devices", json={"name": "door-1"})
+    vectors = {"default": helpers.unit_vector(1), "staff": helpers.unit_vector(2)}
+    events, names = {}, {"default": "Ann", "staff": "Bob"}
+    for collection, vector in vectors.items():
+        persons = f"/v1/collections/{collection}/persons"
+        api.ok("POST", persons, json={"name": names[collection], "id": "4711"})
+        template = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
+        api.ok("POST", f"{persons}/4711/templates", json=template)
+        track = {"device": "door-1", "camera": "front", "track_id": new_id(), "state": "began"}
+        now = api.clock.now().isoformat()
+        track |= {"at": now, "began_at": now, "in_view": 1, "probes": 0}
+        api.ok("POST", "/v1/tracks", "device", json=track)
+        api.ok("PATCH", "/v1/devices/door-1", json={"collection": collection})
+        (result,) = api.send(api.probe(vector, track_id=track["track_id"]))
+        events[collection] = result["event"]["id"]
+
+    def listed(path, collection):
+        found = api.ok("GET", f"{path}?person=4711&collection={collection}")["items"]
+        assert found
+        return found
+
+    (camera,) = api.ok("GET", "/v1/presence")["items"]
+    assert sorted(one["name"] for one in camera["persons"]) == ["Ann", "Bob"]
+    _sign_in(api)
+    for collection, other in (("default", "staff"), ("staff", "default")):
+        assert [one["id"] for one in listed("/v1/events", collection)] == [events[collection]]
+        page = _text(api, f"/people/{collection}/4711")
+        assert events[collection] in page
+        assert events[other] not in page
+        assert f"collection={collection}" in page
+        page = _text(api, "/events", person="4711", collection=collection)
+        assert events[collection] in page
+        assert events[other] not in page
+        assert names[other] not in page
+    for collection in vectors:
+        api.ok("DELETE", f"/v1/collections/{collection}/persons/4711")
+    api.services.erasures.settle()
+    for number, collection in enumerate(vectors, start=1):
+        (erasure,) = listed("/v1/erasures", collection)
+        assert erasure["certificate"]["collection_number"] == number
+        entries = listed("/v1/audit", collection)
+        assert {one["collection"] or one["subject"] for one in entries} == {collection}
+        assert "erasure_completed" in {one["action"] for one in entries}

@@ -11,7 +11,7 @@ from match_server.database import Database
 from match_server.schemas.audit import Anchor, AuditEntryView, AuditQuery, AuditVerified
 from match_server.schemas.base import Page
 from match_server.services.law.chain import FIRST_HASH, canonical, entry_hash, sha256_hex
-from match_server.services.lookup import one_number
+from match_server.services.lookup import numbers_of, one_number
 from match_server.services.paging import page_of_rows
 from match_server.tables import AuditEntry, AuditHead, AuditStart, Collection, Erasure
 from shared.errors import Conflict, MalformedInput
@@ -223,6 +223,11 @@ def _conditions(query: AuditQuery) -> list[ColumnElement[bool]]:
         AuditEntry.request_id: query.request_id,
     }
     fits = [column == value for column, value in equal.items() if value is not None]
+    if query.collection is not None:
+        # Who looked at something is noted with the name that stood in the address.
+        looked = AuditEntry.collection_number.is_(None) & (AuditEntry.subject == query.collection)
+        here = AuditEntry.collection_number.in_(numbers_of(query.collection))
+        fits.append(here | looked)
     if query.since is not None:
         fits.append(AuditEntry.at >= query.since)
     if query.until is not None:

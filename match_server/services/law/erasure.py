@@ -34,7 +34,13 @@ from match_server.services.changes import next_number, record
 from match_server.services.law.audit import ISSUED
 from match_server.services.law.chain import Note, canonical, current_actor, note, sha256_hex
 from match_server.services.law.journal import Erased, Journal
-from match_server.services.lookup import batches, collection_named, one_number, person_named
+from match_server.services.lookup import (
+    batches,
+    collection_named,
+    numbers_of,
+    one_number,
+    person_named,
+)
 from match_server.services.paging import page_of
 from match_server.services.people.references import remove_templates
 from match_server.services.storing.files import FileStore
@@ -141,6 +147,8 @@ class Erasures:
         wanted = select(Erasure)
         if query.person is not None:
             wanted = wanted.where(Erasure.person == query.person)
+        if query.collection is not None:
+            wanted = wanted.where(Erasure.collection_number.in_(numbers_of(query.collection)))
         if query.state is not None:
             done = Erasure.completed_at.is_not(None)
             wanted = wanted.where(done if query.state == "complete" else ~done)
@@ -182,7 +190,8 @@ class Erasures:
                 row.waiting = found
                 if not found and row.completed_at is None:
                     now = row.completed_at = self._clock.now()
-                    note(session, Note("erasure_completed", now, row.id, row.person))
+                    about = row.id, row.person, row.collection_number
+                    note(session, Note("erasure_completed", now, *about))
         return left
 
     def _waiting(self, erasure: Erasure, segments: bool, database: bool) -> list[Waiting]:

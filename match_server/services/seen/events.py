@@ -13,7 +13,7 @@ from match_server.schemas.events import EventQuery, EventView, LocalView, Stream
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
 from match_server.services.changes import position
-from match_server.services.lookup import one_number
+from match_server.services.lookup import numbers_of, one_number
 from match_server.services.paging import page_of
 from match_server.services.searches.identification import candidate_view
 from match_server.services.storing.files import FileStore
@@ -150,6 +150,8 @@ def _filtered(wanted: Select[Event], query: EventQuery | StreamQuery) -> Select[
         wanted = wanted.where(Event.camera == query.camera)
     if query.decision is not None:
         wanted = wanted.where(Event.decision == query.decision)
+    if query.collection is not None:
+        wanted = wanted.where(Event.collection_number.in_(numbers_of(query.collection)))
     if query.person is not None:
         persons = select(Person.number).where(Person.id == query.person)
         wanted = wanted.where(Event.person_number.in_(persons))

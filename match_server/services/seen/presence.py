@@ -207,7 +207,14 @@ def _blind_since(session: Session) -> dict[_Place, datetime]:
 def _decided(session: Session) -> dict[_Place, _Decided]:
     """What searches said of the tracks in view: each person once, however many tracks show one."""
     rows = session.execute(
-        select(TrackInView.device, TrackInView.camera, Event.id, Person.id, Person.name)
+        select(
+            TrackInView.device,
+            TrackInView.camera,
+            Event.id,
+            Person.number,
+            Person.id,
+            Person.name,
+        )
         .join(
             EventTrack,
             (EventTrack.device == TrackInView.device)
@@ -220,12 +227,15 @@ def _decided(session: Session) -> dict[_Place, _Decided]:
         .order_by(Person.name, Person.id, Event.id)
     )
     decided: dict[_Place, _Decided] = {}
-    for device, camera, event, person, name in rows:
-        place = decided.setdefault(_Place(device, camera), _Decided([], 0, []))
+    shown: set[tuple[_Place, int]] = set()  # an id may be of several persons
+    for device, camera, event, number, person, name in rows:
+        at = _Place(device, camera)
+        place = decided.setdefault(at, _Decided([], 0, []))
         place.sightings.append(event)
         if person is None:
             place.unknown += 1
-        elif all(person != known.id for known in place.persons):
+        elif (at, number) not in shown:
+            shown.add((at, number))
             place.persons.append(PersonName(id=person, name=name))
     for place in decided.values():
         place.sightings.sort(reverse=True)  # ids are by time
