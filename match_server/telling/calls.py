@@ -1,12 +1,16 @@
 """One call of a webhook: signed, bounded in time, never redirected; what came of it."""
 
 import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
-
-import urllib3
-from urllib3.exceptions import HTTPError
+from http.client import HTTPConnection, HTTPException
 
 from match_server.telling.addresses import Refused, addresses_of, port_of, web_address
 from match_server.telling.signing import signed_headers
@@ -61,39 +65,61 @@ class Caller:
             return Answer(Outcome.NEVER, str(error))
         except Unavailable as error:
             return Answer(Outcome.LATER, error.message)
-        except HTTPError as error:
+        except (OSError, HTTPException) as error:
             return Answer(Outcome.LATER, _plain(error))
 
     def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        """The status that the receiver answers. Its body is not read."""
+        """The status that the receiver answers. Its body is not read.
+
+        It is called at the address that was looked at, not at its name, and all of it takes at most
+        `timeout_s`, however slowly the receiver sends. Raises OSError or HTTPException.
+        """
         parts = web_address(url)
         address = addresses_of(parts, private=self.private)[0]
-        options = {"timeout": urllib3.Timeout(total=self.timeout_s), "maxsize": 1}
-        pool: urllib3.HTTPConnectionPool
-        if parts.scheme == "https":
-            pool = urllib3.HTTPSConnectionPool(
-                address,
-                port_of(parts),
-                server_hostname=parts.hostname,
-                assert_hostname=parts.hostname,
-                cert_reqs="CERT_REQUIRED",
-                **options,  # type: ignore[arg-type]
-            )
-        else:
-            pool = urllib3.HTTPConnectionPool(address, port_of(parts), **options)  # type: ignore[arg-type]
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        with pool:
-            response = pool.urlopen(
-                "POST",
-                path,
-                body=body,
-                headers={**headers, "Host": parts.netloc},
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
-            response.close()
-            return response.status
+        until_s = time.monotonic() + self.timeout_s
+        raw = socket.create_connection((address, port_of(parts)), self.timeout_s)
+        with _cut_after(raw, until_s) as cut:
+            connection = HTTPConnection(address, port_of(parts))
+            try:
+                if parts.scheme == "https":
+                    raw = ssl.create_default_context().wrap_socket(
+                        raw, server_hostname=parts.hostname
+                    )
+                connection.sock = raw
+                connection.request("POST", path, body, {**headers, "Host": parts.netloc})
+                status = connection.getresponse().status
+            except (OSError, HTTPException):
+                if not cut.is_set():
+                    raise
+            else:
+                if not cut.is_set():
+                    return status
+            finally:
+                connection.close()
+                raw.close()
+        raise TimeoutError
+
+
+@contextmanager
+def _cut_after(connected: socket.socket, until_s: float) -> Iterator[threading.Event]:
+    """Let a connection end at a moment (monotonic), whatever its peer sends; set when it did."""
+    cut = threading.Event()
+    end = connected.dup()  # TLS takes the other over
+
+    def shut() -> None:
+        cut.set()
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, until_s - time.monotonic()), shut)
+    timer.start()
+    try:
+        yield cut
+    finally:
+        timer.cancel()
+        timer.join()
+        end.close()
 
 
 def _judged(status: int) -> Answer:
@@ -108,10 +134,10 @@ def _judged(status: int) -> Answer:
     return Answer(Outcome.LATER, f"the receiver answered {status}")
 
 
-def _plain(error: HTTPError) -> str:
+def _plain(error: OSError | HTTPException) -> str:
     """What failed, without the address: that may hold a secret of its own."""
-    if isinstance(error, urllib3.exceptions.TimeoutError):
+    if isinstance(error, TimeoutError):
         return "the receiver did not answer in time"
-    if isinstance(error, urllib3.exceptions.SSLError):
+    if isinstance(error, ssl.SSLError):
         return "the receiver's certificate is not trusted here, or it does not speak TLS"
     return f"the receiver cannot be reached ({type(error).__name__})"

@@ -1,8 +1,13 @@
 """Webhooks against real receivers: nothing lost, nothing late looks live, nobody held up."""
 
+import contextlib
 import json
+import socket
+import ssl
+import threading
 import time
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -409,6 +414,29 @@ def test_an_address_that_is_refused_is_not_repeated(api):
         ("8.8.8.8", False, True),
         ("2130706433", False, False),  # 127.0.0.1 as one number
         ("0x7f.1", False, False),
+        ("100.64.0.1", True, True),
+        ("172.32.0.1", False, True),
+        ("[2606:4700::1111]", False, True),
+        ("[64:ff9b::808:808]", False, True),  # 8.8.8.8 by NAT64
+        # Where clouds give out credentials.
+        ("[fd00:ec2::254]", True, False),
+        ("[fd20:ce::254]", True, False),
+        ("100.100.100.200", True, False),
+        ("192.0.0.192", True, False),
+        ("168.63.129.16", True, False),
+        # Addresses that carry others inside, or are of no network.
+        ("[64:ff9b::a9fe:a9fe]", True, False),
+        ("[64:ff9b::a00:1]", True, False),
+        ("[64:ff9b:1::a9fe:a9fe]", True, False),
+        ("[2002:a9fe:a9fe::1]", True, False),
+        ("[2001:0:4136:e378:8000:63bf:5601:5601]", True, False),
+        ("[::169.254.169.254]", True, False),
+        ("[fec0::1]", True, False),
+        ("[ff02::1]", True, False),
+        ("198.18.0.1", True, False),
+        ("192.0.2.1", True, False),
+        ("[2001:db8::1]", True, False),
+        ("240.0.0.1", True, False),
     ],
 )
 def test_where_a_webhook_may_lead(host, private, allowed):
@@ -447,3 +475,48 @@ def test_the_settings_reach_the_caller(make_services, tmp_path):
     services = make_services(webhook_timeout_s=3.0, webhook_private_addresses=False)
     caller = webhook_deliverer(services)._caller
     assert (caller.timeout_s, caller.private) == (3.0, False)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", f"{'a' * 64}.org", "a." + "b" * 70])
+def test_a_host_name_that_is_none_is_refused_and_one_of_before_is_a_dead_letter(host):
+    with pytest.raises(ValueError, match="host name"):
+        web_address(f"http://{host}/")
+    with pytest.raises((Refused, Unavailable)):
+        addresses_of(urlsplit(f"http://{host}/"), private=True)
+
+
+class _Dripping:
+    """Accepts connections, and sends a byte now and then as long as anybody listens."""
+
+    def __init__(self, first):
+        self._first = first
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"{'https' if first == b'' else 'http'}://127.0.0.1:{self.port}/"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self):
+        return self._listener.getsockname()[1]
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(self._first)
+                    for _ in range(200):
+                        connection.sendall(b"x")
+                        time.sleep(0.05)
+
+    def close(self):
+        self._listener.close()
+
+
+@pytest.mark.parametrize("first", [b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nX: ", b""])
+def test_a_receiver_that_drips_is_given_up_in_time(first):
+    dripping = _Dripping(first)
+    caller = Caller(timeout_s=0.3, private=True, version="test")
+    started_s = time.monotonic()
+    with contextlib.closing(dripping), pytest.raises((TimeoutError, ssl.SSLError)):
+        caller._post(dripping.url, {}, b"{}")
+    assert time.monotonic() - started_s < 5
