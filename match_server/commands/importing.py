@@ -42,6 +42,14 @@ from match_server.settings import load_settings
     help="The file erasures.journal of the server that the file is of: whoever was erased there "
     "since is erased again.",
 )
+@click.option(
+    "--allow-storage",
+    "storages",
+    multiple=True,
+    metavar="URI",
+    help="A storage (file:///folder, s3://bucket) that a file of a whole server may name and write "
+    "to; without, it is refused where it names one.",
+)
 @data_dir
 @json_flag
 @click.pass_context
@@ -59,6 +67,7 @@ def import_(
     again: bool,
     passphrase_file: Path | None,
     erasures: Path | None,
+    storages: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -89,10 +98,12 @@ def import_(
     settings = load_settings(context.obj, **options)
     if is_export(source):
         _require_no_options(context)
-        import_server(settings, source, passphrase_file, erasures, as_json=as_json)
+        import_server(settings, source, passphrase_file, erasures, storages, as_json=as_json)
         return
     if erasures is not None:
         raise click.UsageError("--erasures is for files of a whole server")
+    if storages:
+        raise click.UsageError("--allow-storage is for files of a whole server")
     if passphrase_file is not None:
         raise click.UsageError("--passphrase-file is for files of a whole server")
     if name is not None and by_file_name:

@@ -1,6 +1,7 @@
 """A whole server into one file, and out of it."""
 
 import os
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def import_server(
     file: Path,
     passphrase: Path | None,
     erasures: Path | None,
+    storages: Collection[str] = (),
     *,
     as_json: bool,
 ) -> None:
@@ -88,7 +90,13 @@ def import_server(
     make_data_folder(settings.data_dir)
     size = file.stat().st_size
     with progress("Importing", size, counts=False) as display:
-        done = restore(settings, file, passphrase_from(passphrase), progress=display.update)
+        done = restore(
+            settings,
+            file,
+            passphrase_from(passphrase),
+            storages=storages,
+            progress=display.update,
+        )
     noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
     before = _erased_before(settings)
     with opened(settings, create=True) as services:

@@ -34,8 +34,8 @@ _SEALED_BYTES = _CHUNK_BYTES + 1024  # with what sealing adds
 _HEAD_BYTES = 4096
 _CHUNK = struct.Struct(">BI")
 _RECORD = struct.Struct(">IQ")
-_JSON_BYTES = 256 * 1024 * 1024
-_PAYLOAD_BYTES = 1024 * 1024 * 1024
+_JSON_BYTES = 64 * 1024 * 1024  # which take some twenty times that while they are read
+_PAYLOAD_BYTES = 256 * 1024 * 1024
 _DIGEST_BYTES = 32
 _CUT = "the file ends early: it was not written to its end, or not copied to its end"
 

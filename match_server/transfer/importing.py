@@ -2,19 +2,19 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, MetaData, delete
 
 from match_server.database import Database, sqlite_path
 from match_server.migrations import current_on, head_revision, known_revisions, migrate_on
 from match_server.settings import Settings
 from match_server.transfer.container import MAGIC, Reader, Record
-from match_server.transfer.places import Named, Places, forget
+from match_server.transfer.places import Named, Places, forget, require_names, storages_named
 from match_server.transfer.rows import Batch, TableRows, counted, give_numbers_after
 from shared.errors import ConfigurationError, Conflict, Damaged
 
@@ -32,7 +32,7 @@ class _Server(BaseModel):
     database: str
     at: str
     tables: dict[str, list[str]]  # columns, in the order of the rows
-    numbers: dict[str, tuple[str, int]]
+    numbers: dict[str, tuple[str, Annotated[int, Field(ge=0, lt=2**53)]]]
 
 
 @dataclass(slots=True)
@@ -58,15 +58,17 @@ def restore(
     source: Path,
     passphrase: str | None = None,
     *,
+    storages: Container[str] = (),
     progress: Progress = lambda done: None,
 ) -> Imported:
     """Fill an empty database and data folder with what a file holds.
 
     All rows come in one transaction, which ends only after the last byte was read and found right:
     whatever goes wrong before leaves everything as it was. A file of an older version is filled in
-    at its own migration and brought up to date. Raises Conflict when the database is not empty;
-    ConfigurationError for a file of a newer version or another kind; KeyMissing for a wrong
-    passphrase; Damaged.
+    at its own migration and brought up to date. Outside of the data folder nothing is written but
+    to `storages` (their URIs). Raises Conflict when the database is not empty; ConfigurationError
+    for a file of a newer version or another kind, or one that names other storages; KeyMissing for
+    a wrong passphrase; Damaged.
     """
     database = Database(settings.sqlalchemy_url)
     if (file := sqlite_path(database.url)) is not None:
@@ -75,7 +77,7 @@ def restore(
     try:
         with source.open("rb") as stream, database.connection(patient=True) as connection:
             records = iter(Reader(stream, passphrase))
-            run = _Import(connection, places, records, lambda: progress(stream.tell()))
+            run = _Import(connection, places, records, storages, lambda: progress(stream.tell()))
             run.fill()
         # Segments of whatever this folder served before.
         shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
@@ -93,11 +95,13 @@ class _Import:
         connection: Connection,
         places: Places,
         records: Iterator[Record],
+        storages: Container[str],
         progress: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._places = places
         self._records = records
+        self._storages = storages
         self._progress = progress
         self._tables: dict[str, TableRows] = {}
         self.result = Imported()
@@ -124,6 +128,8 @@ class _Import:
             raise Damaged("the file goes on after its end")
         give_numbers_after(self._connection, server.numbers)
         migrate_on(self._connection, "head")
+        require_names(self._connection)
+        self._require_known(storages_named(self._connection))
 
     def _server(self) -> _Server:
         first = next(self._records, None)
@@ -146,13 +152,23 @@ class _Import:
                 _checked(lambda: rows.write(self._connection, Batch(head["rows"], record.payload)))
                 self.result.rows[head["table"]] += len(head["rows"])
             case "file":
-                self._places.put(_checked(lambda: Named(**_name(head))), record.payload)
+                named = _checked(lambda: Named(**_name(head)))
+                self._require_known({named.storage} - {None})
+                self._places.put(named, record.payload)
                 self.result.files += 1
             case "gone":
                 forget(self._connection, _checked(lambda: str(head["name"])))
                 self.result.gone += 1
             case kind:
                 raise Damaged(f"the file holds something that is not known: {kind!r}")
+
+    def _require_known(self, uris: set[str]) -> None:
+        unknown = sorted(uri for uri in uris if uri not in self._storages)
+        if unknown:
+            raise ConfigurationError(
+                f"the file keeps photos outside of the data folder, in {', '.join(unknown)}: if "
+                "that is meant, give --allow-storage with each of these"
+            )
 
     def _end(self, sums: dict[str, Any]) -> None:
         if (sums.get("rows"), sums.get("files")) != (self.result.rows, self.result.files):
@@ -202,12 +218,15 @@ def _reflected(connection: Connection) -> MetaData:
 
 
 def _name(head: dict[str, Any]) -> dict[str, Any]:
-    return {"name": head["name"], "storage": head["storage"]}
+    name, storage = head["name"], head["storage"]
+    if not isinstance(name, str) or not isinstance(storage, str | None):
+        raise TypeError
+    return {"name": name, "storage": storage}
 
 
 def _checked(read: Callable[[], Any]) -> Any:
     """What a record says, which may be anything where somebody forged it."""
     try:
         return read()
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError):
         raise Damaged("a record in the file is not what it should be") from None

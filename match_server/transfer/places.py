@@ -8,8 +8,15 @@ from pathlib import Path
 from sqlalchemy import Connection, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute
 
-from match_server.services.storing.places import Folder, OpenPlace, Place, checked_uri, place_at
-from match_server.tables import Event, Image, Storage
+from match_server.services.storing.places import (
+    Folder,
+    OpenPlace,
+    Place,
+    checked_uri,
+    place_at,
+    require_inside,
+)
+from match_server.tables import DoomedFile, Event, Image, Storage
 from shared.errors import Conflict, Damaged, KeptElsewhere, MusterError, NotFound
 
 _NAME = re.compile(r"(photos|snapshots)/[0-9a-f]{2}/[0-9a-f-]{36}(\.[a-z0-9-]{1,60})?")
@@ -64,6 +71,19 @@ def forget(connection: Connection, name: str) -> None:
     for column in _COLUMNS:
         named = update(column.table).where(column.file == name)
         connection.execute(named.values({column.file: None}))
+
+
+def require_names(connection: Connection) -> None:
+    """Raises Damaged where a row names a file that would be outside of its folder."""
+    streaming = connection.execution_options(yield_per=1000)
+    for column in (*(one.file for one in _COLUMNS), DoomedFile.file):
+        for (name,) in streaming.execute(select(column).where(column.is_not(None))):
+            require_inside(str(name))
+
+
+def storages_named(connection: Connection) -> set[str]:
+    """URIs of all storages."""
+    return {uri for _, uri in connection.execute(_STORAGES)}
 
 
 class Places:

@@ -1,6 +1,7 @@
 """A server in one file: out of one database, into another, nothing lost, nothing half done."""
 
 import contextlib
+import functools
 import io
 import itertools
 import random
@@ -24,8 +25,9 @@ from match_server.settings import Settings
 from match_server.tables import AuditHead, Change, Counter, Event, Image, Table, Template
 from match_server.transfer.container import MAGIC, Reader, Writer
 from match_server.transfer.exporting import export
-from match_server.transfer.importing import is_export, restore
-from match_server.transfer.places import Places
+from match_server.transfer.importing import is_export
+from match_server.transfer.importing import restore as restore_with
+from match_server.transfer.places import Named, Places
 from match_server.transfer.rows import TableRows, numbers_given
 from shared.clock import SystemClock
 from shared.envelope import Key
@@ -34,6 +36,16 @@ from tests.match_server.every_table import ROWS, contents, fill, tables_of
 
 PERSONS = "/v1/collections/default/persons"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
+
+
+class _Any:
+    """All storages."""
+
+    def __contains__(self, _uri):
+        return True
+
+
+restore = functools.partial(restore_with, storages=_Any())
 
 
 @contextlib.contextmanager
@@ -298,20 +310,98 @@ def test_a_server_that_holds_anything_is_not_overwritten(live, target, tmp_path,
     assert _everything(there) == before
 
 
-def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
-    _export(live.services.settings, tmp_path / "file")
-    with (tmp_path / "file").open("rb") as stream:
+def _forge(path, target, change):
+    """A copy of an export with its records as `change` leaves them."""
+    with path.open("rb") as stream:
         records = list(Reader(stream, None))
-    with (tmp_path / "forged").open("wb") as stream:
+    with target.open("wb") as stream:
         writer = Writer(stream, None)
         for record in records:
-            if record.head["kind"] == "file":
-                record.head["name"] = "photos/../../escaped"
+            change(record.head)
             writer.add(record.head, record.payload)
         writer.finish()
-    with pytest.raises(Damaged, match="name that no server gives"):
-        restore(target("sqlite"), tmp_path / "forged")
+
+
+def _name_elsewhere(table, column, value):
+    """A change of the first record of rows of a table, in which no bytes lie."""
+    columns = []
+
+    def change(head):
+        if head["kind"] == "server":
+            columns[:] = head["tables"][table]
+        elif head["kind"] == "rows" and head["table"] == table and head["rows"]:
+            head["rows"][0][columns.index(column)] = value
+
+    return change
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
+    _export(live.services.settings, tmp_path / "file")
+
+    def rename(head):
+        if head["kind"] == "file":
+            head["name"] = "photos/../../escaped"
+
+    changes = [rename]
+    for table, column in (("images", "file"), ("events", "snapshot")):
+        changes += [
+            _name_elsewhere(table, column, name)
+            for name in ("photos/../../escaped", "/etc/passwd", "../escaped")
+        ]
+    there = target("sqlite")
+    before = sorted(there.data_dir.rglob("*"))
+    for number, change in enumerate(changes):
+        _forge(tmp_path / "file", tmp_path / f"forged{number}", change)
+        with pytest.raises(Damaged, match=r"name that no server gives|outside of the folder"):
+            restore(there, tmp_path / f"forged{number}")
+        assert not _files(there.data_dir)
     assert not list(tmp_path.rglob("escaped"))
+    assert [one for one in there.data_dir.rglob("*") if one.suffix == ".db"] == [
+        one for one in before if one.suffix == ".db"
+    ]
+
+
+def test_a_file_writes_to_no_folder_that_nobody_allowed(target, tmp_path, live):
+    _export(live.services.settings, tmp_path / "file")
+    (own,) = (one["uri"] for one in live.ok("GET", "/v1/storages")["items"])
+    stranger = f"file://{tmp_path / 'stranger'}"
+
+    def photo(head):
+        if head["kind"] == "file" and head["storage"]:
+            head["storage"] = stranger
+
+    there = target("sqlite")
+    for change in (photo, _name_elsewhere("storages", "uri", stranger)):
+        _forge(tmp_path / "file", tmp_path / "forged", change)
+        with pytest.raises(ConfigurationError, match=r"--allow-storage"):
+            restore_with(there, tmp_path / "forged", storages=[own])
+        assert not (tmp_path / "stranger").exists()
+        assert not _files(there.data_dir)
+    with pytest.raises(ConfigurationError, match=r"file:///.*archive"):
+        restore_with(there, tmp_path / "file")
+    assert restore_with(there, tmp_path / "file", storages=[own]).files
+    command = ["import", str(tmp_path / "file"), "--data-dir", str(tmp_path / "new")]
+    assert "--allow-storage" in CliRunner().invoke(main, command).output
+    done = CliRunner().invoke(main, [*command, "--allow-storage", own])
+    assert done.exit_code == 0, done.output
+
+
+def test_a_row_that_names_a_file_outside_of_the_folder_neither_shows_nor_deletes_it(live, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"of somebody else")
+    place = Places(live.services.settings.data_dir)
+    for name in ("../secret", str(secret), f"photos/../../{secret.name}"):
+        with pytest.raises(Damaged, match="outside"):
+            place.read(Named(name, None))
+    with live.services.database.write() as session:
+        session.execute(update(Event).values(snapshot="../secret"))
+    (event, *_) = live.ok("GET", "/v1/events")["items"]
+    body = live.refused(500, "GET", f"/v1/events/{event['id']}/snapshot")
+    assert "secret" not in body["message"]
+    with live.services.database.write() as session:
+        live.services.files.doom_snapshots(session, ["../secret"])
+    live.services.files.sweep()
+    assert secret.read_bytes() == b"of somebody else"
 
 
 def test_an_export_holds_one_moment_while_others_write(live, target, helpers, tmp_path):

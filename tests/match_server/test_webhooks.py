@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from pydantic import ValidationError
 
 from match_server.schemas.webhooks import WebhookCreate
@@ -520,3 +521,27 @@ def test_a_receiver_that_drips_is_given_up_in_time(first):
     with contextlib.closing(dripping), pytest.raises((TimeoutError, ssl.SSLError)):
         caller._post(dripping.url, {}, b"{}")
     assert time.monotonic() - started_s < 5
+
+
+def test_a_receiver_with_a_trusted_certificate_is_told_over_tls_and_no_other(
+    tmp_path, monkeypatch, receive
+):
+    trusted = trustme.CA()
+    trusted.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    caller = Caller(timeout_s=5, private=True, version="test")
+    for authority, taken in ((trusted, True), (trustme.CA(), False)):
+        receiver = receive()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        receiver._server.socket = context.wrap_socket(receiver._server.socket, server_side=True)
+        url = f"https://127.0.0.1:{receiver.port}/hook?a=b"
+        if taken:
+            assert caller._post(url, {"Content-Type": "application/json"}, b'{"data": 1}') == 204
+            ((headers, body),) = receiver.calls
+            assert headers["Host"] == f"127.0.0.1:{receiver.port}"
+            assert body == b'{"data": 1}'
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                caller._post(url, {}, b"{}")
+            assert receiver.calls == []

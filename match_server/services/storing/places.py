@@ -3,12 +3,12 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from match_server.services.storing.folder_id import FolderIds, id_in
-from shared.errors import KeptElsewhere, MalformedInput, NotFound, Unavailable
+from shared.errors import Damaged, KeptElsewhere, MalformedInput, NotFound, Unavailable
 from shared.files import unwritable
 from shared.ids import new_id
 
@@ -70,6 +70,12 @@ def checked_uri(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def require_inside(name: str) -> None:
+    """Raises Damaged for a file's name that leads out of the folder that it is in."""
+    if name.startswith("/") or "\0" in name or ".." in PurePosixPath(name).parts:
+        raise Damaged("a row names a file outside of the folder that keeps files")
+
+
 class Folder:
     """A folder of this machine; written files are on the disk, private to this user."""
 
@@ -84,7 +90,7 @@ class Folder:
             raise unwritable("a file cannot be kept", error) from error
 
     def write(self, name: str, data: bytes) -> None:
-        path = self._root / name
+        path = self._path(name)
         try:
             if (folder := id_in(name)) is not None:  # of an import, else it is our own
                 self._ids_for(name).adopt(folder)
@@ -101,7 +107,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         try:
-            return (self._root / name).read_bytes()
+            return self._path(name).read_bytes()
         except FileNotFoundError:
             folder = id_in(name)
             if folder is None or self._is_own(name):
@@ -116,7 +122,7 @@ class Folder:
 
     def delete(self, name: str) -> bool:
         try:
-            (self._root / name).unlink()
+            self._path(name).unlink()
         except FileNotFoundError:
             return self._is_own(name)
         except OSError as error:
@@ -124,7 +130,12 @@ class Folder:
         return True
 
     def reaches(self, name: str) -> bool:
-        return self._is_own(name) or (self._root / name).exists()
+        return self._is_own(name) or self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        """Where the file is. Raises Damaged for a name that leads out of this folder."""
+        require_inside(name)
+        return self._root / name
 
     def _is_own(self, name: str) -> bool:
         """Whether the file was written to this folder, as its name says."""
