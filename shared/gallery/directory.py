@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.gallery.quantise import CodeBook
 from shared.gallery.segment import (
@@ -26,17 +26,19 @@ from shared.gallery.segment import (
     verify_segment,
     write_segment,
 )
-from shared.gallery.shelf import Shelf, View, full_view
+from shared.gallery.shelf import Shelf, View, full_view, number_of_bits
 
 _MANIFEST = "manifest.json"
 
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: str
+    name: str = Field(pattern=r"^[0-9a-f]{32}\.segment$")
     header: str  # digest
-    live: int
-    alive: str | None = None  # file of the bits; None: all alive
+    live: int = Field(ge=0)
+    alive: str | None = Field(  # file of the bits; None: all alive
+        default=None, pattern=r"^[0-9a-f]{32}\.segment\.[0-9a-f]{32}\.alive$"
+    )
     alive_digest: str | None = None
 
 
@@ -45,7 +47,7 @@ class _Manifest(BaseModel):
     format: int
     origin: str
     book: str
-    seq: int
+    seq: int = Field(ge=0, lt=2**62)
     segments: list[_Entry]
 
 
@@ -101,7 +103,12 @@ class Directory:
                 raw = _read_bytes(self._path / entry.alive)
                 if digest_of(raw) != entry.alive_digest or len(raw) != alive.nbytes:
                     raise DamagedSegments(f"{self._path / entry.alive} has changed")
+                places = alive
                 alive = np.frombuffer(raw, dtype=np.uint16)
+                if (alive & ~places).any():
+                    raise DamagedSegments(f"{self._path / entry.alive} names places that are none")
+            if number_of_bits(alive) != entry.live:
+                raise DamagedSegments(f"{self._path / entry.name} has not as many templates alive")
             views.append(View(shelf, alive, entry.live))
         self._mapped = {entry.name: self._mapped[entry.name] for entry in manifest.segments}
         return Generation(manifest.seq, tuple(views), stamp)

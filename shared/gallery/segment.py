@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import MusterError
 from shared.files import reserve
@@ -24,6 +24,7 @@ from shared.gallery.shelf import GROUP, Planes, Shelf
 FORMAT = 1
 _MAGIC = b"MUSTERG1"
 _PAGE = 4096
+_MOST_GROUPS = (2**31 - 1) // GROUP  # that the kernel takes
 
 
 class DamagedSegments(MusterError):
@@ -34,8 +35,8 @@ class DamagedSegments(MusterError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    offset: int
-    bytes: int
+    offset: int = Field(ge=0)
+    bytes: int = Field(ge=0)
     digest: str
 
 
@@ -43,9 +44,18 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid")
     format: int
     book: str
-    count: int
-    groups: int
+    count: int = Field(ge=0)
+    groups: int = Field(ge=0, le=_MOST_GROUPS)
     sections: dict[str, _Section]
+
+    def fits(self, layout: "_Layout") -> bool:
+        """Whether the counts and sections are those of a file with this layout."""
+        expected = {
+            name: (offset, _section_bytes(shape, dtype))
+            for name, (offset, shape, dtype) in layout.items()
+        }
+        told = {name: (one.offset, one.bytes) for name, one in self.sections.items()}
+        return told == expected and self.groups == -(-self.count // GROUP)
 
 
 def write_segment(
@@ -100,6 +110,8 @@ def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
         if header.format != FORMAT or header.book != book_digest(book):
             raise DamagedSegments(f"{path} is of another format, dimension or code book")
         layout = _layout(book, header.groups)
+        if not header.fits(layout):
+            raise DamagedSegments(f"{path} has a header whose counts do not fit together")
         if os.fstat(file.fileno()).st_size != _file_bytes(layout):
             raise DamagedSegments(f"{path} is cut short")
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

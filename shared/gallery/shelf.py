@@ -69,10 +69,10 @@ class View:
     def only(self, chosen: NDArray[np.uint16]) -> "View":
         """This view restricted to the places whose bits are set."""
         alive = self.alive & chosen
-        return View(self.shelf, alive, _number_of_bits(alive))
+        return View(self.shelf, alive, number_of_bits(alive))
 
 
-def _number_of_bits(words: NDArray[np.uint16]) -> int:
+def number_of_bits(words: NDArray[np.uint16]) -> int:
     if hasattr(np, "bitwise_count"):  # numpy 2
         return int(np.bitwise_count(words).sum())
     return int(np.unpackbits(words.view(np.uint8)).sum())

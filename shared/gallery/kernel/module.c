@@ -37,6 +37,15 @@ static void *borrow(Borrowed *all, PyObject *object, Py_ssize_t bytes, int writa
     return NULL;
 }
 
+/* Room for `count` things of `size` bytes, whatever a caller says the count is. */
+static void *borrow_some(Borrowed *all, PyObject *object, long long count, Py_ssize_t size,
+                         int writable) {
+    if (count >= 0 && count <= PY_SSIZE_T_MAX / size)
+        return borrow(all, object, (Py_ssize_t)count * size, writable);
+    PyErr_Format(PyExc_ValueError, "no buffer holds %lld values", count);
+    return NULL;
+}
+
 static void give_back(Borrowed *all) {
     for (Py_ssize_t i = 0; i < all->count; i++) PyBuffer_Release(&all->views[i]);
 }
@@ -219,13 +228,17 @@ static PyObject *py_search(PyObject *self, PyObject *args) {
         if (!read_shelf(&all, PyList_GetItem(shelf_list, i), &book, &shelves[i])) goto end;
         search.chunks += (shelves[i].groups + CHUNK - 1) / CHUNK;
     }
-    const float *probe_rows = borrow(&all, rows, 4 * (Py_ssize_t)count * book.dimension, 0);
-    const int64_t *limits = borrow(&all, inputs[0], 8 * count, 0);
-    const double *thresholds = borrow(&all, inputs[1], 8 * count, 0);
-    int64_t *counts = borrow(&all, outputs[2], 8 * count, 1), total = 0;
+    const float *probe_rows = borrow_some(&all, rows, count, 4 * book.dimension, 0);
+    const int64_t *limits = borrow_some(&all, inputs[0], count, 8, 0);
+    const double *thresholds = borrow_some(&all, inputs[1], count, 8, 0);
+    int64_t *counts = borrow_some(&all, outputs[2], count, 8, 1), total = 0;
     if (!probe_rows || !limits || !thresholds || !counts) goto end;
-    for (int p = 0; p < count; p++) total += limits[p] > 0 ? limits[p] : INT64_MIN / 2;
-    if (count < 1 || total < 0 || total > PY_SSIZE_T_MAX / 8) {
+    int sound = count > 0;
+    for (int p = 0; sound && p < count; p++) {
+        sound = limits[p] > 0 && limits[p] <= PY_SSIZE_T_MAX / 64 - total;
+        if (sound) total += limits[p];
+    }
+    if (!sound) {
         PyErr_SetString(PyExc_ValueError, "a search has probes, each with a limit of at least 1");
         goto end;
     }
@@ -344,10 +357,10 @@ static PyObject *py_choose(PyObject *self, PyObject *args) {
                           &wanted, &bits_array))
         return NULL;
     const uint32_t *order = NULL;
-    const uint64_t *ids = borrow(&all, id_array, 8 * count, 0);
-    const uint64_t *among = ids ? borrow(&all, among_array, 8 * wanted, 0) : NULL;
+    const uint64_t *ids = borrow_some(&all, id_array, count, 8, 0);
+    const uint64_t *among = ids ? borrow_some(&all, among_array, wanted, 8, 0) : NULL;
     uint16_t *bits = among ? borrow(&all, bits_array, (count + 15) / 16 * 2, 1) : NULL;
-    if (bits && order_array != Py_None) order = borrow(&all, order_array, 4 * count, 0);
+    if (bits && order_array != Py_None) order = borrow_some(&all, order_array, count, 4, 0);
     if (bits && (order || order_array == Py_None)) {
         Py_BEGIN_ALLOW_THREADS
         int64_t rank = 0;
@@ -376,11 +389,11 @@ static PyObject *py_find(PyObject *self, PyObject *args) {
                           &wanted_array, &number, &place_array))
         return NULL;
     const uint32_t *order = NULL;
-    const uint64_t *ids = borrow(&all, id_array, 8 * count, 0);
+    const uint64_t *ids = borrow_some(&all, id_array, count, 8, 0);
     const uint16_t *alive = ids ? borrow(&all, alive_array, (count + 15) / 16 * 2, 0) : NULL;
-    const uint64_t *wanted = alive ? borrow(&all, wanted_array, 8 * number, 0) : NULL;
-    int64_t *places = wanted ? borrow(&all, place_array, 8 * number, 1) : NULL;
-    if (places && order_array != Py_None) order = borrow(&all, order_array, 4 * count, 0);
+    const uint64_t *wanted = alive ? borrow_some(&all, wanted_array, number, 8, 0) : NULL;
+    int64_t *places = wanted ? borrow_some(&all, place_array, number, 8, 1) : NULL;
+    if (places && order_array != Py_None) order = borrow_some(&all, order_array, count, 4, 0);
     if (places && (order || order_array == Py_None)) {
         Py_BEGIN_ALLOW_THREADS
         int64_t rank = 0;
