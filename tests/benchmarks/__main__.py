@@ -18,7 +18,7 @@ from tests.benchmarks.tables import print_facts, write_json
 WORK = Path(__file__).parent.parent.parent / "var" / "bench"
 BENCHES = {"stages": bench_stages, "pipeline": bench_pipeline, "peers": bench_peers}
 REPETITIONS = {"stages": 60, "pipeline": 5, "peers": 12}
-WITH_OPTIONS = {"gallery", "server", "enrollment", "box", "edge", "faults", "accuracy"}
+WITH_OPTIONS = {"gallery", "server", "enrollment", "box", "edge", "faults", "accuracy", "attack"}
 """Benchmarks that have options, and cores, of their own."""
 
 
@@ -39,6 +39,7 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     edge      a camera's cost by scene, latency, accuracy, memory; `./dev bench edge --help`
     accuracy  the right name, or none, on a folder of people; `./dev bench accuracy --help`
     faults    no speed: kill -9 while many enroll; `./dev bench faults --help`
+    attack    no speed: hostile files, pictures and messages; `./dev bench attack --help`
     """
     WORK.mkdir(parents=True, exist_ok=True)
     pin_to_one_core()
