@@ -82,6 +82,7 @@ class GallerySettings(_Section):
     mode: Literal["off", "when_away", "always"] = "off"
     collections: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] = ("default",)
     max_age_h: float = Field(default=72.0, gt=0, le=24 * 366)
+    max_mib: int = Field(default=512, ge=1, le=1_048_576)
     key_file: Path | None = None
     hook: Annotated[tuple[str, ...], Field(max_length=32)] = ()
 

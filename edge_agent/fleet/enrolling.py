@@ -1,6 +1,7 @@
 """How a box comes to its key: a short code, typed in or shown to its camera, for one HTTPS call."""
 
 import hashlib
+import json
 import os
 import ssl
 import time
@@ -10,7 +11,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import cv2
-import requests
 import tomlkit
 from pydantic import ValidationError
 from tomlkit.exceptions import TOMLKitError
@@ -18,6 +18,8 @@ from tomlkit.exceptions import TOMLKitError
 from edge_agent.capture.sources import open_source, read
 from edge_agent.capture.streams import Asked
 from edge_agent.fleet.configuration import write_durably
+from edge_agent.publishers.patience import Patience
+from edge_agent.publishers.session import ServerSession
 from edge_agent.settings import settings_from
 from shared.addresses import redacted
 from shared.errors import (
@@ -33,6 +35,8 @@ from shared.invitations import Invitation
 from shared.unreachable import why_unreachable
 
 _TIMEOUT_S: Final = 15.0
+_PATIENCE: Final = Patience(connect_s=_TIMEOUT_S, silence_s=_TIMEOUT_S, request_s=2 * _TIMEOUT_S)
+_MOST_BYTES: Final = 64 * 1024
 _TRUST: Final = "give --ca-file, or use the QR picture, which says whom to trust"
 _WIDEST: Final = 1280  # pixels; a larger picture is not needed to read a QR code
 
@@ -90,6 +94,7 @@ def enroll(
     state_dir: Path,
     source: str,
     ca_file: Path | None = None,
+    patience: Patience = _PATIENCE,
 ) -> Enrolled:
     """Fetches the key for the invitation's code and writes key and configuration.
 
@@ -109,7 +114,7 @@ def enroll(
         certificate = _certificate_of(invitation.server, invitation.certificate_sha256)
         write_durably(ca_file, certificate.encode("ascii"), mode=0o644)
         _belongs_to(_owner_of(state_dir), ca_file)
-    grant = _redeem(invitation, ca_file)
+    grant = _redeem(invitation, ca_file, patience)
     write_durably(key_file, f"{grant.key}\n".encode("ascii"), mode=0o600)
     _belongs_to(_owner_of(state_dir), key_file)
     text = _filled(before, grant, config, invitation.server, key_file, state_dir, source, ca_file)
@@ -131,27 +136,23 @@ def _belongs_to(owner: tuple[int, int], file: Path) -> None:
         os.chown(file, *owner)
 
 
-def _redeem(invitation: Invitation, ca_file: Path | None) -> DeviceGrant:
-    url = f"{invitation.server.rstrip('/')}/v1/devices/enroll"
+def _redeem(invitation: Invitation, ca_file: Path | None, patience: Patience) -> DeviceGrant:
+    session = ServerSession(invitation.server, None, ca_file=ca_file, patience=patience)
+    body = json.dumps({"code": invitation.code, "signs": True}).encode()
     try:
-        response = requests.post(
-            url,
-            json={"code": invitation.code, "signs": True},
-            timeout=_TIMEOUT_S,
-            verify=True if ca_file is None else str(ca_file),
-            allow_redirects=False,
-        )
-    except (requests.RequestException, OSError) as error:
-        raise _unreachable(invitation.server, error) from error
-    if response.ok:
+        answer = session.call("POST", "/v1/devices/enroll", body=body, most_bytes=_MOST_BYTES)
+    except Unavailable as error:
+        if isinstance(error.__cause__, Exception):
+            raise _unreachable(invitation.server, error.__cause__) from error
+        raise
+    finally:
+        session.close()
+    if answer.ok:
         try:
-            return DeviceGrant.model_validate_json(response.content)
+            return DeviceGrant.model_validate_json(answer.body)
         except ValidationError as error:
             raise Unavailable(f"{invitation.server} is no match-server") from error
-    try:
-        said = str(response.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        said = f"HTTP {response.status_code}"
+    said = answer.refusal.message or f"HTTP {answer.status}"
     raise Unauthenticated(f"{invitation.server} gives no key: {said}")
 
 

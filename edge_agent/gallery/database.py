@@ -32,8 +32,10 @@ _PRAGMAS: Final = (
 )
 
 
-def open_database(path: Path) -> sqlite3.Connection:
+def open_database(path: Path, max_bytes: int) -> sqlite3.Connection:
     """A connection for one thread at a time; for this user alone (0600).
+
+    The file grows to `max_bytes`, whatever a server sends.
 
     Raises Damaged where the file is no database, Unavailable where it cannot be opened now.
     """
@@ -45,6 +47,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {max_bytes // page_bytes}")
         connection.executescript(_SCHEMA)
     except (sqlite3.Error, OSError) as error:
         if connection is not None:
@@ -56,6 +60,8 @@ def open_database(path: Path) -> sqlite3.Connection:
 def as_error(path: Path, error: sqlite3.Error | OSError) -> MusterError:
     """Damaged where the file itself is bad, Unavailable where the disk is full or busy."""
     said = f"the gallery {path}: {error}"
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        said += "; free some space, or let it be larger (gallery.max_mib)"
     bad = isinstance(error, sqlite3.DatabaseError)
     return (
         Damaged(said)

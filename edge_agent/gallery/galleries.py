@@ -40,8 +40,13 @@ class Galleries:
         self._hook = Hook(wanted.hook) if wanted.hook else None
         self._problems: list[str] = []
         self.followers: list[Follower] = []
-        keys = box_keys(settings.state_dir, wanted.key_file)
         clock = clock or SystemClock()
+        try:
+            keys = box_keys(settings.state_dir, wanted.key_file)
+        except Unavailable as error:  # the disk is full: the cameras go on without galleries
+            self._problems.append(error.message)
+            log.error("Galleries are left out until the next start: %s", error.message)
+            return
         for name in wanted.collections:
             client = FeedClient(
                 server.url,
@@ -110,7 +115,8 @@ def _opened(
     settings: AgentSettings, name: str, model_id: str, keys: Keyring, clock: Clock
 ) -> LocalGallery:
     """The gallery as it is on the disk; an empty one where that cannot be read."""
-    store, state, why = open_store(settings.gallery_path(name), name, keys)
+    path, most = settings.gallery_path(name), settings.gallery.max_mib * 1024 * 1024
+    store, state, why = open_store(path, name, keys, max_bytes=most)
     if why is not None:
         log.error("Gallery %s is fetched anew: %s", name, why)
     keep = timedelta(hours=settings.gallery.max_age_h)

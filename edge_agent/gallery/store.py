@@ -27,6 +27,7 @@ from shared.errors import Damaged, KeyMissing, MusterError
 from shared.feed import FeedChanges, FeedPerson, FeedTemplates, Gallery, SnapshotHead, SnapshotPart
 
 _READ: Final = 2048  # templates opened at a time
+_MAX_BYTES: Final = 512 * 1024 * 1024
 
 Numbers = NDArray[np.uint64]
 Rows = NDArray[np.float16]
@@ -66,14 +67,17 @@ class Store:
     is passed over and entered in `lost`: it must not cost a box that is alone all the others.
     """
 
-    def __init__(self, path: Path, collection: str, keys: Keyring) -> None:
+    def __init__(
+        self, path: Path, collection: str, keys: Keyring, max_bytes: int = _MAX_BYTES
+    ) -> None:
         self._path = path
+        self._max_bytes = max_bytes
         self._collection = collection
         self._keys = keys
         self._lost: set[tuple[str, int]] = set()
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._writer = open_database(path)
-        self._reader = open_database(path)
+        self._writer = self._open()
+        self._reader = self._open()
 
     def state(self) -> State | None:
         """How far the store is; None: it holds nothing."""
@@ -176,7 +180,7 @@ class Store:
                 self._writer.close()
                 self._reader.close()
                 delete_database(self._path)
-                self._writer, self._reader = open_database(self._path), open_database(self._path)
+                self._writer, self._reader = self._open(), self._open()
 
     def drop_persons(self, numbers: Sequence[int]) -> Numbers:
         """Forget persons with all of their templates; answers the numbers of these."""
@@ -256,6 +260,9 @@ class Store:
         with self._writing, self._reading:
             self._writer.close()
             self._reader.close()
+
+    def _open(self) -> sqlite3.Connection:
+        return open_database(self._path, self._max_bytes)
 
     def _known_state(self) -> State:
         state = self.state()
@@ -358,7 +365,12 @@ class Store:
 
 
 def open_store(
-    path: Path, collection: str, keys: Keyring, *, mend: bool = True
+    path: Path,
+    collection: str,
+    keys: Keyring,
+    *,
+    max_bytes: int = _MAX_BYTES,
+    mend: bool = True,
 ) -> tuple[Store, State | None, str | None]:
     """The store at `path`, its state, and why it had to be emptied (None: it had not).
 
@@ -367,19 +379,16 @@ def open_store(
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        return _opened_store(path, collection, keys)
+        return _opened_store(Store(path, collection, keys, max_bytes))
     except (Damaged, KeyMissing) as error:
         why = error.message
         if not mend:
             raise
     delete_database(path)
-    return Store(path, collection, keys), None, why
+    return Store(path, collection, keys, max_bytes), None, why
 
 
-def _opened_store(
-    path: Path, collection: str, keys: Keyring
-) -> tuple[Store, State | None, str | None]:
-    store = Store(path, collection, keys)
+def _opened_store(store: Store) -> tuple[Store, State | None, str | None]:
     try:
         return store, store.state(), None
     except MusterError:

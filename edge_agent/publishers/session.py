@@ -22,6 +22,7 @@ from shared.errors import Unavailable
 
 _CHUNK_BYTES: Final = 64 * 1024
 _LONGEST_PAUSE_S: Final = 3600.0
+_IDENTITY: Final = "identity"
 
 Query = dict[str, str | int | float]
 
@@ -38,6 +39,13 @@ class Bearer(requests.auth.AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+class Nobody(requests.auth.AuthBase):
+    """Says nothing of who asks, also where the machine has a .netrc."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
 
@@ -80,7 +88,12 @@ class ServerSession:
     """
 
     def __init__(
-        self, url: str, key: str, *, ca_file: Path | None = None, patience: Patience | None = None
+        self,
+        url: str,
+        key: str | None,
+        *,
+        ca_file: Path | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.base = url.rstrip("/")
         self.name = f"server {self.base}"
@@ -88,8 +101,10 @@ class ServerSession:
         self._line = _Line(self._patience.request_s)
         self._closed = False
         self._session = requests.Session()
-        self._session.auth = Bearer(key)
+        self._session.auth = Nobody() if key is None else Bearer(key)
         self._session.headers["Content-Type"] = "application/json"
+        # A few bytes that unpack into gigabytes are not read at all: see `_send`.
+        self._session.headers["Accept-Encoding"] = _IDENTITY
         if ca_file is not None:
             self._session.verify = str(ca_file)
         for scheme in ("http://", "https://"):
@@ -131,7 +146,7 @@ class ServerSession:
     def _send(
         self, method: str, path: str, body: bytes | None, query: Query | None, wait_s: float
     ) -> requests.Response:
-        return self._session.request(
+        response = self._session.request(
             method,
             self.base + path,
             data=body,
@@ -142,6 +157,10 @@ class ServerSession:
             # Else a REQUESTS_CA_BUNDLE in the environment takes the place of `ca_file`.
             verify=self._session.verify,
         )
+        if response.headers.get("Content-Encoding", _IDENTITY).lower() != _IDENTITY:
+            response.close()
+            raise Unavailable(f"the {self.name} answered compressed, which it was not asked for")
+        return response
 
     def _whole(self, response: requests.Response, most_bytes: int) -> Answer:
         body = bytearray()

@@ -9,6 +9,7 @@ import pytest
 
 from edge_agent.gallery.follower import Follower
 from edge_agent.gallery.local import LocalGallery
+from edge_agent.gallery.store import Store
 from shared.errors import Forbidden, NotFound, SnapshotNeeded, Unauthenticated, Unavailable
 
 from .made import (
@@ -19,6 +20,7 @@ from .made import (
     changes,
     gallery,
     head,
+    keys,
     make_store,
     part,
     person,
@@ -166,3 +168,23 @@ def test_a_store_that_turns_out_to_be_damaged_is_fetched_anew(box: Box, tmp_path
     found = box.gallery.decide(template(vector(101)))
     assert found is not None
     assert found.decision == "identified"
+
+
+def test_a_server_that_sends_without_end_fills_neither_disk_nor_memory(tmp_path: Path) -> None:
+    most = 1024 * 1024
+    box = Box(tmp_path)
+    box.store.close()
+    store = Store(tmp_path / "gallery.db", COLLECTION, keys(), most)
+    box.gallery = LocalGallery(store, COLLECTION, MODEL, timedelta(hours=72), box.clock)
+    box.follower = Follower(box.gallery, box.source, clock=box.clock, jitter=random.Random(1))
+    for first in (0, 10_000):
+        parts = [
+            part([person(number)], {100 * number + place: number for place in range(1, 100)})
+            for number in range(first + 1, first + 400)
+        ]
+        box.source.snapshots.append((head(seq=5), parts))
+        assert box.follower.step() > 0.0
+        assert "gallery.max_mib" in str(box.follower.complaint)
+        assert (tmp_path / "gallery.db").stat().st_size <= most
+    assert box.gallery.unusable() is not None
+    store.close()
