@@ -2,7 +2,10 @@
 
 import base64
 import shutil
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -28,7 +31,8 @@ pytestmark = pytest.mark.skipif(
 def browser():
     options = webdriver.ChromeOptions()
     for switch in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                   "--disable-background-networking", "--disable-sync"):  # fmt: skip
+                   "--disable-background-networking", "--disable-sync",
+                   "--host-resolver-rules=MAP *.lan 127.0.0.1"):  # fmt: skip
         options.add_argument(switch)
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as driver:
@@ -76,8 +80,8 @@ class Site:
         path = f"{self.base}/v1/collections/default/persons"
         return self._admin.get(path, timeout=_PATIENCE_S).json()["items"]
 
-    def sign_in(self, browser):
-        self._give_key(browser, "/login")
+    def sign_in(self, browser, base=None):
+        self._give_key(browser, "/login", base)
         text_is(browser, "#state-text", "Live")
 
     def edit_people(self, browser):
@@ -87,8 +91,8 @@ class Site:
             lambda driver: driver.find_elements(By.CSS_SELECTOR, "form.enroll")
         )
 
-    def _give_key(self, browser, page):
-        browser.get(self.base + page)
+    def _give_key(self, browser, page, base=None):
+        browser.get((base or self.base) + page)
         browser.find_element(By.NAME, "key").send_keys(
             self._admin.headers["Authorization"].removeprefix("Bearer ")
         )
@@ -100,6 +104,45 @@ def text_is(browser, selector, *texts):
         return driver.find_element(By.CSS_SELECTOR, selector).text in texts
 
     WebDriverWait(browser, _PATIENCE_S, ignored_exceptions=()).until(shown, f"{selector}: {texts}")
+
+
+class _Foreign(BaseHTTPRequestHandler):
+    """A page of somebody else, whose button signs the visitor in with a key of theirs."""
+
+    def do_GET(self):
+        address, key = self.server.signs_in
+        page = f'<form method="post" action="{address}/login"><input name="key" value="{key}">'
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(f"{page}<button>Win</button></form>".encode())
+
+    def log_message(self, *_about):
+        pass
+
+
+@contextmanager
+def _foreign_page(base, key):
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Foreign) as foreign:
+        foreign.signs_in = base, key
+        thread = Thread(target=foreign.serve_forever)
+        thread.start()
+        yield f"http://evil.lan:{foreign.server_port}/"
+        foreign.shutdown()
+        thread.join()
+
+
+def test_without_tls_our_own_form_signs_in_and_that_of_another_site_does_not(browser, server):
+    """By a name of the local network a browser says only in `Origin` where a form comes from."""
+    base = server.base.replace("127.0.0.1", "muster.lan")
+    key = server._admin.headers["Authorization"].removeprefix("Bearer ")
+    with _foreign_page(base, key) as address:
+        browser.get(address)
+        browser.find_element(By.CSS_SELECTOR, "button").click()
+        text_is(browser, "main p", "This form was sent by a page of another site: open the page "
+                "and try again.")  # fmt: skip
+        assert browser.get_cookie("muster_session") is None
+    server.sign_in(browser, base)
 
 
 def test_who_stands_still_is_there_until_the_box_says_otherwise(browser, server):
