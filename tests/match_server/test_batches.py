@@ -502,6 +502,23 @@ class _Lines:
         return self._lines.pop(0) if self._lines else b""
 
 
+def test_a_batch_enrolls_nobody_once_its_collection_was_deleted(api, helpers):
+    lines = [_vector_line(helpers, f"Vera {seed}", seed) for seed in range(3)]
+    api.ok("POST", "/v1/collections", json={"name": "guests"})
+    response = api.call(
+        "POST",
+        "/v1/collections/guests/enroll",
+        content_type=NDJSON,
+        environ_overrides={
+            "wsgi.input": _Lines(lines, lambda: api.ok("DELETE", "/v1/collections/guests")),
+            "wsgi.input_terminated": True,
+        },
+    )
+    assert {(one["status"], one.get("code")) for one in _verdicts(response)} == {
+        ("refused", "not_found")
+    }
+
+
 def test_a_batch_enrolls_nobody_once_its_key_has_been_revoked(api, helpers):
     images = [base64.b64encode(helpers.paint((one, 80))).decode() for one in (RED, GREEN)]
     vectors = [_vector_line(helpers, f"Vera {seed}", seed) for seed in range(2)]

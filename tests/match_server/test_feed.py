@@ -360,6 +360,16 @@ def test_who_waits_learns_that_the_gallery_was_taken_away(api):
     assert call.result(20)["code"] == "forbidden"
 
 
+def test_who_waits_is_told_nothing_once_the_key_has_been_revoked(api):
+    grant(api)
+    head, _ = snapshot(api)
+    call = waiting(api, since=head["seq"])
+    assert follow(api, since=head["seq"]).seq == head["seq"]
+    api.services.keys.revoke(api.key("device").split("_")[1])
+    api.person("Amy")
+    assert call.result(20)["code"] == "unauthenticated"
+
+
 def test_what_was_read_while_the_gallery_was_taken_away_is_not_told(api, helpers, monkeypatch):
     grant(api)
     head, _ = snapshot(api)
