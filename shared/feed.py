@@ -15,6 +15,7 @@ from shared.messages import Name
 from shared.template import MAX_DIMENSION
 from shared.wire_model import WireModel
 
+_LARGEST = 1.01  # of a value in a row of unit length, and a little
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 Seq = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -59,7 +60,10 @@ class FeedTemplates(WireModel):
             raise ValueError("templates are base64") from error
         if len(raw) != 2 * dimension * len(self.numbers):
             raise ValueError(f"{len(raw)} bytes are not {len(self.numbers)} templates")
-        return np.frombuffer(raw, dtype="<f2").reshape(len(self.numbers), dimension)
+        rows = np.frombuffer(raw, dtype="<f2").reshape(len(self.numbers), dimension)
+        if not (np.abs(rows) <= _LARGEST).all():
+            raise ValueError("templates are finite rows of unit length")
+        return rows
 
 
 class Gallery(WireModel):

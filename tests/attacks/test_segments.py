@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared.feed import FeedTemplates
 from shared.gallery.kernels import compiled_kernels
 from tests.attacks.segments import COUNT, sound_gallery, tried, with_header, with_manifest
 
@@ -74,3 +75,15 @@ def test_the_kernel_takes_no_count_that_its_buffers_do_not_hold(count: int) -> N
         _kernel.find(ids, None, count, bits, ids, 8, places)
     with pytest.raises(ValueError, match="buffer"):
         _kernel.find(ids, None, 8, bits, ids, count, places)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 60_000, 1.5])
+def test_a_feed_whose_templates_are_none_is_refused_as_a_whole(value: float) -> None:
+    rows = np.zeros((3, 32), dtype="<f2")
+    rows[:, 0] = 1
+    sound = FeedTemplates.pack([(n + 1, 1, row.tobytes()) for n, row in enumerate(rows)])
+    assert sound.rows(32).shape == (3, 32)
+    rows[1, 5] = value
+    forged = FeedTemplates.pack([(n + 1, 1, row.tobytes()) for n, row in enumerate(rows)])
+    with pytest.raises(ValueError, match="finite rows"):
+        forged.rows(32)

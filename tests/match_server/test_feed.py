@@ -387,7 +387,8 @@ def test_what_was_read_while_the_gallery_was_taken_away_is_not_told(api, helpers
 
 
 def test_templates_pack_and_unpack():
-    rows = np.random.default_rng(1).standard_normal((3, 8)).astype("<f2")
+    rows = np.random.default_rng(1).standard_normal((3, 8))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("<f2")
     packed = FeedTemplates.pack([(n, 9, row.tobytes()) for n, row in enumerate(rows, start=1)])
     assert np.array_equal(packed.rows(8), rows)
     with pytest.raises(ValueError, match="are not 3 templates"):
