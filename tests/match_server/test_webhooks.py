@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 from pydantic import ValidationError
+from sqlalchemy import update
 
 from match_server.schemas.webhooks import WebhookCreate
 from match_server.settings import Settings
+from match_server.tables import Webhook
 from match_server.telling.addresses import Refused, addresses_of, web_address
 from match_server.telling.calls import Caller
 from match_server.telling.delivery import Deliverer, Patience
@@ -375,6 +377,7 @@ def test_webhooks_are_for_administrators(api):
         "http://user:hush@example.org/",
         "http://example.org/#part",
         "http://example.org/a b",
+        "http://example.org/a\x7fb",
         "http://[::1/",
         "http://example.org:99999/",
         "gopher://127.0.0.1:6379/_x",
@@ -479,11 +482,26 @@ def test_the_settings_reach_the_caller(make_services, tmp_path):
 
 
 @pytest.mark.parametrize("host", ["a..b", ".a", f"{'a' * 64}.org", "a." + "b" * 70])
-def test_a_host_name_that_is_none_is_refused_and_one_of_before_is_a_dead_letter(host):
+def test_a_host_name_that_is_none_is_refused(host):
     with pytest.raises(ValueError, match="host name"):
         web_address(f"http://{host}/")
     with pytest.raises((Refused, Unavailable)):
         addresses_of(urlsplit(f"http://{host}/"), private=True)
+
+
+@on_sqlite
+def test_an_address_that_an_earlier_version_took_is_a_dead_letter_and_no_traceback(
+    api, helpers, receive, hook, deliver, caplog
+):
+    made = hook(receive())
+    with api.services.database.write() as session:
+        session.execute(update(Webhook).values(url="http://a..b/"))
+    deliver(api)
+    see(api, helpers)
+    until(lambda: state(api, made)["dead"] == 1, "a dead letter")
+    (letter,) = api.ok("GET", f"/v1/webhooks/{made['id']}/dead")["items"]
+    assert "empty label" in letter["reason"]
+    assert "Traceback" not in caplog.text
 
 
 class _Dripping:
