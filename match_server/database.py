@@ -30,6 +30,7 @@ from match_server.prepared import Parameter, Prepared, Statement
 from match_server.services.law.chain import seal
 from shared.errors import (
     Conflict,
+    Damaged,
     MalformedInput,
     MusterError,
     StorageFull,
@@ -312,10 +313,10 @@ class Database:
 
 
 def _require_whole(connection: Connection) -> None:
-    """Raises unless every row refers to rows that are there."""
+    """Raises Damaged unless every row refers to rows that are there."""
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
     if broken is not None:
-        raise RuntimeError(f"a migration left rows of {broken[0]!r} without what they refer to")
+        raise Damaged(f"rows of {broken[0]!r} would be without what they refer to")
 
 
 def _no_answer(error: Exception, file: Path | None) -> Unavailable:

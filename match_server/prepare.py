@@ -1,11 +1,13 @@
 """The data folder: made, migrated and completed before anything else happens."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from match_server.backends import parsed_url
 from match_server.database import Database, sqlite_path
@@ -181,21 +183,24 @@ def page_secret(folder: Path) -> bytes:
     """The random secret of this installation that signs page sessions; made at the first start."""
     file = folder / _SECRET_FILE
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        secret = file.read_bytes()
-        if len(secret) < _SECRET_BYTES:
-            raise ConfigurationError(
-                f"{file} is damaged: delete it, and everybody signs in again"
-            ) from None
-        return secret
-    try:
-        with os.fdopen(descriptor, "wb") as opened:
-            secret = secrets.token_bytes(_SECRET_BYTES)
-            opened.write(secret)
-            opened.flush()
-            os.fsync(opened.fileno())
+        with os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "r+b", 0) as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)  # another process may be making it
+            secret = opened.read()
+            if not secret:  # it is new, or who made it was killed
+                secret = _written_secret(opened)
     except OSError as error:  # a full disk, most often
-        file.unlink(missing_ok=True)
         raise ConfigurationError(f"{file} cannot be written: {error.strerror}") from error
+    if len(secret) < _SECRET_BYTES:
+        raise ConfigurationError(f"{file} is damaged: delete it, and everybody signs in again")
+    return secret
+
+
+def _written_secret(file: IO[bytes]) -> bytes:
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    try:
+        file.write(secret)
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), 0)  # as if it had never been begun
+        raise
     return secret

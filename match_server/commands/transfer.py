@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,18 @@ def import_server(
     as_json: bool,
 ) -> None:
     """`match-server import` of a file that `export` has written."""
+    from match_server.database import Database
     from match_server.importing import opened
     from match_server.prepare import make_data_folder
     from match_server.services.law.journal import FILE as JOURNAL
+    from match_server.services.law.journal import Journal
     from match_server.transfer.importing import restore
+    from shared.clock import SystemClock
 
     make_data_folder(settings.data_dir)
+    if erasures is not None:  # before anything else, so that no kill lets it be forgotten
+        with closing(Database(settings.sqlalchemy_url)) as database:
+            Journal(settings.data_dir, database, SystemClock()).merge(erasures)
     size = file.stat().st_size
     with progress("Importing", size, counts=False) as display:
         done = restore(
@@ -99,11 +106,8 @@ def import_server(
         )
     noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
     before = _erased_before(settings)
-    with opened(settings, create=True) as services:
-        if erasures is not None:
-            services.journal.merge(erasures)
-            services.erasures.repeat()
-        services.journal.begin_anew()
+    with opened(settings, create=True):  # which erases again, and lets followers begin anew
+        pass
     again = _erased_before(settings) - before
     text = _sums(file, done.rows, done.files, f", as the server was at {done.at}")
     if again:

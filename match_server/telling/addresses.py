@@ -22,7 +22,11 @@ def web_address(url: str) -> SplitResult:
         raise ValueError("is an address like https://example.org/hook (http or https)")
     if parts.username is not None or parts.password is not None:
         raise ValueError("may not hold a user name or password: the body is signed instead")
-    if parts.fragment or not url.isascii() or any(character <= " " or character == "\x7f" for character in url):
+    if (
+        parts.fragment
+        or not url.isascii()
+        or any(character <= " " or character == "\x7f" for character in url)
+    ):
         raise ValueError("may hold neither a fragment nor blanks nor characters beyond ASCII")
     if parts.port == 0:
         raise ValueError("has a port that cannot be called")

@@ -34,7 +34,7 @@ _SEALED_BYTES = _CHUNK_BYTES + 1024  # with what sealing adds
 _HEAD_BYTES = 4096
 _CHUNK = struct.Struct(">BI")
 _RECORD = struct.Struct(">IQ")
-_JSON_BYTES = 64 * 1024 * 1024  # which take some twenty times that while they are read
+_JSON_BYTES = 32 * 1024 * 1024  # which take some twenty times that while they are read
 _PAYLOAD_BYTES = 256 * 1024 * 1024
 _DIGEST_BYTES = 32
 _CUT = "the file ends early: it was not written to its end, or not copied to its end"
@@ -205,6 +205,8 @@ def _parsed(line: bytes) -> _Head:
         version = json.loads(line)["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Damaged("the beginning of the file cannot be read: it was damaged") from None
+    if not isinstance(version, int):
+        raise Damaged("the beginning of the file cannot be read: it was damaged")
     if version != FORMAT:
         raise ConfigurationError(
             f"the file has format {version}, this version reads format {FORMAT}: take the version "

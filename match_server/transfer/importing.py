@@ -9,17 +9,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, MetaData, delete
+from sqlalchemy.exc import DataError, IntegrityError
 
 from match_server.database import Database, sqlite_path
 from match_server.migrations import current_on, head_revision, known_revisions, migrate_on
+from match_server.services.law.journal import Journal
 from match_server.settings import Settings
 from match_server.transfer.container import MAGIC, Reader, Record
 from match_server.transfer.places import Named, Places, forget, require_names, storages_named
-from match_server.transfer.rows import Batch, TableRows, counted, give_numbers_after
+from match_server.transfer.rows import Batch, Row, TableRows, counted, give_numbers_after
+from shared.clock import SystemClock
 from shared.errors import ConfigurationError, Conflict, Damaged
 
 Progress = Callable[[int], None]
 """Called now and then with how many bytes of the file were read."""
+
+
+_Word = Annotated[str, Field(max_length=100, pattern="^[ -~]*$")]  # it is shown
+_UNKNOWN_SHOWN = 10
 
 
 class _Server(BaseModel):
@@ -28,9 +35,9 @@ class _Server(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["server"]
-    migration: str
-    database: str
-    at: str
+    migration: _Word
+    database: _Word
+    at: _Word
     tables: dict[str, list[str]]  # columns, in the order of the rows
     numbers: dict[str, tuple[str, Annotated[int, Field(ge=0, lt=2**53)]]]
 
@@ -66,7 +73,9 @@ def restore(
     All rows come in one transaction, which ends only after the last byte was read and found right:
     whatever goes wrong before leaves everything as it was. A file of an older version is filled in
     at its own migration and brought up to date. Outside of the data folder nothing is written but
-    to `storages` (their URIs). Raises Conflict when the database is not empty; ConfigurationError
+    to `storages` (their URIs). The next start of the server erases again whom its journal of
+    erasures names, and lets followers begin anew. Raises Conflict when the database is not empty;
+    ConfigurationError
     for a file of a newer version or another kind, or one that names other storages; KeyMissing for
     a wrong passphrase; Damaged.
     """
@@ -79,8 +88,10 @@ def restore(
             records = iter(Reader(stream, passphrase))
             run = _Import(connection, places, records, storages, lambda: progress(stream.tell()))
             run.fill()
-        # Segments of whatever this folder served before.
-        shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
+            # What follows the commit is done at the next start, also when this one is killed.
+            Journal(settings.data_dir, database, SystemClock()).expect_restored()
+            # Segments of whatever this folder served before.
+            shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
         return run.result
     except BaseException:
         places.take_back()
@@ -108,6 +119,8 @@ class _Import:
 
     def fill(self) -> None:
         server = self._server()
+        if not server.numbers.keys() <= server.tables.keys():
+            raise Damaged("the file numbers tables that it does not hold")
         require_empty(self._connection)
         metadata = _shape(self._connection, server)
         self.result.at = server.at
@@ -148,9 +161,10 @@ class _Import:
         head = record.head
         match head.get("kind"):
             case "rows":
-                rows = _checked(lambda: self._tables[head["table"]])
-                _checked(lambda: rows.write(self._connection, Batch(head["rows"], record.payload)))
-                self.result.rows[head["table"]] += len(head["rows"])
+                table = _checked(lambda: self._tables[head["table"]])
+                rows: list[Row] = _checked(lambda: _lists(head["rows"]))
+                _checked(lambda: table.write(self._connection, Batch(rows, record.payload)))
+                self.result.rows[head["table"]] += len(rows)
             case "file":
                 named = _checked(lambda: Named(**_name(head)))
                 self._require_known({named.storage} - {None})
@@ -159,14 +173,14 @@ class _Import:
             case "gone":
                 forget(self._connection, _checked(lambda: str(head["name"])))
                 self.result.gone += 1
-            case kind:
-                raise Damaged(f"the file holds something that is not known: {kind!r}")
+            case _:
+                raise Damaged("the file holds something that is not known")
 
     def _require_known(self, uris: set[str]) -> None:
         unknown = sorted(uri for uri in uris if uri not in self._storages)
         if unknown:
             raise ConfigurationError(
-                f"the file keeps photos outside of the data folder, in {', '.join(unknown)}: if "
+                f"the file keeps photos outside of the data folder, in {_shown(unknown)}: if "
                 "that is meant, give --allow-storage with each of these"
             )
 
@@ -224,9 +238,23 @@ def _name(head: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "storage": storage}
 
 
+def _lists(rows: Any) -> list[Row]:
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise TypeError
+    return rows
+
+
+def _shown(uris: list[str]) -> str:
+    """Some of them, for people: whoever made the file chose them."""
+    more = ", …" if len(uris) > _UNKNOWN_SHOWN else ""
+    return ", ".join(repr(uri[:200]) for uri in uris[:_UNKNOWN_SHOWN]) + more
+
+
 def _checked(read: Callable[[], Any]) -> Any:
     """What a record says, which may be anything where somebody forged it."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError):
         raise Damaged("a record in the file is not what it should be") from None
+    except (IntegrityError, DataError):
+        raise Damaged("rows in the file contradict each other") from None

@@ -103,8 +103,8 @@ class Places:
         """Write a file, or find it there as it is.
 
         Raises Damaged for a name that no server gives; Conflict where a storage has another file
-        of that name. In the data folder, whose database is empty, such a file is what an import
-        that was killed has left, and is replaced.
+        of that name. The beginning of the file, and in the data folder, whose database is empty,
+        any file of that name, is what an import that was killed has left, and is replaced.
         """
         if not _NAME.fullmatch(file.name):
             raise Damaged("the file holds a photo under a name that no server gives")
@@ -116,7 +116,7 @@ class Places:
         else:
             if there == data:
                 return
-            if file.storage is not None:
+            if file.storage is not None and not data.startswith(there):
                 raise Conflict(f"there is another {file.name} in {file.storage} already")
             place.delete(file.name)
         place.write(file.name, data)

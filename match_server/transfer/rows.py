@@ -35,7 +35,9 @@ from match_server.prepared import insert_many
 from shared.errors import Damaged
 
 _ROWS = 500  # read at a time
-Kind = Literal["plain", "bytes", "json", "time", "date"]
+_BATCH_CHARACTERS = 4 * 1024 * 1024  # of text in one batch, where it has more than one row
+_BYTES = "the bytes of rows of {!r} are too few or too many"
+Kind = Literal["number", "fraction", "text", "bytes", "json", "time", "date"]
 Row = list[Any]
 
 
@@ -74,14 +76,21 @@ class TableRows:
         ordered = select(*wanted).order_by(*(self._table.c[name] for name in self._key))
         result = connection.execution_options(yield_per=_ROWS).execute(ordered)
         for rows in result.partitions():
+            packed: list[Row] = []
             payload: list[bytes] = []
-            packed = [
-                [
-                    _packed(kind, value, payload)
-                    for kind, value in zip(self._kinds, row, strict=True)
-                ]
-                for row in rows
-            ]
+            characters = 0
+            for row in rows:
+                size = sum(len(value) for value in row if isinstance(value, str))
+                if packed and characters + size > _BATCH_CHARACTERS:
+                    yield Batch(packed, b"".join(payload))
+                    packed, payload, characters = [], [], 0
+                characters += size
+                packed.append(
+                    [
+                        _packed(kind, value, payload)
+                        for kind, value in zip(self._kinds, row, strict=True)
+                    ]
+                )
             yield Batch(packed, b"".join(payload))
 
     def write(self, connection: Connection, batch: Batch) -> None:
@@ -93,14 +102,18 @@ class TableRows:
                 raise Damaged(f"a row of {self._table.name!r} has too few or too many values")
             values: list[Any] = []
             for kind, value in zip(self._kinds, row, strict=True):
+                if not _fits(kind, value):
+                    raise Damaged(f"a row of {self._table.name!r} has a value of a wrong type")
                 if kind == "bytes" and value is not None:
+                    if not 0 <= value <= len(batch.payload) - at:
+                        raise Damaged(_BYTES.format(self._table.name))
                     values.append(batch.payload[at : at + value])
                     at += value
                 else:
                     values.append(_unpacked(kind, value))
             rows.append(tuple(values))
         if at != len(batch.payload):
-            raise Damaged(f"the bytes of rows of {self._table.name!r} are too few or too many")
+            raise Damaged(_BYTES.format(self._table.name))
         insert_many(connection, self._table, self.columns, rows, {})
 
     def count(self, connection: Connection) -> int:
@@ -180,15 +193,25 @@ _KINDS: tuple[tuple[type[TypeEngine[Any]], Kind], ...] = (
     (LargeBinary, "bytes"),
     (DateTime, "time"),
     (Date, "date"),
-    (Boolean, "plain"),
-    (Integer, "plain"),
-    (Float, "plain"),
-    (String, "plain"),
+    (Boolean, "number"),
+    (Integer, "number"),
+    (Float, "fraction"),
+    (String, "text"),
 )
+_AS_IT_IS: frozenset[Kind] = frozenset({"number", "fraction", "text", "json"})
+_SAID: dict[Kind, type | tuple[type, ...]] = {  # what stands in a row
+    "number": int,
+    "fraction": (int, float),
+    "text": str,
+    "bytes": int,  # how many
+    "json": str,
+    "time": str,
+    "date": str,
+}
 
 
 def _packed(kind: Kind, value: Any, payload: list[bytes]) -> Any:
-    if value is None or kind in ("plain", "json"):
+    if value is None or kind in _AS_IT_IS:
         return value
     if kind == "bytes":
         payload.append(bytes(value))
@@ -199,8 +222,12 @@ def _packed(kind: Kind, value: Any, payload: list[bytes]) -> Any:
     return value.isoformat()
 
 
+def _fits(kind: Kind, value: Any) -> bool:
+    return value is None or isinstance(value, _SAID[kind])
+
+
 def _unpacked(kind: Kind, value: Any) -> Any:
-    if value is None or kind in ("plain", "json"):
+    if value is None or kind in _AS_IT_IS:
         return value
     if kind == "time":
         return datetime.fromisoformat(value).replace(tzinfo=UTC)

@@ -13,14 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy import update
+
+from match_server.database import Database
 from match_server.prepare import make_data_folder, prepare
-from match_server.services.wiring import build_services
 from match_server.settings import Settings
+from match_server.tables import AuditHead, Event, Image, Storage, Table
 from match_server.transfer.container import Reader, Record, Writer
 from match_server.transfer.exporting import export
 from match_server.transfer.importing import restore
 from shared.clock import SystemClock
 from shared.errors import MusterError
+from tests.match_server.every_table import ROWS, fill
 
 _MOST_BYTES: Final = 1 << 30  # that a small file may make this process grow by
 _SHARE_WHOLE: Final = 0.1  # of files that are imported, the others are only read: that is quick
@@ -31,12 +35,17 @@ _VALUES: Final = (
 
 
 def records_of(folder: Path) -> list[Record]:
-    """Those of an export of a small server."""
+    """Those of an export of a small server, with rows in every table."""
     settings = Settings(data_dir=folder / "server")
     prepare(settings)
-    services = build_services(settings)
-    services.first_start()
-    services.close()
+    database = Database(settings.sqlalchemy_url)
+    with database.connection() as connection:
+        fill(connection, Table.metadata)
+        connection.execute(update(Image).values(file=None))
+        connection.execute(update(Event).values(snapshot=None))
+        connection.execute(update(AuditHead).values(number=ROWS))
+        connection.execute(update(Storage).values(uri="file:///storage"))
+    database.close()
     export(settings, SystemClock(), folder / "export")
     with (folder / "export").open("rb") as stream:
         records = list(Reader(stream, None))
@@ -125,7 +134,7 @@ def _imported(data: bytes, folder: Path) -> bool:
     file.write_bytes(data)
     make_data_folder(settings.data_dir)
     try:
-        restore(settings, file)
+        restore(settings, file, storages=("file:///storage",))
     except MusterError:
         left = [one for one in settings.data_dir.rglob("*") if one.is_file()]
         photos = [one for one in left if "photos" in one.parts or "snapshots" in one.parts]

@@ -326,7 +326,11 @@ def test_a_full_disk_at_the_first_start_is_a_sentence_and_leaves_no_half_a_secre
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigurationError, match="page-secret cannot be written: No space left"):
         page_secret(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b""]  # as a kill leaves it
+    monkeypatch.undo()
+    secret = page_secret(tmp_path)
+    assert len(secret) == 32
+    assert page_secret(tmp_path) == secret
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

@@ -34,6 +34,7 @@ from shared.envelope import Key
 from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
 from tests.match_server.every_table import ROWS, contents, fill, tables_of
 
+on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on where the rows come from
 PERSONS = "/v1/collections/default/persons"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
@@ -359,6 +360,86 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
     assert [one for one in there.data_dir.rglob("*") if one.suffix == ".db"] == [
         one for one in before if one.suffix == ".db"
     ]
+
+
+def _overlapping(head):
+    """Lengths that go back and forth: each second value would be a copy of all bytes."""
+    if head["kind"] == "rows" and head["table"] == "templates":
+        size = sum(value for row in head["rows"] for value in row if type(value) is int)
+        head["rows"] = [[size * (-1) ** (n % 2)] * len(head["rows"][0]) for n in range(201)]
+
+
+def _twice(head):
+    if head["kind"] == "rows" and head["table"] == "persons":
+        head["rows"].append(head["rows"][0])
+
+
+def _numbered(head):
+    if head["kind"] == "server":
+        head["numbers"]["sqlite_master"] = ["x", 1]
+
+
+@on_sqlite
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_rows_that_no_database_should_take_are_refused(target, tmp_path, live, kind):
+    _export(live.services.settings, tmp_path / "file")
+    there = target(kind)
+    for number, change in enumerate(
+        (
+            _name_elsewhere("changes", "seq", "one"),
+            _name_elsewhere("persons", "name", 7),
+            _name_elsewhere("persons", "external_id", "e1"),
+            _name_elsewhere("persons", "collection_number", 99),
+            _overlapping,
+            _twice,
+            _numbered,
+        )
+    ):
+        _forge(tmp_path / "file", tmp_path / f"forged{number}", change)
+        with pytest.raises(Damaged):
+            restore(there, tmp_path / f"forged{number}")
+        assert _files(there.data_dir) == {}
+    assert restore(there, tmp_path / "file").rows["persons"] == len(COLOURS)
+
+
+@on_sqlite
+def test_rows_with_much_text_are_written_in_records_that_can_be_read(
+    target, tmp_path, live, monkeypatch
+):
+    monkeypatch.setattr("match_server.transfer.rows._BATCH_CHARACTERS", 60)
+    _export(live.services.settings, tmp_path / "file")
+    with (tmp_path / "file").open("rb") as stream:
+        heads = [record.head for record in Reader(stream, None)]
+    assert [len(one["rows"]) for one in heads if one.get("table") == "persons"] == [1] * len(
+        COLOURS
+    )
+    there = target("sqlite")
+    restore(there, tmp_path / "file")
+    assert _everything(there) == _everything(live.services.settings)
+
+
+@on_sqlite
+def test_what_a_file_says_does_not_reach_the_terminal_as_it_is(target, tmp_path, live):
+    _export(live.services.settings, tmp_path / "file")
+    shown = _name_elsewhere("storages", "uri", "file:///\x1b[2J")
+    _forge(tmp_path / "file", tmp_path / "forged", shown)
+    with pytest.raises(ConfigurationError, match="allow-storage") as error:
+        restore_with(target("sqlite"), tmp_path / "forged")
+    assert "\x1b" not in error.value.message
+
+
+@on_sqlite
+def test_a_photo_that_was_cut_off_in_a_storage_is_written_again(target, tmp_path, live):
+    _export(live.services.settings, tmp_path / "file")
+    (photo,) = (one for one in (tmp_path / "archive").rglob("*-*") if one.is_file())
+    whole = photo.read_bytes()
+    for left in (b"", whole[:9]):
+        photo.write_bytes(left)  # who wrote it was killed
+        restore(target("sqlite", f"there{len(left)}"), tmp_path / "file")
+        assert photo.read_bytes() == whole
+    photo.write_bytes(b"of somebody else")
+    with pytest.raises(Conflict, match="already"):
+        restore(target("sqlite", "third"), tmp_path / "file")
 
 
 def test_a_file_writes_to_no_folder_that_nobody_allowed(target, tmp_path, live):

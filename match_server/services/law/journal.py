@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "erasures.journal"
 _POSITION: Final = "feed-position"
+_AHEAD: Final = 2**62  # of any change feed
 _OVERLAP = timedelta(days=1)  # clocks of several servers, and transactions that end late
 
 
@@ -141,6 +142,10 @@ class Journal:
             return False
         with self._database.read() as session:
             return position(session) < noted
+
+    def expect_restored(self) -> None:
+        """Let `is_ahead` say so at the next start, whatever the database comes to be."""
+        self._note_position(_AHEAD)
 
     def begin_anew(self) -> None:
         """Let everybody who follows the change feed take a snapshot; galleries are read anew."""
