@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _SESSION_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 20
+_MOST_BYTES: Final = 1024 * 1024  # of a message to the box; the broker leaves out larger ones
 _MAX_RECONNECT_S: Final = 30.0
 _MAX_RESEND_S: Final = 60.0
 _UNHEARD_RESEND_S: Final = 1.0
@@ -171,7 +172,11 @@ class MqttTransport:
             self._address.port,
             keepalive=_KEEPALIVE_S,
             clean_start=False,
-            properties=_properties(PacketTypes.CONNECT, SessionExpiryInterval=_SESSION_S),
+            properties=_properties(
+                PacketTypes.CONNECT,
+                SessionExpiryInterval=_SESSION_S,
+                MaximumPacketSize=_MOST_BYTES,
+            ),
         )
         self._client.loop_start()
 

@@ -7,11 +7,14 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from match_server.settings import Settings
 from shared.errors import ConfigurationError
 from shared.unreachable import why_unreachable
 
+_MOST_BYTES: Final = 1024 * 1024  # of a message: a probe has 130 KB, health 300 KB at most
 _TRUST: Final = "set broker_ca_file to the authority that signed it"
 
 
@@ -69,6 +72,17 @@ def client_of(
     if broker.tls:
         client.tls_set(ca_certs=None if broker.ca_file is None else str(broker.ca_file))
     return client
+
+
+def connect_properties(**values: int) -> Properties:
+    """What is said to the broker at the beginning: among it, how large a message may be.
+
+    Else a device that publishes messages of 256 MiB fills the memory of whoever takes them.
+    """
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    for name, value in {"MaximumPacketSize": _MOST_BYTES, **values}.items():
+        setattr(properties, name, value)
+    return properties
 
 
 def why_no_broker(error: BaseException) -> str:

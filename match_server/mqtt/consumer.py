@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ from pydantic_core import from_json
 
 from match_server.api.live import refused
 from match_server.api.requests import malformed
-from match_server.mqtt.broker import Broker, client_of, why_no_broker
+from match_server.mqtt.broker import Broker, client_of, connect_properties, why_no_broker
 from match_server.mqtt.signing import signed, signer
 from match_server.schemas.events import ProbeResult
 from match_server.services.boxes.message_keys import MessageKeys
@@ -112,7 +111,9 @@ class Consumer:
                     self._broker.port,
                     keepalive=_KEEPALIVE_S,
                     clean_start=False,
-                    properties=_connect_properties(),
+                    properties=connect_properties(
+                        SessionExpiryInterval=_SESSION_S, ReceiveMaximum=_IN_FLIGHT
+                    ),
                 )
                 self._consume()
             except OSError as error:
@@ -249,13 +250,6 @@ class Consumer:
             return
         if status.device == topics.device:
             self._intake.note_status(topics.site, status)
-
-
-def _connect_properties() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.SessionExpiryInterval = _SESSION_S
-    properties.ReceiveMaximum = _IN_FLIGHT
-    return properties
 
 
 def _object(payload: bytes | bytearray) -> object:

@@ -13,7 +13,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
-from match_server.mqtt.broker import Broker, client_of, why_no_broker
+from match_server.mqtt.broker import Broker, client_of, connect_properties, why_no_broker
 from match_server.mqtt.signing import signed, signer
 from match_server.services.boxes.configurations import Configurations, Wanted
 from match_server.services.boxes.device_health import HealthReports
@@ -65,7 +65,12 @@ class DeviceDesk:
         """Until `stop`; a broker that is away is tried again."""
         while not self._stop.is_set():
             try:
-                self._client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+                self._client.connect(
+                    self._broker.host,
+                    self._broker.port,
+                    _KEEPALIVE_S,
+                    properties=connect_properties(),
+                )
                 self._serve()
             except OSError as error:
                 log.warning(

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from demo.processes import create_key, free_port, server
 from edge_agent.agent import open_outbox, open_transport
 from edge_agent.gallery.galleries import Galleries
 from edge_agent.gallery.local import Found, LocalGallery
+from edge_agent.outbox import Outbox
 from edge_agent.publishers.delivery import Delivery
+from edge_agent.publishers.http import HttpTransport
 from edge_agent.settings import AgentSettings, settings_of
 from shared.template import Template, encode_template
 from tests.edge_agent.films import Actor, shrunk, write_film
+from tests.edge_agent.made_probes import make_probe
 
 MODEL = "compact-mobilefacenet-512@1"
 COLLECTION = "/v1/collections/default"
@@ -198,6 +203,43 @@ def test_an_outage_changes_nothing_and_an_erasure_waits_for_the_box(
     assert eventually(lambda: back.names(1) is None)
     assert eventually(lambda: world.behind(erased) == [])
     assert back.names(2) == "bob"
+
+
+def test_who_is_erased_while_a_box_holds_her_is_nobody_when_her_probe_comes(
+    world: World, box_of: Callable[[str], Box]
+) -> None:
+    """She is in the box's gallery, and named by the box in a probe that waits in its outbox."""
+    name = "Xanthippe of Athens"
+    world.grant("hall")
+    world.enroll("x1", 1)
+    world.ask("PATCH", f"{COLLECTION}/persons/x1", json={"name": name})
+    world.enroll("bob", 2)
+    box = box_of("hall")
+    assert eventually(lambda: (box.names(1), box.names(2)) == (name, "bob"))
+    outbox = Outbox(box.settings.outbox_path, "hall")
+    sink = box.galleries.recognizer(outbox, None, lambda: None)
+    probe = make_probe(
+        model_id=MODEL, thumbnail=b"\xff\xd8\xff a face", captured_at=datetime.now(UTC)
+    )
+    sink.put([replace(probe, template=template_of(1))])
+    (waiting,) = outbox.pending()
+    assert json.loads(waiting.body)["local"]["person"] == "x1"
+    erased = world.erase("x1")
+    assert eventually(lambda: box.names(1) is None and world.behind(erased) == [])
+    delivery = Delivery(outbox, HttpTransport(world.url, world.key("device", "hall")))
+    delivery.start()
+    assert delivery.drained(PATIENCE_S), delivery.complaint
+    delivery.stop(5)
+    outbox.close()
+    (event,) = world.ask("GET", "/v1/events")["items"]
+    assert (event["decision"], event["person"]) == ("unknown", None)
+    assert [one["person"]["id"] for one in event["candidates"]] == ["bob"]
+    assert (event["local"]["decision"], event["local"]["person"]) == ("identified", None)
+    assert box.names(2) == "bob"
+    files = [file for file in world.folder.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    named = [file.name for file in files if name.encode() in file.read_bytes()]
+    assert named == []
 
 
 SYNCHRONISE = """

@@ -18,6 +18,7 @@ from sqlalchemy import select
 from demo.processes import find_broker
 from match_server.ingest import Consumer, broker_of
 from match_server.mqtt.broker import client_of, why_no_broker
+from match_server.mqtt.consumer import Listening
 from match_server.tables import Device
 from shared.envelope import Key
 from shared.errors import ConfigurationError, Unavailable
@@ -318,6 +319,24 @@ class TestOverABroker:
         box.send(good)
         _until(lambda: box.receipts, "a receipt")
         assert [one["probe_id"] for one in box.receipts] == [good["probe_id"]]
+
+    @pytest.mark.backends("sqlite")
+    def test_a_message_larger_than_any_of_ours_reaches_no_memory(self, api, settings, broker, box):
+        sizes = []
+        address = f"mqtt://127.0.0.1:{broker.port}"
+        tracks = Listening("track", lambda _, payload: sizes.append(len(payload)), shared=True)
+        at = broker_of(settings.model_copy(update={"broker": address}))
+        consumer = Consumer(at, api.services.probes, [tracks])
+        ready = threading.Event()
+        thread = threading.Thread(target=consumer.run, args=(ready.set,))
+        thread.start()
+        assert ready.wait(PATIENCE_S)
+        for size in (3_000_000, 10, 1_100_000, 20):
+            box.send(b"x" * size, TOPICS.of("track"))
+        _until(lambda: 20 in sizes, "the last message")
+        consumer.stop()
+        thread.join(PATIENCE_S)
+        assert sizes == [10, 20]
 
     def test_a_fuzzed_device_stands_before_no_other(self, api, helpers, settings, broker):
         told = settings.model_copy(update={"broker": f"mqtt://127.0.0.1:{broker.port}"})
