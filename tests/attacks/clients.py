@@ -121,13 +121,14 @@ class Storm:
 
 
 def storm(
-    base: str, key_text: str, seconds: float, seed: int, tls: ssl.SSLContext | None = None
+    base: str, key_text: str, seconds: float, seed: int, authority: Path | None = None
 ) -> tuple[int, list[float]]:
-    """Let clients rage, and ask meanwhile whether the server lives.
+    """Let clients rage, over TLS where an authority is given; ask whether the server lives.
 
     Returns the connections that they made, and the seconds of each answer to somebody else.
     """
     kinds = [*STRANGERS.values(), *_ODD, *with_key(key_text)]
+    tls = None if authority is None else ssl.create_default_context(cafile=str(authority))
     raging = Storm(base, kinds, time.monotonic() + seconds, tls)
     threads = [
         threading.Thread(target=raging.rage, args=(seed * _ATTACKERS + number,))
@@ -138,7 +139,9 @@ def storm(
     took_s = []
     while time.monotonic() < raging.until_s:
         asked_s = time.monotonic()
-        answer = requests.get(f"{base}/healthz", timeout=30)
+        answer = requests.get(
+            f"{base}/healthz", verify=str(authority) if authority else True, timeout=30
+        )
         assert answer.json()["status"] == "ok"
         took_s.append(time.monotonic() - asked_s)
         time.sleep(0.1)

@@ -24,6 +24,7 @@ from edge_agent.publishers.http import HttpTransport
 from match_server.serve import require_sound_tls
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Unavailable
+from tests.attacks.clients import storm
 
 COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
 
@@ -180,6 +181,14 @@ def test_an_answer_that_is_read_late_comes_whole(server: Server) -> None:
             connection.sendall(ask.replace(b"Host: x", b"Host: x\r\nConnection: close"))
             answers = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answers.count(whole) == 21
+
+
+def test_clients_that_do_one_odd_thing_after_the_other_disturb_nobody(server: Server) -> None:
+    connections, took_s = storm(
+        server.url, server.key, seconds=1.5, seed=2, authority=server.files.authority
+    )
+    assert connections > 20
+    assert took_s
 
 
 def test_the_pages_cookie_travels_by_tls_only(server: Server) -> None:
