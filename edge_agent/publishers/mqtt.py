@@ -361,7 +361,7 @@ class MqttTransport:
     def _on_subscribe(
         self, _client: paho.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _props: Any
     ) -> None:
-        if reasons[0].is_failure:
+        if not reasons or reasons[0].is_failure:
             self._refused = f"it does not let the box read {self._topics.receipt}"
             return
         self._say_online(True)
@@ -404,6 +404,8 @@ class MqttTransport:
             self._take(message.topic, self._trusted(message))
         except ValidationError:
             log.warning("A message on %s is none and is left aside", message.topic)
+        except UnicodeDecodeError:
+            log.warning("A message of the %s has no topic and is left aside", self.name)
         except (Damaged, Forbidden) as error:
             self._say_forged(error)
         except Exception as error:  # it would end this thread, and the road in silence

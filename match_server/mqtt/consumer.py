@@ -118,6 +118,8 @@ class Consumer:
                 self._consume()
             except OSError as error:
                 log.warning("the broker does not answer", extra={"reason": why_no_broker(error)})
+            except Exception:  # of what the broker says, or of this program: all boxes wait
+                log.exception("consuming failed; it begins anew")
             if not self._stop.is_set():
                 self._failures += 1
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))

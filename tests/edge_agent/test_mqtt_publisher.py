@@ -6,6 +6,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -400,3 +402,60 @@ def test_two_boxes_of_one_name_say_so_and_leave_each_other_alone_for_a_while(
 def test_an_address_that_is_none_is_refused_with_a_sentence(url: str) -> None:
     with pytest.raises(ConfigurationError, match="the broker's address is mqtt://host"):
         MqttTransport(url, TOPICS)
+
+
+def packet(kind: int, body: bytes) -> bytes:
+    return bytes([kind, len(body)]) + body
+
+
+GARBAGE = {
+    "a topic that is no text": packet(0x30, b"\x00\x02\xff\xfe\x00x"),
+    "a topic longer than its packet": packet(0x30, b"\xff\xffab"),
+    "nothing published": packet(0x30, b""),
+    "an unknown property": packet(0x30, b"\x00\x01a\x02\xff\x00x"),
+    "a property that is cut off": packet(0x30, b"\x00\x01a\x05\x26\x00\x09ab"),
+    "a property that is no text": packet(0x30, b"\x00\x01a\x07\x26\x00\x01\xff\x00\x01\xff"),
+    "QoS 3": packet(0x36, b"\x00\x01a\x00\x01\x00x"),
+    "a length without end": b"\x30\xff\xff\xff\xff\xff",
+    "an acknowledgement of nothing": packet(0x40, b"\x00\x09\x77\x00"),
+    "a subscription without reasons": packet(0x90, b"\x00\x01\x00"),
+    "a subscription cut short": packet(0x90, b"\x00"),
+    "an unknown reason": packet(0xE0, b"\x55\x00"),
+    "a second welcome": packet(0x20, b"\x00\x77\x00"),
+    "an unknown kind": packet(0xF0, b"\x01\x02"),
+    "no kind": packet(0x00, b""),
+}
+
+
+def test_whatever_a_broker_says_the_box_comes_back_to_it() -> None:
+    """A broker that is none greets the box, says something, and hangs up; and once more."""
+
+    def meet(words: bytes) -> tuple[int, object]:
+        came = threading.Semaphore(0)
+
+        def greet(caller: socket.socket) -> None:
+            with closing(caller), suppress(OSError):
+                caller.recv(4096)
+                caller.sendall(packet(0x20, b"\x00\x00\x00") + words)
+                came.release()
+                caller.settimeout(0.5)
+                while caller.recv(4096):
+                    pass
+
+        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+            def serve() -> None:
+                with suppress(OSError):
+                    while True:
+                        greet(listener.accept()[0])
+
+            threading.Thread(target=serve, daemon=True).start()
+            road = MqttTransport(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", TOPICS)
+            road.open(lambda: None)
+            met = sum(came.acquire(timeout=15) for _ in range(2))
+            road.close(0.2)
+            return met, road._broken
+
+    with ThreadPoolExecutor(len(GARBAGE)) as pool:
+        outcomes = dict(zip(GARBAGE, pool.map(meet, GARBAGE.values()), strict=True))
+    assert outcomes == dict.fromkeys(GARBAGE, (2, None))
