@@ -51,7 +51,7 @@ _NOT_KNOWN = (
 )
 _NO_ROOM = "the database cannot hold a value: too long, too large, or with a NUL character in it"
 _LISTEN_S = 0.5
-_SOON_S = 1.0  # after which a write takes long
+_LONG_S = 1.0  # that one write takes
 _DISK_FAILS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 _NOT_STORED = "the database cannot store this"
 _DISK_FULL, _READ_ONLY_TRANSACTION = "53100", "25006"  # PostgreSQL's
@@ -83,21 +83,27 @@ class _Turn:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Raises Unavailable when the write before takes too long, or too many wait for it."""
-        soon_s = self._taken_s + _SOON_S - time.monotonic()
-        if not self._lock.acquire(timeout=max(0.0, soon_s)):
-            self._wait()
+        """Raises Unavailable when the writes before take too long, or too many wait for one."""
+        now_s = time.monotonic()
+        until_s = now_s + BUSY_TIMEOUT_MS / 1e3
+        while not self._lock.acquire(
+            timeout=max(0.0, min(self._taken_s + _LONG_S, until_s) - now_s)
+        ):
+            now_s = time.monotonic()
+            if now_s >= min(self._taken_s + _LONG_S, until_s):
+                self._wait(until_s - now_s)
+                break
         self._taken_s = time.monotonic()
         try:
             yield
         finally:
             self._lock.release()
 
-    def _wait(self) -> None:
+    def _wait(self, most_s: float) -> None:
         if not self._waiting.acquire(blocking=False):
             raise Unavailable(_NO_ANSWER)
         try:
-            if not self._lock.acquire(timeout=BUSY_TIMEOUT_MS / 1e3 - _SOON_S):
+            if not self._lock.acquire(timeout=max(0.0, most_s)):
                 raise Unavailable(_NO_ANSWER)
         finally:
             self._waiting.release()

@@ -3,8 +3,9 @@
 import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def test_writers_of_one_process_queue_instead_of_sleeping(api):
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(write, range(32)))
     assert position(database) == before + 320
+
+
+def test_writers_wait_for_many_short_writes_and_few_of_them_for_a_long_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("match_server.database._LONG_S", 0.2)
+    database = Database(f"sqlite:///{tmp_path / 'some.db'}", waiting_writers=2)
+
+    def write(seconds):
+        with database.write() as session:
+            session.execute(text("SELECT 1"))
+            time.sleep(seconds)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(write, [0.05] * 8)) == [None] * 8
+        with database.write():
+            writers = [pool.submit(write, 0) for _ in range(8)]
+            refused = list(islice(as_completed(writers), 6))
+        assert not [one for one in refused if one.exception() is None]
+        errors = [one.exception() for one in writers]
+    assert [type(one) for one in errors if one is not None] == [Unavailable] * 6
+    database.close()
 
 
 def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_other(api):
