@@ -79,6 +79,23 @@ def test_who_was_erased_since_is_erased_again_where_the_journal_is(api, restored
     assert services.journal.returned() == []
 
 
+@pytest.mark.backends("sqlite")
+def test_times_between_two_milliseconds_let_nobody_come_back(
+    api, helpers, tmp_path, clock, make_services
+):
+    clock.advance(0.123456)
+    api.ok("POST", "/v1/collections", json={"name": "staff"})
+    api.ok("POST", "/v1/collections/staff/persons", json={"name": "Ann", "id": "ann"})
+    export(api.services.settings, clock, tmp_path / "file")
+    clock.advance(0.00271)
+    api.ok("DELETE", "/v1/collections/staff/persons/ann")
+    there = Settings(data_dir=tmp_path / "there")
+    make_data_folder(there.data_dir)
+    shutil.copy(api.services.settings.data_dir / FILE, there.data_dir / FILE)
+    restore(there, tmp_path / "file")
+    assert _names(make_services(**dict(there))) == []
+
+
 def test_who_was_enrolled_anew_after_the_erasure_stays(api, backup):
     assert api.services.journal.returned() == []
     api.services.journal._file.unlink()  # and when all of it is noted again, too

@@ -121,7 +121,7 @@ class Journal:
                 owner = owners.get(one.collection)
                 if one.erasure in known or owner is None:
                     continue
-                if owner.created_at != one.collection_created_at:
+                if not _is_same(owner.created_at, one.collection_created_at):
                     continue
                 there = session.scalar(
                     select(Person.number).where(
@@ -204,6 +204,11 @@ class Journal:
         beside = self._position.with_name(f".{_POSITION}.{os.getpid()}")
         beside.write_text(str(reached), "ascii")
         beside.replace(self._position)
+
+
+def _is_same(moment: datetime, noted: datetime | None) -> bool:
+    """Whether a moment is the one that a line holds, in which it has whole milliseconds."""
+    return noted is not None and abs(moment - noted) < timedelta(milliseconds=1)
 
 
 def _lines(data: bytes, *, strict: bool = False) -> Iterator[Erased]:
