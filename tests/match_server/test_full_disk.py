@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from match_server.services.storing.places import Folder
+from shared.errors import StorageFull
 from tests.disks import fragile_disk, small_disk
 from tests.match_server.serving import MODEL, Client, key, started, stopped
 
@@ -21,8 +23,7 @@ def running(tmp_path):
     """Starts a server over a folder; answers its process, a client, and what it has logged."""
     processes = []
 
-    def start(data, **environment):
-        log = tmp_path / "server.log"
+    def start(data, log=tmp_path / "server.log", **environment):
         process, address = started(data, log, "--threads", "4", **environment)
         processes.append(process)
         return process, Client(address, key(data, "admin")), log
@@ -62,7 +63,12 @@ def test_searches_go_on_while_the_disk_is_full_and_writes_when_it_is_not_any_mor
     tmp_path, running, helpers, shared_memory
 ):
     with small_disk(tmp_path / "disk", megabytes=16) as disk:
-        elsewhere = {} if shared_memory else {"PROMETHEUS_MULTIPROC_DIR": str(disk.folder / "m")}
+        elsewhere = {}
+        if not shared_memory:  # counts and the log on the disk that becomes full
+            elsewhere = {
+                "PROMETHEUS_MULTIPROC_DIR": str(disk.folder / "m"),
+                "log": disk.folder / "server.log",
+            }
         process, admin, log = running(disk.folder / "data", **elsewhere)
         vector = helpers.encode(helpers.unit_vector(1))
         person, _ = admin.person("Ann", vector)
@@ -79,7 +85,23 @@ def test_searches_go_on_while_the_disk_is_full_and_writes_when_it_is_not_any_mor
         assert found["candidates"][0]["person"]["id"] == bob
         assert _workers(process) == workers
         assert stopped(process) == 0
-    assert '"trace"' not in log.read_text("utf-8")
+        assert '"trace"' not in log.read_text("utf-8")
+
+
+def test_a_photo_for_which_there_is_no_room_leaves_nothing_of_itself(tmp_path):
+    with small_disk(tmp_path / "disk", megabytes=2) as disk:
+        place = Folder(disk.folder)
+        before = place.new_name("photos")
+        place.write(before, b"a photo")
+        ballast = disk.fill()
+        name = place.new_name("photos")
+        with pytest.raises(StorageFull, match="disk is full"):
+            place.write(name, bytes(50_000))
+        assert not (disk.folder / name).exists()
+        assert place.read(before) == b"a photo"
+        ballast.unlink()
+        place.write(name, bytes(50_000))
+        assert place.read(name) == bytes(50_000)
 
 
 def test_a_disk_that_becomes_read_only_is_named_and_searches_go_on(tmp_path, running, helpers):
