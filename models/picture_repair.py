@@ -60,7 +60,7 @@ def require_few_chunks(data: bytes) -> None:
     """
     position = _PNG_SIGNATURE_BYTES
     for _ in range(_MOST_CHUNKS):
-        if position + 8 > len(data):
+        if position + 8 > len(data) or data[position + 4 : position + 8] == b"IEND":
             return
         position += 12 + int.from_bytes(data[position : position + 4])
     raise MalformedInput(
