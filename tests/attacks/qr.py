@@ -62,23 +62,14 @@ def show_pictures(chance: random.Random, folder: Path) -> None:
     """The real invitation is read behind odd ones, some of which are not even text."""
     texts = hostile_texts(chance)
     for number in range(_SHOWN):
-        odd: str | bytes = next(texts)[:200]
+        # Without a code, else what is left of it after decoding may be an invitation after all.
+        odd: str | bytes = next(texts)[:200].replace("code=", "kode=")
         if number % 3 == 0:
             odd = chance.randbytes(chance.randrange(1, 60))
-        elif _is_real(str(odd)):
-            odd = "muster:enroll?" + "a=1&" * 12
         _draw(odd, folder / f"{number:03}.png")
     _draw(REAL.text(), folder / f"{_SHOWN:03}.png")
     if invitation_shown(str(folder), 60.0) != REAL:
         raise AssertionError("another invitation was read than the real one")
-
-
-def _is_real(text: str) -> bool:
-    try:
-        Invitation.read(text)
-    except MalformedInput:
-        return False
-    return True
 
 
 def _draw(content: str | bytes, file: Path) -> None:
