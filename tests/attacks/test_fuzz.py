@@ -8,7 +8,7 @@ import importlib
 
 import pytest
 
-FUZZERS = ("archives", "pictures", "qr", "segments")
+FUZZERS = ("archives", "kills", "pictures", "qr", "segments")
 
 
 @pytest.mark.filterwarnings("ignore")  # of decoders, about damaged files

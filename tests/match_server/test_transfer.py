@@ -423,8 +423,9 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_it_is(target, tmp_path,
     _export(live.services.settings, tmp_path / "file")
     shown = _name_elsewhere("storages", "uri", "file:///\x1b[2J")
     _forge(tmp_path / "file", tmp_path / "forged", shown)
+    own = f"file://{tmp_path / 'archive'}"
     with pytest.raises(ConfigurationError, match="allow-storage") as error:
-        restore_with(target("sqlite"), tmp_path / "forged")
+        restore_with(target("sqlite"), tmp_path / "forged", storages=[own])
     assert "\x1b" not in error.value.message
 
 
