@@ -1,6 +1,7 @@
 """`./dev bench attack`: what strangers may send, made by chance, for as long as you like."""
 
 import importlib
+import logging
 import pkgutil
 import sys
 import time
@@ -32,6 +33,7 @@ def main(what: tuple[str, ...], seconds: float, seed: int) -> None:
     second with fixed seeds.
     """
     print_facts(machine_facts())
+    logging.disable(logging.WARNING)  # thousands of galleries are damaged
     table = Table("attack", "seconds", "what was tried")
     wrong = 0
     for name in what or _names():
