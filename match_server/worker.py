@@ -235,6 +235,14 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
             return
         self._wait_for(visitor)
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Let no connection's fault end the loop, which serves all the others."""
+        for key, _ in self.poller.select(timeout):
+            try:
+                key.data(key.fileobj)
+            except OSError as error:
+                self.log.error("a connection failed outside of a request", exc_info=error)
+
     def on_client_socket_readable(self, conn: _Visitor, client: Any) -> None:
         """A kept connection sends its next request."""
         if client.fileno() < 0:  # closed since the poller saw it
@@ -366,7 +374,8 @@ class PatientWorker(gthread.ThreadWorker):  # type: ignore[misc]
         self.poller.unregister(conn.raw)
         if conn.head_is_too_large:
             conn.keep = False
-            conn.sock.sendall(head_too_large())
+            with contextlib.suppress(OSError, ValueError):  # it has gone; the next line sees it too
+                conn.sock.sendall(head_too_large())
             self._finish_answer(conn)
             return
         conn.request = conn.next_request()

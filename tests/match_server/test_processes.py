@@ -294,6 +294,17 @@ def test_clients_that_do_one_odd_thing_after_the_other_disturb_nobody(impatient)
     require_no_error(log)
 
 
+def test_whoever_hangs_up_after_too_large_a_head_ends_no_worker(impatient):
+    base, _, log = impatient
+    address = urlsplit(base)
+    for _ in range(100):
+        with socket.create_connection((address.hostname, address.port), 30) as connection:
+            connection.sendall(STRANGERS["a head without end"].encode())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert requests.get(f"{base}/healthz", timeout=30).status_code == 200
+    require_no_error(log)
+
+
 def test_answers_that_are_read_late_come_whole_and_in_order(server):
     """More than the kernel takes of them, asked for all at once."""
     client, _, _ = server
