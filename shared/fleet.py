@@ -33,7 +33,9 @@ class CameraHealth(WireModel):
 
     camera: Name
     state: Literal["starting", "running", "stalled", "lost", "ended"]
-    fps: float = Field(ge=0)  # frames a second that were worked on, over the last period
+    fps: float = Field(
+        ge=0, le=100_000
+    )  # frames a second that were worked on, over the last period
     frames: Count
     dropped: Count  # live frames that a newer one replaced
     last_frame_at: Moment | None = None
@@ -49,15 +51,17 @@ class HealthMessage(WireModel):
     at: Moment  # by the box's clock
     version: str = Field(max_length=40)  # of the agent
     model_id: str = Field(max_length=80)
-    uptime_s: float = Field(ge=0)
+    uptime_s: float = Field(ge=0, le=1e12)
     temperature_c: float | None = Field(default=None, ge=-60, le=200)
     throttled: bool | None = None  # the processor is slowed by heat or weak power
-    load_1m: float | None = Field(default=None, ge=0)
+    load_1m: float | None = Field(default=None, ge=0, le=1e6)
     processors: int = Field(ge=1, le=4096)
     memory_bytes: Count  # resident, of the agent
     memory_free_bytes: Count | None = None  # of the machine
     disk_free_bytes: Count | None = None  # where the outbox lies
-    clock_offset_s: float | None = None  # server's clock minus the box's
+    clock_offset_s: float | None = Field(
+        default=None, ge=-1e12, le=1e12
+    )  # server's clock minus the box's
     waiting: Count  # probes in the outbox
     dropped: Count  # probes that the outbox had to drop, ever
     gave_up: list[Annotated[str, Field(max_length=63)]] = Field(default_factory=list, max_length=16)

@@ -12,7 +12,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,8 @@ from match_server.faces import FaceEngine
 from match_server.ingest import Consumer, broker_of, listenings
 from match_server.mqtt.devices import DeviceDesk
 from match_server.prepare import prepare
+from match_server.schemas.devices import DeviceQuery, LedgerQuery
+from match_server.schemas.events import EventQuery
 from match_server.services.wiring import Services, build_services
 from match_server.settings import Settings
 from shared.ids import new_id
@@ -106,7 +108,10 @@ def valid_messages(device: str, now: datetime, model_id: str = MODEL) -> dict[st
             "gave_up": ["liveness"],
             "problems": ["the lens is dirty"],
             "gallery_seq": {"default": 3},
-            "cameras": [{**camera, "last_frame_at": at, "error": "none"}],
+            "cameras": [
+                {**camera, "last_frame_at": at, "error": "none"},
+                {**camera, "camera": "back"},
+            ],
             "ledger": [{**one, "reasons": {"pose": 2}} for one in days],
         },
         "config/reported": {
@@ -297,10 +302,12 @@ def attack(
     blocks: int,
     seconds: float = 1e9,
     model_id: str = MODEL,
+    look: Callable[[], object] = lambda: None,
 ) -> int:
     """Publishes blocks of hostile messages; answers how many blocks.
 
-    Raises AssertionError when the witness is not heard any more.
+    After each, somebody may `look` at what the devices have said. Raises AssertionError when the
+    witness is not heard any more.
     """
     messages = hostile_messages(random.Random(seed), now, model_id)
     until_s = time.monotonic() + seconds
@@ -319,7 +326,19 @@ def attack(
         _until(lambda: len(far.answers) > answered, f"an answer after block {sent}")  # noqa: B023
         if far.receipts[probe["probe_id"]] != "accepted":
             raise AssertionError("the witness's probe was not accepted")
+        look()
     return sent
+
+
+def look_at(services: Services) -> None:
+    """Reads all that devices have said, as pages and contract do."""
+    for one in services.devices.page(DeviceQuery(size=1000)).items:
+        services.devices.get(one.name)
+        services.ledgers.of(one.name, LedgerQuery())
+        services.configurations.get(one.name)
+    services.presence.now()
+    services.configurations.wanted()
+    services.events.page(EventQuery(size=1000))
 
 
 @contextmanager
@@ -371,7 +390,14 @@ def run(seconds: float, seed: int) -> str:
         far = Far(int(url.rpartition(":")[2]))
         stack.callback(far.close)
         stumbles = stack.enter_context(server_of(settings, services))
-        blocks = attack(far, datetime.now(UTC), seed, blocks=10**9, seconds=seconds)
+        blocks = attack(
+            far,
+            datetime.now(UTC),
+            seed,
+            blocks=10**9,
+            seconds=seconds,
+            look=lambda: look_at(services),
+        )
     if stumbles.seen:
         raise AssertionError(f"{len(stumbles.seen)} faults of the program:\n{stumbles.seen[0]}")
     return f"mqtt: {blocks * BLOCK} hostile messages, {blocks} probes of the witness receipted"

@@ -153,6 +153,15 @@ class TestTheirHealth:
         with api.services.database.read() as session:
             assert len(session.scalars(select(DeviceHealth)).all()) == 120
 
+    def test_a_number_that_no_page_can_show_is_refused(self, api):
+        """Two such rates together are infinite, and no list of devices could be read any more."""
+        camera = {"state": "running", "fps": 1e308, "frames": 1, "dropped": 0}
+        cameras = [{**camera, "camera": name} for name in ("front", "back")]
+        for odd in ({"cameras": cameras}, {"load_1m": 1e308}, {"clock_offset_s": -1e308}):
+            said = health(api.clock, **odd)
+            api.refused(400, "POST", "/v1/devices/door-1/health", "device", json=said)
+        assert api.ok("GET", "/v1/devices", "viewer")["total"] == 0
+
     def test_totals_of_a_day_replace_those_before(self, api):
         def say(tracks, day="2026-11-22", camera="front", **reasons):
             day = {
