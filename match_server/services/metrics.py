@@ -141,6 +141,9 @@ def _reserved(file: str, size: int) -> bool:
             reserve(opened.fileno(), size)
     except OSError as error:
         log.warning("What this process counts is not shared", extra={"why": error.strerror})
+        with suppress(OSError):
+            if not Path(file).stat().st_size:  # who reads all files would stumble over it
+                Path(file).unlink()
         return False
     return True
 

@@ -6,6 +6,8 @@ a process with SIGBUS, which no test inside of it could see.
 
 import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,32 @@ def test_counts_in_shared_memory_go_with_the_server(tmp_path, running):
     assert not (tmp_path / "data" / "metrics").exists()
     assert stopped(process) == 0
     assert not folder.exists()
+
+
+_COUNTING = """
+import os, sys
+from pathlib import Path
+from match_server.services.metrics import Metrics, share_metrics
+from tests.disks import SmallDisk
+folder = Path(sys.argv[1])
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder / "metrics")
+early = sys.argv[2] == "early"
+if early:
+    SmallDisk(folder).fill()
+share_metrics(folder)
+metrics = Metrics()
+if not early:
+    SmallDisk(folder).fill()
+for number in range(500):  # more than the files have room for at first
+    metrics.request(f"/rule/{number}", "GET", 200, 0.1)
+metrics.exposition(lambda: iter(()))
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_counting_goes_on_where_the_disk_of_the_counts_is_full(tmp_path, when):
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        command = [sys.executable, "-c", _COUNTING, str(disk.folder), when]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "is not shared" in done.stderr or "each for itself" in done.stderr
