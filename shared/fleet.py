@@ -33,9 +33,7 @@ class CameraHealth(WireModel):
 
     camera: Name
     state: Literal["starting", "running", "stalled", "lost", "ended"]
-    fps: float = Field(
-        ge=0, le=100_000
-    )  # frames a second that were worked on, over the last period
+    fps: float = Field(ge=0, le=100_000)  # frames worked on in a second, over the last period
     frames: Count
     dropped: Count  # live frames that a newer one replaced
     last_frame_at: Moment | None = None
@@ -59,9 +57,8 @@ class HealthMessage(WireModel):
     memory_bytes: Count  # resident, of the agent
     memory_free_bytes: Count | None = None  # of the machine
     disk_free_bytes: Count | None = None  # where the outbox lies
-    clock_offset_s: float | None = Field(
-        default=None, ge=-1e12, le=1e12
-    )  # server's clock minus the box's
+    # The server's clock minus the box's.
+    clock_offset_s: float | None = Field(default=None, ge=-1e12, le=1e12)
     waiting: Count  # probes in the outbox
     dropped: Count  # probes that the outbox had to drop, ever
     gave_up: list[Annotated[str, Field(max_length=63)]] = Field(default_factory=list, max_length=16)

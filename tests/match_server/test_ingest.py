@@ -342,7 +342,14 @@ class TestOverABroker:
         told = settings.model_copy(update={"broker": f"mqtt://127.0.0.1:{broker.port}"})
         far = attacks.Far(broker.port)
         with attacks.server_of(told, api.services) as stumbles:
-            attacks.attack(far, api.clock.now(), seed=2, blocks=3, model_id=helpers.MODEL)
+            attacks.attack(
+                far,
+                api.clock.now(),
+                seed=2,
+                blocks=3,
+                model_id=helpers.MODEL,
+                look=lambda: attacks.look_at(api.services),
+            )
         far.close()
         assert stumbles.seen == []
 
