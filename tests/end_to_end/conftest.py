@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import requests
 
-from demo.processes import create_key, free_port, server
+from demo.processes import free_port, server
 from tests.edge_agent.films import Actor, compose, shrunk
+from tests.match_server.serving import key as create_key
 
 from .webcam import Webcam
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.processes import create_key
+from tests.match_server.serving import key as create_key
 
 from .conftest import RunningServer
 from .webcam import Webcam

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from demo.processes import create_key
 from edge_agent.outbox import Outbox
+from tests.match_server.serving import key as create_key
 
 from .conftest import RunningServer
 from .webcam import Webcam

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from demo.processes import create_key
 from edge_agent.outbox import Outbox
 from edge_agent.publishers.delivery import Delivery
 from edge_agent.publishers.http import HttpTransport
 from match_server.services.wiring import face_engine
 from tests.edge_agent.made_probes import DEVICE
+from tests.match_server.serving import key as create_key
 
 from . import box_lives
 from .conftest import RunningServer

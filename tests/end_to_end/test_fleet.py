@@ -17,12 +17,13 @@ import requests
 import segno
 from paho.mqtt.enums import CallbackAPIVersion
 
-from demo.processes import BIN, broker, create_key, find_broker, free_port, running, server
+from demo.processes import BIN, broker, find_broker, free_port, running, server
 from edge_agent.doctor import Finding, examine
 from edge_agent.settings import load_settings
 from models.packs.store import default_cache
 from shared.invitations import new_code
 from shared.topics import DeviceTopics
+from tests.match_server.serving import key as create_key
 
 from .conftest import RunningServer
 from .webcam import Webcam

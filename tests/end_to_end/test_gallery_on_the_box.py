@@ -18,7 +18,7 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-from demo.processes import create_key, free_port, server
+from demo.processes import free_port, server
 from edge_agent.agent import open_outbox, open_transport
 from edge_agent.gallery.galleries import Galleries
 from edge_agent.gallery.local import Found, LocalGallery
@@ -29,6 +29,7 @@ from edge_agent.settings import AgentSettings, settings_of
 from shared.template import Template, encode_template
 from tests.edge_agent.films import Actor, shrunk, write_film
 from tests.edge_agent.made_probes import make_probe
+from tests.match_server.serving import key as create_key
 
 MODEL = "compact-mobilefacenet-512@1"
 COLLECTION = "/v1/collections/default"

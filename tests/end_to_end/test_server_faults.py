@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from demo.processes import create_key, free_port, server
+from demo.processes import free_port, server
 from edge_agent.publishers.http import HttpTransport
 from edge_agent.publishers.patience import Patience
 from match_server.services.wiring import face_engine
 from tests.edge_agent.made_probes import make_probe
+from tests.match_server.serving import key as create_key
 
 from .a_box import ABox, assert_all_there_once
 from .conftest import RunningServer

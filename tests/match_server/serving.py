@@ -8,15 +8,21 @@ import subprocess
 import sys
 
 import requests
+from click.testing import CliRunner
+
+from match_server.cli import main
 
 MODEL = "compact-mobilefacenet-512@1"
 COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
 
 
-def key(data, role):
-    command = [*COMMAND, "key", "create", "--role", role, "--json", "--data-dir", str(data)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(answer.stdout)["key"]
+def key(data, role, device=None):
+    """A new key, by the command in this process: to start another takes a second."""
+    command = ["key", "create", "--role", role, "--json", "--data-dir", str(data)]
+    command += [] if device is None else ["--device", device]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["key"]
 
 
 def started(data, log, *options, **environment):

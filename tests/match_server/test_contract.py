@@ -1,6 +1,5 @@
 """The OpenAPI document against the running server: thousands of odd requests by schemathesis."""
 
-import json
 import os
 import re
 import subprocess
@@ -10,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.envelope import Key
-
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+from tests.match_server.serving import COMMAND, key
 
 # Left out: `positive_data_acceptance` (rules between fields, and whether a picture shows a face,
 # are beyond a schema), and event streams, which do not end.
@@ -37,16 +35,10 @@ enabled = false
 """
 
 
-def _key(data: Path) -> str:
-    command = [*COMMAND, "key", "create", "--role", "admin", "--json", "--data-dir", str(data)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return str(json.loads(answer.stdout)["key"])
-
-
 @pytest.fixture
 def address(tmp_path):
     data = tmp_path / "data"
-    key = _key(data)
+    admin = key(data, "admin")
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
             [*COMMAND, "serve", "--port", "0", "--data-dir", str(data)],
@@ -60,7 +52,7 @@ def address(tmp_path):
             },
         )
     base = re.search(r"http://[\d.:]+", server.stdout.readline())[0]
-    yield base, key
+    yield base, admin
     server.terminate()
     try:
         assert server.wait(30) == 0

@@ -12,6 +12,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.clock import SystemClock
+from tests.match_server import serving
 from tests.match_server.receivers import Receiver, until
 
 MODEL = "compact-mobilefacenet-512@1"
@@ -63,14 +64,7 @@ def serve(tmp_path):
 
 @pytest.fixture
 def key(tmp_path):
-    command = [*COMMAND, "key", "create", "--role", "admin", "--json"]
-    answer = subprocess.run(
-        [*command, "--data-dir", str(tmp_path / "data")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return json.loads(answer.stdout)["key"]
+    return serving.key(tmp_path / "data", "admin")
 
 
 @pytest.fixture
