@@ -191,6 +191,7 @@ def _shown(event: EventView, now: datetime) -> _Shown:
         "event": event.id,
         "decision": event.decision,
         "person_id": None if event.person is None else event.person.id,
+        "collection": event.collection,  # without which an id may be of several persons
         "similarity": event.similarity,
         "captured_at": rfc3339(event.captured_at),
         "expires_at": rfc3339(event.expires_at),
