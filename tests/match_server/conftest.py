@@ -47,7 +47,7 @@ class FakeClock:
     """Time stands still until a test moves it."""
 
     def __init__(self) -> None:
-        self.moment = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+        self.moment = datetime(2026, 11, 22, 12, 0, 0, 123_456, UTC)  # no whole milliseconds
 
     def now(self) -> datetime:
         return self.moment
