@@ -489,6 +489,26 @@ def test_a_host_name_that_is_none_is_refused(host):
         addresses_of(urlsplit(f"http://{host}/"), private=True)
 
 
+def test_a_name_that_leads_elsewhere_a_moment_later_is_called_where_it_was_looked_at(
+    receive, monkeypatch
+):
+    look_up, asked = socket.getaddrinfo, []
+
+    def rebind(host, *more, **options):
+        if host == "rebound.test":
+            asked.append(host)
+            host = "127.0.0.1" if len(asked) == 1 else "169.254.169.254"
+        return look_up(host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebind)
+    receiver = receive()
+    caller = Caller(timeout_s=5, private=True, version="test")
+    assert caller._post(f"http://rebound.test:{receiver.port}/", {}, b'{"data": 1}') == 204
+    assert asked == ["rebound.test"]
+    ((headers, _),) = receiver.calls
+    assert headers["Host"] == f"rebound.test:{receiver.port}"
+
+
 @on_sqlite
 def test_an_address_that_an_earlier_version_took_is_a_dead_letter_and_no_traceback(
     api, helpers, receive, hook, deliver, caplog
