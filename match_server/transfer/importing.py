@@ -75,9 +75,8 @@ def restore(
     at its own migration and brought up to date. Outside of the data folder nothing is written but
     to `storages` (their URIs). The next start of the server erases again whom its journal of
     erasures names, and lets followers begin anew. Raises Conflict when the database is not empty;
-    ConfigurationError
-    for a file of a newer version or another kind, or one that names other storages; KeyMissing for
-    a wrong passphrase; Damaged.
+    ConfigurationError for a file of a newer version or another kind, or one that names other
+    storages; KeyMissing for a wrong passphrase; Damaged.
     """
     database = Database(settings.sqlalchemy_url)
     if (file := sqlite_path(database.url)) is not None:

@@ -293,7 +293,10 @@ def make_services(
     made: list[Services] = []
 
     def make(
-        faces: FaceEngine | None = None, reference: bytes | None = None, **changes: Any
+        faces: FaceEngine | None = None,
+        reference: bytes | None = None,
+        clock: FakeClock = clock,
+        **changes: Any,
     ) -> Services:
         references = ReferenceCalibrations(lambda _: reference, lambda _: MANIFEST_THRESHOLD)
         chosen = settings.model_copy(update=changes)
@@ -313,7 +316,7 @@ def make_api(make_services: Callable[..., Services], clock: FakeClock) -> Callab
     def make(**changes: Any) -> Api:
         services = make_services(**changes)
         app = create_app(services, page_secret(services.settings.data_dir), warm=False)
-        return Api(app.test_client(), services, clock)
+        return Api(app.test_client(), services, changes.get("clock", clock))
 
     return make
 

@@ -4,6 +4,8 @@ import io
 
 import pytest
 
+from shared.ids import new_id
+
 pytestmark = pytest.mark.backends("postgresql")
 
 RED = (0, 0, 200)
@@ -99,3 +101,31 @@ def test_a_storage_in_a_folder_of_one_machine_is_not_swept_by_the_other(
     away.rename(storage)
     assert here.services.files.sweep() == 0
     assert list(storage.glob("photos/*/*")) == []
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_clocks_that_are_an_hour_apart_lose_nobody_and_split_no_sighting(
+    make_api, helpers, tmp_path, clock, hours
+):
+    other = type(clock)()
+    other.advance(3600 * hours)
+    (tmp_path / "there").mkdir()
+    here, there = make_api(), make_api(data_dir=tmp_path / "there", clock=other)
+    vector = helpers.unit_vector(1)
+    person = here.person("Ann")
+    seq = here.template(person, vector)["seq"]
+    assert there.search(vector, min_seq=seq)["probes"][0]["person"]["id"] == person
+    tracks = [new_id()] * 3 + [new_id()]
+    for number, track in enumerate(tracks, start=1):
+        server = (here, there)[number % 2]
+        probe = here.probe(vector, sequence=number, track_id=track)
+        (first,), (again,) = server.send(probe), (there if server is here else here).send(probe)
+        assert (first["status"], again["status"]) == ("accepted", "duplicate")
+        for one in (clock, other):
+            one.advance(1)
+    for server in (here, there):
+        (event,) = server.ok("GET", "/v1/events")["items"]
+        assert (event["person"]["id"], event["probes"]) == (person, len(tracks))
+    erased = there.ok("DELETE", f"{STAFF}/{person}")
+    assert here.names(vector, min_seq=erased["seq"]) == []
+    assert here.services.audit.verify().problem is None
