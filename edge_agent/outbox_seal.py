@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Final
 
 from edge_agent.box_keys import box_keys
-from shared.envelope import Keyring, about
+from shared.envelope import MAGIC, Keyring, about
 from shared.errors import KeyMissing, Unavailable
 
 log = logging.getLogger(__name__)
 
 _SEALED: Final = 2  # the file's `user_version` from which on nothing is in the clear
 _AT_ONCE: Final = 100
-_ENVELOPE: Final = b"MUE\x01"  # as `shared.envelope` begins; a message in the clear begins with `{`
 
 Open = Callable[[int, str, bytes], bytes]
 """From a row (number, id, as stored) to the wire form. Raises Damaged or KeyMissing."""
@@ -48,7 +47,7 @@ class Seal:
 
     def open(self, sequence: int, probe_id: str, stored: bytes) -> bytes:
         """Raises Damaged or KeyMissing. What rests in the clear is answered as it is."""
-        if not stored.startswith(_ENVELOPE):
+        if not stored.startswith(MAGIC):  # a message in the clear begins with `{`
             return stored
         try:
             return self._keys().open(stored, self._about(sequence, probe_id))
@@ -85,7 +84,7 @@ def take_over(connection: sqlite3.Connection, seal: Seal) -> None:
 def _sealed_some(connection: sqlite3.Connection, seal: Seal) -> bool:
     rows = connection.execute(
         "SELECT sequence, probe_id, body FROM probe WHERE substr(body, 1, ?) <> ? LIMIT ?",
-        (len(_ENVELOPE), _ENVELOPE, _AT_ONCE),
+        (len(MAGIC), MAGIC, _AT_ONCE),
     ).fetchall()
     if not rows:
         return False

@@ -19,11 +19,11 @@ _MOST_SEGMENTS: Final = 1_000  # 320 hold 20 MiB
 _MOST_JUNK_BYTES: Final = 65_536  # between segments
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff])")  # with any number of 0xff before it
 _NEXT_SEGMENT: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # after coded data
-_START_OF_SCAN, _END = 0xDA, 0xD9
-_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+START_OF_SCAN, _END = 0xDA, 0xD9
+FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _ALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
-_TABLES: Final = frozenset({*_FRAMES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD})
+_TABLES: Final = frozenset({*FRAMES, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD})
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 _EXIF: Final = b"Exif\x00\x00"
 _XMP: Final = b"http://ns.adobe.com/xap/1.0/\x00"
@@ -39,12 +39,12 @@ def bounded_jpeg(data: bytes) -> bytes:
     seen: set[bytes] = set()
     frame = _Frame()
     for marker, start, end in _segments(data):
-        if marker == _START_OF_SCAN:
+        if marker == START_OF_SCAN:
             if not frame.is_in(data[start:end]):
                 _require_few_scans(data, start, frame)
             kept.append(data[start:])
             return b"".join(kept)
-        if marker in _FRAMES:
+        if marker in FRAMES:
             frame = _frame(data[start:end])
         if marker in _TABLES:
             kept.append(data[start:end])
@@ -58,9 +58,9 @@ def is_in_one_scan(data: bytes) -> bool:
     """Whether a decoder needs only the first scan of a JPEG, and goes over the picture once."""
     frame = _Frame()
     for marker, start, end in _segments(data):
-        if marker in _FRAMES:
+        if marker in FRAMES:
             frame = _frame(data[start:end])
-        elif marker == _START_OF_SCAN:
+        elif marker == START_OF_SCAN:
             return frame.is_in(data[start:end])
     return False
 
@@ -73,7 +73,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(b"\xff\xd8"):
         return None
     for marker, start, end in _segments(data):
-        if marker in _FRAMES:
+        if marker in FRAMES:
             frame = _frame(data[start:end])
             return frame.width, frame.height
     return None
@@ -98,7 +98,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == _END or at > len(data):
             return
         yield marker, start, at
-        if marker == _START_OF_SCAN:
+        if marker == START_OF_SCAN:
             return
     raise MalformedInput(
         f"the picture has more than {_MOST_SEGMENTS:,} segments before its pixels, or garbage "
@@ -136,7 +136,7 @@ def _require_few_scans(data: bytes, first: int, frame: _Frame) -> None:
         found = _NEXT_SEGMENT.search(data, at)
         if found is None or found[1][0] == _END:
             return
-        most -= found[1][0] == _START_OF_SCAN
+        most -= found[1][0] == START_OF_SCAN
         if most < 0:
             break
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])

@@ -5,11 +5,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from models.jpeg_bounds import FRAMES, START_OF_SCAN
 from shared.errors import MalformedInput
 
-_START_OF_SCAN: Final = 0xDA
 _END: Final = 0xD9
-_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BETWEEN_SCANS: Final = frozenset(
     {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 )  # what may follow a scan, besides the end
@@ -112,10 +111,10 @@ def _last_scan(data: bytes) -> slice | None:
         if marker == _END or end > len(data):
             return None
         segment = data[start + 2 : end]
-        if marker in _FRAMES:
+        if marker in FRAMES:
             components = set(segment[6::3])
         position = end
-        if marker == _START_OF_SCAN:
+        if marker == START_OF_SCAN:
             complete |= _completed(segment)
             position = _end_of_scan(data, end)
             scan = slice(end, position)
@@ -146,4 +145,4 @@ def _goes_on(data: bytes, position: int) -> bool:
         return False
     start = found.end()
     end = start + int.from_bytes(data[start : start + 2], "big")
-    return end < len(data) and (found[1][0] == _START_OF_SCAN or data[end] == 0xFF)
+    return end < len(data) and (found[1][0] == START_OF_SCAN or data[end] == 0xFF)

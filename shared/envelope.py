@@ -28,9 +28,10 @@ SALT_BYTES: Final = 16
 OVERHEAD_BYTES: Final = 40
 """How much longer an envelope is than what is in it."""
 
-_MAGIC = b"MUE\x01"
+MAGIC = b"MUE\x01"
+"""How every envelope begins."""
 _ID_BYTES, _NONCE_BYTES, _TAG_BYTES = 8, 12, 16
-_ID_END = len(_MAGIC) + _ID_BYTES
+_ID_END = len(MAGIC) + _ID_BYTES
 _HEAD_BYTES = _ID_END + _NONCE_BYTES
 _SCRYPT = {"length": SECRET_BYTES, "n": 2**17, "r": 8, "p": 1}  # 128 MiB, about half a second
 
@@ -92,7 +93,7 @@ class Key:
     def seal(self, plain: bytes, about: bytes) -> bytes:
         """An envelope around `plain`."""
         nonce = os.urandom(_NONCE_BYTES)
-        return b"".join((_MAGIC, self.id, nonce, self._aes.encrypt(nonce, plain, about)))
+        return b"".join((MAGIC, self.id, nonce, self._aes.encrypt(nonce, plain, about)))
 
     def open(self, sealed: bytes, about: bytes) -> bytes:
         """What is in an envelope of this key. Raises Damaged when it is not as it was sealed."""
@@ -172,9 +173,9 @@ class Keyring:
 
 def key_id_of(sealed: bytes) -> bytes:
     """The id of the key that an envelope was sealed with. Raises Damaged when it is no envelope."""
-    if len(sealed) < _HEAD_BYTES + _TAG_BYTES or not sealed.startswith(_MAGIC):
+    if len(sealed) < _HEAD_BYTES + _TAG_BYTES or not sealed.startswith(MAGIC):
         raise Damaged("what should be encrypted is no envelope of a kind that this version knows")
-    return sealed[len(_MAGIC) : _ID_END]
+    return sealed[len(MAGIC) : _ID_END]
 
 
 def about(kind: str, *parts: str | int) -> bytes:

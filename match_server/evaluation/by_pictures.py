@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.evaluation.folder import ReadFolder
+from match_server.evaluation.slices import FPIR
 
-FPIR = 0.01
 MOST = 3
 _LEAST_PERSONS = 30
 _SEED = 0

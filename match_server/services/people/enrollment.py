@@ -227,8 +227,7 @@ class Enroller:
                     session, person, wanted.image, file, quality, detection, now, cipher
                 )
             row, seq = add_template(session, owner, person, template, image, quality, now, cipher)
-            missed = self._points.references.missed(owner.model_id)
-            return _enrolled(session, person, row, image, seq, quality, detection, missed)
+            return self._enrolled(session, owner, person, row, image, seq, quality, detection)
 
     def _known(
         self,
@@ -257,10 +256,34 @@ class Enroller:
         image, template = rows[0]
         quality = Quality.model_validate(image.quality)
         detection = Detection.model_validate(image.detection)
-        missed = self._points.references.missed(owner.model_id)
         seq = position(session)
-        answer = _enrolled(session, person, template, image, seq, quality, detection, missed)
+        answer = self._enrolled(session, owner, person, template, image, seq, quality, detection)
         return answer.model_copy(update={"duplicate": True})
+
+    def _enrolled(
+        self,
+        session: Session,
+        owner: Collection,
+        person: Person,
+        template: Template,
+        image: Image | None,
+        seq: int,
+        quality: Quality | None,
+        detection: Detection | None,
+    ) -> Enrolled:
+        kept = image is not None and image.file is not None
+        missed = self._points.references.missed(owner.model_id)
+        return Enrolled(
+            person=PersonName(id=person.id, name=person.name),
+            image_id=None if image is None else image.id,
+            template_id=template.id,
+            quality=quality,
+            detection=detection,
+            url=f"/v1/images/{image.id}/content" if image is not None and kept else None,
+            references=(count := reference_count(session, person)),
+            advice=advice(count, missed),
+            seq=seq,
+        )
 
     def add_template(
         self, collection: str, person_id: str, wanted: TemplateCreate
@@ -312,30 +335,6 @@ def _shows(image: Image, wanted: Enrollment) -> bool:
     if wanted.box is not None:
         return overlap(detection.box, wanted.box) >= LEAST_OVERLAP
     return detection.face == wanted.face
-
-
-def _enrolled(
-    session: Session,
-    person: Person,
-    template: Template,
-    image: Image | None,
-    seq: int,
-    quality: Quality | None,
-    detection: Detection | None,
-    missed: Sequence[float] | None,
-) -> Enrolled:
-    kept = image is not None and image.file is not None
-    return Enrolled(
-        person=PersonName(id=person.id, name=person.name),
-        image_id=None if image is None else image.id,
-        template_id=template.id,
-        quality=quality,
-        detection=detection,
-        url=f"/v1/images/{image.id}/content" if image is not None and kept else None,
-        references=(count := reference_count(session, person)),
-        advice=advice(count, missed),
-        seq=seq,
-    )
 
 
 def _refusal(quality: Quality) -> QualityRefused:
