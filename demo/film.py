@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from demo import cast
 from demo.cast import LaneName, Walk
-from models.analysis import open_models
-from models.picture import read_picture
+from models.face_models import open_models
+from models.images.decoding import read_picture
 from models.samples import sample_path
 from models.types import BgrImage
 from shared.errors import NoFace

@@ -8,36 +8,32 @@ from typing import TYPE_CHECKING, Final
 
 import cv2
 
-from edge_agent.camera_settings import CameraSettings
-from edge_agent.capture.feed import Feed, Frame, Manner
-from edge_agent.capture.sources import is_live, open_source
+from edge_agent.capture.camera import Feed, Frame, Manner
+from edge_agent.capture.source import is_live, open_source
 from edge_agent.capture.stall import StallLimit
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
-from edge_agent.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.transport import Transport
-from edge_agent.settings import (
-    AgentSettings,
-    BrokerSettings,
-    ServerSettings,
-)
-from edge_agent.tracking.bestshot import ShotRules
-from edge_agent.tracking.tracker import TrackingRules
-from edge_agent.watching.detection import DetectionRules
-from edge_agent.watching.judging import LivenessRules
-from edge_agent.watching.knobs import Knobs
-from edge_agent.watching.track_changes import TrackQueue
-from models.quality import DOORWAY, OFF, PASSPORT
+from edge_agent.config.camera import CameraSettings
+from edge_agent.config.settings import AgentSettings, BrokerSettings, ServerSettings
+from edge_agent.delivery.transport import Transport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.best_shot import ShotRules
+from edge_agent.vision.face_search import DetectionRules
+from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
+from edge_agent.vision.quality_gate import LivenessRules
+from edge_agent.vision.recognition_ledger import Ledger
+from edge_agent.vision.track_events import TrackQueue
+from edge_agent.vision.tracker import TrackingRules
+from models.quality.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import MusterError, SourceError
-from shared.memory import find_trim
-from shared.message_keys import MessageKey
-from shared.service import Watchdog, notify
-from shared.topics import DeviceTopics
+from shared.malloc_trim import find_trim
+from shared.systemd import Watchdog, notify
+from shared.wire.message_keys import MessageKey
+from shared.wire.topics import DeviceTopics
 
 if TYPE_CHECKING:
-    from edge_agent.gallery.galleries import Galleries
-    from edge_agent.publishers.mqtt import MqttLogin
+    from edge_agent.delivery.mqtt import MqttLogin
+    from edge_agent.gallery.manager import Galleries
 
 log = logging.getLogger(__name__)
 
@@ -294,7 +290,7 @@ def open_galleries(settings: AgentSettings, model_id: str) -> "Galleries | None"
     """What the box knows by itself, from its disk; None where the settings want nothing of it."""
     if settings.gallery.mode == "off":
         return None
-    from edge_agent.gallery.galleries import Galleries
+    from edge_agent.gallery.manager import Galleries
 
     return Galleries(settings, model_id)
 
@@ -308,7 +304,7 @@ def open_transport(settings: AgentSettings) -> Transport | None:
     server = None if settings.server is None else _over_http(settings.server)
     if settings.broker is None:
         return server
-    from edge_agent.publishers.mqtt import MqttTransport
+    from edge_agent.delivery.mqtt import MqttTransport
 
     broker = settings.broker
     topics = DeviceTopics(settings.site, settings.device)
@@ -321,19 +317,19 @@ def open_transport(settings: AgentSettings) -> Transport | None:
     )
     if server is None:
         return road
-    from edge_agent.publishers.fallback import FallbackTransport
+    from edge_agent.delivery.fallback import FallbackTransport
 
     return FallbackTransport(road, server)
 
 
 def _over_http(server: ServerSettings) -> Transport:
-    from edge_agent.publishers.http import HttpTransport
+    from edge_agent.delivery.http import HttpTransport
 
     return HttpTransport(server.url, server.key(), ca_file=server.ca_file, patience=server.patience)
 
 
 def broker_login(broker: BrokerSettings) -> "MqttLogin":
-    from edge_agent.publishers.mqtt import MqttLogin
+    from edge_agent.delivery.mqtt import MqttLogin
 
     return MqttLogin(
         username=broker.username,

@@ -17,15 +17,14 @@ from match_server.api.backlog import client_may_be_slow
 from match_server.api.batches import batch_endpoints
 from match_server.api.calibrations import calibration_endpoints
 from match_server.api.devices import device_endpoints
-from match_server.api.endpoint import Endpoint
 from match_server.api.errors import register_errors
 from match_server.api.feed import feed_endpoints
 from match_server.api.health import health_endpoints
 from match_server.api.live import live_endpoints
 from match_server.api.metrics import metrics_endpoints
 from match_server.api.openapi import openapi_document
-from match_server.api.pictures import PictureTurns
-from match_server.api.requests import BoundedRequest, read_body, read_query
+from match_server.api.parsing import BoundedRequest, read_body, read_query
+from match_server.api.picture_limit import PictureTurns
 from match_server.api.routes import (
     collection_endpoints,
     group_endpoints,
@@ -35,12 +34,13 @@ from match_server.api.routes import (
     search_endpoints,
     storage_endpoints,
 )
+from match_server.api.routing import Endpoint
 from match_server.api.tracks import track_endpoints
 from match_server.api.webhooks import webhook_endpoints
-from match_server.pages.views import pages
-from match_server.services.law.chain import Actor, act_as
+from match_server.container import Services
+from match_server.pages.live import pages
+from match_server.services.audit.chain import Actor, act_as
 from match_server.services.metrics import Metrics
-from match_server.services.wiring import Services
 from shared.errors import MalformedInput, MusterError
 from shared.ids import new_id
 
@@ -179,7 +179,7 @@ def _begin() -> None:
     page = not request.path.startswith("/v1/")
     if request.method == "POST" and (page or request.path == _OPEN_TO_ALL):
         # What needs no key in a header is small and has come as a whole before a thread is asked:
-        # a thread waits only for clients with a key (see `match_server.client_socket`).
+        # a thread waits only for clients with a key (see `match_server.process.client_socket`).
         request.max_content_length = _OPEN_BYTES
         if request.content_length is None and request.headers.get("Transfer-Encoding"):
             raise MalformedInput("send the body with its length (Content-Length), not in chunks")

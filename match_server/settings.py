@@ -13,9 +13,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from models.picture import PictureLimits
+from models.images.decoding import PictureLimits
 from shared.commands import installed, shown
-from shared.envelope import Keyring
+from shared.encryption import Keyring
 from shared.errors import ConfigurationError
 from shared.files import readable
 from shared.ids import NAME_PATTERN

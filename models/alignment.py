@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import warp
 from models.types import BgrImage
+from models.warping import warp
 from shared.errors import MalformedInput
 
 SIDE = 112  # pixels of an aligned chip

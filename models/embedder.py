@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.alignment import ARCFACE, Alignment
-from models.inputs import InputSpec, Layout
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec, Layout
 from shared.errors import PackError
-from shared.template import Template, unit_rows
+from shared.wire.template import Template, unit_rows
 
 
 class Embedder:

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.crops import stretch
-from models.inputs import InputSpec, Layout
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec, Layout
 from models.types import BgrImage
+from models.warping import stretch
 
 
 class Landmarks68:

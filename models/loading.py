@@ -15,15 +15,15 @@ from models.detectors.tiles import Tiles
 from models.detectors.ultralight import UltraLight
 from models.detectors.yunet import YuNet
 from models.embedder import Embedder
-from models.eyes import EyesModel
-from models.inputs import InputSpec
 from models.landmarks import Landmarks68
-from models.liveness import LivenessModel
 from models.occlusion.estimator import WEIGHTS, OcclusionModel
+from models.onnx_session import Session
 from models.packs.manifest import ModelFile, Role
 from models.packs.store import InstalledPack, require, sha256_of
-from models.pose import PoseModel
-from models.session import Session
+from models.preprocessing import InputSpec
+from models.quality.eyes import EyesModel
+from models.quality.liveness import LivenessModel
+from models.quality.pose import PoseModel
 from shared.commands import shown
 from shared.errors import PackError
 

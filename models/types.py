@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.quality import Pose, Quality
-from shared.template import Template
+from shared.wire.quality import Pose, Quality
+from shared.wire.template import Template
 
 BgrImage = NDArray[np.uint8]  # (height, width, 3), blue green red
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from shared.template import Template, unit_rows
+from shared.wire.template import Template, unit_rows
 
 SAME_PERSON: Final = 0.35
 """Cosine from which two shots of a track are fused where no calibration says better.

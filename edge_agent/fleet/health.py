@@ -6,11 +6,11 @@ from importlib.metadata import version
 from typing import Final, Protocol
 
 from edge_agent.agent import CameraThread
-from edge_agent.fleet.sensors import Readings
-from edge_agent.outbox import OutboxCounts
+from edge_agent.fleet.hardware import Readings
+from edge_agent.outbox.outbox import OutboxCounts
 from shared.clock import Clock
 from shared.errors import Unavailable
-from shared.fleet import CameraHealth, HealthMessage, LedgerDay
+from shared.wire.device import CameraHealth, HealthMessage, LedgerDay
 
 _LEDGER_DAYS: Final = 7
 _MOST_LEDGER: Final = 512

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from datetime import datetime
 
-from match_server.api.endpoint import Access, Endpoint
+from match_server.api.routing import Access, Endpoint
+from match_server.container import Services
 from match_server.schemas.audit import (
     Anchor,
     AuditEntryView,
@@ -12,10 +13,9 @@ from match_server.schemas.audit import (
     ErasureView,
 )
 from match_server.schemas.base import Page
-from match_server.services.law.access import AccessLog
-from match_server.services.law.chain import Actor
-from match_server.services.law.keys import Permission, Principal
-from match_server.services.wiring import Services
+from match_server.services.audit.access import AccessLog
+from match_server.services.audit.chain import Actor
+from match_server.services.auth.keys import Permission, Principal
 
 
 def audit_endpoints(services: Services) -> list[Endpoint]:

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from flask import Request, g
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from match_server.services.law.keys import Keys, Permission, Principal
-from match_server.services.law.limits import Limits
-from match_server.services.law.page_sessions import SESSION_S, PageSessions
+from match_server.services.auth.keys import Keys, Permission, Principal
+from match_server.services.auth.page_sessions import SESSION_S, PageSessions
+from match_server.services.auth.rate_limits import Limits
 from match_server.settings import Settings
 from shared.errors import Forbidden, Unauthenticated
 

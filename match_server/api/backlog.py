@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from match_server.client_socket import ClientSocket
+from match_server.process.client_socket import ClientSocket
 
 _MEMORY_BYTES = 1024 * 1024
 MOST_BYTES = 1024 * 1024 * 1024

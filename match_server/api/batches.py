@@ -5,11 +5,11 @@ from itertools import chain
 from flask import Response, g, request
 
 from match_server.api.backlog import client_takes, passed_on
-from match_server.api.endpoint import Endpoint
-from match_server.api.uploads import NDJSON, items_of
+from match_server.api.routing import Endpoint
+from match_server.container import Services
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
-from match_server.services.law.keys import Permission
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission
+from match_server.services.enrollment.batch_reader import NDJSON, items_of
 from shared.errors import MalformedInput
 
 

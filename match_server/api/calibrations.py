@@ -2,7 +2,8 @@
 
 from pydantic import JsonValue
 
-from match_server.api.endpoint import Endpoint
+from match_server.api.routing import Endpoint
+from match_server.container import Services
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.calibrations import (
     CalibrationAdopted,
@@ -11,8 +12,7 @@ from match_server.schemas.calibrations import (
     CalibrationRemoved,
     CalibrationView,
 )
-from match_server.services.law.keys import Permission
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission
 
 _CALIBRATION = "/v1/collections/<collection>/calibration"
 

@@ -5,7 +5,8 @@ from typing import TypeVar
 from flask import g, request
 
 from match_server.api.auth import client_network
-from match_server.api.endpoint import Endpoint
+from match_server.api.routing import Endpoint
+from match_server.container import Services
 from match_server.schemas.base import Page
 from match_server.schemas.devices import (
     ConfigPut,
@@ -22,10 +23,9 @@ from match_server.schemas.devices import (
     LedgerQuery,
     LedgerView,
 )
-from match_server.services.law.keys import Permission, Principal
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission, Principal
 from shared.errors import Forbidden, MalformedInput
-from shared.fleet import DeviceGrant, HealthAnswer, HealthMessage, ReportedConfig
+from shared.wire.device import DeviceGrant, HealthAnswer, HealthMessage, ReportedConfig
 
 _DEVICE = "/v1/devices/<device>"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from flask import Request, Response, g, request
 
-from match_server.api.endpoint import Access, Endpoint
-from match_server.api.open_answers import while_admitted
-from match_server.api.uploads import NDJSON
-from match_server.parking import PARKING, Parked, Parking
+from match_server.api.open_responses import while_admitted
+from match_server.api.parking import PARKING, Parked, Parking
+from match_server.api.routing import Access, Endpoint
+from match_server.container import Services
 from match_server.schemas.base import Page
 from match_server.schemas.feed import (
     ChangesQuery,
@@ -18,11 +18,11 @@ from match_server.schemas.feed import (
     GalleriesPut,
     SnapshotQuery,
 )
-from match_server.services.boxes.feed import Feed
-from match_server.services.law.keys import Permission, Principal
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission, Principal
+from match_server.services.devices.gallery_feed import Feed
+from match_server.services.enrollment.batch_reader import NDJSON
 from shared.errors import SnapshotNeeded, Unavailable
-from shared.feed import FeedChanges
+from shared.wire.change_feed import FeedChanges
 
 
 def feed_endpoints(services: Services, stopping: Callable[[], bool]) -> list[Endpoint]:

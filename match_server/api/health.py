@@ -6,11 +6,11 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from match_server.api.constant import ConstantAnswer
-from match_server.api.endpoint import Endpoint
-from match_server.migrations import current_revision, head_revision
+from match_server.api.constant_responses import ConstantAnswer
+from match_server.api.routing import Endpoint
+from match_server.container import Services
+from match_server.db.migrations import current_revision, head_revision
 from match_server.schemas.health import Alive, Check, Ready
-from match_server.services.wiring import Services
 from shared.errors import MusterError
 
 

@@ -8,10 +8,11 @@ from flask import Request, Response, g, request
 from pydantic import TypeAdapter, ValidationError
 
 from match_server.api.backlog import client_gone, notice_silence
-from match_server.api.endpoint import Access, Endpoint
-from match_server.api.open_answers import while_admitted
-from match_server.api.requests import malformed, require_json
-from match_server.parking import PARKING, Parked
+from match_server.api.open_responses import while_admitted
+from match_server.api.parking import PARKING, Parked
+from match_server.api.parsing import malformed, require_json
+from match_server.api.routing import Access, Endpoint
+from match_server.container import Services
 from match_server.schemas.base import Page
 from match_server.schemas.decisions import DecisionGiven, DecisionUndone, DecisionView
 from match_server.schemas.events import (
@@ -22,13 +23,12 @@ from match_server.schemas.events import (
     SnapshotQuery,
     StreamQuery,
 )
+from match_server.services.auth.keys import Permission, Principal
 from match_server.services.feed_watch import EVENTS, FeedWatch
-from match_server.services.law.keys import Permission, Principal
-from match_server.services.seen.events import Events, Update
-from match_server.services.seen.probes import Probes
-from match_server.services.wiring import Services
+from match_server.services.sightings.intake import Probes
+from match_server.services.sightings.queries import Events, Update
 from shared.errors import Forbidden, MalformedInput, MusterError, Unavailable
-from shared.messages import ProbeMessage
+from shared.wire.messages import ProbeMessage
 
 MAX_PROBES = 256
 _POLL_S = 0.25

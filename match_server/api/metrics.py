@@ -6,12 +6,9 @@ from flask import Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from match_server.api.endpoint import Endpoint
-from match_server.services.changes import position
-from match_server.services.law.keys import Permission
-from match_server.services.metrics import disk_free_bytes
-from match_server.services.wiring import Services
-from match_server.tables import (
+from match_server.api.routing import Endpoint
+from match_server.container import Services
+from match_server.db.tables import (
     Collection,
     Delivery,
     Device,
@@ -21,6 +18,9 @@ from match_server.tables import (
     Follower,
     Webhook,
 )
+from match_server.services.auth.keys import Permission
+from match_server.services.change_feed import position
+from match_server.services.metrics import disk_free_bytes
 
 _Labels = tuple[tuple[str, str], ...]
 _Gauge = tuple[str, str, Mapping[_Labels, float]]

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from match_server.api.endpoint import Endpoint
 from match_server.api.operations import OPERATIONS
+from match_server.api.routing import Endpoint
 from match_server.schemas.base import ErrorBody, InText
 
 Json = dict[str, Any]

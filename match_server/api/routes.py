@@ -2,7 +2,8 @@
 
 from flask import Response
 
-from match_server.api.endpoint import Endpoint
+from match_server.api.routing import Endpoint
+from match_server.container import Services
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.collections import (
     CollectionCreate,
@@ -53,8 +54,7 @@ from match_server.schemas.storages import (
     StorageView,
     StorageWritten,
 )
-from match_server.services.law.keys import Permission
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission
 
 _COLLECTION = "/v1/collections/<collection>"
 _PERSON = f"{_COLLECTION}/persons/<person>"

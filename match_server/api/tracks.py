@@ -3,14 +3,14 @@
 from flask import Request, g, request
 from pydantic import TypeAdapter, ValidationError
 
-from match_server.api.endpoint import Endpoint
-from match_server.api.requests import malformed, require_json
+from match_server.api.parsing import malformed, require_json
+from match_server.api.routing import Endpoint
+from match_server.container import Services
 from match_server.schemas.events import Presences, TracksTaken
-from match_server.services.law.keys import Permission, Principal
-from match_server.services.seen.presence import Presence
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission, Principal
+from match_server.services.presence import Presence
 from shared.errors import Forbidden, MalformedInput
-from shared.messages import TrackMessage
+from shared.wire.messages import TrackMessage
 
 MAX_TRACKS = 256
 

@@ -1,6 +1,7 @@
 """Webhooks: addresses that are told of events."""
 
-from match_server.api.endpoint import Endpoint
+from match_server.api.routing import Endpoint
+from match_server.container import Services
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.webhooks import (
     DeadLetter,
@@ -10,8 +11,7 @@ from match_server.schemas.webhooks import (
     WebhookCreated,
     WebhookView,
 )
-from match_server.services.law.keys import Permission
-from match_server.services.wiring import Services
+from match_server.services.auth.keys import Permission
 
 _WEBHOOK = "/v1/webhooks/<webhook>"
 

@@ -46,10 +46,10 @@ def list_entries(
     Example:
       match-server audit list --person 01a2 --data-dir /var/lib/muster
     """
-    from match_server.api.requests import validated
-    from match_server.prepare import open_database
+    from match_server.api.parsing import validated
+    from match_server.process.bootstrap import open_database
     from match_server.schemas.audit import AuditQuery
-    from match_server.services.law.audit import Audit
+    from match_server.services.audit.reader import Audit
     from shared.clock import rfc3339
 
     given = {
@@ -84,8 +84,8 @@ def show_anchor(config: Path | None, /, as_json: bool, **options: Any) -> None:
     Example:
       match-server audit anchor --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_database
-    from match_server.services.law.audit import Audit
+    from match_server.process.bootstrap import open_database
+    from match_server.services.audit.reader import Audit
 
     with open_database(load_settings(config, **options)) as database:
         head = Audit(database).head()
@@ -104,8 +104,8 @@ def verify(config: Path | None, /, anchor: str | None, as_json: bool, **options:
     Example:
       match-server audit verify --anchor 4711:9f2c… --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_database
-    from match_server.services.law.audit import Audit, anchor_of
+    from match_server.process.bootstrap import open_database
+    from match_server.services.audit.reader import Audit, anchor_of
 
     if anchor is not None and Path(anchor).is_file():
         anchor = Path(anchor).read_text(encoding="utf-8")

@@ -16,9 +16,9 @@ from shared.ids import is_name
 
 if TYPE_CHECKING:
     from match_server.schemas.feed import FollowerView
-    from match_server.services.boxes.device_codes import DeviceCodes
-    from match_server.services.boxes.devices import Devices
-    from match_server.services.boxes.followers import Followers
+    from match_server.services.devices.devices import Devices
+    from match_server.services.devices.enrollment_codes import DeviceCodes
+    from match_server.services.devices.followers import Followers
 
 
 @click.group()
@@ -186,8 +186,8 @@ def _as_held(one: "FollowerView") -> str:
 
 @contextmanager
 def _followers(settings: Settings) -> "Iterator[Followers]":
-    from match_server.prepare import open_database
-    from match_server.services.boxes.followers import Followers
+    from match_server.process.bootstrap import open_database
+    from match_server.services.devices.followers import Followers
     from shared.clock import SystemClock
 
     with open_database(settings) as database:
@@ -197,10 +197,10 @@ def _followers(settings: Settings) -> "Iterator[Followers]":
 @contextmanager
 def _opened(settings: Settings) -> "Iterator[tuple[Devices, DeviceCodes]]":
     """Devices and codes of a server that exists: nothing else is loaded for them."""
-    from match_server.prepare import open_database
-    from match_server.services.boxes.device_codes import DeviceCodes, certificate_sha256
-    from match_server.services.boxes.devices import Devices
-    from match_server.services.law.keys import Keys
+    from match_server.process.bootstrap import open_database
+    from match_server.services.auth.keys import Keys
+    from match_server.services.devices.devices import Devices
+    from match_server.services.devices.enrollment_codes import DeviceCodes, certificate_sha256
     from shared.clock import SystemClock
 
     with open_database(settings) as database:

@@ -21,7 +21,7 @@ def doctor(config: Path | None, /, as_json: bool, **options: Any) -> None:
     Example:
       match-server doctor --data-dir /var/lib/muster
     """
-    from match_server.doctor import examine
+    from match_server.process.doctor import examine
 
     checks = examine(load_settings(config, **options))
     lines = [f"{'ok ' if one.ok else 'BAD'}  {one.name}: {one.message}" for one in checks]

@@ -12,7 +12,7 @@ from match_server.commands.options import answer, data_dir, json_flag
 from match_server.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from match_server.services.wiring import Services
+    from match_server.container import Services
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -97,9 +97,9 @@ def evaluate(
       match-server evaluate people/ --collection staff --adopt
       match-server evaluate people/ --pack mine --pictures "our entrance" --reference mine.json
     """
-    from match_server.evaluating import Reference, Wanted, run
+    from match_server.commands.evaluation_run import Reference, Wanted, run
     from match_server.evaluation.report import Wish
-    from match_server.evaluation.telling import told
+    from match_server.evaluation.text_report import told
 
     if (reference is None) != (pictures is None):
         raise click.UsageError("--reference and --pictures go together")
@@ -132,8 +132,8 @@ def evaluate(
 @contextmanager
 def _services(settings: Settings, *, adopt: bool) -> "Iterator[Services]":
     """Those of a server that exists; to measure alone, without one, others that leave nothing."""
-    from match_server.importing import opened
-    from match_server.prepare import NoData, require_data
+    from match_server.process.bootstrap import NoData, require_data
+    from match_server.services.enrollment.batch_import import opened
 
     try:
         require_data(settings)

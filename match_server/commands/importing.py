@@ -7,8 +7,8 @@ from typing import Any, Literal
 import click
 from click.core import ParameterSource
 
+from match_server.commands.backup import import_server, passphrase_file
 from match_server.commands.options import data_dir, json_flag
-from match_server.commands.transfer import import_server, passphrase_file
 from match_server.settings import load_settings
 
 
@@ -89,11 +89,11 @@ def import_(
       match-server import templates.ndjson --json
       match-server import muster.export --data-dir new --erasures old/erasures.journal
     """
-    from match_server.import_command import show
-    from match_server.importing import opened, plan, run
-    from match_server.picture_folder import Naming
+    from match_server.backup.importing import is_export
+    from match_server.commands.import_output import show
     from match_server.schemas.batches import BatchQuery
-    from match_server.transfer.importing import is_export
+    from match_server.services.enrollment.batch_import import opened, plan, run
+    from match_server.services.picture_folder import Naming
 
     settings = load_settings(context.obj, **options)
     if is_export(source):

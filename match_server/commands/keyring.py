@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 
 from match_server.commands.options import answer, data_dir, json_flag
 from match_server.settings import load_settings
-from shared.envelope import Key, Keyring
+from shared.encryption import Key, Keyring
 from shared.errors import ConfigurationError
 
 _KEEP = "Keep a copy apart from the server and its backups: without it the data cannot be read."
@@ -58,7 +58,7 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
     Example:
       match-server keyring list --data-dir /var/lib/muster
     """
-    from match_server.importing import opened
+    from match_server.services.enrollment.batch_import import opened
 
     settings = load_settings(config, **options)
     ring = settings.keyring()
@@ -106,7 +106,7 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
       match-server keyring rotate --data-dir /var/lib/muster
       match-server keyring rotate --data --json
     """
-    from match_server.importing import opened
+    from match_server.services.enrollment.batch_import import opened
 
     settings = load_settings(config, **options)
     ring = settings.keyring()

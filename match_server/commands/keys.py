@@ -48,7 +48,13 @@ def create_key(
     Example:
       match-server key create --role device --device front-door --data-dir /var/lib/muster
     """
-    from match_server.prepare import NoData, is_service_installed, open_keys, prepare, require_data
+    from match_server.process.bootstrap import (
+        NoData,
+        is_service_installed,
+        open_keys,
+        prepare,
+        require_data,
+    )
     from match_server.schemas.keys import KeyCreate
 
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
@@ -89,7 +95,7 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
     Example:
       match-server key list --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_keys
+    from match_server.process.bootstrap import open_keys
     from match_server.schemas.base import Paging
 
     with open_keys(load_settings(config, **options)) as keys:
@@ -112,7 +118,7 @@ def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: An
     Example:
       match-server key revoke 0a1b2c3d4e5f --data-dir /var/lib/muster
     """
-    from match_server.prepare import open_keys
+    from match_server.process.bootstrap import open_keys
 
     with open_keys(load_settings(config, **options)) as keys:
         revoked = keys.revoke(key_id)

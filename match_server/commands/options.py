@@ -19,7 +19,7 @@ def data_dir(command: Command) -> Command:
 
     @functools.wraps(command)
     def acting(*arguments: Any, **options: Any) -> Any:
-        from match_server.services.law.chain import Actor, act_as  # a library of the server
+        from match_server.services.audit.chain import Actor, act_as  # a library of the server
 
         _, _, name = click.get_current_context().command_path.partition(" ")
         if name not in _SERVERS:

@@ -12,10 +12,10 @@ from match_server.commands.progress import progress
 from match_server.settings import load_settings
 
 if TYPE_CHECKING:  # the server's libraries are opened when they are needed
-    from match_server.faces import FaceEngine
-    from match_server.services.face_models.model_comparison import Comparison
-    from match_server.services.face_models.reembedding import Standing
-    from match_server.services.wiring import Services
+    from match_server.container import Services
+    from match_server.services.model_change.comparison import Comparison
+    from match_server.services.model_change.reembedding import Standing
+    from match_server.services.recognition.face_engine import FaceEngine
 
 _SHOWN = 20  # persons without a photo that are listed; --json lists them all
 _TRIES = 5  # templates may be enrolled between the last look and the switch
@@ -82,7 +82,7 @@ def reembed(
       match-server reembed staff --rollback
       match-server reembed staff --finish
     """
-    from match_server.importing import opened
+    from match_server.services.enrollment.batch_import import opened
 
     if sum((switch, rollback, finish)) > 1:
         raise click.UsageError("--switch, --rollback and --finish are one step each")
@@ -114,7 +114,7 @@ def reembed(
 
 def _models(services: "Services", collection: str, pack: str | None) -> "FaceEngine":
     """The models to make templates with: those of the pack, or of the change under way."""
-    from match_server.services.face_models.engines import installed_engine
+    from match_server.services.recognition.engines import installed_engine
     from models.packs.choice import DetectorChoice
 
     if pack is None:
@@ -132,7 +132,7 @@ def _prepared(
     step: Callable[[], "Standing"],
 ) -> "Standing":
     """Prepare, then take the step; again, when templates were enrolled between the two."""
-    from match_server.services.face_models.reembedding import NotPrepared
+    from match_server.services.model_change.reembedding import NotPrepared
 
     for tries_left in reversed(range(_TRIES)):
         with progress(collection) as display:

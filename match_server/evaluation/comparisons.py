@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.evaluation.grid import BINS, bins_of
+from match_server.calibration.grid import BINS, bins_of
 
 MAX_GROUPS = 64
 """Persons are resampled in at most so many groups: their pairs are counted one by one."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.faces import FaceEngine
-from match_server.picture_folder import printable_name
 from match_server.schemas.collections import GateName
+from match_server.services.picture_folder import printable_name
+from match_server.services.recognition.face_engine import FaceEngine
 from models.types import Face
 from shared.errors import (
     ConfigurationError,

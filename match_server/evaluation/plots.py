@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.evaluation.calibration import Calibration, fmr_for_fpir
+from match_server.calibration.calibration import Calibration, fmr_for_fpir
 from match_server.schemas.calibrations import CalibrationFile
 from shared.errors import ConfigurationError
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from match_server.calibration.grid import BINS, at_least, bins_of, centres, edges
 from match_server.evaluation.comparisons import Comparisons
-from match_server.evaluation.grid import BINS, at_least, bins_of, centres, edges
 
 REPLICATES = 1000
 _CONFIDENCE = 0.95

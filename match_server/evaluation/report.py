@@ -4,16 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from match_server.evaluation.calibration import (
-    Calibration,
-    fmr_for_fpir,
-    fpir_for_fmr,
-    limits_of,
-)
+from match_server.calibration.calibration import Calibration, fmr_for_fpir, fpir_for_fmr, limits_of
+from match_server.calibration.grid import STEP
 from match_server.evaluation.comparisons import Comparisons, Pair
 from match_server.evaluation.folder import ReadFolder
-from match_server.evaluation.grid import STEP
-from match_server.evaluation.measured import Measured
+from match_server.evaluation.measurement import Measured
 from match_server.evaluation.slices import FPIR, Slice, slices_of
 from match_server.schemas.base import ApiModel
 from match_server.schemas.calibrations import CalibrationData, EstimateView

@@ -4,9 +4,9 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from match_server.services.boxes.message_keys import MessageKeys
-from shared.message_keys import PROPERTY, MessageKey, signature_of
-from shared.topics import DeviceTopics
+from match_server.services.devices.message_keys import MessageKeys
+from shared.wire.message_keys import PROPERTY, MessageKey, signature_of
+from shared.wire.topics import DeviceTopics
 
 
 def signer(keys: MessageKeys, topics: DeviceTopics, message: mqtt.MQTTMessage) -> MessageKey | None:

@@ -4,10 +4,10 @@ import logging
 
 from pydantic import ValidationError
 
-from match_server.mqtt.consumer import Listening
-from match_server.services.seen.presence import Presence
-from shared.messages import TrackMessage
-from shared.topics import DeviceTopics
+from match_server.mqtt.intake import Listening
+from match_server.services.presence import Presence
+from shared.wire.messages import TrackMessage
+from shared.wire.topics import DeviceTopics
 
 log = logging.getLogger(__name__)
 

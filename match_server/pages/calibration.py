@@ -4,11 +4,11 @@ from flask import Blueprint, Request, make_response, redirect, render_template, 
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
-from match_server.evaluation.calibration import Calibration, fmr_for_fpir
+from match_server.calibration.calibration import Calibration, fmr_for_fpir
+from match_server.container import Services
 from match_server.pages.charts import HEIGHT, WIDTH, charts_of
 from match_server.schemas.base import Paging
 from match_server.schemas.collections import CollectionQuery, CollectionView
-from match_server.services.wiring import Services
 from shared.errors import NotFound
 
 _HISTORY = 20

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
-from match_server.evaluation.calibration import Calibration, fmr_for_fpir, fpir_for_fmr
+from match_server.calibration.calibration import Calibration, fmr_for_fpir, fpir_for_fmr
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.schemas.collections import OperatingPointView
 

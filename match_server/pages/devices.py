@@ -12,12 +12,12 @@ from werkzeug.wrappers import Response as AnyResponse
 from match_server.api.auth import Gatekeeper
 from match_server.api.backlog import server_address
 from match_server.api.errors import status_of
+from match_server.container import Services
 from match_server.schemas.devices import DeviceDetail, DeviceQuery, LedgerQuery
-from match_server.services.law.chain import Actor, act_as
-from match_server.services.law.keys import Permission
-from match_server.services.wiring import Services
+from match_server.services.audit.chain import Actor, act_as
+from match_server.services.auth.keys import Permission
+from shared.enrollment_code import Invitation, plain_code
 from shared.errors import Conflict, MusterError, NotFound
-from shared.invitations import Invitation, plain_code
 
 _SHOWN = 50  # boxes on one page
 _LEDGER_DAYS = 7

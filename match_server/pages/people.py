@@ -11,15 +11,15 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import EDITING_COOKIE, EDITING_S, Gatekeeper
 from match_server.api.errors import status_of
-from match_server.api.requests import validated
+from match_server.api.parsing import validated
+from match_server.container import Services
 from match_server.pages.cookies import give_cookie, take_cookie
-from match_server.pages.words import in_words
+from match_server.pages.filters import in_words
 from match_server.schemas.base import Paging
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.events import EventQuery
 from match_server.schemas.persons import PersonQuery
-from match_server.services.people.advice import advice
-from match_server.services.wiring import Services
+from match_server.services.enrollment.advice import advice
 from shared.errors import Forbidden, RateLimited, Unauthenticated
 
 _SHOWN = 60

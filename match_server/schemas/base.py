@@ -24,7 +24,7 @@ from pydantic import (
 
 from shared.clock import rfc3339, sensible
 from shared.ids import NAME_PATTERN
-from shared.template import MAX_DIMENSION
+from shared.wire.template import MAX_DIMENSION
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from match_server.schemas.base import ApiModel, Metadata, Moment, Name, Paging
-from shared.fleet import HealthMessage, ReportedConfig
+from shared.wire.device import HealthMessage, ReportedConfig
 
 ConfigState = Literal["none", "waiting", "applied", "refused", "rolled_back", "trying"]
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from match_server.schemas.base import ApiModel, Decision, Moment, Name, Paging
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
-from shared.messages import ProbeReceipt
-from shared.quality import Quality
+from shared.wire.messages import ProbeReceipt
+from shared.wire.quality import Quality
 
 
 class LocalView(ApiModel):

@@ -19,7 +19,7 @@ from match_server.schemas.base import (
     Written,
 )
 from match_server.schemas.selection import Conditions
-from shared.quality import Pose, Quality
+from shared.wire.quality import Pose, Quality
 
 GroupIds = Annotated[
     tuple[Name, ...],

@@ -20,7 +20,7 @@ from match_server.schemas.base import (
 from match_server.schemas.collections import GateName
 from match_server.schemas.persons import Detection, GroupIds, PersonName
 from match_server.schemas.selection import Conditions, Names
-from shared.quality import Pose, Quality
+from shared.wire.quality import Pose, Quality
 
 UNCALIBRATED = (
     "The probability that both are the same person, 0 to 1, from the calibration that the "

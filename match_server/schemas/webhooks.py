@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from match_server.schemas.base import ApiModel, Decision, Moment, Name
-from match_server.telling.addresses import web_address
+from match_server.services.webhooks.addresses import web_address
 
 
 def _callable(url: str) -> str:

@@ -8,9 +8,9 @@ from typing import Final
 
 from sqlalchemy import bindparam, func, select
 
-from match_server.database import Database
-from match_server.services.changes import position
-from match_server.tables import Change
+from match_server.db.database import Database
+from match_server.db.tables import Change
+from match_server.services.change_feed import position
 from shared.errors import MusterError
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from match_server.database import Connections
+from match_server.db.database import Connections
 from shared.files import reserve
 
 if TYPE_CHECKING:

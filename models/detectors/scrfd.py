@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.detectors.base import suppress, with_area
-from models.inputs import InputSpec, Layout
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec, Layout
 from models.types import BgrImage, Detections
 
 _STRIDES = (8, 16, 32)

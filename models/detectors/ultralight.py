@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from models.detectors.base import suppress, with_area
-from models.inputs import InputSpec, Layout
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec, Layout
 from models.types import BgrImage, Detections
 
 

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.inputs import InputSpec, Layout
 from models.occlusion.regions import CELLS, region_weights, shares
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec, Layout
 
 WEIGHTS = Path(__file__).with_name("occlusion.onnx")
-"""Ours, made by `models.training.occlusion`, and so the only weights that are committed."""
+"""Ours, made by `tools.occlusion.train`, and so the only weights that are committed."""
 
 INPUT = InputSpec(width=56, height=56, colour="gray", mean=127.5, divisor=64.0)
 

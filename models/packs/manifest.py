@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.inputs import InputSpec
+from models.preprocessing import InputSpec
 from shared.errors import PackError
 from shared.ids import NAME_PATTERN
 

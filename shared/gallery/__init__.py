@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from shared.gallery.contract import Candidates, Gallery
-from shared.gallery.directory import Directory
-from shared.gallery.engine import MissingChanges, SegmentedGallery
+from shared.gallery.api import Candidates, Gallery
+from shared.gallery.codebook import CodeBook
+from shared.gallery.disk_index import SharedGallery
 from shared.gallery.kernels import best_kernel, usable_processors
-from shared.gallery.quantise import CodeBook
-from shared.gallery.scans import Kernel
-from shared.gallery.shared_gallery import SharedGallery
+from shared.gallery.manifest import Directory
+from shared.gallery.memory_index import MissingChanges, SegmentedGallery
+from shared.gallery.scan import Kernel
 
 __all__ = [
     "Candidates",

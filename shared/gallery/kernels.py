@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigurationError
-from shared.gallery.plain import PlainKernel
-from shared.gallery.quantise import CodeBook
-from shared.gallery.scans import Ask, Kernel, Ranked
-from shared.gallery.shelf import Shelf, View
+from shared.gallery.codebook import CodeBook
+from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.scan import Ask, Kernel, Ranked
+from shared.gallery.segment import Shelf, View
 
 _log = logging.getLogger(__name__)
 

@@ -1,242 +1,105 @@
-"""A segment: templates in one immutable file, laid out so that a scan can read it in place.
+"""A shelf: some templates with their codes, laid out as the kernel reads them."""
 
-A page of header (JSON, which the manifest knows by its digest), then sections that begin at pages,
-in the order in which a search wants them. The header holds a digest of each section.
-"""
-
-import hashlib
-import mmap
-import os
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
-from typing import BinaryIO
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from numpy.typing import NDArray
 
-from shared.errors import MusterError
-from shared.files import reserve
-from shared.gallery.quantise import CodeBook
-from shared.gallery.shelf import GROUP, Planes, Shelf
+from shared.gallery.codebook import CodeBook
 
-FORMAT = 1
-_MAGIC = b"MUSTERG1"
-_PAGE = 4096
-_MOST_GROUPS = (2**31 - 1) // GROUP  # that the kernel takes
+GROUP = 16
+"""Templates whose codes are interleaved, so that a scan never sums across lanes."""
 
 
-class DamagedSegments(MusterError):
-    """The files of a gallery are incomplete, changed, or not of this gallery: rebuild it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Planes:
+    """Codes of `16 * groups` places. Layout of high and mid: kernel/flavour.h."""
 
-    code = "damaged_segments"
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    offset: int = Field(ge=0)
-    bytes: int = Field(ge=0)
-    digest: str
+    high: NDArray[np.uint8]  # (groups, width / 16, 64): first two bits of each coordinate
+    mid: NDArray[np.uint8]  # (groups, width / 16, 64): the next two
+    low: NDArray[np.uint8]  # (16 * groups, width / 2): four bits of correction
+    errors: NDArray[np.uint16]  # (3, 16 * groups): what 2, 4, 8 bits leave out, in 2^-15
 
 
-class _Header(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    format: int
-    book: str
-    count: int = Field(ge=0)
-    groups: int = Field(ge=0, le=_MOST_GROUPS)
-    sections: dict[str, _Section]
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Shelf:
+    """Templates at places 0 to count - 1; what lies beyond is room.
 
-    def fits(self, layout: "_Layout") -> bool:
-        """Whether the counts and sections are those of a file with this layout."""
-        expected = {
-            name: (offset, _section_bytes(shape, dtype))
-            for name, (offset, shape, dtype) in layout.items()
-        }
-        told = {name: (one.offset, one.bytes) for name, one in self.sections.items()}
-        return told == expected and self.groups == -(-self.count // GROUP)
-
-
-def write_segment(
-    path: Path, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
-) -> str:
-    """Have `fill` make a shelf in a new file; answers the header's digest.
-
-    The file has its name only once all of it is on the disk; until then it ends in `.new`. Raises
-    OSError where the disk has no room for it, before anything is written; then it is gone again.
+    Places below count are never written again, so any number of searches may read them.
     """
-    unfinished = path.with_name(path.name + ".new")
-    try:
-        with unfinished.open("xb+") as file:
-            digest = _fill(file, path.name, book, fill)
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    except OSError:
-        with suppress(OSError):  # a disk that is full needs the room
-            unfinished.unlink()
-        raise
-    fsync_directory(path.parent)
-    return digest
+
+    planes: Planes
+    rows: NDArray[np.float16]  # (16 * groups, dimension): the templates as stored
+    ids: NDArray[np.uint64]  # (16 * groups,)
+    count: int
+    order: NDArray[np.uint32] | None  # places by ascending id, (0,) in a tail; None: sorted
+    seqs: NDArray[np.uint64] | None = None  # (count,) change that brought each; None: all sealed
+    name: str | None = None  # of the segment file
+
+    @property
+    def groups(self) -> int:
+        return int(self.planes.high.shape[0])
 
 
-def _fill(
-    file: BinaryIO, name: str, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
-) -> str:
-    made: list[mmap.mmap] = []
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A shelf and which of its templates are alive, at one moment."""
 
-    def new_shelf(count: int) -> Shelf:
-        layout = _layout(book, -(-count // GROUP))
-        reserve(file.fileno(), _file_bytes(layout))
-        made.append(mmap.mmap(file.fileno(), 0))
-        return _shelf(made[0], layout, count, name)
+    shelf: Shelf
+    alive: NDArray[np.uint16]  # (groups,) one bit a template
+    live: int  # number of bits set
 
-    digest = _write_header(made, book, fill(new_shelf))
-    made[0].flush()
-    return digest
+    def live_places(self) -> NDArray[np.int64]:
+        return np.flatnonzero(np.unpackbits(self.alive.view(np.uint8), bitorder="little"))
 
+    def without(self, places: NDArray[np.int64]) -> "View":
+        """This view with these (distinct, alive) places dead."""
+        alive = self.alive.copy()
+        bits = np.left_shift(1, places & 15).astype(np.uint16)
+        np.bitwise_and.at(alive, places >> 4, ~bits)
+        return View(self.shelf, alive, self.live - places.shape[0])
 
-def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
-    """The segment as a shelf. Only its header is read. Raises DamagedSegments."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise DamagedSegments(f"{path} is missing") from error
-    with file:
-        text = _header_text(file, path)
-        if digest_of(text) != digest:
-            raise DamagedSegments(f"{path} is not the segment that the manifest names")
-        header = _parsed(path, text)
-        if header.format != FORMAT or header.book != book_digest(book):
-            raise DamagedSegments(f"{path} is of another format, dimension or code book")
-        layout = _layout(book, header.groups)
-        if not header.fits(layout):
-            raise DamagedSegments(f"{path} has a header whose counts do not fit together")
-        if os.fstat(file.fileno()).st_size != _file_bytes(layout):
-            raise DamagedSegments(f"{path} is cut short")
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    rows = layout["rows"][0]
-    if hasattr(mmap, "MADV_RANDOM"):  # a few rows of survivors: do not read their neighbours
-        buffer.madvise(mmap.MADV_RANDOM, rows, len(buffer) - rows)
-        buffer.madvise(mmap.MADV_WILLNEED, 0, rows)
-    return _shelf(buffer, layout, header.count, path.name)
+    def is_alive(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For each place (-1: no place) whether it holds a live template."""
+        alive: NDArray[np.bool_] = (places >= 0) & (
+            (self.alive[places >> 4] >> (places & 15).astype(np.uint16)) & 1 == 1
+        )
+        return alive
+
+    def only(self, chosen: NDArray[np.uint16]) -> "View":
+        """This view restricted to the places whose bits are set."""
+        alive = self.alive & chosen
+        return View(self.shelf, alive, number_of_bits(alive))
 
 
-def verify_segment(path: Path, keep_on: Callable[[], bool]) -> None:
-    """Read all of a segment and compare its digests. Raises DamagedSegments, FileNotFoundError.
-
-    Stops early, saying nothing, when `keep_on` answers False.
-    """
-    with path.open("rb") as file:
-        header = _parsed(path, _header_text(file, path))
-        for name, section in header.sections.items():
-            file.seek(section.offset)
-            state, left = hashlib.blake2b(digest_size=16), section.bytes
-            while left and keep_on() and (part := file.read(min(left, 1 << 20))):
-                state.update(part)
-                left -= len(part)
-            if not keep_on():
-                return
-            if state.hexdigest() != section.digest:
-                raise DamagedSegments(f"{path}: section {name!r} has changed")
+def number_of_bits(words: NDArray[np.uint16]) -> int:
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        return int(np.bitwise_count(words).sum())
+    return int(np.unpackbits(words.view(np.uint8)).sum())
 
 
-def book_digest(book: CodeBook) -> str:
-    """Names everything that codes depend on."""
-    parts = [np.array(part).tobytes() for part in book.packed]
-    return digest_of(b"".join(parts))
+def bits_of(chosen: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """One bit for each place, 16 to a word."""
+    return np.packbits(chosen, bitorder="little").view("<u2").astype(np.uint16, copy=False)
 
 
-_Layout = dict[str, tuple[int, tuple[int, ...], DTypeLike]]
-
-
-def _layout(book: CodeBook, groups: int) -> _Layout:
-    """Offset, shape and type of each section, in the order in which a scan wants them."""
+def new_shelf(book: CodeBook, capacity: int) -> Shelf:
+    """An empty shelf in memory. Pages that nothing is written to cost nothing."""
+    groups = -(-capacity // GROUP)
     places = GROUP * groups
-    shapes: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
-        "high": ((groups, book.width // 16, 64), np.uint8),
-        "mid": ((groups, book.width // 16, 64), np.uint8),
-        "errors": ((3, places), np.uint16),
-        "ids": ((places,), np.uint64),
-        "low": ((places, book.width // 2), np.uint8),
-        "rows": ((places, book.dimension), np.float16),
-    }
-    layout: _Layout = {}
-    offset = _PAGE
-    for name, (shape, dtype) in shapes.items():
-        layout[name] = offset, shape, dtype
-        offset += -(-_section_bytes(shape, dtype) // _PAGE) * _PAGE
-    return layout
-
-
-def _section_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
-
-
-def _file_bytes(layout: _Layout) -> int:
-    offset, shape, dtype = layout["rows"]
-    return offset + -(-_section_bytes(shape, dtype) // _PAGE) * _PAGE
-
-
-def _shelf(buffer: mmap.mmap, layout: _Layout, count: int, name: str) -> Shelf:
-    def section(key: str) -> NDArray[np.generic]:
-        offset, shape, dtype = layout[key]
-        size = int(np.prod(shape))
-        return np.frombuffer(buffer, dtype=dtype, count=size, offset=offset).reshape(shape)
-
+    lines = (groups, book.width // 16, 64)
     planes = Planes(
-        section("high").view(np.uint8),
-        section("mid").view(np.uint8),
-        section("low").view(np.uint8),
-        section("errors").view(np.uint16),
+        np.zeros(lines, dtype=np.uint8),
+        np.zeros(lines, dtype=np.uint8),
+        np.zeros((places, book.width // 2), dtype=np.uint8),
+        np.zeros((3, places), dtype=np.uint16),
     )
-    rows, ids = section("rows").view(np.float16), section("ids").view(np.uint64)
-    return Shelf(planes, rows, ids, count, order=None, name=name)
+    rows = np.zeros((places, book.dimension), dtype=np.float16)
+    return Shelf(planes, rows, np.zeros(places, dtype=np.uint64), 0, np.empty(0, dtype=np.uint32))
 
 
-def _write_header(made: list[mmap.mmap], book: CodeBook, shelf: Shelf) -> str:
-    """Write the header of a segment that is filled; answers its digest."""
-    sections = {}
-    for key, (offset, shape, dtype) in _layout(book, shelf.groups).items():
-        size = _section_bytes(shape, dtype)
-        with memoryview(made[0]) as whole, whole[offset : offset + size] as part:
-            sections[key] = _Section(offset=offset, bytes=size, digest=digest_of(part))
-    header = _Header(
-        format=FORMAT,
-        book=book_digest(book),
-        count=shelf.count,
-        groups=shelf.groups,
-        sections=sections,
-    )
-    text = header.model_dump_json().encode()
-    page = _MAGIC + len(text).to_bytes(4, "little") + text
-    made[0][: len(page)] = page
-    return digest_of(text)
-
-
-def _header_text(file: BinaryIO, path: Path) -> bytes:
-    page = file.read(_PAGE)
-    size = int.from_bytes(page[8:12], "little")
-    if page[:8] != _MAGIC or size > _PAGE - 12:
-        raise DamagedSegments(f"{path} is not a segment")
-    return page[12 : 12 + size]
-
-
-def _parsed(path: Path, text: bytes) -> _Header:
-    try:
-        return _Header.model_validate_json(text)
-    except ValidationError as error:
-        raise DamagedSegments(f"{path} has a damaged header") from error
-
-
-def digest_of(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def fsync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def full_view(shelf: Shelf) -> View:
+    """Everything on the shelf alive."""
+    chosen = np.zeros(GROUP * shelf.groups, dtype=np.bool_)
+    chosen[: shelf.count] = True
+    return View(shelf, bits_of(chosen), shelf.count)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from shared.envelope import Key
+from shared.encryption import Key
 from tests.match_server.serving import key, started, stopped
 
 # Left out: `positive_data_acceptance` (rules between fields, and whether a picture shows a face,

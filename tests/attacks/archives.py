@@ -15,13 +15,13 @@ from typing import Any, Final
 
 from sqlalchemy import update
 
-from match_server.database import Database
-from match_server.prepare import make_data_folder, prepare
+from match_server.backup.container import Reader, Record, Writer
+from match_server.backup.exporting import export
+from match_server.backup.importing import restore
+from match_server.db.database import Database
+from match_server.db.tables import AuditHead, Event, Image, Storage, Table
+from match_server.process.bootstrap import make_data_folder, prepare
 from match_server.settings import Settings
-from match_server.tables import AuditHead, Event, Image, Storage, Table
-from match_server.transfer.container import Reader, Record, Writer
-from match_server.transfer.exporting import export
-from match_server.transfer.importing import restore
 from shared.clock import SystemClock
 from shared.errors import MusterError
 from tests.match_server.every_table import ROWS, fill

@@ -27,24 +27,24 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import select
 
-from match_server.cli import main
-from match_server.commands.transfer import import_server
-from match_server.database import Database
-from match_server.importing import opened, plan
-from match_server.importing import run as enroll
-from match_server.migrations import current_revision, head_revision, known_revisions, migrate
-from match_server.prepare import prepare
+from match_server.backup.exporting import export
+from match_server.commands.backup import import_server
+from match_server.commands.cli import main
+from match_server.container import Services
+from match_server.db.database import Database
+from match_server.db.migrations import current_revision, head_revision, known_revisions, migrate
+from match_server.db.tables import Collection, Image, Person, Template
+from match_server.process.bootstrap import prepare
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
-from match_server.services.law.journal import FILE as JOURNAL
-from match_server.services.law.orphans import Orphans
-from match_server.services.storing import rotation
-from match_server.services.wiring import Services
+from match_server.services.encryption import key_rotation
+from match_server.services.enrollment.batch_import import opened, plan
+from match_server.services.enrollment.batch_import import run as enroll
+from match_server.services.privacy.erasure_journal import FILE as JOURNAL
+from match_server.services.privacy.orphan_files import Orphans
 from match_server.settings import Settings
-from match_server.tables import Collection, Image, Person, Template
-from match_server.transfer.exporting import export
 from shared.clock import SystemClock
-from shared.envelope import Key
+from shared.encryption import Key
 from shared.errors import Conflict
 from shared.ids import new_id
 from tests.match_server.every_table import contents, fill, tables_of
@@ -256,7 +256,7 @@ def _files(services: Services) -> int:
 
 
 def _rotate(folder: Path) -> None:
-    rotation._ROWS, rotation._FILES = 7, 2  # type: ignore[misc]
+    key_rotation._ROWS, key_rotation._FILES = 7, 2  # type: ignore[misc]
     os.environ["MUSTER_ENCRYPTION_KEY_FILE"] = str(folder / "master.keys")
     words = ["keyring", "rotate", "--data", "--json", "--data-dir", str(folder / "server")]
     main(words, standalone_mode=False)

@@ -24,16 +24,16 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import broker, find_broker
-from match_server.faces import FaceEngine
-from match_server.ingest import Consumer, broker_of, listenings
-from match_server.mqtt.devices import DeviceDesk
-from match_server.prepare import prepare
+from match_server.container import Services, build_services
+from match_server.mqtt.device_reports import DeviceDesk
+from match_server.process.bootstrap import prepare
+from match_server.process.ingest import Consumer, broker_of, listenings
 from match_server.schemas.devices import DeviceQuery, LedgerQuery
 from match_server.schemas.events import EventQuery
-from match_server.services.wiring import Services, build_services
+from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings
 from shared.ids import new_id
-from shared.topics import DeviceTopics
+from shared.wire.topics import DeviceTopics
 
 MODEL = "attack-512@1"
 ATTACKER = DeviceTopics("home", "attacker")

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from models.picture import PictureLimits, read_picture
+from models.images.decoding import PictureLimits, read_picture
 from shared.errors import MalformedInput, TooLarge, UnsupportedMedia
 
 _LIMITS: Final = PictureLimits(max_pixels=4_000_000)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import segno
 
-from edge_agent.fleet.enrolling import invitation_shown
+from edge_agent.fleet.enrollment import invitation_shown
+from shared.enrollment_code import Invitation
 from shared.errors import MalformedInput
-from shared.invitations import Invitation
 
 REAL = Invitation("https://muster.example:8480", "ABCD1234", "0" * 64)
 _SHOWN = 12  # odd pictures before the real one

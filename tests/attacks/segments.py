@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.errors import MusterError
 from shared.gallery import SharedGallery, open_gallery
-from shared.gallery.segment import digest_of
+from shared.gallery.segment_file import digest_of
 
 DIMENSION: Final = 32
 COUNT: Final = 100

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from edge_agent.capture.pictures import decode_jpeg
-from models import picture as picture_module
-from models.picture import read_picture
-from models.picture_child import PictureChild
+from edge_agent.capture.jpeg_decoding import decode_jpeg
+from models.images import decoding as picture_module
+from models.images.decoder_process import PictureChild
+from models.images.decoding import read_picture
 from shared.errors import MalformedInput, TooLarge, UnreadablePicture
 from tests.attacks.pictures import BOMBS, ODDITIES, bmp_of_runs, encoded
 

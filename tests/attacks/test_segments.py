@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.feed import FeedTemplates
 from shared.gallery.kernels import compiled_kernels
+from shared.wire.change_feed import FeedTemplates
 from tests.attacks.segments import COUNT, sound_gallery, tried, with_header, with_manifest
 
 _CRASHES = """

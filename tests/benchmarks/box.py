@@ -18,8 +18,8 @@ import click
 import numpy as np
 import psutil
 
-from shared.memory import find_trim
-from shared.template import Template
+from shared.malloc_trim import find_trim
+from shared.wire.template import Template
 from tests.benchmarks.machine import machine_facts, pin_to_one_core
 from tests.benchmarks.tables import Row, median, milliseconds, p95, print_facts, print_table
 
@@ -42,10 +42,10 @@ def main(n: int, as_box: Path | None) -> None:
 
 
 def _measure(folder: Path, n: int) -> list[Row]:
-    from match_server.prepare import prepare
+    from match_server.container import build_services
+    from match_server.process.bootstrap import prepare
     from match_server.schemas.feed import GalleriesPut, Granted
     from match_server.schemas.keys import KeyCreate
-    from match_server.services.wiring import build_services
     from match_server.settings import Settings
     from tests.benchmarks.server import enrolled, served
 
@@ -90,12 +90,12 @@ def _as_box(folder: Path, key: str, title: str) -> Row:
 
 def _box(plan: dict[str, object]) -> Row:
     """What one start of a box costs; everything is counted that a box without it would not have."""
-    from edge_agent.settings import settings_of
+    from edge_agent.config.settings import settings_of
 
     pin_to_one_core()
     trim = find_trim()
     before = _resident_mib()
-    from edge_agent.gallery.galleries import Galleries
+    from edge_agent.gallery.manager import Galleries
 
     settings = settings_of(
         {

@@ -21,10 +21,10 @@ import psutil
 import requests
 from numpy.typing import NDArray
 
-from match_server.prepare import prepare
+from match_server.container import build_services
+from match_server.process.bootstrap import prepare
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.keys import KeyCreate
-from match_server.services.wiring import build_services
 from match_server.settings import Settings
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.server import served
@@ -88,7 +88,7 @@ def _write(file: Path, n: int, model_id: str) -> NDArray[np.float16]:
 
 
 def _by_command(settings: Settings, file: Path, n: int) -> Row:
-    command = [sys.executable, "-c", "from match_server.cli import main; main()", "import"]
+    command = [sys.executable, "-c", "from match_server.commands.cli import main; main()", "import"]
     started_s = time.perf_counter()
     process = subprocess.Popen(
         [*command, str(file), "--json", "--data-dir", str(settings.data_dir)],

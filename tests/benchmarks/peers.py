@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from models.analysis import FaceModels, open_models
+from models.face_models import FaceModels, open_models
 from models.samples import sample_path
 from models.types import BgrImage
 from tests.benchmarks.films import film_frames

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from sqlalchemy import insert
 
 from match_server.app import create_app
-from match_server.prepare import page_secret, prepare
+from match_server.container import Services, build_services
+from match_server.db.tables import Person, Template
+from match_server.process.bootstrap import page_secret, prepare
 from match_server.schemas.keys import KeyCreate
-from match_server.services.changes import record
-from match_server.services.lookup import collection_named
-from match_server.services.wiring import Services, build_services
+from match_server.services.change_feed import record
+from match_server.services.lookups import collection_named
 from match_server.settings import Settings
-from match_server.tables import Person, Template
 from models.samples import sample_path
 from shared.clock import rfc3339
 from shared.ids import new_id
@@ -286,7 +286,7 @@ def _call(app: Callable[..., Any], load: Load, key: str, number: int) -> None:
 @contextlib.contextmanager
 def served(settings: Settings, *, ready: bool = True) -> Iterator[tuple[psutil.Process, int]]:
     """A real server over the data folder, `ready` or just started; its log goes to a file there."""
-    command = [sys.executable, "-c", "from match_server.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", "from match_server.commands.cli import main; main()", "serve"]
     options = ["--port", "0", "--workers", str(settings.workers)]
     options += ["--threads", str(settings.threads), "--data-dir", str(settings.data_dir)]
     with (settings.data_dir / "log").open("wb") as log:

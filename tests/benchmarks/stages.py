@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.analysis import FaceModels, open_models
+from models.face_models import FaceModels, open_models
+from models.onnx_session import Session
 from models.packs.store import require
-from models.session import Session
 from models.types import BgrImage, Detections
 from tests.benchmarks.films import film_frames
 from tests.benchmarks.tables import Row, interleaved, median, p95, print_table

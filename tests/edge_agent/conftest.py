@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from demo.processes import find_broker, free_port
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
 
 from .far_ends import Broker, FarEnd, HttpFarEnd, MqttFarEnd
 from .made_probes import DEVICE, make_probe

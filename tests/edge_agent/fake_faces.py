@@ -12,12 +12,12 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.capture.feed import Frame
-from edge_agent.probes import Probe
-from models.quality import DOORWAY, Gate
+from edge_agent.capture.camera import Frame
+from edge_agent.vision.probe import Probe
+from models.quality.quality import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
-from shared.quality import Pose, Quality, QualityFactor
-from shared.template import Template
+from shared.wire.quality import Pose, Quality, QualityFactor
+from shared.wire.template import Template
 
 FPS = 25.0
 SIZE = (640, 360)

@@ -15,11 +15,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.publishers.mqtt import MqttLogin, MqttTransport
-from edge_agent.publishers.transport import Transport
-from shared.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, TrackMessage
-from shared.topics import DeviceTopics
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+from edge_agent.delivery.transport import Transport
+from shared.wire.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, TrackMessage
+from shared.wire.topics import DeviceTopics
 
 KEY = "the-key-of-this-box"
 SITE = "lab"

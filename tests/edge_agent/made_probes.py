@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from edge_agent.probes import Probe
+from edge_agent.vision.probe import Probe
 from shared.ids import new_id
-from shared.quality import Quality
-from shared.template import Template, unit_rows
+from shared.wire.quality import Quality
+from shared.wire.template import Template, unit_rows
 
 DEVICE = "box-1"
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

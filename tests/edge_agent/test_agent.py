@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from demo.processes import free_port
-from edge_agent.outbox import Outbox
-from edge_agent.settings import load_settings
-from shared.messages import ProbeMessage
+from edge_agent.config.settings import load_settings
+from edge_agent.outbox.outbox import Outbox
+from shared.wire.messages import ProbeMessage
 
 from .far_ends import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd
 from .films import Actor, shrunk, write_film
 
-COMMAND = [sys.executable, "-m", "edge_agent.cli"]
+COMMAND = [sys.executable, "-m", "edge_agent.cli.main"]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def once(
 
 
 def cosine(first: ProbeMessage, second: ProbeMessage) -> float:
-    from shared.template import decode_template
+    from shared.wire.template import decode_template
 
     one, other = (decode_template(probe.template, probe.model_id) for probe in (first, second))
     return float(one.vector @ other.vector)
@@ -106,7 +106,7 @@ def test_the_man_in_the_car_is_one_track_and_a_probe_or_two(
 def test_three_people_in_one_film_are_three_tracks_that_are_never_mixed_up(
     server: HttpFarEnd, lobby: Path, tmp_path: Path
 ) -> None:
-    from models.analysis import open_models
+    from models.face_models import open_models
     from models.samples import sample_path
 
     status, report, log = once(lobby, "--server", server.url, state=tmp_path)
@@ -127,7 +127,7 @@ def test_three_people_in_one_film_are_three_tracks_that_are_never_mixed_up(
         if template is None:
             raise RuntimeError(f"{name} gives no template")
         people.append(template.vector)
-    from shared.template import decode_template
+    from shared.wire.template import decode_template
 
     found = set()
     for probes in tracks.values():

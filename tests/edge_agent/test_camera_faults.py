@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import Source, open_source
-from edge_agent.capture.streams import Asked, open_usb_camera
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.opencv_source import Asked, open_usb_camera
+from edge_agent.capture.source import Source, open_source
 from shared.errors import SourceError
 
 WIDTH, HEIGHT = 128, 48

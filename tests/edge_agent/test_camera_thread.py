@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edge_agent.agent import CameraThread
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.watching.detection import DetectionRules
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.vision.face_search import DetectionRules
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
 from models.types import BgrImage, Detections
 
 from .fake_faces import FakeFaces, Sink

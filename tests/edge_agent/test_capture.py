@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.capture.feed import Feed, Frame, Manner
-from edge_agent.capture.sources import is_live, open_source, read
-from edge_agent.capture.streams import Asked
+from edge_agent.capture.camera import Feed, Frame, Manner
+from edge_agent.capture.opencv_source import Asked
+from edge_agent.capture.source import is_live, open_source, read
 from models.types import BgrImage
 from shared.errors import SourceError
 

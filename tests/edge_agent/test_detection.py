@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.capture.feed import Frame
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.watching.detection import DetectionRules, Lookout
-from edge_agent.watching.knobs import Knobs
-from edge_agent.watching.motion import MotionWatch
+from edge_agent.capture.camera import Frame
+from edge_agent.vision.face_search import DetectionRules, Lookout
+from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.motion import MotionWatch
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
 from models.types import BgrImage, Detections
 
 from .fake_faces import FakeFaces, Sink, Someone, frame_of

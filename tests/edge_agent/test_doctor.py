@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from demo.processes import free_port
-from edge_agent.doctor import Finding, examine
-from edge_agent.settings import AgentSettings, settings_of
+from edge_agent.config.settings import AgentSettings, settings_of
+from edge_agent.diagnostics.doctor import Finding, examine
 
 from .far_ends import KEY, Broker, HttpFarEnd
 

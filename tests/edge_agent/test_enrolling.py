@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from edge_agent.cli import main
-from edge_agent.fleet.enrolling import enroll, invitation_shown
-from edge_agent.settings import load_settings
+from edge_agent.cli.main import main
+from edge_agent.config.settings import load_settings
+from edge_agent.fleet.enrollment import enroll, invitation_shown
+from shared.enrollment_code import Invitation
 from shared.errors import (
     ConfigurationError,
     MalformedInput,
@@ -34,7 +35,6 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shared.invitations import Invitation
 from tests.attacks import qr
 
 CODE = "ABCD1234"
@@ -253,7 +253,7 @@ def test_root_enrolls_for_the_user_to_whom_the_state_belongs(
 def test_without_the_agents_libraries_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "edge_agent.fleet.enrolling")
+    monkeypatch.delitem(sys.modules, "edge_agent.fleet.enrollment")
     monkeypatch.setitem(sys.modules, "tomlkit", None)  # so that its import fails
     words = ["enroll-device", "--server", "http://127.0.0.1:9", CODE]
     done = CliRunner().invoke(main, [*words, "--config", str(tmp_path / "agent.toml")])

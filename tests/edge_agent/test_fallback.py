@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 
 from demo.processes import free_port
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.fallback import FallbackTransport
-from edge_agent.publishers.mqtt import MqttTransport
-from shared.topics import DeviceTopics
+from edge_agent.delivery.fallback import FallbackTransport
+from edge_agent.delivery.mqtt import MqttTransport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
+from shared.wire.topics import DeviceTopics
 
 from .far_ends import SITE, Broker, HttpFarEnd, MqttFarEnd
 from .made_probes import DEVICE

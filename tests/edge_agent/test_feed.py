@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import Source, open_source
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.source import Source, open_source
 from edge_agent.capture.stall import StallLimit
 from models.types import BgrImage
 from shared.clock import SystemClock

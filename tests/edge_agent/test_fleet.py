@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_agent.config.fleet import FleetSettings
 from edge_agent.fleet.clock_offset import ClockOffset
-from edge_agent.fleet.configuration import Configurations, laid_over, write_durably
-from edge_agent.fleet.links import tell
-from edge_agent.fleet.sensors import MachineSensors
-from edge_agent.fleet.settings import FleetSettings
-from edge_agent.fleet.shedding import Shedder, Strain
-from edge_agent.fleet.trial import problem_of
-from edge_agent.watching.knobs import Knobs
+from edge_agent.fleet.config_dry_run import problem_of
+from edge_agent.fleet.hardware import MachineSensors
+from edge_agent.fleet.load_shedding import Shedder, Strain
+from edge_agent.fleet.remote_config import Configurations, laid_over, write_durably
+from edge_agent.fleet.server_link import tell
+from edge_agent.vision.load_profile import Knobs
+from shared.enrollment_code import Invitation, new_code, plain_code
 from shared.errors import (
     ConfigurationError,
     Forbidden,
@@ -28,8 +29,7 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shared.fleet import DesiredConfig
-from shared.invitations import Invitation, new_code, plain_code
+from shared.wire.device import DesiredConfig
 
 
 class SetClock:
@@ -431,16 +431,16 @@ class TestPacks:
         return cache
 
     def test_sound_models_prove_themselves(self) -> None:
-        from edge_agent.fleet.packs import open_sound, prove
-        from edge_agent.settings import ModelSettings
+        from edge_agent.config.settings import ModelSettings
+        from edge_agent.fleet.model_packs import open_sound, prove
 
         assert "one person is alike by" in prove(open_sound(ModelSettings()))
 
     def test_models_that_take_everybody_for_one_are_refused(self) -> None:
-        from edge_agent.fleet.packs import open_sound, prove
-        from edge_agent.settings import ModelSettings
+        from edge_agent.config.settings import ModelSettings
+        from edge_agent.fleet.model_packs import open_sound, prove
         from shared.errors import PackError
-        from shared.template import Template
+        from shared.wire.template import Template
 
         real = open_sound(ModelSettings())
 
@@ -464,8 +464,8 @@ class TestPacks:
     def test_a_flipped_bit_is_noticed_and_what_cannot_be_mended_is_said(
         self, cache: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from edge_agent.fleet.packs import DamagedPack, open_sound
-        from edge_agent.settings import ModelSettings
+        from edge_agent.config.settings import ModelSettings
+        from edge_agent.fleet.model_packs import DamagedPack, open_sound
 
         embedder = cache / "compact" / "embedder.onnx"
         data = bytearray(embedder.read_bytes())
@@ -476,16 +476,16 @@ class TestPacks:
         assert any("fetching it again" in one.getMessage() for one in caplog.records)
 
     def test_a_damaged_receipt_is_damage_too(self, cache: Path) -> None:
-        from edge_agent.fleet.packs import DamagedPack, open_sound
-        from edge_agent.settings import ModelSettings
+        from edge_agent.config.settings import ModelSettings
+        from edge_agent.fleet.model_packs import DamagedPack, open_sound
 
         (cache / "compact" / "installed.json").write_text("{")
         with pytest.raises(DamagedPack, match=r"installed\.json is damaged .* cannot be fetched"):
             open_sound(ModelSettings())
 
     def test_another_embedder_than_was_asked_for_is_not_loaded(self) -> None:
-        from edge_agent.fleet.packs import open_sound
-        from edge_agent.settings import ModelSettings
+        from edge_agent.config.settings import ModelSettings
+        from edge_agent.fleet.model_packs import open_sound
         from shared.errors import PackError
 
         right = "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"

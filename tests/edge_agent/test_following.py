@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from edge_agent.capture.feed import Frame
-from edge_agent.pipeline import Pipeline
-from models.analysis import FaceModels, open_models
+from edge_agent.capture.camera import Frame
+from edge_agent.vision.pipeline import Pipeline
+from models.face_models import FaceModels, open_models
 from tests.benchmarks.edge.people import Portrait, cast
 from tests.benchmarks.edge.scenes import FPS, composed, people_of
 from tests.benchmarks.edge.truth import Following

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.tracking.bestshot import ShotRules
-from edge_agent.tracking.fusion import FusedShots, fuse
+from edge_agent.vision.best_shot import ShotRules
+from edge_agent.vision.fusion import FusedShots, fuse
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
 from shared.fusion import SAME_PERSON
-from shared.template import Template, unit_rows
+from shared.wire.template import Template, unit_rows
 
 from .fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
 

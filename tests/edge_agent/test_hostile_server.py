@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
+from edge_agent.config.timeouts import Patience
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.http_session import ServerSession
 from edge_agent.fleet.clock_offset import ClockOffset
-from edge_agent.fleet.configuration import Configurations
-from edge_agent.fleet.enrolling import enroll
-from edge_agent.fleet.links import HttpLink
-from edge_agent.gallery.client import FeedClient
-from edge_agent.outbox import StoredProbe
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.publishers.patience import Patience
-from edge_agent.publishers.session import ServerSession
+from edge_agent.fleet.enrollment import enroll
+from edge_agent.fleet.remote_config import Configurations
+from edge_agent.fleet.server_link import HttpLink
+from edge_agent.gallery.feed_client import FeedClient
+from edge_agent.outbox.outbox import StoredProbe
 from shared.clock import SystemClock
+from shared.enrollment_code import Invitation
 from shared.errors import ConfigurationError, MusterError
-from shared.fleet import DesiredConfig, HealthMessage
-from shared.invitations import Invitation
+from shared.wire.device import DesiredConfig, HealthMessage
 from tests.attacks.mqtt import valid_messages
 
 from .made_probes import DEVICE, make_probe
@@ -313,8 +313,8 @@ def test_a_configuration_leads_it_to_no_file_or_program_of_the_box(tmp_path: Pat
 
 
 def test_a_pack_is_a_name_and_no_path(tmp_path: Path) -> None:
-    from edge_agent.fleet.trial import problem_of
-    from edge_agent.settings import settings_of
+    from edge_agent.config.settings import settings_of
+    from edge_agent.fleet.config_dry_run import problem_of
 
     camera = {"name": "door", "source": "none.mp4"}
     current = settings_of({"state_dir": tmp_path, "cameras": [camera]})

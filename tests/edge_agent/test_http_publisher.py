@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from demo.processes import free_port
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.http import HttpTransport
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
 from shared.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
 
 from .far_ends import KEY, HttpFarEnd

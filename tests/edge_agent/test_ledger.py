@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.ledger import Ledger, in_plain_terms, plainly
-from models.quality import FACTORS
+from edge_agent.vision.recognition_ledger import Ledger, in_plain_terms, plainly
+from models.quality.quality import FACTORS
 from shared.errors import Unavailable
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -42,8 +42,9 @@ def test_the_day_is_the_day_in_utc_wherever_the_clock_was_set(tmp_path: Path) ->
 
 def test_what_was_entered_survives_kill_9(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from datetime import datetime, UTC;"
-        "from edge_agent.ledger import Ledger; ledger = Ledger(Path(sys.argv[1]));\n"
+        "import sys; from pathlib import Path; from datetime import datetime, UTC\n"
+        "from edge_agent.vision.recognition_ledger import Ledger\n"
+        "ledger = Ledger(Path(sys.argv[1]))\n"
         "for n in range(10**9):\n"
         "    ledger.enter('door', datetime(2026, 11, 22, tzinfo=UTC), 'yaw' if n % 2 else None)\n"
         "    print(n, flush=True)\n"

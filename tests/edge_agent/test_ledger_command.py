@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge_agent.cli import main
-from edge_agent.ledger import Ledger
-from edge_agent.settings import load_settings
+from edge_agent.cli.main import main
+from edge_agent.config.settings import load_settings
+from edge_agent.vision.recognition_ledger import Ledger
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.watching.judging import LivenessRules
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.quality_gate import LivenessRules
 
 from .fake_faces import FakeFaces, Sink, Someone, frame_of
 

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import open_source, read
-from edge_agent.capture.streams import Asked
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.opencv_source import Asked
+from edge_agent.capture.source import open_source, read
 from shared.errors import SourceError
 
 from .mjpeg_camera import MjpegCamera, Write, jpeg, lying_jpeg

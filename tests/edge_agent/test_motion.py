@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.watching.motion import MotionWatch
+from edge_agent.vision.motion import MotionWatch
 from models.types import BgrImage
 
 WIDTH, HEIGHT, FPS = 320, 180, 10

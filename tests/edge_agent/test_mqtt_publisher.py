@@ -18,13 +18,13 @@ import trustme
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import find_broker, free_port
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.mqtt import MqttLogin, MqttTransport, try_broker
+from edge_agent.delivery.mqtt import MqttLogin, MqttTransport, try_broker
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
 from shared.errors import ConfigurationError, Unauthenticated, Unavailable
-from shared.messages import StatusMessage
-from shared.topics import DeviceTopics
+from shared.wire.messages import StatusMessage
+from shared.wire.topics import DeviceTopics
 
 from .far_ends import SITE, Broker, MqttFarEnd
 from .made_probes import DEVICE, make_probe

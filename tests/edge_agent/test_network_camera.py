@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from demo.processes import free_port
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import open_source, read
-from edge_agent.capture.streams import Asked, with_login
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.opencv_source import Asked, with_login
+from edge_agent.capture.source import open_source, read
 from shared.errors import SourceError
 
 from .mjpeg_camera import jpeg

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
 from shared.clock import SystemClock
-from shared.envelope import OVERHEAD_BYTES, Key
+from shared.encryption import OVERHEAD_BYTES, Key
 from shared.errors import ConfigurationError
-from shared.messages import ProbeMessage, ProbeReceipt
-from shared.template import encode_template
+from shared.wire.messages import ProbeMessage, ProbeReceipt
+from shared.wire.template import encode_template
 
 from .made_probes import DEVICE, make_probe
 
@@ -299,7 +299,7 @@ WRITER = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from edge_agent.outbox import Outbox
+    from edge_agent.outbox.outbox import Outbox
     from tests.edge_agent.made_probes import make_probe
     outbox = Outbox(Path(sys.argv[1]), "box-1")
     while True:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.outbox import Outbox
 from shared.errors import Unavailable
-from shared.messages import ProbeMessage
+from shared.wire.messages import ProbeMessage
 from tests.disks import fragile_disk
 
 from .made_probes import DEVICE, make_probe

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_agent.capture.feed import Frame
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.tracking.bestshot import ShotRules
-from edge_agent.tracking.tracker import TrackingRules
-from edge_agent.watching.detection import DetectionRules
+from edge_agent.capture.camera import Frame
+from edge_agent.vision.best_shot import ShotRules
+from edge_agent.vision.face_search import DetectionRules
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.tracker import TrackingRules
 
 from .fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.ledger import NO_LOOK, Ledger
-from edge_agent.pipeline import Pipeline
-from edge_agent.watching.track_changes import TrackChange, TrackQueue
+from edge_agent.vision.pipeline import Pipeline
+from edge_agent.vision.recognition_ledger import NO_LOOK, Ledger
+from edge_agent.vision.track_events import TrackChange, TrackQueue
 from shared.clock import SystemClock
 
 from .fake_faces import FPS, FakeFaces, Scene, Sink, Someone, frame_of

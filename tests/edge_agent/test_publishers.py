@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
-from edge_agent.publishers.delivery import Delivery
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
 
 from .far_ends import FarEnd
 

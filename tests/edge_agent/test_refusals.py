@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.capture.feed import Frame
-from edge_agent.ledger import Ledger, plainly
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.watching.judging import LivenessRules
-from models.analysis import FaceModels, open_models
-from models.picture import read_picture
+from edge_agent.capture.camera import Frame
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.quality_gate import LivenessRules
+from edge_agent.vision.recognition_ledger import Ledger, plainly
+from models.face_models import FaceModels, open_models
+from models.images.decoding import read_picture
 from models.samples import sample_path
 
 from .fake_faces import Sink

@@ -11,9 +11,9 @@ import pytest
 import trustme
 
 from demo.processes import free_port
-from edge_agent.capture.rtsp_reason import why_not_opened
-from edge_agent.capture.sources import open_source
-from edge_agent.capture.streams import Asked
+from edge_agent.capture.opencv_source import Asked
+from edge_agent.capture.rtsp_error import why_not_opened
+from edge_agent.capture.source import open_source
 from shared.errors import SourceError
 
 SHA256 = 'Digest realm="c", nonce="n", algorithm=SHA-256, qop="auth"'

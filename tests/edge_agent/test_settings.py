@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import settings as module
-from edge_agent.settings import AgentSettings, load_settings, settings_of
+from edge_agent.config import settings as module
+from edge_agent.config.settings import AgentSettings, load_settings, settings_of
 from shared.errors import ConfigurationError
 
 MINIMAL = '[[cameras]]\nname = "door"\nsource = "0"\n'

@@ -1,6 +1,6 @@
 """Stage times: right numbers, bounded memory."""
 
-from edge_agent.watching.timing import StageTimes
+from edge_agent.vision.timing import StageTimes
 
 
 def test_median_and_95th_percentile_are_of_what_was_added() -> None:

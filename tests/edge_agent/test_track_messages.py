@@ -8,14 +8,14 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import free_port
-from edge_agent.outbox import Outbox
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.watching.track_changes import TrackChange, TrackQueue
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.track_events import TrackChange, TrackQueue
 from shared.clock import SystemClock
 from shared.ids import new_id
-from shared.messages import TrackMessage
-from shared.topics import any_device
+from shared.wire.messages import TrackMessage
+from shared.wire.topics import any_device
 
 from .far_ends import KEY, Broker, HttpFarEnd, MqttFarEnd
 from .made_probes import DEVICE, make_probe

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edge_agent.tracking.appearance import Fingerprint
-from edge_agent.tracking.assignment import assign
-from edge_agent.tracking.tracker import Tracker, TrackingRules, TrackingStep
+from edge_agent.vision.assignment import assign
+from edge_agent.vision.fingerprints import Fingerprint
+from edge_agent.vision.tracker import Tracker, TrackingRules, TrackingStep
 
 FPS = 25.0
 Boxes = NDArray[np.float32]

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.camera_settings import CameraSettings
-from edge_agent.capture.feed import Feed, Frame, Manner
-from edge_agent.capture.sources import open_source
-from edge_agent.capture.view import View
-from edge_agent.pipeline import Pipeline
+from edge_agent.capture.camera import Feed, Frame, Manner
+from edge_agent.capture.image_region import View
+from edge_agent.capture.source import open_source
+from edge_agent.config.camera import CameraSettings
+from edge_agent.vision.pipeline import Pipeline
 
 from .fake_faces import FakeFaces, Sink, Someone, frame_of
 

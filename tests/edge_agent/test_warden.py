@@ -12,14 +12,14 @@ import pytest
 
 from edge_agent.agent import Agent
 from edge_agent.fleet.clock_offset import ClockOffset
-from edge_agent.fleet.configuration import Configurations
-from edge_agent.fleet.links import Desired
-from edge_agent.fleet.sensors import Readings
-from edge_agent.fleet.warden import Warden
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
+from edge_agent.fleet.device_monitor import Warden
+from edge_agent.fleet.hardware import Readings
+from edge_agent.fleet.remote_config import Configurations
+from edge_agent.fleet.server_link import Desired
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.recognition_ledger import Ledger
 from shared.errors import Unavailable
-from shared.fleet import DesiredConfig, HealthMessage, ReportedConfig
+from shared.wire.device import DesiredConfig, HealthMessage, ReportedConfig
 
 from .fake_faces import FakeFaces
 from .made_probes import make_probe

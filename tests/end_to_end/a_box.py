@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent.outbox import Outbox
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.transport import Transport
+from edge_agent.delivery.transport import Transport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
 from tests.edge_agent.made_probes import make_probe
 
 

@@ -12,9 +12,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edge_agent.outbox import Outbox
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.http import HttpTransport
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
 from tests.edge_agent.made_probes import DEVICE, make_probe
 
 

@@ -55,7 +55,7 @@ def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
     )
     with log.open("wb") as output:
         agent = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)],
+            [sys.executable, "-m", "edge_agent.cli.main", "run", "--config", str(config)],
             stdout=output,
             stderr=output,
         )

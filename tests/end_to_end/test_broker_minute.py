@@ -12,11 +12,11 @@ from typing import Self
 import pytest
 
 from demo.processes import BIN, find_broker, free_port, running, server
-from edge_agent.publishers.fallback import FallbackTransport
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.publishers.mqtt import MqttTransport
-from match_server.services.wiring import face_engine
-from shared.topics import DeviceTopics
+from edge_agent.delivery.fallback import FallbackTransport
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.mqtt import MqttTransport
+from match_server.container import face_engine
+from shared.wire.topics import DeviceTopics
 from tests.edge_agent.far_ends import Broker
 from tests.match_server.serving import key as create_key
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.outbox import Outbox
 from tests.match_server.serving import key as create_key
 
 from .conftest import RunningServer
@@ -65,7 +65,7 @@ def test_a_clock_that_jumps_costs_no_probe_and_opens_no_door(
     }
     with log.open("wb") as output:
         agent = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)],
+            [sys.executable, "-m", "edge_agent.cli.main", "run", "--config", str(config)],
             env=environment,
             stdout=output,
             stderr=output,

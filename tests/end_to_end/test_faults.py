@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from edge_agent.outbox import Outbox
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.http import HttpTransport
-from match_server.services.wiring import face_engine
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.outbox.outbox import Outbox
+from match_server.container import face_engine
 from tests.edge_agent.made_probes import DEVICE
 from tests.match_server.serving import key as create_key
 

@@ -18,11 +18,11 @@ import segno
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import BIN, broker, find_broker, free_port, running, server
-from edge_agent.doctor import Finding, examine
-from edge_agent.settings import load_settings
+from edge_agent.config.settings import load_settings
+from edge_agent.diagnostics.doctor import Finding, examine
 from models.packs.store import default_cache
-from shared.invitations import new_code
-from shared.topics import DeviceTopics
+from shared.enrollment_code import new_code
+from shared.wire.topics import DeviceTopics
 from tests.match_server.serving import key as create_key
 
 from .conftest import RunningServer
@@ -31,7 +31,7 @@ from .webcam import Webcam
 pytestmark = pytest.mark.models
 PATIENCE_S = 60.0
 FLEET = "\n[fleet]\nhealth_s = 1\ntrial_s = 6\n"
-AGENT = [sys.executable, "-m", "edge_agent.cli"]
+AGENT = [sys.executable, "-m", "edge_agent.cli.main"]
 
 
 def until(what: Callable[[], Any], described: str, log: Path | None = None) -> Any:

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from demo.processes import free_port, server
 from edge_agent.agent import open_outbox, open_transport
-from edge_agent.gallery.galleries import Galleries
-from edge_agent.gallery.local import Found, LocalGallery
-from edge_agent.outbox import Outbox
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.settings import AgentSettings, settings_of
-from shared.template import Template, encode_template
+from edge_agent.config.settings import AgentSettings, settings_of
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.worker import Delivery
+from edge_agent.gallery.edge_gallery import Found, LocalGallery
+from edge_agent.gallery.manager import Galleries
+from edge_agent.outbox.outbox import Outbox
+from shared.wire.template import Template, encode_template
 from tests.edge_agent.films import Actor, shrunk, write_film
 from tests.edge_agent.made_probes import make_probe
 from tests.match_server.serving import key as create_key
@@ -248,8 +248,8 @@ def test_who_is_erased_while_a_box_holds_her_is_nobody_when_her_probe_comes(
 SYNCHRONISE = """
 import sys, time
 from pathlib import Path
-from edge_agent.gallery.galleries import Galleries
-from edge_agent.settings import load_settings
+from edge_agent.gallery.manager import Galleries
+from edge_agent.config.settings import load_settings
 
 galleries = Galleries(load_settings(Path(sys.argv[1])), sys.argv[2])
 galleries.start()
@@ -387,7 +387,8 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
     log = world.folder / "agent.log"
     with log.open("wb") as output:
         agent = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.cli", "run", "--config", str(config)], stderr=output
+            [sys.executable, "-m", "edge_agent.cli.main", "run", "--config", str(config)],
+            stderr=output,
         )
     try:
         assert eventually(lambda: told.exists() and told.read_text().count('"identified"') >= 2)

@@ -13,8 +13,8 @@ import requests
 from demo.cast import LaneName, Walk
 from demo.film import Figure, compose, cut_out, lane_of
 from demo.processes import BIN
-from models.analysis import open_models
-from models.picture import read_picture
+from models.face_models import open_models
+from models.images.decoding import read_picture
 from tests.match_server.serving import key as create_key
 
 from .conftest import RunningServer

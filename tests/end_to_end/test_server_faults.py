@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from demo.processes import free_port, server
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.publishers.patience import Patience
-from match_server.services.wiring import face_engine
+from edge_agent.config.timeouts import Patience
+from edge_agent.delivery.http import HttpTransport
+from match_server.container import face_engine
 from tests.edge_agent.made_probes import make_probe
 from tests.match_server.serving import key as create_key
 

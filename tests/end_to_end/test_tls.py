@@ -19,14 +19,14 @@ import pytest
 import requests
 import trustme
 
-from edge_agent.outbox import StoredProbe
-from edge_agent.publishers.http import HttpTransport
-from match_server.serve import require_sound_tls
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.outbox.outbox import StoredProbe
+from match_server.process.serve import require_sound_tls
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Unavailable
 from tests.attacks.clients import storm
 
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 
 
 @dataclass(frozen=True, slots=True)

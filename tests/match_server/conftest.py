@@ -22,18 +22,18 @@ import pytest
 from flask.testing import FlaskClient
 
 from match_server.app import create_app
-from match_server.database import Database
-from match_server.faces import FaceEngine
-from match_server.migrations import migrate
-from match_server.prepare import page_secret, prepare
+from match_server.container import Services, build_services
+from match_server.db.database import Database
+from match_server.db.migrations import migrate
+from match_server.process.bootstrap import page_secret, prepare
 from match_server.schemas.keys import KeyCreate
-from match_server.services.searches.reference_calibrations import ReferenceCalibrations
-from match_server.services.wiring import Services, build_services
+from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from match_server.settings import Settings
 from models.types import Face
 from shared.ids import is_name, new_id
-from shared.quality import Quality, QualityFactor
-from shared.template import Template
+from shared.wire.quality import Quality, QualityFactor
+from shared.wire.template import Template
 from tests.postgres import Postgres, postgres
 
 MODEL = "painted-512@1"

@@ -25,12 +25,12 @@ import psutil
 import requests
 from sqlalchemy import func, select
 
-from match_server.database import Database
-from match_server.tables import Change, Collection, Counter, Template
+from match_server.db.database import Database
+from match_server.db.tables import Change, Collection, Counter, Template
 from tests.postgres import Postgres
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 _COLLECTION = "/v1/collections/default"
 _SAME = 0.99  # similarity of a stored template with the vector that it was made of
 _START_S = 60

@@ -10,10 +10,10 @@ import sys
 import requests
 from click.testing import CliRunner
 
-from match_server.cli import main
+from match_server.commands.cli import main
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 
 
 def key(data, role, device=None):

@@ -5,9 +5,9 @@ import base64
 import numpy as np
 import pytest
 
-from match_server.faces import GATES, FaceEngine
-from match_server.services.wiring import face_engine
-from models.picture import PictureLimits
+from match_server.container import face_engine
+from match_server.services.recognition.face_engine import GATES, FaceEngine
+from models.images.decoding import PictureLimits
 from shared.errors import NoFace
 
 

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import insert, select, text, update
 
-from match_server.cli import main
+from match_server.commands.cli import main
+from match_server.db.tables import AuditEntry, AuditHead, Collection
 from match_server.schemas.audit import Anchor, AuditQuery
-from match_server.services.law.audit import anchor_of
-from match_server.services.law.chain import Actor, Note, act_as, entry_hash, note
-from match_server.tables import AuditEntry, AuditHead, Collection
+from match_server.services.audit.chain import Actor, Note, act_as, entry_hash, note
+from match_server.services.audit.reader import anchor_of
 from shared.errors import MalformedInput, MusterError
 
 PERSONS = "/v1/collections/default/persons"

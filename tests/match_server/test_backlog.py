@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from match_server.api.backlog import client_takes, passed_on
-from match_server.client_socket import ClientSocket, SlowClients
+from match_server.process.client_socket import ClientSocket, SlowClients
 from tests.match_server.faults import COMMAND
 
 PIECES = [bytes([number % 256]) * 30_000 for number in range(300)]  # 9 MB

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from match_server.mqtt.broker import Broker
-from match_server.mqtt.consumer import Consumer
-from shared.topics import DeviceTopics
+from match_server.mqtt.client import Broker
+from match_server.mqtt.intake import Consumer
+from shared.wire.topics import DeviceTopics
 
 pytestmark = pytest.mark.backends("sqlite")
 

@@ -19,20 +19,20 @@ from sqlalchemy import select
 
 from demo.processes import broker as open_broker
 from demo.processes import find_broker, free_port
+from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+from edge_agent.delivery.worker import Delivery
 from edge_agent.fleet.clock_offset import ClockOffset
-from edge_agent.fleet.links import BrokerLink
-from edge_agent.outbox import Outbox
-from edge_agent.publishers.delivery import Delivery
-from edge_agent.publishers.mqtt import MqttLogin, MqttTransport
-from match_server.ingest import Consumer, broker_of, listenings
-from match_server.mqtt.devices import DeviceDesk
+from edge_agent.fleet.server_link import BrokerLink
+from edge_agent.outbox.outbox import Outbox
+from match_server.db.tables import Device
+from match_server.mqtt.device_reports import DeviceDesk
+from match_server.process.ingest import Consumer, broker_of, listenings
 from match_server.schemas.devices import ConfigPut, DeviceCreate, DevicePatch
-from match_server.tables import Device
 from shared.clock import SystemClock
-from shared.fleet import HealthMessage
-from shared.message_keys import PROPERTY, MessageKey
-from shared.messages import ProbeReceipt, ReceiptMessage
-from shared.topics import DeviceTopics
+from shared.wire.device import HealthMessage
+from shared.wire.message_keys import PROPERTY, MessageKey
+from shared.wire.messages import ProbeReceipt, ReceiptMessage
+from shared.wire.topics import DeviceTopics
 from tests.attacks.mqtt import valid_messages
 from tests.edge_agent.made_probes import make_probe
 

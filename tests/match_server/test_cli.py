@@ -11,9 +11,9 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from match_server.cli import main
-from match_server.migrations import head_revision
-from match_server.prepare import page_secret
+from match_server.commands.cli import main
+from match_server.db.migrations import head_revision
+from match_server.process.bootstrap import page_secret
 from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
 
@@ -143,7 +143,7 @@ def test_the_first_key_of_an_admin_may_come_before_the_server_and_says_so(tmp_pa
 def test_no_command_makes_a_second_server_beside_the_service(tmp_path, monkeypatch):
     unit = tmp_path / "match-server.service"
     unit.touch()
-    monkeypatch.setattr("match_server.prepare._UNIT", unit)
+    monkeypatch.setattr("match_server.process.bootstrap._UNIT", unit)
     text = _run("key", "create", "--role", "admin", "--data-dir", tmp_path / "typo", code=1)
     assert "sudo match-server" in text
     assert not (tmp_path / "typo").exists()
@@ -223,7 +223,7 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path, monkeypatch):
 
 
 def test_a_box_without_the_servers_libraries_is_told_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "match_server.serve", raising=False)
+    monkeypatch.delitem(sys.modules, "match_server.process.serve", raising=False)
     monkeypatch.setitem(sys.modules, "gunicorn.app.base", None)  # so that its import fails
     text = _run("serve", "--data-dir", tmp_path, code=1)
     assert "pip install 'muster[server]'" in text
@@ -338,7 +338,7 @@ def test_a_disk_that_takes_nothing_ends_a_command_with_a_sentence(tmp_path, monk
     def failing(_settings):
         raise OSError(number, os.strerror(number), str(tmp_path / "x"))
 
-    monkeypatch.setattr("match_server.prepare.prepare", failing)
+    monkeypatch.setattr("match_server.process.bootstrap.prepare", failing)
     text = _run("key", "create", "--role", "admin", "--data-dir", tmp_path, code=1)
     assert f"Error: {tmp_path / 'x'} cannot be written: {os.strerror(number)}" in text
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from match_server.api.uploads import picture_item
-from match_server.faces import GATES
+from match_server.container import face_engine
+from match_server.db.tables import Person, Template
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate, Policy
-from match_server.services.wiring import face_engine
-from match_server.tables import Person, Template
+from match_server.services.enrollment.batch_reader import picture_item
+from match_server.services.recognition.face_engine import GATES
 
 
 def test_the_first_start_creates_the_default_collection_of_the_servers_model(api, helpers):

@@ -6,12 +6,12 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 
-from match_server.cli import main
+from match_server.commands.cli import main
+from match_server.db.tables import Template
 from match_server.schemas.feed import SnapshotQuery
-from match_server.services.law.keys import Principal
-from match_server.tables import Template
-from shared.envelope import Key
-from shared.feed import SnapshotEnd, SnapshotPart
+from match_server.services.auth.keys import Principal
+from shared.encryption import Key
+from shared.wire.change_feed import SnapshotEnd, SnapshotPart
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from sqlalchemy import bindparam, select, text, update
 
 import match_server
 from match_server.app import create_app
-from match_server.database import Database
-from match_server.faces import FaceEngine
-from match_server.prepare import page_secret, prepare
-from match_server.prepared import insert_many
-from match_server.services.changes import next_number, position
-from match_server.services.wiring import build_services
+from match_server.container import build_services
+from match_server.db.database import Database
+from match_server.db.fast_sql import insert_many
+from match_server.db.tables import Collection, Counter, Person, Storage
+from match_server.process.bootstrap import page_secret, prepare
+from match_server.services.change_feed import next_number, position
+from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings
-from match_server.tables import Collection, Counter, Person, Storage
 from shared.errors import ConfigurationError, Conflict, MalformedInput, MusterError, Unavailable
 from tests.postgres import postgres
 
@@ -91,7 +91,7 @@ def test_writers_of_one_process_queue_instead_of_sleeping(api):
 
 
 def test_writers_wait_for_many_short_writes_and_few_of_them_for_a_long_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("match_server.database._LONG_S", 0.2)
+    monkeypatch.setattr("match_server.db.database._LONG_S", 0.2)
     database = Database(f"sqlite:///{tmp_path / 'some.db'}", waiting_writers=2)
 
     def write(seconds):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from match_server.tables import EventTemplate
-from shared.envelope import Key
+from match_server.db.tables import EventTemplate
+from shared.encryption import Key
 
 pytestmark = pytest.mark.backends("sqlite")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from match_server.cli import main
+from match_server.commands.cli import main
 
 
 @pytest.fixture

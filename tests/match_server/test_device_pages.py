@@ -2,7 +2,7 @@
 
 import re
 
-from shared.invitations import Invitation
+from shared.enrollment_code import Invitation
 
 
 def page(api, path="/devices", **arguments):

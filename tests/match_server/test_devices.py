@@ -5,9 +5,9 @@ import random
 import pytest
 from sqlalchemy import select
 
-from match_server.services.boxes.device_codes import VALID_S
-from match_server.tables import DeviceCode, DeviceHealth
-from shared.invitations import Invitation, plain_code
+from match_server.db.tables import DeviceCode, DeviceHealth
+from match_server.services.devices.enrollment_codes import VALID_S
+from shared.enrollment_code import Invitation, plain_code
 
 
 def health(clock, device="door-1", **more):

@@ -12,8 +12,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from sqlalchemy import LargeBinary, select, update
 
-from match_server.tables import Collection, DataKey, Image, Table, Template
-from shared.envelope import Key
+from match_server.db.tables import Collection, DataKey, Image, Table, Template
+from shared.encryption import Key
 
 RED = (0, 0, 200)
 

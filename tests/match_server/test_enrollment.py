@@ -10,7 +10,7 @@ from sqlalchemy import update
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
-from match_server.tables import Image
+from match_server.db.tables import Image
 
 PERSONS = "/v1/collections/default/persons"
 RED, GREEN, BLUE, DARK = (0, 0, 200), (0, 200, 0), (200, 0, 0), (10, 20, 5)

@@ -5,9 +5,9 @@ import io
 import pytest
 from sqlalchemy import func, select
 
-from match_server.faces import FaceEngine
-from match_server.tables import DataKey, Image, Person, SpareTemplate, Template
-from shared.envelope import Key
+from match_server.db.tables import DataKey, Image, Person, SpareTemplate, Template
+from match_server.services.recognition.face_engine import FaceEngine
+from shared.encryption import Key
 
 RED = (200, 0, 0)
 

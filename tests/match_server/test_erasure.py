@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select, text
 
-from match_server.cli import main
+from match_server.commands.cli import main
+from match_server.db.tables import Follower, Table
 from match_server.schemas.feed import GalleriesPut
-from match_server.services.law.chain import Actor, act_as
-from match_server.services.lookup import collection_named
-from match_server.tables import Follower, Table
+from match_server.services.audit.chain import Actor, act_as
+from match_server.services.lookups import collection_named
 from shared.errors import Unavailable
 
 PERSONS = "/v1/collections/default/persons"
@@ -175,7 +175,7 @@ def test_it_is_pending_while_a_storage_does_not_answer(api, helpers, monkeypatch
         raise Unavailable("no answer")
 
     with monkeypatch.context() as broken:
-        broken.setattr("match_server.services.storing.places.Folder.delete", silent)
+        broken.setattr("match_server.services.storage.backends.Folder.delete", silent)
         erased = api.ok("DELETE", f"{PERSONS}/p1")
         assert erased["pending"] == 1
         assert api.services.erasures.settle() == 1

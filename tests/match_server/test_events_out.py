@@ -16,7 +16,7 @@ from tests.match_server import serving
 from tests.match_server.receivers import Receiver, until
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 NAME = "Zebulon Quagmire"
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from shared.feed import FeedChanges, FeedTemplates
+from shared.wire.change_feed import FeedChanges, FeedTemplates
 
 STAFF = "/v1/collections/default/persons"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from match_server.services.storing.places import Folder
+from match_server.services.storage.backends import Folder
 from shared.errors import StorageFull
 from tests.disks import fragile_disk, small_disk
 from tests.match_server.serving import MODEL, Client, key, started, stopped

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import func, select
 
-from match_server.tables import Change, Membership
+from match_server.db.tables import Change, Membership
 
 PERSONS = "/v1/collections/default/persons"
 
@@ -62,7 +62,7 @@ def test_more_persons_than_one_statement_takes_come_in_at_once(api):
 def _row(identifier):
     from datetime import UTC, datetime
 
-    from match_server.tables import Person
+    from match_server.db.tables import Person
 
     now = datetime(2026, 1, 1, tzinfo=UTC)
     return Person(id=identifier, collection_number=1, name="x", meta={}, created_at=now)

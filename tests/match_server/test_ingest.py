@@ -16,14 +16,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 from sqlalchemy import select
 
 from demo.processes import find_broker
-from match_server.ingest import Consumer, broker_of
-from match_server.mqtt.broker import client_of, why_no_broker
-from match_server.mqtt.consumer import Listening
-from match_server.tables import Device
-from shared.envelope import Key
+from match_server.db.tables import Device
+from match_server.mqtt.client import client_of, why_no_broker
+from match_server.mqtt.intake import Listening
+from match_server.process.ingest import Consumer, broker_of
+from shared.encryption import Key
 from shared.errors import ConfigurationError, Unavailable
-from shared.messages import ProbeMessage
-from shared.topics import DeviceTopics
+from shared.wire.messages import ProbeMessage
+from shared.wire.topics import DeviceTopics
 from tests.attacks import mqtt as attacks
 
 BINARY = find_broker()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, select
 
-from match_server import gallery_follower
-from match_server.search_index import SearchIndex, open_segments
-from match_server.services.lookup import collection_named
-from match_server.tables import Template
+from match_server.db.tables import Template
+from match_server.services.galleries import follower
+from match_server.services.galleries.search_index import SearchIndex, open_segments
+from match_server.services.lookups import collection_named
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ class Life:
 @pytest.mark.parametrize("seed", range(8))
 def test_no_order_of_steps_loses_or_revives_a_template(api, helpers, worker, monkeypatch, seed):
     life = Life(api, helpers, worker, seed)
-    read = gallery_follower.position
+    read = follower.position
 
     def position(*arguments):
         life.interrupt()
@@ -193,7 +193,7 @@ def test_no_order_of_steps_loses_or_revives_a_template(api, helpers, worker, mon
         life.interrupt()
         return number
 
-    monkeypatch.setattr(gallery_follower, "position", position)
+    monkeypatch.setattr(follower, "position", position)
     for _ in range(40):
         life.step()
     for name in life.workers:

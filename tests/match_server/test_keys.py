@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
+from match_server.db.tables import ApiKey
 from match_server.schemas.keys import KeyCreate
-from match_server.tables import ApiKey
 from shared.clock import rfc3339
 
 CALLS = {

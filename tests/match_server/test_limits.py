@@ -3,7 +3,7 @@
 import pytest
 
 from match_server.schemas.keys import KeyCreate
-from match_server.services.law.limits import Limits
+from match_server.services.auth.rate_limits import Limits
 from shared.errors import ConfigurationError, RateLimited
 
 WRONG = {"Authorization": "Bearer muster_0_wrong"}
@@ -152,7 +152,7 @@ def test_a_shared_store_that_does_not_answer_refuses_nobody(monkeypatch, caplog)
 
 
 def test_good_keys_that_are_remembered_are_bounded(monkeypatch):
-    monkeypatch.setattr("match_server.services.law.limits._REMEMBERED", 3)
+    monkeypatch.setattr("match_server.services.auth.rate_limits._REMEMBERED", 3)
     limits = Limits(per_key=0, bad_keys=1)
     for number in range(5):
         limits.good_key(f"key {number}")

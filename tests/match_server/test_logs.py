@@ -12,7 +12,7 @@ import pytest
 import requests
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 PASSWORD = "camera-password-4711"
 
 

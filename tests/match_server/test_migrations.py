@@ -5,15 +5,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Integer, inspect
 
-from match_server.database import Database
-from match_server.migrations import (
-    current_revision,
-    head_revision,
-    known_revisions,
-    migrate,
-)
-from match_server.services.changes import next_number
-from match_server.tables import Counter, Table
+from match_server.db.database import Database
+from match_server.db.migrations import current_revision, head_revision, known_revisions, migrate
+from match_server.db.tables import Counter, Table
+from match_server.services.change_feed import next_number
 from shared.errors import ConfigurationError
 from tests.match_server.every_table import contents, fill, tables_of
 

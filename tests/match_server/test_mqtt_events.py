@@ -13,10 +13,10 @@ from paho.mqtt.properties import Properties
 
 from demo.processes import broker as running_broker
 from demo.processes import find_broker, free_port, running
-from match_server.ingest import event_publisher, listenings
-from match_server.mqtt.broker import broker_of
-from match_server.mqtt.consumer import Consumer
+from match_server.mqtt.client import broker_of
 from match_server.mqtt.homeassistant import Discovery, identifier_of
+from match_server.mqtt.intake import Consumer
+from match_server.process.ingest import event_publisher, listenings
 from shared.ids import new_id
 from tests.match_server.receivers import PATIENCE_S, until
 

@@ -94,7 +94,7 @@ def test_the_document_and_its_page_are_made_once_and_known_by_their_tag(api, mon
 
 def test_who_asks_whether_the_server_is_ready_makes_it_read_no_files(api, monkeypatch):
     assert api.client.get("/readyz").status_code == 200
-    monkeypatch.setattr("match_server.migrations.ScriptDirectory", None)  # 21 ms each time
+    monkeypatch.setattr("match_server.db.migrations.ScriptDirectory", None)  # 21 ms each time
     assert api.client.get("/readyz").status_code == 200
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from match_server.services.law.orphans import Orphans
+from match_server.services.privacy.orphan_files import Orphans
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from match_server.services.searches.reference_calibrations import ReferenceCalibrations
-from match_server.services.wiring import face_engine
+from match_server.container import face_engine
+from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from models.samples import sample_path
 from shared.errors import ConfigurationError
-from shared.feed import FeedTemplates
+from shared.wire.change_feed import FeedTemplates
 from tests.weights import install_into, weights_folder
 
 PACK, DIMENSION = "retail-0095", 256

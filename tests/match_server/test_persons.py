@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from match_server.services.lookup import collection_named
+from match_server.services.lookups import collection_named
 
 PERSONS = "/v1/collections/default/persons"
 

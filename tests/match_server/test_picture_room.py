@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from match_server.picture_room import PictureRoom
+from match_server.services.recognition.decode_limit import PictureRoom
 
 PLACES = 2
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from match_server.tables import Device, Probe
+from match_server.db.tables import Device, Probe
 
 
 def _events(api, **query):

@@ -4,7 +4,7 @@ import contextlib
 
 from sqlalchemy import event
 
-from match_server.tables import Probe
+from match_server.db.tables import Probe
 from shared.gallery import SegmentedGallery
 
 

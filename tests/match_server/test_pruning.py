@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select, text
 
-from match_server.cli import main
-from match_server.services.law.chain import Actor, act_as
-from match_server.tables import AuditEntry
+from match_server.commands.cli import main
+from match_server.db.tables import AuditEntry
+from match_server.services.audit.chain import Actor, act_as
 from shared.errors import Conflict, MusterError
 
 PERSONS = "/v1/collections/default/persons"

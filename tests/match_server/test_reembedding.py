@@ -11,21 +11,21 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select, update
 
-from match_server.cli import main
+from match_server import container
+from match_server.calibration.grid import STEP
+from match_server.commands.cli import main
+from match_server.db.tables import Collection, Image, SpareTemplate, Template
 from match_server.evaluation.comparisons import compare
-from match_server.evaluation.grid import STEP
-from match_server.faces import FaceEngine
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.schemas.collections import DEFAULT_FPIR, DEFAULT_MARGIN, Policy
-from match_server.services import wiring
-from match_server.services.face_models import engines
-from match_server.services.face_models.model_comparison import rates_at, threshold_for
-from match_server.services.face_models.reembedding import NotPrepared
-from match_server.services.searches.reference_calibrations import UNKNOWN_MODEL_THRESHOLD
-from match_server.tables import Collection, Image, SpareTemplate, Template
+from match_server.services.model_change.comparison import rates_at, threshold_for
+from match_server.services.model_change.reembedding import NotPrepared
+from match_server.services.recognition import engines
+from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.recognition.reference_calibrations import UNKNOWN_MODEL_THRESHOLD
 from models.packs.references import reference_of
 from shared.errors import Conflict, MalformedInput, NotFound, PackError
-from shared.template import Template as FaceTemplate
+from shared.wire.template import Template as FaceTemplate
 
 OTHER, OTHER_DIMENSION = "turned-256@1", 256
 PERSONS = "/v1/collections/{}/persons"
@@ -346,9 +346,9 @@ def test_the_command_prepares_compares_switches_and_finishes(api, helpers, monke
     monkeypatch.setenv("MUSTER_ENCRYPTION_KEY_FILE", str(settings.encryption_key_file))
     if settings.database_url is not None:
         monkeypatch.setenv("MUSTER_DATABASE_URL", settings.database_url)
-    monkeypatch.setattr(wiring, "find_installed", lambda *_: lambda _: other)
+    monkeypatch.setattr(container, "find_installed", lambda *_: lambda _: other)
     monkeypatch.setattr(
-        wiring, "face_engine", lambda *_: FaceEngine(helpers.MODEL, 512, helpers.PaintedFaces)
+        container, "face_engine", lambda *_: FaceEngine(helpers.MODEL, 512, helpers.PaintedFaces)
     )
     for n in range(3):
         enroll(api, helpers, f"P{n}", n)

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
-from match_server.cli import main
-from match_server.prepare import prepare
+from match_server.commands.cli import main
+from match_server.container import build_services
+from match_server.process.bootstrap import prepare
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import Enrollment, PersonCreate
 from match_server.schemas.search import SearchRequest
-from match_server.services.people.enrollment import Named
-from match_server.services.wiring import build_services
+from match_server.services.enrollment.enrollment import Named
 from match_server.settings import Settings
 from models.packs.install import pull
 from models.packs.manifest import built_in_manifest, read_manifest
@@ -128,8 +128,8 @@ def run(settings, *words):
 
 DIES = """
 import os, signal
-from match_server.importing import opened
-from match_server.services.face_models.engines import installed_engine
+from match_server.services.enrollment.batch_import import opened
+from match_server.services.recognition.engines import installed_engine
 from match_server.settings import load_settings
 from models.packs.choice import DetectorChoice
 

@@ -7,17 +7,17 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 
-from match_server.cli import main
-from match_server.prepare import make_data_folder
+from match_server.backup.exporting import export
+from match_server.backup.importing import restore
+from match_server.commands.cli import main
+from match_server.db.tables import Counter, Person
+from match_server.process.bootstrap import make_data_folder
 from match_server.schemas.feed import ChangesQuery
-from match_server.services.changes import next_number
-from match_server.services.law.chain import Actor, act_as
-from match_server.services.law.journal import FILE
-from match_server.services.law.keys import Principal
+from match_server.services.audit.chain import Actor, act_as
+from match_server.services.auth.keys import Principal
+from match_server.services.change_feed import next_number
+from match_server.services.privacy.erasure_journal import FILE
 from match_server.settings import Settings
-from match_server.tables import Counter, Person
-from match_server.transfer.exporting import export
-from match_server.transfer.importing import restore
 from shared.errors import SnapshotNeeded
 
 PERSONS = "/v1/collections/default/persons"

@@ -2,10 +2,10 @@
 
 from sqlalchemy import func, select
 
-from match_server.services.law.chain import Actor, act_as
-from match_server.services.law.housekeeping import Housekeeper, HouseLease, Task
-from match_server.services.law.retention import RetentionSweep
-from match_server.tables import Event, EventCandidate, Probe
+from match_server.db.tables import Event, EventCandidate, Probe
+from match_server.services.audit.chain import Actor, act_as
+from match_server.services.maintenance import Housekeeper, HouseLease, Task
+from match_server.services.privacy.retention import RetentionSweep
 from shared.clock import rfc3339
 from shared.errors import MusterError
 
@@ -108,7 +108,7 @@ def test_without_a_grace_nobody_is_erased(make_api, helpers, clock):
 
 
 def test_transactions_are_small_and_told_by_counts(make_api, helpers, clock, monkeypatch):
-    monkeypatch.setattr("match_server.services.law.retention._AT_ONCE", 4)
+    monkeypatch.setattr("match_server.services.privacy.retention._AT_ONCE", 4)
     api = make_api(retain_unknown_days=1)
     _sighted(api, helpers, known=0, unknown=10)
     clock.advance(2 * DAY)

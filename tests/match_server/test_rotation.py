@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 
-from match_server.cli import main
-from match_server.tables import DataKey, Image, Template
-from shared.envelope import Key, Keyring
+from match_server.commands.cli import main
+from match_server.db.tables import DataKey, Image, Template
+from shared.encryption import Key, Keyring
 
 PERSONS = "/v1/collections/secret/persons"
 TEMPLATES, PHOTOS = 1200, 3
@@ -136,7 +136,7 @@ def test_all_data_moves_under_new_keys_while_the_server_runs(api, make_api, help
 
 KILLED = """
 import os, signal, sys
-from match_server.importing import opened
+from match_server.services.enrollment.batch_import import opened
 from match_server.settings import load_settings
 
 def tell(progress):

@@ -122,7 +122,7 @@ def test_erasure_takes_what_was_kept_of_the_metadata_for_filters(api, helpers):
     api.ok("DELETE", f"{PERSONS}/{person}")
     from sqlalchemy import func, select
 
-    from match_server.tables import PersonField
+    from match_server.db.tables import PersonField
 
     with api.services.database.read() as session:
         assert session.scalar(select(func.count()).select_from(PersonField)) == 0
@@ -291,7 +291,7 @@ class TestSeveralCollections:
         assert (names, answer["searched"]) == (["banned 0"], 1)
 
     def test_collections_of_two_models_are_a_mismatch(self, api, helpers, three):
-        from match_server.services.lookup import collection_named
+        from match_server.services.lookups import collection_named
 
         with api.services.database.write() as session:
             collection_named(session, "banned").model_id = "other@2"

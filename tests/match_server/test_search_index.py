@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from match_server.search_index import SearchIndex
-from match_server.services.lookup import collection_named
+from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.lookups import collection_named
 from shared.errors import NotFound
 
 

@@ -6,14 +6,14 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import select
 
-from match_server.cli import main
+from match_server.commands.cli import main
+from match_server.db.tables import DeviceConfiguration, Webhook
+from match_server.process.notifiers import webhook_deliverer
 from match_server.schemas.devices import ConfigPut, DeviceCreate
 from match_server.schemas.webhooks import WebhookCreate
-from match_server.tables import DeviceConfiguration, Webhook
-from match_server.telling.calls import Answer, Outcome
-from match_server.telling.signing import secret_text
-from match_server.telling.start import webhook_deliverer
-from shared.envelope import Key, Keyring
+from match_server.services.webhooks.calls import Answer, Outcome
+from match_server.services.webhooks.signing import secret_text
+from shared.encryption import Key, Keyring
 from shared.errors import KeyMissing
 
 PASSWORD = "camera-password-4711"

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from match_server import gallery_follower
-from match_server.search_index import SearchIndex
-from match_server.services.lookup import collection_named
+from match_server.services.galleries import follower
+from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.lookups import collection_named
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def index(api, tmp_path):
 @pytest.fixture
 def said(caplog):
     """The follower's messages since the last call."""
-    caplog.set_level(logging.INFO, logger="match_server.gallery_follower")
+    caplog.set_level(logging.INFO, logger="match_server.services.galleries.follower")
 
     def messages():
         found = [
             (record.message, getattr(record, "why", ""))
             for record in caplog.records
-            if record.name == "match_server.gallery_follower"
+            if record.name == "match_server.services.galleries.follower"
         ]
         caplog.clear()
         return found
@@ -126,7 +126,7 @@ def _contents(folder):
 
 
 def test_an_erased_template_is_soon_gone_from_the_files(api, helpers, index, tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery_follower, "_COMPACT_AFTER_S", 0.0)
+    monkeypatch.setattr(follower, "_COMPACT_AFTER_S", 0.0)
     vector = helpers.unit_vector(1)
     ann = api.person("Ann", vector)
     api.person("Bob", helpers.unit_vector(2))

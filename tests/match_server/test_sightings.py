@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, text
 
-from match_server.tables import Event, EventTrack, Probe
+from match_server.db.tables import Event, EventTrack, Probe
 from shared.ids import new_id
 
 on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from match_server.services.storing.places import Bucket, Folder, checked_uri
+from match_server.services.storage.backends import Bucket, Folder, checked_uri
 from shared.errors import MalformedInput, NotFound, Unavailable
 
 PERSONS = "/v1/collections/default/persons"

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from match_server.tables import TrackTemplate
-from shared.envelope import Key
+from match_server.db.tables import TrackTemplate
+from shared.encryption import Key
 from shared.ids import new_id
 
 on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database

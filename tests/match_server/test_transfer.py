@@ -14,23 +14,23 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import JSON, func, select, update
 
-from match_server.cli import main
-from match_server.database import Database
-from match_server.migrations import head_revision, known_revisions, migrate
-from match_server.prepare import make_data_folder
+from match_server.backup.container import MAGIC, Reader, Writer
+from match_server.backup.exporting import export
+from match_server.backup.files import Named, Places
+from match_server.backup.importing import is_export
+from match_server.backup.importing import restore as restore_with
+from match_server.backup.rows import TableRows, numbers_given
+from match_server.commands.cli import main
+from match_server.db.database import Database
+from match_server.db.migrations import head_revision, known_revisions, migrate
+from match_server.db.tables import AuditHead, Change, Counter, Event, Image, Table, Template
+from match_server.process.bootstrap import make_data_folder
 from match_server.schemas.audit import AuditQuery
-from match_server.services.law.audit import Audit
-from match_server.services.storing.files import FileStore
+from match_server.services.audit.reader import Audit
+from match_server.services.storage.files import FileStore
 from match_server.settings import Settings
-from match_server.tables import AuditHead, Change, Counter, Event, Image, Table, Template
-from match_server.transfer.container import MAGIC, Reader, Writer
-from match_server.transfer.exporting import export
-from match_server.transfer.importing import is_export
-from match_server.transfer.importing import restore as restore_with
-from match_server.transfer.places import Named, Places
-from match_server.transfer.rows import TableRows, numbers_given
 from shared.clock import SystemClock
-from shared.envelope import Key
+from shared.encryption import Key
 from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
 from tests.match_server.every_table import ROWS, contents, fill, tables_of
 
@@ -406,7 +406,7 @@ def test_rows_that_no_database_should_take_are_refused(target, tmp_path, live, k
 def test_rows_with_much_text_are_written_in_records_that_can_be_read(
     target, tmp_path, live, monkeypatch
 ):
-    monkeypatch.setattr("match_server.transfer.rows._BATCH_CHARACTERS", 60)
+    monkeypatch.setattr("match_server.backup.rows._BATCH_CHARACTERS", 60)
     _export(live.services.settings, tmp_path / "file")
     with (tmp_path / "file").open("rb") as stream:
         heads = [record.head for record in Reader(stream, None)]

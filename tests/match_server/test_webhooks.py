@@ -14,14 +14,14 @@ import trustme
 from pydantic import ValidationError
 from sqlalchemy import update
 
+from match_server.db.leader_lock import turn_at
+from match_server.db.tables import Webhook
+from match_server.process.notifiers import webhook_deliverer
 from match_server.schemas.webhooks import WebhookCreate
+from match_server.services.webhooks.addresses import Refused, addresses_of, web_address
+from match_server.services.webhooks.calls import Caller
+from match_server.services.webhooks.delivery import Deliverer, Patience
 from match_server.settings import Settings
-from match_server.tables import Webhook
-from match_server.telling.addresses import Refused, addresses_of, web_address
-from match_server.telling.calls import Caller
-from match_server.telling.delivery import Deliverer, Patience
-from match_server.telling.start import webhook_deliverer
-from match_server.telling.turns import turn_at
 from shared.errors import Unavailable
 from tests.match_server.receivers import Receiver, signature, until
 

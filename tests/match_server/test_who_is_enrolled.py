@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from match_server.commands.importing import import_
-from match_server.importing import plan, run
 from match_server.schemas.batches import BatchQuery
-from match_server.services.people.advice import advice
-from match_server.services.searches.reference_calibrations import ReferenceCalibrations
+from match_server.services.enrollment.advice import advice
+from match_server.services.enrollment.batch_import import plan, run
+from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 
 RED, GREEN, BLUE = (0, 0, 200), (0, 200, 0), (200, 0, 0)
 GRAY = (120, 120, 120)  # what is painted in it is hardly a face

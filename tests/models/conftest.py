@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.analysis import FaceModels, open_models
+from models.face_models import FaceModels, open_models
 from models.samples import sample_path
 from models.types import BgrImage
 

@@ -8,8 +8,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.inputs import InputSpec
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec
 
 _OPSET = [helper.make_opsetid("", 13)]
 

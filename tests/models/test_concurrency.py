@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from models.analysis import FaceModels
+from models.face_models import FaceModels
 from models.types import Face
 
 from .conftest import sample

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.analysis import open_models
+from models.face_models import open_models
 from models.packs.store import require
 from shared.errors import PackError
 

@@ -17,7 +17,7 @@ from models.detectors.centerface import CenterFace
 from models.detectors.scrfd import Scrfd
 from models.detectors.ultralight import UltraLight
 from models.detectors.yunet import YuNet, detections_of
-from models.inputs import InputSpec
+from models.preprocessing import InputSpec
 from models.types import BgrImage, Detections
 from shared.errors import PackError
 

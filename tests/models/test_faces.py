@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.analysis import FaceModels
-from models.picture import read_picture
-from models.pose import poses_from_points
-from models.quality import DOORWAY, OFF, PASSPORT
+from models.face_models import FaceModels
+from models.images.decoding import read_picture
+from models.quality.pose import poses_from_points
+from models.quality.quality import DOORWAY, OFF, PASSPORT
 from models.samples import sample_path
 from models.types import Face
 from shared.errors import NotFound, PackError
-from shared.template import Template
+from shared.wire.template import Template
 
 from .conftest import read, sample
 

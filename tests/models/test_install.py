@@ -15,12 +15,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from models.analysis import open_models
-from models.inputs import InputSpec
+from models.face_models import open_models
 from models.packs import install as installing
 from models.packs.install import pull
 from models.packs.manifest import Manifest, ModelFile, Pack, Source
 from models.packs.store import InstalledPack, installed, require
+from models.preprocessing import InputSpec
 from shared.errors import PackError
 
 from . import graphs

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.alignment import REFERENCE, align, similarity_transforms
-from models.analysis import FaceModels
-from models.quality import is_lower_face_covered
+from models.face_models import FaceModels
+from models.quality.quality import is_lower_face_covered
 from models.types import BgrImage
-from shared.quality import Quality, QualityFactor
+from shared.wire.quality import Quality, QualityFactor
 
 from .conftest import read, sample
 

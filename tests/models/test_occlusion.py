@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from models.alignment import REFERENCE, similarity_transforms
-from models.analysis import FaceModels
+from models.face_models import FaceModels
 from models.occlusion.estimator import WEIGHTS, OcclusionModel
 from models.occlusion.regions import CELLS, FACTORS, POLYGONS, outside, region_weights, shares
-from models.quality import DOORWAY, OFF, PASSPORT
-from models.session import Session
-from models.training.evaluate import (
+from models.onnx_session import Session
+from models.quality.quality import DOORWAY, OFF, PASSPORT
+from models.types import BgrImage
+from shared.wire.quality import Quality
+from tools.occlusion.evaluate import (
     Face,
     Trial,
     always_mean,
@@ -24,8 +26,6 @@ from models.training.evaluate import (
     held_out_samples,
     trial,
 )
-from models.types import BgrImage
-from shared.quality import Quality
 
 from .conftest import sample
 

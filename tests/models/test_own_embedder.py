@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.analysis import FaceModels, open_models
+from models.face_models import FaceModels, open_models
 from models.packs.install import pull
 from models.packs.manifest import built_in_manifest, read_manifest
 from models.packs.store import default_cache

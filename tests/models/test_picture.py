@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models import picture as picture_module
-from models.picture import PictureLimits, read_picture
-from models.picture_formats import FileFormat, media_type_of
+from models.images import decoding as picture_module
+from models.images.decoding import PictureLimits, read_picture
+from models.images.formats import FileFormat, media_type_of
 from models.types import BgrImage
 from shared.errors import MalformedInput, TooLarge, UnsupportedMedia
 

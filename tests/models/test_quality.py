@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.alignment import REFERENCE, SIDE, align
-from models.pose import FACE, poses_from_points
-from models.quality import DOORWAY, FACTORS, OFF, PASSPORT, Gate, assess
+from models.quality.pose import FACE, poses_from_points
+from models.quality.quality import DOORWAY, FACTORS, OFF, PASSPORT, Gate, assess
 from models.types import BgrImage, Detections, Shapes
-from shared.quality import Pose, Quality
+from shared.wire.quality import Pose, Quality
 
 LEVEL = Pose(yaw=0, pitch=0, roll=0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.analysis import FaceModels, open_models
+from models.face_models import FaceModels, open_models
 from models.packs.install import pull
 from models.packs.manifest import built_in_manifest
 from models.packs.store import default_cache, installed

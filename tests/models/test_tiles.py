@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.analysis import FaceModels, open_models
 from models.detectors.tiles import Tiles
+from models.face_models import FaceModels, open_models
 from models.samples import sample_path
 from models.types import BgrImage, Detections
 

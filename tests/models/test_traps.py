@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from models.analysis import FaceModels
-from models.inputs import Layout
+from models.face_models import FaceModels
+from models.onnx_session import Session
 from models.packs.store import InstalledPack, require
 from models.packs.surgery import flush_denormals
-from models.session import Session
+from models.preprocessing import Layout
 from models.types import BgrImage, Detections
 
 from . import graphs
@@ -155,9 +155,9 @@ _PROVIDERS = """
 import json, onnxruntime
 onnxruntime.get_available_providers = lambda: [
     "AzureExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-from models.inputs import Layout
+from models.preprocessing import Layout
 from models.packs.store import require
-from models.session import Session
+from models.onnx_session import Session
 pack = require("compact")
 print(json.dumps(sorted({name for file in pack.pack.files
                          for name in Session(pack.path(file)).providers})))

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from models.crops import clip, enlarge, stretch
 from models.embedder import Embedder
-from models.inputs import InputSpec, Layout
-from models.session import Session
+from models.onnx_session import Session
+from models.preprocessing import InputSpec, Layout
 from models.types import Detections
+from models.warping import clip, enlarge, stretch
 from shared.errors import MalformedInput, PackError
 
 from . import graphs

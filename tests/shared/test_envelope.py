@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.envelope import OVERHEAD_BYTES, SALT_BYTES, Key, Keyring, about, key_id_of
+from shared.encryption import OVERHEAD_BYTES, SALT_BYTES, Key, Keyring, about, key_id_of
 from shared.errors import ConfigurationError, Damaged, KeyMissing
 
 PLAIN = b"a template, or a photo" * 10

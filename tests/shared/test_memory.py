@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.memory import memory_limit_bytes
+from shared.malloc_trim import memory_limit_bytes
 
 
 def test_the_tightest_limit_of_all_control_groups_holds(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from shared.fleet import HealthMessage, ReportedConfig
 from shared.ids import new_id
-from shared.messages import MAX_THUMBNAIL_BYTES, ProbeMessage, TrackMessage
-from shared.quality import Quality, QualityFactor
-from shared.template import Template, encode_template, unit_rows
-from shared.wire_model import WireModel
+from shared.wire.base import WireModel
+from shared.wire.device import HealthMessage, ReportedConfig
+from shared.wire.messages import MAX_THUMBNAIL_BYTES, ProbeMessage, TrackMessage
+from shared.wire.quality import Quality, QualityFactor
+from shared.wire.template import Template, encode_template, unit_rows
 from tests.attacks.mqtt import valid_messages
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.sentences import sentence
+from shared.wording import sentence
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.service import Watchdog, notify
+from shared.systemd import Watchdog, notify
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_watchdog_speaks_three_times_in_its_interval_and_no_more(
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
     now = 100.0
-    monkeypatch.setattr("shared.service.time.monotonic", lambda: now)
+    monkeypatch.setattr("shared.systemd.time.monotonic", lambda: now)
     watchdog = Watchdog()
     for _ in range(60):  # six seconds
         watchdog.alive()

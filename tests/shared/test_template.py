@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from shared.errors import MalformedInput
-from shared.template import Template, decode_template, encode_template, unit_rows
+from shared.wire.template import Template, decode_template, encode_template, unit_rows
 
 MODEL = "test-model@1"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shared.clock import SystemClock, rfc3339
 from shared.errors import MalformedInput
 from shared.ids import NAME_PATTERN, is_name, new_id
-from shared.topics import DeviceTopics, any_device
+from shared.wire.topics import DeviceTopics, any_device
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)
 

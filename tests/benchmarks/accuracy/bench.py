@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from match_server.evaluation.calibration import Calibration
+from match_server.calibration.calibration import Calibration
 from match_server.evaluation.comparisons import compare
-from match_server.evaluation.measured import measure
+from match_server.evaluation.measurement import measure
 from match_server.schemas.collections import Policy
-from match_server.services.searches.operating_point import OperatingPoint
-from match_server.services.searches.reference_calibrations import ReferenceCalibrations
+from match_server.services.recognition.operating_point import OperatingPoint
+from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from tests.benchmarks.accuracy.pictures import LIKE_SIDE, Faces, Half, engine_of, look_at
 from tests.benchmarks.accuracy.trials import Json, enrollable, point_of
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.importing import pictures_in
-from models.analysis import FaceModels, open_models
+from match_server.services.enrollment.batch_import import pictures_in
+from models.face_models import FaceModels, open_models
 from models.types import BgrImage
 from tests.benchmarks.accuracy.bench import Bench
 from tests.benchmarks.tables import Row

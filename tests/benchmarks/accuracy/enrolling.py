@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.face_choice import FaceChoice
-from match_server.faces import FaceEngine
-from match_server.importing import pictures_in
+from match_server.services.enrollment.batch_import import pictures_in
+from match_server.services.recognition.face_choice import FaceChoice
+from match_server.services.recognition.face_engine import FaceEngine
 from shared.errors import MusterError, NoFace, SeveralFaces
 from tests.benchmarks.accuracy.bench import Bench
 from tests.benchmarks.accuracy.pictures import engine_of

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import models
-from match_server import faces as server_faces
 from match_server.evaluation.folder import side_of
-from match_server.faces import FaceEngine
-from match_server.picture_folder import pictures_in
-from match_server.services.face_models.engines import installed_engine
+from match_server.services.picture_folder import pictures_in
+from match_server.services.recognition import face_engine as server_faces
+from match_server.services.recognition.engines import installed_engine
+from match_server.services.recognition.face_engine import FaceEngine
+from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice
 from models.packs.store import default_cache, require
-from models.picture import PictureLimits
 from shared.errors import MusterError
 
 Half = Literal["a", "b"]

@@ -8,14 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from edge_agent.tracking.fusion import fuse
-from match_server.evaluation.calibration import Calibration
+from edge_agent.vision.fusion import fuse
+from match_server.calibration.calibration import Calibration
 from match_server.evaluation.rates import share_interval
 from match_server.schemas.base import Decision
-from match_server.services.searches.operating_point import OperatingPoint, Traffic, operating_point
-from match_server.services.searches.scopes import Scope
+from match_server.services.collection_ref import Scope
+from match_server.services.recognition.operating_point import (
+    OperatingPoint,
+    Traffic,
+    operating_point,
+)
 from shared.decision import decide
-from shared.template import Template
+from shared.wire.template import Template
 from tests.benchmarks.accuracy.pictures import Faces, Picture, Rows
 
 Pictures = dict[int, list[Picture]]  # by person

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import cv2
 
-from models.analysis import open_models
+from models.face_models import open_models
 from tests.benchmarks.edge.accuracy import bench_accuracy
 from tests.benchmarks.edge.cost import bench_scenes
 from tests.benchmarks.edge.latency import bench_latency

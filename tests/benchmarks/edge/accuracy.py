@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.capture.feed import Frame
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.probes import Probe
-from edge_agent.tracking.bestshot import ShotRules
-from models.analysis import FaceModels
+from edge_agent.capture.camera import Frame
+from edge_agent.vision.best_shot import ShotRules
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.probe import Probe
+from models.face_models import FaceModels
 from models.types import BgrImage
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, add, grain

@@ -5,11 +5,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from edge_agent.capture.feed import Feed, Manner
-from edge_agent.capture.sources import open_source
-from edge_agent.pipeline import Pipeline, PipelineRules
-from edge_agent.watching.detection import DetectionRules
-from models.analysis import FaceModels
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.source import open_source
+from edge_agent.vision.face_search import DetectionRules
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from models.face_models import FaceModels
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, SCENES, SIZES, Person, film, people_of
 from tests.benchmarks.edge.truth import Following

@@ -10,12 +10,12 @@ import numpy as np
 
 from demo.processes import create_key, free_port, server
 from edge_agent.agent import Agent
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.settings import settings_of
-from models.analysis import FaceModels
-from shared.messages import ProbeReceipt
+from edge_agent.config.settings import settings_of
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
+from models.face_models import FaceModels
+from shared.wire.messages import ProbeReceipt
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS
 from tests.benchmarks.tables import Row, print_table

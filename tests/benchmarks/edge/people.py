@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from models.analysis import FaceModels
-from models.picture import read_picture
+from models.face_models import FaceModels
+from models.images.decoding import read_picture
 from models.samples import sample_path
 from models.types import BgrImage
 from shared.errors import MusterError

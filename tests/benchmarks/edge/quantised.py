@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.analysis import FaceModels
-from models.inputs import Layout
+from models.face_models import FaceModels
+from models.onnx_session import Session
 from models.packs.store import require
-from models.session import Session
-from shared.template import unit_rows
+from models.preprocessing import Layout
+from shared.wire.template import unit_rows
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.tables import Row, interleaved, median, p95, print_table
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge_agent.tracking.tracker import Track
+from edge_agent.vision.tracker import Track
 from tests.benchmarks.edge.scenes import Person
 
 _NEAR = 0.6  # face widths: a track's centre is no further from the face that it follows

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.gallery.store import Store
+from edge_agent.gallery.encrypted_store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.gallery.store import Store
-from shared.envelope import Keyring
-from shared.feed import (
+from edge_agent.gallery.encrypted_store import Store
+from shared.encryption import Keyring
+from shared.wire.change_feed import (
     FeedChanges,
     FeedPerson,
     FeedTemplates,
@@ -18,7 +18,7 @@ from shared.feed import (
     SnapshotHead,
     SnapshotPart,
 )
-from shared.template import Template
+from shared.wire.template import Template
 
 COLLECTION = "staff"
 MODEL = "test@1"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.gallery.codes import Codes
+from edge_agent.gallery.quantised_index import Codes
 from shared.gallery.kernels import compiled_kernels
-from shared.gallery.plain import PlainKernel
-from shared.gallery.scans import Kernel
+from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.scan import Kernel
 
 KERNELS: list[Kernel] = [*compiled_kernels(), PlainKernel()]
 COUNT = 9000  # more than two blocks

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.gallery.follower import Follower
-from edge_agent.gallery.local import LocalGallery
-from edge_agent.gallery.store import Store
+from edge_agent.gallery.edge_gallery import LocalGallery
+from edge_agent.gallery.encrypted_store import Store
+from edge_agent.gallery.replica import Follower
 from shared.errors import Forbidden, NotFound, SnapshotNeeded, Unauthenticated, Unavailable
 
 from .made import (

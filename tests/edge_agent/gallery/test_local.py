@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.gallery.local import LocalGallery
-from edge_agent.gallery.store import Store
+from edge_agent.gallery.edge_gallery import LocalGallery
+from edge_agent.gallery.encrypted_store import Store
 from shared.errors import ModelMismatch
 
 from .made import (
@@ -94,7 +94,7 @@ def test_two_who_are_as_near_are_ambiguous_but_one_person_twice_is_not(
 
 
 def _all_near(owners: dict[int, int], row: np.ndarray) -> object:
-    from shared.feed import FeedTemplates
+    from shared.wire.change_feed import FeedTemplates
 
     return FeedTemplates.pack(
         [

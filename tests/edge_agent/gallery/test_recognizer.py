@@ -11,24 +11,24 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_agent.box_keys import box_keys
-from edge_agent.gallery.checkup import examine_galleries
-from edge_agent.gallery.galleries import Galleries
-from edge_agent.gallery.local import Found
-from edge_agent.gallery.recognizer import Hook, Recognizer
-from edge_agent.gallery.store import Store
-from edge_agent.outbox import Outbox
-from edge_agent.probes import Probe
-from edge_agent.publishers.fallback import FallbackTransport
-from edge_agent.publishers.http import HttpTransport
-from edge_agent.publishers.mqtt import MqttLogin, MqttTransport
-from edge_agent.settings import settings_of
-from shared.envelope import Key
+from edge_agent.config.key_file import box_keys
+from edge_agent.config.settings import settings_of
+from edge_agent.delivery.fallback import FallbackTransport
+from edge_agent.delivery.http import HttpTransport
+from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+from edge_agent.diagnostics.gallery_check import examine_galleries
+from edge_agent.gallery.edge_gallery import Found
+from edge_agent.gallery.encrypted_store import Store
+from edge_agent.gallery.local_decision import Hook, Recognizer
+from edge_agent.gallery.manager import Galleries
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.vision.probe import Probe
+from shared.encryption import Key
 from shared.errors import ConfigurationError
-from shared.feed import FeedPerson
-from shared.messages import LocalEventMessage, ProbeMessage
-from shared.template import Template
-from shared.topics import DeviceTopics
+from shared.wire.change_feed import FeedPerson
+from shared.wire.messages import LocalEventMessage, ProbeMessage
+from shared.wire.template import Template
+from shared.wire.topics import DeviceTopics
 from tests.edge_agent.far_ends import Broker
 from tests.edge_agent.made_probes import make_probe
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.box_keys import CREDENTIAL, box_keys
-from edge_agent.gallery.store import open_store
-from shared.envelope import Key, Keyring
+from edge_agent.config.key_file import CREDENTIAL, box_keys
+from edge_agent.gallery.encrypted_store import open_store
+from shared.encryption import Key, Keyring
 from shared.errors import ConfigurationError, Damaged
 
 from .made import (

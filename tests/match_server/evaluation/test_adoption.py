@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from match_server.tables import Calibration
+from match_server.db.tables import Calibration
 
 CALIBRATION = "/v1/collections/default/calibration"
 COLLECTION = "/v1/collections/default"

@@ -11,21 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from match_server.evaluation.calibration import (
-    Calibration,
-    fmr_for_fpir,
-    fpir_for_fmr,
-    limits_of,
-)
-from match_server.evaluation.comparisons import compare
-from match_server.evaluation.grid import BINS, edges
-from match_server.evaluation.likelihood import (
+from match_server.calibration.calibration import Calibration, fmr_for_fpir, fpir_for_fmr, limits_of
+from match_server.calibration.grid import BINS, edges
+from match_server.calibration.likelihood import (
     _pool_adjacent_violators,
     cllr,
     least_cllr,
     match_probabilities,
 )
-from match_server.evaluation.tail import fit_tail
+from match_server.calibration.tail import fit_tail
+from match_server.evaluation.comparisons import compare
 from match_server.schemas.calibrations import CalibrationFile
 from shared.errors import Unusable
 

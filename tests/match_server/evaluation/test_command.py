@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from match_server.evaluating import Reference, Wanted, run
+from match_server.commands.evaluation_run import Reference, Wanted, run
+from match_server.container import build_services
+from match_server.db.tables import Collection
 from match_server.evaluation.report import Wish
-from match_server.evaluation.telling import told
-from match_server.faces import FaceEngine
-from match_server.prepare import prepare
+from match_server.evaluation.text_report import told
+from match_server.process.bootstrap import prepare
 from match_server.schemas.calibrations import CalibrationFile
-from match_server.services.wiring import build_services
+from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings
-from match_server.tables import Collection
 from shared.errors import ConfigurationError, PackError, Unusable
 
 
@@ -251,7 +251,7 @@ def test_what_cannot_be_evaluated_is_said(services, folder, tmp_path, helpers):
 @pytest.mark.skipif("MUSTER_TEST_FACES" not in os.environ, reason="needs pictures of real people")
 def test_real_people_are_measured_by_the_command(tmp_path):
     folder = os.environ["MUSTER_TEST_FACES"]
-    code = "from match_server.cli import main; main()"
+    code = "from match_server.commands.cli import main; main()"
     data = ["--data-dir", str(tmp_path / "data")]
     subprocess.run([sys.executable, "-c", code, "migrate", *data], check=True)
     command = [sys.executable, "-c", code, "evaluate", folder, *data]

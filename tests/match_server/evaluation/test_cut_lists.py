@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from match_server.services.searches.scopes import scope_named
+from match_server.services.collection_ref import scope_named
 
 
 @pytest.fixture

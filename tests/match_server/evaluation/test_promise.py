@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from match_server.evaluation.calibration import Calibration, fpir_for_fmr
-from match_server.services.searches.operating_point import (
+from match_server.calibration.calibration import Calibration, fpir_for_fmr
+from match_server.services.collection_ref import Scope
+from match_server.services.recognition.operating_point import (
     LOOSEST_FMR,
     LOOSEST_FPIR,
     Traffic,
     operating_point,
 )
-from match_server.services.searches.scopes import Scope
 
 STRANGERS = 4000
 NO_TRAFFIC = Traffic(None, None)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from match_server.calibration.grid import at_least, bins_of, edges
 from match_server.evaluation.comparisons import MAX_GROUPS, compare
-from match_server.evaluation.grid import at_least, bins_of, edges
 from match_server.evaluation.rates import equal_error, rates_of, zero_errors_bound
 
 

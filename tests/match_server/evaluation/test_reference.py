@@ -5,14 +5,14 @@ import json
 import pytest
 from sqlalchemy import insert, text, update
 
-from match_server.database import Database
-from match_server.doctor import examine
-from match_server.evaluation.calibration import Calibration
-from match_server.evaluation.measured import as_reference
-from match_server.migrations import migrate
+from match_server.calibration.calibration import Calibration
+from match_server.db.database import Database
+from match_server.db.migrations import migrate
+from match_server.db.tables import Collection
+from match_server.evaluation.measurement import as_reference
+from match_server.process.doctor import examine
 from match_server.schemas.calibrations import CalibrationFile
-from match_server.services.searches.operating_point_view import strangers_named
-from match_server.tables import Collection
+from match_server.services.recognition.operating_point_view import strangers_named
 from models.packs.references import reference_of, threshold_of
 
 COMPACT = "compact-mobilefacenet-512@1"
@@ -132,7 +132,7 @@ def test_a_fixed_threshold_is_warned_of_at_the_size_at_which_it_names_strangers(
     assert said in point["warning"]
     served.services.policy_warnings.log()
     assert said in caplog.text
-    monkeypatch.setattr("match_server.doctor.build_services", lambda _: served.services)
+    monkeypatch.setattr("match_server.process.doctor.build_services", lambda _: served.services)
     (check,) = [one for one in examine(settings) if one.name == "thresholds"]
     assert not check.ok
     assert said in check.message

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.gallery import SegmentedGallery, open_gallery
-from shared.gallery.contract import Candidates
+from shared.gallery.api import Candidates
 from shared.gallery.kernels import compiled_kernels
-from shared.gallery.plain import PlainKernel
-from shared.gallery.scans import Kernel
+from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.scan import Kernel
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.float32]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from shared.gallery.codebook import CodeBook
 from shared.gallery.kernels import CompiledKernel, compiled_kernels
-from shared.gallery.plain import PlainKernel
-from shared.gallery.quantise import CodeBook
-from shared.gallery.scans import Kernel
-from shared.gallery.shelf import GROUP, Shelf, View, full_view, new_shelf
+from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.scan import Kernel
+from shared.gallery.segment import GROUP, Shelf, View, full_view, new_shelf
 from tests.shared.gallery.conftest import Rows, random_rows, unit
 from tests.shared.gallery.test_search import SHAPES
 

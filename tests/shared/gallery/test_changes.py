@@ -104,9 +104,9 @@ TestHistories.settings = settings(
 def test_tails_that_fill_up_become_shelves_and_shelves_are_merged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shared.gallery.tail.FULL", 64)
-    monkeypatch.setattr("shared.gallery.engine.FULL", 64)
-    monkeypatch.setattr("shared.gallery.engine._MOST_SHELVES", 4)
+    monkeypatch.setattr("shared.gallery.mutable_segment.FULL", 64)
+    monkeypatch.setattr("shared.gallery.memory_index.FULL", 64)
+    monkeypatch.setattr("shared.gallery.memory_index._MOST_SHELVES", 4)
     gallery, oracle = open_gallery(None, D), Oracle()
     rng = np.random.default_rng(0)
     rows = random_rows(3000, D)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.gallery import open_gallery
-from shared.gallery.scans import Kernel
+from shared.gallery.scan import Kernel
 from tests.shared.gallery.conftest import random_rows
 
 N, D = 9000, 32

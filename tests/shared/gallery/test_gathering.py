@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from shared.gallery.gathering import MOST_PROBES, Gathering
-from shared.gallery.scans import Ask, Ranked
+from shared.gallery.coalescing import MOST_PROBES, Gathering
+from shared.gallery.scan import Ask, Ranked
 
 
 def ask(values: list[float], limit: int = 1) -> Ask:

@@ -75,7 +75,7 @@ def test_the_doctor_names_the_kernel_and_the_speed_of_memory() -> None:
 @pytest.mark.skipif(not compiled_kernels(), reason="the compiled kernel was not built")
 def test_buffers_that_are_too_small_are_refused_before_anything_is_read() -> None:
     from shared.gallery import _kernel
-    from shared.gallery.quantise import CodeBook
+    from shared.gallery.codebook import CodeBook
 
     book = CodeBook(64).packed
     small, name = np.zeros(8, dtype=np.uint8), compiled_kernels()[0].name

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared.errors import Conflict, MalformedInput
 from shared.gallery import open_gallery
-from shared.gallery.scans import Kernel
+from shared.gallery.scan import Kernel
 from tests.shared.gallery.conftest import Oracle, Rows, assert_same, random_rows, unit
 
 COUNTS = [0, 1, 2, 15, 16, 17, 31, 33, 100, 200]

@@ -192,8 +192,8 @@ def test_the_number_of_segments_stays_small_and_removed_templates_leave_the_disk
 def test_full_tails_are_sealed_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.gallery.tail.FULL", 32)
-    monkeypatch.setattr("shared.gallery.engine.FULL", 32)
+    monkeypatch.setattr("shared.gallery.mutable_segment.FULL", 32)
+    monkeypatch.setattr("shared.gallery.memory_index.FULL", 32)
     gallery = opened(tmp_path)
     follow(gallery, 60)
     gallery.close()
@@ -286,8 +286,8 @@ def test_damage_is_found_at_opening_and_healed_by_a_rebuild(sealed: Path, harm: 
 
 
 def test_each_section_of_a_segment_is_verified(sealed: Path) -> None:
-    from shared.gallery.quantise import CodeBook
-    from shared.gallery.segment import _layout
+    from shared.gallery.codebook import CodeBook
+    from shared.gallery.segment_file import _layout
 
     intact = _segment(sealed).read_bytes()
     groups = max(v.shelf.groups for v in opened(sealed)._views if v.shelf.name)

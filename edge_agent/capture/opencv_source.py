@@ -1,0 +1,183 @@
+"""Cameras and streams behind OpenCV: USB through V4L2, the network through FFmpeg."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.capture.jpeg_decoding import require_size
+from edge_agent.capture.stall import LEAST_S
+from models.types import BgrImage
+from shared.addresses import redacted
+from shared.errors import SourceError
+
+_OPEN_S: Final = 10.0
+_FIRST_S: Final = 45.0  # for the first picture, which waits for a keyframe
+_OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a camera is asked for, where its kind can be asked."""
+
+    size: tuple[int, int] | None = None  # width, height in pixels
+    fps: float | None = None
+    transport: Literal["tcp", "udp"] = "tcp"  # of RTSP's pictures
+    login: tuple[str, str] | None = None  # name and password of a network camera
+    ca_file: Path | None = None  # the authority that signed a network camera's certificate
+
+
+class OpenCvCamera:
+    """A camera or stream behind OpenCV; stream time is the monotonic clock.
+
+    `name` is how it may be called in a log. For a first picture it is asked for `first_s` seconds.
+    """
+
+    live, stills = True, False
+
+    def __init__(
+        self, name: str, capture: cv2.VideoCapture, why_not: str, *, first_s: float = 0.0
+    ) -> None:
+        self._name = name
+        self._capture = capture
+        self._first_until_s: float | None = time.monotonic() + first_s
+        try:
+            if not capture.isOpened():
+                raise SourceError(f"{name} cannot be opened: {why_not}", source=name)
+            width = capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+            require_size(name, width, capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        except SourceError:
+            capture.release()
+            raise
+
+    def grab(self) -> float:
+        while not self._capture.grab():
+            if self._first_until_s is None or time.monotonic() >= self._first_until_s:
+                raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
+            time.sleep(0.01)
+        self._first_until_s = None
+        return time.monotonic()
+
+    def retrieve(self) -> BgrImage:
+        there, image = self._capture.retrieve()
+        if not there:
+            raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
+        return as_bgr(image)
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+def open_usb_camera(spec: str, asked: Asked) -> OpenCvCamera:
+    path = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
+    if not path.exists():
+        others = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
+        raise SourceError(
+            f"there is no camera {path}: is it plugged in? There is {others or 'none here'}",
+            source=spec,
+        )
+    capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
+    # MJPG first: raw pictures at full size do not pass through USB 2 at a camera's full rate.
+    capture.set(cv2.CAP_PROP_FOURCC, float(cv2.VideoWriter.fourcc(*"MJPG")))
+    if asked.size is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, asked.size[0])
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, asked.size[1])
+    if asked.fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, asked.fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    why_not = "another program may use it, or this user may not (group video)"
+    return OpenCvCamera(str(path), capture, why_not)
+
+
+def open_stream(spec: str, asked: Asked, stall_s: float = LEAST_S) -> OpenCvCamera:
+    """A network stream through FFmpeg, which may be silent for `stall_s` once it runs."""
+    scheme, name = urlsplit(spec).scheme, redacted(spec)
+    limits = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        round(_OPEN_S * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        round(stall_s * 1000),
+    ]
+    options = ["rtsp_transport;udp"] if asked.transport == "udp" and scheme == "rtsp" else []
+    if asked.ca_file is not None and scheme in ("https", "rtsps"):
+        options += ["tls_verify;1", f"ca_file;{asked.ca_file}"]
+    with _ffmpeg_options.hold("|".join(options) or None):
+        capture = cv2.VideoCapture(with_login(spec, asked.login), cv2.CAP_FFMPEG, limits)
+    if not capture.isOpened() and scheme in ("rtsp", "rtsps"):
+        from edge_agent.capture.rtsp_error import why_not_opened
+
+        capture.release()
+        raise SourceError(f"{name} cannot be opened: {why_not_opened(spec, asked)}", source=name)
+    why_not = "is it on, and are address, name and password right?"
+    first_s = _FIRST_S if scheme in ("rtsp", "rtsps") else 0.0
+    return OpenCvCamera(name, capture, why_not, first_s=first_s)
+
+
+class _FfmpegOptions:
+    """OpenCV hands options to FFmpeg through the environment alone, and a process has only one.
+
+    So streams that ask for the same may be opened at the same time; others wait for them.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._opening = 0
+        self._options: str | None = None
+        self._given = os.environ.get(_OPTIONS)  # by whoever started this process
+
+    @contextmanager
+    def hold(self, options: str | None) -> Iterator[None]:
+        """While it is held, what is opened gets `options`; None leaves OpenCV's own (TCP)."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._opening or self._options == options)
+            self._options = options
+            self._opening += 1
+            if options is not None:
+                os.environ[_OPTIONS] = (
+                    options if self._given is None else f"{self._given}|{options}"
+                )
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._opening -= 1
+                if not self._opening and options is not None:
+                    del os.environ[_OPTIONS]
+                    if self._given is not None:
+                        os.environ[_OPTIONS] = self._given
+                self._changed.notify_all()
+
+
+_ffmpeg_options: Final = _FfmpegOptions()  # of the process, as the environment is
+
+
+def split_login(spec: str) -> tuple[str, tuple[str, str] | None]:
+    """An address without the name and password that stand in it, and these."""
+    parts = urlsplit(spec)
+    if parts.username is None:
+        return spec, None
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return bare, (unquote(parts.username), unquote(parts.password or ""))
+
+
+def with_login(spec: str, login: tuple[str, str] | None) -> str:
+    """The address as FFmpeg wants it; a login of its own gives way to `login`."""
+    if login is None:
+        return spec
+    parts = urlsplit(split_login(spec)[0])
+    name, password = (quote(part, safe="") for part in login)
+    return urlunsplit(parts._replace(netloc=f"{name}:{password}@{parts.netloc}"))
+
+
+def as_bgr(image: NDArray[Any]) -> BgrImage:
+    """OpenCV types its pictures as anything; a capture gives 8-bit BGR, which is said here."""
+    return image.astype(np.uint8, copy=False)

@@ -1,0 +1,1 @@
+"""Settings of the agent, its cameras and its secrets."""

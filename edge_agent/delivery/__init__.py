@@ -1,0 +1,1 @@
+"""Delivery of probes to the server, over HTTP or MQTT."""

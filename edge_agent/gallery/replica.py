@@ -1,0 +1,197 @@
+"""Follows the server's change feed with one local gallery: one thread, one collection."""
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from edge_agent.gallery.edge_gallery import LocalGallery
+from shared.clock import Clock, SystemClock
+from shared.errors import (
+    Damaged,
+    Forbidden,
+    KeyMissing,
+    ModelMismatch,
+    MusterError,
+    NotFound,
+    SnapshotNeeded,
+    Unauthenticated,
+    Unavailable,
+)
+from shared.wire.change_feed import FeedChanges, SnapshotHead, SnapshotPart
+
+log = logging.getLogger(__name__)
+
+_WAIT_S: Final = 20.0  # that the server holds a call open for something to happen
+_LEAST_S: Final = 1.0  # an empty answer that comes sooner was not waited for
+_CROWDED_PAUSE_S: Final = 8.0  # then: the server has no place for one more who waits
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 60.0
+_TOLD_OFF_PAUSE_S: Final = 60.0  # a person must do something first
+_TIDY_S: Final = 300.0
+
+
+class Source(Protocol):
+    """What a follower asks of the server; `edge_agent.gallery.feed_client.FeedClient`."""
+
+    def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges: ...
+
+    def snapshot(
+        self, collection: str, after: int
+    ) -> AbstractContextManager[tuple[SnapshotHead, Iterator[SnapshotPart]]]: ...
+
+    def close(self) -> None: ...
+
+
+class Follower:
+    """Keeps one gallery like the server's; says once what is wrong, and once that it works again.
+
+    A box that is told that it may not hold the collection (or that there is none) forgets it.
+    """
+
+    def __init__(
+        self,
+        gallery: LocalGallery,
+        source: Source,
+        *,
+        clock: Clock | None = None,
+        jitter: random.Random | None = None,
+        wait_s: float = _WAIT_S,
+    ) -> None:
+        self.gallery = gallery
+        self._source = source
+        self._clock = clock or SystemClock()
+        self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
+        self._wait_s = wait_s
+        self._stopping = threading.Event()
+        self._failures = 0
+        self._tidied_s = self._clock.monotonic_s()
+        self._complaint: str | None = None
+        self._in_touch = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"gallery-{gallery.collection}", daemon=True
+        )
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether the server answered when it was last asked."""
+        return self._in_touch
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the gallery is not followed at the moment; None when all is well."""
+        return self._complaint
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Whether the thread has ended; one that waits for an answer ends after that, by itself.
+
+        The gallery is closed with it, and not to be asked any more.
+        """
+        self._stopping.set()
+        if self._thread.ident is None:
+            self._close()
+        else:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def step(self) -> float:
+        """One call to the server and what follows from it; answers how long to pause, in s."""
+        try:
+            pause_s = self._follow()
+        except SnapshotNeeded as error:
+            log.warning("Gallery %s begins anew: %s", self.gallery.collection, error.message)
+            self.gallery.clear()
+            return 0.0
+        except (Damaged, KeyMissing) as error:
+            log.error("Gallery %s is fetched anew: %s", self.gallery.collection, error.message)
+            self.gallery.clear()
+            return self._failed(error, in_touch=self._in_touch)
+        except (Forbidden, NotFound, ModelMismatch) as error:
+            if self.gallery.state is not None:
+                log.warning("Gallery %s is forgotten", self.gallery.collection)
+                self.gallery.clear()
+            return self._failed(error, in_touch=True)
+        except (Unauthenticated, Unavailable) as error:
+            return self._failed(error, in_touch=False)
+        if self._complaint is not None:
+            log.warning("Gallery %s is followed again", self.gallery.collection)
+        self._complaint, self._failures, self._in_touch = None, 0, True
+        return pause_s
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                pause_s = self.step()
+                self._tidy()
+                self._stopping.wait(pause_s)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._source.close()
+        self.gallery.close()
+
+    def _follow(self) -> float:
+        state, damage = self.gallery.state, self.gallery.damage
+        if state is None or not state.whole:
+            self._take_snapshot(0 if state is None else state.after or 0)
+            return 0.0
+        began_s = self._clock.monotonic_s()
+        patient = state.caught_up and self._in_touch and damage is None
+        wait_s = self._wait_s if patient else 0.0
+        changes = self._source.changes(
+            self.gallery.collection, state.seq, state.gallery.scope, wait_s
+        )
+        if self._stopping.is_set():
+            return 0.0
+        if damage is not None:  # only now: until the server is heard, what is left is all there is
+            raise Damaged(damage)
+        quick = self._clock.monotonic_s() - began_s < min(_LEAST_S, self._wait_s)
+        self.gallery.apply(changes)
+        if wait_s and quick and changes.seq == state.seq:
+            return _CROWDED_PAUSE_S * self._jitter.uniform(0.5, 1.5)
+        return 0.0
+
+    def _take_snapshot(self, after: int) -> None:
+        """A new one, or what is left of one that was cut short, if it is still the same."""
+        collection = self.gallery.collection
+        with self._source.snapshot(collection, after) as (head, parts):
+            state = self.gallery.state
+            self._in_touch = True
+            if after == 0 or state is None:
+                self.gallery.begin(head)
+            elif state.gallery.scope != head.gallery.scope:
+                raise SnapshotNeeded("what this box may hold has changed meanwhile")
+            for part in parts:
+                self.gallery.extend(part)
+                if self._stopping.is_set():
+                    return
+        self.gallery.complete()
+        log.info("Gallery %s: %d templates received", collection, len(self.gallery))
+
+    def _failed(self, error: MusterError, *, in_touch: bool) -> float:
+        self._failures += 1
+        self._in_touch = in_touch
+        if self._complaint != error.message:
+            log.error("Gallery %s: %s", self.gallery.collection, error.message)
+        self._complaint = error.message
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
+        if isinstance(error, (Forbidden, NotFound, ModelMismatch, Unauthenticated)):
+            longest = _TOLD_OFF_PAUSE_S
+        said = error.details.get("retry_after_s")
+        asked = float(said) if isinstance(said, int | float) else 0.0
+        return max(asked, longest * self._jitter.uniform(0.5, 1.0))
+
+    def _tidy(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._tidied_s >= _TIDY_S:
+            self._tidied_s = now_s
+            try:
+                self.gallery.tidy()
+            except (Unavailable, Damaged, KeyMissing) as error:
+                log.error("Gallery %s: %s", self.gallery.collection, error.message)

@@ -1,0 +1,1 @@
+"""The outbox: probes wait on disk until the server has confirmed them."""

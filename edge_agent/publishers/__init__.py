@@ -1,1 +1,0 @@
-"""The roads from the outbox to the server: HTTP and MQTT, behind one protocol."""

@@ -1,1 +1,0 @@
-"""From detections to the best shot of each track."""

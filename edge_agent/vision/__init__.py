@@ -1,0 +1,1 @@
+"""From frames to probes: face search, tracks, best shots, templates."""

@@ -1,0 +1,174 @@
+"""From a Flask request to typed values; MalformedInput says which field is wrong and why."""
+
+import codecs
+import io
+import json
+from typing import Any, TypeVar
+
+from flask import Request
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import from_json
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.formparser import FormDataParser
+
+from match_server.schemas.base import InText
+from shared.errors import MalformedInput, UnsupportedMedia
+from shared.wire.base import NO_NUL, holds_nul
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_MAX_PROBLEMS = 20
+_LONGEST_FIELD = 200
+
+
+class BoundedRequest(Request):
+    """A request whose files stay in memory, within its limit, as a body of JSON does.
+
+    Flask would write what is larger than 500 KB into the temporary folder: pictures of encrypted
+    collections in clear, and nothing at all where no folder can be written.
+    """
+
+    def _get_file_stream(self, *_about: Any, **_more: Any) -> io.BytesIO:
+        return io.BytesIO()
+
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False  # else a form that cannot be read is an empty one
+        return parser
+
+    def _load_form_data(self) -> None:
+        try:
+            super()._load_form_data()
+        except ValueError as error:
+            raise MalformedInput(
+                "the form cannot be read: it is cut off, or the name of a file is not UTF-8"
+            ) from error
+
+
+def read_query(request: Request, model: type[Model] | None) -> Model | None:
+    """The query as `model`; with none, a query is refused."""
+    values = _single(request.args, "query")
+    if model is None:
+        if values:
+            raise MalformedInput(f"this call takes no parameter {next(iter(values))!r}")
+        return None
+    return validated(model, _lists(values, model))
+
+
+def read_body(request: Request, model: type[Model], *, picture: bool) -> Model:
+    """The body as `model`; a picture call also takes multipart and parameters in the query."""
+    if picture and request.mimetype == "multipart/form-data":
+        query = _lists(_single(request.args, "query"), model)
+        return validated(model, _merged(query, _form(request, model)))
+    require_json(request)
+    if not (picture and request.args):
+        return validated_json(model, request.get_data())
+    # Words of the query are text; those of the body keep their types.
+    body = validated_json(_AnyObject, request.get_data()).model_extra or {}
+    return validated(model, _merged(_lists(_single(request.args, "query"), model), body))
+
+
+def require_json(request: Request) -> None:
+    """Raises UnsupportedMedia unless the body says that it is JSON."""
+    if not request.is_json:
+        raise UnsupportedMedia(
+            "the body is JSON (Content-Type: application/json)"
+            + (", or multipart/form-data with a picture" if request.mimetype else "")
+        )
+
+
+def validated(model: type[Model], values: Any) -> Model:
+    """Values as `model`. Raises MalformedInput without repeating the values."""
+    try:
+        checked = model.model_validate(values)
+    except ValidationError as error:
+        raise malformed(error) from None
+    if holds_nul(values):
+        raise MalformedInput(NO_NUL)
+    return checked
+
+
+def validated_json(model: type[Model], data: bytes) -> Model:
+    """JSON text as `model`: a number given as text is refused. Raises MalformedInput.
+
+    A byte order mark before it is passed over: programs on Windows write one.
+    """
+    text = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        checked = model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise malformed(error) from None
+    if rb"\u0000" in text and holds_nul(from_json(text)):  # JSON has no other way to write one
+        raise MalformedInput(NO_NUL)
+    return checked
+
+
+def malformed(error: ValidationError) -> MalformedInput:
+    """What is wrong, field by field. The values stay out: they may be keys, names or templates."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    problems: list[JsonValue] = [
+        {"field": _field(item), "problem": _plain(item)} for item in found[:_MAX_PROBLEMS]
+    ]
+    return MalformedInput(f"{_field(found[0])}: {_plain(found[0])}", problems=problems)
+
+
+class _AnyObject(BaseModel, extra="allow"):
+    pass
+
+
+def _field(item: Any) -> str:
+    """Where the problem is; of a name that the sender made up, as much as can be shown."""
+    path = ".".join(str(part) for part in item["loc"])[:_LONGEST_FIELD]
+    return (path if path.isprintable() else ascii(path)) or "body"
+
+
+def _plain(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "this field is not known here"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _single(values: MultiDict[str, str], where: str) -> dict[str, Any]:
+    for name, given in values.lists():
+        if len(given) > 1:
+            raise MalformedInput(f"{name!r} is given {len(given)} times in the {where}")
+    return values.to_dict()
+
+
+def _form(request: Request, model: type[BaseModel]) -> dict[str, Any]:
+    fields = _lists(_single(request.form, "form"), model)
+    files = _files(request.files)
+    if "pair" in model.model_fields:  # verification: the field `image` twice
+        if [name for name, _ in files] != ["image", "image"]:
+            raise MalformedInput("to compare two pictures, give the multipart field `image` twice")
+        return {**fields, "pair": [{"image": data} for _, data in files]}
+    for name, data in files:
+        if name in fields:
+            raise MalformedInput(f"the multipart field {name!r} is given more than once")
+        if name != "image":
+            raise MalformedInput(f"the picture is the multipart field `image`, not {name!r}")
+        fields[name] = data
+    return fields
+
+
+def _lists(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Texts that stand for lists, as lists."""
+    for name, field in model.model_fields.items():
+        if name in values and InText.COMMAS in field.metadata:
+            values[name] = values[name].split(",")
+        elif name in values and InText.JSON in field.metadata:
+            try:
+                values[name] = json.loads(values[name])
+            except (ValueError, RecursionError):  # the latter where it is nested without end
+                raise MalformedInput(f"{name}: in a form or a query this is JSON") from None
+    return values
+
+
+def _files(files: MultiDict[str, FileStorage]) -> list[tuple[str, bytes]]:
+    return [(name, part.read()) for name, parts in files.lists() for part in parts]
+
+
+def _merged(query: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    for name in query.keys() & body.keys():
+        raise MalformedInput(f"{name!r} is given in the query and in the body")
+    return {**query, **body}

@@ -1,0 +1,1 @@
+"""A whole server in one file: written by `match-server export`, read by `match-server import`."""

@@ -1,0 +1,1 @@
+"""Calibrations: thresholds for error rates, and likelihood ratios for similarities."""

@@ -1,0 +1,316 @@
+"""The one place where a process's parts are put together."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from match_server.db.database import Database
+from match_server.services.audit.access import AccessLog
+from match_server.services.audit.pruning import AuditRetention
+from match_server.services.audit.reader import Audit
+from match_server.services.auth.keys import Keys
+from match_server.services.auth.page_sessions import PageSessions
+from match_server.services.devices.configurations import Configurations
+from match_server.services.devices.devices import Devices
+from match_server.services.devices.enrollment_codes import DeviceCodes, certificate_sha256
+from match_server.services.devices.followers import Followers
+from match_server.services.devices.gallery_feed import Feed
+from match_server.services.devices.health import HealthReports
+from match_server.services.devices.message_keys import MessageKeys
+from match_server.services.devices.recognition_ledger import Ledgers
+from match_server.services.encryption.key_rotation import Rotation
+from match_server.services.encryption.secrets import Secrets
+from match_server.services.encryption.vault import Vault
+from match_server.services.enrollment.batches import Batches
+from match_server.services.enrollment.bulk import BulkVectors
+from match_server.services.enrollment.calibrations import Calibrations
+from match_server.services.enrollment.collections import Collections
+from match_server.services.enrollment.create_on_search import Newcomers
+from match_server.services.enrollment.enrollment import Enroller
+from match_server.services.enrollment.groups import Groups
+from match_server.services.enrollment.learning import Learner
+from match_server.services.enrollment.persons import Persons
+from match_server.services.enrollment.references import References
+from match_server.services.event_feed import Updates
+from match_server.services.feed_watch import FeedWatch
+from match_server.services.galleries.follower import OpenGallery
+from match_server.services.galleries.search_index import SearchIndex, open_segments
+from match_server.services.maintenance import Housekeeper, HouseLease, Task
+from match_server.services.metrics import Metrics
+from match_server.services.model_change.comparison import ModelComparisons
+from match_server.services.model_change.reembedding import Reembedding
+from match_server.services.presence import Presence
+from match_server.services.privacy.erasure import Erasures
+from match_server.services.privacy.erasure_journal import Journal
+from match_server.services.privacy.orphan_files import Orphans
+from match_server.services.privacy.retention import RetentionSweep
+from match_server.services.recognition.engines import (
+    Engines,
+    FindEngine,
+    find_installed,
+    own_engine,
+)
+from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.recognition.identification import Searcher
+from match_server.services.recognition.operating_point import OperatingPoints
+from match_server.services.recognition.policy_warnings import PolicyWarnings
+from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from match_server.services.recognition.verification import Identifier
+from match_server.services.sightings.decisions import Decisions
+from match_server.services.sightings.intake import Probes
+from match_server.services.sightings.queries import Events
+from match_server.services.sightings.track_templates import TrackTemplates
+from match_server.services.storage.files import FileStore
+from match_server.services.storage.storages import Storages
+from match_server.services.webhooks.webhooks import Webhooks
+from match_server.settings import Settings
+from models.images.decoding import PictureLimits
+from models.packs.choice import DetectorChoice
+from shared.clock import Clock, SystemClock
+from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError, PackError
+from shared.gallery import SegmentedGallery
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that the server can do, sharing one database and one set of galleries."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    faces: FaceEngine  # of new collections
+    engines: Engines
+    index: SearchIndex
+    vault: Vault
+    secrets: Secrets
+    files: FileStore
+    points: OperatingPoints
+    collections: Collections
+    policy_warnings: PolicyWarnings
+    calibrations: Calibrations
+    persons: Persons
+    groups: Groups
+    references: References
+    reembedding: Reembedding
+    comparisons: ModelComparisons
+    rotation: Rotation
+    storages: Storages
+    enroller: Enroller
+    bulk: BulkVectors
+    batches: Batches
+    identifier: Identifier
+    searcher: Searcher
+    probes: Probes
+    events: Events
+    decisions: Decisions
+    keys: Keys
+    message_keys: MessageKeys
+    page_sessions: PageSessions
+    metrics: Metrics
+    presence: Presence
+    updates: Updates
+    webhooks: Webhooks
+    access: AccessLog
+    audit: Audit
+    audit_retention: AuditRetention
+    erasures: Erasures
+    journal: Journal
+    retention: RetentionSweep
+    housekeeper: Housekeeper
+    followers: Followers
+    feed: Feed
+    feed_watch: FeedWatch
+    devices: Devices
+    device_codes: DeviceCodes
+    health_reports: HealthReports
+    configurations: Configurations
+    ledgers: Ledgers
+
+    def first_start(self) -> bool:
+        """Create the default collection, finish interrupted erasures; whether anybody has a key."""
+        with contextlib.suppress(Conflict):  # another process was quicker
+            self.collections.ensure(self.settings.default_collection)
+        self.files.sweep()
+        self.erasures.repeat()
+        with contextlib.suppress(KeyMissing, Damaged):  # each use of these says so
+            self.secrets.seal_open_ones(self.database)
+        return self.keys.any_valid()
+
+    def close(self) -> None:
+        self.housekeeper.stop()
+        with contextlib.suppress(MusterError):  # a database that is away loses a minute of these
+            self.access.flush()
+            self.keys.note_used()
+        self.feed_watch.close()
+        self.index.close()
+        self.database.close()
+
+
+def build_services(
+    settings: Settings,
+    *,
+    faces: FaceEngine | None = None,
+    clock: Clock | None = None,
+    find_engine: FindEngine | None = None,
+    references: ReferenceCalibrations | None = None,
+    open_gallery: OpenGallery = open_segments,
+) -> Services:
+    """The services of one process. Nothing is opened yet; the database must be migrated."""
+    clock = clock or SystemClock()
+    detector = DetectorChoice(settings.model_detector)
+    faces = faces or face_engine(settings.model_pack, settings.picture_limits, detector)
+    find_engine = find_engine or find_installed(settings.picture_limits, detector)
+    engines = Engines(faces, find_engine)
+    database = Database(
+        settings.sqlalchemy_url,
+        connections=settings.database_connections,
+        waiting_writers=max(1, settings.threads // 4),
+    )
+    vault = Vault(settings.keyring)
+    secrets = Secrets(vault)
+    points = OperatingPoints(database, clock, references or ReferenceCalibrations())
+    metrics = Metrics()
+    watched = _watched(open_gallery, metrics)
+    index = SearchIndex(database, vault, watched, folder=settings.data_dir / "galleries")
+    files = FileStore(settings.data_dir, database)
+    enroller = Enroller(database, engines, index, files, clock, vault, points)
+    bulk = BulkVectors(database, clock, vault)
+    collections = Collections(database, engines, files, clock, vault, points)
+    policy_warnings = PolicyWarnings(collections)
+    keys = Keys(database, clock)
+    devices = Devices(database, keys, clock)
+    followers = Followers(database, clock)
+    access = AccessLog(database, clock)
+    audit = Audit(database)
+    journal = Journal(settings.data_dir, database, clock)
+    pruning = AuditRetention(database, clock, settings.retain_audit_days)
+    erasures = Erasures(database, files, index, clock, settings.declared_backups, journal)
+    orphans = Orphans(settings.data_dir, database)
+    tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
+    retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
+    return Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        faces=faces,
+        engines=engines,
+        index=index,
+        vault=vault,
+        secrets=secrets,
+        files=files,
+        points=points,
+        calibrations=Calibrations(database, clock, points),
+        collections=collections,
+        policy_warnings=policy_warnings,
+        persons=Persons(database, files, clock),
+        groups=Groups(database, clock),
+        references=References(database, files, clock, vault),
+        reembedding=Reembedding(database, vault, files, clock, points.references),
+        comparisons=ModelComparisons(database, vault, points),
+        rotation=Rotation(database, vault, secrets, files, clock),
+        storages=Storages(database, files, clock),
+        enroller=enroller,
+        bulk=bulk,
+        batches=Batches(enroller, bulk),
+        identifier=Identifier(database, engines, vault, points),
+        searcher=Searcher(
+            database,
+            engines,
+            index,
+            Newcomers(database, index, clock, vault, points),
+            clock,
+            vault,
+            points,
+        ),
+        probes=Probes(
+            database,
+            index,
+            files,
+            clock,
+            settings.default_collection,
+            vault,
+            points,
+            tracks,
+            metrics,
+        ),
+        events=Events(database, files, vault, clock),
+        decisions=Decisions(database, vault, points, Learner(index, vault, points, clock), clock),
+        keys=keys,
+        message_keys=MessageKeys(database, keys, settings.unsigned_messages),
+        page_sessions=PageSessions(database, clock),
+        metrics=metrics,
+        presence=Presence(database, clock),
+        updates=Updates(database, clock),
+        webhooks=Webhooks(database, clock, secrets),
+        access=access,
+        audit=audit,
+        audit_retention=pruning,
+        erasures=erasures,
+        journal=journal,
+        retention=retention,
+        housekeeper=Housekeeper(
+            [
+                Task("write what was gathered of accesses", 60, access.flush, alone=False),
+                Task("write when keys were used", 60, keys.note_used, alone=False),
+                Task(
+                    "say how this process is",
+                    5,
+                    lambda: metrics.process(
+                        lag=index.lag(), damaged=index.damaged(), connections=database.connections()
+                    ),
+                    alone=False,
+                ),
+                Task("compare galleries with the database", 300, index.compare, alone=False),
+                Task("note erasures beside the database", 15, journal.keep_up, alone=False),
+                Task("delete files of what was erased", 15, files.sweep, alone=False),
+                Task("settle erasures", 15, erasures.settle, alone=True),
+                Task("warn of thresholds", 86_400, policy_warnings.log, alone=True),
+                Task("retention", 600, retention.run, alone=True),
+                Task("forget templates of tracks", 15, tracks.sweep, alone=True),
+                Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),
+                Task("delete old entries of the audit log", 3600, pruning.run, alone=True),
+                Task("show the audit log's anchor", 3600, audit.show_anchor, alone=True),
+            ],
+            HouseLease(database, clock),
+            clock,
+        ),
+        followers=followers,
+        feed=Feed(database, followers, clock, vault, points),
+        feed_watch=FeedWatch(database),
+        devices=devices,
+        device_codes=DeviceCodes(
+            database,
+            devices,
+            keys,
+            clock,
+            public_url=settings.public_url,
+            certificate_sha256=certificate_sha256(settings.public_certificate),
+        ),
+        health_reports=HealthReports(database, clock),
+        configurations=Configurations(database, clock, settings.default_collection, secrets),
+        ledgers=Ledgers(database),
+    )
+
+
+def _watched(open_gallery: OpenGallery, metrics: Metrics) -> OpenGallery:
+    """Galleries whose scans are counted."""
+
+    def opened(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
+        gallery = open_gallery(folder, dimension, origin)
+        gallery.watch_scans(metrics.scan)
+        return gallery
+
+    return opened
+
+
+def face_engine(
+    pack_name: str, limits: PictureLimits | None = None, detector: DetectorChoice | None = None
+) -> FaceEngine:
+    """The face models of a pack, known by name and not yet opened.
+
+    Raises ConfigurationError when there is no such pack or it makes no templates.
+    """
+    try:
+        return own_engine(pack_name, limits or PictureLimits(), detector or DetectorChoice())
+    except PackError as error:
+        raise ConfigurationError(error.message) from error

@@ -1,0 +1,184 @@
+"""What is different about SQLite and PostgreSQL: engines, connections, and how a write begins."""
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
+
+from match_server.db.commit_signal import CHANNEL
+from match_server.db.text_search import FOLDED, folded
+from shared.errors import ConfigurationError
+
+BUSY_TIMEOUT_MS = 10_000  # how long a write waits for those before it
+
+SQLITE_CONNECTIONS = 300  # kept open at most: one for each thread that a worker can have, and some
+_KEPT_CONNECTIONS = 5  # to PostgreSQL, by each process; more are opened while they are needed
+_PING_AFTER_S = 1.0
+_WRITERS = 0x4D75737465722077  # any number, the same in every process: the advisory lock's name
+
+_POSTGRESQL_CONNECT = {
+    "connect_timeout": 5,
+    "application_name": "muster",
+    # A server that vanished without a word is noticed within half a minute.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_POSTGRESQL_SESSION = (
+    f"SET lock_timeout = {BUSY_TIMEOUT_MS}",
+    # A process that hangs in the middle of a write must not hold up all others.
+    "SET idle_in_transaction_session_timeout = '60s'",
+    "SET TIME ZONE 'UTC'",
+    # What was answered is kept; a stronger setting than `on` stays as it is.
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'",
+)
+
+
+def parsed_url(url: str | URL) -> URL:
+    """The URL with its driver. ConfigurationError for a database that is not supported."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # whose text may show a password
+        raise ConfigurationError(f"database_url: this is no URL; {_EXAMPLES}") from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise ConfigurationError(f"database_url: {parsed.drivername!r} is not known; {_EXAMPLES}")
+    if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            f"database_url: a database in memory would be another one in each process; {_EXAMPLES}"
+        )
+    return parsed
+
+
+_EXAMPLES = "write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of an SQLite URL; None for other databases."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return None
+    return Path(url.database)
+
+
+def open_engine(url: URL, connections: int) -> Engine:
+    """An engine whose connections are set up for durability. Nothing is connected yet.
+
+    `connections` is how many to PostgreSQL this process opens at most. Parameters hold templates
+    and names, so errors never show them.
+    """
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url, hide_parameters=True, pool_size=SQLITE_CONNECTIONS, pool_use_lifo=True
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    kept = min(_KEPT_CONNECTIONS, connections)
+    try:
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            pool_size=kept,
+            max_overflow=connections - kept,
+            pool_timeout=BUSY_TIMEOUT_MS / 1e3,
+            pool_use_lifo=True,
+            connect_args={
+                name: value for name, value in _POSTGRESQL_CONNECT.items() if name not in url.query
+            },
+        )
+    except NoSuchModuleError:
+        raise ConfigurationError(f"database_url: {_EXAMPLES}") from None
+    event.listen(engine, "connect", _prepare_postgresql)
+    event.listen(engine, "begin", _begin_postgresql)
+    _ask_rested_connections(engine)
+    return engine
+
+
+def read_options(url: URL) -> dict[str, Any]:
+    """Execution options of a session that sees one state of the database and changes nothing."""
+    if url.get_backend_name() == "sqlite":
+        return {}  # so is every transaction of a write-ahead log
+    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def let_wait(connection: Connection) -> None:
+    """For this transaction: its process may be silent for longer than any that hangs."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    for pragma in (
+        # 8 KiB pages hold seven templates where 4 KiB pages hold three with much room wasted.
+        "page_size = 8192",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "secure_delete = ON",  # an erased template leaves no bytes in free pages
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.create_function(FOLDED, 1, folded, deterministic=True)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    connection.autocommit = True  # a setting made in a transaction would end with it
+    try:
+        for statement in _POSTGRESQL_SESSION:
+            connection.execute(statement)
+    except connection.Error:
+        connection.close()  # the pool does not know it yet
+        raise
+    connection.autocommit = False
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """One writer at a time, as in SQLite, among all processes and machines.
+
+    Nearly every write ends with the counter of the change feed, whose row is locked until the
+    commit is on the disk: they queue in any case. Queueing at the beginning instead means that
+    whatever a write has read stays true until it commits, and that no two of them can deadlock.
+    Whoever listens hears of it when it has committed.
+    """
+    if _writes(connection):
+        connection.exec_driver_sql(
+            f"SELECT pg_advisory_xact_lock({_WRITERS}), pg_notify('{CHANNEL}', '')"
+        )
+
+
+def _writes(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("muster_writes", False))
+
+
+def _ask_rested_connections(engine: Engine) -> None:
+    """Before a connection is used that has rested, ask whether the server is still at its end.
+
+    After a restart of PostgreSQL the pool begins anew with the first that is found dead.
+    """
+
+    def rest(_connection: object, record: Any) -> None:
+        record.info["rests_since_s"] = time.monotonic()
+
+    def ask(connection: Any, record: Any, _proxy: object) -> None:
+        since_s = record.info.get("rests_since_s", time.monotonic())
+        if time.monotonic() - since_s < _PING_AFTER_S:
+            return
+        dialect: Any = engine.dialect
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error:
+            raise InvalidatePoolError from None
+
+    event.listen(engine, "checkin", rest)
+    event.listen(engine, "checkout", ask)

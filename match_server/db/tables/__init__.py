@@ -1,0 +1,91 @@
+"""The tables. Names of people stand in `persons` alone, so erasing a row erases the name.
+
+Internal keys are integers; what clients see are `id` columns (UUIDv7, or named by the client).
+"""
+
+from match_server.db.tables.administration import ApiKey, Change, Counter, DoomedFile, EndedSession
+from match_server.db.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure, Lease
+from match_server.db.tables.base import Json, Table, UtcTime
+from match_server.db.tables.calibrations import Calibration
+from match_server.db.tables.decisions import EventDecision, EventLabel, EventTemplate
+from match_server.db.tables.devices import (
+    Device,
+    DeviceCode,
+    DeviceConfiguration,
+    DeviceGap,
+    DeviceHealth,
+    LedgerEntry,
+)
+from match_server.db.tables.followers import Follower
+from match_server.db.tables.people import (
+    Collection,
+    Group,
+    Image,
+    ImportedFile,
+    Membership,
+    Person,
+    PersonField,
+    Storage,
+    Template,
+)
+from match_server.db.tables.protection import DataKey, ModelChange, SpareTemplate, Unembedded
+from match_server.db.tables.sightings import (
+    CameraView,
+    Event,
+    EventCandidate,
+    EventTrack,
+    Probe,
+    TrackInView,
+    TrackTemplate,
+)
+from match_server.db.tables.webhooks import Delivery, EventReader, Webhook
+
+__all__ = [
+    "ApiKey",
+    "AuditEntry",
+    "AuditHead",
+    "AuditStart",
+    "Calibration",
+    "CameraView",
+    "Change",
+    "Collection",
+    "Counter",
+    "DataKey",
+    "Delivery",
+    "Device",
+    "DeviceCode",
+    "DeviceConfiguration",
+    "DeviceGap",
+    "DeviceHealth",
+    "DoomedFile",
+    "EndedSession",
+    "Erasure",
+    "Event",
+    "EventCandidate",
+    "EventDecision",
+    "EventLabel",
+    "EventReader",
+    "EventTemplate",
+    "EventTrack",
+    "Follower",
+    "Group",
+    "Image",
+    "ImportedFile",
+    "Json",
+    "Lease",
+    "LedgerEntry",
+    "Membership",
+    "ModelChange",
+    "Person",
+    "PersonField",
+    "Probe",
+    "SpareTemplate",
+    "Storage",
+    "Table",
+    "Template",
+    "TrackInView",
+    "TrackTemplate",
+    "Unembedded",
+    "UtcTime",
+    "Webhook",
+]

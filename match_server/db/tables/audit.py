@@ -1,0 +1,85 @@
+"""Who did what, what was erased, and whose turn it is to keep house."""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, BigInteger, Index, Integer, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from match_server.db.tables.base import Json, Name, Table, UtcTime, Uuid
+
+
+class AuditEntry(Table):
+    """One link of the audit chain. Ids and counts only: no names, nothing biometric.
+
+    `hash` is SHA-256 over the content and the hash of the entry before it. The database itself
+    refuses to change a row, and to delete one after `audit_start` (triggers of migrations 0004 and
+    0008). No foreign keys: what an entry speaks of may be gone.
+    """
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (
+        Index("ix_audit_entries_subject", "subject"),
+        Index("ix_audit_entries_person", "person"),
+    )
+
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[datetime] = mapped_column(UtcTime)
+    actor: Mapped[str] = mapped_column(String(80))  # `key 0a1b…`, `command erase`, `server`
+    role: Mapped[str | None] = mapped_column(String(20))  # of a key
+    action: Mapped[str] = mapped_column(String(80))
+    collection_number: Mapped[int | None] = mapped_column(BigInteger)
+    subject: Mapped[str | None] = mapped_column(String(200))
+    person: Mapped[str | None] = mapped_column(Name)  # the id of the person it is about
+    details: Mapped[Json] = mapped_column(JSON)
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class AuditHead(Table):
+    """Where the chain ends: the row that all who append wait for. There is one, with id 1."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class AuditStart(Table):
+    """What the chain's first entry follows: the last one that retention deleted.
+
+    There is one, with id 1; number 0 and a hash of zeros as long as nothing was deleted.
+    """
+
+    __tablename__ = "audit_start"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+
+
+class Erasure(Table):
+    """The certificate of an erasure. `certificate` never changes; the audit chain has its hash."""
+
+    __tablename__ = "erasures"
+    __table_args__ = (Index("ix_erasures_person", "person"),)
+
+    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    person: Mapped[str] = mapped_column(Name)  # its id
+    collection_number: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(UtcTime)
+    change_seq: Mapped[int] = mapped_column(BigInteger)  # who has followed so far has forgotten
+    certificate: Mapped[Json] = mapped_column(JSON)
+    files: Mapped[list[str]] = mapped_column(JSON)  # that had to be deleted
+    waiting: Mapped[list[Json]] = mapped_column(JSON)  # who has not forgotten yet, as last seen
+    completed_at: Mapped[datetime | None] = mapped_column(UtcTime)
+
+
+class Lease(Table):
+    """Work that one process at a time does for all; it is taken over when `until` has passed."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(Name, primary_key=True)
+    holder: Mapped[str] = mapped_column(Uuid)
+    until: Mapped[datetime] = mapped_column(UtcTime)

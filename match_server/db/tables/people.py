@@ -1,0 +1,204 @@
+"""Who is enrolled, from which pictures, and what a search asks of it."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from match_server.db.tables.base import (
+    CodePoints,
+    Json,
+    Name,
+    Number,
+    Table,
+    UtcTime,
+    Uuid,
+    where_encrypted,
+)
+
+
+class Collection(Table):
+    __tablename__ = "collections"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    model_id: Mapped[str] = mapped_column(String(80))
+    dimension: Mapped[int] = mapped_column(Integer)
+    generation: Mapped[int] = mapped_column(Integer, default=0)  # changes of the model so far
+    encrypted: Mapped[bool] = mapped_column(default=False)  # fixed at creation
+    max_templates: Mapped[int | None] = mapped_column(BigInteger)
+    template_count: Mapped[int] = mapped_column(BigInteger, default=0)
+    person_count: Mapped[int] = mapped_column(BigInteger, default=0)
+    meta: Mapped[Json] = mapped_column("metadata", JSON)
+    policy: Mapped[Json] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class Person(Table):
+    __tablename__ = "persons"
+    __table_args__ = (
+        UniqueConstraint("collection_number", "id", name="uq_persons_id"),
+        UniqueConstraint("collection_number", "external_id", name="uq_persons_external_id"),
+        Index("ix_persons_name", "collection_number", "name"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(Name)
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE")
+    )
+    name: Mapped[str] = mapped_column(String(200))
+    external_id: Mapped[str | None] = mapped_column(String(200))
+    meta: Mapped[Json] = mapped_column("metadata", JSON)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcTime)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+    collection: Mapped[Collection] = relationship(lazy="raise")
+
+
+class Group(Table):
+    """A set of persons of one collection. Its `id` is unique in the whole server."""
+
+    __tablename__ = "groups"
+    __table_args__ = (
+        UniqueConstraint("collection_number", "name", name="uq_groups_name"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(Name, unique=True)
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE")
+    )
+    name: Mapped[str] = mapped_column(String(200))
+    meta: Mapped[Json] = mapped_column("metadata", JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+    collection: Mapped[Collection] = relationship(lazy="raise")
+
+
+class Membership(Table):
+    """That a person is in a group. Goes with either."""
+
+    __tablename__ = "memberships"
+
+    group_number: Mapped[int] = mapped_column(
+        ForeignKey("groups.number", ondelete="CASCADE"), primary_key=True
+    )
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class PersonField(Table):
+    """One value of a person's metadata, kept once more so that a search can ask for it.
+
+    Exactly one of `text`, `number` and `truth` is set.
+    """
+
+    __tablename__ = "person_fields"
+    __table_args__ = (
+        Index("ix_person_fields_text", "field", "text"),
+        Index("ix_person_fields_number", "field", "number"),
+    )
+
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), primary_key=True
+    )
+    place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    field: Mapped[str] = mapped_column(String(200))  # dotted path in the metadata
+    text: Mapped[str | None] = mapped_column(CodePoints)
+    number: Mapped[float | None]
+    truth: Mapped[bool | None]
+
+
+class Storage(Table):
+    """Where photos go besides the data folder. It stays as long as anything lies in it."""
+
+    __tablename__ = "storages"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    uri: Mapped[str] = mapped_column(String(1000))  # holds no keys
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class Image(Table):
+    """A photo that a person was enrolled from; `file` is NULL where the photo was not kept."""
+
+    __tablename__ = "images"
+    __table_args__ = (where_encrypted("images"),)
+
+    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), index=True
+    )
+    file: Mapped[str | None] = mapped_column(String(200))  # below the storage
+    storage_number: Mapped[int | None] = mapped_column(
+        ForeignKey("storages.number"), index=True
+    )  # NULL: the data folder
+    media_type: Mapped[str] = mapped_column(String(40))
+    size_bytes: Mapped[int] = mapped_column(Integer)
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came; keyed if
+    # the collection is encrypted (HMAC): nobody else can tell whether they have the same photo
+    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of the file
+    quality: Mapped[Json] = mapped_column(JSON)
+    detection: Mapped[Json] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+    person: Mapped[Person] = relationship(lazy="raise")
+    storage: Mapped[Storage | None] = relationship(lazy="raise")
+
+
+class Template(Table):
+    """One reference. `number` is its id in the gallery and is never used twice."""
+
+    __tablename__ = "templates"
+    __table_args__ = (
+        Index("ix_templates_collection", "collection_number", "number"),
+        where_encrypted("templates"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(Uuid, unique=True)
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE")
+    )
+    person_number: Mapped[int] = mapped_column(
+        ForeignKey("persons.number", ondelete="CASCADE"), index=True
+    )
+    image_id: Mapped[str | None] = mapped_column(
+        ForeignKey("images.id", ondelete="CASCADE"), index=True
+    )
+    model_id: Mapped[str] = mapped_column(String(80))
+    vector: Mapped[bytes] = mapped_column(LargeBinary)  # little-endian float16, unit length
+    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # NULL: plain
+    quality: Mapped[float | None]
+    created_at: Mapped[datetime] = mapped_column(UtcTime)
+
+    person: Mapped[Person] = relationship(lazy="raise")
+
+
+class ImportedFile(Table):
+    """How much of a file of vectors has been imported, written with the vectors themselves."""
+
+    __tablename__ = "imported_files"
+
+    collection_number: Mapped[int] = mapped_column(
+        ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True
+    )
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)  # of the whole file
+    lines: Mapped[int] = mapped_column(BigInteger)  # that need not be looked at again

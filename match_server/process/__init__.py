@@ -1,0 +1,1 @@
+"""Processes: what is started by systemd or by a person, and how it ends."""

@@ -1,0 +1,185 @@
+"""The connection of one client as a thread uses it: no call waits for the client without a limit.
+
+Bytes that do not fit into the kernel's buffers are kept. The worker's main loop sends them when the
+client reads (see `match_server.process.http_worker`), so a response costs a thread only the time
+to make it. A thread waits in two cases: for a request body that is not complete, and before it adds
+to a response of which much is unsent. It waits only for a client with a valid key
+(`allow_waiting`), and no longer than `Waiting` allows.
+"""
+
+import errno
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+
+from shared.errors import MusterError, RequestTimeout, Unavailable
+
+KEPT_BYTES = 1024 * 1024
+"""Of an answer, before its thread waits for the client; one piece may be longer."""
+SLOWEST_BYTES_PER_S = 1024
+"""A client that sends or takes less is cut off when its patience is used up."""
+_FAST_BYTES_PER_S = 1024 * 1024
+_SLOW_AFTER_S = 0.25
+_WANTS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class SlowClients:
+    """How many threads may wait for slow clients at once, in one worker."""
+
+    def __init__(self, most: int) -> None:
+        self._places = threading.BoundedSemaphore(most)
+
+    def take(self) -> bool:
+        return self._places.acquire(blocking=False)
+
+    def give_back(self) -> None:
+        self._places.release()
+
+
+class Waiting:
+    """How long a thread has waited for a client during one request, and how long it may.
+
+    The sum of all waits ends with `patience_s` and a second for each kilobyte that has moved, so
+    that neither a silent nor a dripping client can hold a thread for long. A client is slow when it
+    was waited for more than a quarter of a second, and a second for each megabyte: only as many
+    threads as `slow` has places wait for such clients.
+    """
+
+    def __init__(self, patience_s: float, slow: SlowClients) -> None:
+        self._left_s = patience_s
+        self._swift_s = _SLOW_AFTER_S  # left until it counts as slow
+        self._slow = slow
+        self._has_place = False
+
+    def moved(self, count: int) -> None:
+        self._left_s += count / SLOWEST_BYTES_PER_S
+        self._swift_s += count / _FAST_BYTES_PER_S
+
+    def wait(self, poll: "select.poll") -> None:
+        """Until the poll says something. Raises RequestTimeout, and Unavailable when too many
+        clients are slow."""
+        if self._left_s <= 0:
+            raise RequestTimeout("the client sends or takes its data too slowly")
+        if self._swift_s <= 0 and not self._has_place:
+            if not self._slow.take():
+                raise Unavailable(
+                    "too many clients send or take their data slowly; try again later"
+                )
+            self._has_place = True
+        longest_s = self._left_s if self._has_place else min(self._left_s, self._swift_s)
+        began_s = time.monotonic()
+        poll.poll(max(1.0, longest_s * 1000))
+        took_s = time.monotonic() - began_s
+        self._left_s -= took_s
+        self._swift_s -= took_s
+
+    def end(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._slow.give_back()
+
+
+class ClientSocket:
+    """What gunicorn and the application use in place of the socket, which never blocks."""
+
+    def __init__(self, raw: socket.socket, patience_s: float, slow: SlowClients) -> None:
+        self.raw = raw
+        self.unsent = 0  # bytes that are kept
+        self._kept: deque[memoryview] = deque()
+        self._patience_s = patience_s
+        self._slow = slow
+        self._waiting: Waiting | None = None
+
+    def allow_waiting(self) -> None:
+        """From now on, and until the request ends, a thread may wait for this client."""
+        if self._waiting is None:
+            self._waiting = Waiting(self._patience_s, self._slow)
+
+    def end_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.end()
+
+    def notice_silence(self) -> None:
+        """Let the connection end when the client's machine confirms nothing that was sent to it.
+
+        The kernel by itself goes on for a quarter of an hour with one that lost its power.
+        """
+        patience_ms = int(self._patience_s * 1000)
+        self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+
+    def recv(self, size: int) -> bytes:
+        """As a socket's. Raises RequestTimeout, and Unavailable when too many clients are slow."""
+        while True:
+            with suppress(*_WANTS):
+                data = self.raw.recv(size)
+                if self._waiting is not None:
+                    self._waiting.moved(len(data))
+                return data
+            self._wait(select.POLLIN)
+
+    def sendall(self, data: bytes) -> None:
+        """Send or keep all of it. Raises ConnectionResetError where the client takes too little."""
+        while not self.flush() and self.unsent > KEPT_BYTES:
+            try:
+                self._wait(0)
+            except MusterError as error:  # the answer has begun: no other can be given
+                raise ConnectionResetError(errno.ECONNRESET, error.message) from None
+        if data:
+            self._kept.append(memoryview(data))
+            self.unsent += len(data)
+            self.flush()
+
+    def send(self, data: bytes) -> int:
+        self.sendall(data)
+        return len(data)
+
+    def flush(self) -> bool:
+        """Send what is kept, as far as the client takes it now; whether nothing is left."""
+        with suppress(*_WANTS):
+            while self._kept:
+                sent = self.raw.send(self._kept[0])
+                self.unsent -= sent
+                if self._waiting is not None:
+                    self._waiting.moved(sent)
+                if sent == len(self._kept[0]):
+                    self._kept.popleft()
+                else:
+                    self._kept[0] = self._kept[0][sent:]
+        return not self._kept
+
+    def takes(self) -> bool:
+        """Whether a small piece could be sent now without being kept."""
+        if not self.flush():
+            return False
+        poll = select.poll()
+        poll.register(self.raw, select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _wait(self, event: int) -> None:
+        """Until there may be something to read (POLLIN), or some of what is kept can be sent."""
+        if self._waiting is None:
+            raise RequestTimeout("the body did not come together with the head of the request")
+        poll = select.poll()
+        poll.register(self.raw, event | (select.POLLOUT if self._kept else 0))
+        self._waiting.wait(poll)
+        self.flush()
+
+    def fileno(self) -> int:
+        return self.raw.fileno()
+
+    def setblocking(self, _blocking: bool) -> None:
+        """It never blocks."""
+
+    def shutdown(self, how: int) -> None:
+        self.raw.shutdown(how)
+
+    def close(self) -> None:
+        self.end_waiting()
+        self._kept.clear()
+        self.unsent = 0
+        self.raw.close()

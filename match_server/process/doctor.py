@@ -1,0 +1,171 @@
+"""`match-server doctor`: what is wrong here, and what to do about it."""
+
+import shutil
+from collections.abc import Callable
+
+from match_server.container import Services, build_services, face_engine
+from match_server.db.migrations import (
+    current_revision,
+    head_revision,
+    require_known,
+    require_tables,
+)
+from match_server.process.bootstrap import require_data_folder
+from match_server.schemas.collections import CollectionQuery
+from match_server.schemas.health import Check
+from match_server.services.encryption.stored_templates import damaged_templates
+from match_server.settings import Settings
+from models.packs.choice import DetectorChoice
+from shared.errors import MusterError, PackError
+from shared.gallery.kernels import best_kernel, compiled_kernels
+
+_FREE_BYTES = 500 * 1024 * 1024
+_NAMED = 5
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Look at the data folder, the database, the keys and the face models; changes nothing.
+
+    What cannot be judged, because something before it is wrong, is left out: as another user, or
+    with the database of another version, everything else would be a false alarm.
+    """
+    models = _check("models", lambda: _models(settings))
+    folder = _data_folder(settings)
+    if not folder.ok:
+        return [folder, models]
+    services = build_services(settings)
+    try:
+        database = _check("database", lambda: _database(services))
+        if not database.ok:
+            return [folder, database, models]
+        return [
+            folder,
+            database,
+            _check("collections", lambda: _collections(services)),
+            _check("thresholds", lambda: _thresholds(services)),
+            _check("encryption", lambda: _encryption(services)),
+            _check("templates", lambda: _templates(services)),
+            _check("keys", lambda: _keys(services)),
+            models,
+            _check("gallery", _gallery),
+        ]
+    finally:
+        services.close()
+
+
+def _check(name: str, look: Callable[[], tuple[bool, str]]) -> Check:
+    try:
+        ok, message = look()
+    except MusterError as error:
+        ok, message = False, error.message
+    return Check(name=name, ok=ok, message=message)
+
+
+def _data_folder(settings: Settings) -> Check:
+    folder = settings.data_dir
+    try:
+        require_data_folder(settings)
+    except MusterError as error:
+        return Check(name="data folder", ok=False, message=error.message)
+    free = shutil.disk_usage(folder).free
+    message = f"{folder}, {free // 2**20} MiB free"
+    if free < _FREE_BYTES:
+        message += f"; that is little, make room for {_FREE_BYTES // 2**20} MiB"
+    if folder.stat().st_mode & 0o077:
+        return Check(
+            name="data folder",
+            ok=False,
+            message=f"others may look into {folder}: chmod 700 {folder}",
+        )
+    return Check(name="data folder", ok=free >= _FREE_BYTES, message=message)
+
+
+def _database(services: Services) -> tuple[bool, str]:
+    revision, head = current_revision(services.database), head_revision()
+    require_known(revision)
+    if revision != head:
+        return (
+            False,
+            f"at migration {revision}, needs {head}: {services.settings.command('migrate')}",
+        )
+    require_tables(services.database)
+    return True, f"{services.database.url.get_backend_name()}, at migration {head}"
+
+
+def _gallery() -> tuple[bool, str]:
+    if not compiled_kernels():
+        return True, (
+            "scanned by numpy, which is slow: install a C compiler and Python's headers "
+            "(Debian: apt-get install gcc python3-dev), then this package again"
+        )
+    name = best_kernel().name
+    return True, f"scanned by the {name} kernel; `python -m shared.gallery` measures it"
+
+
+def _collections(services: Services) -> tuple[bool, str]:
+    found = services.collections.page(CollectionQuery(size=1000)).items
+    name = services.settings.default_collection
+    if all(one.name != name for one in found):
+        return (
+            False,
+            f"the collection {name!r} that probes search is missing; "
+            f"`{services.settings.command('serve')}` makes it",
+        )
+    for one in found:
+        try:
+            services.engines.of_model(one.model_id)
+        except PackError as error:
+            return False, f"pictures cannot be searched in {one.name}: {error.message}"
+    templates = sum(one.templates for one in found)
+    persons = sum(one.persons for one in found)
+    return True, f"{len(found)} with {persons} persons and {templates} templates"
+
+
+def _thresholds(services: Services) -> tuple[bool, str]:
+    lines = services.policy_warnings.lines()
+    if lines:
+        return False, "; ".join(lines)
+    return True, "no collection names strangers more often than its policy says"
+
+
+def _encryption(services: Services) -> tuple[bool, str]:
+    locked = services.vault.locked(services.database)
+    if locked:
+        return False, (
+            f"{', '.join(locked)} cannot be read: give their master key in "
+            f"MUSTER_ENCRYPTION_KEY_FILE (see `{services.settings.command('keyring list')}`)"
+        )
+    if secrets := services.secrets.locked(services.database):
+        return False, (
+            f"{secrets} secrets (of webhooks, and of what is wanted of boxes) cannot be read: give "
+            "their master key in MUSTER_ENCRYPTION_KEY_FILE"
+        )
+    if services.rotation.unfinished():
+        again = services.settings.command("keyring rotate --data")
+        return False, f"a rotation was interrupted: {again}"
+    return True, "every encrypted collection can be read"
+
+
+def _templates(services: Services) -> tuple[bool, str]:
+    damaged = damaged_templates(services.database, services.vault)
+    if not damaged:
+        return True, "every template can be read"
+    first = ", ".join(f"{one.template} of {one.collection}" for one in damaged[:_NAMED])
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    return False, (
+        f"{len(damaged)} cannot be read, so nobody is found by them: {first}{more}. Bring them "
+        "back from a backup, or delete them (DELETE /v1/templates/ID) and enroll them again"
+    )
+
+
+def _keys(services: Services) -> tuple[bool, str]:
+    if services.keys.any_valid():
+        return True, "there is a valid key"
+    return False, f"nobody has a key: {services.settings.command('key create --role admin')}"
+
+
+def _models(settings: Settings) -> tuple[bool, str]:
+    detector = DetectorChoice(settings.model_detector)
+    faces = face_engine(settings.model_pack, settings.picture_limits, detector)
+    faces.open()
+    return True, f"{faces.model_id}, {faces.dimension} values a template"

@@ -1,0 +1,27 @@
+"""The threads that tell others of events, made for the process that is to run them."""
+
+from importlib.metadata import version
+
+from match_server.container import Services
+from match_server.db.leader_lock import turn_at
+from match_server.services.webhooks.calls import Caller
+from match_server.services.webhooks.delivery import Deliverer, Patience
+
+
+def webhook_deliverer(services: Services, patience: Patience | None = None) -> Deliverer:
+    """Calls webhooks, as soon as it is started and has the turn."""
+    settings = services.settings
+    return Deliverer(
+        services.database,
+        services.updates,
+        Caller(
+            timeout_s=settings.webhook_timeout_s,
+            private=settings.webhook_private_addresses,
+            version=version("muster"),
+        ),
+        turn_at(services.database, "webhooks", settings.data_dir),
+        services.secrets,
+        services.clock,
+        patience,
+        metrics=services.metrics,
+    )

@@ -1,0 +1,203 @@
+"""The worker that keeps requests which wait, and gives them a thread when their wait is over."""
+
+import contextlib
+import selectors
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
+
+from match_server.api.parking import PARKING, Parked, Parking, Wait
+from match_server.process.client_socket import SLOWEST_BYTES_PER_S
+from match_server.process.http_worker import PatientWorker
+
+CONNECTIONS = 4000
+"""Connections of one worker, parked ones included; beyond them the longest idle is closed."""
+MOST_PARKED = 2000
+"""Requests that one worker parks; beyond them a request is answered without waiting."""
+_READ_BYTES = 64 * 1024
+_HELD_BYTES = 64 * 1024  # of the next requests, which a client sends while one is parked
+
+
+class _Stream:
+    """An answer in pieces, which a wait may interrupt: it is closed only at its end."""
+
+    def __init__(self, pieces: Iterable[bytes], response: Any) -> None:
+        self._whole = pieces
+        self._pieces = iter(pieces)
+        self.response = response  # gunicorn's
+        self.parked = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.parked = False
+        piece: object = next(self._pieces)
+        if isinstance(piece, Parked):
+            self.parked = True
+            raise _ParkedStream(piece.wait, self)
+        return piece  # type: ignore[return-value]
+
+    def close(self) -> None:
+        if not self.parked:
+            close = getattr(self._whole, "close", None)
+            if close is not None:
+                close()
+
+
+class _ParkedStream(Parked):
+    """A streamed answer that continues later."""
+
+    def __init__(self, wait: Wait, stream: _Stream) -> None:
+        super().__init__(wait)
+        self.stream = stream
+
+
+class ParkingWorker(PatientWorker):
+    """Parked requests hold a connection and no thread.
+
+    Of those whose wait is over a quarter of the threads are served at once, so that a change that
+    thousands wait for does not stand before searches; the others queue in `_woken`.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._parked: dict[Any, Parked] = {}  # by connection
+        self._woken: deque[tuple[Any, Parked]] = deque()
+        self._resumed: set[Any] = set()  # connections that a thread serves again
+        self._places = max(1, self.cfg.threads // 4)
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        application: Any = self.wsgi
+
+        def offering(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            connection = self._serving.connection
+            environ[PARKING] = Parking(len(self._parked) < MOST_PARKED, connection.woken)
+            pieces: Iterable[bytes] = application(environ, start_response)
+            is_file = isinstance(pieces, environ["wsgi.file_wrapper"])
+            return pieces if is_file else _Stream(pieces, start_response.__self__)
+
+        self.wsgi: Any = offering
+
+    def finish_request(self, conn: Any, future: "Future[Any]") -> None:
+        if conn in self._resumed:
+            self._resumed.remove(conn)
+            self._serve_woken()
+        parked = None if future.cancelled() else future.exception()
+        if isinstance(parked, Parked):
+            self._park(conn, parked)
+            return
+        conn.woken = False
+        super().finish_request(conn, future)
+
+    def murder_pending(self) -> None:
+        super().murder_pending()
+        if not self.alive:  # the application ends what waits
+            for conn in list(self._parked):
+                if conn.sock.unsent:
+                    self._drop(conn)
+                else:
+                    self._wake(conn, self._parked[conn].wait)
+
+    def _give_up_the_late(self, now_s: float) -> None:
+        super()._give_up_the_late(now_s)
+        for conn in [one for one in self._parked if one.sock.unsent and one.timeout <= now_s]:
+            self._drop(conn)
+
+    def _park(self, conn: Any, parked: Parked) -> None:
+        conn.woken = conn.due = False
+        self._parked[conn] = parked
+        self._begin_to_send(conn)
+        wait = parked.wait
+        wait.start(lambda: self.method_queue.defer(self._wake, conn, wait))
+
+    def _begin_to_send(self, conn: Any) -> None:
+        """Listen to a parked client, and let it take what it has not taken yet of a stream."""
+        conn.timeout = time.monotonic() + self._patience_s + conn.sock.unsent / SLOWEST_BYTES_PER_S
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if conn.sock.unsent else 0)
+        self.poller.register(conn.raw, events, partial(self._on_parked, conn))
+
+    def _on_parked(self, conn: Any, client: Any) -> None:
+        """A client that waits has sent or taken something, or has gone."""
+        if client.fileno() < 0 or conn not in self._parked:
+            return
+        try:
+            if conn.sock.unsent and conn.sock.flush():
+                self.poller.modify(client, selectors.EVENT_READ, partial(self._on_parked, conn))
+                if conn.due:
+                    self._wake(conn, self._parked[conn].wait)
+                    return
+            data = conn.raw.recv(_READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except (OSError, ValueError):
+            data = b""
+        conn.received += data
+        if not data or len(conn.received) > _HELD_BYTES:
+            self._drop(conn)
+
+    def _drop(self, conn: Any) -> None:
+        """End a parked request whose client has gone."""
+        parked = self._parked.pop(conn)
+        parked.wait.cancel()
+        self._forget(conn)
+        if isinstance(parked, _ParkedStream):
+            parked.stream.parked = False
+            parked.stream.close()
+        self._close(conn)
+
+    def _wake(self, conn: Any, wait: Wait) -> None:
+        parked = self._parked.get(conn)
+        if parked is None or parked.wait is not wait:
+            return  # its client has gone, or it was woken twice
+        if conn.sock.unsent:  # it goes on when its client has taken what was said before
+            conn.due = True
+            return
+        del self._parked[conn]
+        conn.woken = True
+        wait.cancel()
+        self._forget(conn)
+        self._woken.append((conn, parked))
+        self._serve_woken()
+
+    def _serve_woken(self) -> None:
+        while self._woken and len(self._resumed) < self._places:
+            conn, parked = self._woken.popleft()
+            self._resumed.add(conn)
+            if isinstance(parked, _ParkedStream):
+                finish = partial(self.method_queue.defer, self.finish_request, conn)
+                self.tpool.submit(self._continue, conn, parked.stream).add_done_callback(finish)
+            else:
+                self._begin_again(conn)
+
+    def _begin_again(self, conn: Any) -> None:
+        """Have the request handled as if it had just come: no byte of an answer was sent."""
+        later = conn.next_request()
+        conn.parser = gunicorn_http.get_parser(self.cfg, conn.sock, conn.client)
+        conn.parser.unreader.unread(conn.request + later)
+        self.enqueue_req(conn)
+
+    def _continue(self, conn: Any, stream: _Stream) -> bool:
+        """Send what a streamed answer has by now; whether the connection is kept. In a thread."""
+        conn.sock.allow_waiting()
+        try:
+            for piece in stream:
+                stream.response.write(piece)
+            stream.response.close()
+        except OSError:  # the client has gone
+            return False
+        except Exception:
+            self.log.exception("Error handling request")
+            return False
+        finally:
+            conn.sock.end_waiting()
+            with contextlib.suppress(OSError):
+                stream.close()
+        return not stream.response.should_close() and self._keepalive_after(conn, True)

@@ -1,0 +1,1 @@
+"""The audit log: written as a chain, read, verified and pruned."""

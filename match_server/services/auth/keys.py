@@ -1,0 +1,222 @@
+"""API keys: made from 256 random bits, kept as SHA-256, shown once.
+
+A fast hash is right here, unlike for passwords: nobody can try 2^256 keys. The key's first part
+finds the row, the hash of the whole is compared in constant time.
+"""
+
+import hashlib
+import hmac
+import secrets
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from typing import cast
+
+from sqlalchemy import bindparam, func, select, update
+
+from match_server.db.database import Database
+from match_server.db.paging import page_of
+from match_server.db.tables import ApiKey
+from match_server.schemas.base import Page, Paging
+from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
+from match_server.services.audit.chain import Note, note
+from match_server.services.lookups import one_number
+from shared.clock import Clock
+from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
+from shared.wire.message_keys import MessageKey
+
+_PREFIX = "muster"
+_ID_BYTES = 6
+_SECRET_BYTES = 32
+_MAX_KEY_CHARACTERS = 200
+
+
+class Permission(Enum):
+    """What a call needs."""
+
+    ADMINISTER = auto()  # collections, keys
+    ENROLL = auto()  # write persons, images, templates
+    SEARCH = auto()  # detect, search, verify
+    READ = auto()  # collections, persons
+    REFERENCES = auto()  # photos and lists of templates
+    EVENTS = auto()  # events, stream, snapshots
+    PROBES = auto()  # send probes
+    FOLLOW = auto()  # the change feed, and snapshots
+
+
+_ALLOWED: dict[Role, frozenset[Permission]] = {
+    "admin": frozenset(Permission),
+    "enroller": frozenset({Permission.ENROLL, Permission.READ, Permission.REFERENCES}),
+    "searcher": frozenset(
+        {Permission.SEARCH, Permission.READ, Permission.REFERENCES, Permission.EVENTS}
+    ),
+    "device": frozenset({Permission.PROBES, Permission.FOLLOW}),
+    "viewer": frozenset({Permission.READ, Permission.EVENTS}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: a key, or a visitor of the page."""
+
+    key_id: str
+    role: Role
+    device: str | None = None  # the only device that it may speak for
+
+    def may(self, permission: Permission) -> bool:
+        return permission in _ALLOWED[self.role]
+
+    def require(self, permission: Permission) -> None:
+        """Raises Forbidden when the role does not allow it."""
+        if not self.may(permission):
+            raise Forbidden(
+                f"a key of role {self.role!r} may not do this ({permission.name.lower()} is needed)"
+            )
+
+
+class Keys:
+    """Making, listing, revoking and recognising keys."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._used: dict[str, datetime] = {}  # by key id, since the last `note_used`
+        self._used_lock = threading.Lock()
+
+    def create(self, wanted: KeyCreate) -> KeyCreated:
+        """A new key. The answer holds the key itself, which can never be read again.
+
+        Raises MalformedInput for one that would have expired already.
+        """
+        now = self._clock.now()
+        if wanted.expires_at is not None and wanted.expires_at <= now:
+            raise MalformedInput("expires_at: lies in the past, so the key would be worth nothing")
+        key_id = secrets.token_hex(_ID_BYTES)
+        key = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+        row = ApiKey(
+            id=key_id,
+            sha256=_digest(key),
+            role=wanted.role,
+            name=wanted.name,
+            device=wanted.device,
+            created_at=now,
+            expires_at=wanted.expires_at,
+        )
+        with self._database.write() as session:
+            session.add(row)
+            note(session, Note("key_created", now, row.id, details={"role": row.role}))
+        return KeyCreated(key=key, **dict(_view(row)))
+
+    def page(self, paging: Paging) -> Page[KeyView]:
+        with self._database.read() as session:
+            found = page_of(session, select(ApiKey), paging, ApiKey.created_at, ApiKey.id)
+            return found.page([_view(row) for row in found.rows])
+
+    def revoke(self, key_id: str) -> KeyView:
+        """From the next request on the key is worth nothing."""
+        with self._database.write() as session:
+            row = session.get(ApiKey, key_id)
+            if row is None:
+                raise NotFound(f"there is no key {key_id!r}")
+            if row.revoked_at is None:
+                row.revoked_at = self._clock.now()
+                note(session, Note("key_revoked", row.revoked_at, row.id))
+            return _view(row)
+
+    def note_used(self) -> None:
+        """Write down when keys were used: now and then, so that no request costs a write."""
+        with self._used_lock:
+            used, self._used = self._used, {}
+        if not used:
+            return
+        with self._database.write() as session:
+            for key_id, moment in sorted(used.items()):
+                session.execute(
+                    update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=moment)
+                )
+
+    def any_valid(self) -> bool:
+        """Whether anybody could call this server."""
+        valid = select(func.count()).where(
+            ApiKey.revoked_at.is_(None),
+            ApiKey.expires_at.is_(None) | (ApiKey.expires_at > self._clock.now()),
+        )
+        with self._database.read() as session:
+            return one_number(session, valid) > 0
+
+    def recognise(self, key: str) -> Principal:
+        """Who has this key. Raises Unauthenticated for one unknown, expired or revoked.
+
+        Raises Forbidden for one of role `device` that names none, as they were made once: it would
+        speak for every box.
+        """
+        parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
+        key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
+        known = self._valid(key_id) if key_id.isalnum() else None
+        same = hmac.compare_digest(_digest(key), bytes(32) if known is None else known.sha256)
+        if known is None or not same:
+            raise Unauthenticated("this key is not known here, has expired or has been revoked")
+        with self._used_lock:
+            self._used[key_id] = self._clock.now()
+        if known.principal.role == "device" and known.principal.device is None:
+            raise Forbidden(
+                "this key of role 'device' names no device, so it would speak for every box: "
+                "revoke it, and enroll the box with a code, or make it a key with `match-server "
+                "key create --role device --device NAME`"
+            )
+        return known.principal
+
+    def message_key(self, key_id: str, device: str) -> MessageKey | None:
+        """By which messages of this device are signed and sealed, if this key may send them."""
+        known = self._valid(key_id)
+        if known is None or not known.principal.may(Permission.PROBES):
+            return None
+        if known.principal.device != device and known.principal.role == "device":
+            return None
+        return MessageKey(key_id, known.sha256)
+
+    def still_valid(self, key_id: str) -> Principal | None:
+        """The key of that id, unless it was revoked or has expired since."""
+        known = self._valid(key_id)
+        return None if known is None else known.principal
+
+    def _valid(self, key_id: str) -> "_Known | None":
+        """Read anew for each request: a key that any process revoked is worth nothing at once."""
+        for sha256, role, device, revoked_at, expires_at in self._database.execute(
+            _KEY, {"id": key_id}
+        ):
+            expired = expires_at is not None and expires_at <= self._clock.now()
+            if revoked_at is None and not expired:
+                return _Known(sha256, Principal(key_id, cast(Role, role), device))
+        return None
+
+
+_KEY = select(
+    ApiKey.sha256, ApiKey.role, ApiKey.device, ApiKey.revoked_at, ApiKey.expires_at
+).where(ApiKey.id == bindparam("id"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key that may be used."""
+
+    sha256: bytes
+    principal: Principal
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _view(row: ApiKey) -> KeyView:
+    return KeyView(
+        id=row.id,
+        role=cast(Role, row.role),
+        name=row.name,
+        device=row.device,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+    )

@@ -1,0 +1,1 @@
+"""Devices: registration, health, configuration, and the galleries that they may hold."""

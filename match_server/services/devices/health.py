@@ -1,0 +1,56 @@
+"""Health: taken in as it comes, the newest hour of it kept."""
+
+from sqlalchemy import delete, select
+
+from match_server.db.database import Database
+from match_server.db.tables import DeviceConfiguration, DeviceHealth
+from match_server.services.devices import recognition_ledger
+from match_server.services.devices.devices import device_heard
+from match_server.services.presence import note_health
+from shared.clock import Clock
+from shared.wire.device import HealthAnswer, HealthMessage
+
+_KEPT = 120  # messages of each device: an hour at one every 30 seconds
+
+
+class HealthReports:
+    """Takes health messages in, over whichever transport they came."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def take(self, message: HealthMessage, *, site: str | None = None) -> HealthAnswer:
+        """Keep it, enter its ledger, and say what the box should know."""
+        now = self._clock.now()
+        with self._database.write() as session:
+            device = device_heard(session, message.device, site, now)
+            session.flush()
+            body = message.model_dump(mode="json", exclude={"ledger"}, exclude_none=True)
+            row = DeviceHealth(device_number=device.number, received_at=now, message=body)
+            session.add(row)
+            recognition_ledger.enter(session, device, message.ledger)
+            note_health(session, message, now)
+            session.flush()
+            oldest_kept = (
+                select(DeviceHealth.number)
+                .where(DeviceHealth.device_number == device.number)
+                .order_by(DeviceHealth.number.desc())
+                .offset(_KEPT - 1)
+                .limit(1)
+            )
+            last = session.scalar(oldest_kept)
+            if last is not None:
+                session.execute(
+                    delete(DeviceHealth).where(
+                        DeviceHealth.device_number == device.number, DeviceHealth.number < last
+                    )
+                )
+            wanted = session.scalar(
+                select(DeviceConfiguration.revision).where(
+                    DeviceConfiguration.device_number == device.number
+                )
+            )
+        return HealthAnswer(
+            device=message.device, answers=message.at, at=now, config_revision=wanted or 0
+        )

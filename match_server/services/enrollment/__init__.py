@@ -1,0 +1,1 @@
+"""Who is enrolled: collections, persons, groups, references, and batches of them."""

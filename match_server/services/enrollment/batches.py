@@ -1,0 +1,228 @@
+"""Enrolling many: one verdict each, one bad picture never fails the rest, memory stays bounded.
+
+Pictures of one person that follow each other are compared before the first is enrolled, so that
+the wrong one is refused whatever its place. Templates from elsewhere are gathered and written by
+the thousand, because a commit to the disk costs far more than a row.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import chain
+
+from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
+from match_server.schemas.persons import Enrolled, Enrollment
+from match_server.services.enrollment.bulk import BulkVectors, Resume, refusal
+from match_server.services.enrollment.enrollment import Enroller, Named, Prepared
+from shared.errors import InternalError, ModelMismatch, MusterError
+
+log = logging.getLogger(__name__)
+
+_VECTORS = 2048  # written in one transaction: some 8 MB with all that belongs to them
+_PICTURES = 32  # of one person that are compared with each other
+_PICTURE_BYTES = 48_000_000  # of these together, unless it is one
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to be enrolled, or why it cannot even be read."""
+
+    index: int
+    file: str | None
+    line: BatchLine | MusterError
+
+
+class Batches:
+    """Takes batches in."""
+
+    def __init__(self, enroller: Enroller, bulk: BulkVectors) -> None:
+        self._enroller = enroller
+        self._bulk = bulk
+
+    def run(
+        self,
+        collection: str,
+        items: Iterable[Item],
+        options: BatchQuery,
+        resume: Resume | None = None,
+    ) -> Iterator[BatchVerdict]:
+        """The verdicts, in the order of the items, each when it is on the disk.
+
+        `resume` is brought forward in the transactions of the vectors that it counts.
+        """
+        return chain.from_iterable(self.groups(collection, items, options, resume))
+
+    def groups(
+        self,
+        collection: str,
+        items: Iterable[Item],
+        options: BatchQuery,
+        resume: Resume | None = None,
+        *,
+        admitted: Callable[[], None] = lambda: None,
+    ) -> Iterator[Sequence[BatchVerdict]]:
+        """As `run`, those together that came on the disk together.
+
+        `admitted` is called before each is written; it ends the batch by raising.
+        """
+        for kind, some in _runs(items):
+            try:
+                admitted()
+            except MusterError as error:
+                yield [refusal(item.index, item.file, error) for item in some]
+                return
+            if kind is _Kind.VECTORS:
+                yield self._written(collection, some, resume)
+            elif kind is _Kind.PICTURES:
+                yield self._pictures(collection, some, options, admitted)
+            else:
+                yield [_refused(item) for item in some]
+
+    def _written(
+        self, collection: str, items: Sequence[Item], resume: Resume | None
+    ) -> Sequence[BatchVerdict]:
+        """The verdicts. After an unexpected error the halves are written, down to the one row that
+        causes it.
+        """
+        vectors = [(one.index, one.line) for one in items if isinstance(one.line, BatchLine)]
+        try:
+            return self._bulk.add(collection, vectors, resume)
+        except MusterError as error:  # the transaction is undone: none of them is there
+            return [refusal(place, line.file, error) for place, line in vectors]
+        except Exception:
+            if len(items) == 1:
+                item = items[0]
+                log.exception("Failed to enroll a template", extra={"index": item.index})
+                return [refusal(item.index, item.file, InternalError())]
+        half = len(items) // 2
+        return [
+            verdict
+            for some in (items[:half], items[half:])
+            for verdict in self._written(collection, some, resume)
+        ]
+
+    def _pictures(
+        self,
+        collection: str,
+        items: Sequence[Item],
+        options: BatchQuery,
+        admitted: Callable[[], None],
+    ) -> list[BatchVerdict]:
+        """Enroll pictures of one person: looked at together, so that the odd one out is found
+        also where it comes first."""
+        verdicts: dict[int, BatchVerdict] = {}
+        prepared: list[tuple[Item, Prepared]] = []
+        for item in items:
+            with _alone(item, verdicts):
+                one = self._prepared(collection, item, options)
+                if isinstance(one, Enrolled):
+                    verdicts[item.index] = _verdict(item, one)
+                else:
+                    prepared.append((item, one))
+        against: Sequence[MusterError | None]
+        try:
+            against = self._enroller.compared([one for _, one in prepared])
+        except MusterError as error:
+            against = [error] * len(prepared)
+        for (item, one), wrong in zip(prepared, against, strict=True):
+            with _alone(item, verdicts):
+                if wrong is not None:
+                    raise wrong
+                admitted()
+                verdicts[item.index] = _verdict(item, self._stored(collection, one))
+        return [verdicts[item.index] for item in items]
+
+    def _prepared(self, collection: str, item: Item, options: BatchQuery) -> Prepared | Enrolled:
+        if isinstance(item.line, MusterError):
+            raise item.line
+        line = item.line
+        face = line.face if line.face is not None or line.box is not None else options.face
+        request = Enrollment(
+            image=line.image,
+            store=options.store,
+            storage=options.storage,
+            face=face,
+            box=line.box,
+            force=options.force,
+        )
+        who = Named(line.key, line.person is None, line.new_person())
+        return self._enroller.prepare(collection, who, request)
+
+    def _stored(self, collection: str, prepared: Prepared) -> Enrolled:
+        try:
+            return self._enroller.write(prepared)
+        except ModelMismatch:  # the collection has just got new models
+            return self._enroller.enroll(collection, prepared.who, prepared.request)
+
+
+class _Kind(Enum):
+    VECTORS = auto()
+    PICTURES = auto()  # of one person
+    UNREADABLE = auto()
+
+
+def _runs(items: Iterable[Item]) -> Iterator[tuple[_Kind, list[Item]]]:
+    """Items that follow each other and are enrolled together; what is held is bounded."""
+    run: list[Item] = []
+    kind, person, held = _Kind.UNREADABLE, ("", False), 0
+    for item in items:
+        its_kind, its_person, size = _of(item)
+        most = _VECTORS if kind is _Kind.VECTORS else _PICTURES
+        ends = (its_kind, its_person) != (kind, person) or len(run) >= most
+        if run and (ends or held + size > _PICTURE_BYTES):
+            yield kind, run
+            run, held = [], 0
+        kind, person = its_kind, its_person
+        run.append(item)
+        held += size
+        if kind is _Kind.UNREADABLE:
+            yield kind, run
+            run, held = [], 0
+    if run:
+        yield kind, run
+
+
+def _of(item: Item) -> tuple[_Kind, tuple[str, bool], int]:
+    """An item's kind, the person where that matters, and the bytes of its picture."""
+    line = item.line
+    if isinstance(line, MusterError):
+        return _Kind.UNREADABLE, ("", False), 0
+    if line.image is None:
+        return _Kind.VECTORS, ("", False), 0
+    return _Kind.PICTURES, (line.key, line.person is None), len(line.image)
+
+
+@contextmanager
+def _alone(item: Item, verdicts: dict[int, BatchVerdict]) -> Iterator[None]:
+    """An error is this item's verdict and fails no other."""
+    try:
+        yield
+    except MusterError as error:
+        verdicts[item.index] = refusal(item.index, item.file, error)
+    except Exception:  # of a library that reads the picture: the others go on
+        log.exception("Failed to enroll a picture", extra={"index": item.index})
+        verdicts[item.index] = refusal(item.index, item.file, InternalError())
+
+
+def _refused(item: Item) -> BatchVerdict:
+    if not isinstance(item.line, MusterError):
+        raise RuntimeError("an item that can be read was to be refused")
+    return refusal(item.index, item.file, item.line)
+
+
+def _verdict(item: Item, made: Enrolled) -> BatchVerdict:
+    detection = made.detection
+    return BatchVerdict(
+        index=item.index,
+        file=item.file,
+        status="duplicate" if made.duplicate else "accepted",
+        person=made.person,
+        image_id=made.image_id,
+        template_id=made.template_id,
+        quality=None if made.quality is None else round(made.quality.score, 4),
+        faces=None if detection is None else detection.faces,
+        face=None if detection is None else detection.face,
+        seq=made.seq,
+    )

@@ -1,0 +1,223 @@
+"""What persons were enrolled from: their images and templates, listed and removed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session, contains_eager, joinedload
+
+from match_server.db.database import Database
+from match_server.db.paging import page_of
+from match_server.db.tables import Collection, Image, Person, SpareTemplate, Template, Unembedded
+from match_server.schemas.base import Page, Paging
+from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
+from match_server.services.change_feed import record
+from match_server.services.encryption.vault import Cipher, Vault
+from match_server.services.galleries.search_index import stored_rows
+from match_server.services.lookups import collection_named, one_number, person_named
+from match_server.services.storage.files import FileStore
+from shared.clock import Clock
+from shared.errors import NotFound
+from shared.wire.quality import Quality
+
+
+class References:
+    """The images and templates of all persons."""
+
+    def __init__(self, database: Database, files: FileStore, clock: Clock, vault: Vault) -> None:
+        self._database = database
+        self._files = files
+        self._clock = clock
+        self._vault = vault
+
+    def images(self, collection: str, person_id: str, paging: Paging) -> Page[ImageView]:
+        with self._database.read() as session:
+            person = _person(session, collection, person_id)
+            wanted = select(Image).where(Image.person_number == person.number)
+            wanted = wanted.options(joinedload(Image.storage))
+            found = page_of(session, wanted, paging, Image.id)
+            templates = _templates_of(session, [row.id for row in found.rows])
+            return found.page(
+                [_image_view(row, person.id, templates.get(row.id, [])) for row in found.rows]
+            )
+
+    def image(self, image_id: str) -> ImageView:
+        with self._database.read() as session:
+            row = _image(session, image_id)
+            templates = _templates_of(session, [row.id])
+            return _image_view(row, row.person.id, templates.get(row.id, []))
+
+    def photo(self, image_id: str) -> tuple[bytes, str]:
+        """A kept photo and its media type. Raises NotFound when it was not kept."""
+        try:
+            return self._photo(image_id)
+        except NotFound:  # a rotation of keys may have put another file in its place just now
+            return self._photo(image_id)
+
+    def _photo(self, image_id: str) -> tuple[bytes, str]:
+        with self._database.read() as session:
+            row = _image(session, image_id)
+            if row.file is None:
+                raise NotFound(
+                    f"the photo of image {image_id!r} was not kept (enroll with store=1)"
+                )
+            cipher = self._vault.cipher(session, _owner(session, row.person))
+        return self._files.read(row.file, row.storage, cipher=cipher), _media_type(row)
+
+    def remove_image(self, image_id: str) -> Removed:
+        """Remove an image, its photo and the templates made from it."""
+        with self._database.write() as session:
+            row = _image(session, image_id)
+            owner = _owner(session, row.person)
+            self._files.doom(session, [(row.file, row.storage_number)])
+            which = Template.image_id == row.id
+            templates, seq = remove_templates(session, owner, which, row.person.id, self._clock)
+            if not templates:
+                now = self._clock.now()
+                removed: dict[str, JsonValue] = {"image_removed": row.id}
+                seq = record(
+                    session, owner.number, "person_updated", row.person.id, now, details=removed
+                )
+            session.execute(delete(Image).where(Image.id == row.id))
+        pending = self._files.sweep()
+        return Removed(seq=seq, images=1, templates=templates, pending=pending)
+
+    def templates(self, collection: str, person_id: str, paging: Paging) -> Page[TemplateView]:
+        with self._database.read() as session:
+            person = _person(session, collection, person_id)
+            wanted = select(Template).where(Template.person_number == person.number)
+            found = page_of(session, wanted, paging, Template.number)
+            return found.page([template_view(row, person.id) for row in found.rows])
+
+    def remove_template(self, template_id: str) -> Removed:
+        """Remove one template; the image that it was made from stays."""
+        with self._database.write() as session:
+            row = session.scalars(
+                select(Template)
+                .join(Template.person)
+                .options(contains_eager(Template.person))
+                .where(Template.id == template_id)
+            ).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no template {template_id!r}")
+            owner = _owner(session, row.person)
+            which = Template.number == row.number
+            templates, seq = remove_templates(session, owner, which, row.person.id, self._clock)
+        return Removed(seq=seq, images=0, templates=templates)
+
+
+def remove_templates(
+    session: Session, owner: Collection, which: ColumnElement[bool], person_id: str, clock: Clock
+) -> tuple[int, int]:
+    """Delete the templates of a person that a condition names, and tell the feed of each.
+
+    Answers how many they were, and the number of the last line in the feed (0 for none).
+    """
+    seq = 0
+    rows = session.execute(select(Template.number, Template.id).where(which)).all()
+    for number, template_id in rows:
+        now = clock.now()
+        seq = record(
+            session,
+            owner.number,
+            "template_removed",
+            template_id,
+            now,
+            template_number=number,
+            person=person_id,
+        )
+    ids = select(Template.id).where(which)  # their counterparts of another model go as well
+    session.execute(delete(SpareTemplate).where(SpareTemplate.id.in_(ids)))
+    session.execute(delete(Unembedded).where(Unembedded.template_id.in_(ids)))
+    session.execute(delete(Template).where(which))
+    session.execute(
+        update(Collection)
+        .where(Collection.number == owner.number)
+        .values(template_count=Collection.template_count - len(rows))
+    )
+    return len(rows), seq
+
+
+def rows_of_person(
+    session: Session, owner: Collection, person: Person | None, cipher: Cipher
+) -> NDArray[np.float32]:
+    """The templates of a person as unit rows (n, dimension); none for nobody."""
+    if person is None:
+        return np.empty((0, owner.dimension), np.float32)
+    stored = session.execute(
+        select(Template.id, Template.vector).where(Template.person_number == person.number)
+    ).all()
+    vectors = cipher.open_vectors(owner.model_id, [(row.id, row.vector) for row in stored])
+    return stored_rows(vectors, owner.dimension).astype(np.float32)
+
+
+def reference_count(session: Session, person: Person) -> int:
+    """How many templates a person has."""
+    mine = select(func.count()).select_from(Template).where(Template.person_number == person.number)
+    return one_number(session, mine)
+
+
+def template_view(row: Template, person_id: str) -> TemplateView:
+    return TemplateView(
+        id=row.id,
+        person=person_id,
+        model_id=row.model_id,
+        image_id=row.image_id,
+        quality=row.quality,
+        created_at=row.created_at,
+    )
+
+
+def _person(session: Session, collection: str, person_id: str) -> Person:
+    return person_named(session, collection_named(session, collection), person_id)
+
+
+def _owner(session: Session, person: Person) -> Collection:
+    return session.get_one(Collection, person.collection_number)
+
+
+def _image(session: Session, image_id: str) -> Image:
+    row = session.scalars(
+        select(Image)
+        .join(Image.person)
+        .options(contains_eager(Image.person), joinedload(Image.storage))
+        .where(Image.id == image_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no image {image_id!r}")
+    return row
+
+
+def _templates_of(session: Session, image_ids: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    rows = session.execute(
+        select(Template.image_id, Template.id)
+        .where(Template.image_id.in_(image_ids))
+        .order_by(Template.number)
+    )
+    for image_id, template_id in rows:
+        found.setdefault(str(image_id), []).append(template_id)
+    return found
+
+
+def _media_type(row: Image) -> str:
+    """Rows of earlier versions name a JPEG of several pictures in a way that no browser knows."""
+    return "image/jpeg" if row.media_type == "image/mpo" else row.media_type
+
+
+def _image_view(row: Image, person_id: str, template_ids: list[str]) -> ImageView:
+    return ImageView(
+        id=row.id,
+        person=person_id,
+        stored=row.file is not None,
+        storage=None if row.storage is None else row.storage.name,
+        url=None if row.file is None else f"/v1/images/{row.id}/content",
+        media_type=_media_type(row),
+        size_bytes=row.size_bytes,
+        quality=Quality.model_validate(row.quality),
+        detection=Detection.model_validate(row.detection),
+        template_ids=template_ids,
+        created_at=row.created_at,
+    )

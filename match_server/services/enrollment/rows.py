@@ -1,0 +1,159 @@
+"""The rows that an enrollment adds, each in the transaction of whoever adds them."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from match_server.db.tables import Collection, Image, Person, Template
+from match_server.schemas.persons import Detection
+from match_server.services.change_feed import record
+from match_server.services.encryption.vault import Cipher
+from match_server.services.recognition.face_choice import ChosenFace
+from match_server.services.recognition.template_input import require_model
+from match_server.services.storage.files import Kept
+from models.images.formats import media_type_of
+from models.types import Face
+from shared.errors import Conflict, ModelMismatch
+from shared.ids import new_id
+from shared.wire.quality import Quality
+from shared.wire.template import Template as FaceTemplate
+
+_PIXEL_DECIMALS = 1
+
+
+def add_image(
+    session: Session,
+    person: Person,
+    picture: bytes,
+    file: Kept | None,
+    quality: Quality,
+    detection: Detection,
+    now: datetime,
+    cipher: Cipher,
+) -> Image:
+    """The row of a picture; `file` is where it is kept, None when it is not."""
+    image = Image(
+        id=new_id(),
+        person_number=person.number,
+        file=None if file is None else file.name,
+        storage_number=None if file is None else file.storage_number,
+        media_type=media_type_of(picture),
+        size_bytes=len(picture),
+        data_key=None if file is None else file.data_key,
+        sha256=cipher.digest(picture),
+        quality=quality.model_dump(mode="json"),
+        detection=detection.model_dump(mode="json"),
+        created_at=now,
+    )
+    session.add(image)
+    return image
+
+
+def add_template(
+    session: Session,
+    owner: Collection,
+    person: Person,
+    template: FaceTemplate,
+    image: Image | None,
+    quality: Quality | None,
+    now: datetime,
+    cipher: Cipher,
+) -> tuple[Template, int]:
+    """The row of a template, and its number in the feed.
+
+    Raises Conflict when the collection is full, ModelMismatch when its model has just changed.
+    """
+    take_room(session, owner, 1)
+    require_model(template.model_id, owner)
+    template_id = new_id()
+    vector = template.vector.astype("<f2").tobytes()
+    row = Template(
+        id=template_id,
+        collection_number=owner.number,
+        person_number=person.number,
+        image_id=None if image is None else image.id,
+        model_id=template.model_id,
+        vector=cipher.seal_vector(template_id, template.model_id, vector),
+        data_key=cipher.data_key,
+        quality=None if quality is None else quality.score,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    seq = record(
+        session,
+        owner.number,
+        "template_added",
+        row.id,
+        now,
+        template_number=row.number,
+        person=person.id,
+        details={} if image is None else {"image": image.id},
+    )
+    return row, seq
+
+
+def take_room(session: Session, owner: Collection, templates: int) -> None:
+    """Count templates before they are added, so that two at once cannot both take the last place.
+
+    Raises Conflict when there is no room for all of them.
+    """
+    taken = session.execute(
+        update(Collection)
+        .where(
+            Collection.number == owner.number,
+            Collection.generation == owner.generation,
+            Collection.max_templates.is_(None)
+            | (Collection.template_count + templates <= Collection.max_templates),
+        )
+        .values(template_count=Collection.template_count + templates)
+        .returning(Collection.number)
+    ).all()
+    if not taken:
+        require_generation(session, owner)
+        raise Conflict(
+            f"collection {owner.name!r} is full: it may hold {owner.max_templates} templates",
+            max_templates=owner.max_templates,
+        )
+
+
+def require_generation(session: Session, owner: Collection) -> None:
+    """Raises ModelMismatch when the collection's model was changed since `owner` was read."""
+    now = session.scalar(select(Collection.generation).where(Collection.number == owner.number))
+    if now != owner.generation:
+        raise ModelMismatch(
+            f"the model of collection {owner.name!r} has just been changed; send it again"
+        )
+
+
+def detection_of(face: Face, count: int, index: int = 0) -> Detection:
+    """Where a face was, rounded to what the detector can know; which of how many it is."""
+    points = face.points5 if face.points68 is None else face.points68
+    x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
+    return Detection(
+        box=(x1, y1, x2, y2),
+        score=min(max(float(face.score), 0.0), 1.0),
+        landmarks=[
+            (round(float(x), _PIXEL_DECIMALS), round(float(y), _PIXEL_DECIMALS)) for x, y in points
+        ],
+        pose=face.pose,
+        liveness=face.liveness,
+        faces=count,
+        face=index,
+        certainty=None if face.certainty is None else round(face.certainty, 3),
+    )
+
+
+def detection_of_chosen(chosen: ChosenFace) -> Detection:
+    """Where the chosen face of a picture was, and which of how many."""
+    face = replace(chosen.face, certainty=chosen.certainty)
+    return detection_of(face, chosen.faces, chosen.index)
+
+
+def embedded(face: Face) -> FaceTemplate:
+    """The template of a face that was to be embedded."""
+    if face.template is None:
+        raise RuntimeError("the face models answered a face without a template")
+    return face.template

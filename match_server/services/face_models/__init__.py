@@ -1,1 +1,0 @@
-"""The face models of each collection, and how they are changed for others."""

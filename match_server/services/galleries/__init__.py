@@ -1,0 +1,1 @@
+"""The galleries of one process, kept up to date from the change feed."""

@@ -1,0 +1,314 @@
+"""One collection's gallery in one process, kept up to date from the change feed.
+
+Whatever is compared with the database is read before it: the gallery's watermark first, then the
+feed's position. Changes that a gallery contains were committed before they were written to its
+files, so a watermark above a position that was read later is of another or an older database.
+"""
+
+import logging
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from match_server.db.database import Database
+from match_server.db.engines import let_wait
+from match_server.db.tables import Change, Collection, Template
+from match_server.services.change_feed import position
+from match_server.services.collection_ref import Scope
+from match_server.services.encryption.stored_templates import Readable, read_templates
+from match_server.services.encryption.vault import Cipher, Vault
+from match_server.services.lookups import one_number
+from shared.errors import CollectionUnavailable, ModelMismatch
+from shared.gallery import Gallery, MissingChanges, SegmentedGallery, SharedGallery
+
+log = logging.getLogger(__name__)
+
+OpenGallery = Callable[[Path | None, int, str], SegmentedGallery]
+"""Folder (None: in memory), dimension, and what the folder belongs to."""
+
+_CHUNK = 8192  # rows read at a time: 8 MiB of float16 at 512 dimensions
+_VARIABLES = 500  # numbers in one IN (...), below every database's limit
+_COMPACT_AFTER_S = 30.0
+"""Erased templates are gone from the segments' files within twice this time."""
+_ATTEMPTS = 16
+"""Rounds of a catch-up, each undone by another process that wrote segments at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A gallery that holds every write up to `seq` (and perhaps later ones)."""
+
+    gallery: Gallery
+    seq: int
+
+
+class GalleryFollower:
+    """One collection's gallery, which holds everything in the feed up to its watermark."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        collection: Collection | Scope,
+        open_gallery: OpenGallery,
+        folder: Path | None,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._owner = collection
+        self._collection = collection.number
+        self._model_id = collection.model_id
+        self._dimension = collection.dimension
+        self._origin = f"{collection.number}/{collection.model_id}/{collection.created_at}"
+        self._open = open_gallery
+        self._folder = folder
+        self._gallery: SegmentedGallery | None = None
+        self.damaged: frozenset[int] = frozenset()  # templates in use that could not be read
+        self._lock = threading.Lock()
+        self._compaction: threading.Timer | None = None
+
+    @property
+    def reached(self) -> int | None:
+        """The change that the gallery has applied; None before it is opened."""
+        gallery = self._gallery
+        return None if gallery is None else gallery.watermark
+
+    def catch_up(self, *, compare: bool = False) -> Reached:
+        """Apply what was committed before this call.
+
+        With `compare`, and whenever the gallery is opened, its templates are compared with the
+        database's; one that differs is rebuilt. Raises CollectionUnavailable, ModelMismatch.
+        """
+        gallery = self._gallery
+        if gallery is not None and gallery.damage is None and not compare:
+            newest = position(self._database)
+            if gallery.watermark == newest:
+                return Reached(gallery, newest)
+        with self._lock:
+            compare = compare or self._gallery is None
+            gallery = self._opened() if self._gallery is None else self._gallery
+            for _ in range(_ATTEMPTS):
+                if self._brought_up(gallery, compare=compare):
+                    self._gallery = gallery  # only now: nobody searches one that is half loaded
+                    return Reached(gallery, gallery.watermark)
+        raise CollectionUnavailable(
+            "other processes write the gallery's files all the time; try again"
+        )
+
+    def _brought_up(self, gallery: SegmentedGallery, *, compare: bool) -> bool:
+        """Bring the gallery to the feed's position; False: other processes interfered, try again.
+
+        The watermark is read before the session begins: the position that it sees is never older.
+        """
+        watermark, damage = gallery.watermark, gallery.damage
+        with self._database.read() as session:
+            newest = position(session)
+            self._require_generation(session)
+            if why := _unusable(damage, watermark, newest):
+                if not self._rebuild(session, gallery, newest, why):
+                    return False
+            elif watermark < newest:
+                try:
+                    self._replay(session, gallery, watermark, newest)
+                except MissingChanges:  # another process has rebuilt the files meanwhile
+                    return False
+            if gallery.damage is not None or gallery.watermark < newest:
+                return False
+            difference = self._difference(session, gallery, newest) if compare else None
+            if difference is None:
+                return True
+            log.error(
+                "The gallery differs from the database and is rebuilt",
+                extra={"collection": self._collection, "why": difference},
+            )
+            return self._rebuild(session, gallery, newest, difference) and gallery.damage is None
+
+    def _difference(self, session: Session, gallery: SegmentedGallery, newest: int) -> str | None:
+        """How the gallery differs from the database as of `newest`; None: it does not.
+
+        Counts are compared first, ids only where the counts differ. Templates that cannot be read
+        are known to be left out.
+        """
+        here = Template.collection_number == self._collection
+        expected = one_number(session, select(func.count()).select_from(Template).where(here))
+        count = gallery.count_at(newest)
+        if count is None or count + len(self.damaged) == expected:
+            return None
+        seq, held = gallery.census()
+        if seq != newest:
+            return None
+        here &= Template.model_id == self._model_id
+        numbers = session.scalars(select(Template.number).where(here).order_by(Template.number))
+        stored = np.fromiter(numbers, dtype=np.uint64)
+        cipher, missing = self._vault.cipher(session, self._owner), 0
+        for chunk in _chunks(np.setdiff1d(stored, held).tolist()):
+            missing += self._read(cipher, self._rows(session, chunk)).numbers.shape[0]
+        surplus = np.setdiff1d(held, stored).shape[0]
+        if not (missing or surplus):
+            return None
+        return f"{missing} templates are missing in it, {surplus} are not in the database"
+
+    def close(self, *, erase: bool = False) -> None:
+        """Stop following. With `erase`, the files go as well: the collection is gone."""
+        with self._lock:
+            if self._compaction is not None:
+                self._compaction.cancel()
+            if self._gallery is not None:
+                self._gallery.close()
+            if erase and self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _require_generation(self, session: Session) -> None:
+        """Raises when the collection uses another model by now: nobody may search the old one."""
+        wanted = select(Collection.generation).where(Collection.number == self._collection)
+        generation = session.scalar(wanted)
+        if generation is not None and generation != self._owner.generation:
+            raise ModelMismatch(
+                f"the model of collection {self._owner.name!r} has just been changed; search again"
+            )
+
+    def _opened(self) -> SegmentedGallery:
+        started_s = time.monotonic()
+        gallery = self._open(self._folder, self._dimension, self._origin)
+        if gallery.watermark:
+            self._log("gallery mapped", gallery, started_s, seq=gallery.watermark)
+            if gallery.dead:
+                self._compact_soon(gallery)
+        return gallery
+
+    def _rebuild(self, session: Session, gallery: SegmentedGallery, newest: int, why: str) -> bool:
+        started_s = time.monotonic()
+        let_wait(session.connection())
+        done = gallery.rebuild(self._all_templates(session), newest)
+        if done:
+            self._log("gallery built from the database", gallery, started_s, why=why)
+        return done
+
+    def _log(self, what: str, gallery: Gallery, started_s: float, **more: object) -> None:
+        took_s = round(time.monotonic() - started_s, 3)
+        log.info(
+            what,
+            extra={
+                "collection": self._collection,
+                "templates": len(gallery),
+                "took_s": took_s,
+                **more,
+            },
+        )
+
+    def _all_templates(
+        self, session: Session
+    ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float16]]]:
+        self.damaged = frozenset()
+        after, cipher = 0, self._vault.cipher(session, self._owner)
+        while rows := session.execute(
+            select(Template.number, Template.id, Template.vector)
+            .where(
+                Template.collection_number == self._collection,
+                Template.model_id == self._model_id,
+                Template.number > after,
+            )
+            .order_by(Template.number)
+            .limit(_CHUNK)
+        ).all():
+            after = rows[-1].number
+            read = self._read(cipher, rows)
+            yield read.numbers, read.vectors
+
+    def _read(self, cipher: Cipher, rows: Sequence[Any]) -> Readable:
+        """Rows (number, id, vector); the log says which cannot be read and are left out."""
+        stored = [(row.number, row.id, row.vector) for row in rows]
+        read = read_templates(cipher, self._model_id, self._dimension, stored)
+        for number, (template_id, why) in read.damaged.items():
+            if number not in self.damaged:
+                where = {"collection": self._collection, "template": template_id, "why": why}
+                log.error("a template cannot be read, and nobody is found by it", extra=where)
+        self.damaged |= read.damaged.keys()
+        return read
+
+    def _rows(self, session: Session, numbers: Sequence[int]) -> Sequence[Any]:
+        """Number, id and stored vector of each of these templates that is there."""
+        return session.execute(
+            select(Template.number, Template.id, Template.vector).where(
+                Template.number.in_(numbers), Template.model_id == self._model_id
+            )
+        ).all()
+
+    def _replay(self, session: Session, gallery: SegmentedGallery, since: int, newest: int) -> None:
+        """Everything after `since` up to `newest` in one step: never found half applied."""
+        added, removed = set[int](), set[int]()
+        changes = session.execute(
+            select(Change.kind, Change.template_number)
+            .where(
+                Change.collection_number == self._collection,
+                Change.seq > since,
+                Change.seq <= newest,
+                Change.template_number.is_not(None),
+            )
+            .order_by(Change.seq)
+        )
+        for kind, number in changes:
+            if number is not None:
+                (removed if kind == "template_removed" else added).add(number)
+        parts = list[Readable]()
+        cipher = self._vault.cipher(session, self._owner)
+        for chunk in _chunks(sorted(added - removed)):
+            parts.append(self._read(cipher, self._rows(session, chunk)))
+        none = np.empty((0, self._dimension), np.float16)
+        gallery.apply(
+            since,
+            newest,
+            remove=np.array(sorted(removed), dtype=np.uint64),
+            ids=np.concatenate([np.empty(0, np.uint64), *(one.numbers for one in parts)]),
+            vectors=np.concatenate([none, *(one.vectors for one in parts)]).astype(np.float32),
+        )
+        self.damaged -= removed
+        if removed:
+            self._compact_soon(gallery)
+
+    def _compact_soon(self, gallery: SegmentedGallery) -> None:
+        """Rewrite the segments without what was erased, a while from now and not all at once."""
+        if not isinstance(gallery, SharedGallery) or self._compaction is not None:
+            return
+
+        def compact() -> None:
+            self._compaction = None
+            try:
+                if gallery.dead:  # otherwise another process was quicker
+                    gallery.compact()
+            except OSError:
+                log.exception("erased templates are still in the segments' files")
+
+        wait_s = _COMPACT_AFTER_S * random.uniform(1, 2)  # noqa: S311  # not all workers at once
+        self._compaction = threading.Timer(wait_s, compact)
+        self._compaction.daemon = True
+        self._compaction.start()
+
+
+def _unusable(damage: str | None, watermark: int, newest: int) -> str | None:
+    """Why the database must be read instead of the feed; None: it need not.
+
+    `newest` was read after the others.
+    """
+    if damage is not None:
+        return damage
+    if watermark == 0:
+        return "there were no segments"
+    if watermark > newest:
+        return "the segments are ahead of the database, which must be another or an older one"
+    return None
+
+
+def _chunks(numbers: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(numbers), _VARIABLES):
+        yield numbers[start : start + _VARIABLES]

@@ -1,0 +1,189 @@
+"""The galleries of one process, each kept up to date from the change feed.
+
+Durable first, searchable second: a write is finished when it is in the database, and every
+process applies what is new there before it searches. So all workers answer alike, a client that
+was told of a write finds it, and an erased person is not found again by any of them.
+
+Segments on disk are a cache that the processes share: a start maps them and replays what the feed
+has after them. What cannot be used (missing, damaged, of another database, ahead of it) is written
+anew from the database, and the log says so.
+"""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from match_server.db.database import Database
+from match_server.db.tables import Collection
+from match_server.services.change_feed import position
+from match_server.services.collection_ref import Scope
+from match_server.services.encryption.vault import Vault
+from match_server.services.galleries.follower import GalleryFollower, OpenGallery, Reached
+from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
+from shared.gallery import SegmentedGallery, SharedGallery, open_gallery
+
+log = logging.getLogger(__name__)
+
+_MIN_SEQ_WAIT_S = 2.0
+_POLL_S = 0.01
+
+
+def open_segments(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
+    """The default gallery, kept in `folder`."""
+    return open_gallery(folder, dimension, origin=origin)
+
+
+class SearchIndex:
+    """All galleries of this process, opened when they are first searched. Thread-safe.
+
+    Segments lie in one folder a collection below `folder`; None keeps everything in memory, as
+    the templates of encrypted collections always are.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        open_gallery: OpenGallery = open_segments,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._open = open_gallery
+        self._folder = folder
+        self._lock = threading.Lock()  # guards the dictionary only
+        self._followers: dict[_Kind, GalleryFollower] = {}
+        self._seen = 0
+
+    def caught_up(self, collection: Collection | Scope, min_seq: int | None = None) -> Reached:
+        """The collection's gallery with everything that was committed before this call.
+
+        With `min_seq`, waits up to 2 s for a write of that number; Unavailable when it does not
+        come.
+        """
+        follower = self._follower(collection)
+        deadline_s = time.monotonic() + _MIN_SEQ_WAIT_S
+        while True:
+            reached = follower.catch_up()
+            if reached.seq != self._seen:
+                self._forget_erased(reached.seq)
+            if min_seq is None or reached.seq >= min_seq:
+                return reached
+            if time.monotonic() >= deadline_s:
+                raise Unavailable(
+                    f"write {min_seq} has not come within {_MIN_SEQ_WAIT_S:g} s; "
+                    f"the feed stands at {reached.seq}",
+                    seq=reached.seq,
+                )
+            time.sleep(_POLL_S)
+
+    def warm(self) -> None:
+        """Open the galleries of all collections, so that the first search need not wait."""
+        with self._database.read() as session:
+            collections = list(session.scalars(select(Collection)))
+        for collection in collections:
+            try:
+                self.caught_up(collection)
+            except (KeyMissing, Damaged) as error:
+                log.warning("a gallery stays closed", extra={"why": error.message})
+
+    def compare(self) -> None:
+        """Compare the open galleries with the database; one that differs is rebuilt, and logged."""
+        with self._lock:
+            followers = list(self._followers.values())
+        for follower in followers:
+            try:
+                follower.catch_up(compare=True)
+            except (KeyMissing, Damaged, ModelMismatch) as error:
+                log.warning("A gallery cannot be compared", extra={"why": error.message})
+
+    def lag(self) -> int:
+        """Changes that the galleries of this process have not applied yet, at most of any."""
+        newest = position(self._database)
+        with self._lock:
+            reached = [follower.reached for follower in self._followers.values()]
+        return max((newest - seq for seq in reached if seq is not None), default=0)
+
+    def damaged(self) -> int:
+        """Templates that this process found and could not read: nobody is found by them."""
+        with self._lock:
+            return sum(len(follower.damaged) for follower in self._followers.values())
+
+    def scrub(self, collection_number: int) -> bool:
+        """Rewrite a collection's files without what was removed; whether none of it is left."""
+        with self._database.read() as session:
+            owner = session.get(Collection, collection_number)
+        if owner is None or owner.encrypted or self._folder is None:  # there are no files
+            return True
+        for number in range(owner.generation):  # of models before this one, left by a crash
+            shutil.rmtree(self._folder / _folder_name_of(owner.number, number), ignore_errors=True)
+        gallery = self.caught_up(owner).gallery
+        if not isinstance(gallery, SharedGallery):
+            return True
+        try:
+            if gallery.dead:
+                gallery.compact()
+        except OSError as error:  # a full disk, most often: tried again
+            log.warning("Erased templates stay in segments", extra={"why": error.strerror})
+        return not gallery.dead
+
+    def close(self) -> None:
+        """Seal what is private to this process, so that the next start has less to replay."""
+        with self._lock:
+            followers, self._followers = list(self._followers.values()), {}
+        for follower in followers:
+            follower.close()
+
+    def _follower(self, collection: Collection | Scope) -> GalleryFollower:
+        with self._lock:
+            kind = collection.number, collection.generation
+            follower = self._followers.get(kind)
+            if follower is None:
+                folder = None if collection.encrypted else self._folder
+                follower = GalleryFollower(
+                    self._database,
+                    self._vault,
+                    collection,
+                    self._open,
+                    folder and folder / _folder_name(collection),
+                )
+                self._followers[kind] = follower
+            return follower
+
+    def _forget_erased(self, seq: int) -> None:
+        """Let go of the galleries of collections and models that are gone, and of their files."""
+        with self._lock:
+            open_before = set(self._followers)  # the database is read after it: none is newer
+        with self._database.read() as session:
+            columns = select(Collection.number, Collection.generation)
+            existing = {(row.number, row.generation) for row in session.execute(columns)}
+        with self._lock:
+            kinds = (open_before - existing) & self._followers.keys()
+            gone = [self._followers.pop(kind) for kind in kinds]
+            self._seen = seq
+        for follower in gone:
+            follower.close(erase=True)
+
+
+def stored_rows(vectors: Sequence[bytes], dimension: int) -> NDArray[np.float16]:
+    """Stored templates as rows (n, dimension), float16."""
+    return np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
+
+
+_Kind = tuple[int, int]  # number of the collection, and which of its models
+
+
+def _folder_name(collection: Collection | Scope) -> str:
+    return _folder_name_of(collection.number, collection.generation)
+
+
+def _folder_name_of(number: int, generation: int) -> str:
+    return f"{number}-{generation}" if generation else str(number)

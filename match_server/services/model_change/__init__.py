@@ -1,0 +1,1 @@
+"""Changing the face models of a collection."""

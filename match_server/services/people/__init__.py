@@ -1,1 +1,0 @@
-"""Who is enrolled: collections, persons, groups, and the roads by which references come in."""

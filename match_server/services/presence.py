@@ -1,0 +1,242 @@
+"""Who is before the cameras now: from what boxes say of tracks, put right by their health."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from match_server.db.database import Database
+from match_server.db.tables import (
+    CameraView,
+    Device,
+    DeviceHealth,
+    Event,
+    EventTrack,
+    Person,
+    TrackInView,
+)
+from match_server.schemas.events import CameraPresence, Presences, TracksTaken
+from match_server.schemas.persons import PersonName
+from shared.clock import Clock
+from shared.wire.device import HealthMessage
+from shared.wire.messages import TrackMessage
+
+_LATE = timedelta(seconds=60)
+"""A track message this far from its time says nothing about now: it is left aside."""
+
+_SILENCE = timedelta(seconds=120)
+"""A box that said nothing at all for so long (it sends its health every 30 s) sees nobody."""
+
+
+_SETTLED = timedelta(seconds=5)
+"""Health that is this much younger than the last word on a track is right where they differ."""
+
+_BLIND = ("stalled", "lost", "ended")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    device: str
+    camera: str
+
+
+@dataclass(slots=True)
+class _Decided:
+    """Whom searches found on the tracks that are in view of one camera."""
+
+    persons: list[PersonName]
+    unknown: int  # sightings of nobody enrolled
+    sightings: list[str]
+
+
+_NOBODY = _Decided([], 0, [])
+
+
+class Presence:
+    """The faces that are in view, by camera."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def note(self, messages: Sequence[TrackMessage]) -> TracksTaken:
+        """Take what boxes say of their tracks, in whatever order and however often it comes."""
+        now = self._clock.now()
+        timely = [one for one in messages if abs(now - one.at) <= _LATE]
+        if timely:
+            with self._database.write() as session:
+                for message in timely:
+                    _note(session, message, now)
+        return TracksTaken(taken=len(timely), late=len(messages) - len(timely))
+
+    def now(self) -> Presences:
+        """Everybody who is in view, of every camera that was ever heard of."""
+        now = self._clock.now()
+        with self._database.read() as session:
+            rows = session.execute(
+                select(CameraView, Device.site, Device.online, Device.last_seen_at)
+                .join(Device, Device.name == CameraView.device)
+                .order_by(CameraView.device, CameraView.camera)
+            ).all()
+            decided = _decided(session)
+            blind = _blind_since(session)
+        views = []
+        for camera, site, online, seen_at in rows:
+            heard_at = max(camera.heard_at, seen_at or camera.heard_at)
+            place = _Place(camera.device, camera.camera)
+            sees = place not in blind or camera.heard_at > blind[place]
+            there = online is not False and now - heard_at <= _SILENCE and sees
+            seen = decided.get(place, _NOBODY) if there else _NOBODY
+            named = len(seen.persons)
+            in_view = max(camera.in_view, named) if there else 0
+            unknown = min(seen.unknown, in_view - named)
+            views.append(
+                CameraPresence(
+                    device=camera.device,
+                    site=site,
+                    camera=camera.camera,
+                    online=there,
+                    in_view=in_view,
+                    persons=seen.persons,
+                    unknown=unknown,
+                    undecided=in_view - named - unknown,
+                    sightings=seen.sightings,
+                )
+            )
+        return Presences(items=views)
+
+    def note_cameras(self, places: Iterable[tuple[str, str]]) -> None:
+        """Remember cameras that are only known by their events, so far without tracks."""
+        now = self._clock.now()
+        with self._database.write() as session:
+            for device, camera in places:
+                if session.get(CameraView, (device, camera)) is None:
+                    session.add(
+                        CameraView(device=device, camera=camera, in_view=0, at=now, heard_at=now)
+                    )
+
+
+def _note(session: Session, message: TrackMessage, now: datetime) -> None:
+    key = message.device, message.camera
+    camera = session.get(CameraView, key)
+    older = camera is not None and message.at < camera.at
+    if camera is None:
+        camera = CameraView(device=key[0], camera=key[1], in_view=0, at=message.at, heard_at=now)
+        session.add(camera)
+    camera.heard_at = now
+    track = session.get(TrackInView, (*key, message.track_id))
+    if message.state == "ended":
+        if track is not None:
+            session.delete(track)
+    elif track is None and not older:  # one that is older may have ended meanwhile
+        session.add(
+            TrackInView(
+                device=key[0],
+                camera=key[1],
+                track_id=message.track_id,
+                began_at=message.began_at,
+            )
+        )
+    if not older:
+        camera.in_view, camera.at = message.in_view, message.at
+        if message.in_view == 0:  # heals what a lost message left behind
+            session.flush()
+            _forget_tracks(session, *key)
+    session.flush()
+
+
+def note_health(session: Session, message: HealthMessage, now: datetime) -> None:
+    """Take what a box says of its cameras: which it has, and how many faces each has in view.
+
+    So a camera is known before anybody passes it, one that is taken away is forgotten, and what a
+    lost message about a track left behind is put right. `at` of a camera stays that of its last
+    track message: these may come a little later than health that was written after them.
+    """
+    if not message.cameras or abs(now - message.at) > _LATE:
+        return
+    found = {
+        camera.camera: camera
+        for camera in session.scalars(select(CameraView).where(CameraView.device == message.device))
+    }
+    for said in message.cameras:
+        camera = found.pop(said.camera, None)
+        if camera is None:
+            session.add(
+                CameraView(
+                    device=message.device,
+                    camera=said.camera,
+                    in_view=said.in_view,
+                    at=message.at - _SETTLED,
+                    heard_at=now,
+                )
+            )
+        elif camera.in_view != said.in_view and message.at - camera.at > _SETTLED:
+            camera.in_view = said.in_view
+            if said.in_view == 0:
+                _forget_tracks(session, message.device, said.camera)
+    for gone in found.values():
+        if now - gone.heard_at > _SILENCE:
+            _forget_tracks(session, gone.device, gone.camera)
+            session.delete(gone)
+
+
+def _forget_tracks(session: Session, device: str, camera: str) -> None:
+    session.execute(
+        delete(TrackInView).where(TrackInView.device == device, TrackInView.camera == camera)
+    )
+
+
+def _blind_since(session: Session) -> dict[_Place, datetime]:
+    """The cameras that give no pictures, by the newest health of their box, and when it came."""
+    newest = select(func.max(DeviceHealth.number)).group_by(DeviceHealth.device_number)
+    rows = session.execute(
+        select(Device.name, DeviceHealth.received_at, DeviceHealth.message)
+        .join(Device, Device.number == DeviceHealth.device_number)
+        .where(DeviceHealth.number.in_(newest))
+    )
+    return {
+        _Place(device, camera["camera"]): at
+        for device, at, message in rows
+        for camera in message.get("cameras", [])
+        if camera["state"] in _BLIND
+    }
+
+
+def _decided(session: Session) -> dict[_Place, _Decided]:
+    """What searches said of the tracks in view: each person once, however many tracks show one."""
+    rows = session.execute(
+        select(
+            TrackInView.device,
+            TrackInView.camera,
+            Event.id,
+            Person.number,
+            Person.id,
+            Person.name,
+        )
+        .join(
+            EventTrack,
+            (EventTrack.device == TrackInView.device)
+            & (EventTrack.camera == TrackInView.camera)
+            & (EventTrack.track_id == TrackInView.track_id),
+        )
+        .join(Event, Event.id == EventTrack.event_id)
+        .outerjoin(Person, Person.number == Event.person_number)
+        .distinct()
+        .order_by(Person.name, Person.id, Event.id)
+    )
+    decided: dict[_Place, _Decided] = {}
+    shown: set[tuple[_Place, int]] = set()  # an id may be of several persons
+    for device, camera, event, number, person, name in rows:
+        at = _Place(device, camera)
+        place = decided.setdefault(at, _Decided([], 0, []))
+        place.sightings.append(event)
+        if person is None:
+            place.unknown += 1
+        elif (at, number) not in shown:
+            shown.add((at, number))
+            place.persons.append(PersonName(id=person, name=name))
+    for place in decided.values():
+        place.sightings.sort(reverse=True)  # ids are by time
+    return decided

@@ -1,0 +1,1 @@
+"""Who is this? Templates, searches, candidates, and the policy that decides."""

@@ -1,0 +1,271 @@
+"""The operating point: which threshold a policy comes to, at the gallery's size of this moment."""
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.orm import Session
+
+from match_server.calibration.calibration import Calibration, fmr_for_fpir
+from match_server.calibration.likelihood import match_probabilities
+from match_server.db.database import Database
+from match_server.db.tables import Calibration as CalibrationRow
+from match_server.db.tables import Event
+from match_server.schemas.calibrations import CalibrationFile
+from match_server.schemas.collections import (
+    CalibrationFrom,
+    OperatingPointView,
+    Policy,
+    stored_policy,
+)
+from match_server.services.collection_ref import Scope
+from match_server.services.recognition.candidates import Candidate
+from match_server.services.recognition.operating_point_view import set_by, shown
+from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from shared.clock import Clock
+from shared.errors import Conflict
+
+LOOSEST_FPIR = 0.1
+"""However little traffic there is, no more strangers than one in ten may be given a name."""
+
+LOOKS_OF_A_TRACK = 2.0
+"""Searches that the answers to one track count as, however many: they rest on the same shots.
+
+Measured on shots of different days, which resemble each other less than those of one visit: see
+decision 36.
+"""
+
+LOOSEST_FMR = 1e-3
+"""However small the gallery, no more comparisons of strangers may match. See decision 38."""
+
+_TRAFFIC_DAYS = 7
+_TRAFFIC_KEPT_S = 600.0
+_CALIBRATIONS_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Tracks of persons not enrolled, and how many searches one of them counts as."""
+
+    tracks_per_day: float | None  # None: not known
+    source: Literal["given", "measured"] | None
+    probes_per_track: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What one collection decides by, now."""
+
+    threshold: float  # cosine, -1..1
+    policy: Policy
+    calibration: Calibration | None
+    templates: int
+    persons: int
+    traffic: Traffic
+    reachable: bool  # False: no threshold keeps what the policy asks for
+
+    @property
+    def margin(self) -> float:
+        return self.policy.margin
+
+    @property
+    def comparisons(self) -> float:
+        """That one track of a stranger brings."""
+        return max(self.templates, 1) * self.traffic.probes_per_track
+
+    @property
+    def calibration_from(self) -> CalibrationFrom | None:
+        """Whose calibration it is; None without one."""
+        if self.calibration is None:
+            return None
+        return "own" if self.calibration.file.reference is None else "reference"
+
+    @property
+    def view(self) -> OperatingPointView:
+        """As clients see it, with what it means."""
+        return shown(self)
+
+    def judged(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """A candidate list (best first) with its match probabilities."""
+        if self.calibration is None:
+            return list(candidates)
+        probabilities = self.probabilities([one.similarity for one in candidates])
+        return [
+            replace(one, match_probability=probability)
+            for one, probability in zip(candidates, probabilities, strict=True)
+        ]
+
+    def probabilities(self, similarities: Sequence[float]) -> list[float | None]:
+        """For each of a candidate list (best first) the probability that it is the probe."""
+        if self.calibration is None:
+            return [None] * len(similarities)
+        ratio = self.calibration.likelihood
+        return list(
+            match_probabilities([ratio.log_ratio(one) for one in similarities], self.persons)
+        )
+
+
+def operating_point(
+    scope: Scope, calibration: Calibration | None, traffic: Traffic
+) -> OperatingPoint:
+    """The point of a collection's policy. Never lower for more templates.
+
+    A wanted FPIR (or FPIR = false alarms / traffic) needs an FMR of 1 - (1 - FPIR)^(1/n) in each
+    of n comparisons: as many as there are templates, times the probes of a track. Templates of
+    one person are not independent, so this asks for rather too much than too little. In a small
+    gallery the FMR stays at LOOSEST_FMR or below. Without the calibration that a policy needs,
+    nobody is named: its threshold is then 1.
+    """
+    policy = stored_policy(scope.policy)
+    point = OperatingPoint(
+        threshold=1.0 if policy.threshold is None else policy.threshold,
+        policy=policy,
+        calibration=calibration,
+        templates=scope.templates,
+        persons=scope.persons,
+        traffic=traffic,
+        reachable=policy.threshold is not None,
+    )
+    fpir = _wanted_fpir(policy, traffic)
+    if policy.threshold is not None or calibration is None or fpir is None:
+        return point
+    derived = calibration.threshold_for(min(fmr_for_fpir(fpir, point.comparisons), LOOSEST_FMR))
+    return replace(
+        point, threshold=shown_threshold(derived.similarity), reachable=derived.reachable
+    )
+
+
+def shown_threshold(similarity: float) -> float:
+    """A threshold rounded up to what is shown, so that what is shown is what decides."""
+    return min(math.ceil(similarity * 1e6) / 1e6, 1.0)
+
+
+class OperatingPoints:
+    """The points of this server's collections, derived from what is cached. Thread-safe.
+
+    Of a probe this costs some arithmetic: counts come with the scope that is searched, parsed
+    calibrations and measured traffic are kept.
+    """
+
+    def __init__(self, database: Database, clock: Clock, references: ReferenceCalibrations) -> None:
+        self.references = references
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()  # guards both dictionaries
+        self._calibrations: OrderedDict[int, Calibration] = OrderedDict()
+        self._traffic: dict[int, tuple[float, Traffic]] = {}  # by collection, with when
+
+    def of(self, scope: Scope, *, searched: int | None = None) -> OperatingPoint:
+        """The operating point of a collection as it was read.
+
+        `searched` is the number of templates of a search over several collections.
+        """
+        calibration = self._calibration(scope)
+        if searched is not None and searched > scope.templates:
+            scope = replace(scope, templates=searched)
+        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(scope)
+        return operating_point(scope, calibration, traffic)
+
+    def require(self, scope: Scope) -> OperatingPoint:
+        """The same, of a policy that is being set. Raises Conflict where it lacks its ground."""
+        calibration = self._calibration(scope)
+        policy = stored_policy(scope.policy)
+        if policy.threshold is not None:
+            return self.of(scope)
+        if calibration is None:
+            raise Conflict(
+                f"`{set_by(policy)}` needs a calibration of {scope.model_id!r}: measure one with "
+                "`match-server evaluate FOLDER --adopt`, or set a `threshold`: its pack brings no "
+                "reference",
+                reasons=["no_calibration"],
+            )
+        traffic = self.traffic_of(scope, anew=True)
+        if policy.false_alarms_per_day is not None and traffic.tracks_per_day is None:
+            raise Conflict(
+                "`false_alarms_per_day` needs the traffic, which is not known yet: give `traffic` "
+                "(tracks of persons not enrolled in a day), or wait until the cameras have "
+                "reported for a day",
+                reasons=["no_traffic"],
+            )
+        return operating_point(scope, calibration, traffic)
+
+    def traffic_of(self, scope: Scope, *, anew: bool = False) -> Traffic:
+        """Given traffic, else what the events of the last days say; `anew`: look now."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            at_s, measured = self._traffic.get(scope.number, (-math.inf, _UNKNOWN_TRAFFIC))
+        if anew or now_s - at_s >= _TRAFFIC_KEPT_S:
+            with self._database.read() as session:
+                measured = _measured(session, scope.number, self._clock.now())
+            with self._lock:
+                self._traffic[scope.number] = (now_s, measured)
+        policy = stored_policy(scope.policy)
+        if policy.traffic is not None:
+            return Traffic(policy.traffic, "given", measured.probes_per_track)
+        least, tracks = policy.least_traffic, measured.tracks_per_day
+        if least is None:
+            return measured
+        return Traffic(max(least, tracks or 0.0), "measured", measured.probes_per_track)
+
+    def of_tracks(self, scope: Scope) -> OperatingPoint:
+        """The point for what cameras see: a track is answered several times."""
+        calibration = self._calibration(scope)
+        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(scope)
+        counted = replace(traffic, probes_per_track=LOOKS_OF_A_TRACK)
+        return operating_point(scope, calibration, counted)
+
+    def _calibration(self, scope: Scope) -> Calibration | None:
+        number = scope.calibration
+        if number is None:
+            return self.references.calibration(scope.model_id)
+        with self._lock:
+            known = self._calibrations.get(number)
+        if known is not None:
+            return known
+        for (file,) in self._database.execute(_FILE, {"number": number}):
+            read = Calibration(CalibrationFile.model_validate(file))
+            with self._lock:
+                self._calibrations[number] = read
+                while len(self._calibrations) > _CALIBRATIONS_KEPT:
+                    self._calibrations.popitem(last=False)
+            return read
+        return None
+
+
+_UNKNOWN_TRAFFIC = Traffic(None, None)
+_FILE = select(CalibrationRow.file).where(CalibrationRow.number == bindparam("number"))
+
+
+def _measured(session: Session, collection: int, now: datetime) -> Traffic:
+    """Unknown tracks of the last days; not known before the first event is a day old."""
+    since = now - timedelta(days=_TRAFFIC_DAYS)
+    first = session.scalar(
+        select(func.min(Event.received_at)).where(Event.collection_number == collection)
+    )
+    if first is None or now - first < timedelta(days=1):
+        return _UNKNOWN_TRAFFIC
+    days = min((now - first) / timedelta(days=1), float(_TRAFFIC_DAYS))
+    recent = (Event.collection_number == collection, Event.received_at >= since)
+    tracks, probes = session.execute(
+        select(func.count(), func.sum(Event.probes)).where(
+            *recent, Event.decision == "unknown", Event.merged_into.is_(None)
+        )
+    ).one()
+    each = max(1.0, float(probes or 0) / tracks) if tracks else 1.0
+    each = min(each, LOOKS_OF_A_TRACK)
+    return Traffic(tracks / days, "measured", each)
+
+
+def _wanted_fpir(policy: Policy, traffic: Traffic) -> float | None:
+    if policy.target_fpir is not None:
+        return policy.target_fpir
+    if policy.false_alarms_per_day is None or traffic.tracks_per_day is None:
+        return None
+    if traffic.tracks_per_day <= 0:
+        return LOOSEST_FPIR
+    return min(policy.false_alarms_per_day / traffic.tracks_per_day, LOOSEST_FPIR)

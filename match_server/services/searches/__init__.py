@@ -1,1 +1,0 @@
-"""Who is this? Searching, ranking, and the policy that decides."""

@@ -1,1 +1,0 @@
-"""What cameras saw: probes, sightings, events, who is there now."""

@@ -1,0 +1,1 @@
+"""What cameras saw: probes, sightings and decisions about them."""

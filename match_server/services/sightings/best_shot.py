@@ -1,0 +1,224 @@
+"""What a sighting shows of its probes: the best of them, and for how long it is fresh."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from match_server.db.tables import Event, EventTrack
+from match_server.schemas.base import Decision
+from match_server.schemas.collections import Policy
+from match_server.schemas.events import EventView
+from match_server.schemas.persons import PersonName
+from match_server.services.collection_ref import Scope
+from match_server.services.recognition.candidates import Candidate
+from match_server.services.recognition.operating_point import OperatingPoint
+from match_server.services.recognition.verification import candidate_view
+from match_server.services.sightings.queries import view_of
+from match_server.services.sightings.track_templates import SearchedShots
+from match_server.services.storage.files import Kept
+from shared.wire.messages import ProbeMessage
+
+_STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one probe says."""
+
+    decision: Decision
+    candidates: Sequence[Candidate]  # best first
+    scope: Scope  # that was searched
+    point: OperatingPoint  # that decided
+    shots: SearchedShots  # that were searched
+    received_at: datetime
+
+    @property
+    def policy(self) -> Policy:
+        return self.point.policy
+
+    @property
+    def similarity(self) -> float | None:
+        return self.candidates[0].similarity if self.candidates else None
+
+    @property
+    def person_number(self) -> int | None:
+        return self.candidates[0].person_number if self.decision == "identified" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Until when somebody may act on what a sighting says, and on whose behalf."""
+
+    decision: str
+    person_number: int | None
+    live: bool
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, event: Event) -> "Freshness":
+        return cls(event.decision, event.person_number, event.live, event.expires_at)
+
+    def carry_over(self, event: Event) -> None:
+        """Let the sighting stay fresh as long as this, if this says the same of the same person.
+
+        Only what arrived in time counts: nothing that was late makes a sighting look live.
+        """
+        said = event.decision, event.person_number
+        if not self.live or said != (self.decision, self.person_number):
+            return
+        event.expires_at = max(event.expires_at, self.expires_at) if event.live else self.expires_at
+        event.live = True
+
+
+def _freshness(message: ProbeMessage, verdict: Verdict) -> Freshness:
+    window = timedelta(seconds=verdict.policy.live_s)
+    age = verdict.received_at - message.captured_at
+    return Freshness(
+        verdict.decision,
+        verdict.person_number,
+        # A box whose clock runs ahead must not make old news look fresh: neither way may be far
+        # off.
+        live=abs(age) <= window,
+        expires_at=min(message.captured_at, verdict.received_at) + window,
+    )
+
+
+def keep_fresh(event: Event, message: ProbeMessage, verdict: Verdict) -> None:
+    """A weaker probe that says the same keeps the sighting fresh."""
+    if not event.person_erased and event.review is None:
+        _freshness(message, verdict).carry_over(event)
+
+
+def names_another(event: Event, person_number: int) -> bool:
+    """Whether the event is that of somebody else."""
+    return event.decision == "identified" and event.person_number not in (None, person_number)
+
+
+def better_of_track(track: EventTrack, message: ProbeMessage, verdict: Verdict) -> bool:
+    """Whether this is the best probe of its track (of several that make up a sighting)."""
+    return (
+        track.event.person_erased
+        or verdict.shots.replaces
+        or evidence(verdict.decision, verdict.similarity, message.quality.score)
+        > evidence(track.decision, track.similarity, track.quality_score)
+    )
+
+
+def better_of_sighting(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
+    """Whether the sighting is to say what this probe says.
+
+    The answer to fused shots takes the place of what was said of fewer shots of the same track,
+    unless other tracks of the sighting show its person.
+    """
+    if event.person_erased:
+        return True
+    same_track = message.track_id == (event.shown_track_id or event.track_id)
+    alone = event.tracks == 1 or event.person_number == verdict.person_number
+    if same_track and verdict.shots.replaces and alone:
+        return True
+    return evidence(verdict.decision, verdict.similarity, message.quality.score) > evidence(
+        event.decision, event.similarity, event.quality_score
+    )
+
+
+def keeps_picture(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
+    """Whether the sighting goes on showing the picture that it has: the better of one track."""
+    same_track = message.track_id == (event.shown_track_id or event.track_id)
+    better = message.quality.score >= event.quality_score or event.snapshot is None
+    return same_track and verdict.shots.replaces and not better
+
+
+def evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
+    """How much a probe says, to be compared."""
+    strength = _STRENGTH[decision]
+    return strength, (similarity or 0.0) if decision == "identified" else quality
+
+
+def show(
+    event: Event,
+    message: ProbeMessage,
+    verdict: Verdict,
+    snapshot: Kept | None,
+    *,
+    fresh: bool,
+    keep_picture: bool = False,
+) -> None:
+    """Let the event show this probe; `fresh`: it has shown none before.
+
+    `keep_picture`: it shows what the probe says, with the picture of the shot before.
+    """
+    was = None if fresh or event.person_erased else Freshness.of(event)
+    now = _freshness(message, verdict)
+    event.collection_number = verdict.scope.number
+    event.decision = verdict.decision
+    event.person_number = verdict.person_number
+    event.person_erased = False
+    event.similarity = verdict.similarity
+    event.threshold = verdict.point.threshold
+    event.shots = verdict.shots.shots
+    event.received_at = verdict.received_at
+    event.live = now.live
+    event.expires_at = now.expires_at
+    if was is not None:
+        was.carry_over(event)
+    if keep_picture:
+        return
+    event.shown_track_id = None if event.track_id == message.track_id else message.track_id
+    event.captured_at = message.captured_at
+    event.quality = message.quality.model_dump(mode="json")
+    event.quality_score = message.quality.score
+    event.liveness = message.liveness
+    event.box = list(message.box)
+    event.frame_size = list(message.frame_size)
+    event.snapshot = None if snapshot is None else snapshot.name
+    event.data_key = None if snapshot is None else snapshot.data_key
+
+
+def view_of_probe(event: Event, verdict: Verdict, local_person: PersonName | None) -> EventView:
+    """The event that shows this probe, as clients see it."""
+    person: PersonName | None = None
+    if verdict.decision == "identified":
+        best = verdict.candidates[0]
+        person = PersonName(id=best.person_id, name=best.person_name)
+    candidates = [
+        candidate_view(
+            PersonName(id=one.person_id, name=one.person_name),
+            one.template_id,
+            one.similarity,
+            rank,
+            match_probability=one.match_probability,
+        )
+        for rank, one in enumerate(verdict.candidates, start=1)
+    ]
+    return view_of(event, verdict.scope.name, person, candidates, local_person)
+
+
+def candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
+    """Rows of `event_candidates` for the event that shows this probe."""
+    return [
+        {
+            "event_id": event.id,
+            "rank": rank,
+            "person_number": one.person_number,
+            "template_id": one.template_id,
+            "similarity": one.similarity,
+            "match_probability": one.match_probability,
+        }
+        for rank, one in enumerate(verdict.candidates, start=1)
+    ]
+
+
+def probe_row(message: ProbeMessage, event: Event, verdict: Verdict) -> dict[str, Any]:
+    """The row of `probes`."""
+    return {
+        "id": message.probe_id,
+        "event_id": event.id,
+        "device": message.device,
+        "sequence": message.sequence,
+        "decision": verdict.decision,
+        "person_number": verdict.person_number,
+        "similarity": verdict.similarity,
+        "captured_at": message.captured_at,
+        "received_at": verdict.received_at,
+    }

@@ -1,0 +1,47 @@
+"""Templates of the probes that sightings show: kept as long as their thumbnails, to learn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, update
+from sqlalchemy.orm import Session
+
+from match_server.db.tables import EventTemplate
+from match_server.services.encryption.vault import Cipher
+from match_server.services.lookups import batches
+from shared.ids import new_id
+from shared.wire.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTemplate:
+    """What was searched with the probe that a sighting shows now."""
+
+    event_id: str
+    template: Template
+    cipher: Cipher
+
+
+def keep_templates(session: Session, shown: Sequence[ShownTemplate]) -> None:
+    """Store them in the place of what the sightings showed before."""
+    if not shown:
+        return
+    for ids in batches([one.event_id for one in shown]):
+        session.execute(delete(EventTemplate).where(EventTemplate.event_id.in_(ids)))
+    rows = []
+    for one in shown:
+        row_id, model_id = new_id(), one.template.model_id
+        vector = one.template.vector.astype("<f2").tobytes()
+        sealed = one.cipher.seal_vector(row_id, model_id, vector)
+        row = {"id": row_id, "event_id": one.event_id, "model_id": model_id, "vector": sealed}
+        rows.append(row)
+    session.execute(insert(EventTemplate), rows)
+
+
+def keep_better_template(session: Session, into: str, gone: str, *, better: bool) -> None:
+    """Of two sightings that become one (`gone` part of `into`), keep the template that is shown."""
+    worse = into if better else gone
+    session.execute(delete(EventTemplate).where(EventTemplate.event_id == worse))
+    if better:
+        moved = update(EventTemplate).where(EventTemplate.event_id == gone)
+        session.execute(moved.values(event_id=into))

@@ -1,0 +1,244 @@
+"""Events as they are read: paged, one by one, and live."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, cast
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, joinedload, selectinload
+
+from match_server.db.database import Database
+from match_server.db.paging import page_of
+from match_server.db.tables import Collection, Event, EventCandidate, Person, Template
+from match_server.schemas.base import Decision, Page
+from match_server.schemas.events import EventQuery, EventView, LocalView, StreamQuery
+from match_server.schemas.persons import PersonName
+from match_server.schemas.search import CandidateView
+from match_server.services.change_feed import position
+from match_server.services.encryption.vault import Cipher, Vault
+from match_server.services.lookups import numbers_of, one_number
+from match_server.services.recognition.verification import candidate_view
+from match_server.services.storage.files import FileStore
+from shared.clock import Clock
+from shared.errors import NotFound
+from shared.wire.quality import Quality
+
+_BATCH = 100
+
+
+Review = Literal["confirmed", "wrong", "person", "discard", "like"]
+Kind = Literal["created", "updated", "merged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One message of the live stream. `merged`: it turned out to be part of another sighting."""
+
+    kind: Kind
+    event: EventView
+
+
+class Events:
+    """Reading events."""
+
+    def __init__(self, database: Database, files: FileStore, vault: Vault, clock: Clock) -> None:
+        self._database = database
+        self.bell = database.bell  # rings when there may be something new
+        self._files = files
+        self._vault = vault
+        self._clock = clock
+
+    def page(self, query: EventQuery) -> Page[EventView]:
+        """Events, newest first."""
+        wanted = _filtered(select(Event).where(Event.merged_into.is_(None)), query)
+        if query.since is not None:
+            wanted = wanted.where(Event.received_at >= query.since)
+        if query.until is not None:
+            wanted = wanted.where(Event.received_at < query.until)
+        with self._database.read() as session:
+            newest_first = Event.received_at.desc(), Event.id.desc()
+            found = page_of(session, wanted.options(*_WITH_NAMES), query, *newest_first)
+            return found.page([_view(row) for row in found.rows])
+
+    def get(self, event_id: str) -> EventView:
+        with self._database.read() as session:
+            view = event_view(session, event_id)
+        if view is None:
+            raise NotFound(f"there is no event {event_id!r}")
+        return view
+
+    def snapshot(self, event_id: str) -> bytes:
+        """The JPEG thumbnail. Raises NotFound when there is none."""
+        try:
+            return self._snapshot(event_id)
+        except NotFound:  # a better one may have taken its place just now
+            return self._snapshot(event_id)
+
+    def _snapshot(self, event_id: str) -> bytes:
+        with self._database.read() as session:
+            row = session.get(Event, event_id)
+            if row is None or row.snapshot is None:
+                raise NotFound(f"there is no snapshot of event {event_id!r}")
+            owner = session.get(Collection, row.collection_number)
+            cipher = Cipher(0) if owner is None else self._vault.cipher(session, owner)
+        return self._files.read(row.snapshot, cipher=cipher)
+
+    def revision(self) -> int:
+        """The number of the last write to any event."""
+        with self._database.read() as session:
+            return position(session, "events")
+
+    def persons(self, now: datetime) -> int:
+        """How many persons are enrolled: those who have a template and have not expired."""
+        enrolled = select(Template.number).where(Template.person_number == Person.number).exists()
+        unexpired = Person.expires_at.is_(None) | (Person.expires_at > now)
+        with self._database.read() as session:
+            return one_number(session, select(func.count()).where(enrolled, unexpired))
+
+    def since(self, revision: int, query: StreamQuery) -> tuple[list[Update], int]:
+        """What was written after a revision, in order, and the revision reached by that."""
+        with self._database.read() as session:
+            newest = position(session, "events")
+            if revision >= newest:
+                return [], newest
+            wanted = _filtered(select(Event), query).where(Event.revision > revision)
+            rows = session.scalars(
+                wanted.order_by(Event.revision).limit(_BATCH).options(*_WITH_NAMES)
+            ).all()
+            reached = rows[-1].revision if len(rows) == _BATCH else newest
+            now = self._clock.now()
+            return [_update(row, revision, now) for row in rows], reached
+
+
+_WITH_NAMES = (
+    joinedload(Event.person),
+    joinedload(Event.local_person),
+    joinedload(Event.collection),
+    selectinload(Event.candidates).joinedload(EventCandidate.person),
+)
+
+
+def event_view(session: Session, event_id: str) -> EventView | None:
+    """One event as clients see it; None when there is none."""
+    row = session.scalars(
+        select(Event)
+        .where(Event.id == event_id)
+        .options(*_WITH_NAMES)
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    return None if row is None else _view(row)
+
+
+def rows_with_views(session: Session, wanted: Select[Event]) -> list[tuple[Event, EventView]]:
+    """The events of a query, each with what clients see of it."""
+    return [(row, _view(row)) for row in session.scalars(wanted.options(*_WITH_NAMES))]
+
+
+def as_told(view: EventView, now: datetime) -> EventView:
+    """The event as it is told at this moment: `live` only as long as somebody may act on it.
+
+    An event is told again when something is added to it, or when a stream resumes: what was live
+    once must not look so then.
+    """
+    live = view.live and now <= view.expires_at and view.merged_into is None
+    live = live and not view.person_erased
+    return view if live == view.live else view.model_copy(update={"live": live})
+
+
+def _filtered(wanted: Select[Event], query: EventQuery | StreamQuery) -> Select[Event]:
+    if query.camera is not None:
+        wanted = wanted.where(Event.camera == query.camera)
+    if query.decision is not None:
+        wanted = wanted.where(Event.decision == query.decision)
+    if query.collection is not None:
+        wanted = wanted.where(Event.collection_number.in_(numbers_of(query.collection)))
+    if query.person is not None:
+        persons = select(Person.number).where(Person.id == query.person)
+        wanted = wanted.where(Event.person_number.in_(persons))
+    return wanted
+
+
+def _update(row: Event, seen: int, now: datetime) -> Update:
+    if row.merged_into is not None:
+        return Update("merged", _view(row))
+    kind: Kind = "created" if row.created_revision > seen else "updated"
+    return Update(kind, as_told(_view(row), now))
+
+
+def _view(row: Event) -> EventView:
+    candidates = [
+        candidate_view(
+            PersonName(id=one.person.id, name=one.person.name),
+            one.template_id,
+            one.similarity,
+            rank,
+            match_probability=one.match_probability,
+        )
+        for rank, one in enumerate(row.candidates, start=1)
+    ]
+    return view_of(
+        row,
+        None if row.collection is None else row.collection.name,
+        None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
+        candidates,
+        None
+        if row.local_person is None
+        else PersonName(id=row.local_person.id, name=row.local_person.name),
+    )
+
+
+def view_of(
+    row: Event,
+    collection: str | None,
+    person: PersonName | None,
+    candidates: list[CandidateView],
+    local_person: PersonName | None,
+) -> EventView:
+    """An event as clients see it, with the names that go with it."""
+    x1, y1, x2, y2 = row.box
+    width, height = row.frame_size
+    return EventView(
+        id=row.id,
+        revision=row.revision,
+        collection=collection,
+        device=row.device,
+        camera=row.camera,
+        track_id=row.shown_track_id or row.track_id,
+        tracks=row.tracks,
+        merged_into=row.merged_into,
+        decision=cast(Decision, row.decision),
+        person=person,
+        person_erased=row.person_erased,
+        similarity=row.similarity,
+        threshold=row.threshold,
+        shots=row.shots,
+        candidates=candidates,
+        quality=Quality.model_validate(row.quality),
+        liveness=row.liveness,
+        live=row.live,
+        captured_at=row.captured_at,
+        received_at=row.received_at,
+        expires_at=row.expires_at,
+        first_captured_at=row.first_captured_at,
+        last_captured_at=row.last_captured_at,
+        probes=row.probes,
+        box=(x1, y1, x2, y2),
+        frame_size=(width, height),
+        snapshot=None
+        if row.snapshot is None
+        else f"/v1/events/{row.id}/snapshot?revision={row.revision}",
+        review=cast(Review | None, row.review),
+        local=_local_view(row, local_person),
+    )
+
+
+def _local_view(row: Event, person: PersonName | None) -> LocalView | None:
+    if row.local_decision is None:
+        return None
+    said = row.decision, row.person_number
+    return LocalView(
+        decision=cast(Decision, row.local_decision),
+        person=person,
+        similarity=row.local_similarity,
+        agrees=said == (row.local_decision, row.local_person_number),
+    )

@@ -1,0 +1,448 @@
+"""The rows that a probe leaves: its sighting (event), the candidates of that, itself."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import Table as SqlTable
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from match_server.db.tables import (
+    Collection,
+    Device,
+    Event,
+    EventCandidate,
+    EventTrack,
+    Follower,
+    Person,
+    Probe,
+)
+from match_server.schemas.events import EventView
+from match_server.schemas.persons import PersonName
+from match_server.services.change_feed import next_number
+from match_server.services.devices.followers import count_decision
+from match_server.services.lookups import batches
+from match_server.services.recognition.verification import candidate_view
+from match_server.services.sightings.best_shot import (
+    Freshness,
+    Verdict,
+    better_of_sighting,
+    better_of_track,
+    candidate_rows,
+    evidence,
+    keep_fresh,
+    keeps_picture,
+    names_another,
+    probe_row,
+    show,
+    view_of_probe,
+)
+from match_server.services.sightings.probe_templates import keep_better_template
+from match_server.services.sightings.queries import view_of
+from match_server.services.storage.files import Kept
+from shared.ids import new_id
+from shared.wire.messages import ProbeMessage
+
+_OF_TRACKS = (
+    select(EventTrack)
+    .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
+    .options(joinedload(EventTrack.event))
+)
+# Most tracks are new and most persons were not here just now: that is asked without mapping.
+_ANY_TRACK = (
+    select(EventTrack.event_id)
+    .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
+    .limit(1)
+)
+_NEARBY = select(Event.id).where(
+    Event.person_number.in_(bindparam("persons", expanding=True)),
+    Event.camera.in_(bindparam("cameras", expanding=True)),
+    Event.last_captured_at >= bindparam("since"),
+    Event.first_captured_at <= bindparam("until"),
+)
+# Of a gallery that it was never given a box may not learn by naming ids.
+_HELD = (
+    select(Collection.number)
+    .join(Follower, Follower.collection_number == Collection.number)
+    .join(Device, Device.number == Follower.device_number)
+    .where(Collection.name == bindparam("collection"), Device.name == bindparam("device"))
+)
+_OF_ID = select(Person.number).where(
+    Person.collection_number == bindparam("collection"), Person.id == bindparam("id")
+)
+_NAME = select(Person.id, Person.name).where(Person.number == bindparam("number"))
+_CANDIDATES = (
+    select(
+        Person.id,
+        Person.name,
+        EventCandidate.template_id,
+        EventCandidate.similarity,
+        EventCandidate.match_probability,
+    )
+    .join(Person, Person.number == EventCandidate.person_number)
+    .where(EventCandidate.event_id == bindparam("event"))
+    .order_by(EventCandidate.rank)
+)
+# Of bare tables: there is nothing to map.
+_NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
+_NEW_PROBES = insert(cast(SqlTable, Probe.__table__))
+
+# What a sighting shows: all of it is of its best probe.
+_SHOWN = (
+    "collection_number",
+    "decision",
+    "person_number",
+    "person_erased",
+    "similarity",
+    "threshold",
+    "shots",
+    "captured_at",
+    "received_at",
+    "live",
+    "expires_at",
+    "quality",
+    "quality_score",
+    "liveness",
+    "box",
+    "frame_size",
+    "snapshot",
+    "data_key",
+    *(_LOCAL := ("local_decision", "local_person_number", "local_similarity")),
+)
+
+_Track = tuple[str, str, str]  # device, camera, track id
+_CLOCK_WAS_SET = timedelta(hours=1)
+"""Looks that lie further apart than their receipts, by so much, are of a clock that was set."""
+
+
+class Sightings:
+    """The sightings that the probes of one transaction are part of.
+
+    Rows are gathered and written together by `write`, which ends the work.
+    """
+
+    def __init__(self, session: Session, most: int) -> None:
+        """Takes the numbers for `most` probes, and with them the turn to write events.
+
+        Until this transaction ends nobody else does, so what it reads from here on is as it is:
+        two tracks of one person, stored by two processes at once, are one sighting.
+        """
+        self._session = session
+        self._revision = next_number(session, "events", most) - most
+        self._tracks: dict[_Track, EventTrack] = {}
+        self._events: dict[str, Event] = {}
+        self._candidates: dict[str, list[dict[str, Any]]] = {}  # by event
+        self._replaced: set[str] = set()  # events whose candidates these replace
+        self._probes: list[dict[str, Any]] = []
+        self.shown: dict[str, str] = {}  # the probe that each event shows, of those added
+
+    def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
+        """Read what is known of these probes' tracks and persons; all of them will be added."""
+        own = {message.track_id for message, _ in probes}
+        tracks = list(own | {verdict.shots.earlier_track for _, verdict in probes} - {None})
+        if self._session.connection().execute(_ANY_TRACK, {"tracks": tracks}).first() is not None:
+            for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
+                self._tracks[track.device, track.camera, track.track_id] = track
+                self._events[track.event_id] = track.event
+        named = [one for one in probes if one[1].person_number is not None]
+        if not named:
+            return
+        window = timedelta(seconds=max(verdict.policy.sighting_s for _, verdict in named))
+        near = self._session.connection().scalars(
+            _NEARBY,
+            {
+                "persons": list({verdict.person_number for _, verdict in named}),
+                "cameras": list({message.camera for message, _ in named}),
+                "since": min(_seen_at(*one) for one in named) - window,
+                "until": max(_seen_at(*one) for one in named) + window,
+            },
+        )
+        for ids in batches(list(set(near) - self._events.keys())):
+            for event in self._session.scalars(select(Event).where(Event.id.in_(ids))):
+                self._events[event.id] = event
+
+    def add(
+        self, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None
+    ) -> tuple[EventView, list[str]]:
+        """The sighting that the probe is part of, new or brought up to date, as it looks now.
+
+        It shows its best probe: of one track that of the most shots, else an identified one before
+        an ambiguous before an unknown, among the identified the most similar, among the others the
+        best quality. Answers as well the snapshot files that nobody needs any more.
+        """
+        self._revision += 1
+        unused: list[str | None] = []
+        key = message.device, message.camera, message.track_id
+        track = self._tracks.get(key)
+        event = self._sighting(message, verdict, track, unused)
+        fresh = event is None
+        if event is None:
+            event, better = self._begin(message, _seen_at(message, verdict)), True
+        else:
+            event.revision = self._revision
+            event.probes += 1
+            seen_at = _seen_at(message, verdict)
+            _extend(event, seen_at, seen_at, verdict.received_at)
+            better = event.review is None and better_of_sighting(event, message, verdict)
+        keep_picture = not fresh and (not better or keeps_picture(event, message, verdict))
+        left_over = None if snapshot is None else snapshot.name
+        unused.append(left_over if keep_picture else event.snapshot)
+        self._note_track(key, track, event, message, verdict)
+        self._probes.append(probe_row(message, event, verdict))
+        if better:
+            show(event, message, verdict, snapshot, fresh=fresh, keep_picture=keep_picture)
+            self.shown[event.id] = message.probe_id
+        self._note_local(event, message, verdict, better=better)
+        if better:
+            if not fresh:
+                self._replaced.add(event.id)
+            self._candidates[event.id] = candidate_rows(event, verdict)
+            return self._shown(event, verdict), [name for name in unused if name is not None]
+        keep_fresh(event, message, verdict)
+        return self._still_shown(event), [name for name in unused if name is not None]
+
+    def write(self) -> None:
+        """Write what was gathered."""
+        self._session.flush()
+        if self._replaced:
+            old = EventCandidate.event_id.in_(self._replaced)
+            self._session.execute(delete(EventCandidate).where(old))
+        connection = self._session.connection()
+        rows = [row for rows in self._candidates.values() for row in rows]
+        if rows:
+            connection.execute(_NEW_CANDIDATES, rows)
+        if self._probes:
+            connection.execute(_NEW_PROBES, self._probes)
+        self._candidates, self._probes, self._replaced = {}, [], set()
+
+    def _sighting(
+        self,
+        message: ProbeMessage,
+        verdict: Verdict,
+        track: EventTrack | None,
+        unused: list[str | None],
+    ) -> Event | None:
+        """The sighting that this probe is part of; None: it begins one.
+
+        That of its track, unless the track turns out to show another person than the other tracks
+        of it. A named one, besides, is that of the same person before the same camera a short
+        while before or after; where there are several, they become one, the eldest. An unknown one
+        is that of an unknown face of a moment ago whose template agrees.
+        """
+        current = None if track is None else track.event
+        person = verdict.person_number
+        if current is not None and current.review is not None:
+            return current
+        if person is None:
+            return current or self._stranger_seen_before(message, verdict)
+        if current is not None and track is not None and names_another(current, person):
+            if not better_of_track(track, message, verdict):
+                return current
+            if current.tracks > 1:
+                current.tracks -= 1
+                current = None
+        family = self._near(message, verdict, person)
+        if current is not None and current not in family:
+            family.append(current)
+        if not family:
+            return None
+        eldest = min(family, key=lambda event: event.created_revision)
+        for event in family:
+            if event is not eldest:
+                unused.append(self._absorb(eldest, event))
+        return eldest
+
+    def _stranger_seen_before(self, message: ProbeMessage, verdict: Verdict) -> Event | None:
+        """The sighting of the same unknown face that was out of sight for a moment."""
+        earlier = verdict.shots.earlier_track if verdict.decision == "unknown" else None
+        track = self._tracks.get((message.device, message.camera, earlier)) if earlier else None
+        unknown = track is not None and track.event.person_number is None
+        if track is None or not unknown or track.event.merged_into or track.event.person_erased:
+            return None
+        return track.event if track.event.decision == "unknown" else None
+
+    def _near(self, message: ProbeMessage, verdict: Verdict, person: int) -> list[Event]:
+        """Sightings of this person before this camera, so close in time that they are the same."""
+        window = timedelta(seconds=verdict.policy.sighting_s)
+        if not window:
+            return []
+        seen_at = _seen_at(message, verdict)
+        return [
+            event
+            for event in self._events.values()
+            if event.person_number == person
+            and (event.device, event.camera) == (message.device, message.camera)
+            and event.merged_into is None
+            and event.review is None
+            and event.first_captured_at - window <= seen_at <= event.last_captured_at + window
+            # One of before `_seen_at` was used may reach a year ahead.
+            and event.last_captured_at <= verdict.received_at + window
+        ]
+
+    def _absorb(self, into: Event, gone: Event) -> str | None:
+        """Make `gone` a part of `into`; answers the snapshot that nobody needs any more."""
+        self.write()  # what is moved below must be there
+        into.probes += gone.probes
+        into.tracks += gone.tracks
+        _extend(into, gone.first_captured_at, gone.last_captured_at, gone.received_at)
+        candidates = EventCandidate.event_id
+        better = evidence(gone.decision, gone.similarity, gone.quality_score) > evidence(
+            into.decision, into.similarity, into.quality_score
+        )
+        unused = into.snapshot if better else gone.snapshot
+        keep_better_template(self._session, into.id, gone.id, better=better)
+        shown = self.shown.pop(gone.id, None)
+        if better and shown is not None:
+            self.shown[into.id] = shown
+        if better:
+            was = Freshness.of(into)
+            for name in _SHOWN:
+                setattr(into, name, getattr(gone, name))
+            into.shown_track_id = gone.shown_track_id or gone.track_id
+            was.carry_over(into)
+            self._session.execute(delete(EventCandidate).where(candidates == into.id))
+            self._session.execute(
+                update(EventCandidate).where(candidates == gone.id).values(event_id=into.id)
+            )
+        else:
+            Freshness.of(gone).carry_over(into)
+            if into.local_decision is None:
+                for name in _LOCAL:
+                    setattr(into, name, getattr(gone, name))
+            self._session.execute(delete(EventCandidate).where(candidates == gone.id))
+        gone.merged_into, gone.live, gone.snapshot, gone.data_key = into.id, False, None, None
+        gone.person_number = gone.local_person_number = None
+        gone.revision = next_number(self._session, "events")
+        for track in self._tracks.values():
+            if track.event is gone:
+                track.event = into
+        self._session.flush()
+        moved = {"event_id": into.id}
+        self._session.execute(
+            update(EventTrack).where(EventTrack.event_id == gone.id).values(moved)
+        )
+        self._session.execute(update(Probe).where(Probe.event_id == gone.id).values(moved))
+        return unused
+
+    def _begin(self, message: ProbeMessage, seen_at: datetime) -> Event:
+        taken = (message.device, message.camera, message.track_id) in self._tracks
+        event = Event(
+            id=new_id(),
+            revision=self._revision,
+            created_revision=self._revision,
+            device=message.device,
+            camera=message.camera,
+            track_id=new_id() if taken else message.track_id,
+            tracks=0,
+            first_captured_at=seen_at,
+            last_captured_at=seen_at,
+            probes=1,
+        )
+        self._events[event.id] = event
+        self._session.add(event)
+        return event
+
+    def _note_track(
+        self,
+        key: _Track,
+        track: EventTrack | None,
+        event: Event,
+        message: ProbeMessage,
+        verdict: Verdict,
+    ) -> None:
+        """Remember the sighting of this track, and the best that the track itself has shown."""
+        if track is None:
+            device, camera, track_id = key
+            track = self._tracks[key] = EventTrack(device=device, camera=camera, track_id=track_id)
+            track.event = event
+            self._session.add(track)
+            event.tracks += 1
+        else:
+            if track.event is not event:
+                track.event = event
+                event.tracks += 1
+            if not better_of_track(track, message, verdict):
+                return
+        track.decision = verdict.decision
+        track.similarity = verdict.similarity
+        track.quality_score = message.quality.score
+
+    def _note_local(
+        self, event: Event, message: ProbeMessage, verdict: Verdict, *, better: bool
+    ) -> None:
+        """Keep what the box had decided by itself: of the shown probe, else of any that has it."""
+        local = message.local
+        if local is None:
+            return
+        named = {"collection": local.collection, "device": message.device}
+        held = self._session.execute(_HELD, named).one_or_none()
+        person = (
+            None
+            if held is None or local.person is None
+            else self._session.scalar(_OF_ID, {"collection": held.number, "id": local.person})
+        )
+        agrees = (verdict.decision, verdict.person_number) == (local.decision, person)
+        if held is not None:
+            count_decision(self._session, message.device, held.number, agrees=agrees)
+        if better or event.local_decision is None:
+            event.local_decision = local.decision
+            event.local_person_number = person
+            event.local_similarity = local.similarity
+
+    def _shown(self, event: Event, verdict: Verdict) -> EventView:
+        """The event that shows this probe, as clients see it."""
+        return view_of_probe(event, verdict, self._name(event.local_person_number))
+
+    def _still_shown(self, event: Event) -> EventView:
+        """The event that shows an earlier probe, as clients see it."""
+        if event.id in self._candidates:  # of this list
+            self.write()
+        rows = self._session.connection().execute(_CANDIDATES, {"event": event.id})
+        candidates = [
+            candidate_view(
+                PersonName(id=person, name=name),
+                template_id,
+                similarity,
+                rank,
+                match_probability=probability,
+            )
+            for rank, (person, name, template_id, similarity, probability) in enumerate(rows, 1)
+        ]
+        number = event.collection_number
+        collection = None if number is None else self._session.get(Collection, number)
+        return view_of(
+            event,
+            None if collection is None else collection.name,
+            self._name(event.person_number),
+            candidates,
+            self._name(event.local_person_number),
+        )
+
+    def _name(self, number: int | None) -> PersonName | None:
+        if number is None:
+            return None
+        row = self._session.connection().execute(_NAME, {"number": number}).one_or_none()
+        return None if row is None else PersonName(id=row.id, name=row.name)
+
+
+def _seen_at(message: ProbeMessage, verdict: Verdict) -> datetime:
+    """When the face was there: not after it was received, whatever the box's clock says.
+
+    Else one probe from a clock that jumped a year ahead would make all sightings of that year one.
+    """
+    return min(message.captured_at, verdict.received_at)
+
+
+def _extend(event: Event, first: datetime, last: datetime, received_at: datetime) -> None:
+    """Let the sighting reach from `first` to `last` as well, of which one was received then.
+
+    Where the box's clock was set in between, only the later time counts: a sighting that reaches
+    over what was never seen would take in whatever arrives late.
+    """
+    limit = _CLOCK_WAS_SET + abs(received_at - event.received_at)
+    if first - event.last_captured_at > limit:
+        event.first_captured_at, event.last_captured_at = first, last
+    elif event.first_captured_at - last <= limit:
+        event.first_captured_at = min(event.first_captured_at, first)
+        event.last_captured_at = max(event.last_captured_at, last)

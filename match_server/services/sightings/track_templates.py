@@ -1,0 +1,327 @@
+"""What the probes of one track have shown so far, so that they are searched fused.
+
+Boxes of this project fuse by themselves. Others send one shot at a time under one track id: such a
+probe is searched as the mean of the track so far, where it agrees with that. For this, templates of
+probes are kept for a short while (the setting `fuse_tracks_s`), sealed where their collection is.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import numpy as np
+from sqlalchemy import Table as SqlTable
+from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy.orm import Session
+
+from match_server.db.database import Database
+from match_server.db.tables import TrackTemplate
+from match_server.services.collection_ref import Scope
+from match_server.services.encryption.vault import Cipher, Vault
+from match_server.services.recognition.operating_point import OperatingPoint
+from shared.clock import Clock
+from shared.errors import Damaged, KeyMissing, MalformedInput
+from shared.fusion import SAME_PERSON, SAME_PERSON_FMR, weighted_mean
+from shared.wire.messages import ProbeMessage
+from shared.wire.template import Template, unit_rows
+
+_MOST_SHOTS = 16  # beyond, older shots count for less and less
+_MOST_NEARBY = 32  # tracks that new ones are compared with, the newest
+_SAME_VISIT = 0.5  # cosine, where no calibration says better
+_SAME_VISIT_FMR = 1e-5
+_LEAST_WEIGHT = 1e-2  # of a shot without any quality: its template must survive float16
+
+TrackKey = tuple[str, str, str]  # device, camera, track id
+
+
+@dataclass(frozen=True, slots=True)
+class TrackShots:
+    """The shots of one track so far, as one template."""
+
+    template: Template
+    weight: float  # length of the weighted sum that the template is the direction of
+    shots: int
+    sender_fuses: bool
+    captured_at: datetime  # of the newest shot
+    disputed: bool = False  # a shot did not agree, so the track may show two persons
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedShots:
+    """What is searched for one probe."""
+
+    template: Template
+    shots: int  # that the template rests on
+    replaces: bool  # the answer stands for the track so far, whatever was said of fewer shots
+    earlier_track: str | None = None  # of this camera that shows the same face, for a new track
+
+
+def add_shot(
+    before: TrackShots | None, message: ProbeMessage, template: Template, same_person: float
+) -> tuple[TrackShots, SearchedShots]:
+    """The track with this probe, and what is searched for it.
+
+    A single shot is fused with a track that it agrees with (cosine of at least `same_person`). One
+    that does not is searched by itself, and from then on no answer of the track replaces another
+    one unseen: they are compared. What its sender has fused already stands as it is. A probe
+    that arrives after a newer one of a sender that fuses adds nothing.
+    """
+    sender_fuses = message.shots > 1 or (before is not None and before.sender_fuses)
+    own = TrackShots(
+        template, message.quality.score, message.shots, sender_fuses, message.captured_at
+    )
+    if before is None:
+        return own, SearchedShots(template, message.shots, message.shots > 1)
+    agrees = float(before.template.vector @ template.vector) >= same_person
+    if sender_fuses:
+        if message.captured_at < before.captured_at and message.shots <= before.shots:
+            return before, SearchedShots(before.template, before.shots, replaces=True)
+        return own, SearchedShots(template, message.shots, message.shots > 1 or agrees)
+    if not agrees:
+        kept = own if before.shots == 1 else before
+        return replace(kept, disputed=True), SearchedShots(template, 1, replaces=False)
+    weight = before.weight * min(1.0, (_MOST_SHOTS - 1) / before.shots)
+    fused, length = weighted_mean([(weight, before.template), (own.weight, template)])
+    shots = min(before.shots + 1, _MOST_SHOTS)
+    captured_at = max(before.captured_at, message.captured_at)
+    after = TrackShots(fused, length, shots, False, captured_at, before.disputed)
+    return after, SearchedShots(fused, shots, replaces=not before.disputed)
+
+
+def same_visit_limit(point: OperatingPoint) -> float:
+    """The cosine from which two tracks of a camera show one stranger who came back.
+
+    Stricter than for shots of one track: nothing but the templates says that they belong together,
+    and a false join would hide a person.
+    """
+    if point.calibration is None:
+        return _SAME_VISIT
+    return point.calibration.threshold_for(_SAME_VISIT_FMR).similarity
+
+
+def same_person_limit(point: OperatingPoint) -> float:
+    """The cosine from which two shots of a track are fused: by the calibration, if there is one."""
+    if point.calibration is None:
+        return SAME_PERSON
+    return point.calibration.threshold_for(SAME_PERSON_FMR).similarity
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is known of one track."""
+
+    probe_id: str  # that wrote it
+    shots: TrackShots | None  # None: too old, or of another collection or model
+
+
+class FusedProbes:
+    """The probes of one transaction, fused with what their tracks have shown before."""
+
+    def __init__(
+        self, stored: Mapping[TrackKey, _Row], nearby: Mapping[TrackKey, TrackShots]
+    ) -> None:
+        self._stored = stored  # as it was before the search
+        self._nearby = nearby  # other tracks of the same cameras
+        self._changed: dict[TrackKey, tuple[TrackShots, Scope, str]] = {}
+        self._tracks: set[TrackKey] = set()
+
+    def add(
+        self, message: ProbeMessage, template: Template, scope: Scope, point: OperatingPoint
+    ) -> SearchedShots:
+        """What is searched for one more probe; probes are added in the order of their arrival."""
+        key = _key_of(message)
+        self._tracks.add(key)
+        stored, changed = self._stored.get(key), self._changed.get(key)
+        before = changed[0] if changed else stored.shots if stored else None
+        after, searched = add_shot(before, message, template, same_person_limit(point))
+        if after is not before:
+            # As it will be read, so that probes of one list end as they would one by one.
+            after = replace(after, **_parts(_packed_sum(after), scope.model_id))
+            self._changed[key] = after, scope, message.probe_id
+        if before is not None:
+            return searched
+        return replace(searched, earlier_track=self._earlier_track(message, template, point))
+
+    def _earlier_track(
+        self, message: ProbeMessage, template: Template, point: OperatingPoint
+    ) -> str | None:
+        """The track of this camera a short while ago that shows the same face; None: none does."""
+        window = timedelta(seconds=point.policy.sighting_s)
+        changed = {key: shots for key, (shots, *_) in self._changed.items()}
+        alike = [
+            (float(shots.template.vector @ template.vector), track_id)
+            for (device, camera, track_id), shots in {**self._nearby, **changed}.items()
+            if (device, camera) == (message.device, message.camera)
+            and track_id != message.track_id
+            and shots.template.model_id == template.model_id
+            and abs(message.captured_at - shots.captured_at) <= window
+        ]
+        similarity, track_id = max(alike, default=(-1.0, ""))
+        return track_id if window and similarity >= same_visit_limit(point) else None
+
+    def is_current(self, session: Session) -> bool:
+        """Whether no other transaction has written these tracks since they were read."""
+        if not self._tracks:
+            return True
+        found = {
+            (device, camera, track_id): probe_id
+            for device, camera, track_id, probe_id in session.connection().execute(
+                _WRITTEN_BY, {"tracks": _ids(self._tracks)}
+            )
+        }
+        read = {key: row.probe_id for key, row in self._stored.items()}
+        return all(found.get(key) == read.get(key) for key in self._tracks)
+
+    def write(self, session: Session, ciphers: Mapping[int, Cipher], now: datetime) -> None:
+        """Store what the tracks have shown with these probes."""
+        connection = session.connection()
+        replaced = [_names(key) for key in self._changed if key in self._stored]
+        if replaced:
+            connection.execute(_DELETE, replaced)
+        rows = [
+            _packed(key, shots, ciphers[scope.number], scope, probe_id, now)
+            for key, (shots, scope, probe_id) in self._changed.items()
+        ]
+        if rows:
+            connection.execute(_INSERT, rows)
+
+
+class TrackTemplates:
+    """Templates of tracks, kept for `kept_s` after their last probe; 0: none are kept."""
+
+    def __init__(self, database: Database, vault: Vault, clock: Clock, kept_s: float) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+        self._kept = timedelta(seconds=kept_s)
+
+    def read(self, probes: Sequence[tuple[ProbeMessage, Scope]]) -> FusedProbes | None:
+        """What is known of the tracks of these probes; None where nothing is to be kept."""
+        if not self._kept or not probes:
+            return None
+        scopes = {_key_of(message): scope for message, scope in probes}
+        rows = {}
+        for row in self._database.execute(_ROWS_OF_TRACKS, {"tracks": _ids(scopes)}):
+            key: TrackKey = row[:3]
+            if key in scopes:
+                rows[key] = self._unpacked(key, row[3:], scopes[key])
+        return FusedProbes(rows, self._nearby({key: scopes[key] for key in scopes.keys() - rows}))
+
+    def _nearby(self, new: Mapping[TrackKey, Scope]) -> dict[TrackKey, TrackShots]:
+        """What other tracks have shown lately to the cameras of new tracks."""
+        cameras = {key[:2]: scope for key, scope in new.items()}
+        if not cameras:
+            return {}
+        nearby = {}
+        wanted: dict[str, Any] = {"cameras": sorted({camera for _, camera in cameras})}
+        wanted |= {"most": _MOST_NEARBY, "skipped": 0}
+        for row in self._database.execute(_ROWS_OF_CAMERAS, wanted):
+            key: TrackKey = row[:3]
+            scope = cameras.get(key[:2])
+            shots = None if scope is None else self._unpacked(key, row[3:], scope).shots
+            if shots is not None:
+                nearby[key] = shots
+        return nearby
+
+    def sweep(self) -> int:
+        """Delete what was kept for long enough; answers how many rows."""
+        old = TrackTemplate.received_at < self._clock.now() - self._kept
+        with self._database.read() as session:
+            if session.execute(select(TrackTemplate.track_id).where(old).limit(1)).first() is None:
+                return 0
+        with self._database.write() as session:
+            gone = session.execute(delete(TrackTemplate).where(old).returning(TrackTemplate.shots))
+            return len(gone.all())
+
+    def _unpacked(self, key: TrackKey, values: Sequence[Any], scope: Scope) -> _Row:
+        probe_id, collection, model_id, vector, shots, fuses, captured, received, disputed = values
+        usable = (collection, model_id) == (scope.number, scope.model_id)
+        if not usable or received < self._clock.now() - self._kept:
+            return _Row(probe_id, None)
+        cipher = self._vault.cipher(self._database, scope)
+        try:
+            (opened,) = cipher.open_vectors(model_id, [("/".join(key), vector)])
+            parts = _parts(opened, model_id)
+        except (Damaged, KeyMissing, MalformedInput):  # sealed with a key that was retired since
+            return _Row(probe_id, None)
+        found = TrackShots(
+            shots=shots, sender_fuses=fuses, captured_at=captured, disputed=disputed, **parts
+        )
+        return _Row(probe_id, found)
+
+
+_COLUMNS = cast(SqlTable, TrackTemplate.__table__).c
+_KEY = (_COLUMNS.device, _COLUMNS.camera, _COLUMNS.track_id)
+_OF_TRACKS = _COLUMNS.track_id.in_(bindparam("tracks", expanding=True))
+_WRITTEN_BY = select(*_KEY, _COLUMNS.probe_id).where(_OF_TRACKS)
+_ROWS = select(
+    *_KEY,
+    _COLUMNS.probe_id,
+    _COLUMNS.collection_number,
+    _COLUMNS.model_id,
+    _COLUMNS.vector,
+    _COLUMNS.shots,
+    _COLUMNS.sender_fuses,
+    _COLUMNS.captured_at,
+    _COLUMNS.received_at,
+    _COLUMNS.disputed,
+)
+_ROWS_OF_TRACKS = _ROWS.where(_OF_TRACKS)
+_ROWS_OF_CAMERAS = (
+    _ROWS.where(_COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
+    .order_by(_COLUMNS.received_at.desc())
+    .limit(bindparam("most"))
+    .offset(bindparam("skipped"))  # SQLite would make an unnamed parameter of it
+)
+_DELETE = delete(cast(SqlTable, TrackTemplate.__table__)).where(
+    *(column == bindparam(f"{column.name}_") for column in _KEY)
+)
+_INSERT = insert(cast(SqlTable, TrackTemplate.__table__))
+
+
+def _key_of(message: ProbeMessage) -> TrackKey:
+    return message.device, message.camera, message.track_id
+
+
+def _names(key: TrackKey) -> dict[str, str]:
+    device, camera, track_id = key
+    return {"device_": device, "camera_": camera, "track_id_": track_id}
+
+
+def _ids(tracks: Iterable[TrackKey]) -> list[str]:
+    return sorted({track_id for _, _, track_id in tracks})
+
+
+def _packed_sum(shots: TrackShots) -> bytes:
+    """The weighted sum of the shots as little-endian float16."""
+    total = max(shots.weight, _LEAST_WEIGHT) * shots.template.vector
+    return total.astype("<f2").tobytes()
+
+
+def _parts(packed: bytes, model_id: str) -> dict[str, Any]:
+    """The template and the weight of a packed sum. Raises MalformedInput."""
+    total = np.frombuffer(packed, "<f2").astype(np.float32)
+    template = Template(model_id, unit_rows(total[np.newaxis])[0])
+    return {"template": template, "weight": float(np.linalg.norm(total))}
+
+
+def _packed(
+    key: TrackKey, shots: TrackShots, cipher: Cipher, scope: Scope, probe_id: str, now: datetime
+) -> dict[str, Any]:
+    device, camera, track_id = key
+    vector = _packed_sum(shots)
+    return {
+        "device": device,
+        "camera": camera,
+        "track_id": track_id,
+        "probe_id": probe_id,
+        "collection_number": scope.number,
+        "model_id": scope.model_id,
+        "vector": cipher.seal_vector("/".join(key), scope.model_id, vector),
+        "shots": shots.shots,
+        "sender_fuses": shots.sender_fuses,
+        "captured_at": shots.captured_at,
+        "disputed": shots.disputed,
+        "received_at": now,
+    }

@@ -1,0 +1,229 @@
+"""Where files lie: a folder of one or of several machines, or a bucket that speaks S3."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from match_server.services.storage.folder_id import FolderIds, id_in
+from shared.errors import Damaged, KeptElsewhere, MalformedInput, NotFound, Unavailable
+from shared.files import unwritable
+from shared.ids import new_id
+
+_CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 2
+
+
+class Place(Protocol):
+    """What keeps files under names like `photos/ab/…`. Raises Unavailable when it does not work."""
+
+    def new_name(self, kind: str) -> str:
+        """A name that no other file has, for a file of this kind."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a new file; it is safe when this returns."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Raises NotFound when the file is gone, KeptElsewhere when another folder keeps it."""
+        ...
+
+    def delete(self, name: str) -> bool:
+        """Delete a file; whether it is gone. False: another folder keeps it."""
+        ...
+
+    def reaches(self, name: str) -> bool:
+        """Whether the file lies here, or did."""
+        ...
+
+
+def place_at(uri: str) -> Place:
+    """The place of a URI that `checked_uri` let through. Nothing is connected yet."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return Folder(Path(unquote(parts.path)))
+    return Bucket(uri)
+
+
+def checked_uri(uri: str) -> str:
+    """The URI, where it names a place that photos can go to. Raises MalformedInput.
+
+    `file:///folder` (absolute) or `s3://bucket/prefix`. Keys are never part of it: they come from
+    the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL …).
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise MalformedInput("uri: this is no URI") from None
+    if parts.scheme not in ("file", "s3"):
+        raise MalformedInput("uri: photos go to file:///folder or s3://bucket/prefix")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise MalformedInput("uri: no keys, query or fragment; keys come from the environment")
+    if ".." in Path(unquote(parts.path)).parts or "\0" in unquote(parts.path):
+        raise MalformedInput("uri: the path may not hold `..`")
+    if parts.scheme == "file" and (parts.netloc or not Path(unquote(parts.path)).is_absolute()):
+        raise MalformedInput("uri: a folder is given from the root on: file:///folder")
+    if parts.scheme == "s3" and not parts.netloc:
+        raise MalformedInput("uri: the bucket is missing: s3://bucket/prefix")
+    return uri.rstrip("/")
+
+
+def require_inside(name: str) -> None:
+    """Raises Damaged for a file's name that leads out of the folder that it is in."""
+    if name.startswith("/") or "\0" in name or ".." in PurePosixPath(name).parts:
+        raise Damaged("a row names a file outside of the folder that keeps files")
+
+
+class Folder:
+    """A folder of this machine; written files are on the disk, private to this user."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._ids: dict[str, FolderIds] = {}  # by kind: each may be mounted from somewhere
+
+    def new_name(self, kind: str) -> str:
+        try:
+            return f"{_new_name(kind)}.{self._ids_for(kind).own()}"
+        except OSError as error:
+            raise unwritable("a file cannot be kept", error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        try:
+            if (folder := id_in(name)) is not None:  # of an import, else it is our own
+                self._ids_for(name).adopt(folder)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(_new_private_file(path), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _sync_folder(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise unwritable("a file cannot be kept", error) from error
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            folder = id_in(name)
+            if folder is None or self._is_own(name):
+                raise NotFound("the file is no longer there") from None
+            raise KeptElsewhere(
+                f"the file lies in the folder {folder}, not on this machine: ask the server there, "
+                "or keep photos in a storage that all machines reach",
+                kept_by=folder,
+            ) from None
+        except OSError as error:
+            raise unwritable("a file cannot be read", error) from error
+
+    def delete(self, name: str) -> bool:
+        try:
+            self._path(name).unlink()
+        except FileNotFoundError:
+            return self._is_own(name)
+        except OSError as error:
+            raise unwritable("a file cannot be deleted", error) from error
+        return True
+
+    def reaches(self, name: str) -> bool:
+        return self._is_own(name) or self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        """Where the file is. Raises Damaged for a name that leads out of this folder."""
+        require_inside(name)
+        return self._root / name
+
+    def _is_own(self, name: str) -> bool:
+        """Whether the file was written to this folder, as its name says."""
+        folder = id_in(name)
+        try:
+            return folder is not None and self._ids_for(name).has(folder)
+        except OSError as error:
+            raise unwritable("a folder cannot be read", error) from error
+
+    def _ids_for(self, name: str) -> FolderIds:
+        kind = name.partition("/")[0]
+        return self._ids.setdefault(kind, FolderIds(self._root / kind))
+
+
+class Bucket:
+    """A bucket, or a prefix in it, of anything that speaks S3."""
+
+    def __init__(self, uri: str) -> None:
+        self._root = uri.removeprefix("s3://")
+        self._opened: Any = None
+
+    def new_name(self, kind: str) -> str:
+        return _new_name(kind)
+
+    def write(self, name: str, data: bytes) -> None:
+        with _translated():
+            self._files.pipe_file(self._path(name), data)
+
+    def read(self, name: str) -> bytes:
+        with _translated():
+            return bytes(self._files.cat_file(self._path(name)))
+
+    def delete(self, name: str) -> bool:
+        with _translated():
+            self._files.rm_file(self._path(name))
+        return True
+
+    def reaches(self, name: str) -> bool:
+        return True
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @property
+    def _files(self) -> Any:
+        """Opened at the first use: after the worker has forked, and not at all without buckets."""
+        if self._opened is None:
+            from s3fs import S3FileSystem  # type: ignore[import-untyped]
+
+            self._opened = S3FileSystem(
+                skip_instance_cache=True,
+                use_listings_cache=False,
+                config_kwargs={
+                    "connect_timeout": _CONNECT_S,
+                    "read_timeout": _READ_S,
+                    "retries": {"max_attempts": _ATTEMPTS},
+                },
+            )
+        return self._opened
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound("the file, or its bucket, is no longer there") from None
+    except (OSError, BotoCoreError) as error:  # whose text may name the bucket, never a key
+        raise Unavailable(f"the storage does not answer as it should: {error}") from error
+
+
+def _new_name(kind: str) -> str:
+    identifier = new_id()
+    return f"{kind}/{identifier[-2:]}/{identifier}"
+
+
+def _new_private_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+OpenPlace = Callable[[str], Place]

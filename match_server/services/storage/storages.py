@@ -1,0 +1,103 @@
+"""Storages: created only where a file can be written, removed only when nothing lies in them."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from match_server.db.database import Database
+from match_server.db.paging import page_of
+from match_server.db.tables import DoomedFile, Image, Storage
+from match_server.schemas.base import Page, Paging
+from match_server.schemas.storages import (
+    StorageCreate,
+    StorageRemoved,
+    StorageView,
+    StorageWritten,
+)
+from match_server.services.change_feed import record
+from match_server.services.lookups import one_number, storage_named
+from match_server.services.storage.backends import checked_uri
+from match_server.services.storage.files import FileStore
+from shared.clock import Clock
+from shared.errors import Conflict, MusterError, Unusable
+
+_OF_NO_COLLECTION = 0
+
+
+class Storages:
+    """Creating, listing and removing storages."""
+
+    def __init__(self, database: Database, files: FileStore, clock: Clock) -> None:
+        self._database = database
+        self._files = files
+        self._clock = clock
+
+    def create(self, wanted: StorageCreate) -> StorageWritten:
+        """A new storage. Raises Unusable when a file cannot be written, read and deleted there."""
+        uri = checked_uri(wanted.uri)
+        try:
+            self._files.check(uri)
+        except MusterError as error:
+            raise Unusable(
+                f"no photo can be kept at {uri}: {error.message}", reasons=["storage"]
+            ) from error
+        now = self._clock.now()
+        with self._database.write() as session:
+            if one_number(session, select(func.count()).where(Storage.name == wanted.name)):
+                raise Conflict(f"there is already a storage {wanted.name!r}")
+            row = Storage(name=wanted.name, uri=uri, created_at=now)
+            session.add(row)
+            seq = record(session, _OF_NO_COLLECTION, "storage_created", row.name, now)
+            return StorageWritten(
+                seq=seq, name=row.name, uri=row.uri, images=0, created_at=row.created_at
+            )
+
+    def page(self, paging: Paging) -> Page[StorageView]:
+        with self._database.read() as session:
+            found = page_of(session, select(Storage), paging, Storage.name)
+            return found.page(_views(session, found.rows))
+
+    def remove(self, name: str) -> StorageRemoved:
+        """Forget a storage. Conflict while photos lie in it, or wait there to be deleted."""
+        self._files.sweep()
+        with self._database.write() as session:
+            row = storage_named(session, name)
+            photos = _count(session, Image, row)
+            if photos:
+                raise Conflict(
+                    f"{photos} photos lie in the storage {name!r}: delete those images first",
+                    images=photos,
+                )
+            if _count(session, DoomedFile, row):
+                raise Conflict(
+                    f"erased photos could not be deleted from the storage {name!r} yet, because "
+                    "it does not answer, or another machine keeps them"
+                )
+            session.execute(delete(Storage).where(Storage.number == row.number))
+            now = self._clock.now()
+            seq = record(session, _OF_NO_COLLECTION, "storage_removed", name, now)
+            return StorageRemoved(seq=seq, name=name)
+
+
+def _count(session: Session, table: type[Image] | type[DoomedFile], storage: Storage) -> int:
+    counted = select(func.count()).select_from(table)
+    return one_number(session, counted.where(table.storage_number == storage.number))
+
+
+def _views(session: Session, rows: Sequence[Storage]) -> list[StorageView]:
+    counted = (
+        select(Image.storage_number, func.count())
+        .where(Image.storage_number.in_([row.number for row in rows]))
+        .group_by(Image.storage_number)
+    )
+    images = {row[0]: row[1] for row in session.execute(counted)}
+    return [
+        StorageView(
+            name=row.name,
+            uri=row.uri,
+            images=images.get(row.number, 0),
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]

@@ -1,1 +1,0 @@
-"""Where photos and thumbnails lie, and how they are encrypted."""

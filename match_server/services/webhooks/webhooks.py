@@ -1,0 +1,159 @@
+"""Webhooks as an administrator sees them: made, listed, enabled again, removed; dead letters."""
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from match_server.db.database import Database
+from match_server.db.paging import page_of
+from match_server.db.tables import Collection, Delivery, Event, Json, Webhook
+from match_server.schemas.base import Page, Paging
+from match_server.schemas.webhooks import (
+    DeadLetter,
+    Resend,
+    Resent,
+    WebhookCreate,
+    WebhookCreated,
+    WebhookFilters,
+    WebhookView,
+)
+from match_server.services.audit.chain import Note, note
+from match_server.services.change_feed import position
+from match_server.services.encryption.secrets import Secrets
+from match_server.services.lookups import collection_named, one_number
+from match_server.services.webhooks.signing import new_secret, secret_text
+from shared.clock import Clock
+from shared.errors import NotFound
+from shared.ids import new_id
+
+
+class Webhooks:
+    """The webhooks of this server."""
+
+    def __init__(self, database: Database, clock: Clock, secrets: Secrets) -> None:
+        self._database = database
+        self._secrets = secrets
+        self._clock = clock
+
+    def create(self, wanted: WebhookCreate) -> WebhookCreated:
+        """A new webhook, told of what happens from now on. The answer holds its secret, once."""
+        secret = new_secret()
+        with self._database.write() as session:
+            collections = [collection_named(session, name).number for name in wanted.collections]
+            row = Webhook(
+                id=new_id(),
+                url=wanted.url,
+                filters={
+                    "decisions": list(wanted.decisions),
+                    "cameras": list(wanted.cameras),
+                    "collections": collections,  # by number: they may be renamed
+                    "groups": list(wanted.groups),
+                },
+                created_at=self._clock.now(),
+                revision=position(session, "events"),
+                failures=0,
+            )
+            self._secrets.keep_webhook(row, secret)
+            session.add(row)
+            session.flush()
+            note(session, Note("webhook_created", row.created_at, row.id))
+            view = _view(session, row)
+        return WebhookCreated(secret=secret_text(secret), **dict(view))
+
+    def page(self, paging: Paging) -> Page[WebhookView]:
+        with self._database.read() as session:
+            found = page_of(session, select(Webhook), paging, Webhook.number)
+            return found.page([_view(session, row) for row in found.rows])
+
+    def get(self, webhook_id: str) -> WebhookView:
+        with self._database.read() as session:
+            return _view(session, _named(session, webhook_id))
+
+    def enable(self, webhook_id: str) -> WebhookView:
+        """Call it again, at once, from where it stopped: nothing is left out."""
+        with self._database.write() as session:
+            row = _named(session, webhook_id)
+            row.disabled_at = row.disabled_reason = row.retry_at = row.failing_since = None
+            row.failures = 0
+            note(session, Note("webhook_enabled", self._clock.now(), row.id))
+            session.flush()
+            return _view(session, row)
+
+    def remove(self, webhook_id: str) -> WebhookView:
+        """Forget it, with everything that it was still to be told."""
+        with self._database.write() as session:
+            row = _named(session, webhook_id)
+            view = _view(session, row)
+            note(session, Note("webhook_removed", self._clock.now(), row.id))
+            session.delete(row)
+        return view
+
+    def dead_letters(self, webhook_id: str, paging: Paging) -> Page[DeadLetter]:
+        """What it did not take, oldest first."""
+        with self._database.read() as session:
+            row = _named(session, webhook_id)
+            wanted = select(Delivery).where(
+                Delivery.webhook_number == row.number, Delivery.dead_at.is_not(None)
+            )
+            found = page_of(session, wanted, paging, Delivery.number)
+            items = [
+                DeadLetter(
+                    event=one.event_id,
+                    revision=one.revision,
+                    attempts=one.attempts,
+                    first_at=one.first_at,
+                    dead_at=one.dead_at,
+                    reason=one.reason,
+                )
+                for one in found.rows
+                if one.dead_at is not None
+            ]
+            return found.page(items)
+
+    def resend(self, webhook_id: str, wanted: Resend) -> Resent:
+        """Take dead letters back into the queue: their events are sent as they are now."""
+        now = self._clock.now()
+        with self._database.write() as session:
+            row = _named(session, webhook_id)
+            dead = (Delivery.webhook_number == row.number) & Delivery.dead_at.is_not(None)
+            if wanted.events is not None:
+                dead &= Delivery.event_id.in_(wanted.events)
+            count = one_number(session, select(func.count()).select_from(Delivery).where(dead))
+            session.execute(
+                update(Delivery)
+                .where(dead)
+                .values(dead_at=None, attempts=0, first_at=now, next_at=now)
+            )
+        return Resent(events=count)
+
+
+def filters_of(session: Session, filters: Json) -> WebhookFilters:
+    """A webhook's filters with the names that its collections have now."""
+    named = select(Collection.name).where(Collection.number.in_(filters["collections"]))
+    collections = session.scalars(named.order_by(Collection.name)).all()
+    return WebhookFilters.model_validate({**filters, "collections": collections})
+
+
+def _named(session: Session, webhook_id: str) -> Webhook:
+    row = session.scalars(select(Webhook).where(Webhook.id == webhook_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no webhook {webhook_id!r}")
+    return row
+
+
+def _view(session: Session, row: Webhook) -> WebhookView:
+    mine = select(func.count()).select_from(Delivery).where(Delivery.webhook_number == row.number)
+    ahead = select(func.count()).select_from(Event).where(Event.revision > row.revision)
+    again = one_number(session, mine.where(Delivery.dead_at.is_(None)))
+    return WebhookView(
+        id=row.id,
+        url=row.url,
+        **dict(filters_of(session, row.filters)),
+        created_at=row.created_at,
+        enabled=row.disabled_at is None,
+        disabled_reason=row.disabled_reason,
+        waiting=one_number(session, ahead) + again,
+        dead=one_number(session, mine.where(Delivery.dead_at.is_not(None))),
+        failures=row.failures,
+        failing_since=row.failing_since,
+        delivered_at=row.delivered_at,
+    )

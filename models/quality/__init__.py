@@ -1,0 +1,1 @@
+"""Face quality: pose, eyes, liveness, and the score made of all factors."""

@@ -1,0 +1,242 @@
+"""A segment: templates in one immutable file, laid out so that a scan can read it in place.
+
+A page of header (JSON, which the manifest knows by its digest), then sections that begin at pages,
+in the order in which a search wants them. The header holds a digest of each section.
+"""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import MusterError
+from shared.files import reserve
+from shared.gallery.codebook import CodeBook
+from shared.gallery.segment import GROUP, Planes, Shelf
+
+FORMAT = 1
+_MAGIC = b"MUSTERG1"
+_PAGE = 4096
+_MOST_GROUPS = (2**31 - 1) // GROUP  # that the kernel takes
+
+
+class DamagedSegments(MusterError):
+    """The files of a gallery are incomplete, changed, or not of this gallery: rebuild it."""
+
+    code = "damaged_segments"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    offset: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    digest: str
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    format: int
+    book: str
+    count: int = Field(ge=0)
+    groups: int = Field(ge=0, le=_MOST_GROUPS)
+    sections: dict[str, _Section]
+
+    def fits(self, layout: "_Layout") -> bool:
+        """Whether the counts and sections are those of a file with this layout."""
+        expected = {
+            name: (offset, _section_bytes(shape, dtype))
+            for name, (offset, shape, dtype) in layout.items()
+        }
+        told = {name: (one.offset, one.bytes) for name, one in self.sections.items()}
+        return told == expected and self.groups == -(-self.count // GROUP)
+
+
+def write_segment(
+    path: Path, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
+) -> str:
+    """Have `fill` make a shelf in a new file; answers the header's digest.
+
+    The file has its name only once all of it is on the disk; until then it ends in `.new`. Raises
+    OSError where the disk has no room for it, before anything is written; then it is gone again.
+    """
+    unfinished = path.with_name(path.name + ".new")
+    try:
+        with unfinished.open("xb+") as file:
+            digest = _fill(file, path.name, book, fill)
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except OSError:
+        with suppress(OSError):  # a disk that is full needs the room
+            unfinished.unlink()
+        raise
+    fsync_directory(path.parent)
+    return digest
+
+
+def _fill(
+    file: BinaryIO, name: str, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
+) -> str:
+    made: list[mmap.mmap] = []
+
+    def new_shelf(count: int) -> Shelf:
+        layout = _layout(book, -(-count // GROUP))
+        reserve(file.fileno(), _file_bytes(layout))
+        made.append(mmap.mmap(file.fileno(), 0))
+        return _shelf(made[0], layout, count, name)
+
+    digest = _write_header(made, book, fill(new_shelf))
+    made[0].flush()
+    return digest
+
+
+def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
+    """The segment as a shelf. Only its header is read. Raises DamagedSegments."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DamagedSegments(f"{path} is missing") from error
+    with file:
+        text = _header_text(file, path)
+        if digest_of(text) != digest:
+            raise DamagedSegments(f"{path} is not the segment that the manifest names")
+        header = _parsed(path, text)
+        if header.format != FORMAT or header.book != book_digest(book):
+            raise DamagedSegments(f"{path} is of another format, dimension or code book")
+        layout = _layout(book, header.groups)
+        if not header.fits(layout):
+            raise DamagedSegments(f"{path} has a header whose counts do not fit together")
+        if os.fstat(file.fileno()).st_size != _file_bytes(layout):
+            raise DamagedSegments(f"{path} is cut short")
+        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    rows = layout["rows"][0]
+    if hasattr(mmap, "MADV_RANDOM"):  # a few rows of survivors: do not read their neighbours
+        buffer.madvise(mmap.MADV_RANDOM, rows, len(buffer) - rows)
+        buffer.madvise(mmap.MADV_WILLNEED, 0, rows)
+    return _shelf(buffer, layout, header.count, path.name)
+
+
+def verify_segment(path: Path, keep_on: Callable[[], bool]) -> None:
+    """Read all of a segment and compare its digests. Raises DamagedSegments, FileNotFoundError.
+
+    Stops early, saying nothing, when `keep_on` answers False.
+    """
+    with path.open("rb") as file:
+        header = _parsed(path, _header_text(file, path))
+        for name, section in header.sections.items():
+            file.seek(section.offset)
+            state, left = hashlib.blake2b(digest_size=16), section.bytes
+            while left and keep_on() and (part := file.read(min(left, 1 << 20))):
+                state.update(part)
+                left -= len(part)
+            if not keep_on():
+                return
+            if state.hexdigest() != section.digest:
+                raise DamagedSegments(f"{path}: section {name!r} has changed")
+
+
+def book_digest(book: CodeBook) -> str:
+    """Names everything that codes depend on."""
+    parts = [np.array(part).tobytes() for part in book.packed]
+    return digest_of(b"".join(parts))
+
+
+_Layout = dict[str, tuple[int, tuple[int, ...], DTypeLike]]
+
+
+def _layout(book: CodeBook, groups: int) -> _Layout:
+    """Offset, shape and type of each section, in the order in which a scan wants them."""
+    places = GROUP * groups
+    shapes: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
+        "high": ((groups, book.width // 16, 64), np.uint8),
+        "mid": ((groups, book.width // 16, 64), np.uint8),
+        "errors": ((3, places), np.uint16),
+        "ids": ((places,), np.uint64),
+        "low": ((places, book.width // 2), np.uint8),
+        "rows": ((places, book.dimension), np.float16),
+    }
+    layout: _Layout = {}
+    offset = _PAGE
+    for name, (shape, dtype) in shapes.items():
+        layout[name] = offset, shape, dtype
+        offset += -(-_section_bytes(shape, dtype) // _PAGE) * _PAGE
+    return layout
+
+
+def _section_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def _file_bytes(layout: _Layout) -> int:
+    offset, shape, dtype = layout["rows"]
+    return offset + -(-_section_bytes(shape, dtype) // _PAGE) * _PAGE
+
+
+def _shelf(buffer: mmap.mmap, layout: _Layout, count: int, name: str) -> Shelf:
+    def section(key: str) -> NDArray[np.generic]:
+        offset, shape, dtype = layout[key]
+        size = int(np.prod(shape))
+        return np.frombuffer(buffer, dtype=dtype, count=size, offset=offset).reshape(shape)
+
+    planes = Planes(
+        section("high").view(np.uint8),
+        section("mid").view(np.uint8),
+        section("low").view(np.uint8),
+        section("errors").view(np.uint16),
+    )
+    rows, ids = section("rows").view(np.float16), section("ids").view(np.uint64)
+    return Shelf(planes, rows, ids, count, order=None, name=name)
+
+
+def _write_header(made: list[mmap.mmap], book: CodeBook, shelf: Shelf) -> str:
+    """Write the header of a segment that is filled; answers its digest."""
+    sections = {}
+    for key, (offset, shape, dtype) in _layout(book, shelf.groups).items():
+        size = _section_bytes(shape, dtype)
+        with memoryview(made[0]) as whole, whole[offset : offset + size] as part:
+            sections[key] = _Section(offset=offset, bytes=size, digest=digest_of(part))
+    header = _Header(
+        format=FORMAT,
+        book=book_digest(book),
+        count=shelf.count,
+        groups=shelf.groups,
+        sections=sections,
+    )
+    text = header.model_dump_json().encode()
+    page = _MAGIC + len(text).to_bytes(4, "little") + text
+    made[0][: len(page)] = page
+    return digest_of(text)
+
+
+def _header_text(file: BinaryIO, path: Path) -> bytes:
+    page = file.read(_PAGE)
+    size = int.from_bytes(page[8:12], "little")
+    if page[:8] != _MAGIC or size > _PAGE - 12:
+        raise DamagedSegments(f"{path} is not a segment")
+    return page[12 : 12 + size]
+
+
+def _parsed(path: Path, text: bytes) -> _Header:
+    try:
+        return _Header.model_validate_json(text)
+    except ValidationError as error:
+        raise DamagedSegments(f"{path} has a damaged header") from error
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
