@@ -139,7 +139,7 @@ if [ "$role" = server ]; then
         started="$unit match-server-ingest"
     fi
 else
-    keep 0640 edge_agent/agent.example.toml /etc/muster/agent.toml
+    keep 0640 edge_agent/config/agent.example.toml /etc/muster/agent.toml
     may_read /etc/muster/agent.toml
     # Before the first start, so that a key that root fetches is the agent's from the beginning.
     [ -n "$root" ] || install -d -m 0700 -o "$user" -g "$user" "$state"
@@ -158,7 +158,7 @@ for service in match-server match-server-ingest edge-agent; do
     # The other services run the same program, which is another one now.
     ! is_unit "$service" || [ -n "$files" ] || systemctl try-restart "$service"
 done
-if [ "$role" = agent ] && cmp -s edge_agent/agent.example.toml /etc/muster/agent.toml; then
+if [ "$role" = agent ] && cmp -s edge_agent/config/agent.example.toml /etc/muster/agent.toml; then
     say "Edit /etc/muster/agent.toml, or fetch the box's key (sudo edge-agent enroll-device), then:" \
         "systemctl enable --now edge-agent"
 else

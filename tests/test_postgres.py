@@ -10,7 +10,7 @@ import pytest
 
 _KILLED = """
 import os, signal
-from tests.postgres import postgres
+from tests.support.postgres import postgres
 with postgres() as server:
     print(server.folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -145,7 +145,7 @@ def example() -> None:
     \b
     Example: edge-agent example > agent.toml
     """
-    text = resources.files("edge_agent").joinpath("agent.example.toml")
+    text = resources.files("edge_agent.config").joinpath("agent.example.toml")
     click.echo(text.read_text(encoding="utf-8"), nl=False)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.encryption import Key
-from tests.match_server.serving import key, started, stopped
+from tests.support.serving import key, started, stopped
 
 # Left out: `positive_data_acceptance` (rules between fields, and whether a picture shows a face,
 # are beyond a schema), and event streams, which do not end.
@@ -72,7 +72,7 @@ def round_of_all(base: str, admin: str, folder: Path, seed: int) -> int:
     """The number of requests to all calls. AssertionError where one is not answered as documented:
     by its status, its shape, its kind of content, or at all."""
     configuration = folder / "schemathesis.toml"
-    hooks = Path(__file__).parents[1] / "match_server" / "contract_hooks.py"
+    hooks = Path(__file__).parents[1] / "match_server" / "api" / "contract_hooks.py"
     configuration.write_text(_CONFIGURATION.replace("{hooks}", str(hooks)))
     ran = subprocess.run(
         [

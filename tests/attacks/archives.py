@@ -24,7 +24,7 @@ from match_server.process.bootstrap import make_data_folder, prepare
 from match_server.settings import Settings
 from shared.clock import SystemClock
 from shared.errors import MusterError
-from tests.match_server.every_table import ROWS, fill
+from tests.support.every_table import ROWS, fill
 
 _MOST_BYTES: Final = 1 << 30  # that a small file may make this process grow by
 _SHARE_WHOLE: Final = 0.1  # of files that are imported, the others are only read: that is quick

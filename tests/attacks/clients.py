@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tests.match_server.serving import key, started, stopped
+from tests.support.serving import key, started, stopped
 
 JSON: Final = "Host: x\r\nContent-Type: application/json\r\n"
 FORM: Final = "Host: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"

@@ -47,7 +47,7 @@ from shared.clock import SystemClock
 from shared.encryption import Key
 from shared.errors import Conflict
 from shared.ids import new_id
-from tests.match_server.every_table import contents, fill, tables_of
+from tests.support.every_table import contents, fill, tables_of
 
 _QUERIES: Final = frozenset({"execute", "executemany", "open"})
 _STEPS: Final = _QUERIES | {

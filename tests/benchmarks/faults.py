@@ -10,8 +10,8 @@ import click
 
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.tables import print_facts
-from tests.match_server.faults import Trial, Victim
-from tests.postgres import postgres
+from tests.support.postgres import postgres
+from tests.support.server_kills import Trial, Victim
 
 _KINDS: dict[str, tuple[str, Victim]] = {  # what the data lie in, and what is killed
     "sqlite-server": ("sqlite", "server"),

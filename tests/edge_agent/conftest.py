@@ -10,9 +10,8 @@ import pytest
 from demo.processes import find_broker, free_port
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
-
-from .far_ends import Broker, FarEnd, HttpFarEnd, MqttFarEnd
-from .made_probes import DEVICE, make_probe
+from tests.support.fake_servers import Broker, FarEnd, HttpFarEnd, MqttFarEnd
+from tests.support.probes import DEVICE, make_probe
 
 
 @pytest.fixture

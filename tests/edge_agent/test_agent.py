@@ -18,9 +18,8 @@ from demo.processes import free_port
 from edge_agent.config.settings import load_settings
 from edge_agent.outbox.outbox import Outbox
 from shared.wire.messages import ProbeMessage
-
-from .far_ends import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd
-from .films import Actor, shrunk, write_film
+from tests.support.fake_servers import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd
+from tests.support.films import Actor, shrunk, write_film
 
 COMMAND = [sys.executable, "-m", "edge_agent.cli.main"]
 

@@ -11,10 +11,9 @@ import pytest
 import requests
 
 from demo.processes import free_port, server
-from tests.edge_agent.films import Actor, compose, shrunk
-from tests.match_server.serving import key as create_key
-
-from .webcam import Webcam
+from tests.support.films import Actor, compose, shrunk
+from tests.support.serving import key as create_key
+from tests.support.webcam import Webcam
 
 
 @dataclass(frozen=True, slots=True)

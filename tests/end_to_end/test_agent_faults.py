@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.match_server.serving import key as create_key
-
-from .conftest import RunningServer
-from .webcam import Webcam
+from tests.end_to_end.conftest import RunningServer
+from tests.support.serving import key as create_key
+from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
 WAIT_S = 120.0

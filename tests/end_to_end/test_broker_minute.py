@@ -17,10 +17,9 @@ from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.mqtt import MqttTransport
 from match_server.container import face_engine
 from shared.wire.topics import DeviceTopics
-from tests.edge_agent.far_ends import Broker
-from tests.match_server.serving import key as create_key
-
-from .a_box import ABox, assert_all_there_once
+from tests.support.device import ABox, assert_all_there_once
+from tests.support.fake_servers import Broker
+from tests.support.serving import key as create_key
 
 pytestmark = [pytest.mark.models, pytest.mark.broker]
 OUTAGE_S = 60.0

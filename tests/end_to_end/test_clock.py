@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.outbox.outbox import Outbox
-from tests.match_server.serving import key as create_key
-
-from .conftest import RunningServer
-from .webcam import Webcam
+from tests.end_to_end.conftest import RunningServer
+from tests.support.serving import key as create_key
+from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
 DEVICE = "box-1"

@@ -17,12 +17,11 @@ from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
 from match_server.container import face_engine
-from tests.edge_agent.made_probes import DEVICE
-from tests.match_server.serving import key as create_key
-
-from . import box_lives
-from .conftest import RunningServer
-from .proxy import Network
+from tests.end_to_end.conftest import RunningServer
+from tests.support import device_runs
+from tests.support.probes import DEVICE
+from tests.support.proxy import Network
+from tests.support.serving import key as create_key
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack
 ROOT = Path(__file__).parents[2]
@@ -39,7 +38,7 @@ class Box:
         self._ids.touch()
         model_id = face_engine("compact").model_id
         self._parent = subprocess.Popen(
-            [sys.executable, "-m", box_lives.__name__, str(self.outbox), url, key, model_id],
+            [sys.executable, "-m", device_runs.__name__, str(self.outbox), url, key, model_id],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

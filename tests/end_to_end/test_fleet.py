@@ -23,10 +23,9 @@ from edge_agent.diagnostics.doctor import Finding, examine
 from models.packs.store import default_cache
 from shared.enrollment_code import new_code
 from shared.wire.topics import DeviceTopics
-from tests.match_server.serving import key as create_key
-
-from .conftest import RunningServer
-from .webcam import Webcam
+from tests.end_to_end.conftest import RunningServer
+from tests.support.serving import key as create_key
+from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
 PATIENCE_S = 60.0

@@ -27,9 +27,9 @@ from edge_agent.gallery.edge_gallery import Found, LocalGallery
 from edge_agent.gallery.manager import Galleries
 from edge_agent.outbox.outbox import Outbox
 from shared.wire.template import Template, encode_template
-from tests.edge_agent.films import Actor, shrunk, write_film
-from tests.edge_agent.made_probes import make_probe
-from tests.match_server.serving import key as create_key
+from tests.support.films import Actor, shrunk, write_film
+from tests.support.probes import make_probe
+from tests.support.serving import key as create_key
 
 MODEL = "compact-mobilefacenet-512@1"
 COLLECTION = "/v1/collections/default"

@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from demo.processes import free_port
-from tests.end_to_end import debian
-from tests.end_to_end.debian import Debian
-from tests.end_to_end.webcam import Webcam
+from tests.support import debian
+from tests.support.debian import Debian
+from tests.support.webcam import Webcam
 
 SOURCE = Path(__file__).parents[2]
 FOLDERS = ("shared", "models", "edge_agent", "match_server", "systemd")

@@ -16,8 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from models.samples import sample_path
 from shared.ids import new_id
-
-from .conftest import RunningServer
+from tests.end_to_end.conftest import RunningServer
 
 _PATIENCE_S = 60
 

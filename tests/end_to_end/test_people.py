@@ -15,9 +15,8 @@ from demo.film import Figure, compose, cut_out, lane_of
 from demo.processes import BIN
 from models.face_models import open_models
 from models.images.decoding import read_picture
-from tests.match_server.serving import key as create_key
-
-from .conftest import RunningServer
+from tests.end_to_end.conftest import RunningServer
+from tests.support.serving import key as create_key
 
 pytestmark = pytest.mark.models
 

@@ -13,12 +13,11 @@ from demo.processes import free_port, server
 from edge_agent.config.timeouts import Patience
 from edge_agent.delivery.http import HttpTransport
 from match_server.container import face_engine
-from tests.edge_agent.made_probes import make_probe
-from tests.match_server.serving import key as create_key
-
-from .a_box import ABox, assert_all_there_once
-from .conftest import RunningServer
-from .proxy import Network
+from tests.end_to_end.conftest import RunningServer
+from tests.support.device import ABox, assert_all_there_once
+from tests.support.probes import make_probe
+from tests.support.proxy import Network
+from tests.support.serving import key as create_key
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack
 IMPATIENT = Patience(connect_s=2.0, silence_s=0.7, request_s=1.5)

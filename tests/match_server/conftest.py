@@ -34,7 +34,7 @@ from models.types import Face
 from shared.ids import is_name, new_id
 from shared.wire.quality import Quality, QualityFactor
 from shared.wire.template import Template
-from tests.postgres import Postgres, postgres
+from tests.support.postgres import Postgres, postgres
 
 MODEL = "painted-512@1"
 MANIFEST_THRESHOLD = 0.35

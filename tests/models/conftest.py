@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from models.face_models import FaceModels, open_models
 from models.samples import sample_path
 from models.types import BgrImage
-
-from .far_web import FarWeb
+from tests.support.fake_web import FarWeb
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from models.cli import main
-
-from .test_manifest import written
+from tests.models.test_manifest import written
 
 Run = Callable[..., Result]
 

@@ -7,8 +7,7 @@ import pytest
 
 from models.face_models import FaceModels
 from models.types import Face
-
-from .conftest import sample
+from tests.models.conftest import sample
 
 pytestmark = pytest.mark.models
 

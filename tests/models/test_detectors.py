@@ -20,8 +20,7 @@ from models.detectors.yunet import YuNet, detections_of
 from models.preprocessing import InputSpec
 from models.types import BgrImage, Detections
 from shared.errors import PackError
-
-from .graphs import answering, floats, save
+from tests.support.graphs import answering, floats, save
 
 FRAME: BgrImage = np.zeros((720, 1280, 3), np.uint8)
 Floats = NDArray[np.float32]

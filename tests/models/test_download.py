@@ -7,8 +7,7 @@ import pytest
 from models.packs.download import download
 from models.packs.manifest import Source
 from shared.errors import PackError
-
-from .far_web import FarWeb
+from tests.support.fake_web import FarWeb
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 

@@ -9,8 +9,7 @@ import pytest
 from models.face_check import certainty
 from models.quality.quality import OFF
 from tests.benchmarks.accuracy.enrolling import without_people
-
-from .conftest import sample
+from tests.models.conftest import sample
 
 pytestmark = pytest.mark.models
 PORTRAITS = ["astronaut.png", "obama.jpg", "biden.jpg"]

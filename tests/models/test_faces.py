@@ -17,8 +17,7 @@ from models.samples import sample_path
 from models.types import Face
 from shared.errors import NotFound, PackError
 from shared.wire.template import Template
-
-from .conftest import read, sample
+from tests.models.conftest import read, sample
 
 pytestmark = pytest.mark.models
 

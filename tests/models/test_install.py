@@ -22,9 +22,8 @@ from models.packs.manifest import Manifest, ModelFile, Pack, Source
 from models.packs.store import InstalledPack, installed, require
 from models.preprocessing import InputSpec
 from shared.errors import PackError
-
-from . import graphs
-from .far_web import FarWeb
+from tests.support import graphs
+from tests.support.fake_web import FarWeb
 
 
 def sha256(data: bytes) -> str:

@@ -12,8 +12,7 @@ from models.face_models import FaceModels
 from models.quality.quality import is_lower_face_covered
 from models.types import BgrImage
 from shared.wire.quality import Quality, QualityFactor
-
-from .conftest import read, sample
+from tests.models.conftest import read, sample
 
 PORTRAITS = ("obama.jpg", "obama2.jpg", "obama3.jpg", "biden.jpg", "astronaut.png")
 

@@ -13,6 +13,7 @@ from models.onnx_session import Session
 from models.quality.quality import DOORWAY, OFF, PASSPORT
 from models.types import BgrImage
 from shared.wire.quality import Quality
+from tests.models.conftest import sample
 from tools.occlusion.evaluate import (
     Face,
     Trial,
@@ -26,8 +27,6 @@ from tools.occlusion.evaluate import (
     held_out_samples,
     trial,
 )
-
-from .conftest import sample
 
 COLUMNS = {factor: column for column, factor in enumerate(FACTORS)}
 

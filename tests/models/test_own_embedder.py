@@ -11,10 +11,9 @@ from models.packs.install import pull
 from models.packs.manifest import built_in_manifest, read_manifest
 from models.packs.store import default_cache
 from shared.errors import PackError
-
-from . import graphs
-from .conftest import sample
-from .test_manifest import written
+from tests.models.conftest import sample
+from tests.models.test_manifest import written
+from tests.support import graphs
 
 pytestmark = pytest.mark.models
 

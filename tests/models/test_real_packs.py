@@ -16,10 +16,9 @@ from models.packs.install import pull
 from models.packs.manifest import built_in_manifest
 from models.packs.store import default_cache, installed
 from shared.errors import PackError
-from tests.weights import FILES, manifest_of, weights_folder
-
-from .conftest import sample
-from .far_web import FarWeb
+from tests.models.conftest import sample
+from tests.support.fake_web import FarWeb
+from tests.support.weights import FILES, manifest_of, weights_folder
 
 pytestmark = [
     pytest.mark.models,

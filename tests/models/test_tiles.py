@@ -8,8 +8,7 @@ from models.detectors.tiles import Tiles
 from models.face_models import FaceModels, open_models
 from models.samples import sample_path
 from models.types import BgrImage, Detections
-
-from .conftest import read
+from tests.models.conftest import read
 
 
 class Spots:

@@ -18,9 +18,8 @@ from models.packs.store import InstalledPack, require
 from models.packs.surgery import flush_denormals
 from models.preprocessing import Layout
 from models.types import BgrImage, Detections
-
-from . import graphs
-from .conftest import read, sample
+from tests.models.conftest import read, sample
+from tests.support import graphs
 
 pytestmark = pytest.mark.models
 

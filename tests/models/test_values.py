@@ -12,8 +12,7 @@ from models.preprocessing import InputSpec, Layout
 from models.types import Detections
 from models.warping import clip, enlarge, stretch
 from shared.errors import MalformedInput, PackError
-
-from . import graphs
+from tests.support import graphs
 
 
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])

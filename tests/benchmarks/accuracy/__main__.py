@@ -15,7 +15,7 @@ from tests.benchmarks.accuracy.policies import policy_rows
 from tests.benchmarks.accuracy.shots import shot_rows
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.tables import Row, print_facts, print_table, write_json
-from tests.weights import use_weights
+from tests.support.weights import use_weights
 
 
 @dataclass(frozen=True, slots=True)

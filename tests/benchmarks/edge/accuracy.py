@@ -22,8 +22,8 @@ from models.types import BgrImage
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, add, grain
 from tests.benchmarks.tables import Row, print_table
-from tests.edge_agent.fake_faces import Sink
-from tests.edge_agent.films import Actor, compose
+from tests.support.fake_faces import Sink
+from tests.support.films import Actor, compose
 
 _SIZE = (640, 360)
 _SECONDS = 3.0

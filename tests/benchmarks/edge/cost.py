@@ -14,7 +14,7 @@ from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, SCENES, SIZES, Person, film, people_of
 from tests.benchmarks.edge.truth import Following
 from tests.benchmarks.tables import Row, print_table
-from tests.edge_agent.fake_faces import Sink
+from tests.support.fake_faces import Sink
 
 _EVERY_FRAME = PipelineRules(detection=DetectionRules(motion=False, reach="near"))
 

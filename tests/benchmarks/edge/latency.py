@@ -19,7 +19,7 @@ from shared.wire.messages import ProbeReceipt
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS
 from tests.benchmarks.tables import Row, print_table
-from tests.edge_agent.films import Actor, compose
+from tests.support.films import Actor, compose
 
 _SIZE = (1280, 720)
 _ENTRANCES = 20

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.types import BgrImage
 from tests.benchmarks.edge import people
 from tests.benchmarks.edge.people import Portrait
-from tests.edge_agent.films import Actor, compose
+from tests.support.films import Actor, compose
 
 FPS = 25
 SECONDS = 16

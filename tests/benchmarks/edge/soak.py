@@ -18,7 +18,7 @@ from models.types import BgrImage
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, film
 from tests.benchmarks.tables import Row, print_table
-from tests.end_to_end.webcam import Webcam
+from tests.support.webcam import Webcam
 
 _SIZE = (1280, 720)
 _SAMPLE_S = 5.0

@@ -20,7 +20,7 @@ FLAGS = [
 TESTS = "not numpy and not hundred_million and not brute_force and not claims_more and not 33000"
 FILES = (
     "tests/shared/gallery/test_bounds.py",
-    "tests/shared/gallery/test_filters.py",
+    "tests/shared/gallery/test_id_filters.py",
     "tests/shared/gallery/test_search.py",
     "tests/attacks/test_segments.py",
 )

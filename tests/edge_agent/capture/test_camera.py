@@ -1,0 +1,421 @@
+"""What a feed makes of its source: the newest frame, outages, caps, clocks that leap."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.source import Source, open_source
+from edge_agent.capture.stall import StallLimit
+from models.types import BgrImage
+from shared.clock import SystemClock
+from shared.errors import SourceError
+from tests.support.films import Actor, write_film
+
+FILM = Manner(live=False, reconnect=False)
+LIVE = Manner(live=True, reconnect=True)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    square = np.full((40, 40, 3), 250, np.uint8)
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    way = lambda time_s: (20 + 100 * time_s, 60.0, 40.0)  # noqa: E731
+    return write_film(path, [Actor(square, way)], 2.0, (320, 120))
+
+
+class Scripted:
+    """A live source that gives the numbers it is told, then fails or ends."""
+
+    live, stills = True, False
+
+    def __init__(self, numbers: Iterator[int], after: Callable[[], None], fails: bool) -> None:
+        self._numbers, self._after, self._fails = numbers, after, fails
+        self.closed = False
+
+    def grab(self) -> float | None:
+        self._number = next(self._numbers, -1)
+        if self._number < 0:
+            if self._fails:
+                raise SourceError("the cable is out")
+            return None
+        self._after()
+        return float(self._number)
+
+    def retrieve(self) -> NDArray[np.uint8]:
+        return np.full((4, 4, 3), self._number, np.uint8)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_live_source_gives_its_newest_frame_and_counts_the_others() -> None:
+    all_read, go_on = threading.Event(), threading.Event()
+    numbers = iter(range(10))
+
+    def gate() -> None:
+        if numbers.__length_hint__() == 8:
+            go_on.wait(10)  # the second frame comes when the first one was taken
+
+    source = Scripted(numbers, gate, fails=False)
+    source.close = all_read.set  # type: ignore[method-assign]
+    feed = Feed("door", lambda: source, LIVE, threading.Event())
+    taken = []
+    for frame in feed:
+        taken.append(int(frame.image[0, 0, 0]))
+        go_on.set()
+        all_read.wait(10)  # slower than the camera
+    assert taken[-1] == 9
+    assert len(taken) <= 2
+    assert feed.dropped == 10 - len(taken)
+
+
+def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outcomes: list[Source | SourceError] = [
+        SourceError("no camera /dev/video0"),
+        SourceError("no camera /dev/video0"),
+        Scripted(iter([1]), lambda: None, fails=True),
+        Scripted(iter([2]), lambda: None, fails=False),
+    ]
+
+    def open_next() -> Source:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, SourceError):
+            raise outcome
+        return outcome
+
+    stop = threading.Event()
+    stop.wait = lambda timeout=None: stop.is_set()  # type: ignore[method-assign]  # no real pauses
+    feed = Feed("door", open_next, LIVE, stop, jitter=random.Random(0))
+    with caplog.at_level(logging.INFO):
+        frames = list(feed)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2]
+    assert [frame.index for frame in frames] == [0, 1]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "Camera door: no camera /dev/video0; trying again",
+        "Camera door gives pictures again",
+        "Camera door comes and goes: the cable is out; no more is said until it is well for a "
+        "minute",
+    ]
+
+
+def test_the_pauses_between_attempts_grow_and_are_bounded() -> None:
+    pauses: list[float] = []
+    stop = threading.Event()
+
+    def wait(timeout: float | None = None) -> bool:
+        pauses.append(timeout or 0.0)
+        if len(pauses) == 12:
+            stop.set()
+        return stop.is_set()
+
+    stop.wait = wait  # type: ignore[method-assign]
+
+    def never() -> Source:
+        raise SourceError("gone")
+
+    assert list(Feed("door", never, LIVE, stop, jitter=random.Random(0))) == []
+    assert all(0.25 <= pause <= 30 for pause in pauses)
+    assert pauses[0] <= 0.5
+    assert min(pauses[8:]) >= 15
+
+
+def test_a_feed_ends_when_it_is_told_to_stop_though_the_camera_is_silent() -> None:
+    stop, opened = threading.Event(), threading.Event()
+
+    class Silent(Scripted):
+        def grab(self) -> float | None:
+            opened.set()
+            stop.wait(30)
+            raise SourceError("woken")
+
+    feed = Feed("door", lambda: Silent(iter(()), lambda: None, fails=True), LIVE, stop)
+    threading.Thread(target=lambda: (opened.wait(10), stop.set()), daemon=True).start()
+    assert list(feed) == []
+
+
+def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
+    class Clock:
+        """Each look at it takes a tenth of a second: reading is slower than the film."""
+
+        def __init__(self) -> None:
+            self.at_s = 0.0
+
+        def monotonic_s(self) -> float:
+            self.at_s += 0.1
+            return self.at_s
+
+        def now(self) -> object:
+            return None
+
+    stop = threading.Event()
+    feed = Feed(
+        "door",
+        lambda: open_source(str(film)),
+        Manner(live=False, reconnect=False, realtime=True),
+        stop,
+        clock=Clock(),  # type: ignore[arg-type]
+    )
+    frames = list(feed)
+    assert len(frames) + feed.dropped == 50
+    assert frames[-1].time_s == pytest.approx(49 / 25)
+
+
+def test_a_frame_rate_cap_takes_frames_evenly_and_decodes_no_others(film: Path) -> None:
+    decoded: list[float] = []
+
+    class Counting:
+        live, stills = False, False
+
+        def __init__(self) -> None:
+            self._source = open_source(str(film))
+
+        def grab(self) -> float | None:
+            return self._source.grab()
+
+        def retrieve(self) -> BgrImage:
+            decoded.append(0.0)
+            return self._source.retrieve()
+
+        def close(self) -> None:
+            self._source.close()
+
+    feed = Feed("door", Counting, FILM, threading.Event(), max_fps=5)
+    times = [frame.time_s for frame in feed]
+    assert times == pytest.approx([0.2 * n for n in range(10)])
+    assert len(decoded) == 10
+
+
+def test_the_cap_can_be_turned_while_the_film_runs(film: Path) -> None:
+    feed = Feed("door", lambda: open_source(str(film)), FILM, threading.Event(), max_fps=5)
+    times = []
+    for frame in feed:
+        times.append(frame.time_s)
+        if frame.time_s >= 0.99:
+            feed.max_fps = None
+    gaps = np.diff(times)
+    assert gaps[:5] == pytest.approx(0.2)
+    assert gaps[5:] == pytest.approx(1 / 25)
+
+
+def test_a_camera_that_stops_giving_pictures_is_stalled_then_lost() -> None:
+    class Clock(SystemClock):
+        at_s = 100.0
+
+        def monotonic_s(self) -> float:
+            return Clock.at_s
+
+    hang, stop = threading.Event(), threading.Event()
+
+    class Hanging(Scripted):
+        def grab(self) -> float | None:
+            if self.closed:
+                raise SourceError("closed")
+            number = super().grab()
+            if number is None:
+                hang.wait(10)
+            return number
+
+    source = Hanging(iter([1]), lambda: None, fails=False)
+    stall = StallLimit()
+    for at_s in (0.0, 0.04, 0.08):  # what it was known for before: 25 pictures a second
+        stall.came(at_s)
+    feed = Feed("door", lambda: source, Manner(True, False), stop, stall=stall, clock=Clock())
+    frames = iter(feed)
+    next(frames)
+    assert feed.state == "running"
+    Clock.at_s += 3
+    assert feed.state == "stalled"
+    Clock.at_s += 2
+    with pytest.raises(SourceError, match=r"has given nothing for 4\.5 s"):
+        next(frames)
+    assert feed.state == "ended"
+    assert feed.error is not None
+    hang.set()
+
+
+def test_a_camera_that_hangs_while_it_is_opened_is_lost_after_a_minute() -> None:
+    class Clock(SystemClock):
+        at_s = 100.0
+
+        def monotonic_s(self) -> float:
+            return Clock.at_s
+
+    hang = threading.Event()
+
+    def hanging() -> Source:
+        Clock.at_s += 61
+        hang.wait(10)
+        raise SourceError("woken")
+
+    feed = Feed("door", hanging, Manner(True, False), threading.Event(), clock=Clock())
+    with pytest.raises(SourceError, match="no first picture in 60 s"):
+        list(feed)
+    hang.set()
+
+
+def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
+    """A day back, a year forward: what was captured says so, what is tracked never notices."""
+    leaps = [timedelta(0), timedelta(days=-1), timedelta(days=365)]
+
+    class Clock(SystemClock):
+        def now(self) -> datetime:
+            return datetime(2026, 11, 22, 12, 0, tzinfo=UTC) + leaps.pop(0)
+
+    taken = threading.Semaphore(1)
+    source = Scripted(iter([1, 2, 3]), lambda: taken.acquire(timeout=10) and None, fails=False)
+    frames = []
+    for frame in Feed("door", lambda: source, LIVE, threading.Event(), clock=Clock()):
+        frames.append(frame)
+        taken.release()
+    assert [frame.captured_at.year for frame in frames] == [2026, 2026, 2027]
+    assert [frame.time_s for frame in frames] == [1.0, 2.0, 3.0]
+
+
+class Clock(SystemClock):
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.at_s = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
+
+
+def without_pauses() -> threading.Event:
+    stop = threading.Event()
+    stop.wait = lambda timeout=None: stop.is_set()  # type: ignore[method-assign]
+    return stop
+
+
+def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_for_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, stop = Clock(), without_pauses()
+
+    def open_next() -> Source:
+        clock.at_s += 1
+        return Scripted(iter([1]), lambda: None, fails=True)
+
+    feed = Feed("door", open_next, LIVE, stop, clock=clock)
+    for count, _ in enumerate(feed):
+        if count == 5:
+            break
+    assert [record.getMessage() for record in caplog.records] == [
+        "Camera door: the cable is out; trying again",
+        "Camera door gives pictures again",
+        "Camera door comes and goes: the cable is out; no more is said until it is well for a "
+        "minute",
+    ]
+    assert feed._pause_s() >= 4, "one picture does not make it well"
+    caplog.clear()
+
+    taken = threading.Semaphore(1)
+    feed._open = lambda: Scripted(
+        iter(range(50)), lambda: taken.acquire(timeout=10) and None, fails=True
+    )
+    for count, _ in enumerate(feed):
+        clock.at_s += 3
+        taken.release()
+        if count == 25:
+            break
+    assert caplog.messages[0] == "Camera door has given pictures for a minute"
+
+
+def test_a_library_that_raises_what_it_likes_ends_no_more_than_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outcomes: list[Exception | Source] = [
+        MemoryError("20000 x 16000"),
+        ZeroDivisionError("rtsp://me:secret@cam/1"),
+        Scripted(iter([7]), lambda: None, fails=False),
+    ]
+
+    def open_next() -> Source:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    frames = list(Feed("door", open_next, LIVE, without_pauses()))
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [7]
+    assert "failed unexpectedly (MemoryError: 20000 x 16000); trying again" in caplog.messages[0]
+    assert "secret" not in caplog.text
+
+
+def test_a_camera_that_sends_the_same_picture_for_a_minute_is_lost_and_nobody_stays_in_view() -> (
+    None
+):
+    clock, stop = Clock(), without_pauses()
+    taken = threading.Semaphore(1)
+
+    class Frozen(Scripted):
+        def retrieve(self) -> NDArray[np.uint8]:
+            return np.full((16, 16, 3), 9, np.uint8)
+
+    source = Frozen(iter(range(1, 100)), lambda: taken.acquire(timeout=10) and None, fails=False)
+    feed = Feed("door", lambda: source, Manner(True, False), stop, clock=clock)
+    frames = []
+
+    def watch() -> None:
+        for frame in feed:
+            frames.append(frame)
+            clock.at_s += 3
+            taken.release()
+
+    with pytest.raises(SourceError, match="the very same picture for 60 s"):
+        watch()
+    assert len(frames) == 20
+
+
+def test_who_was_in_view_when_a_camera_is_lost_is_let_go_once() -> None:
+    clock, stop, silences = Clock(), without_pauses(), []
+    outcomes = [Scripted(iter([1]), lambda: None, fails=True)]
+
+    def open_next() -> Source:
+        clock.at_s += 2
+        if clock.at_s > 120:
+            stop.set()
+        if not outcomes:
+            raise SourceError("gone")
+        return outcomes.pop()
+
+    feed = Feed("door", open_next, LIVE, stop, clock=clock)
+    feed.on_silence = lambda: silences.append(clock.at_s)
+    list(feed)
+    assert silences == [106.0], "beyond 2.5 s; a shorter outage lets nobody go"
+
+
+@pytest.mark.parametrize(
+    ("pace_s", "fps", "limit_s"),
+    [(0.04, None, 4.5), (2.0, None, 8.0), (5.0, None, 20.0), (30.0, None, 60.0), (30.0, 0.01, 120)],
+)
+def test_the_silence_that_is_allowed_follows_the_cameras_own_pace(
+    pace_s: float, fps: float | None, limit_s: float
+) -> None:
+    stall = StallLimit(fps)
+    for count in range(4):
+        stall.came(count * pace_s)
+    assert stall.seconds == pytest.approx(limit_s)
+    stall.opened()
+    stall.came(1e6)
+    assert stall.seconds == pytest.approx(limit_s), "an outage is no pace"
+
+
+def test_a_camera_of_unknown_pace_is_given_longer_each_time_that_it_seems_to_stall() -> None:
+    stall = StallLimit()
+    limits = []
+    for _ in range(5):
+        limits.append(stall.seconds)
+        stall.stalled()
+    assert limits == [10, 20, 40, 60, 60]

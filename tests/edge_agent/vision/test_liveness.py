@@ -1,0 +1,76 @@
+"""Liveness over the track: a weak score that decides only where its owner wants it to."""
+
+import pytest
+
+from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.quality_gate import LivenessRules
+from tests.support.fake_faces import FakeFaces, Sink, Someone, frame_of
+
+
+def watch(rules: LivenessRules, live: float, frames: int = 60) -> tuple[FakeFaces, Sink, Pipeline]:
+    scene = lambda _: [Someone(1, 300)]  # noqa: E731
+    models, sink = FakeFaces(scene, live={1: live}), Sink()
+    pipeline = Pipeline(models, sink, PipelineRules(liveness=rules))
+    for index in range(frames):
+        pipeline.step(frame_of(scene, index))
+    pipeline.finish()
+    return models, sink, pipeline
+
+
+def test_a_track_that_does_not_seem_live_makes_no_probe_and_says_why() -> None:
+    models, sink, pipeline = watch(LivenessRules("refuse", threshold=0.5), live=0.2)
+    assert (sink.probes, models.batches) == ([], [])
+    assert pipeline.counts.unidentified == {"liveness": 1}
+
+
+def test_one_that_does_makes_a_probe_that_says_how_live_it_seemed() -> None:
+    _, sink, _ = watch(LivenessRules("refuse", threshold=0.5), live=0.7)
+    (probe,) = sink.probes
+    assert probe.liveness == pytest.approx(0.7)
+    factor = probe.quality.factors[-1]
+    assert (factor.name, factor.low, factor.passed) == ("liveness", 0.5, True)
+
+
+def test_a_refusal_rests_on_several_looks_not_on_one() -> None:
+    scene = lambda _: [Someone(1, 300)]  # noqa: E731
+
+    class Moody(FakeFaces):
+        def liveness(self, image, boxes):  # type: ignore[no-untyped-def]
+            score = super().liveness(image, boxes)
+            return score * 0 if self.liveness_looks == 1 else score  # one odd frame
+
+    models, sink = Moody(scene), Sink()
+    pipeline = Pipeline(models, sink, PipelineRules(liveness=LivenessRules("refuse", 0.5)))
+    for index in range(12):
+        pipeline.step(frame_of(scene, index))
+    assert len(sink.probes) == 1
+    assert models.liveness_looks >= 3
+
+
+def test_no_shot_is_so_good_that_one_look_lets_it_pass() -> None:
+    """A photograph seems live in one frame in three: the median of several looks refuses it."""
+    scene = lambda _: [Someone(1, 300, score=0.95)]  # noqa: E731
+
+    class Lucky(FakeFaces):
+        def liveness(self, image, boxes):  # type: ignore[no-untyped-def]
+            score = super().liveness(image, boxes)
+            return score if self.liveness_looks % 3 == 1 else score * 0
+
+    models, sink = Lucky(scene), Sink()
+    pipeline = Pipeline(models, sink, PipelineRules(liveness=LivenessRules("refuse", 0.5)))
+    for index in range(50):
+        pipeline.step(frame_of(scene, index))
+    pipeline.finish()
+    assert sink.probes == []
+
+
+def test_reported_it_gates_nothing() -> None:
+    models, sink, _ = watch(LivenessRules("report", threshold=0.5), live=0.1)
+    assert [probe.liveness for probe in sink.probes] == [pytest.approx(0.1)]
+    assert models.liveness_looks == 1, "a look for each shot that is judged, no more"
+
+
+def test_off_the_model_is_not_asked() -> None:
+    models, sink, _ = watch(LivenessRules("off"), live=0.1)
+    assert [probe.liveness for probe in sink.probes] == [None]
+    assert models.liveness_looks == 0
