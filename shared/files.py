@@ -1,10 +1,12 @@
-"""Files that settings name, and what it means when one cannot be written."""
+"""Files: written durably, read where settings name them, and errors of a disk in plain words."""
 
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from shared.errors import StorageFull, StorageReadOnly, Unavailable
 
@@ -64,3 +66,49 @@ def no_storing(folder: Path, what: str) -> Unavailable | None:
     except OSError as error:
         return unwritable(what, error)
     return None
+
+
+@contextmanager
+def durable_file(
+    path: Path, *, mode: int | None = None, suffix: str = ".new"
+) -> Iterator[BinaryIO]:
+    """Opens a new file for writing and reading; it becomes `path` when the block ends.
+
+    Until then it stands beside `path` and has `suffix` after its name. The content is on the disk
+    before the rename, and the rename is on the disk before this returns: after a crash `path` is
+    the old file or the new one, never a part. If the block or the disk fails, the new file is
+    deleted and `path` stays as it was. Without `mode` the umask sets the permissions. The folder
+    must exist, and only one process at a time may write `path`. Raises OSError.
+    """
+    unfinished = path.with_name(path.name + suffix)
+    unfinished.unlink(missing_ok=True)  # left by a process that crashed
+    created = 0o666 if mode is None else mode
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, created)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)  # the umask may have removed permissions
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Replaces the file `path` by one with this content, as `durable_file` does."""
+    with durable_file(path, mode=mode) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names, renames and deletions in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
