@@ -9,14 +9,14 @@ from match_server.container import Services
 from match_server.evaluation.by_pictures import missed_by_pictures
 from match_server.evaluation.comparisons import compare
 from match_server.evaluation.folder import read_folder
-from match_server.evaluation.html_report import page_of
+from match_server.evaluation.html_report import html_report
 from match_server.evaluation.measurement import as_reference, measure
 from match_server.evaluation.plots import can_plot, write_plots
 from match_server.evaluation.report import Report, Wish, report_of
 from match_server.evaluation.slices import read_groups
+from match_server.picture_folder import pictures_in
 from match_server.schemas.calibrations import CalibrationAdopted
 from match_server.schemas.collections import GateName
-from match_server.services.picture_folder import pictures_in
 from match_server.services.recognition.engines import installed_engine
 from models.packs.choice import DetectorChoice
 from shared.errors import ConfigurationError
@@ -88,7 +88,7 @@ def run(services: Services, wanted: Wanted, *, adopt: bool, plots: bool | None) 
     written = [
         _write(wanted.out / "calibration.json", measured.file.model_dump_json()),
         _write(wanted.out / "report.json", report.model_dump_json(indent=1)),
-        _write(wanted.out / "report.html", page_of(report, measured.file)),
+        _write(wanted.out / "report.html", html_report(report, measured.file)),
     ]
     if wanted.reference is not None:
         missed = missed_by_pictures(read)

@@ -91,9 +91,9 @@ def import_(
     """
     from match_server.backup.importing import is_export
     from match_server.commands.import_output import show
+    from match_server.picture_folder import Naming
     from match_server.schemas.batches import BatchQuery
     from match_server.services.enrollment.batch_import import opened, plan, run
-    from match_server.services.picture_folder import Naming
 
     settings = load_settings(context.obj, **options)
     if is_export(source):

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from match_server.picture_folder import printable_name
 from match_server.schemas.collections import GateName
-from match_server.services.picture_folder import printable_name
-from match_server.services.recognition.face_engine import FaceEngine
 from models.types import Face
 from shared.errors import (
     ConfigurationError,
@@ -28,6 +28,17 @@ log = logging.getLogger(__name__)
 
 _BYSTANDER = 0.5
 """A second face at least so large, by its side, makes it unclear whose picture it is."""
+
+
+class FaceModels(Protocol):
+    """The face models that are evaluated."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def analyze(self, data: bytes, *, gate: GateName) -> list[Face]:
+        """Returns all faces of an encoded picture, the largest first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ class ReadFolder:
 def read_folder(
     folder: Path,
     files: Sequence[Path],
-    faces: FaceEngine,
+    models: FaceModels,
     gate: GateName,
     *,
     max_bytes: int,
@@ -68,7 +79,7 @@ def read_folder(
     """
     if not files:
         raise ConfigurationError(f"there are no pictures in {folder}")
-    rows = np.empty((len(files), faces.dimension), dtype=np.float16)
+    rows = np.empty((len(files), models.dimension), dtype=np.float16)
     names: dict[str, int] = {}
     seen: dict[bytes, str] = {}
     persons, used, refused = list[int](), list[str](), list[Refusal]()
@@ -82,7 +93,7 @@ def read_folder(
             if digest in seen:
                 raise Unusable(f"is the same file as {seen[digest]}", reasons=["duplicate"])
             seen[digest] = name
-            face, rows[len(used)] = _only_face(faces, data, gate)
+            face, rows[len(used)] = _only_face(models, data, gate)
         except MusterError as error:
             given = error.details.get("reasons")
             reasons = [str(one) for one in given] if isinstance(given, list) else [error.code]
@@ -120,9 +131,9 @@ def _content(path: Path, folder: Path, max_bytes: int) -> bytes:
         raise ConfigurationError(f"cannot be read: {error.strerror}") from error
 
 
-def _only_face(faces: FaceEngine, data: bytes, gate: GateName) -> tuple[Face, NDArray[np.float32]]:
+def _only_face(models: FaceModels, data: bytes, gate: GateName) -> tuple[Face, NDArray[np.float32]]:
     """The face that a picture is of, and its vector."""
-    found = faces.analyze(data, gate=gate)
+    found = models.analyze(data, gate=gate)
     if not found:
         raise NoFace("no face was found", reasons=["no_face"])
     if len(found) > 1 and side_of(found[1]) >= _BYSTANDER * side_of(found[0]):

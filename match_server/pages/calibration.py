@@ -1,12 +1,22 @@
 """The page about a collection's operating point: what it decides by, and how that is known."""
 
-from flask import Blueprint, Request, make_response, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Request,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    send_file,
+    url_for,
+)
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
 from match_server.calibration.calibration import Calibration, fmr_for_fpir
 from match_server.container import Services
-from match_server.pages.charts import HEIGHT, WIDTH, charts_of
+from match_server.evaluation.charts import charts_of
+from match_server.evaluation.html_report import CHART_STYLE, charts_html
 from match_server.schemas.base import Paging
 from match_server.schemas.collections import CollectionQuery, CollectionView
 from shared.errors import NotFound
@@ -25,6 +35,10 @@ def add_calibration_page(blueprint: Blueprint, services: Services, gatekeeper: G
         if visitor is None:
             return redirect(url_for("pages.login"))
         return _shown(services, request, by_key=visitor.key_id != "open-page")
+
+    @blueprint.get("/static/charts.css")
+    def chart_style() -> AnyResponse:
+        return send_file(CHART_STYLE, conditional=True)
 
 
 def _shown(services: Services, asked: Request, *, by_key: bool) -> AnyResponse:
@@ -52,10 +66,10 @@ def _shown(services: Services, asked: Request, *, by_key: bool) -> AnyResponse:
         chosen=chosen,
         adopted=adopted,
         history=history,
-        charts=charts_of(adopted.calibration, chosen.operating_point) if adopted and chosen else [],
+        charts=charts_html(charts_of(adopted.calibration, chosen.operating_point))
+        if adopted and chosen
+        else [],
         growth=_growth(chosen, Calibration(adopted.calibration)) if adopted and chosen else [],
-        width=WIDTH,
-        height=HEIGHT,
     )
     return make_response(page, 200 if chosen is not None else 404)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from match_server.container import Services, build_services
+from match_server.picture_folder import BY_FOLDER, Naming, pictures_in, printable_name
 from match_server.process.bootstrap import prepare, require_data
 from match_server.schemas.batches import BatchQuery, BatchVerdict
 from match_server.services.enrollment.batch_reader import lines_of, picture_item
 from match_server.services.enrollment.batches import Item
 from match_server.services.enrollment.bulk import Resume
 from match_server.services.enrollment.folder_persons import PersonFolders
-from match_server.services.picture_folder import BY_FOLDER, Naming, pictures_in, printable_name
 from match_server.settings import Settings
 from models.images.formats import FileFormat, format_of
 from shared.errors import ConfigurationError, MusterError, TooLarge

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from match_server.evaluation.charts import HEIGHT, WIDTH, charts_of
 from match_server.evaluation.comparisons import compare
-from match_server.pages.charts import HEIGHT, WIDTH, charts_of
 from match_server.services.collection_ref import Scope
 from match_server.services.recognition.operating_point import Traffic, operating_point
 
