@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("shared", "models", "edge_agent", "match_server", "tools", "demo", "tests")
+FOLDERS = (
+    "shared",
+    "models",
+    "edge_agent",
+    "match_server",
+    "tools",
+    "demo",
+    "tests",
+    "docs",
+    "systemd",
+)
 
 # Names of variables, arguments, attributes, functions, classes and modules, or of parts of them
 # (`_` and capitals separate parts): what to write instead.
@@ -97,8 +107,13 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
 
 
 def findings(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields line and message of every private word in one Python file."""
+    """Yields line and message of every private word in one file of Python or Markdown."""
     source = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        for number, line in enumerate(source.splitlines(), start=1):
+            for match in _TEXT.finditer(line):
+                yield number, f"text `{match.group()}`"
+        return
     tree = ast.parse(source)
     names = dict.fromkeys(bound_names(tree))
     for line, name in names:
@@ -111,6 +126,10 @@ def findings(path: Path) -> Iterator[tuple[int, str]]:
     for line, text in (*docstrings(tree), *comments(source)):
         for match in _TEXT.finditer(text):
             yield line, f"text `{match.group()}`"
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return [*folder.rglob("*.py"), *folder.rglob("*.md")]
 
 
 def main(arguments: list[str]) -> int:
