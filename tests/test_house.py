@@ -1,5 +1,6 @@
 """The house rules that no single room can keep."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,20 @@ def test_no_weights_or_media_are_committed_but_our_own_small_network() -> None:
 @pytest.mark.parametrize("module", ["edge_agent.agent", "models.face_models", "match_server.app"])
 def test_how_weights_were_trained_is_no_part_of_the_running_programs(module: str) -> None:
     assert "tools.occlusion" not in loaded_by(module, whole_names=True)
+
+
+_LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("systemd/*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_of_a_document_leads_to_a_file(document: Path) -> None:
+    targets = _LINK.findall(document.read_text(encoding="utf-8"))
+    assert [name for name in targets if not (document.parent / name).exists()] == []
+
+
+def test_every_document_is_in_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    targets = _LINK.findall(index.read_text(encoding="utf-8"))
+    linked = {(index.parent / name).resolve() for name in targets}
+    assert [path.name for path in DOCUMENTS if path not in linked | {index}] == []

@@ -134,9 +134,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     folders = [Path(argument) for argument in arguments] or [ROOT / name for name in FOLDERS]
-    files = [
-        file for path in folders for file in ([path] if path.is_file() else path.rglob("*.py"))
-    ]
+    files = [file for path in folders for file in ([path] if path.is_file() else _files_of(path))]
     count = 0
     for file in sorted(files):
         for line, message in findings(file):
