@@ -12,10 +12,10 @@ from sqlalchemy import Connection, select
 from match_server.backup.container import Writer
 from match_server.backup.files import Places, files_named, is_named
 from match_server.backup.rows import TableRows, counted, numbers_given
+from match_server.data_folder import require_data_folder
 from match_server.db.database import Database
 from match_server.db.migrations import current_revision, head_revision
 from match_server.db.tables import Collection, Table
-from match_server.process.bootstrap import require_data_folder
 from match_server.services.audit.chain import Note, note
 from match_server.settings import Settings
 from shared.clock import Clock

@@ -84,8 +84,8 @@ def import_server(
 ) -> None:
     """`match-server import` of a file that `export` has written."""
     from match_server.backup.importing import restore
+    from match_server.data_folder import make_data_folder
     from match_server.db.database import Database
-    from match_server.process.bootstrap import make_data_folder
     from match_server.services.enrollment.batch_import import opened
     from match_server.services.privacy.erasure_journal import FILE as JOURNAL
     from match_server.services.privacy.erasure_journal import Journal

@@ -132,7 +132,8 @@ def evaluate(
 @contextmanager
 def _services(settings: Settings, *, adopt: bool) -> "Iterator[Services]":
     """Those of a server that exists; to measure alone, without one, others that leave nothing."""
-    from match_server.process.bootstrap import NoData, require_data
+    from match_server.data_folder import NoData
+    from match_server.process.bootstrap import require_data
     from match_server.services.enrollment.batch_import import opened
 
     try:

@@ -48,13 +48,8 @@ def create_key(
     Example:
       match-server key create --role device --device front-door --data-dir /var/lib/muster
     """
-    from match_server.process.bootstrap import (
-        NoData,
-        is_service_installed,
-        open_keys,
-        prepare,
-        require_data,
-    )
+    from match_server.data_folder import NoData, is_service_installed
+    from match_server.process.bootstrap import open_keys, prepare, require_data
     from match_server.schemas.keys import KeyCreate
 
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)

@@ -74,10 +74,10 @@ def migrate(
     Example:
       match-server migrate --data-dir /var/lib/muster
     """
+    from match_server.data_folder import make_data_folder
     from match_server.db.database import Database, sqlite_path
     from match_server.db.migrations import current_revision, is_older, require_database
     from match_server.db.migrations import migrate as run
-    from match_server.process.bootstrap import make_data_folder
 
     settings = load_settings(config, **options)
     make_data_folder(settings.data_dir)

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Callable
 
 from match_server.container import Services, build_services, face_engine
+from match_server.data_folder import require_data_folder
 from match_server.db.migrations import (
     current_revision,
     head_revision,
     require_known,
     require_tables,
 )
-from match_server.process.bootstrap import require_data_folder
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.health import Check
 from match_server.services.encryption.stored_templates import damaged_templates

@@ -7,6 +7,7 @@ import time
 from importlib.metadata import version
 
 from match_server.container import Services, build_services
+from match_server.data_folder import NoData
 from match_server.db.leader_lock import turn_at
 from match_server.mqtt.client import Broker, broker_of
 from match_server.mqtt.device_reports import DeviceDesk
@@ -15,7 +16,7 @@ from match_server.mqtt.intake import Consumer, Listening
 from match_server.mqtt.publisher import Publisher
 from match_server.mqtt.sensors import Announcer
 from match_server.mqtt.tracks import track_listening
-from match_server.process.bootstrap import NoData, require_data
+from match_server.process.bootstrap import require_data
 from match_server.process.json_logging import set_up_logging
 from match_server.process.notifiers import webhook_deliverer
 from match_server.services.metrics import end_sharing, share_metrics

@@ -18,7 +18,8 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from match_server.app import create_app
 from match_server.container import Services, build_services
-from match_server.process.bootstrap import page_secret, prepare
+from match_server.data_folder import page_secret
+from match_server.process.bootstrap import prepare
 from match_server.process.json_logging import logging_config, set_up_logging
 from match_server.process.notifiers import webhook_deliverer
 from match_server.process.parking_worker import CONNECTIONS, ParkingWorker

@@ -18,9 +18,10 @@ from sqlalchemy import update
 from match_server.backup.container import Reader, Record, Writer
 from match_server.backup.exporting import export
 from match_server.backup.importing import restore
+from match_server.data_folder import make_data_folder
 from match_server.db.database import Database
 from match_server.db.tables import AuditHead, Event, Image, Storage, Table
-from match_server.process.bootstrap import make_data_folder, prepare
+from match_server.process.bootstrap import prepare
 from match_server.settings import Settings
 from shared.clock import SystemClock
 from shared.errors import MusterError

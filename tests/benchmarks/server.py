@@ -29,8 +29,9 @@ from sqlalchemy import insert
 
 from match_server.app import create_app
 from match_server.container import Services, build_services
+from match_server.data_folder import page_secret
 from match_server.db.tables import Person, Template
-from match_server.process.bootstrap import page_secret, prepare
+from match_server.process.bootstrap import prepare
 from match_server.schemas.keys import KeyCreate
 from match_server.services.change_feed import record
 from match_server.services.lookups import collection_named

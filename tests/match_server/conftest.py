@@ -23,9 +23,10 @@ from flask.testing import FlaskClient
 
 from match_server.app import create_app
 from match_server.container import Services, build_services
+from match_server.data_folder import page_secret
 from match_server.db.database import Database
 from match_server.db.migrations import migrate
-from match_server.process.bootstrap import page_secret, prepare
+from match_server.process.bootstrap import prepare
 from match_server.schemas.keys import KeyCreate
 from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations

@@ -21,10 +21,10 @@ from match_server.backup.importing import is_export
 from match_server.backup.importing import restore as restore_with
 from match_server.backup.rows import TableRows, numbers_given
 from match_server.commands.cli import main
+from match_server.data_folder import make_data_folder
 from match_server.db.database import Database
 from match_server.db.migrations import head_revision, known_revisions, migrate
 from match_server.db.tables import AuditHead, Change, Counter, Event, Image, Table, Template
-from match_server.process.bootstrap import make_data_folder
 from match_server.schemas.audit import AuditQuery
 from match_server.services.audit.reader import Audit
 from match_server.services.storage.files import FileStore

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from match_server.commands.cli import main
+from match_server.data_folder import page_secret
 from match_server.db.migrations import head_revision
-from match_server.process.bootstrap import page_secret
 from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
 
@@ -143,7 +143,7 @@ def test_the_first_key_of_an_admin_may_come_before_the_server_and_says_so(tmp_pa
 def test_no_command_makes_a_second_server_beside_the_service(tmp_path, monkeypatch):
     unit = tmp_path / "match-server.service"
     unit.touch()
-    monkeypatch.setattr("match_server.process.bootstrap._UNIT", unit)
+    monkeypatch.setattr("match_server.data_folder._UNIT", unit)
     text = _run("key", "create", "--role", "admin", "--data-dir", tmp_path / "typo", code=1)
     assert "sudo match-server" in text
     assert not (tmp_path / "typo").exists()

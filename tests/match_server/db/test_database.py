@@ -14,10 +14,11 @@ from sqlalchemy import bindparam, select, text, update
 import match_server
 from match_server.app import create_app
 from match_server.container import build_services
+from match_server.data_folder import page_secret
 from match_server.db.database import Database
 from match_server.db.fast_sql import insert_many
 from match_server.db.tables import Collection, Counter, Person, Storage
-from match_server.process.bootstrap import page_secret, prepare
+from match_server.process.bootstrap import prepare
 from match_server.services.change_feed import next_number, position
 from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from match_server.backup.exporting import export
 from match_server.backup.importing import restore
 from match_server.commands.cli import main
+from match_server.data_folder import make_data_folder
 from match_server.db.tables import Counter, Person
-from match_server.process.bootstrap import make_data_folder
 from match_server.schemas.feed import ChangesQuery
 from match_server.services.audit.chain import Actor, act_as
 from match_server.services.auth.keys import Principal
