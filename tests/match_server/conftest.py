@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.routing import Rule
 
 from match_server.app import create_app
 from match_server.container import Services, build_services
@@ -213,6 +214,26 @@ def probe_message(vector: np.ndarray, captured_at: datetime, **more: Any) -> dic
         "thumbnail": thumbnail(),
     }
     return json.loads(json.dumps({**message, **more}))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_each_route_once() -> Iterator[None]:
+    """Werkzeug compiles Python code for each route of each application; here, once a process.
+
+    The code depends only on what is in the key. Each test makes an application of its own.
+    """
+    compiled: dict[tuple[Any, ...], Any] = {}
+    compile_builder = Rule._compile_builder
+
+    def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
+        key = (rule.rule, rule.subdomain, rule.merge_slashes, str(rule.defaults), append_unknown)
+        if key not in compiled:
+            compiled[key] = compile_builder(rule, append_unknown)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", compile_once)
+        yield
 
 
 @pytest.fixture

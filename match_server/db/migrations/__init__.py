@@ -50,6 +50,8 @@ def migrate_on(connection: Connection, revision: str) -> str:
     config.attributes["connection"] = connection
     current = current_on(connection)
     require_known(current)
+    if revision == "head" and current == head_revision():
+        return head_revision()
     if is_older(revision, current):
         command.downgrade(config, revision)
     else:
