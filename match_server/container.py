@@ -6,6 +6,7 @@ from pathlib import Path
 
 from match_server.db.database import Database
 from match_server.services.audit.access import AccessLog
+from match_server.services.audit.chain import append_notes
 from match_server.services.audit.pruning import AuditRetention
 from match_server.services.audit.reader import Audit
 from match_server.services.auth.keys import Keys
@@ -163,6 +164,7 @@ def build_services(
     engines = Engines(faces, find_engine)
     database = Database(
         settings.sqlalchemy_url,
+        append_notes,
         connections=settings.database_connections,
         waiting_writers=max(1, settings.threads // 4),
     )

@@ -16,7 +16,7 @@ from match_server.data_folder import require_data_folder
 from match_server.db.database import Database
 from match_server.db.migrations import current_revision, head_revision
 from match_server.db.tables import Collection, Table
-from match_server.services.audit.chain import Note, note
+from match_server.services.audit.chain import Note, append_notes, note
 from match_server.settings import Settings
 from shared.clock import Clock
 from shared.errors import ConfigurationError, KeptElsewhere, NotFound
@@ -55,7 +55,7 @@ def export(
     file. Raises ConfigurationError when there is no database, or one of another shape than this
     version's, or when the target is there already.
     """
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     require_data_folder(settings)
     if target.exists():
         raise ConfigurationError(f"{target} is there already; choose another name, or delete it")

@@ -16,6 +16,7 @@ from match_server.backup.files import Named, Places, forget, require_names, stor
 from match_server.backup.rows import Batch, Row, TableRows, counted, give_numbers_after
 from match_server.db.database import Database, sqlite_path
 from match_server.db.migrations import current_on, head_revision, known_revisions, migrate_on
+from match_server.services.audit.chain import append_notes
 from match_server.services.privacy.erasure_journal import Journal
 from match_server.settings import Settings
 from shared.clock import SystemClock
@@ -78,7 +79,7 @@ def restore(
     ConfigurationError for a file of a newer version or another kind, or one that names other
     storages; KeyMissing for a wrong passphrase; Damaged.
     """
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     if (file := sqlite_path(database.url)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     places = Places(settings.data_dir)
@@ -194,7 +195,7 @@ def require_empty(connection: Connection) -> None:
     if revision is None:
         return
     with tempfile.TemporaryDirectory(prefix="muster-") as folder:
-        fresh = Database(f"sqlite:///{Path(folder) / 'fresh.db'}")
+        fresh = Database(f"sqlite:///{Path(folder) / 'fresh.db'}", append_notes)
         try:
             with fresh.connection() as other:
                 migrate_on(other, revision)

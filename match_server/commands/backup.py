@@ -86,6 +86,7 @@ def import_server(
     from match_server.backup.importing import restore
     from match_server.data_folder import make_data_folder
     from match_server.db.database import Database
+    from match_server.services.audit.chain import append_notes
     from match_server.services.enrollment.batch_import import opened
     from match_server.services.privacy.erasure_journal import FILE as JOURNAL
     from match_server.services.privacy.erasure_journal import Journal
@@ -93,7 +94,7 @@ def import_server(
 
     make_data_folder(settings.data_dir)
     if erasures is not None:  # before anything else, so that no kill lets it be forgotten
-        with closing(Database(settings.sqlalchemy_url)) as database:
+        with closing(Database(settings.sqlalchemy_url, append_notes)) as database:
             Journal(settings.data_dir, database, SystemClock()).merge(erasures)
     size = file.stat().st_size
     with progress("Importing", size, counts=False) as display:

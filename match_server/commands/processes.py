@@ -78,10 +78,11 @@ def migrate(
     from match_server.db.database import Database, sqlite_path
     from match_server.db.migrations import current_revision, is_older, require_database
     from match_server.db.migrations import migrate as run
+    from match_server.services.audit.chain import append_notes
 
     settings = load_settings(config, **options)
     make_data_folder(settings.data_dir)
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     try:
         require_database(sqlite_path(database.url))
         current = current_revision(database)

@@ -4,7 +4,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from match_server.db.engines import (
     sqlite_path,
 )
 from match_server.db.fast_sql import Parameter, Prepared, Statement
-from match_server.services.audit.chain import seal
 from shared.errors import (
     Conflict,
     Damaged,
@@ -56,6 +55,10 @@ _DISK_FAILS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.
 _NOT_STORED = "the database cannot store this"
 _DISK_FULL, _READ_ONLY_TRANSACTION = "53100", "25006"  # PostgreSQL's
 _SHORTEST_LIST = 8
+
+
+BeforeCommit = Callable[[Session], None]
+"""The last step of every write. It may read and write in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,15 @@ class Database:
     """
 
     def __init__(
-        self, url: str | URL, *, connections: int = CONNECTIONS, waiting_writers: int = 1000
+        self,
+        url: str | URL,
+        before_commit: BeforeCommit,
+        *,
+        connections: int = CONNECTIONS,
+        waiting_writers: int = 1000,
     ) -> None:
         self.url = parsed_url(url)
+        self._before_commit = before_commit
         self._engine = open_engine(self.url, connections)
         self._file = sqlite_path(self.url)
         self._most = connections if not self.is_sqlite else SQLITE_CONNECTIONS
@@ -162,7 +171,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """A transaction: committed durably on leaving, rolled back when anything is raised.
 
-        Its last step before the commit is its entry in the audit log.
+        `before_commit` is its last step: there the transaction gets its entry in the audit log.
 
         Unavailable has `stored="unknown"` in its details when the connection broke after the
         commit was asked for: the database may have done it and had no time to say so.
@@ -176,7 +185,7 @@ class Database:
             try:
                 with session.begin():
                     yield session
-                    seal(session)
+                    self._before_commit(session)
                     session.flush()
                     asked = True
             except OperationalError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from match_server.data_folder import make_data_folder, no_data, page_secret, require_data_folder
 from match_server.db.database import Database
 from match_server.db.migrations import current_revision, migrate
+from match_server.services.audit.chain import append_notes
 from match_server.services.auth.keys import Keys
 from match_server.settings import Settings
 from shared.clock import SystemClock
@@ -43,7 +44,7 @@ def open_keys(settings: Settings) -> Iterator[Keys]:
 def open_database(settings: Settings) -> Iterator[Database]:
     """Opens the database of an existing server. Raises NoData."""
     require_data(settings)
-    with contextlib.closing(Database(settings.sqlalchemy_url)) as database:
+    with contextlib.closing(Database(settings.sqlalchemy_url, append_notes)) as database:
         yield database
 
 
@@ -56,7 +57,7 @@ def _bring_up_to_date(settings: Settings) -> None:
 @contextlib.contextmanager
 def _opened(settings: Settings) -> Iterator[Database]:
     """Opens the database; an error of the connection names the reason that the driver gives."""
-    with contextlib.closing(Database(settings.sqlalchemy_url)) as database:
+    with contextlib.closing(Database(settings.sqlalchemy_url, append_notes)) as database:
         try:
             yield database
         except Unavailable as error:

@@ -22,6 +22,7 @@ from match_server.data_folder import make_data_folder
 from match_server.db.database import Database
 from match_server.db.tables import AuditHead, Event, Image, Storage, Table
 from match_server.process.bootstrap import prepare
+from match_server.services.audit.chain import append_notes
 from match_server.settings import Settings
 from shared.clock import SystemClock
 from shared.errors import MusterError
@@ -39,7 +40,7 @@ def records_of(folder: Path) -> list[Record]:
     """Those of an export of a small server, with rows in every table."""
     settings = Settings(data_dir=folder / "server")
     prepare(settings)
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     with database.connection() as connection:
         fill(connection, Table.metadata)
         connection.execute(update(Image).values(file=None))

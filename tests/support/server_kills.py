@@ -27,6 +27,7 @@ from sqlalchemy import func, select
 
 from match_server.db.database import Database
 from match_server.db.tables import Change, Collection, Counter, Template
+from match_server.services.audit.chain import append_notes
 from tests.support.postgres import Postgres
 
 MODEL = "compact-mobilefacenet-512@1"
@@ -117,7 +118,7 @@ class Trial:
 
     def counts_agree(self) -> list[str]:
         """What contradicts itself in the database."""
-        database = Database(self._url)
+        database = Database(self._url, append_notes)
         with database.read() as session:
             templates = session.scalar(select(func.count()).select_from(Template))
             added = session.scalar(select(func.count()).where(Change.kind == "template_added"))

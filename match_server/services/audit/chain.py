@@ -75,8 +75,8 @@ def note(session: Session, entry: Note) -> None:
     session.info.setdefault(_NOTES, []).append(entry)
 
 
-def seal(session: Session) -> None:
-    """Append what was noted in this transaction to the chain: its last step before the commit."""
+def append_notes(session: Session) -> None:
+    """Append the notes of this transaction to the chain: the last step of every database write."""
     if not session.in_transaction():  # it was rolled back, and its notes with it
         return
     actor = current_actor()

@@ -26,6 +26,7 @@ from match_server.db.database import Database
 from match_server.db.migrations import head_revision, known_revisions, migrate
 from match_server.db.tables import AuditHead, Change, Counter, Event, Image, Table, Template
 from match_server.schemas.audit import AuditQuery
+from match_server.services.audit.chain import append_notes
 from match_server.services.audit.reader import Audit
 from match_server.services.storage.files import FileStore
 from match_server.settings import Settings
@@ -51,7 +52,7 @@ restore = functools.partial(restore_with, storages=_Any())
 
 @contextlib.contextmanager
 def _reading(settings):
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     with database.read() as session:
         yield session
     database.close()
@@ -137,7 +138,7 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
 
 
 def _audit(settings):
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     try:
         audit = Audit(database)
         newest = audit.page(AuditQuery()).items[0]
@@ -157,7 +158,7 @@ def _client(services):
 def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind):
     here = Settings(data_dir=tmp_path / "here", database_url=backend)
     make_data_folder(here.data_dir)
-    database = Database(here.sqlalchemy_url)
+    database = Database(here.sqlalchemy_url, append_notes)
     migrate(database)
     with database.connection() as connection:
         fill(connection, Table.metadata)
@@ -190,7 +191,7 @@ def test_every_kind_of_kept_file_is_exported():
 
 def test_a_file_of_an_older_version_is_brought_up_to_date(backend, target, tmp_path):
     old = known_revisions()[-1]
-    database = Database(backend or f"sqlite:///{tmp_path / 'old.db'}")
+    database = Database(backend or f"sqlite:///{tmp_path / 'old.db'}", append_notes)
     migrate(database, "base")
     migrate(database, old)
     with database.connection() as connection:
@@ -202,7 +203,7 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(backend, target, tmp_p
     database.close()
     there = target("sqlite")
     restore(there, tmp_path / "file")
-    database = Database(there.sqlalchemy_url)
+    database = Database(there.sqlalchemy_url, append_notes)
     assert migrate(database) == head_revision()
     migrate(database, old)
     with database.read() as session:
@@ -609,7 +610,7 @@ def _make_true(connection):
 
 
 def _with_templates(settings, count):
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     migrate(database)
     with database.connection() as connection:
         fill(connection, Table.metadata)

@@ -19,6 +19,7 @@ from match_server.db.database import Database
 from match_server.db.fast_sql import insert_many
 from match_server.db.tables import Collection, Counter, Person, Storage
 from match_server.process.bootstrap import prepare
+from match_server.services.audit.chain import append_notes
 from match_server.services.change_feed import next_number, position
 from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings
@@ -60,7 +61,7 @@ def test_a_read_without_a_session_finds_nobody(api):
 
 def test_a_read_without_a_session_sees_every_commit_before_it_and_none_that_is_to_come(api):
     database: Database = api.services.database
-    other = Database(database.url)
+    other = Database(database.url, append_notes)
     before = position(database)
     with other.write() as session:
         next_number(session, "changes")
@@ -93,7 +94,7 @@ def test_writers_of_one_process_queue_instead_of_sleeping(api):
 
 def test_writers_wait_for_many_short_writes_and_few_of_them_for_a_long_one(tmp_path, monkeypatch):
     monkeypatch.setattr("match_server.db.database._LONG_S", 0.2)
-    database = Database(f"sqlite:///{tmp_path / 'some.db'}", waiting_writers=2)
+    database = Database(f"sqlite:///{tmp_path / 'some.db'}", append_notes, waiting_writers=2)
 
     def write(seconds):
         with database.write() as session:
@@ -113,7 +114,7 @@ def test_writers_wait_for_many_short_writes_and_few_of_them_for_a_long_one(tmp_p
 
 def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_other(api):
     """Each reads a number, and writes one more: wrong, unless nobody else wrote in between."""
-    databases = [Database(api.services.database.url) for _ in range(3)]
+    databases = [Database(api.services.database.url, append_notes) for _ in range(3)]
     before = position(databases[0])
 
     def write(database):
@@ -131,7 +132,7 @@ def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_o
 
 def test_writers_that_take_rows_in_opposite_orders_cannot_wait_in_a_circle(api):
     """The second one has not read or locked anything before the first one has committed."""
-    one, other = (Database(api.services.database.url) for _ in range(2))
+    one, other = (Database(api.services.database.url, append_notes) for _ in range(2))
     first_has_its_row, second_is_in = threading.Event(), threading.Event()
 
     def counter_first():
@@ -170,7 +171,7 @@ def test_nobody_but_the_one_seam_opens_a_connection():
         for path in package.rglob("*.py")
         if opening.search(path.read_text())
     }
-    assert found == {"backends.py", "database.py"}
+    assert found == {"db/engines.py", "db/database.py"}
 
 
 def test_a_reader_sees_one_state_and_cannot_write(api):
@@ -208,13 +209,13 @@ def test_who_waits_is_woken_by_a_write_and_never_misses_one(api):
 )
 def test_a_database_that_is_not_supported_is_said_without_its_password(url, said):
     with pytest.raises(ConfigurationError, match=said) as caught:
-        Database(url)
+        Database(url, append_notes)
     assert "hush" not in caught.value.message
 
 
 @pytest.mark.parametrize("start", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_a_url_of_postgresql_needs_no_drivers_name(start):
-    assert Database(f"{start}://a:b@h/d").url.drivername == "postgresql+psycopg"
+    assert Database(f"{start}://a:b@h/d", append_notes).url.drivername == "postgresql+psycopg"
 
 
 class TestPostgreSQL:
@@ -229,7 +230,7 @@ class TestPostgreSQL:
 
     @pytest.fixture
     def database(self, url):
-        made = Database(url, connections=4)
+        made = Database(url, append_notes, connections=4)
         yield made
         made.close()
 
@@ -269,7 +270,7 @@ class TestPostgreSQL:
         deadline_s = time.monotonic() + 30
         while not database.bell._listening and time.monotonic() < deadline_s:
             database.bell.wait(database.bell.rings, poll_s=0.01)
-        other = Database(url)
+        other = Database(url, append_notes)
         for _ in range(3):
             rings = database.bell.rings
             with other.write() as session:

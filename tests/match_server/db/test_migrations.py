@@ -8,6 +8,7 @@ from sqlalchemy import Integer, inspect
 from match_server.db.database import Database
 from match_server.db.migrations import current_revision, head_revision, known_revisions, migrate
 from match_server.db.tables import Counter, Table
+from match_server.services.audit.chain import append_notes
 from match_server.services.change_feed import next_number
 from shared.errors import ConfigurationError
 from tests.support.every_table import contents, fill, tables_of
@@ -16,9 +17,9 @@ from tests.support.every_table import contents, fill, tables_of
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path, empty_database):
     if request.param == "sqlite":
-        made = Database(f"sqlite:///{tmp_path / 'deep' / 'muster.db'}")
+        made = Database(f"sqlite:///{tmp_path / 'deep' / 'muster.db'}", append_notes)
     else:
-        made = Database(empty_database("postgresql"))
+        made = Database(empty_database("postgresql"), append_notes)
     yield made
     made.close()
 
@@ -97,7 +98,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(database):
 
 
 def test_sqlite_is_set_up_for_durability_and_integrity(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'muster.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'muster.db'}", append_notes)
     migrate(database)
     wanted = {
         "journal_mode": "wal",

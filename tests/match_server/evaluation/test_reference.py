@@ -12,6 +12,7 @@ from match_server.db.tables import Collection
 from match_server.evaluation.measurement import as_reference
 from match_server.process.doctor import examine
 from match_server.schemas.calibrations import CalibrationFile
+from match_server.services.audit.chain import append_notes
 from match_server.services.recognition.operating_point_view import strangers_named
 from models.packs.references import reference_of, threshold_of
 
@@ -100,7 +101,7 @@ def test_a_calibration_written_before_there_were_references_is_still_whole(norma
 def test_a_collection_of_an_older_version_keeps_its_threshold(
     settings, make_services, reference, stored, clock, helpers
 ):
-    database = Database(settings.sqlalchemy_url)
+    database = Database(settings.sqlalchemy_url, append_notes)
     migrate(database, "0008")
     with database.write() as session:
         session.execute(text("DELETE FROM collections"))
