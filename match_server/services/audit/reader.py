@@ -8,12 +8,12 @@ from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of_rows
 from match_server.db.tables import AuditEntry, AuditHead, AuditStart, Collection, Erasure
 from match_server.schemas.audit import Anchor, AuditEntryView, AuditQuery, AuditVerified
 from match_server.schemas.base import Page
 from match_server.services.audit.chain import FIRST_HASH, canonical, entry_hash, sha256_hex
 from match_server.services.lookups import numbers_of, one_number
+from match_server.services.paging import page_of_rows
 from shared.errors import Conflict, MalformedInput
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,14 @@ class Audit:
             .where(*_conditions(query))
         )
         with self._database.read() as session:
-            found = page_of_rows(session, wanted, query, AuditEntry.number.desc())
-            return found.page([_view(row, name) for row, name, _ in found.rows])
+            newest_first = AuditEntry.number.desc()
+            return page_of_rows(
+                session,
+                wanted,
+                query,
+                newest_first,
+                views=lambda rows: [_view(row, collection) for row, collection, _ in rows],
+            )
 
     def head(self) -> Anchor:
         """Where the chain ends."""

@@ -16,12 +16,12 @@ from typing import cast
 from sqlalchemy import bindparam, func, select, update
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import ApiKey
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.audit.chain import Note, note
 from match_server.services.lookups import one_number
+from match_server.services.paging import each, page_of
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
 from shared.wire.message_keys import MessageKey
@@ -110,8 +110,8 @@ class Keys:
 
     def page(self, paging: Paging) -> Page[KeyView]:
         with self._database.read() as session:
-            found = page_of(session, select(ApiKey), paging, ApiKey.created_at, ApiKey.id)
-            return found.page([_view(row) for row in found.rows])
+            oldest_first = ApiKey.created_at, ApiKey.id
+            return page_of(session, select(ApiKey), paging, *oldest_first, views=each(_view))
 
     def revoke(self, key_id: str) -> KeyView:
         """From the next request on the key is worth nothing."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import (
     ApiKey,
     Collection,
@@ -37,6 +37,7 @@ from match_server.schemas.keys import KeyCreate
 from match_server.services.audit.chain import Note, note
 from match_server.services.auth.keys import Keys
 from match_server.services.lookups import collection_named, one_number
+from match_server.services.paging import page_of
 from shared.clock import Clock
 from shared.errors import Conflict, NotFound
 from shared.wire.device import HealthMessage, ReportedConfig
@@ -88,8 +89,8 @@ class Devices:
             if query.collection is not None:
                 owner = collection_named(session, query.collection)
                 wanted = wanted.where(Device.collection_number == owner.number)
-            found = page_of(session, wanted, query, Device.name)
-            return found.page(self._views(session, found.rows))
+            views = partial(self._views, session)
+            return page_of(session, wanted, query, Device.name, views=views)
 
     def get(self, name: str) -> DeviceDetail:
         with self._database.read() as session:

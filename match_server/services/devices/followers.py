@@ -12,12 +12,12 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of_rows
 from match_server.db.tables import Change, Collection, Device, Follower, Group
 from match_server.schemas.base import Page
 from match_server.schemas.feed import FollowerQuery, FollowerView, GalleriesPut, Granted
 from match_server.services.change_feed import record
 from match_server.services.lookups import collection_named, groups_of
+from match_server.services.paging import each, page_of_rows
 from shared.clock import Clock
 from shared.errors import Conflict, Forbidden, MalformedInput, NotFound
 from shared.ids import is_name
@@ -111,8 +111,8 @@ class Followers:
                 wanted = wanted.where(Collection.name == query.collection)
             if query.behind is not None:
                 wanted = wanted.where(_has_not_reached(query.behind))
-            found = page_of_rows(session, wanted, query, Device.name, Collection.name)
-            return found.page([_view(row) for row in found.rows])
+            by_name = Device.name, Collection.name
+            return page_of_rows(session, wanted, query, *by_name, views=each(_view))
 
     def grant(self, device: str, collection_number: int) -> Grant:
         """What a device may hold of a collection.

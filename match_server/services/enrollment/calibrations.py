@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 
 from match_server.calibration.calibration import limits_of
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Calibration, Collection
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.calibrations import (
@@ -22,6 +21,7 @@ from match_server.services.change_feed import record
 from match_server.services.collection_ref import scope_named
 from match_server.services.enrollment.collections import policy_of
 from match_server.services.lookups import collection_named
+from match_server.services.paging import each, page_of
 from match_server.services.recognition.operating_point import OperatingPoints
 from shared.clock import Clock
 from shared.errors import Conflict, ModelMismatch, NotFound, Unusable
@@ -101,8 +101,8 @@ class Calibrations:
         with self._database.read() as session:
             owner = collection_named(session, collection)
             wanted = select(Calibration).where(Calibration.collection_number == owner.number)
-            found = page_of(session, wanted, paging, Calibration.number.desc())
-            return found.page([_line(row) for row in found.rows])
+            newest_first = Calibration.number.desc()
+            return page_of(session, wanted, paging, newest_first, views=each(_line))
 
     def remove(self, collection: str) -> CalibrationRemoved:
         """Retire the calibration in use; the model's reference takes its place.

@@ -1,11 +1,12 @@
 """Collections: each pinned to one model, each with its own policy."""
 
+from functools import partial
+
 from pydantic import JsonValue, ValidationError
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Collection, DataKey, Event, Image, Json, Person
 from match_server.db.text_search import contains
 from match_server.schemas.base import Page
@@ -23,6 +24,7 @@ from match_server.services.change_feed import position, record
 from match_server.services.collection_ref import Scope, scope_named
 from match_server.services.encryption.vault import Vault
 from match_server.services.lookups import collection_named, one_number
+from match_server.services.paging import each, page_of
 from match_server.services.recognition.engines import Engines
 from match_server.services.recognition.operating_point import OperatingPoints
 from match_server.services.storage.files import FileStore
@@ -93,8 +95,8 @@ class Collections:
         if query.model_id is not None:
             wanted = wanted.where(Collection.model_id == query.model_id)
         with self._database.read() as session:
-            found = page_of(session, wanted, query, Collection.name)
-            return found.page([self._view(session, row) for row in found.rows])
+            views = each(partial(self._view, session))
+            return page_of(session, wanted, query, Collection.name, views=views)
 
     def get(self, name: str) -> CollectionView:
         with self._database.read() as session:

@@ -1,13 +1,13 @@
 """Groups: sets of persons of one collection; a person may be in many."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session, contains_eager
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Collection, Group, Membership, Person
 from match_server.db.text_search import contains
 from match_server.schemas.base import Page
@@ -23,6 +23,7 @@ from match_server.schemas.groups import (
 )
 from match_server.services.change_feed import record, record_all
 from match_server.services.lookups import batches, collection_named, group_named, one_number
+from match_server.services.paging import page_of
 from shared.clock import Clock
 from shared.errors import Conflict, NotFound
 from shared.ids import new_id
@@ -69,8 +70,9 @@ class Groups:
                     Person, Person.number == Membership.person_number
                 )
                 wanted = wanted.where(Group.number.in_(members.where(Person.id == query.person)))
-            found = page_of(session, wanted, query, Collection.name, Group.name, Group.number)
-            return found.page(_views(session, found.rows))
+            by_name = Collection.name, Group.name, Group.number
+            views = partial(_views, session)
+            return page_of(session, wanted, query, *by_name, views=views)
 
     def get(self, group_id: str) -> GroupView:
         with self._database.read() as session:

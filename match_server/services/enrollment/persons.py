@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Collection, Group, Image, Membership, Person, Template
 from match_server.db.text_search import contains
 from match_server.schemas.base import Page
@@ -28,6 +28,7 @@ from match_server.services.lookups import (
     one_number,
     person_named,
 )
+from match_server.services.paging import page_of
 from match_server.services.recognition.filters import fits, keep_fields
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -68,8 +69,8 @@ class Persons:
                 wanted = wanted.where(gone if query.expired else ~gone)
             for condition in query.filter:
                 wanted = wanted.where(fits(condition))
-            found = page_of(session, wanted, query, Person.number)
-            return found.page(self._views(session, found.rows))
+            views = partial(self._views, session)
+            return page_of(session, wanted, query, Person.number, views=views)
 
     def get(self, collection: str, person_id: str) -> PersonView:
         with self._database.read() as session:

@@ -1,6 +1,7 @@
 """What persons were enrolled from: their images and templates, listed and removed."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,6 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Collection, Image, Person, SpareTemplate, Template, Unembedded
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
@@ -17,6 +17,7 @@ from match_server.services.change_feed import record
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.galleries.search_index import stored_rows
 from match_server.services.lookups import collection_named, one_number, person_named
+from match_server.services.paging import page_of
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
 from shared.errors import NotFound
@@ -37,17 +38,14 @@ class References:
             person = _person(session, collection, person_id)
             wanted = select(Image).where(Image.person_number == person.number)
             wanted = wanted.options(joinedload(Image.storage))
-            found = page_of(session, wanted, paging, Image.id)
-            templates = _templates_of(session, [row.id for row in found.rows])
-            return found.page(
-                [_image_view(row, person.id, templates.get(row.id, [])) for row in found.rows]
-            )
+            views = partial(_image_views, session, person.id)
+            return page_of(session, wanted, paging, Image.id, views=views)
 
     def image(self, image_id: str) -> ImageView:
         with self._database.read() as session:
             row = _image(session, image_id)
-            templates = _templates_of(session, [row.id])
-            return _image_view(row, row.person.id, templates.get(row.id, []))
+            (view,) = _image_views(session, row.person.id, [row])
+            return view
 
     def photo(self, image_id: str) -> tuple[bytes, str]:
         """A kept photo and its media type. Raises NotFound when it was not kept."""
@@ -88,8 +86,13 @@ class References:
         with self._database.read() as session:
             person = _person(session, collection, person_id)
             wanted = select(Template).where(Template.person_number == person.number)
-            found = page_of(session, wanted, paging, Template.number)
-            return found.page([template_view(row, person.id) for row in found.rows])
+            return page_of(
+                session,
+                wanted,
+                paging,
+                Template.number,
+                views=lambda rows: [template_view(row, person.id) for row in rows],
+            )
 
     def remove_template(self, template_id: str) -> Removed:
         """Remove one template; the image that it was made from stays."""
@@ -205,6 +208,11 @@ def _templates_of(session: Session, image_ids: Sequence[str]) -> dict[str, list[
 def _media_type(row: Image) -> str:
     """Rows of earlier versions name a JPEG of several pictures in a way that no browser knows."""
     return "image/jpeg" if row.media_type == "image/mpo" else row.media_type
+
+
+def _image_views(session: Session, person_id: str, rows: Sequence[Image]) -> list[ImageView]:
+    templates = _templates_of(session, [row.id for row in rows])
+    return [_image_view(row, person_id, templates.get(row.id, [])) for row in rows]
 
 
 def _image_view(row: Image, person_id: str, template_ids: list[str]) -> ImageView:

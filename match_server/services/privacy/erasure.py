@@ -10,13 +10,13 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from pydantic import JsonValue
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import (
     AuditEntry,
     Collection,
@@ -58,6 +58,7 @@ from match_server.services.lookups import (
     one_number,
     person_named,
 )
+from match_server.services.paging import page_of
 from match_server.services.privacy.erasure_journal import Erased, Journal
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -153,8 +154,9 @@ class Erasures:
             done = Erasure.completed_at.is_not(None)
             wanted = wanted.where(done if query.state == "complete" else ~done)
         with self._database.read() as session:
-            found = page_of(session, wanted, query, Erasure.at.desc(), Erasure.id.desc())
-            return found.page(_views(session, found.rows))
+            newest_first = Erasure.at.desc(), Erasure.id.desc()
+            views = partial(_views, session)
+            return page_of(session, wanted, query, *newest_first, views=views)
 
     def get(self, erasure_id: str) -> ErasureView:
         with self._database.read() as session:

@@ -8,7 +8,6 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Collection, Event, EventCandidate, Person, Template
 from match_server.schemas.base import Decision, Page
 from match_server.schemas.events import EventQuery, EventView, LocalView, StreamQuery
@@ -17,6 +16,7 @@ from match_server.schemas.search import CandidateView
 from match_server.services.change_feed import position
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import numbers_of, one_number
+from match_server.services.paging import each, page_of
 from match_server.services.recognition.verification import candidate_view
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -57,8 +57,8 @@ class Events:
             wanted = wanted.where(Event.received_at < query.until)
         with self._database.read() as session:
             newest_first = Event.received_at.desc(), Event.id.desc()
-            found = page_of(session, wanted.options(*_WITH_NAMES), query, *newest_first)
-            return found.page([_view(row) for row in found.rows])
+            wanted = wanted.options(*_WITH_NAMES)
+            return page_of(session, wanted, query, *newest_first, views=each(_view))
 
     def get(self, event_id: str) -> EventView:
         with self._database.read() as session:

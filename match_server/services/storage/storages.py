@@ -1,12 +1,12 @@
 """Storages: created only where a file can be written, removed only when nothing lies in them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import DoomedFile, Image, Storage
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.storages import (
@@ -17,6 +17,7 @@ from match_server.schemas.storages import (
 )
 from match_server.services.change_feed import record
 from match_server.services.lookups import one_number, storage_named
+from match_server.services.paging import page_of
 from match_server.services.storage.backends import checked_uri
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -55,8 +56,8 @@ class Storages:
 
     def page(self, paging: Paging) -> Page[StorageView]:
         with self._database.read() as session:
-            found = page_of(session, select(Storage), paging, Storage.name)
-            return found.page(_views(session, found.rows))
+            views = partial(_views, session)
+            return page_of(session, select(Storage), paging, Storage.name, views=views)
 
     def remove(self, name: str) -> StorageRemoved:
         """Forget a storage. Conflict while photos lie in it, or wait there to be deleted."""

@@ -1,10 +1,12 @@
 """Webhooks as an administrator sees them: made, listed, enabled again, removed; dead letters."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.paging import page_of
 from match_server.db.tables import Collection, Delivery, Event, Json, Webhook
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.webhooks import (
@@ -20,6 +22,7 @@ from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import position
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.lookups import collection_named, one_number
+from match_server.services.paging import each, page_of
 from match_server.services.webhooks.signing import new_secret, secret_text
 from shared.clock import Clock
 from shared.errors import NotFound
@@ -61,8 +64,8 @@ class Webhooks:
 
     def page(self, paging: Paging) -> Page[WebhookView]:
         with self._database.read() as session:
-            found = page_of(session, select(Webhook), paging, Webhook.number)
-            return found.page([_view(session, row) for row in found.rows])
+            views = each(partial(_view, session))
+            return page_of(session, select(Webhook), paging, Webhook.number, views=views)
 
     def get(self, webhook_id: str) -> WebhookView:
         with self._database.read() as session:
@@ -94,20 +97,7 @@ class Webhooks:
             wanted = select(Delivery).where(
                 Delivery.webhook_number == row.number, Delivery.dead_at.is_not(None)
             )
-            found = page_of(session, wanted, paging, Delivery.number)
-            items = [
-                DeadLetter(
-                    event=one.event_id,
-                    revision=one.revision,
-                    attempts=one.attempts,
-                    first_at=one.first_at,
-                    dead_at=one.dead_at,
-                    reason=one.reason,
-                )
-                for one in found.rows
-                if one.dead_at is not None
-            ]
-            return found.page(items)
+            return page_of(session, wanted, paging, Delivery.number, views=_dead_letters)
 
     def resend(self, webhook_id: str, wanted: Resend) -> Resent:
         """Take dead letters back into the queue: their events are sent as they are now."""
@@ -138,6 +128,21 @@ def _named(session: Session, webhook_id: str) -> Webhook:
     if row is None:
         raise NotFound(f"there is no webhook {webhook_id!r}")
     return row
+
+
+def _dead_letters(rows: Sequence[Delivery]) -> list[DeadLetter]:
+    return [
+        DeadLetter(
+            event=row.event_id,
+            revision=row.revision,
+            attempts=row.attempts,
+            first_at=row.first_at,
+            dead_at=row.dead_at,
+            reason=row.reason,
+        )
+        for row in rows
+        if row.dead_at is not None
+    ]
 
 
 def _view(session: Session, row: Webhook) -> WebhookView:

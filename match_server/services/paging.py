@@ -1,12 +1,14 @@
-"""Lists in pages: by number, or by the key of the last row, which deleting does not move."""
+"""Lists in pages: by page number, or after the last row of the page before.
+
+The second way (`after`) misses and repeats no row when rows are deleted meanwhile.
+"""
 
 import base64
 import binascii
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -23,46 +25,55 @@ Item = TypeVar("Item")
 _MOST = 2**63
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Generic[Row]):
-    """The rows of one page, and what the page says besides its items."""
+def page_of(
+    session: Session,
+    query: Select[Row],
+    paging: Paging,
+    *order: Any,
+    views: Callable[[Sequence[Row]], list[Item]],
+) -> Page[Item]:
+    """One page of the rows (first column) of a query, as `views` shows them to clients.
 
-    rows: Sequence[Row]
-    paging: Paging
-    total: int
-    next: str | None
-
-    def page(self, items: list[Item]) -> Page[Item]:
-        """The page with these items, which stand for the rows."""
-        paging = self.paging
-        return Page(
-            items=items, page=paging.page, size=paging.size, total=self.total, next=self.next
-        )
-
-
-def page_of(session: Session, query: Select[Row], paging: Paging, *order: Any) -> Found[Row]:
-    """The rows (first column) of one page; `order` ends with a unique column, none may be NULL."""
-    found = page_of_rows(session, query, paging, *order)
-    return Found([row[0] for row in found.rows], paging, found.total, found.next)
+    `order` ends with a unique column; no column of it may be NULL.
+    """
+    return page_of_rows(
+        session, query, paging, *order, views=lambda rows: views([row[0] for row in rows])
+    )
 
 
-def page_of_rows(session: Session, query: Any, paging: Paging, *order: Any) -> Found[Any]:
-    """The same with all columns, which are followed by those of `order`."""
+def page_of_rows(
+    session: Session,
+    query: Any,
+    paging: Paging,
+    *order: Any,
+    views: Callable[[Sequence[Any]], list[Item]],
+) -> Page[Item]:
+    """As `page_of`, but `views` gets rows with all columns, and those of `order` after them."""
     keys = [key.element if isinstance(key, UnaryExpression) else key for key in order]
     total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery()))
-    wanted = query.add_columns(*keys).order_by(*order).limit(paging.size)
+    selected = query.add_columns(*keys).order_by(*order).limit(paging.size)
     if paging.after is not None:
-        wanted = wanted.where(_follows(order, keys, _values(keys, paging.after)))
+        selected = selected.where(_follows(order, keys, _values(keys, paging.after)))
     else:
-        wanted = wanted.offset(paging.offset)
-    rows = session.execute(wanted).all()
-    whole = len(rows) == paging.size
-    following = _cursor(rows[-1][-len(keys) :]) if rows and whole else None
-    return Found(rows, paging, int(total or 0), following)
+        selected = selected.offset(paging.offset)
+    rows = session.execute(selected).all()
+    full = len(rows) == paging.size
+    return Page(
+        items=views(rows),
+        page=paging.page,
+        size=paging.size,
+        total=int(total or 0),
+        next=_cursor(rows[-1][-len(keys) :]) if rows and full else None,
+    )
+
+
+def each(view: Callable[[Row], Item]) -> Callable[[Sequence[Row]], list[Item]]:
+    """Makes the `views` of a page from a function that shows a single row."""
+    return lambda rows: [view(row) for row in rows]
 
 
 def _follows(order: Sequence[Any], keys: Sequence[Any], last: Sequence[Any]) -> ColumnElement[bool]:
-    """Which rows come after the one with these keys."""
+    """The condition for rows that come after the row with these keys."""
     alternatives = []
     for place, (ordered, key) in enumerate(zip(order, keys, strict=True)):
         equal = [keys[before] == last[before] for before in range(place)]
@@ -72,12 +83,12 @@ def _follows(order: Sequence[Any], keys: Sequence[Any], last: Sequence[Any]) -> 
 
 
 def _cursor(values: Sequence[Any]) -> str:
-    texts = [one.isoformat() if isinstance(one, datetime) else one for one in values]
+    texts = [value.isoformat() if isinstance(value, datetime) else value for value in values]
     return base64.urlsafe_b64encode(json.dumps(texts).encode()).decode().rstrip("=")
 
 
 def _values(keys: Sequence[Any], cursor: str) -> list[Any]:
-    """What `_cursor` was made of. Raises MalformedInput."""
+    """The keys that `_cursor` wrote into this text. Raises MalformedInput."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         texts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
@@ -85,7 +96,7 @@ def _values(keys: Sequence[Any], cursor: str) -> list[Any]:
             raise TypeError("a list of keys")
         return [_value(key, text) for key, text in zip(keys, texts, strict=True)]
     except (binascii.Error, TypeError, ValueError):
-        raise MalformedInput("after: this is no `next` of a page of this list") from None
+        raise MalformedInput("after: this is not the `next` of a page of this list") from None
 
 
 def _value(key: Any, text: object) -> Any:
