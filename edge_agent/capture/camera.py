@@ -14,6 +14,7 @@ from edge_agent.capture.source import Source
 from edge_agent.capture.stall import FROZEN_S, FreezeWatch, StallLimit
 from models.types import BgrImage
 from shared.addresses import redacted_text
+from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.errors import MusterError, SourceError, UnreadablePicture
 
@@ -98,7 +99,7 @@ class Feed:
         self._stop = stop
         self._view = view or View()
         self._clock = clock or SystemClock()
-        self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=jitter)
         self._count = 0
         self._stall = stall or StallLimit()
         self._freeze = FreezeWatch()
@@ -152,7 +153,7 @@ class Feed:
             if not self._manner.reconnect:
                 raise error
             self._failed(error)
-            self._stop.wait(self._pause_s())
+            self._stop.wait(self._backoff.pause_s(self._failures))
 
     def _failed(self, error: SourceError) -> None:
         now_s = self._clock.monotonic_s()
@@ -280,10 +281,6 @@ class Feed:
         if took_s > slow_s and not self._slow_start_said:
             self._slow_start_said = True
             log.warning("Camera %s: %s", self.camera, slow_start(took_s))
-
-    def _pause_s(self) -> float:
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
-        return longest * self._jitter.uniform(0.5, 1.0)
 
 
 def slow_start(took_s: float) -> str:

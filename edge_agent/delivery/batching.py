@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from edge_agent.outbox.outbox import StoredProbe
+from shared.backoff import Backoff
 from shared.clock import Clock
 
 _MOST: Final = 1024
 _TRIES: Final = 3  # of one probe alone, before others are tried in its place
-_FIRST_PAUSE_S: Final = 60.0
-_LONGEST_PAUSE_S: Final = 3600.0
+_BACKOFF: Final = Backoff(60.0, 3600.0)  # after them
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,8 @@ class Window:
         if len(offered) > 1:
             return
         before = self._asides.get(offered[0].probe_id, _Aside(0, 0.0))
-        tries, pause_s = before.tries + 1, 0.0
-        if tries >= _TRIES:
-            pause_s = min(_FIRST_PAUSE_S * 2.0 ** (tries - _TRIES), _LONGEST_PAUSE_S)
+        tries = before.tries + 1
+        pause_s = _BACKOFF.limit_s(tries - _TRIES + 1) if tries >= _TRIES else 0.0
         self._asides[offered[0].probe_id] = replace(
             before, tries=tries, again_at_s=self._clock.monotonic_s() + pause_s
         )

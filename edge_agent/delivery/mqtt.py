@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from edge_agent.outbox.outbox import StoredProbe
 from shared.addresses import redacted
+from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.errors import (
     ConfigurationError,
@@ -49,7 +50,7 @@ _KEEPALIVE_S: Final = 20
 _MOST_BYTES: Final = 1024 * 1024  # of a message to the box; the broker leaves out larger ones
 _MAX_RECONNECT_S: Final = 30.0
 _MAX_RESEND_S: Final = 60.0
-_UNHEARD_RESEND_S: Final = 1.0
+_UNHEARD_RESEND: Final = Backoff(1.0, _MAX_RESEND_S)
 _CONNECTING_S: Final = 5.0
 _KEPT_RECEIPTS: Final = 10_000
 _TRACK_NEWS_S: Final = 30  # who came and who left is no news after that
@@ -139,7 +140,7 @@ class MqttTransport:
         self._address = _Address.parse(url)
         self._topics = topics
         self._key = key
-        self._resend_s = resend_s
+        self._resend = Backoff(resend_s, _MAX_RESEND_S)
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
@@ -250,7 +251,7 @@ class MqttTransport:
 
     def _publish(self, probe: StoredProbe, before: _Flight | None, now_s: float) -> None:
         copies = 1 if before is None else before.copies + 1
-        patience_s = _patience_s(self._resend_s, copies)
+        patience_s = self._resend.limit_s(copies)
         expiry_s = max(1, round(patience_s))
         body = self._fitting(probe.body)
         if body is None:
@@ -291,7 +292,7 @@ class MqttTransport:
             reason = said[flight.message]
             self._denied = str(reason) if reason.is_failure else None
             if reason.value == _NO_SUBSCRIBERS:  # sooner again than where somebody has it
-                patience_s = min(flight.patience_s, _patience_s(_UNHEARD_RESEND_S, flight.copies))
+                patience_s = min(flight.patience_s, _UNHEARD_RESEND.limit_s(flight.copies))
                 self._flights[probe_id] = replace(flight, patience_s=patience_s)
 
     def _say_online(self, online: bool) -> paho.MQTTMessageInfo:
@@ -481,11 +482,6 @@ def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: floa
         client.loop_stop()
     if reason.is_failure:
         raise Unauthenticated(f"the broker {name} turns this box away: {reason}")
-
-
-def _patience_s(first_s: float, copies: int) -> float:
-    """How long the newest of `copies` may stay unanswered: twice as long as the one before."""
-    return min(first_s * 2.0 ** min(copies - 1, 16), _MAX_RESEND_S)
 
 
 def _reconnect_after(client: paho.Client, first_s: float, longest_s: float) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from edge_agent.delivery.transport import Transport
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.track_events import TrackQueue
+from shared.backoff import Backoff, retry_after_s
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, Unauthenticated, Unavailable
 from shared.wording import sentence
@@ -42,7 +43,7 @@ class Delivery:
         self._transport = transport
         self._tracks = tracks
         self._clock = clock or SystemClock()
-        self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=jitter)
         self._moved = threading.Condition()  # notified when probes left the outbox
         self._called = threading.Condition()  # guards the three flags below
         self._fresh = False  # the outbox has something new
@@ -159,12 +160,9 @@ class Delivery:
         if self._complaint != error.message and not self._stopping:
             log.error("%s; %s", sentence(error.message), self._what_waits())
         self._complaint = error.message
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
-        if not isinstance(error, Unavailable):
-            longest = max(longest, _TURNED_AWAY_PAUSE_S)
-        said = error.details.get("retry_after_s")
-        asked = float(said) if isinstance(said, int | float) else 0.0
-        return max(asked, longest * self._jitter.uniform(0.5, 1.0))
+        at_least_s = 0.0 if isinstance(error, Unavailable) else _TURNED_AWAY_PAUSE_S
+        pause_s = self._backoff.pause_s(self._failures, at_least_s=at_least_s)
+        return max(retry_after_s(error), pause_s)
 
     def _what_waits(self) -> str:
         try:

@@ -15,6 +15,7 @@ from edge_agent.fleet.load_shedding import Shedder, Strain
 from edge_agent.fleet.remote_config import Configurations
 from edge_agent.fleet.server_link import Link, tell
 from edge_agent.outbox.outbox import OutboxCounts
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.errors import ConfigurationError, Unavailable
 from shared.wire.device import CameraHealth, DesiredConfig, HealthMessage
@@ -112,16 +113,17 @@ class Warden:
     def _must_report(self) -> None:
         """The server is to hear of the configuration's state."""
         self._reported = False
-        self._next_report_s, self._report_pause_s = 0.0, _TICK_S
+        self._next_report_s, self._failed_reports = 0.0, 0
 
     def _report(self) -> None:
         """Says it; where nobody hears it, again after pauses that grow up to those of health."""
         report = self._configurations.report(self._settings)
         self._reported = tell(self._links, lambda link: link.send_report(report))
         if not self._reported:
-            self._next_report_s = self._clock.monotonic_s() + self._report_pause_s
-            longest_s = max(self._settings.fleet.health_s, _TICK_S)
-            self._report_pause_s = min(2 * self._report_pause_s, longest_s)
+            self._failed_reports += 1
+            backoff = Backoff(_TICK_S, max(self._settings.fleet.health_s, _TICK_S))
+            pause_s = backoff.limit_s(self._failed_reports)
+            self._next_report_s = self._clock.monotonic_s() + pause_s
 
     def _watch_strain(self) -> None:
         rates = self._strain_rates.look(self._agent.cameras)

@@ -20,6 +20,7 @@ from edge_agent.fleet.remote_config import Configurations
 from edge_agent.fleet.server_link import links_of, tell
 from edge_agent.vision.recognition_ledger import Ledger
 from models.face_models import FaceModels
+from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.errors import MusterError, Unavailable
 from shared.systemd import Watchdog, notify
@@ -140,16 +141,18 @@ class Service:
         if self._opened is not None and self._opened[0] == settings.models:
             return self._opened[1]
         self._opened = None
-        pause_s = max(settings.fleet.health_s, _LEAST_PAUSE_S)
+        backoff = Backoff(max(settings.fleet.health_s, _LEAST_PAUSE_S), _LONGEST_PAUSE_S)
+        failures = 0
         while not self._stopping.is_set():
             try:
                 models = _while_alive(lambda: open_sound(settings.models))
             except DamagedPack as error:
                 if self._configurations.on_trial:
                     raise
+                failures += 1
+                pause_s = backoff.limit_s(failures)
                 log.error("%s; trying again in %.0f s", error.message, pause_s)
                 self._lie_low(settings, error.message, pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 self._opened = settings.models, models
                 return models

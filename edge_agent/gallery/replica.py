@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from edge_agent.gallery.edge_gallery import LocalGallery
+from shared.backoff import Backoff, retry_after_s
 from shared.clock import Clock, SystemClock
 from shared.errors import (
     Damaged,
@@ -64,6 +65,7 @@ class Follower:
         self._source = source
         self._clock = clock or SystemClock()
         self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=self._jitter)
         self._wait_s = wait_s
         self._stopping = threading.Event()
         self._failures = 0
@@ -180,12 +182,10 @@ class Follower:
         if self._complaint != error.message:
             log.error("Gallery %s: %s", self.gallery.collection, error.message)
         self._complaint = error.message
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
-        if isinstance(error, (Forbidden, NotFound, ModelMismatch, Unauthenticated)):
-            longest = _TOLD_OFF_PAUSE_S
-        said = error.details.get("retry_after_s")
-        asked = float(said) if isinstance(said, int | float) else 0.0
-        return max(asked, longest * self._jitter.uniform(0.5, 1.0))
+        needs_person = isinstance(error, Forbidden | NotFound | ModelMismatch | Unauthenticated)
+        at_least_s = _TOLD_OFF_PAUSE_S if needs_person else 0.0
+        pause_s = self._backoff.pause_s(self._failures, at_least_s=at_least_s)
+        return max(retry_after_s(error), pause_s)
 
     def _tidy(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -28,6 +28,7 @@ from match_server.mqtt.client import Broker, client_of, connect_properties, why_
 from match_server.mqtt.signing import signed, signer
 from match_server.schemas.events import ProbeResult
 from match_server.services.devices.message_keys import MessageKeys
+from shared.backoff import Backoff
 from shared.errors import (
     CollectionUnavailable,
     Forbidden,
@@ -47,8 +48,7 @@ _SESSION_S = 7 * 24 * 3600  # the broker keeps our subscription and unacknowledg
 _IN_FLIGHT = 64  # probes that the broker sends ahead of our acknowledgements
 _KEEPALIVE_S = 30
 _LOOP_S = 0.5  # how long a stop may go unnoticed
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
+_BACKOFF = Backoff(0.5, 30.0)
 
 
 class Intake(Protocol):
@@ -122,8 +122,7 @@ class Consumer:
                 log.exception("consuming failed; it begins anew")
             if not self._stop.is_set():
                 self._failures += 1
-                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))
-                self._stop.wait(pause_s)
+                self._stop.wait(_BACKOFF.pause_s(self._failures))
 
     def stop(self) -> None:
         """Let `run` return soon; may be called from a signal handler or another thread."""

@@ -7,7 +7,6 @@ when it is sent. While a receiver is away it gets one call after each pause, and
 """
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from match_server.services.encryption.secrets import Secrets
 from match_server.services.event_feed import Told, Updates
 from match_server.services.metrics import Metrics
 from match_server.services.webhooks.calls import Answer, Caller, Outcome
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.errors import Damaged, KeyMissing, MusterError
 
@@ -47,9 +47,9 @@ class Patience:
     webhook_s: float = 72 * 3600.0  # without one success a webhook is disabled
 
     def pause(self, failures: int) -> timedelta:
-        """After so many failures in a row; with jitter, so that many do not call at once."""
-        longest = min(self.longest_pause_s, self.first_pause_s * 2.0 ** min(failures - 1, 30))
-        return timedelta(seconds=longest * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+        """Returns the pause after a number of failures in a row."""
+        backoff = Backoff(self.first_pause_s, self.longest_pause_s)
+        return timedelta(seconds=backoff.pause_s(failures))
 
 
 @dataclass(slots=True)

@@ -317,7 +317,7 @@ def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_fo
         "Camera door comes and goes: the cable is out; no more is said until it is well for a "
         "minute",
     ]
-    assert feed._pause_s() >= 4, "one picture does not make it well"
+    assert feed._backoff.pause_s(feed._failures) >= 4, "one picture does not make it well"
     caplog.clear()
 
     taken = threading.Semaphore(1)
