@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import wait_until
 
 _KILLED = """
 import os, signal
@@ -29,10 +30,7 @@ def test_a_killed_run_of_tests_leaves_no_database_running_and_no_folder():
     )
     folder = Path(killed.stdout.strip())
     assert folder.name.startswith("muster-postgres-"), killed.stderr
-    deadline_s = time.monotonic() + 60
-    while folder.exists() or _runs_in(folder):
-        assert time.monotonic() < deadline_s, "PostgreSQL outlives the tests"
-        time.sleep(0.05)
+    wait_until(lambda: not (folder.exists() or _runs_in(folder)), "PostgreSQL ends")
 
 
 def _runs_in(folder: Path) -> bool:

@@ -34,12 +34,12 @@ from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings
 from shared.ids import new_id
 from shared.wire.topics import DeviceTopics
+from tests.support.waiting import TIMEOUT_S, wait_until
 
 MODEL = "attack-512@1"
 ATTACKER = DeviceTopics("home", "attacker")
 WITNESS = DeviceTopics("home", "witness")
 BLOCK = 100  # hostile messages between two looks at the witness
-_PATIENCE_S = 30.0
 _KINDS = ("probe", "health", "config/reported", "status", "track")
 
 _ODD_TEXTS = (
@@ -276,7 +276,7 @@ class Far:
         self._client.on_message = self._heard
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
-        if not subscribed.wait(_PATIENCE_S):
+        if not subscribed.wait(TIMEOUT_S):
             raise AssertionError("the broker does not let us subscribe")
 
     def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
@@ -322,8 +322,8 @@ def attack(
         answered = len(far.answers)
         far.say(WITNESS.probe, json.dumps(probe).encode())
         far.say(WITNESS.of("health"), json.dumps(own["health"]).encode())
-        _until(lambda: probe["probe_id"] in far.receipts, f"a receipt after block {sent}")  # noqa: B023
-        _until(lambda: len(far.answers) > answered, f"an answer after block {sent}")  # noqa: B023
+        wait_until(lambda: probe["probe_id"] in far.receipts, f"a receipt after block {sent}")  # noqa: B023
+        wait_until(lambda: len(far.answers) > answered, f"an answer after block {sent}")  # noqa: B023
         if far.receipts[probe["probe_id"]] != "accepted":
             raise AssertionError("the witness's probe was not accepted")
         look()
@@ -357,7 +357,7 @@ def server_of(settings: Settings, services: Services) -> Iterator[Stumbles]:
     for thread in threads:
         thread.start()
     try:
-        if not ready.wait(_PATIENCE_S):
+        if not ready.wait(TIMEOUT_S):
             raise AssertionError("the consumer does not reach the broker")
         yield stumbles
         if not all(thread.is_alive() for thread in threads):
@@ -366,7 +366,7 @@ def server_of(settings: Settings, services: Services) -> Iterator[Stumbles]:
         consumer.stop()
         desk.stop()
         for thread in threads:
-            thread.join(_PATIENCE_S)
+            thread.join(TIMEOUT_S)
         logging.getLogger("match_server").removeHandler(stumbles)
 
 
@@ -405,11 +405,3 @@ def run(seconds: float, seed: int) -> str:
 
 def _no_models() -> Any:
     raise AssertionError("no picture is looked at here")
-
-
-def _until(condition: Any, what: str) -> None:
-    until_s = time.monotonic() + _PATIENCE_S
-    while not condition():
-        if time.monotonic() > until_s:
-            raise AssertionError(f"{what} did not come")
-        time.sleep(0.005)

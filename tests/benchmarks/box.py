@@ -22,6 +22,7 @@ from shared.malloc_trim import find_trim
 from shared.wire.template import Template
 from tests.benchmarks.machine import machine_facts, pin_to_one_core
 from tests.benchmarks.tables import Row, median, milliseconds, p95, print_facts, print_table
+from tests.support.waiting import wait_until
 
 _PROBES = 400
 _WAIT_S = 600
@@ -110,10 +111,13 @@ def _box(plan: dict[str, object]) -> Row:
     galleries = Galleries(settings, str(plan["model_id"]))
     gallery = galleries.followers[0].gallery
     galleries.start()
-    while gallery.unusable() is not None:
-        if time.perf_counter() - began_s > _WAIT_S:
-            raise RuntimeError(str(gallery.unusable()))
-        time.sleep(0.01)
+    wait_until(
+        lambda: gallery.unusable() is None,
+        "the gallery is usable",
+        _WAIT_S,
+        poll_s=0.01,
+        details=lambda: str(gallery.unusable()),
+    )
     ready_s = time.perf_counter() - began_s
     if len(gallery) != plan["n"]:
         raise RuntimeError(f"{len(gallery)} templates are held")

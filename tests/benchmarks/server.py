@@ -42,6 +42,7 @@ from shared.ids import new_id
 from tests.benchmarks.load import NEW_ID, Job
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.tables import Row, print_facts, print_table, write_json
+from tests.support.waiting import wait_until
 
 _CHUNK = 10_000
 _BODIES = 256
@@ -309,11 +310,8 @@ def served(settings: Settings, *, ready: bool = True) -> Iterator[tuple[psutil.P
 
 def _wait_until_ready(port: int) -> None:
     """The galleries are loaded when /readyz says so."""
-    until_s = time.monotonic() + _LOAD_S
-    while requests.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code != 200:
-        if time.monotonic() > until_s:
-            raise RuntimeError(f"the server was not ready within {_LOAD_S} s")
-        time.sleep(0.1)
+    ready = lambda: requests.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200  # noqa: E731
+    wait_until(ready, "the server is ready", _LOAD_S, poll_s=0.1)
 
 
 def _job(load: Load, key: str, port: int, clients: int, seconds: float) -> Job:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.end_to_end.conftest import RunningServer
 from tests.support.serving import key as create_key
+from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
@@ -59,31 +60,37 @@ def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
             stderr=output,
         )
 
-    def until(what: Callable[[], bool], described: str) -> None:
-        deadline_s = time.monotonic() + WAIT_S
-        while not what():
-            assert agent.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline_s, f"{described}\n{log.read_text()[-3000:]}"
-            time.sleep(0.2)
+    def wait_for_agent(condition: Callable[[], bool], what: str) -> None:
+        ended = lambda: agent.poll() is not None  # noqa: E731
+        wait_until(lambda: ended() or condition(), what, WAIT_S, details=lambda: end_of(log))
+        assert not ended(), end_of(log)
 
     try:
-        until(lambda: "takes nothing at the moment" in log.read_text(), "it is not said")
-        until(lambda: "Watching door" in log.read_text(), "the cameras are not watched")
-        until(lambda: passers_by.viewers > 0, "nobody looks")
+        wait_for_agent(
+            lambda: "takes nothing at the moment" in log.read_text(),
+            "the agent reports the full disk",
+        )
+        wait_for_agent(lambda: "Watching door" in log.read_text(), "the cameras are watched")
+        wait_for_agent(lambda: passers_by.viewers > 0, "the camera has a viewer")
         time.sleep(5.0)  # somebody has passed by
         assert arrived(running_server) == []
         filler.unlink()
-        until(lambda: len(arrived(running_server)) >= 2, "nothing arrives")
+        wait_for_agent(lambda: len(arrived(running_server)) >= 2, "two probes arrive")
 
         passers_by.close()
-        until(lambda: "gives no pictures any more; trying" in log.read_text(), "it is not missed")
+        wait_for_agent(
+            lambda: "gives no pictures any more; trying" in log.read_text(),
+            "the agent misses the camera",
+        )
         before = len(arrived(running_server))
         back = Webcam(pictures=passers_by.pictures, port=passers_by.port)
-        until(lambda: "gives pictures again" in log.read_text(), "it is not taken again")
-        until(lambda: len(arrived(running_server)) > before, "nobody is seen any more")
+        wait_for_agent(
+            lambda: "gives pictures again" in log.read_text(), "the camera gives pictures again"
+        )
+        wait_for_agent(lambda: len(arrived(running_server)) > before, "a probe arrives again")
     finally:
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(30) == 0, log.read_text()[-3000:]
+        assert agent.wait(30) == 0, end_of(log)
     back.close()
     assert log.read_text().count("takes nothing at the moment") == 1
     assert "works again" in log.read_text()

@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,19 +19,13 @@ from shared.wire.topics import DeviceTopics
 from tests.support.device import ABox, assert_all_there_once
 from tests.support.fake_servers import Broker
 from tests.support.serving import key as create_key
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.broker]
 OUTAGE_S = 60.0
 A_SECOND = 5.0  # of each of four boxes
 IN_FLIGHT = 64
 WAIT_S = 240.0
-
-
-def until(what: Callable[[], bool], described: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < deadline_s, described
-        time.sleep(0.1)
 
 
 def ingest(folder: Path, data: Path, url: str) -> AbstractContextManager[object]:
@@ -108,7 +101,8 @@ def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) ->
             for box in boxes:
                 load.enter_context(box.storing(A_SECOND))
             for box in boxes:
-                until(lambda: box.outbox.counts().acknowledged > 20, f"{box.name}: nothing goes")  # noqa: B023
+                delivers = lambda: box.outbox.counts().acknowledged > 20  # noqa: B023, E731
+                wait_until(delivers, f"{box.name} delivers", WAIT_S)
             for broker in brokers:
                 broker.kill()
             gone = {box.name: Moment.of(box) for box in boxes}
@@ -118,8 +112,14 @@ def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) ->
                 broker.start()
             for box in boxes:
                 stored = len(box.stored)
-                until(lambda: len(box.stored) > stored + 10, f"{box.name} stores no more")  # noqa: B023
-                until(lambda: is_back(box), f"{box.name} is not back: {box.delivery.complaint}")  # noqa: B023
+                stores = lambda: len(box.stored) > stored + 10  # noqa: B023, E731
+                wait_until(stores, f"{box.name} goes on storing", WAIT_S)
+                wait_until(
+                    lambda: is_back(box),  # noqa: B023
+                    f"{box.name} delivers again",
+                    WAIT_S,
+                    details=lambda: str(box.delivery.complaint),  # noqa: B023
+                )
         for box in boxes:
             assert box.delivery.drained(WAIT_S), f"{box.name}: {box.delivery.complaint}"
             assert box.transport.name.startswith("broker")

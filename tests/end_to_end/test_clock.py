@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from edge_agent.outbox.outbox import Outbox
 from tests.end_to_end.conftest import RunningServer
 from tests.support.serving import key as create_key
+from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
@@ -70,25 +70,24 @@ def test_a_clock_that_jumps_costs_no_probe_and_opens_no_door(
             stderr=output,
         )
 
-    def until_some_are(when: Callable[[timedelta], bool], described: str) -> None:
-        deadline_s = time.monotonic() + WAIT_S
-        while not any(when(at - datetime.now(UTC)) for _, at in arrived(running_server)):
-            assert agent.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline_s, f"{described}\n{log.read_text()[-3000:]}"
-            time.sleep(0.2)
+    def wait_for_probe(matches: Callable[[timedelta], bool], what: str) -> None:
+        ended = lambda: agent.poll() is not None  # noqa: E731
+        arrives = lambda: any(matches(at - datetime.now(UTC)) for _, at in arrived(running_server))  # noqa: E731
+        wait_until(lambda: ended() or arrives(), what, WAIT_S, details=lambda: end_of(log))
+        assert not ended(), end_of(log)
 
     try:
-        until_some_are(lambda off: abs(off) < timedelta(hours=1), "nothing arrives")
+        wait_for_probe(lambda offset: abs(offset) < timedelta(hours=1), "a probe of today")
         clock.write_text("-1d")
-        until_some_are(lambda off: off < timedelta(hours=-23), "nothing comes a day back")
+        wait_for_probe(lambda offset: offset < timedelta(hours=-23), "a probe of yesterday")
         clock.write_text("+365d")
-        until_some_are(lambda off: off > timedelta(days=364), "nothing comes a year ahead")
+        wait_for_probe(lambda offset: offset > timedelta(days=364), "a probe of next year")
         clock.write_text("+0")
         before = len(arrived(running_server))
-        until_some_are(lambda _: len(arrived(running_server)) > before, "nothing comes after it")
+        wait_for_probe(lambda _: len(arrived(running_server)) > before, "another probe")
     finally:
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(30) == 0, log.read_text()[-3000:]
+        assert agent.wait(30) == 0, end_of(log)
     assert "Traceback" not in log.read_text()
 
     numbers = [number for number, _ in arrived(running_server)]

@@ -22,6 +22,7 @@ from tests.support import device_runs
 from tests.support.probes import DEVICE
 from tests.support.proxy import Network
 from tests.support.serving import key as create_key
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack
 ROOT = Path(__file__).parents[2]
@@ -61,10 +62,7 @@ class Box:
     def store_something(self) -> None:
         """Waits until the present life has said that something is stored."""
         before = self._ids.stat().st_size
-        deadline_s = time.monotonic() + 60
-        while self._ids.stat().st_size == before:
-            assert time.monotonic() < deadline_s, "nothing was stored"
-            time.sleep(0.002)
+        wait_until(lambda: self._ids.stat().st_size != before, "a probe is stored", poll_s=0.002)
 
     def deliver_the_rest(self) -> None:
         outbox = Outbox(self.outbox, DEVICE)

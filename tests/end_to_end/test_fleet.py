@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,13 @@ from shared.enrollment_code import new_code
 from shared.wire.topics import DeviceTopics
 from tests.end_to_end.conftest import RunningServer
 from tests.support.serving import key as create_key
+from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
 PATIENCE_S = 60.0
 FLEET = "\n[fleet]\nhealth_s = 1\ntrial_s = 6\n"
 AGENT = [sys.executable, "-m", "edge_agent.cli.main"]
-
-
-def until(what: Callable[[], Any], described: str, log: Path | None = None) -> Any:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline_s:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{described}\n{'' if log is None else log.read_text()[-3000:]}")
 
 
 @pytest.fixture
@@ -103,6 +94,9 @@ class Box:
         assert response.ok, response.text
         return response.json()
 
+    def end_of_log(self) -> str:
+        return end_of(self.log)
+
     def desire(self, **config: Any) -> int:
         return int(self.ask("PUT", "/config", json={"config": config})["revision"])
 
@@ -113,7 +107,11 @@ class Box:
             said = self.ask("GET")["config"]
             return said if said["state"] in wanted else None
 
-        return until(look, f"{wanted} did not come, but {self.ask('GET')['config']}", self.log)
+        return wait_until(
+            look,
+            f"the configuration is {' or '.join(wanted)}",
+            details=lambda: f"{self.ask('GET')['config']}\n{end_of(self.log)}",
+        )
 
     def gives_pictures(self, camera: str = "camera") -> Any:
         def look() -> Any:
@@ -123,7 +121,7 @@ class Box:
                 for one in health["cameras"]
             )
 
-        return until(look, "no pictures", self.log)
+        return wait_until(look, "the camera gives pictures", details=self.end_of_log)
 
     def clock_offset_s(self) -> float:
         """As measured from the answers to its health."""
@@ -131,7 +129,7 @@ class Box:
         def look() -> Any:
             return self.ask("GET")["health"]["clock_offset_s"] is not None
 
-        until(look, "no offset of the clock", self.log)
+        wait_until(look, "the clock offset is measured", details=self.end_of_log)
         return float(self.ask("GET")["health"]["clock_offset_s"])
 
 
@@ -199,11 +197,17 @@ def test_a_configuration_with_which_the_agent_dies_is_undone_by_itself(
         box.gives_pictures()
         bad = box.desire(cameras=[{"name": "other", "source": half_dead.url}])
         box.state("trying")
-        until(lambda: "Watching other" in box.log.read_text(), "no trial", box.log)
+        wait_until(
+            lambda: "Watching other" in box.log.read_text(), "a trial", details=box.end_of_log
+        )
         process.kill()
         process.wait()
     with box.run() as process:
-        until(lambda: "Watching other" in box.log.read_text(), "no second try", box.log)
+        wait_until(
+            lambda: "Watching other" in box.log.read_text(),
+            "a second trial",
+            details=box.end_of_log,
+        )
         process.kill()
         process.wait()
     with box.run():
@@ -231,7 +235,11 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
         )
         stack.enter_context(running(ingest, log))
         stack.enter_context(box.run())
-        until(lambda: box.admin.get(f"{box.server.url}/v1/devices/{box.name}").ok, "no device", log)
+        wait_until(
+            lambda: box.admin.get(f"{box.server.url}/v1/devices/{box.name}").ok,
+            "the server knows the device",
+            details=lambda: end_of(log),
+        )
         box.gives_pictures()
         assert abs(box.clock_offset_s()) < 1.0
         assert box.ask("GET")["site"] == "main"
@@ -242,7 +250,11 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
         topic = DeviceTopics("main", box.name).of("config/desired")
         assert retained(url, topic)
         box.ask("DELETE")
-        until(lambda: not retained(url, topic), "the broker still holds it", log)
+        wait_until(
+            lambda: not retained(url, topic),
+            "the broker forgets the configuration",
+            details=lambda: end_of(log),
+        )
 
 
 def retained(url: str, topic: str) -> bytes:
@@ -296,7 +308,7 @@ def test_a_box_whose_models_were_damaged_says_so_and_goes_on_when_they_are_whole
         return health and any("compact is damaged" in one for one in health["problems"])
 
     with box.run():
-        until(complains, "no complaint", box.log)
+        wait_until(complains, "the box reports the damage", details=box.end_of_log)
         embedder.write_bytes(whole)
         box.gives_pictures()
         assert box.ask("GET")["health"]["problems"] == []

@@ -30,10 +30,10 @@ from shared.wire.template import Template, encode_template
 from tests.support.films import Actor, shrunk, write_film
 from tests.support.probes import make_probe
 from tests.support.serving import key as create_key
+from tests.support.waiting import TIMEOUT_S, wait_until
 
 MODEL = "compact-mobilefacenet-512@1"
 COLLECTION = "/v1/collections/default"
-PATIENCE_S = 60.0
 
 
 class World:
@@ -124,16 +124,6 @@ def template_of(seed: int) -> Template:
     return Template(MODEL, (row / np.linalg.norm(row)).astype(np.float32))
 
 
-def eventually(what: Callable[[], object]) -> bool:
-    """Whether it comes about in time."""
-    until_s = time.monotonic() + PATIENCE_S
-    while not what():
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
@@ -167,18 +157,18 @@ def test_two_boxes_hear_of_those_whom_they_may_hold(
     hall, gate = box_of("hall"), box_of("gate")
     world.enroll("amy", 1)
     world.enroll("bob", 2, groups=["night"])
-    assert eventually(lambda: (hall.names(1), hall.names(2)) == ("amy", "bob"))
-    assert eventually(lambda: gate.names(2) == "bob")
+    wait_until(lambda: (hall.names(1), hall.names(2)) == ("amy", "bob"), "the hall knows both")
+    wait_until(lambda: gate.names(2) == "bob", "the gate knows Bob")
     assert gate.names(1) is None
     change = {"add": ["amy"], "remove": ["bob"]}
     world.ask("PUT", "/v1/groups/night/persons", json=change)
-    assert eventually(lambda: (gate.names(1), gate.names(2)) == ("amy", None))
+    wait_until(lambda: (gate.names(1), gate.names(2)) == ("amy", None), "the gate knows Amy alone")
     erased = world.erase("amy")
-    assert eventually(lambda: hall.names(1) is None and gate.names(1) is None)
-    assert eventually(lambda: world.behind(erased) == [])
+    wait_until(lambda: hall.names(1) is None and gate.names(1) is None, "both boxes erase Amy")
+    wait_until(lambda: world.behind(erased) == [], "the erasure is confirmed")
     assert hall.names(2) == "bob"
     world.ask("PUT", "/v1/devices/gate/galleries", json={"galleries": []})
-    assert eventually(lambda: gate.gallery.state is None)
+    wait_until(lambda: gate.gallery.state is None, "the gate gives up its gallery")
 
 
 def test_an_outage_changes_nothing_and_an_erasure_waits_for_the_box(
@@ -188,9 +178,9 @@ def test_an_outage_changes_nothing_and_an_erasure_waits_for_the_box(
     world.enroll("amy", 1)
     world.enroll("bob", 2)
     box = box_of("hall")
-    assert eventually(lambda: box.names(1) == "amy" and box.galleries.in_touch)
+    wait_until(lambda: box.names(1) == "amy" and box.galleries.in_touch, "the box knows Amy")
     world.down()
-    assert eventually(lambda: not box.galleries.in_touch)
+    wait_until(lambda: not box.galleries.in_touch, "the box misses the server")
     assert (box.names(1), box.names(3)) == ("amy", None)
     box.close()
     alone = box_of("hall")  # started while nobody is there
@@ -201,8 +191,8 @@ def test_an_outage_changes_nothing_and_an_erasure_waits_for_the_box(
     erased = world.erase("amy")
     assert world.behind(erased) == ["hall"]
     back = box_of("hall")
-    assert eventually(lambda: back.names(1) is None)
-    assert eventually(lambda: world.behind(erased) == [])
+    wait_until(lambda: back.names(1) is None, "the box erases Amy")
+    wait_until(lambda: world.behind(erased) == [], "the erasure is confirmed")
     assert back.names(2) == "bob"
 
 
@@ -216,7 +206,7 @@ def test_who_is_erased_while_a_box_holds_her_is_nobody_when_her_probe_comes(
     world.ask("PATCH", f"{COLLECTION}/persons/x1", json={"name": name})
     world.enroll("bob", 2)
     box = box_of("hall")
-    assert eventually(lambda: (box.names(1), box.names(2)) == (name, "bob"))
+    wait_until(lambda: (box.names(1), box.names(2)) == (name, "bob"), "the box knows both")
     outbox = Outbox(box.settings.outbox_path, "hall")
     sink = box.galleries.recognizer(outbox, None, lambda: None)
     probe = make_probe(
@@ -226,10 +216,12 @@ def test_who_is_erased_while_a_box_holds_her_is_nobody_when_her_probe_comes(
     (waiting,) = outbox.pending()
     assert json.loads(waiting.body)["local"]["person"] == "x1"
     erased = world.erase("x1")
-    assert eventually(lambda: box.names(1) is None and world.behind(erased) == [])
+    wait_until(
+        lambda: box.names(1) is None and world.behind(erased) == [], "the erasure is confirmed"
+    )
     delivery = Delivery(outbox, HttpTransport(world.url, world.key("device", "hall")))
     delivery.start()
-    assert delivery.drained(PATIENCE_S), delivery.complaint
+    assert delivery.drained(TIMEOUT_S), delivery.complaint
     delivery.stop(5)
     outbox.close()
     (event,) = world.ask("GET", "/v1/events")["items"]
@@ -238,7 +230,10 @@ def test_who_is_erased_while_a_box_holds_her_is_nobody_when_her_probe_comes(
     assert (event["local"]["decision"], event["local"]["person"]) == ("identified", None)
     assert box.names(2) == "bob"
     # The certificate waits until the database's log was emptied, which a reader may put off.
-    assert eventually(lambda: world.ask("GET", "/v1/erasures")["items"][0]["state"] == "complete")
+    wait_until(
+        lambda: world.ask("GET", "/v1/erasures")["items"][0]["state"] == "complete",
+        "the erasure is complete",
+    )
     files = [file for file in world.folder.rglob("*") if file.is_file()]
     assert len(files) > 10
     named = [file.name for file in files if name.encode() in file.read_bytes()]
@@ -313,7 +308,7 @@ def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
         f"p{seed}" for seed in range(0, 4000, 333)
     ]
     assert_both_decide_alike(world, box)
-    galleries.close(PATIENCE_S)
+    galleries.close(TIMEOUT_S)
 
 
 def assert_both_decide_alike(world: World, box: LocalGallery) -> None:
@@ -366,7 +361,7 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
         )
     film = write_film(world.folder / "film.mp4", actors, 3.0)
     box = Box(world, "hall")
-    assert eventually(lambda: box.gallery.unusable() is None)
+    wait_until(lambda: box.gallery.unusable() is None, "the gallery is usable")
     world.down()
     box.close()
     settings = box.settings
@@ -391,9 +386,13 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
             stderr=output,
         )
     try:
-        assert eventually(lambda: told.exists() and told.read_text().count('"identified"') >= 2)
+        wait_until(
+            lambda: told.exists() and told.read_text().count('"identified"') >= 2,
+            "the hook runs for both",
+            details=log.read_text,
+        )
         world.up()
-        assert agent.wait(PATIENCE_S) == 0, log.read_text()
+        assert agent.wait(TIMEOUT_S) == 0, log.read_text()
     finally:
         agent.kill()
         agent.wait()
@@ -401,8 +400,8 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
     assert road is not None
     delivery = Delivery(open_outbox(settings), road)  # of what the agent's pauses left
     delivery.start()
-    assert delivery.drained(PATIENCE_S)
-    delivery.stop(PATIENCE_S)
+    assert delivery.drained(TIMEOUT_S)
+    delivery.stop(TIMEOUT_S)
     locally = [json.loads(line) for line in told.read_text().splitlines()]
     assert {one["decided"]["person"] for one in locally} == set(people)
     events = world.ask("GET", "/v1/events?size=100")["items"]

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import requests
 from demo.processes import free_port
 from tests.support import debian
 from tests.support.debian import Debian
+from tests.support.waiting import wait_until
 from tests.support.webcam import Webcam
 
 SOURCE = Path(__file__).parents[2]
@@ -21,16 +21,6 @@ FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 INSTALLER = "/src/systemd/install.sh"
 MODELS = "/var/lib/muster-agent/models"
 WHOLE_S = 120.0
-
-
-def until(what: Callable[[], Any], described: Callable[[], str]) -> Any:
-    until_s = time.monotonic() + WHOLE_S
-    while time.monotonic() < until_s:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.3)
-    raise AssertionError(described())
 
 
 @pytest.fixture
@@ -86,9 +76,19 @@ def test_a_clean_debian_becomes_a_box_and_a_server(machine: Debian, camera: Webc
     enrolled(machine, server, camera)
     wanted = {"models": {"detector": "centerface"}}
     server.ask("PUT", "/devices/door/config", json={"config": wanted})
-    until(lambda: server.ask("GET", "/devices/door")["config"]["state"] == "applied", server.told)
+    wait_until(
+        lambda: server.ask("GET", "/devices/door")["config"]["state"] == "applied",
+        "the configuration is applied",
+        WHOLE_S,
+        details=server.told,
+    )
     a_damaged_pack_is_mended(machine)
-    until(lambda: server.ask("GET", "/devices/door")["online"], server.told)
+    wait_until(
+        lambda: server.ask("GET", "/devices/door")["online"],
+        "the box is online",
+        WHOLE_S,
+        details=server.told,
+    )
 
     assert "sudo" in machine.run(
         "setpriv", "--reuid=nobody", "match-server", "key", "list", check=False
@@ -104,7 +104,7 @@ class Server:
     def __init__(self, machine: Debian, url: str) -> None:
         self._machine = machine
         self.url = url
-        until(self._is_ready, self.told)
+        wait_until(self._is_ready, "the server is ready", WHOLE_S, details=self.told)
         # In a folder of root's: the key is made on the service's data all the same.
         made = machine.run("match-server", "key", "create", "--role", "admin", "--json")
         self._headers = {"Authorization": f"Bearer {json.loads(made)['key']}"}
@@ -143,7 +143,12 @@ def enrolled(machine: Debian, server: Server, camera: Webcam) -> None:
             settings.write(f"{name}={value}\n")
     machine.run("edge-agent", "doctor")
     machine.run("systemctl", "enable", "--now", "edge-agent")
-    until(lambda: server.ask("GET", "/devices/door")["online"], server.told)
+    wait_until(
+        lambda: server.ask("GET", "/devices/door")["online"],
+        "the box is online",
+        WHOLE_S,
+        details=server.told,
+    )
 
 
 def a_damaged_pack_is_mended(machine: Debian) -> None:
@@ -154,8 +159,10 @@ def a_damaged_pack_is_mended(machine: Debian) -> None:
     with embedder.open("r+b") as opened:
         opened.write(bytes(1000))
     machine.run("systemctl", "start", "edge-agent")
-    until(
+    wait_until(
         lambda: "The pack compact is whole again" in machine.journal("edge-agent"),
-        lambda: machine.journal("edge-agent"),
+        "the agent mends the pack",
+        WHOLE_S,
+        details=lambda: machine.journal("edge-agent"),
     )
     assert embedder.read_bytes() == whole

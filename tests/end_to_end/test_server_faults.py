@@ -2,7 +2,6 @@
 
 import itertools
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,17 +17,11 @@ from tests.support.device import ABox, assert_all_there_once
 from tests.support.probes import make_probe
 from tests.support.proxy import Network
 from tests.support.serving import key as create_key
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack
 IMPATIENT = Patience(connect_s=2.0, silence_s=0.7, request_s=1.5)
 WAIT_S = 60.0
-
-
-def until(what: Callable[[], bool], described: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < deadline_s, described
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +81,21 @@ def test_whatever_a_server_does_instead_of_answering_nothing_is_lost_or_doubled(
     with box.storing(30):
         for fault, happen in FAULTS.items():
             before = acknowledged()
-            until(lambda: acknowledged() > before, f"nothing goes through before it {fault}")  # noqa: B023
+            progress = lambda: acknowledged() > before  # noqa: B023, E731
+            wait_until(progress, f"probes go through before the server {fault}")
             happen(network)
-            until(lambda: box.delivery.complaint is not None, f"not noticed: it {fault}")
+            wait_until(
+                lambda: box.delivery.complaint is not None,
+                f"the box notices that the server {fault}",
+            )
             during, stored = acknowledged(), len(box.stored)
-            until(lambda: len(box.stored) > stored + 10, "the box stores no more")  # noqa: B023
+            wait_until(lambda: len(box.stored) > stored + 10, "the box goes on storing")  # noqa: B023
             assert acknowledged() == during, f"something was taken for an answer when it {fault}"
             network.mend()
-            until(lambda: box.delivery.complaint is None, f"not back after it {fault}")
+            wait_until(
+                lambda: box.delivery.complaint is None,
+                f"probes go through after the server {fault}",
+            )
     assert box.delivery.drained(WAIT_S), box.delivery.complaint
     assert box.end()
     assert_all_there_once(one_server.data, box)
@@ -105,7 +105,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(network: Network, new_box: NewBo
     box = new_box("pause")
     network.refuse(429, Retry_After="2")
     with box.storing(30):
-        until(lambda: len(network.asked_at_s) >= 3, "it never asked again")
+        wait_until(lambda: len(network.asked_at_s) >= 3, "the box sends three requests")
     network.mend()
     assert box.delivery.drained(WAIT_S)
     assert box.end()
@@ -120,7 +120,7 @@ def test_a_server_that_says_nothing_does_not_hold_a_box_that_is_to_stop(
     box = new_box("stop", patience=Patience())  # of 20 s
     network.manner = "silent"
     with box.storing(30):
-        until(lambda: len(network.asked_at_s) > 0, "nothing was asked")
+        wait_until(lambda: len(network.asked_at_s) > 0, "the box sends a request")
     assert box.end(), "delivery still waits for an answer that does not come"
     assert box.outbox.trouble is None
 
@@ -156,7 +156,9 @@ def test_an_address_where_somebody_listens_and_never_speaks_is_a_server_that_is_
         url = f"http://127.0.0.1:{mute.getsockname()[1]}"
         box = new_box("mute", url)
         with box.storing(30):
-            until(lambda: box.delivery.complaint is not None, "not noticed")
+            wait_until(
+                lambda: box.delivery.complaint is not None, "the box notices that its requests fail"
+            )
         assert "did not answer in time" in str(box.delivery.complaint)
         assert box.outbox.counts().waiting == len(box.stored)
         assert box.end()

@@ -29,6 +29,7 @@ from match_server.db.database import Database
 from match_server.db.tables import Change, Collection, Counter, Template
 from match_server.services.audit.chain import append_notes
 from tests.support.postgres import Postgres
+from tests.support.waiting import wait_until
 
 MODEL = "compact-mobilefacenet-512@1"
 COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
@@ -102,8 +103,9 @@ class Trial:
         with ThreadPoolExecutor(clients) as pool:
             for number in numbers:
                 pool.submit(enroll, number)
-            while answers[0] < kill_after:
-                time.sleep(0.001)
+            wait_until(
+                lambda: answers[0] >= kill_after, "enough requests are answered", poll_s=0.001
+            )
             self._kill(victim)
         self._settle()
         wrong, there = self._compare(numbers, ours)

@@ -5,19 +5,9 @@ import hashlib
 import hmac
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PATIENCE_S = 15
-
-
-def until(condition, what):
-    """Wait for a condition; its value."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline_s, f"{what} did not happen"
-        time.sleep(0.01)
-    return value
+from tests.support.waiting import TIMEOUT_S
 
 
 class Receiver:
@@ -37,7 +27,7 @@ class Receiver:
                 answers = receiver.answers
                 answer = answers.pop(0) if len(answers) > 1 else answers[0]
                 if answer == "hang":
-                    receiver.silence.wait(PATIENCE_S)
+                    receiver.silence.wait(TIMEOUT_S)
                     return
                 if 200 <= answer < 300:
                     receiver.taken.append(json.loads(body)["data"])
@@ -61,7 +51,7 @@ class Receiver:
         self.silence.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(PATIENCE_S)
+        self._thread.join(TIMEOUT_S)
 
 
 def signature(secret_text, headers, body):

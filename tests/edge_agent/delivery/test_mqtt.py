@@ -27,6 +27,7 @@ from shared.wire.messages import StatusMessage
 from shared.wire.topics import DeviceTopics
 from tests.support.fake_servers import SITE, Broker, MqttFarEnd
 from tests.support.probes import DEVICE, make_probe
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.broker
 Probes = Callable[[int], list[Probe]]
@@ -58,13 +59,6 @@ class Listener:
         with self._changed:
             self.heard.append((message.payload, message.retain))
             self._changed.notify_all()
-
-
-def wait_for(what: Callable[[], bool]) -> bool:
-    deadline_s = time.monotonic() + 20
-    while not what() and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    return what()
 
 
 def said(online: bool) -> bytes:
@@ -230,7 +224,7 @@ def test_a_broker_that_does_not_take_the_boxes_probes_is_named_with_its_reason(
     delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS))
     delivery.start()
     try:
-        assert wait_for(lambda: delivery.complaint is not None)
+        wait_until(lambda: delivery.complaint is not None, "delivery complains")
         assert "does not take this box's probes" in str(delivery.complaint)
         assert outbox.counts().waiting == 1
     finally:
@@ -281,7 +275,7 @@ def test_what_breaks_in_the_clients_thread_ends_delivery_rather_than_the_road_in
         assert delivery.drained(20)
         client.publish(TOPICS.of("config/desired"), b"{}", qos=1).wait_for_publish(10)
         outbox.put(probes(1))
-        assert wait_for(lambda: delivery.failure is not None)
+        wait_until(lambda: delivery.failure is not None, "delivery fails")
         assert "the disk is gone" in str(delivery.failure)
     finally:
         delivery.stop(2.0)
@@ -369,7 +363,10 @@ def test_a_probe_that_no_packet_holds_is_a_complaint_and_no_endless_connecting(
     outbox.put([make_probe()])
     delivery.start()
     try:
-        assert wait_for(lambda: "takes packets of 900 bytes" in (delivery.complaint or ""))
+        wait_until(
+            lambda: "takes packets of 900 bytes" in (delivery.complaint or ""),
+            "delivery names the limit of the broker",
+        )
     finally:
         delivery.stop(2.0)
     assert outbox.counts().waiting == 1
@@ -383,8 +380,8 @@ def test_two_boxes_of_one_name_say_so_and_leave_each_other_alone_for_a_while(
     for twin in twins:
         twin.open(lambda: None)
     try:
-        assert wait_for(lambda: "a `device` name of its own" in caplog.text)
-        assert wait_for(lambda: any(twin._ready.is_set() for twin in twins))
+        wait_until(lambda: "a `device` name of its own" in caplog.text, "the advice is logged")
+        wait_until(lambda: any(twin._ready.is_set() for twin in twins), "a twin is connected")
         connected = [twin for twin in twins if twin._ready.is_set()]
         time.sleep(3.0)  # they took turns every second before
         assert [twin for twin in twins if twin._ready.is_set()] == connected

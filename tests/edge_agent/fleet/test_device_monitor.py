@@ -1,7 +1,6 @@
 """The warden: what it feels reaches the cameras, what it knows reaches the server."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from shared.errors import Unavailable
 from shared.wire.device import DesiredConfig, HealthMessage, ReportedConfig
 from tests.support.fake_faces import FakeFaces
 from tests.support.probes import make_probe
+from tests.support.waiting import wait_until
 
 COOL = Readings(
     temperature_c=45.0,
@@ -98,11 +98,7 @@ class Watch:
 
     def until(self, decided: Callable[[], bool]) -> None:
         """Time passes while a configuration is tried apart by a process of its own."""
-        deadline_s = time.monotonic() + 60
-        while not decided():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
-            self.warden._tick()
+        wait_until(lambda: self.warden._tick() or decided(), "the configuration is decided")
 
 
 @pytest.fixture

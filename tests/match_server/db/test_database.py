@@ -25,6 +25,7 @@ from match_server.services.recognition.face_engine import FaceEngine
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Conflict, MalformedInput, MusterError, Unavailable
 from tests.support.postgres import postgres
+from tests.support.waiting import wait_until
 
 _COLUMNS = (Person.number, Person.name, Person.meta, Person.expires_at, Person.created_at)
 _SOME = (
@@ -275,9 +276,8 @@ class TestPostgreSQL:
             rings = database.bell.rings
             with other.write() as session:
                 next_number(session, "changes")
-            while database.bell.rings == rings and time.monotonic() < deadline_s:
-                time.sleep(0.01)  # without looking into the database
-            assert database.bell.rings > rings
+            # without looking into the database
+            wait_until(lambda rings=rings: database.bell.rings > rings, "the commit is signalled")
         other.close()
 
     def test_a_connection_that_breaks_at_the_commit_leaves_it_open_what_is_stored(self, database):

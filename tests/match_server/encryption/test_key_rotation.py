@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +15,7 @@ from sqlalchemy import select
 from match_server.commands.cli import main
 from match_server.db.tables import DataKey, Image, Template
 from shared.encryption import Key, Keyring
+from tests.support.waiting import wait_until
 
 PERSONS = "/v1/collections/secret/persons"
 TEMPLATES, PHOTOS = 1200, 3
@@ -233,8 +233,7 @@ def test_what_is_enrolled_during_a_rotation_is_all_there(api, make_api, helpers,
     ]
     for thread in threads:
         thread.start()
-    while len(made) < 3:
-        time.sleep(0.01)
+    wait_until(lambda: len(made) >= 3, "3 persons are enrolled")
     results = [api.services.rotation.renew_data() for _ in range(3)]
     stop.set()
     for thread in threads:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from match_server.services.galleries import follower
 from match_server.services.galleries.search_index import SearchIndex
 from match_server.services.lookups import collection_named
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -140,10 +140,7 @@ def test_an_erased_template_is_soon_gone_from_the_files(api, helpers, index, tmp
     assert stored()
     api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
     _gallery(running, api.services)
-    deadline_s = time.monotonic() + 10
-    while stored() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    assert not stored()
+    wait_until(lambda: not stored(), "the template leaves the disk")
     assert len(gallery) == 1
 
 

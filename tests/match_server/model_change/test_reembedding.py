@@ -3,7 +3,6 @@
 import io
 import json
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +25,7 @@ from match_server.services.recognition.reference_calibrations import UNKNOWN_MOD
 from models.packs.references import reference_of
 from shared.errors import Conflict, MalformedInput, NotFound, PackError
 from shared.wire.template import Template as FaceTemplate
+from tests.support.waiting import wait_until
 
 OTHER, OTHER_DIMENSION = "turned-256@1", 256
 PERSONS = "/v1/collections/{}/persons"
@@ -207,8 +207,7 @@ def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
 
     thread = threading.Thread(target=enroll_on)
     thread.start()
-    while len(made) < 3:
-        time.sleep(0.01)
+    wait_until(lambda: len(made) >= 3, "3 persons are enrolled")
     work = api.services.reembedding
     for _ in range(50):
         work.prepare("staff", other)
@@ -218,8 +217,7 @@ def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
             continue
         break
     enough = len(made) + 3
-    while thread.is_alive() and len(made) < enough:
-        time.sleep(0.01)
+    wait_until(lambda: not thread.is_alive() or len(made) >= enough, "3 more persons are enrolled")
     stop.set()
     thread.join()
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == OTHER

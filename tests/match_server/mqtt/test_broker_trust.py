@@ -35,6 +35,7 @@ from shared.wire.messages import ProbeReceipt, ReceiptMessage
 from shared.wire.topics import DeviceTopics
 from tests.attacks.mqtt import valid_messages
 from tests.support.probes import make_probe
+from tests.support.waiting import TIMEOUT_S, wait_until
 
 BINARY = find_broker()
 pytestmark = [
@@ -47,14 +48,6 @@ pytestmark = [
 ]
 SHIPPED = Path(__file__).parents[3] / "systemd"
 DOOR, YARD = DeviceTopics("main", "door-1"), DeviceTopics("main", "door-2")
-PATIENCE_S = 20
-
-
-def until(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.02)
 
 
 class Client:
@@ -80,7 +73,7 @@ class Client:
         self._client.loop_start()
 
     def ready(self):
-        assert self._subscribed.wait(PATIENCE_S)
+        assert self._subscribed.wait(TIMEOUT_S)
         return self
 
     def say(self, topic, body, *, key=None, retain=False):
@@ -90,8 +83,8 @@ class Client:
         if key is not None:
             properties.UserProperty = (PROPERTY, key.sign(topic, payload))
         sent = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
-        sent.wait_for_publish(PATIENCE_S)
-        until(lambda: sent.mid in self._taken, "the broker's answer")
+        sent.wait_for_publish(TIMEOUT_S)
+        wait_until(lambda: sent.mid in self._taken, "the broker's answer")
         return not self._taken[sent.mid]
 
     def close(self):
@@ -156,7 +149,7 @@ def guarded(tmp_path, stack):
     process = subprocess.Popen([BINARY, "-c", str(file)], stderr=subprocess.DEVNULL)
     stack.callback(process.wait)
     stack.callback(process.terminate)
-    until(lambda: is_open(port), "the broker's start")
+    wait_until(lambda: is_open(port), "the broker's start")
     return port, folder / "ca.pem"
 
 
@@ -184,9 +177,9 @@ def serve(settings, stack):
         for work, end in ((lambda: consumer.run(ready.set), consumer.stop), (desk.run, desk.stop)):
             thread = threading.Thread(target=work)
             thread.start()
-            stack.callback(thread.join, PATIENCE_S)
+            stack.callback(thread.join, TIMEOUT_S)
             stack.callback(end)
-        assert ready.wait(PATIENCE_S)
+        assert ready.wait(TIMEOUT_S)
 
     return start
 
@@ -233,16 +226,16 @@ class TestTheShippedBroker:
             assert server.say(topics.receipt, {"by": "server"})
         assert door.say(DOOR.probe, {"by": "door"})
         assert yard.say(YARD.probe, {"by": "yard"})
-        until(lambda: len(server.heard) == 6 and door.heard, "what may be said")
-        until(lambda: len(alone.heard) == len(yard.heard) == 2, "what may be read")
+        wait_until(lambda: len(server.heard) == 6 and door.heard, "what may be said")
+        wait_until(lambda: len(alone.heard) == len(yard.heard) == 2, "what may be read")
         assert [one.topic for one in server.heard if b"yard" in one.payload] == [YARD.probe]
         assert [one.topic for one in door.heard] == [DOOR.receipt]
         assert {one.topic for one in (*alone.heard, *yard.heard)} == set(own)
 
     def test_who_has_no_login_or_only_listens_reaches_nothing(self, guarded, client):
         port, ca = guarded
-        assert client(port, ca=ca).refused.wait(PATIENCE_S)
-        assert client(port, user="nobody", ca=ca).refused.wait(PATIENCE_S)
+        assert client(port, ca=ca).refused.wait(TIMEOUT_S)
+        assert client(port, user="nobody", ca=ca).refused.wait(TIMEOUT_S)
         listener = client(port, "muster/v1/+/+/event", user="muster-events", ca=ca).ready()
         assert listener.granted == [True]
         assert not listener.say(DOOR.of("event"), {"by": "listener"})
@@ -258,7 +251,7 @@ class TestTheShippedBroker:
         road, outbox, _ = box(url, login=MqttLogin(DOOR.device, word, ca_file=ca))
         outbox.put([make_probe(model_id=helpers.MODEL)])
         delivery = deliver(stack, outbox, road)
-        assert delivery.drained(PATIENCE_S), delivery.complaint
+        assert delivery.drained(TIMEOUT_S), delivery.complaint
         blind = MqttTransport(url, YARD, MqttLogin(YARD.device, f"{YARD.device}'s password"))
         blind.open(lambda: None)
         stack.callback(blind.close, 1.0)
@@ -275,7 +268,7 @@ class TestAnOpenBroker:
         outbox.put([probe])
         attacker = client(port, DOOR.probe).ready()
         deliver(stack, outbox, road)
-        until(lambda: attacker.heard, "the box's probe")
+        wait_until(lambda: attacker.heard, "the box's probe")
         forged = ReceiptMessage(
             receipts=[ProbeReceipt(probe_id=probe.probe_id, status="accepted")]
         ).model_dump_json()
@@ -287,7 +280,7 @@ class TestAnOpenBroker:
         time.sleep(0.5)
         assert outbox.counts().waiting == 1
         serve(api.services, broker=f"mqtt://127.0.0.1:{port}")
-        until(lambda: outbox.counts().acknowledged == 1, "the server's own receipt")
+        wait_until(lambda: outbox.counts().acknowledged == 1, "the server's own receipt")
 
     def test_nobody_has_a_probe_refused_or_replaced_by_sending_its_id(
         self, api, helpers, port, serve, client
@@ -298,7 +291,7 @@ class TestAnOpenBroker:
         far = client(port, DOOR.receipt).ready()
         first = api.probe(helpers.unit_vector(1))
         far.say(DOOR.probe, first, key=key)
-        until(lambda: far.heard, "a receipt")
+        wait_until(lambda: far.heard, "a receipt")
         assert key.has_signed(DOOR.receipt, far.heard[0].payload, signature_in(far.heard[0]))
         second = api.probe(helpers.unit_vector(2), sequence=2)
         far.say(DOOR.probe, {**second, "camera": "a b"})  # provokes a refusal
@@ -306,7 +299,7 @@ class TestAnOpenBroker:
         far.say(DOOR.probe, second, key=MessageKey(key.id, bytes(32)))
         far.say(DOOR.of("status"), {"device": DOOR.device, "online": False})
         far.say(DOOR.probe, second, key=key)
-        until(lambda: len(far.heard) > 1, "the second receipt")
+        wait_until(lambda: len(far.heard) > 1, "the second receipt")
         said = [json.loads(one.payload)["receipts"][0]["status"] for one in far.heard]
         assert said == ["accepted", "accepted"]
         assert api.ok("GET", "/v1/events")["total"] == 2
@@ -323,7 +316,7 @@ class TestAnOpenBroker:
         far.say(YARD.probe, api.probe(helpers.unit_vector(1), device=YARD.device))
         far.say(YARD.probe, api.probe(helpers.unit_vector(1), device=YARD.device), key=key)
         far.say(DOOR.probe, api.probe(helpers.unit_vector(2)), key=key)
-        until(lambda: far.heard, "a receipt")
+        wait_until(lambda: far.heard, "a receipt")
         assert api.ok("GET", "/v1/events")["total"] == 1
 
     def test_a_wanted_configuration_is_read_and_written_by_the_server_alone(
@@ -338,22 +331,22 @@ class TestAnOpenBroker:
         link.open(taken.append)
         road.open(lambda: None)
         stack.callback(road.close, 1.0)
-        until(road._ready.is_set, "the connection")
+        wait_until(road._ready.is_set, "the connection")
         link.send_health(health_of(DOOR.device, api))  # by which the server learns that it signs
         camera = {"name": "front", "source": "rtsp://admin:Passw0rt@10.0.0.9/1"}
-        until(lambda: names_key(api, DOOR.device), "the first signed message")
+        wait_until(lambda: names_key(api, DOOR.device), "the first signed message")
         api.services.configurations.desire(DOOR.device, ConfigPut(config={"cameras": [camera]}))
-        until(lambda: taken, "the configuration")
+        wait_until(lambda: taken, "the configuration")
         assert taken[0].config == {"cameras": [camera]}
         attacker = client(port, DOOR.of("config/desired")).ready()
-        until(lambda: attacker.heard, "what is retained")
+        wait_until(lambda: attacker.heard, "what is retained")
         assert b"Passw0rt" not in attacker.heard[0].payload
         old = attacker.heard[0].payload
         forged = {"schema_version": 1, "revision": 9, "config": {"liveness": {"policy": "off"}}}
         attacker.say(DOOR.of("config/desired"), forged, retain=True)
         newer = ConfigPut(config={"log_level": "DEBUG"})
         api.services.configurations.desire(DOOR.device, newer)
-        until(lambda: len(taken) > 1, "the newer configuration")
+        wait_until(lambda: len(taken) > 1, "the newer configuration")
         attacker.say(DOOR.of("config/desired"), old, retain=True)
         time.sleep(0.5)
         assert [one.revision for one in taken if one.revision != 2] == [1]

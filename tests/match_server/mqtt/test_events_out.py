@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.clock import SystemClock
 from tests.support import serving
-from tests.support.webhook_receivers import Receiver, until
+from tests.support.waiting import wait_until
+from tests.support.webhook_receivers import Receiver
 
 MODEL = "compact-mobilefacenet-512@1"
 COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
@@ -115,9 +116,9 @@ def test_a_server_killed_between_event_and_delivery_loses_none(serve, key, helpe
     server.end(signal.SIGKILL)
     back = receive(port=port)
     again = serve("--workers", "2")
-    until(lambda: {event["id"] for event in back.taken} >= events, "every event")
+    wait_until(lambda: {event["id"] for event in back.taken} >= events, "every event")
     waiting = f"/v1/webhooks/{made['id']}"
-    until(lambda: call(again, key, "GET", waiting).json()["waiting"] == 0, "an empty queue")
+    wait_until(lambda: call(again, key, "GET", waiting).json()["waiting"] == 0, "an empty queue")
     assert {event["id"] for event in back.taken} == events
 
 
@@ -134,7 +135,7 @@ def test_workers_count_together_and_go_on_when_one_dies(serve, key, helpers):
     )
     os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
     for number in range(21, 31):
-        until(
+        wait_until(
             lambda number=number: _accepted(server, key, probe(helpers, number)),
             "an answer of the other worker",
         )
@@ -171,7 +172,7 @@ def test_nothing_biometric_no_name_and_no_key_gets_into_the_log(serve, key, help
     call(server, key, "GET", f"/v1/collections/default/persons?q={NAME}&key={key}")
     call(server, key, "GET", f"/v1/collections/{NAME}")
     call(server, "muster_wrong_key-that-is-none", "GET", "/v1/keys")
-    until(lambda: receiver.taken, "a delivery")
+    wait_until(lambda: receiver.taken, "a delivery")
     call(server, key, "DELETE", place)
     call(server, key, "GET", "/metrics")
     server.end()

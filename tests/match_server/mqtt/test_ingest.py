@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -25,21 +24,14 @@ from shared.errors import ConfigurationError, Unavailable
 from shared.wire.messages import ProbeMessage
 from shared.wire.topics import DeviceTopics
 from tests.attacks import mqtt as attacks
+from tests.support.waiting import TIMEOUT_S, wait_until
 
 BINARY = find_broker()
 needs_broker = [
     pytest.mark.broker,
     pytest.mark.skipif(BINARY is None, reason="no mosquitto on this machine"),
 ]
-PATIENCE_S = 20
 TOPICS = DeviceTopics("home", "door-1")
-
-
-def _until(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.02)
 
 
 class Broker:
@@ -62,7 +54,7 @@ class Broker:
         self.process = subprocess.Popen(
             [BINARY, "-c", str(self._config)], stdout=self._log, stderr=self._log
         )
-        _until(self._answers, "the broker's start")
+        wait_until(self._answers, "the broker's start")
 
     def stop(self):
         self.process.terminate()
@@ -90,11 +82,11 @@ class Box:
         self.client.reconnect_delay_set(1, 1)
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        assert subscribed.wait(PATIENCE_S)
+        assert subscribed.wait(TIMEOUT_S)
 
     def send(self, payload, topic=TOPICS.probe, **options):
         text = payload if isinstance(payload, str | bytes) else json.dumps(payload)
-        self.client.publish(topic, text, qos=1, **options).wait_for_publish(PATIENCE_S)
+        self.client.publish(topic, text, qos=1, **options).wait_for_publish(TIMEOUT_S)
 
     def close(self):
         self.client.disconnect()
@@ -114,12 +106,12 @@ class Ingest:
         self.thread.start()
 
     def wait(self):
-        assert self.ready.wait(PATIENCE_S)
+        assert self.ready.wait(TIMEOUT_S)
         return self
 
     def stop(self):
         self.consumer.stop()
-        self.thread.join(PATIENCE_S)
+        self.thread.join(TIMEOUT_S)
         assert not self.thread.is_alive()
 
 
@@ -159,7 +151,7 @@ class TestOverABroker:
         start(api.services.probes).wait()
         probe = api.probe(helpers.unit_vector(1))
         box.send(probe)
-        _until(lambda: box.receipts, "a receipt")
+        wait_until(lambda: box.receipts, "a receipt")
         assert box.receipts == [
             {"probe_id": probe["probe_id"], "status": "accepted", "code": None, "message": None}
         ]
@@ -170,7 +162,7 @@ class TestOverABroker:
         probe = api.probe(helpers.unit_vector(1))
         box.send(probe)
         box.send(probe)
-        _until(lambda: len(box.receipts) == 2, "two receipts")
+        wait_until(lambda: len(box.receipts) == 2, "two receipts")
         assert [one["status"] for one in box.receipts] == ["accepted", "duplicate"]
         assert api.ok("GET", "/v1/events")["items"][0]["probes"] == 1
 
@@ -183,7 +175,7 @@ class TestOverABroker:
         elsewhere = api.probe(helpers.unit_vector(1), device="door-2")
         for payload in ("{", '{"probe_id": "odd"}', foreign, elsewhere, good):
             box.send(payload)
-        _until(lambda: len(box.receipts) == 4, "four receipts")
+        wait_until(lambda: len(box.receipts) == 4, "four receipts")
         assert [(one["status"], one["code"]) for one in box.receipts] == [
             ("refused", "malformed"),
             ("refused", "model_mismatch"),
@@ -199,7 +191,7 @@ class TestOverABroker:
             box.send(probe)
         assert box.receipts == []
         start(api.services.probes).wait()
-        _until(lambda: len(box.receipts) == 5, "five receipts")
+        wait_until(lambda: len(box.receipts) == 5, "five receipts")
         assert api.ok("GET", "/v1/events")["total"] == 5
 
     def test_a_probe_that_could_not_be_stored_is_not_acknowledged_and_comes_again(
@@ -208,7 +200,7 @@ class TestOverABroker:
         intake = FailingIntake(api.services.probes, failures=2)
         start(intake).wait()
         box.send(api.probe(helpers.unit_vector(1)))
-        _until(lambda: box.receipts, "a receipt after all")
+        wait_until(lambda: box.receipts, "a receipt after all")
         assert intake.tries == 3
         assert [one["status"] for one in box.receipts] == ["accepted"]
         assert api.ok("GET", "/v1/events")["total"] == 1
@@ -216,12 +208,12 @@ class TestOverABroker:
     def test_a_restart_of_the_broker_loses_nothing(self, api, helpers, start, box, broker):
         start(api.services.probes).wait()
         box.send(api.probe(helpers.unit_vector(1)))
-        _until(lambda: len(box.receipts) == 1, "the first receipt")
+        wait_until(lambda: len(box.receipts) == 1, "the first receipt")
         broker.stop()
         broker.start()
-        _until(box.client.is_connected, "the box's reconnection")
+        wait_until(box.client.is_connected, "the box's reconnection")
         box.send(api.probe(helpers.unit_vector(2), sequence=2))
-        _until(lambda: api.ok("GET", "/v1/events")["total"] == 2, "the second event")
+        wait_until(lambda: api.ok("GET", "/v1/events")["total"] == 2, "the second event")
 
     def test_several_consumers_share_the_probes(self, api, make_api, helpers, start, box):
         counting = [CountingIntake(api.services.probes), CountingIntake(make_api().services.probes)]
@@ -229,7 +221,7 @@ class TestOverABroker:
             start(intake, ingest_client_id=f"ingest-{number}").wait()
         for sequence in range(1, 21):
             box.send(api.probe(helpers.unit_vector(sequence), sequence=sequence))
-        _until(lambda: len(box.receipts) == 20, "twenty receipts")
+        wait_until(lambda: len(box.receipts) == 20, "twenty receipts")
         assert {one["status"] for one in box.receipts} == {"accepted"}
         assert all(intake.taken > 0 for intake in counting)
         assert sum(intake.taken for intake in counting) == 20
@@ -244,9 +236,9 @@ class TestOverABroker:
                 device = session.scalars(select(Device)).one_or_none()
             return device and (device.name, device.site, device.online)
 
-        _until(lambda: state() == ("door-1", "home", True), "the retained status")
+        wait_until(lambda: state() == ("door-1", "home", True), "the retained status")
         box.send({**status, "online": False}, TOPICS.status)
-        _until(lambda: state() == ("door-1", "home", False), "the last will")
+        wait_until(lambda: state() == ("door-1", "home", False), "the last will")
 
     def test_a_broker_that_is_away_at_first_is_waited_for(self, api, helpers, start, broker):
         broker.stop()
@@ -270,7 +262,9 @@ class TestOverABroker:
         box.send(odd if where == "local" else "\ud800".encode("utf-8", "surrogatepass"))
         good = api.probe(helpers.unit_vector(1), sequence=2)
         box.send(good)
-        _until(lambda: good["probe_id"] in {one["probe_id"] for one in box.receipts}, "a receipt")
+        wait_until(
+            lambda: good["probe_id"] in {one["probe_id"] for one in box.receipts}, "a receipt"
+        )
         expected = [(odd["probe_id"], "refused")] if where == "local" else []
         expected.append((good["probe_id"], "accepted"))
         assert [(one["probe_id"], one["status"]) for one in box.receipts] == expected
@@ -300,7 +294,7 @@ class TestOverABroker:
         for probe in waiting:
             box.send(probe, theirs)
         box.send(reader.probe(helpers.unit_vector(1)))
-        _until(lambda: box.receipts, "the receipt of the other box")
+        wait_until(lambda: box.receipts, "the receipt of the other box")
         consumer.stop()
         # They are not lost: no receipt came, so their box sends them again.
         if trouble == "deleted":
@@ -317,7 +311,7 @@ class TestOverABroker:
         box.send(api.probe(helpers.unit_vector(1), camera="odd"))
         good = api.probe(helpers.unit_vector(1), sequence=2)
         box.send(good)
-        _until(lambda: box.receipts, "a receipt")
+        wait_until(lambda: box.receipts, "a receipt")
         assert [one["probe_id"] for one in box.receipts] == [good["probe_id"]]
 
     @pytest.mark.backends("sqlite")
@@ -330,12 +324,12 @@ class TestOverABroker:
         ready = threading.Event()
         thread = threading.Thread(target=consumer.run, args=(ready.set,))
         thread.start()
-        assert ready.wait(PATIENCE_S)
+        assert ready.wait(TIMEOUT_S)
         for size in (3_000_000, 10, 1_100_000, 20):
             box.send(b"x" * size, TOPICS.of("track"))
-        _until(lambda: 20 in sizes, "the last message")
+        wait_until(lambda: 20 in sizes, "the last message")
         consumer.stop()
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
         assert sizes == [10, 20]
 
     def test_a_fuzzed_device_stands_before_no_other(self, api, helpers, settings, broker):

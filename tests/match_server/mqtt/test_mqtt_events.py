@@ -18,7 +18,7 @@ from match_server.mqtt.homeassistant import Discovery, identifier_of
 from match_server.mqtt.intake import Consumer
 from match_server.process.ingest import event_publisher, listenings
 from shared.ids import new_id
-from tests.support.webhook_receivers import PATIENCE_S, until
+from tests.support.waiting import TIMEOUT_S, wait_until
 
 on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
 
@@ -45,13 +45,13 @@ class Listener:
         host, port = url.removeprefix("mqtt://").split(":")
         self._client.connect(host, int(port), **connect)
         self._client.loop_start()
-        assert ready.wait(PATIENCE_S)
+        assert ready.wait(TIMEOUT_S)
 
     def _take(self, _client, _data, message):
         self.messages.append(message)
 
     def say(self, topic, payload, **options):
-        self._client.publish(topic, payload, qos=1, **options).wait_for_publish(PATIENCE_S)
+        self._client.publish(topic, payload, qos=1, **options).wait_for_publish(TIMEOUT_S)
 
     def on(self, topic):
         """The texts that came on a topic."""
@@ -100,7 +100,7 @@ def publish(broker):
         publisher = event_publisher(api.services, broker_of(settings))
         publisher.start()
         started.append(publisher)
-        until(lambda: api.services.updates.reached("mqtt") is not None, "a publisher's start")
+        wait_until(lambda: api.services.updates.reached("mqtt") is not None, "a publisher's start")
         return publisher
 
     yield begin
@@ -117,8 +117,8 @@ def test_each_write_to_an_event_is_published_with_its_expiry_and_not_retained(
     track = new_id()
     for seed in (9, 1):
         (result,) = api.send(api.probe(helpers.unit_vector(seed), track_id=track))
-        until(lambda: listener.events(), "an event")
-    until(lambda: len(listener.events()) == 2, "two events")
+        wait_until(lambda: listener.events(), "an event")
+    wait_until(lambda: len(listener.events()) == 2, "two events")
     first, second = listener.events()
     assert first["id"] == second["id"] == result["event"]["id"]
     assert first["revision"] < second["revision"]
@@ -129,7 +129,7 @@ def test_each_write_to_an_event_is_published_with_its_expiry_and_not_retained(
     assert 0 < message.properties.MessageExpiryInterval <= 10
     later = listen("#")
     api.send(api.probe(helpers.unit_vector(8)))
-    until(lambda: later.events(), "the next event")
+    wait_until(lambda: later.events(), "the next event")
     assert len(later.events()) == 1
 
 
@@ -139,7 +139,7 @@ def test_a_late_event_is_published_as_late(api, helpers, listen, publish):
     publish(api)
     late = api.clock.now() - timedelta(seconds=11)
     api.send(helpers.probe_message(helpers.unit_vector(1), late))
-    until(lambda: listener.events(), "an event")
+    wait_until(lambda: listener.events(), "an event")
     assert not listener.events()[0]["live"]
 
 
@@ -151,7 +151,7 @@ def test_what_happened_while_nobody_published_comes_later_and_not_as_live(
     tracks = [api.send(api.probe(helpers.unit_vector(n)))[0]["event"]["id"] for n in range(5)]
     api.clock.advance(60)
     publish(api)
-    until(lambda: len(listener.events()) >= 5, "five events")
+    wait_until(lambda: len(listener.events()) >= 5, "five events")
     assert [event["id"] for event in listener.events()] == tracks
     assert not any(event["live"] for event in listener.events())
 
@@ -163,10 +163,10 @@ def test_two_publishers_publish_once_and_one_takes_over(make_api, helpers, liste
     publish(second)
     for seed in range(5):
         second.send(second.probe(helpers.unit_vector(seed)))
-    until(lambda: len(listener.events()) == 5, "five events")
+    wait_until(lambda: len(listener.events()) == 5, "five events")
     one.close()
     first.send(first.probe(helpers.unit_vector(7)))
-    until(lambda: len(listener.events()) == 6, "an event of the other")
+    wait_until(lambda: len(listener.events()) == 6, "an event of the other")
     revisions = [event["revision"] for event in listener.events()]
     assert revisions == sorted(set(revisions))
 
@@ -189,9 +189,9 @@ def test_home_assistant_finds_the_sensors_of_a_camera(make_api, helpers, listen,
     listener = listen("#")
     publish(api)
     api.send(api.probe(helpers.unit_vector(1), camera="front.door"))
-    until(lambda: len(sensors(listener)) == 4, "four sensors")
+    wait_until(lambda: len(sensors(listener)) == 4, "four sensors")
     late = listen("homeassistant/#")
-    until(lambda: len(sensors(late)) == 4, "retained descriptions")
+    wait_until(lambda: len(sensors(late)) == 4, "retained descriptions")
     for topic, config in sensors(late).items():
         assert all(set(part) <= set(ALLOWED) for part in topic.split("/")[1:-1]), topic
         assert config["availability_topic"] == "muster/homeassistant/status"
@@ -226,17 +226,17 @@ def test_the_last_person_is_named_while_live_and_nobody_after(make_api, helpers,
     ann = api.person("Ann", helpers.unit_vector(1))
     late = api.clock.now() - timedelta(seconds=30)
     api.send(helpers.probe_message(helpers.unit_vector(1), late))
-    until(lambda: state(listener, "Last person") == "nobody", "nobody")
+    wait_until(lambda: state(listener, "Last person") == "nobody", "nobody")
     api.clock.advance(60)
     api.send(api.probe(helpers.unit_vector(1)))
-    until(lambda: state(listener, "Last person") == "Ann", "Ann")
+    wait_until(lambda: state(listener, "Last person") == "Ann", "Ann")
     (config,) = [one for one in sensors(listener).values() if one["name"] == "Last person"]
     attributes = json.loads(listener.last(config["json_attributes_topic"]))
     assert (attributes["person_id"], attributes["collection"]) == (ann, "default")
     api.clock.advance(31)
-    until(lambda: state(listener, "Last person") == "nobody", "nobody again")
+    wait_until(lambda: state(listener, "Last person") == "nobody", "nobody again")
     api.send(api.probe(helpers.unit_vector(7)))
-    until(lambda: state(listener, "Last person") == "stranger", "somebody unknown")
+    wait_until(lambda: state(listener, "Last person") == "stranger", "somebody unknown")
 
 
 def test_people_in_view_are_counted_by_their_tracks(make_api, helpers, listen, publish):
@@ -254,25 +254,25 @@ def test_people_in_view_are_counted_by_their_tracks(make_api, helpers, listen, p
         assert api.ok("POST", "/v1/tracks", "device", json=body) == {"taken": 1, "late": 0}
 
     say(tracks[0], "began", 1)
-    until(lambda: state(listener, "People present") == "1", "one person")
+    wait_until(lambda: state(listener, "People present") == "1", "one person")
     (seen,) = api.ok("GET", "/v1/presence")["items"]
     assert (seen["persons"], seen["unknown"]) == ([{"id": ann, "name": "Ann"}], 0)
     say(tracks[1], "began", 2)
-    until(lambda: state(listener, "People present") == "2", "two")
+    wait_until(lambda: state(listener, "People present") == "2", "two")
     (seen,) = api.ok("GET", "/v1/presence")["items"]
     assert (seen["unknown"], seen["undecided"]) == (0, 1)
     assert state(listener, "Unknown present") == "OFF"  # until a search has said so
     api.send(api.probe(helpers.unit_vector(7), track_id=tracks[1]))
-    until(lambda: state(listener, "Unknown present") == "ON", "one of them unknown")
-    until(lambda: state(listener, "Camera online") == "ON", "the camera")
+    wait_until(lambda: state(listener, "Unknown present") == "ON", "one of them unknown")
+    wait_until(lambda: state(listener, "Camera online") == "ON", "the camera")
     say(tracks[1], "ended", 1)
     say(tracks[0], "ended", 0)
-    until(lambda: state(listener, "People present") == "0", "nobody")
-    until(lambda: state(listener, "Unknown present") == "OFF", "no unknown either")
+    wait_until(lambda: state(listener, "People present") == "0", "nobody")
+    wait_until(lambda: state(listener, "Unknown present") == "OFF", "no unknown either")
     say(tracks[0], "began", 1)
     api.clock.advance(121)
-    until(lambda: state(listener, "Camera online") == "OFF", "silence")
-    until(lambda: state(listener, "People present") == "0", "nobody after the silence")
+    wait_until(lambda: state(listener, "Camera online") == "OFF", "silence")
+    wait_until(lambda: state(listener, "People present") == "0", "nobody after the silence")
 
 
 @on_sqlite
@@ -282,13 +282,13 @@ def test_nothing_that_is_retained_ever_names_anybody(make_api, helpers, listen, 
     publish(api)
     ann = api.person("Ann Onymous", helpers.unit_vector(1))
     api.send(api.probe(helpers.unit_vector(1)))
-    until(lambda: state(listener, "Last person") == "Ann Onymous", "Ann")
-    until(lambda: listener.on("double-take/matches/Ann-Onymous"), "her topic")
+    wait_until(lambda: state(listener, "Last person") == "Ann Onymous", "Ann")
+    wait_until(lambda: listener.on("double-take/matches/Ann-Onymous"), "her topic")
     api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
-    until(lambda: state(listener, "Last person") == "nobody", "nobody")
-    until(lambda: listener.events()[-1]["person_erased"], "the event without her")
+    wait_until(lambda: state(listener, "Last person") == "nobody", "nobody")
+    wait_until(lambda: listener.events()[-1]["person_erased"], "the event without her")
     later = listen("#")
-    until(lambda: len(sensors(later)) == 4, "what is retained")
+    wait_until(lambda: len(sensors(later)) == 4, "what is retained")
     for message in list(later.messages):
         if message.retain:
             assert b"Onymous" not in message.payload
@@ -301,18 +301,18 @@ def test_everything_is_said_again_when_home_assistant_starts(make_api, helpers, 
     listener = listen("#")
     publish(api)
     api.send(api.probe(helpers.unit_vector(1)))
-    until(lambda: state(listener, "Camera online") == "ON", "states")
+    wait_until(lambda: state(listener, "Camera online") == "ON", "states")
     before = len([one for one in listener.messages if one.topic.endswith("/config")])
     online = next(one for one in sensors(listener).values() if one["name"] == "Camera online")
     said = len(listener.on(online["state_topic"]))
     listener.say("homeassistant/status", "online")
-    until(
+    wait_until(
         lambda: (
             len([one for one in listener.messages if one.topic.endswith("/config")]) >= before + 4
         ),
         "descriptions",
     )
-    until(lambda: len(listener.on(online["state_topic"])) > said, "states again")
+    wait_until(lambda: len(listener.on(online["state_topic"])) > said, "states again")
 
 
 @on_sqlite
@@ -321,12 +321,12 @@ def test_a_camera_whose_box_is_gone_is_taken_back(make_api, helpers, listen, pub
     listener = listen("#")
     publisher = publish(api)
     api.send(api.probe(helpers.unit_vector(1)))
-    until(lambda: len(sensors(listener)) == 4, "four sensors")
+    wait_until(lambda: len(sensors(listener)) == 4, "four sensors")
     publisher.close()
-    until(lambda: listener.last("muster/homeassistant/status") == "offline", "a farewell")
+    wait_until(lambda: listener.last("muster/homeassistant/status") == "offline", "a farewell")
     api.ok("DELETE", "/v1/devices/door-1")
     publish(api)
-    until(lambda: sensors(listener) == {}, "no sensors")
+    wait_until(lambda: sensors(listener) == {}, "no sensors")
 
 
 @on_sqlite
@@ -338,9 +338,9 @@ def test_double_takes_topics_are_served_on_wish(make_api, helpers, listen, publi
     api.person("王 小明", helpers.unit_vector(2))
     camera = "double-take/cameras/front"
     api.send(api.probe(helpers.unit_vector(1), camera="Front"))
-    until(lambda: listener.on(f"{camera}/person"), "a count")
-    until(lambda: listener.on("double-take/matches/Ann-O-1"), "a match")
-    until(lambda: listener.on(camera), "the camera's")
+    wait_until(lambda: listener.on(f"{camera}/person"), "a count")
+    wait_until(lambda: listener.on("double-take/matches/Ann-O-1"), "a match")
+    wait_until(lambda: listener.on(camera), "the camera's")
     (match,) = listener.on("double-take/matches/Ann-O-1")
     assert json.loads(match)["match"]["name"] == "Ann O. +/#1"
     assert json.loads(match)["camera"] == "front"
@@ -348,11 +348,11 @@ def test_double_takes_topics_are_served_on_wish(make_api, helpers, listen, publi
     assert json.loads(seen)["matches"][0]["match"] is True
     assert json.loads(seen)["counts"] == {"person": 1, "match": 1, "miss": 0, "unknown": 0}
     api.clock.advance(31)
-    until(lambda: listener.on(f"{camera}/person") == ["1", "0"], "nobody")
+    wait_until(lambda: listener.on(f"{camera}/person") == ["1", "0"], "nobody")
     api.send(api.probe(helpers.unit_vector(2), sequence=2))
-    until(lambda: listener.on("double-take/matches/王-小明"), "a name of other letters")
+    wait_until(lambda: listener.on("double-take/matches/王-小明"), "a name of other letters")
     api.send(api.probe(helpers.unit_vector(9), sequence=3))
-    until(lambda: listener.on("double-take/matches/unknown"), "somebody unknown")
+    wait_until(lambda: listener.on("double-take/matches/unknown"), "somebody unknown")
     (unknown,) = listener.on("double-take/matches/unknown")
     assert json.loads(unknown)["unknown"]["match"] is False
     assert not [one for one in listener.messages if one.topic.startswith("homeassistant")]
@@ -365,10 +365,10 @@ def test_a_count_that_was_left_behind_goes_back_to_nobody(make_api, helpers, lis
     first = publish(api)
     topic = "double-take/cameras/front/person"
     api.send(api.probe(helpers.unit_vector(1)))
-    until(lambda: listener.last(topic) == "1", "somebody")
+    wait_until(lambda: listener.last(topic) == "1", "somebody")
     first.close()  # before its half minute is over
     publish(api)
-    until(lambda: listener.last(topic) == "0", "nobody")
+    wait_until(lambda: listener.last(topic) == "0", "nobody")
 
 
 def test_track_messages_come_over_the_broker_too(api, broker, listen):
@@ -378,7 +378,7 @@ def test_track_messages_come_over_the_broker_too(api, broker, listen):
     thread = threading.Thread(target=consumer.run, args=(ready.set,))
     thread.start()
     try:
-        assert ready.wait(PATIENCE_S)
+        assert ready.wait(TIMEOUT_S)
         box = listen("nothing")
         now = api.clock.now().isoformat()
         message = {"device": "door-1", "camera": "front", "track_id": new_id(), "state": "began"}
@@ -388,13 +388,13 @@ def test_track_messages_come_over_the_broker_too(api, broker, listen):
         box.say("muster/v1/home/door-1/track", "{}")
         box.say("muster/v1/home/door-2/track", json.dumps(message))
         box.say("muster/v1/home/door-1/track", json.dumps(message))
-        until(lambda: api.services.presence.now().items, "a face in view")
+        wait_until(lambda: api.services.presence.now().items, "a face in view")
         (seen,) = api.services.presence.now().items
         assert (seen.device, seen.site, seen.in_view) == ("door-1", "home", 1)
         assert (seen.unknown, seen.undecided) == (0, 1)
     finally:
         consumer.stop()
-        thread.join(PATIENCE_S)
+        thread.join(TIMEOUT_S)
 
 
 @pytest.mark.parametrize(("one", "other"), [("a.b", "a_b"), ("a.b", "a-b"), ("a.b", "a..b")])
@@ -423,18 +423,18 @@ def test_after_a_brokers_absence_nothing_old_looks_live_and_nothing_is_missing(
     session.SessionExpiryInterval = 3600  # the broker keeps for the listener what it misses
     try:
         with running(command, log):
-            until(lambda: answers(port), "the broker")
+            wait_until(lambda: answers(port), "the broker")
             listener = Listener(
                 url, EVENTS, client_id="listener", clean_start=False, properties=session
             )
             publisher.start()
-            until(lambda: api.services.updates.reached("mqtt") is not None, "a start")
+            wait_until(lambda: api.services.updates.reached("mqtt") is not None, "a start")
         sent = [api.send(api.probe(helpers.unit_vector(n)))[0]["event"]["id"] for n in range(3)]
         api.clock.advance(11)
         with running(command, log):
-            until(lambda: len(listener.events()) >= 3, "what was missed")
+            wait_until(lambda: len(listener.events()) >= 3, "what was missed")
             now = api.send(api.probe(helpers.unit_vector(9)))[0]["event"]["id"]
-            until(lambda: listener.events()[-1]["id"] == now, "what is new")
+            wait_until(lambda: listener.events()[-1]["id"] == now, "what is new")
             listener.close()
         told = {event["id"]: event["live"] for event in listener.events()}
         assert told == {**dict.fromkeys(sent, False), now: True}

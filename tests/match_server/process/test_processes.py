@@ -25,6 +25,7 @@ import requests
 from match_server.schemas.base import ErrorBody
 from tests.attacks.clients import JSON, STRANGERS, require_no_error, storm
 from tests.support.serving import COMMAND, MODEL, Client, key, started, stopped
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -73,12 +74,15 @@ def test_the_figures_are_of_all_workers_whichever_answers(server):
     asked = 'muster_request_seconds_count{method="GET",rule="/v1/keys",status="200"}'
     for _ in range(20):
         assert client("GET", "/v1/keys").status_code == 200
-    pids, counts, deadline = set(), set(), time.monotonic() + 60
-    while len(pids) < 2:
-        assert time.monotonic() < deadline
+    pids, counts = set(), set()
+
+    def both_counted():
         text = client("GET", "/metrics").text
-        pids |= set(re.findall(r'muster_gallery_lag\{pid="(\d+)"\}', text))
-        counts |= set(re.findall(re.escape(asked) + r" (\S+)", text))
+        pids.update(re.findall(r'muster_gallery_lag\{pid="(\d+)"\}', text))
+        counts.update(re.findall(re.escape(asked) + r" (\S+)", text))
+        return len(pids) >= 2
+
+    wait_until(both_counted, "both processes give their metrics")
     assert counts == {"20.0"}
 
 
@@ -119,9 +123,7 @@ def test_what_was_answered_survives_a_kill(tmp_path, helpers):
     with ThreadPoolExecutor(4) as pool:
         for number in texts:
             pool.submit(enroll, number)
-        deadline = time.monotonic() + 30
-        while len(acknowledged) < 20 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: len(acknowledged) >= 20, "20 persons are acknowledged")
         _kill_all(process)
     process.stdout.close()
     assert 20 <= len(acknowledged) < len(texts)
@@ -277,10 +279,8 @@ def test_the_place_of_a_stream_whose_client_lost_its_power_is_free_soon(impatien
         _lose_power(connection)
         probe = helpers.probe_message(helpers.unit_vector(1), datetime.now(UTC), model_id=MODEL)
         assert client("POST", "/v1/probes", json=probe).status_code == 200
-        deadline = time.monotonic() + 30
-        while (again := client("GET", "/v1/events/stream", stream=True)).status_code == 503:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        stream = lambda: client("GET", "/v1/events/stream", stream=True)  # noqa: E731
+        again = wait_until(lambda: (s := stream()).status_code != 503 and s, "a free place")
         assert again.status_code == 200
         again.close()
 

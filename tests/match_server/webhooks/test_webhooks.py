@@ -23,7 +23,8 @@ from match_server.services.webhooks.calls import Caller
 from match_server.services.webhooks.delivery import Deliverer, Patience
 from match_server.settings import Settings
 from shared.errors import Unavailable
-from tests.support.webhook_receivers import Receiver, signature, until
+from tests.support.waiting import wait_until
+from tests.support.webhook_receivers import Receiver, signature
 
 on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
 
@@ -115,7 +116,7 @@ def test_an_event_is_told_signed_and_with_its_expiry(api, helpers, receive, hook
     deliver(api)
     api.person("Ann", helpers.unit_vector(1))
     see(api, helpers, seed=1)
-    until(lambda: receiver.taken, "a delivery")
+    wait_until(lambda: receiver.taken, "a delivery")
     ((headers, body),) = receiver.calls
     event = json.loads(body)["data"]
     assert headers["webhook-signature"] == signature(made["secret"], headers, body)
@@ -123,7 +124,7 @@ def test_an_event_is_told_signed_and_with_its_expiry(api, helpers, receive, hook
     assert abs(int(headers["webhook-timestamp"]) - api.clock.now().timestamp()) < 2
     assert (event["person"]["name"], event["live"]) == ("Ann", True)
     assert datetime.fromisoformat(event["expires_at"]) > api.clock.now()
-    until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
+    wait_until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
     assert "secret" not in state(api, made)
 
 
@@ -133,7 +134,7 @@ def test_a_tampered_body_or_time_has_another_signature(api, helpers, receive, ho
     made = hook(receiver)
     deliver(api)
     see(api, helpers)
-    until(lambda: receiver.taken, "a delivery")
+    wait_until(lambda: receiver.taken, "a delivery")
     ((headers, body),) = receiver.calls
     good = headers["webhook-signature"]
     assert signature(made["secret"], headers, body.replace(b"true", b"True")) != good
@@ -145,12 +146,12 @@ def test_events_come_in_order_and_again_after_failures(api, helpers, receive, ho
     made = hook(receiver)
     deliver(api)
     probes = see(api, helpers, 5)
-    until(lambda: len(receiver.taken) == 5, "five deliveries")
+    wait_until(lambda: len(receiver.taken) == 5, "five deliveries")
     assert sorted(told(receiver)) == sorted(probe["track_id"] for probe in probes)
     # Two failed and were overtaken by those that followed.
     wanted = [probes[place]["track_id"] for place in (2, 3, 4, 0, 1)]
     assert told(receiver) == wanted
-    until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
+    wait_until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
     assert (state(api, made)["failures"], state(api, made)["failing_since"]) == (0, None)
 
 
@@ -161,7 +162,7 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(api, helpers, receive, hook,
     hook(quick)
     deliver(api, timeout_s=20)
     see(api, helpers, 3)
-    until(lambda: len(quick.taken) == 3, "three deliveries")
+    wait_until(lambda: len(quick.taken) == 3, "three deliveries")
     assert slow.taken == []
     slow.silence.set()
 
@@ -172,10 +173,10 @@ def test_a_receiver_that_hangs_once_is_told_again(api, helpers, receive, hook, d
     made = hook(receiver)
     deliver(api, timeout_s=0.2)
     see(api, helpers)
-    until(lambda: receiver.taken, "a second try")
+    wait_until(lambda: receiver.taken, "a second try")
     first, second = (headers["webhook-id"] for headers, _ in receiver.calls[:2])
     assert first == second
-    until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
+    wait_until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
 
 
 def test_a_receiver_that_was_away_is_told_everything_when_it_is_back(
@@ -186,10 +187,10 @@ def test_a_receiver_that_was_away_is_told_everything_when_it_is_back(
     receiver.close()
     deliver(api)
     probes = see(api, helpers, 20)
-    until(lambda: state(api, made)["failures"] >= 2, "failures")
+    wait_until(lambda: state(api, made)["failures"] >= 2, "failures")
     assert state(api, made)["waiting"] >= 18
     back = receive(port=receiver.port)
-    until(lambda: len(back.taken) >= 20, "twenty deliveries")
+    wait_until(lambda: len(back.taken) >= 20, "twenty deliveries")
     assert sorted(set(told(back))) == sorted(probe["track_id"] for probe in probes)
 
 
@@ -200,16 +201,16 @@ def test_what_the_receiver_does_not_want_is_a_dead_letter_and_can_be_sent_again(
     made = hook(receiver)
     deliver(api)
     see(api, helpers, 2)
-    until(lambda: len(receiver.taken) == 1, "the second event")
-    until(lambda: state(api, made)["dead"] == 1, "a dead letter")
+    wait_until(lambda: len(receiver.taken) == 1, "the second event")
+    wait_until(lambda: state(api, made)["dead"] == 1, "a dead letter")
     path = f"/v1/webhooks/{made['id']}"
     (letter,) = api.ok("GET", f"{path}/dead")["items"]
     assert (letter["attempts"], letter["reason"]) == (1, "the receiver answered 400")
     assert api.ok("POST", f"{path}/resend", json={"events": ["nothing"]}) == {"events": 0}
     assert api.ok("POST", f"{path}/resend", json={}) == {"events": 1}
-    until(lambda: len(receiver.taken) == 2, "the first event")
+    wait_until(lambda: len(receiver.taken) == 2, "the first event")
     assert receiver.taken[1]["id"] == letter["event"]
-    until(lambda: state(api, made)["dead"] == 0, "an empty list")
+    wait_until(lambda: state(api, made)["dead"] == 0, "an empty list")
 
 
 @on_sqlite
@@ -218,9 +219,9 @@ def test_an_event_that_fails_for_too_long_is_a_dead_letter(api, helpers, receive
     made = hook(receiver)
     deliver(api, patience=Patience(0.01, 0.02, event_s=60, webhook_s=1e6))
     see(api, helpers)
-    until(lambda: state(api, made)["failures"], "a failure that is noted")
+    wait_until(lambda: state(api, made)["failures"], "a failure that is noted")
     api.clock.advance(61)
-    until(lambda: state(api, made)["dead"] == 1, "a dead letter")
+    wait_until(lambda: state(api, made)["dead"] == 1, "a dead letter")
 
 
 @on_sqlite
@@ -231,11 +232,11 @@ def test_a_receiver_that_is_gone_is_called_no_more_until_somebody_says_so(
     made = hook(receiver)
     deliver(api)
     see(api, helpers, 3)
-    until(lambda: not state(api, made)["enabled"], "an end")
+    wait_until(lambda: not state(api, made)["enabled"], "an end")
     assert "410" in state(api, made)["disabled_reason"]
     assert len(receiver.calls) == 1
     api.ok("POST", f"/v1/webhooks/{made['id']}/enable")
-    until(lambda: len(receiver.taken) == 3, "what it missed")
+    wait_until(lambda: len(receiver.taken) == 3, "what it missed")
 
 
 @on_sqlite
@@ -246,9 +247,9 @@ def test_a_webhook_that_never_succeeds_is_disabled_with_its_reason(
     made = hook(receiver)
     deliver(api, patience=Patience(0.01, 0.02, event_s=1e6, webhook_s=3600))
     see(api, helpers)
-    until(lambda: state(api, made)["failures"] > 1, "failures")
+    wait_until(lambda: state(api, made)["failures"] > 1, "failures")
     api.clock.advance(3700)
-    until(lambda: not state(api, made)["enabled"], "an end")
+    wait_until(lambda: not state(api, made)["enabled"], "an end")
     assert (
         "too long; the last time: the receiver answered 500"
         in (state(api, made)["disabled_reason"])
@@ -261,7 +262,7 @@ def test_a_redirect_is_not_followed(api, helpers, receive, hook, deliver):
     made = hook(receiver)
     deliver(api)
     see(api, helpers)
-    until(lambda: state(api, made)["dead"] == 1, "a dead letter")
+    wait_until(lambda: state(api, made)["dead"] == 1, "a dead letter")
     assert len(receiver.calls) == 1
 
 
@@ -273,9 +274,9 @@ def test_an_event_that_comes_late_does_not_look_live(api, helpers, receive, hook
     see(api, helpers, seed=1)
     api.clock.advance(11)  # nobody told it in time
     deliver(api)
-    until(lambda: receiver.calls, "a call")
+    wait_until(lambda: receiver.calls, "a call")
     api.clock.advance(60)
-    until(lambda: receiver.taken, "a delivery")
+    wait_until(lambda: receiver.taken, "a delivery")
     (event,) = receiver.taken
     assert (event["live"], event["person"]["name"]) == (False, "Ann")
 
@@ -286,12 +287,12 @@ def test_whoever_is_erased_while_an_event_waits_is_not_named(api, helpers, recei
     ann = api.person("Ann", helpers.unit_vector(1))
     deliver(api, patience=Patience(0.05, 0.05))
     see(api, helpers, seed=1)
-    until(lambda: state(api, made)["failures"], "a failure")
+    wait_until(lambda: state(api, made)["failures"], "a failure")
     api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
     seen = len(receiver.calls)
-    until(lambda: len(receiver.calls) > seen + 2, "more tries")
+    wait_until(lambda: len(receiver.calls) > seen + 2, "more tries")
     receiver.answers = [204]
-    until(lambda: receiver.taken, "a delivery")
+    wait_until(lambda: receiver.taken, "a delivery")
     (event,) = [one for one in receiver.taken if one["person_erased"]][:1]
     assert (event["person"], event["candidates"], event["live"]) == (None, [], False)
     assert b"Ann" not in receiver.calls[-1][1]
@@ -325,7 +326,7 @@ def test_a_webhook_is_told_what_its_filters_let_through(api, helpers, receive, h
     deliver(api)
     for made, receiver, (filters, cameras) in zip(hooks, receivers, FILTERED, strict=True):
         assert {name: made[name] for name in filters} == filters
-        until(lambda made=made: state(api, made)["waiting"] == 0, "an empty queue")
+        wait_until(lambda made=made: state(api, made)["waiting"] == 0, "an empty queue")
         assert sorted(event["camera"] for event in receiver.taken) == cameras, filters
 
 
@@ -337,13 +338,13 @@ def test_two_processes_never_deliver_at_once_and_one_takes_over(
     first.ok("POST", "/v1/webhooks", json={"url": receiver.url})
     one = deliver(first)
     see(first, helpers)
-    until(lambda: len(receiver.taken) == 1, "a delivery")
+    wait_until(lambda: len(receiver.taken) == 1, "a delivery")
     deliver(second)
     see(second, helpers, 10)
-    until(lambda: len(receiver.taken) == 11, "ten deliveries")
+    wait_until(lambda: len(receiver.taken) == 11, "ten deliveries")
     one.close()
     see(first, helpers, 3)
-    until(lambda: len(receiver.taken) == 14, "deliveries of the other")
+    wait_until(lambda: len(receiver.taken) == 14, "deliveries of the other")
     assert len(receiver.calls) == 14
 
 
@@ -353,7 +354,7 @@ def test_a_removed_webhook_is_called_no_more(api, helpers, receive, hook, delive
     made = hook(receiver)
     deliver(api)
     see(api, helpers)
-    until(lambda: receiver.calls, "a call")
+    wait_until(lambda: receiver.calls, "a call")
     api.ok("DELETE", f"/v1/webhooks/{made['id']}")
     assert api.ok("GET", "/v1/webhooks")["items"] == []
     api.refused(404, "GET", f"/v1/webhooks/{made['id']}")
@@ -461,7 +462,7 @@ def test_a_private_address_that_the_settings_forbid_is_a_dead_letter(
     made = hook(receiver)
     deliver(api, private=False)
     see(api, helpers)
-    until(lambda: state(api, made)["dead"] == 1, "a dead letter")
+    wait_until(lambda: state(api, made)["dead"] == 1, "a dead letter")
     assert receiver.calls == []
 
 
@@ -518,7 +519,7 @@ def test_an_address_that_an_earlier_version_took_is_a_dead_letter_and_no_traceba
         session.execute(update(Webhook).values(url="http://a..b/"))
     deliver(api)
     see(api, helpers)
-    until(lambda: state(api, made)["dead"] == 1, "a dead letter")
+    wait_until(lambda: state(api, made)["dead"] == 1, "a dead letter")
     (letter,) = api.ok("GET", f"/v1/webhooks/{made['id']}/dead")["items"]
     assert "empty label" in letter["reason"]
     assert "Traceback" not in caplog.text

@@ -7,6 +7,7 @@ import pytest
 
 from shared.gallery.coalescing import MOST_PROBES, Gathering
 from shared.gallery.scan import Ask, Ranked
+from tests.support.waiting import wait_until
 
 
 def ask(values: list[float], limit: int = 1) -> Ask:
@@ -50,8 +51,7 @@ def test_one_search_alone_is_scanned_at_once() -> None:
 
 
 def _waiting(gathering: Gathering, count: int) -> None:
-    while len(gathering._queue) < count:
-        threading.Event().wait(0.001)
+    wait_until(lambda: len(gathering._queue) >= count, f"{count} searches wait", poll_s=0.001)
 
 
 def test_searches_that_come_during_a_scan_share_the_next() -> None:
