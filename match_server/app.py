@@ -162,7 +162,7 @@ def _warmed(services: Services) -> Callable[[], bool]:
 
     def load() -> None:
         try:
-            services.index.warm()
+            services.galleries.warm()
         except MusterError:
             log.exception("the galleries cannot be loaded; each search tries again")
         done.set()

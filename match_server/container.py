@@ -11,6 +11,9 @@ from match_server.services.audit.pruning import AuditRetention
 from match_server.services.audit.reader import Audit
 from match_server.services.auth.keys import Keys
 from match_server.services.auth.page_sessions import PageSessions
+from match_server.services.batches.batches import Batches
+from match_server.services.batches.bulk import BulkVectors
+from match_server.services.batches.imports import Imports
 from match_server.services.devices.configurations import Configurations
 from match_server.services.devices.devices import Devices
 from match_server.services.devices.enrollment_codes import DeviceCodes, certificate_sha256
@@ -22,8 +25,6 @@ from match_server.services.devices.recognition_ledger import Ledgers
 from match_server.services.encryption.key_rotation import Rotation
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.encryption.vault import Vault
-from match_server.services.enrollment.batches import Batches
-from match_server.services.enrollment.bulk import BulkVectors
 from match_server.services.enrollment.calibrations import Calibrations
 from match_server.services.enrollment.collections import Collections
 from match_server.services.enrollment.create_on_search import Newcomers
@@ -31,11 +32,11 @@ from match_server.services.enrollment.enrollment import Enroller
 from match_server.services.enrollment.groups import Groups
 from match_server.services.enrollment.learning import Learner
 from match_server.services.enrollment.persons import Persons
+from match_server.services.enrollment.policy_warnings import PolicyWarnings
 from match_server.services.enrollment.references import References
-from match_server.services.event_feed import Updates
 from match_server.services.feed_watch import FeedWatch
 from match_server.services.galleries.follower import OpenGallery
-from match_server.services.galleries.search_index import SearchIndex, open_segments
+from match_server.services.galleries.galleries import Galleries, open_segments
 from match_server.services.maintenance import Housekeeper, HouseLease, Task
 from match_server.services.metrics import Metrics
 from match_server.services.model_change.comparison import ModelComparisons
@@ -52,12 +53,12 @@ from match_server.services.recognition.engines import (
     own_engine,
 )
 from match_server.services.recognition.face_engine import FaceEngine
-from match_server.services.recognition.identification import Searcher
+from match_server.services.recognition.identification import Identification
 from match_server.services.recognition.operating_point import OperatingPoints
-from match_server.services.recognition.policy_warnings import PolicyWarnings
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
-from match_server.services.recognition.verification import Identifier
+from match_server.services.recognition.verification import Verification
 from match_server.services.sightings.decisions import Decisions
+from match_server.services.sightings.event_feed import Updates
 from match_server.services.sightings.intake import Probes
 from match_server.services.sightings.queries import Events
 from match_server.services.sightings.track_templates import TrackTemplates
@@ -81,7 +82,7 @@ class Services:
     database: Database
     faces: FaceEngine  # of new collections
     engines: Engines
-    index: SearchIndex
+    galleries: Galleries
     vault: Vault
     secrets: Secrets
     files: FileStore
@@ -99,8 +100,9 @@ class Services:
     enroller: Enroller
     bulk: BulkVectors
     batches: Batches
-    identifier: Identifier
-    searcher: Searcher
+    imports: Imports
+    verification: Verification
+    identification: Identification
     probes: Probes
     events: Events
     decisions: Decisions
@@ -143,7 +145,7 @@ class Services:
             self.access.flush()
             self.keys.note_used()
         self.feed_watch.close()
-        self.index.close()
+        self.galleries.close()
         self.database.close()
 
 
@@ -173,10 +175,11 @@ def build_services(
     points = OperatingPoints(database, clock, references or ReferenceCalibrations())
     metrics = Metrics()
     watched = _watched(open_gallery, metrics)
-    index = SearchIndex(database, vault, watched, folder=settings.data_dir / "galleries")
+    galleries = Galleries(database, vault, watched, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
-    enroller = Enroller(database, engines, index, files, clock, vault, points)
+    enroller = Enroller(database, engines, galleries, files, clock, vault, points)
     bulk = BulkVectors(database, clock, vault)
+    batches = Batches(enroller, bulk)
     collections = Collections(database, engines, files, clock, vault, points)
     policy_warnings = PolicyWarnings(collections)
     keys = Keys(database, clock)
@@ -186,7 +189,7 @@ def build_services(
     audit = Audit(database)
     journal = Journal(settings.data_dir, database, clock)
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
-    erasures = Erasures(database, files, index, clock, settings.declared_backups, journal)
+    erasures = Erasures(database, files, galleries, clock, settings.declared_backups, journal)
     orphans = Orphans(settings.data_dir, database)
     tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
     retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
@@ -196,7 +199,7 @@ def build_services(
         database=database,
         faces=faces,
         engines=engines,
-        index=index,
+        galleries=galleries,
         vault=vault,
         secrets=secrets,
         files=files,
@@ -213,20 +216,21 @@ def build_services(
         storages=Storages(database, files, clock),
         enroller=enroller,
         bulk=bulk,
-        batches=Batches(enroller, bulk),
-        identifier=Identifier(database, engines, vault, points),
-        searcher=Searcher(
+        batches=batches,
+        imports=Imports(collections, batches, settings.max_body_bytes),
+        verification=Verification(database, engines, vault, points),
+        identification=Identification(
             database,
             engines,
-            index,
-            Newcomers(database, index, clock, vault, points),
+            galleries,
+            Newcomers(database, galleries, clock, vault, points),
             clock,
             vault,
             points,
         ),
         probes=Probes(
             database,
-            index,
+            galleries,
             files,
             clock,
             settings.default_collection,
@@ -236,7 +240,9 @@ def build_services(
             metrics,
         ),
         events=Events(database, files, vault, clock),
-        decisions=Decisions(database, vault, points, Learner(index, vault, points, clock), clock),
+        decisions=Decisions(
+            database, vault, points, Learner(galleries, vault, points, clock), clock
+        ),
         keys=keys,
         message_keys=MessageKeys(database, keys, settings.unsigned_messages),
         page_sessions=PageSessions(database, clock),
@@ -258,11 +264,13 @@ def build_services(
                     "say how this process is",
                     5,
                     lambda: metrics.process(
-                        lag=index.lag(), damaged=index.damaged(), connections=database.connections()
+                        lag=galleries.lag(),
+                        damaged=galleries.damaged(),
+                        connections=database.connections(),
                     ),
                     alone=False,
                 ),
-                Task("compare galleries with the database", 300, index.compare, alone=False),
+                Task("compare galleries with the database", 300, galleries.compare, alone=False),
                 Task("note erasures beside the database", 15, journal.keep_up, alone=False),
                 Task("delete files of what was erased", 15, files.sweep, alone=False),
                 Task("settle erasures", 15, erasures.settle, alone=True),

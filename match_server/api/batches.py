@@ -9,7 +9,7 @@ from match_server.api.routing import Endpoint
 from match_server.container import Services
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.services.auth.keys import Permission
-from match_server.services.enrollment.batch_reader import NDJSON, items_of
+from match_server.services.batches.reader import NDJSON, items_of
 from shared.errors import MalformedInput
 
 

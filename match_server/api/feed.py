@@ -19,8 +19,8 @@ from match_server.schemas.feed import (
     SnapshotQuery,
 )
 from match_server.services.auth.keys import Permission, Principal
+from match_server.services.batches.reader import NDJSON
 from match_server.services.devices.gallery_feed import Feed
-from match_server.services.enrollment.batch_reader import NDJSON
 from shared.errors import SnapshotNeeded, Unavailable
 from shared.wire.change_feed import FeedChanges
 

@@ -67,7 +67,7 @@ def _locked(services: Services) -> list[Check]:
 
 def _damaged(services: Services) -> list[Check]:
     """Says how many templates this process had to leave out of its galleries."""
-    count = services.index.damaged()
+    count = services.galleries.damaged()
     if not count:
         return []
     message = (

@@ -31,8 +31,8 @@ def metrics_endpoints(services: Services) -> list[Endpoint]:
 
     def answer() -> Response:
         services.metrics.process(
-            lag=services.index.lag(),
-            damaged=services.index.damaged(),
+            lag=services.galleries.lag(),
+            damaged=services.galleries.damaged(),
             connections=services.database.connections(),
         )
         text, media_type = services.metrics.exposition(lambda: _gauges(services))

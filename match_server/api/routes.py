@@ -257,7 +257,7 @@ def storage_endpoints(services: Services) -> list[Endpoint]:
 
 def search_endpoints(services: Services) -> list[Endpoint]:
     """Detect, search, verify."""
-    do = services.identifier
+    do = services.verification
     return [
         Endpoint(
             "POST", "/v1/detect", "search", "Find faces in a picture and judge their quality",
@@ -267,7 +267,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
         ),
         Endpoint(
             "POST", f"{_COLLECTION}/search", "search", "Who is this?",
-            handle=lambda collection, body: services.searcher.search(collection, body),
+            handle=lambda collection, body: services.identification.search(collection, body),
             permission=Permission.SEARCH, also=_to_create,
             body=SearchRequest, picture=True, answer=SearchAnswer,
             errors=(400, 404, 409, 413, 415, 422, 503),
@@ -280,7 +280,7 @@ def search_endpoints(services: Services) -> list[Endpoint]:
         ),
         Endpoint(
             "POST", "/v1/search", "search", "Who is this, of several collections?",
-            handle=lambda body: services.searcher.search_everywhere(body),
+            handle=lambda body: services.identification.search_everywhere(body),
             permission=Permission.SEARCH, body=SearchEverywhere, picture=True,
             answer=SearchAnswer, errors=(400, 404, 409, 413, 415, 422, 503),
             example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg=="},

@@ -86,8 +86,8 @@ def import_server(
     from match_server.backup.importing import restore
     from match_server.data_folder import make_data_folder
     from match_server.db.database import Database
+    from match_server.process.open_services import open_services
     from match_server.services.audit.chain import append_notes
-    from match_server.services.enrollment.batch_import import opened
     from match_server.services.privacy.erasure_journal import FILE as JOURNAL
     from match_server.services.privacy.erasure_journal import Journal
     from shared.clock import SystemClock
@@ -107,7 +107,7 @@ def import_server(
         )
     noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
     before = _erased_before(settings)
-    with opened(settings, create=True):  # which erases again, and lets followers begin anew
+    with open_services(settings, create=True):  # which erases again, and lets followers begin anew
         pass
     again = _erased_before(settings) - before
     text = _sums(file, done.rows, done.files, f", as the server was at {done.at}")

@@ -48,11 +48,11 @@ def erase(
       match-server erase 01a203dc-d1ba-7d44-99e4-4cda1934ccb9 --collection staff --yes
       match-server erase --certificate 01a20486-c6f7-7982-93c5-04039b7b3e50 --json
     """
-    from match_server.services.enrollment.batch_import import opened
+    from match_server.process.open_services import open_services
 
     if (person is None) == (certificate is None):
         raise click.UsageError("name a person to be erased, or a --certificate to be shown")
-    with opened(load_settings(config, **options)) as services:
+    with open_services(load_settings(config, **options)) as services:
         if person is not None:
             named = services.persons.get(collection, person)
             require_consent(
@@ -80,9 +80,9 @@ def retention(config: Path | None, /, dry_run: bool, as_json: bool, **options: A
     Example:
       match-server retention --dry-run --data-dir /var/lib/muster
     """
-    from match_server.services.enrollment.batch_import import opened
+    from match_server.process.open_services import open_services
 
-    with opened(load_settings(config, **options)) as services:
+    with open_services(load_settings(config, **options)) as services:
         swept = services.retention.preview() if dry_run else services.retention.run()
     verb = "would go" if dry_run else "went"
     lines = [

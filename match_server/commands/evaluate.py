@@ -134,7 +134,7 @@ def _services(settings: Settings, *, adopt: bool) -> "Iterator[Services]":
     """Those of a server that exists; to measure alone, without one, others that leave nothing."""
     from match_server.data_folder import NoData
     from match_server.process.bootstrap import require_data
-    from match_server.services.enrollment.batch_import import opened
+    from match_server.process.open_services import open_services
 
     try:
         require_data(settings)
@@ -144,8 +144,8 @@ def _services(settings: Settings, *, adopt: bool) -> "Iterator[Services]":
         click.echo(f"Measuring with the default settings, as {error.message}.", err=True)
         with tempfile.TemporaryDirectory(prefix="muster-") as folder:
             alone = settings.model_copy(update={"data_dir": Path(folder), "database_url": None})
-            with opened(alone, create=True) as services:
+            with open_services(alone, create=True) as services:
                 yield services
         return
-    with opened(settings) as services:
+    with open_services(settings) as services:
         yield services

@@ -8,7 +8,7 @@ import click
 
 from match_server.commands.progress import progress
 from match_server.schemas.batches import BatchVerdict
-from match_server.services.enrollment.batch_import import Plan
+from match_server.services.batches.imports import Plan
 
 
 def show(planned: Plan, verdicts: Iterable[BatchVerdict], *, as_json: bool) -> Counter[str]:

@@ -92,8 +92,8 @@ def import_(
     from match_server.backup.importing import is_export
     from match_server.commands.import_output import show
     from match_server.picture_folder import Naming
+    from match_server.process.open_services import open_services
     from match_server.schemas.batches import BatchQuery
-    from match_server.services.enrollment.batch_import import opened, plan, run
 
     settings = load_settings(context.obj, **options)
     if is_export(source):
@@ -109,11 +109,11 @@ def import_(
     if name is not None and by_file_name:
         raise click.UsageError("give --name or --by-file-name, not both")
     naming = Naming(name, by_file_name)
-    with opened(settings, create=True) as services:
-        planned = plan(services, collection, source, again=again, naming=naming)
-        wanted = BatchQuery(store=store, storage=storage, force=force, face=face)
-        verdicts = run(services, collection, planned, wanted)
-        counts = show(planned, verdicts, as_json=as_json)
+    with open_services(settings, create=True) as services:
+        plan = services.imports.plan(collection, source, again=again, naming=naming)
+        query = BatchQuery(store=store, storage=storage, force=force, face=face)
+        verdicts = services.imports.run(collection, plan, query)
+        counts = show(plan, verdicts, as_json=as_json)
     if counts["refused"]:
         sys.exit(1)
 

@@ -58,11 +58,11 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
     Example:
       match-server keyring list --data-dir /var/lib/muster
     """
-    from match_server.services.enrollment.batch_import import opened
+    from match_server.process.open_services import open_services
 
     settings = load_settings(config, **options)
     ring = settings.keyring()
-    with opened(settings) as services:
+    with open_services(settings) as services:
         used = {one.master_id: one for one in services.rotation.masters()}
         unfinished = services.rotation.unfinished()
     given = [key.id.hex() for key in ring] if ring is not None else []
@@ -106,7 +106,7 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
       match-server keyring rotate --data-dir /var/lib/muster
       match-server keyring rotate --data --json
     """
-    from match_server.services.enrollment.batch_import import opened
+    from match_server.process.open_services import open_services
 
     settings = load_settings(config, **options)
     ring = settings.keyring()
@@ -114,7 +114,7 @@ def rotate(config: Path | None, /, data: bool, as_json: bool, **options: Any) ->
         raise ConfigurationError(
             "no master key was given: set MUSTER_ENCRYPTION_KEY_FILE or MUSTER_ENCRYPTION_KEY"
         )
-    with opened(settings) as services:
+    with open_services(settings) as services:
         rotation = services.rotation
         current = ring.current.id.hex()
         behind = any(one.master_id != current for one in rotation.masters())

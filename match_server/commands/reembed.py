@@ -82,14 +82,14 @@ def reembed(
       match-server reembed staff --rollback
       match-server reembed staff --finish
     """
-    from match_server.services.enrollment.batch_import import opened
+    from match_server.process.open_services import open_services
 
     if sum((switch, rollback, finish)) > 1:
         raise click.UsageError("--switch, --rollback and --finish are one step each")
     if threshold is not None and not switch:
         raise click.UsageError("--threshold goes with --switch")
     settings = load_settings(config, **options)
-    with opened(settings) as services:
+    with open_services(settings) as services:
         if finish:
             count = services.reembedding.finish(collection)
             text = f"{collection}: {count} templates of the model not in use are deleted."

@@ -13,8 +13,8 @@ from paho.mqtt.properties import Properties
 from match_server.db.leader_lock import Turn
 from match_server.mqtt.client import Broker, client_of, why_no_broker
 from match_server.mqtt.sensors import Announcer, Message
-from match_server.services.event_feed import Told, Updates
 from match_server.services.metrics import Metrics
+from match_server.services.sightings.event_feed import Told, Updates
 from shared.clock import Clock
 from shared.errors import MusterError
 from shared.wire.topics import DeviceTopics

@@ -35,12 +35,11 @@ from match_server.db.database import Database
 from match_server.db.migrations import current_revision, head_revision, known_revisions, migrate
 from match_server.db.tables import Collection, Image, Person, Template
 from match_server.process.bootstrap import prepare
+from match_server.process.open_services import open_services
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
 from match_server.services.audit.chain import append_notes
 from match_server.services.encryption import key_rotation
-from match_server.services.enrollment.batch_import import opened, plan
-from match_server.services.enrollment.batch_import import run as enroll
 from match_server.services.privacy.erasure_journal import FILE as JOURNAL
 from match_server.services.privacy.orphan_files import Orphans
 from match_server.settings import Settings
@@ -171,15 +170,15 @@ def _server(folder: Path) -> None:
     """An encrypted collection of a few persons with photos."""
     (folder / "master.keys").write_text(Key.new().text)
     (folder / "master.keys").chmod(0o600)
-    with opened(_settings(folder), create=True) as services:
+    with open_services(_settings(folder), create=True) as services:
         services.collections.create(CollectionCreate(name="secret", encrypted=True))
         model_id = services.faces.model_id
         lines = [
             {"name": f"P{n}", "template": _vector(n), "model_id": model_id} for n in range(_PERSONS)
         ]
         (folder / "templates").write_text("\n".join(map(json.dumps, lines)))
-        planned = plan(services, "secret", folder / "templates", again=False)
-        assert {one.status for one in enroll(services, "secret", planned, BatchQuery())} == {
+        planned = services.imports.plan("secret", folder / "templates", again=False)
+        assert {one.status for one in services.imports.run("secret", planned, BatchQuery())} == {
             "accepted"
         }
         for n in range(_PHOTOS):
@@ -264,7 +263,7 @@ def _rotate(folder: Path) -> None:
 
 
 def _rotated(folder: Path, done: bool) -> None:
-    with opened(_settings(folder)) as services:
+    with open_services(_settings(folder)) as services:
         _require_same(folder, services)
         assert not (done and services.rotation.unfinished())
         assert _files(services) == _PHOTOS
@@ -277,7 +276,7 @@ def _exported(folder: Path) -> None:
     _server(folder)
     settings = _settings(folder)
     export(settings, SystemClock(), folder / "export")
-    with opened(settings) as services:
+    with open_services(settings) as services:
         with services.database.read() as session:
             gone = session.scalars(select(Person.id).where(Person.name == "P0")).one()
         services.erasures.erase("secret", gone)
@@ -293,7 +292,7 @@ def _import(folder: Path) -> None:
     try:
         import_server(there, folder / "export", None, journal, as_json=True)
     except Conflict:  # it was imported before it was killed: the server is started
-        with opened(there):
+        with open_services(there):
             pass
 
 
@@ -301,7 +300,7 @@ def _imported(folder: Path, done: bool) -> None:
     started = folder / "started"  # a copy: what starts in an empty folder makes a new server
     shutil.rmtree(started, ignore_errors=True)
     shutil.copytree(folder / "there", started)
-    with opened(_settings(folder, "started"), create=True) as services:
+    with open_services(_settings(folder, "started"), create=True) as services:
         with services.database.read() as session:
             generations = session.scalars(select(Collection.generation)).all()
             persons = session.scalars(select(Person.number)).all()

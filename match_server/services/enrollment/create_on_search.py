@@ -11,7 +11,7 @@ from match_server.services.collection_ref import Scope
 from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.persons import add_person
 from match_server.services.enrollment.rows import add_image, add_template
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import collection_named
 from match_server.services.recognition.operating_point import OperatingPoints
 from match_server.services.recognition.ranking import rank_persons
@@ -45,13 +45,13 @@ class Newcomers:
     def __init__(
         self,
         database: Database,
-        index: SearchIndex,
+        galleries: Galleries,
         clock: Clock,
         vault: Vault,
         points: OperatingPoints,
     ) -> None:
         self._database = database
-        self._index = index
+        self._galleries = galleries
         self._clock = clock
         self._vault = vault
         self._points = points
@@ -77,7 +77,7 @@ class Newcomers:
         with self._database.write() as session:
             owner = collection_named(session, searched.name)
             person, _ = add_person(session, owner, wanted, now)
-            gallery = self._index.caught_up(owner).gallery
+            gallery = self._galleries.caught_up(owner).gallery
             probe = stranger.template.vector[np.newaxis]
             (ranked,) = rank_persons(session, gallery, probe, 1, now)
             if ranked and ranked[0].similarity >= point.threshold:

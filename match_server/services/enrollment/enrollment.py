@@ -30,14 +30,10 @@ from match_server.services.enrollment.references import (
     rows_of_person,
     template_view,
 )
-from match_server.services.enrollment.rows import (
-    add_image,
-    add_template,
-    detection_of_chosen,
-    embedded,
-)
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.enrollment.rows import add_image, add_template
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import collection_named, person_named, storage_named
+from match_server.services.recognition.detection import detection_of_chosen, embedded
 from match_server.services.recognition.engines import Engines
 from match_server.services.recognition.face_choice import LEAST_OVERLAP, FaceChoice, overlap
 from match_server.services.recognition.operating_point import OperatingPoints
@@ -96,7 +92,7 @@ class Enroller:
         self,
         database: Database,
         engines: Engines,
-        index: SearchIndex,
+        galleries: Galleries,
         files: FileStore,
         clock: Clock,
         vault: Vault,
@@ -106,7 +102,7 @@ class Enroller:
         self._points = points
         self._database = database
         self._engines = engines
-        self._index = index
+        self._galleries = galleries
         self._files = files
         self._clock = clock
 
@@ -304,7 +300,7 @@ class Enroller:
         Two such enrollments at the very same moment both pass; the margin of the policy is what
         protects the search from lookalikes.
         """
-        reached = self._index.caught_up(owner)
+        reached = self._galleries.caught_up(owner)
         probe = template.vector[np.newaxis]
         with self._database.read() as session:
             (ranked,) = rank_persons(session, reached.gallery, probe, 2, self._clock.now())

@@ -15,7 +15,7 @@ from match_server.services.enrollment.collections import policy_of
 from match_server.services.enrollment.consistency import odd_ones, unlike_limit
 from match_server.services.enrollment.references import remove_templates, rows_of_person
 from match_server.services.enrollment.rows import add_template
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import one_number
 from match_server.services.recognition.operating_point import OperatingPoints
 from match_server.services.recognition.ranking import rank_persons
@@ -40,9 +40,9 @@ class Learner:
     """Makes references of sightings, and takes them back."""
 
     def __init__(
-        self, index: SearchIndex, vault: Vault, points: OperatingPoints, clock: Clock
+        self, galleries: Galleries, vault: Vault, points: OperatingPoints, clock: Clock
     ) -> None:
-        self._index = index
+        self._galleries = galleries
         self._vault = vault
         self._points = points
         self._clock = clock
@@ -104,7 +104,7 @@ class Learner:
         (unlike,) = odd_ones(row[np.newaxis], references, unlike_limit(point))
         if unlike is not None:
             return "the sighting is unlike the person's references"
-        gallery = self._index.caught_up(owner).gallery
+        gallery = self._galleries.caught_up(owner).gallery
         (ranked,) = rank_persons(session, gallery, row[np.newaxis], 2, now)
         others = [one for one in ranked if one.person_number != person.number]
         if others and others[0].similarity >= point.threshold:

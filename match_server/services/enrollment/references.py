@@ -15,7 +15,7 @@ from match_server.schemas.base import Page, Paging
 from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
 from match_server.services.change_feed import record
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.search_index import stored_rows
+from match_server.services.galleries.galleries import stored_rows
 from match_server.services.lookups import collection_named, one_number, person_named
 from match_server.services.paging import page_of
 from match_server.services.storage.files import FileStore

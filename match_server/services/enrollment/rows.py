@@ -1,6 +1,5 @@
 """The rows that an enrollment adds, each in the transaction of whoever adds them."""
 
-from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import select, update
@@ -10,17 +9,13 @@ from match_server.db.tables import Collection, Image, Person, Template
 from match_server.schemas.persons import Detection
 from match_server.services.change_feed import record
 from match_server.services.encryption.vault import Cipher
-from match_server.services.recognition.face_choice import ChosenFace
 from match_server.services.recognition.template_input import require_model
 from match_server.services.storage.files import Kept
 from models.images.formats import media_type_of
-from models.types import Face
 from shared.errors import Conflict, ModelMismatch
 from shared.ids import new_id
 from shared.wire.quality import Quality
 from shared.wire.template import Template as FaceTemplate
-
-_PIXEL_DECIMALS = 1
 
 
 def add_image(
@@ -126,34 +121,3 @@ def require_generation(session: Session, owner: Collection) -> None:
         raise ModelMismatch(
             f"the model of collection {owner.name!r} has just been changed; send it again"
         )
-
-
-def detection_of(face: Face, count: int, index: int = 0) -> Detection:
-    """Where a face was, rounded to what the detector can know; which of how many it is."""
-    points = face.points5 if face.points68 is None else face.points68
-    x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
-    return Detection(
-        box=(x1, y1, x2, y2),
-        score=min(max(float(face.score), 0.0), 1.0),
-        landmarks=[
-            (round(float(x), _PIXEL_DECIMALS), round(float(y), _PIXEL_DECIMALS)) for x, y in points
-        ],
-        pose=face.pose,
-        liveness=face.liveness,
-        faces=count,
-        face=index,
-        certainty=None if face.certainty is None else round(face.certainty, 3),
-    )
-
-
-def detection_of_chosen(chosen: ChosenFace) -> Detection:
-    """Where the chosen face of a picture was, and which of how many."""
-    face = replace(chosen.face, certainty=chosen.certainty)
-    return detection_of(face, chosen.faces, chosen.index)
-
-
-def embedded(face: Face) -> FaceTemplate:
-    """The template of a face that was to be embedded."""
-    if face.template is None:
-        raise RuntimeError("the face models answered a face without a template")
-    return face.template

@@ -15,7 +15,7 @@ from match_server.evaluation.comparisons import Comparisons, compare
 from match_server.evaluation.rates import d_prime
 from match_server.services.collection_ref import scope_named
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.search_index import stored_rows
+from match_server.services.galleries.galleries import stored_rows
 from match_server.services.lookups import batches, collection_named
 from match_server.services.model_change.reembedding import both_models, change_of
 from match_server.services.recognition.operating_point import OperatingPoints

@@ -29,8 +29,8 @@ from match_server.schemas.collections import SETS_THE_POINT, stored_policy
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import record
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.enrollment.rows import embedded
 from match_server.services.lookups import collection_named, one_number
+from match_server.services.recognition.detection import embedded
 from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from match_server.services.storage.files import FileStore

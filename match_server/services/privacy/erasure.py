@@ -50,7 +50,7 @@ from match_server.services.audit.reader import ISSUED
 from match_server.services.change_feed import next_number, record
 from match_server.services.devices.followers import followers_behind
 from match_server.services.enrollment.references import remove_templates
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import (
     batches,
     collection_named,
@@ -88,7 +88,7 @@ class Erasures:
         self,
         database: Database,
         files: FileStore,
-        index: SearchIndex,
+        galleries: Galleries,
         clock: Clock,
         backups: Mapping[str, float],
         journal: Journal,
@@ -96,7 +96,7 @@ class Erasures:
         """`backups` are the owner's: name, and the days that each is kept."""
         self._database = database
         self._files = files
-        self._index = index
+        self._galleries = galleries
         self._clock = clock
         self._backups = backups
         self._journal = journal
@@ -178,7 +178,7 @@ class Erasures:
         self._journal.keep_up()
         self._files.sweep()
         collections = {one.collection_number for one in pending}
-        clean = {number: self._index.scrub(number) for number in collections}
+        clean = {number: self._galleries.scrub(number) for number in collections}
         database_clean = self._database.shrink_log()
         left = 0
         for erasure in pending:

@@ -24,11 +24,11 @@ from match_server.services.collection_ref import Scope, scope_named
 from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.collections import policy_of
 from match_server.services.enrollment.create_on_search import Newcomers, Stranger
-from match_server.services.enrollment.rows import detection_of, embedded
-from match_server.services.galleries.search_index import SearchIndex, stored_rows
+from match_server.services.galleries.galleries import Galleries, stored_rows
 from match_server.services.lookups import groups_of
 from match_server.services.recognition.assignment import Listed, Verdict, judge
 from match_server.services.recognition.candidates import Candidate
+from match_server.services.recognition.detection import detection_of, embedded
 from match_server.services.recognition.engines import Engines
 from match_server.services.recognition.face_choice import obstacles
 from match_server.services.recognition.filters import among
@@ -62,14 +62,14 @@ class _Found:
     thresholds: Mapping[str, float]  # that decided, by collection
 
 
-class Searcher:
+class Identification:
     """Identification, in one collection or in several."""
 
     def __init__(
         self,
         database: Database,
         engines: Engines,
-        index: SearchIndex,
+        galleries: Galleries,
         newcomers: Newcomers,
         clock: Clock,
         vault: Vault,
@@ -79,7 +79,7 @@ class Searcher:
         self._points = points
         self._database = database
         self._engines = engines
-        self._index = index
+        self._galleries = galleries
         self._newcomers = newcomers
         self._clock = clock
 
@@ -136,7 +136,7 @@ class Searcher:
         self, owners: Sequence[Scope], wanted: SearchForm, probes: list[_Probe], length: int
     ) -> _Found:
         rows = np.stack([probe.template.vector for probe in probes])
-        reached = [self._index.caught_up(owner, wanted.min_seq) for owner in owners]
+        reached = [self._galleries.caught_up(owner, wanted.min_seq) for owner in owners]
         by_owner: list[list[list[Listed]]] = []
         thresholds: dict[str, float] = {}
         searched, now = 0, self._clock.now()

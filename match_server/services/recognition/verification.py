@@ -19,13 +19,13 @@ from match_server.schemas.search import (
 )
 from match_server.services.collection_ref import scope_named
 from match_server.services.encryption.vault import Vault
-from match_server.services.enrollment.rows import detection_of, embedded
-from match_server.services.galleries.search_index import stored_rows
+from match_server.services.galleries.galleries import stored_rows
 from match_server.services.lookups import collection_named, person_named
+from match_server.services.recognition.detection import detection_of, embedded
 from match_server.services.recognition.engines import Engines
 from match_server.services.recognition.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.recognition.template_input import read_vector
-from match_server.services.recognition.verification_point import Verification
+from match_server.services.recognition.verification_point import VerificationPoint
 from models.types import Face
 from shared.decision import as_cosine
 from shared.errors import ModelMismatch, NoFace, PackError, Unusable
@@ -36,7 +36,7 @@ _PROBABILITY_DECIMALS = 6
 Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
 
-class Identifier:
+class Verification:
     """The read side of recognition: nothing that it does is stored."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Identifier:
             threshold=threshold,
         )
 
-    def _verification(self, model_id: str, points: Sequence[OperatingPoint]) -> Verification:
+    def _verification(self, model_id: str, points: Sequence[OperatingPoint]) -> VerificationPoint:
         """By what two of this model are compared; `points` are those of the persons' collections.
 
         The highest threshold that a policy gives counts, else a calibration, a collection's own
@@ -92,7 +92,7 @@ class Identifier:
         given = [point.policy.threshold for point in points]
         references = self._points.references
         calibrations = [point.calibration for point in points]
-        return Verification(
+        return VerificationPoint(
             fixed=max((one for one in given if one is not None), default=None),
             calibration=next(
                 (one for one in calibrations if one is not None), references.calibration(model_id)

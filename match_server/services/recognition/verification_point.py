@@ -11,7 +11,7 @@ VERIFICATION_FMR = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class VerificationPoint:
     """By what a verification is decided."""
 
     fixed: float | None  # the threshold of a policy, cosine

@@ -32,7 +32,7 @@ from match_server.services.change_feed import next_number
 from match_server.services.collection_ref import scope_named
 from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.learning import Learner, Lesson
-from match_server.services.galleries.search_index import stored_rows
+from match_server.services.galleries.galleries import stored_rows
 from match_server.services.lookups import person_named
 from match_server.services.recognition.operating_point import OperatingPoints
 from shared.clock import Clock

@@ -24,7 +24,7 @@ from match_server.services.collection_ref import Scope, scope_of_device
 from match_server.services.devices.devices import device_heard
 from match_server.services.devices.sequence_gaps import note_sequence
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.metrics import Metrics
 from match_server.services.recognition.candidates import Candidate, decide
 from match_server.services.recognition.operating_point import OperatingPoint, OperatingPoints
@@ -81,7 +81,7 @@ class Probes:
     def __init__(
         self,
         database: Database,
-        index: SearchIndex,
+        galleries: Galleries,
         files: FileStore,
         clock: Clock,
         default_collection: str,
@@ -95,7 +95,7 @@ class Probes:
         self._points = points
         self._tracks = tracks
         self._database = database
-        self._index = index
+        self._galleries = galleries
         self._files = files
         self._clock = clock
         self._default_collection = default_collection
@@ -212,7 +212,7 @@ class Probes:
             point = self._points.of_tracks(scope)
             shots = [_shots_of(one, fused, point) for one in some]
             rows = np.stack([one.template.vector for one in shots])
-            reached = self._index.caught_up(scope)
+            reached = self._galleries.caught_up(scope)
             length = _list_length(point.policy)
             lists = rank_persons(self._database, reached.gallery, rows, length, now)
             for one, what, candidates in zip(some, shots, lists, strict=True):

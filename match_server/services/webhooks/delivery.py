@@ -21,8 +21,8 @@ from match_server.db.database import Database
 from match_server.db.leader_lock import Turn
 from match_server.db.tables import Delivery, Json, Webhook
 from match_server.services.encryption.secrets import Secrets
-from match_server.services.event_feed import Told, Updates
 from match_server.services.metrics import Metrics
+from match_server.services.sightings.event_feed import Told, Updates
 from match_server.services.webhooks.calls import Answer, Caller, Outcome
 from shared.backoff import Backoff
 from shared.clock import Clock

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.services.enrollment.batch_import import pictures_in
+from match_server.picture_folder import pictures_in
 from models.face_models import FaceModels, open_models
 from models.types import BgrImage
 from tests.benchmarks.accuracy.bench import Bench

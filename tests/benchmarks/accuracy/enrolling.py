@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.services.enrollment.batch_import import pictures_in
+from match_server.picture_folder import pictures_in
 from match_server.services.recognition.face_choice import FaceChoice
 from match_server.services.recognition.face_engine import FaceEngine
 from shared.errors import MusterError, NoFace, SeveralFaces

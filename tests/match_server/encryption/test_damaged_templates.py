@@ -98,10 +98,10 @@ def test_a_row_that_is_damaged_before_a_follower_reads_it_is_set_aside(people, h
         row = session.scalars(select(Template).where(Template.id == late)).one()
         row.vector = row.vector[:-7]
     assert _best(fresh, helpers.unit_vector(0), helpers) == {"Ann", "Bob", "Eve"}
-    assert fresh.services.index.damaged() == 1
+    assert fresh.services.galleries.damaged() == 1
     api.ok("DELETE", f"/v1/templates/{late}")
     assert _best(fresh, helpers.unit_vector(0), helpers) == {"Ann", "Bob", "Eve"}
-    assert fresh.services.index.damaged() == 0
+    assert fresh.services.galleries.damaged() == 0
 
 
 @pytest.mark.backends("sqlite")

@@ -107,7 +107,7 @@ def test_nothing_of_a_face_rests_in_the_clear(api, helpers, collection):
     (result,) = api.send(probe)
     assert result["event"]["person"]["name"] == "Ann"
     _names(api, collection, vector, helpers)
-    api.services.index.close()  # seals what is in memory only
+    api.services.galleries.close()  # seals what is in memory only
     seen = helpers.unit_vector(int.from_bytes(bytes(RED), "big"))  # the template of the picture
     secrets = {
         "template": vector.astype("<f2").tobytes(),
@@ -210,7 +210,7 @@ def test_without_the_key_encrypted_collections_answer_503_and_others_work(
     _add(api, "default", _person(api, "default", "Bob"), vector, helpers)
 
     keyless = make_api()
-    keyless.services.index.warm()
+    keyless.services.galleries.warm()
     assert "a gallery stays closed" in caplog.text
     assert _names(keyless, "default", vector, helpers) == ["Bob"]
     asked = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
@@ -325,7 +325,7 @@ def test_templates_of_encrypted_collections_are_never_in_segments(api, helpers):
     ann = _person(api, "secret", "Ann")
     _add(api, "secret", ann, helpers.unit_vector(1), helpers)
     _names(api, "secret", helpers.unit_vector(1), helpers)
-    api.services.index.close()
+    api.services.galleries.close()
     with api.services.database.read() as session:
         number = session.scalar(select(Collection.number).where(Collection.name == "secret"))
     assert not (api.services.settings.data_dir / "galleries" / str(number)).exists()

@@ -136,14 +136,14 @@ def test_all_data_moves_under_new_keys_while_the_server_runs(api, make_api, help
 
 KILLED = """
 import os, signal, sys
-from match_server.services.enrollment.batch_import import opened
+from match_server.process.open_services import open_services
 from match_server.settings import load_settings
 
 def tell(progress):
     if progress.done >= {at}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-with opened(load_settings()) as services:
+with open_services(load_settings()) as services:
     services.rotation.renew_data(tell)
 """
 

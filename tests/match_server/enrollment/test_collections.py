@@ -13,7 +13,7 @@ from match_server.container import face_engine
 from match_server.db.tables import Person, Template
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate, Policy
-from match_server.services.enrollment.batch_reader import picture_item
+from match_server.services.batches.reader import picture_item
 from match_server.services.recognition.face_engine import GATES
 
 

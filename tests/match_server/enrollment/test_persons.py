@@ -168,7 +168,7 @@ def test_a_probe_that_was_searched_before_the_erasure_names_nobody_after_it(
 ):
     vector = helpers.unit_vector(1)
     person = api.person("Ann", vector)
-    gallery = api.services.index.caught_up(_default(api.services)).gallery
+    gallery = api.services.galleries.caught_up(_default(api.services)).gallery
     search = gallery.search
 
     def erase_meanwhile(*arguments, **options):

@@ -11,7 +11,6 @@ import pytest
 from match_server.commands.importing import import_
 from match_server.schemas.batches import BatchQuery
 from match_server.services.enrollment.advice import advice
-from match_server.services.enrollment.batch_import import plan, run
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 
 RED, GREEN, BLUE = (0, 0, 200), (0, 200, 0), (200, 0, 0)
@@ -192,8 +191,9 @@ def test_two_folders_of_one_name_are_refused_by_import_and_by_a_batch(tmp_path, 
     for folder, colour in (("north/jo", RED), ("south/jo", GREEN), ("north/kim", BLUE)):
         (faces / folder).mkdir(parents=True)
         (faces / folder / "1.png").write_bytes(people.paint((colour, 80)))
-    planned = plan(people.api.services, "default", faces, again=False)
-    verdicts = {one.file: one for one in run(people.api.services, "default", planned, BatchQuery())}
+    imports = people.api.services.imports
+    plan = imports.plan("default", faces, again=False)
+    verdicts = {one.file: one for one in imports.run("default", plan, BatchQuery())}
     assert {file: one.status for file, one in verdicts.items()} == {
         "north/jo/1.png": "refused",
         "north/kim/1.png": "accepted",

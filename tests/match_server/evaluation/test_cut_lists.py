@@ -46,7 +46,9 @@ def test_answers_are_those_of_the_whole_list_cut_afterwards(api, crowd, margin):
 
 def test_the_scan_is_told_what_need_not_be_found(api, crowd, monkeypatch):
     told: list[float] = []
-    gallery = api.services.index.caught_up(scope_named(api.services.database, "default")).gallery
+    gallery = api.services.galleries.caught_up(
+        scope_named(api.services.database, "default")
+    ).gallery
     search = type(gallery).search
 
     def spied(self, probes, limit, *, threshold=-1.0, among=None):

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 
 from match_server.db.tables import Template
 from match_server.services.galleries import follower
-from match_server.services.galleries.search_index import SearchIndex, open_segments
+from match_server.services.galleries.galleries import Galleries, open_segments
 from match_server.services.lookups import collection_named
 
 
@@ -21,7 +21,7 @@ def worker(api, tmp_path):
 
     def start(open_gallery=open_segments):
         started.append(
-            SearchIndex(
+            Galleries(
                 api.services.database,
                 api.services.vault,
                 open_gallery,
@@ -118,7 +118,7 @@ def test_a_segment_merged_away_while_it_is_verified_is_no_damage(api, helpers, w
 class Life:
     """Random steps of three workers; others happen while one of them is half way through."""
 
-    def __init__(self, api, helpers, start: Callable[..., SearchIndex], seed: int) -> None:
+    def __init__(self, api, helpers, start: Callable[..., Galleries], seed: int) -> None:
         self.api, self.helpers, self.start = api, helpers, start
         self.random = random.Random(seed)
         self.person = api.person("Ann")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from match_server.services.galleries import follower
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import collection_named
 from tests.support.waiting import wait_until
 
@@ -21,7 +21,7 @@ def index(api, tmp_path):
         for one in started:
             one.close()
         started[:] = [
-            SearchIndex(api.services.database, api.services.vault, folder=tmp_path / "galleries")
+            Galleries(api.services.database, api.services.vault, folder=tmp_path / "galleries")
         ]
         return started[0]
 
@@ -73,11 +73,11 @@ def test_a_start_maps_the_segments_and_replays_what_came_after(api, helpers, ind
 
 def test_what_a_crash_left_unsealed_is_replayed(api, helpers, tmp_path, said):
     folder = tmp_path / "galleries"
-    _gallery(SearchIndex(api.services.database, api.services.vault, folder=folder), api.services)
-    crashed = SearchIndex(api.services.database, api.services.vault, folder=folder)  # never closed
+    _gallery(Galleries(api.services.database, api.services.vault, folder=folder), api.services)
+    crashed = Galleries(api.services.database, api.services.vault, folder=folder)  # never closed
     api.person("Ann", helpers.unit_vector(1))
     assert len(_gallery(crashed, api.services)) == 1
-    after = SearchIndex(api.services.database, api.services.vault, folder=folder)
+    after = Galleries(api.services.database, api.services.vault, folder=folder)
     assert len(_gallery(after, api.services)) == 1
     after.close()
 

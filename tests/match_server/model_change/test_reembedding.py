@@ -148,7 +148,7 @@ def test_other_processes_follow_the_switch(api, make_api, helpers, other):
     api.services.reembedding.switch("staff", 0.6)
     assert found(beside, helpers, 1) == ["Ann"]
     galleries = api.services.settings.data_dir / "galleries"
-    beside.services.index.close()
+    beside.services.galleries.close()
     with api.services.database.read() as session:
         number = session.scalar(select(Collection.number).where(Collection.name == "staff"))
     assert not (galleries / str(number)).exists()  # the segments of the old model

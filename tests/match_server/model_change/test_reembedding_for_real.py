@@ -110,7 +110,7 @@ def mirrored(file):
 def who_is(settings, file):
     services = build_services(settings)
     try:
-        answer = services.searcher.search(
+        answer = services.identification.search(
             "staff", SearchRequest(image=sample_path(file).read_bytes())
         )
     finally:
@@ -128,12 +128,12 @@ def run(settings, *words):
 
 DIES = """
 import os, signal
-from match_server.services.enrollment.batch_import import opened
+from match_server.process.open_services import open_services
 from match_server.services.recognition.engines import installed_engine
 from match_server.settings import load_settings
 from models.packs.choice import DetectorChoice
 
-with opened(load_settings()) as services:
+with open_services(load_settings()) as services:
     models = installed_engine("turned", services.settings.picture_limits, DetectorChoice())
     die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     services.reembedding.prepare("staff", models, die)

@@ -82,7 +82,7 @@ def _bytes(value):
 
 def test_nothing_of_an_erased_person_is_left_in_any_file_or_row(api, helpers, xanthippe):
     person, _, secrets = xanthippe
-    api.services.index.close()  # its segments are on the disk as well
+    api.services.galleries.close()  # its segments are on the disk as well
     galleries = list((api.services.settings.data_dir / "galleries").rglob("*"))
     assert any(secrets["template"] in one.read_bytes() for one in galleries if one.is_file())
     assert _left(api.services, secrets) == set(secrets)

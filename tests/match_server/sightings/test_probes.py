@@ -186,7 +186,7 @@ def test_a_probe_is_sent_again_when_its_collection_was_replaced_during_the_searc
     api, helpers, monkeypatch
 ):
     probe = api.probe(helpers.unit_vector(1))
-    caught_up = api.services.index.caught_up
+    caught_up = api.services.galleries.caught_up
 
     def replace_meanwhile(*arguments):
         reached = caught_up(*arguments)
@@ -195,7 +195,7 @@ def test_a_probe_is_sent_again_when_its_collection_was_replaced_during_the_searc
         monkeypatch.undo()
         return reached
 
-    monkeypatch.setattr(api.services.index, "caught_up", replace_meanwhile)
+    monkeypatch.setattr(api.services.galleries, "caught_up", replace_meanwhile)
     api.refused(503, "POST", "/v1/probes", "device", json=probe)
     assert _events(api) == []
     assert not [f for f in api.services.settings.data_dir.rglob("snapshots/*/*") if f.is_file()]

@@ -14,7 +14,7 @@ from itertools import chain
 
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.schemas.persons import Enrolled, Enrollment
-from match_server.services.enrollment.bulk import BulkVectors, Resume, refusal
+from match_server.services.batches.bulk import BulkVectors, Resume, refusal
 from match_server.services.enrollment.enrollment import Enroller, Named, Prepared
 from shared.errors import InternalError, ModelMismatch, MusterError
 
@@ -53,6 +53,10 @@ class Batches:
         `resume` is brought forward in the transactions of the vectors that it counts.
         """
         return chain.from_iterable(self.groups(collection, items, options, resume))
+
+    def lines_done(self, collection: str, resume: Resume) -> int:
+        """How many lines of this file were imported before."""
+        return self._bulk.lines_done(collection, resume)
 
     def groups(
         self,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from match_server.services.galleries.search_index import SearchIndex
+from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import collection_named
 from shared.errors import NotFound
 
@@ -23,7 +23,7 @@ def _contents(index, services, probe):
 def test_following_and_loading_lead_to_the_same_gallery(api, helpers, seed):
     random = np.random.default_rng(seed)
     probe = helpers.unit_vector(1)
-    follower = SearchIndex(api.services.database, api.services.vault)
+    follower = Galleries(api.services.database, api.services.vault)
     follower.warm()
     templates: list[str] = []
     persons: list[str] = []
@@ -42,7 +42,7 @@ def test_following_and_loading_lead_to_the_same_gallery(api, helpers, seed):
             api.ok("DELETE", f"/v1/collections/default/persons/{person}")
         if random.integers(4) == 0:
             _contents(follower, api.services, probe)
-    fresh = SearchIndex(api.services.database, api.services.vault)
+    fresh = Galleries(api.services.database, api.services.vault)
     assert _contents(follower, api.services, probe) == _contents(fresh, api.services, probe)
     held = len(_contents(fresh, api.services, probe)[0])
     assert held == api.ok("GET", "/v1/collections/default")["templates"]
@@ -55,13 +55,13 @@ def test_a_number_is_never_given_to_a_second_template(api, helpers):
         api.search(helpers.unit_vector(seed))
         api.ok("DELETE", f"/v1/templates/{template}")
     api.template(person, helpers.unit_vector(9))
-    ids, _ = _contents(api.services.index, api.services, helpers.unit_vector(9))
+    ids, _ = _contents(api.services.galleries, api.services, helpers.unit_vector(9))
     assert ids == [4]
 
 
 def test_changes_that_were_half_applied_are_applied_again(api, helpers, monkeypatch):
     api.person("Ann", helpers.unit_vector(1))
-    index = SearchIndex(api.services.database, api.services.vault)
+    index = Galleries(api.services.database, api.services.vault)
     gallery_type = type(index.caught_up(_default(api.services)).gallery)
     api.person("Bob", helpers.unit_vector(2))
     original = gallery_type._append
@@ -80,10 +80,10 @@ def test_changes_that_were_half_applied_are_applied_again(api, helpers, monkeypa
 def test_galleries_of_erased_collections_are_let_go(api, make_services, helpers):
     other = make_services()
     api.ok("POST", "/v1/collections", json={"name": "staff"})
-    other.index.warm()
-    assert len(other.index._followers) == 2
+    other.galleries.warm()
+    assert len(other.galleries._followers) == 2
     api.ok("DELETE", "/v1/collections/staff")
-    other.index.caught_up(_default(other))
-    assert len(other.index._followers) == 1
+    other.galleries.caught_up(_default(other))
+    assert len(other.galleries._followers) == 1
     with pytest.raises(NotFound), other.database.read() as session:
         collection_named(session, "staff")

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from match_server.services.enrollment.batches import Item
+from match_server.services.batches.batches import Item
 from shared.errors import Conflict
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from match_server.db.tables import Change, Person, Template
 from match_server.schemas.batches import BatchLine, BatchQuery
-from match_server.services.enrollment import bulk
+from match_server.services.batches import bulk
 from shared.errors import NotFound
 
 ENROLL = "/v1/collections/default/enroll"
@@ -408,7 +408,7 @@ def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
         json.dumps({"name": f"P{place}", "image": base64.b64encode(one).decode()}).encode() + b"\n"
         for place, one in enumerate(pictures)
     ]
-    from match_server.services.enrollment.batch_reader import lines_of
+    from match_server.services.batches.reader import lines_of
 
     verdicts = api.services.batches.run("default", lines_of(Slow(lines), 10_000), BatchQuery())
     assert next(verdicts).status == "accepted"
@@ -418,7 +418,7 @@ def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
 
 def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
     """The peak for ten times as many is that for few, within a twentieth of what came in."""
-    from match_server.services.enrollment.batch_reader import lines_of
+    from match_server.services.batches.reader import lines_of
 
     def peak(first, count):
         vectors = (helpers.unit_vector(seed) for seed in range(first, first + count))

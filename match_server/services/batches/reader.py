@@ -12,8 +12,8 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from match_server.api.parsing import validated, validated_json
 from match_server.schemas.batches import BatchLine
-from match_server.services.enrollment.batches import Item
-from match_server.services.enrollment.folder_persons import PersonFolders
+from match_server.services.batches.batches import Item
+from match_server.services.batches.person_folders import PersonFolders
 from shared.errors import (
     MalformedInput,
     MusterError,

@@ -13,7 +13,7 @@ from match_server.picture_folder import BY_FOLDER, Naming
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import PersonQuery
-from match_server.services.enrollment import batch_import, bulk
+from match_server.services.batches import bulk
 from shared.errors import ConfigurationError, NotFound
 
 PERSONS = "/v1/collections/default/persons"
@@ -57,8 +57,8 @@ def vectors(tmp_path, helpers):
 
 
 def _verdicts(api, source, *, again=False, naming=BY_FOLDER, stop_after=None, **options):
-    planned = batch_import.plan(api.services, "default", Path(source), again=again, naming=naming)
-    run = batch_import.run(api.services, "default", planned, BatchQuery(**options))
+    planned = api.services.imports.plan("default", Path(source), again=again, naming=naming)
+    run = api.services.imports.run("default", planned, BatchQuery(**options))
     verdicts = []
     for verdict in run:
         verdicts.append(verdict)
@@ -152,7 +152,7 @@ def test_another_file_of_the_same_name_is_another_file(api, vectors):
 
 def test_an_unknown_collection_is_said_before_anything_is_read(api, faces):
     with pytest.raises(NotFound):
-        batch_import.plan(api.services, "nowhere", faces, again=False)
+        api.services.imports.plan("nowhere", faces, again=False)
 
 
 def _write(folder, **pictures):
@@ -258,8 +258,8 @@ def test_real_people_are_imported_and_told_apart(make_services):
     services = make_services(face_engine("compact"))
     folder = Path(os.environ["MUSTER_TEST_FACES"])
     services.collections.create(CollectionCreate(name="people"))
-    planned = batch_import.plan(services, "people", folder, again=False)
-    verdicts = list(batch_import.run(services, "people", planned, BatchQuery()))
+    planned = services.imports.plan("people", folder, again=False)
+    verdicts = list(services.imports.run("people", planned, BatchQuery()))
     people = {Path(one.file).parent.name for one in verdicts if one.status == "accepted"}
     persons = services.persons.page("people", PersonQuery(size=1000))
     assert {one.name for one in persons.items} == people

@@ -40,7 +40,7 @@ def open_segments(folder: Path | None, dimension: int, origin: str) -> Segmented
     return open_gallery(folder, dimension, origin=origin)
 
 
-class SearchIndex:
+class Galleries:
     """All galleries of this process, opened when they are first searched. Thread-safe.
 
     Segments lie in one folder a collection below `folder`; None keeps everything in memory, as

@@ -1,0 +1,1 @@
+"""Enrolling many pictures or templates: from a request, a folder or a file."""

@@ -1,0 +1,41 @@
+"""What is stored and shown of a face in a picture: its template and where it is."""
+
+from dataclasses import replace
+
+from match_server.schemas.persons import Detection
+from match_server.services.recognition.face_choice import ChosenFace
+from models.types import Face
+from shared.wire.template import Template
+
+_PIXEL_DECIMALS = 1
+
+
+def detection_of(face: Face, count: int, index: int = 0) -> Detection:
+    """Where a face was, rounded to what the detector can know; which of how many it is."""
+    points = face.points5 if face.points68 is None else face.points68
+    x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
+    return Detection(
+        box=(x1, y1, x2, y2),
+        score=min(max(float(face.score), 0.0), 1.0),
+        landmarks=[
+            (round(float(x), _PIXEL_DECIMALS), round(float(y), _PIXEL_DECIMALS)) for x, y in points
+        ],
+        pose=face.pose,
+        liveness=face.liveness,
+        faces=count,
+        face=index,
+        certainty=None if face.certainty is None else round(face.certainty, 3),
+    )
+
+
+def detection_of_chosen(chosen: ChosenFace) -> Detection:
+    """Where the chosen face of a picture was, and which of how many."""
+    face = replace(chosen.face, certainty=chosen.certainty)
+    return detection_of(face, chosen.faces, chosen.index)
+
+
+def embedded(face: Face) -> Template:
+    """The template of a face that was analyzed with `embed`."""
+    if face.template is None:
+        raise RuntimeError("the face models returned a face without a template")
+    return face.template
