@@ -1,38 +1,23 @@
-"""The agent: one thread a camera, one outbox, one delivery. Here, and only here, they are wired."""
+"""The agent: one thread for each camera, one outbox, one delivery."""
 
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import cv2
-
-from edge_agent.capture.camera import Feed, Frame, Manner
-from edge_agent.capture.source import is_live, open_source
-from edge_agent.capture.stall import StallLimit
-from edge_agent.config.camera import CameraSettings
-from edge_agent.config.settings import AgentSettings, BrokerSettings, ServerSettings
-from edge_agent.delivery.transport import Transport
+from edge_agent.capture.camera import Feed, Frame
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
-from edge_agent.vision.best_shot import ShotRules
-from edge_agent.vision.face_search import DetectionRules
 from edge_agent.vision.load_profile import Knobs
-from edge_agent.vision.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
-from edge_agent.vision.quality_gate import LivenessRules
+from edge_agent.vision.pipeline import Pipeline
 from edge_agent.vision.recognition_ledger import Ledger
-from edge_agent.vision.track_events import TrackQueue
-from edge_agent.vision.tracker import TrackingRules
-from models.quality.quality import DOORWAY, OFF, PASSPORT
 from shared.errors import MusterError, SourceError
 from shared.malloc_trim import find_trim
 from shared.systemd import Watchdog, notify
-from shared.wire.message_keys import MessageKey
-from shared.wire.topics import DeviceTopics
 
 if TYPE_CHECKING:
-    from edge_agent.delivery.mqtt import MqttLogin
     from edge_agent.gallery.manager import Galleries
 
 log = logging.getLogger(__name__)
@@ -42,7 +27,6 @@ _STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbo
 _TRIM_S: Final = 2.0
 _HANGING_S: Final = 60.0
 _BROKEN_FRAMES: Final = 5  # one after the other: then it is the pipeline that is broken
-_GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,32 +118,29 @@ class CameraThread(threading.Thread):
 
 
 class Agent:
-    """All cameras of one box. `transport` None keeps the probes in the outbox."""
+    """All cameras of one device, its outbox and its delivery; without one, probes stay there.
+
+    `edge_agent.factory.build_agent` makes one from settings.
+    """
 
     def __init__(
         self,
-        settings: AgentSettings,
-        models: Faces,
+        cameras: Sequence[CameraThread],
+        stopping: threading.Event,
         outbox: Outbox,
-        transport: Transport | None,
+        delivery: Delivery | None,
         *,
         ledger: Ledger | None = None,
         galleries: "Galleries | None" = None,
-        reconnect: bool = True,
     ) -> None:
-        cv2.setNumThreads(settings.models.threads)
-        self.stopping = threading.Event()
-        self.stopping_was_asked = False  # rather than the end of every film
+        self.cameras = cameras
+        self.stopping = stopping  # the event of the cameras as well
+        self.stop_requested = False  # False where every film came to its end
         self.replaced = threading.Event()  # another run follows this one
         self.outbox = outbox
+        self.delivery = delivery
         self.ledger = ledger
-        self.tracks = None if transport is None else TrackQueue(settings.device)
-        self.delivery = None if transport is None else Delivery(outbox, transport, self.tracks)
         self.galleries = galleries
-        self.sink = self._sink(transport)
-        self.cameras = [
-            self._camera(camera, settings, models, reconnect) for camera in settings.cameras
-        ]
 
     def run(self) -> None:
         """Returns when `stopping` is set, or when every camera has ended.
@@ -187,7 +168,7 @@ class Agent:
                     self.stopping.set()
                 if self.stopping.is_set():
                     break
-            self.stopping_was_asked = self.stopping.is_set()
+            self.stop_requested = self.stopping.is_set()
         finally:
             self.stopping.set()
             if not self.replaced.is_set():
@@ -215,15 +196,6 @@ class Agent:
         if self.ledger is not None:
             self.ledger.close()
 
-    def _sink(self, transport: Transport | None) -> ProbeSink:
-        """Where the pipelines put probes: the outbox, with the box's own decision if wanted."""
-        delivery = self.delivery
-        if self.galleries is None:
-            return self.outbox
-        return self.galleries.recognizer(
-            self.outbox, transport, lambda: None if delivery is None else delivery.complaint
-        )
-
     def _broken(self) -> Exception | None:
         """What ended delivery, or a camera though its source was well."""
         failures = [camera.failure for camera in self.cameras]
@@ -232,109 +204,3 @@ class Agent:
         return next(
             (one for one in failures if one is not None and not isinstance(one, SourceError)), None
         )
-
-    def _camera(
-        self, camera: CameraSettings, settings: AgentSettings, models: Faces, reconnect: bool
-    ) -> CameraThread:
-        live, stall = is_live(camera.source), StallLimit(camera.fps)
-        feed = Feed(
-            camera.name,
-            lambda: open_source(camera.source, camera.asked, stall.seconds),
-            Manner(live=live, reconnect=live and reconnect, realtime=camera.realtime),
-            self.stopping,
-            view=camera.view,
-            max_fps=camera.max_fps,
-            stall=stall,
-        )
-        rules = pipeline_rules(settings, camera)
-        pipeline = Pipeline(models, self.sink, rules, tracks=self.tracks, ledger=self.ledger)
-        return CameraThread(feed, pipeline)
-
-
-def pipeline_rules(settings: AgentSettings, camera: CameraSettings) -> PipelineRules:
-    """The rules that these settings describe for one of their cameras."""
-    shots, liveness = settings.shots, settings.liveness
-    return PipelineRules(
-        gate=_GATES[shots.gate],
-        detection=DetectionRules(
-            every=camera.detect_every, motion=camera.motion, reach=camera.faces
-        ),
-        tracking=TrackingRules(keep_missed_s=shots.keep_missed_s),
-        shots=ShotRules(
-            first_wait_s=shots.first_wait_s,
-            margin=shots.margin,
-            max_probes=shots.max_probes,
-            fuse=shots.fuse,
-        ),
-        liveness=LivenessRules(liveness.policy, liveness.threshold),
-        thumbnails=shots.thumbnails,
-    )
-
-
-def open_outbox(settings: AgentSettings) -> Outbox:
-    bounds = settings.outbox
-    return Outbox(
-        settings.outbox_path,
-        settings.device,
-        max_bytes=bounds.max_mib * 1024 * 1024,
-        max_age_s=bounds.max_age_days * 86_400,
-        key_file=settings.gallery.key_file,
-    )
-
-
-def open_ledger(settings: AgentSettings) -> Ledger:
-    return Ledger(settings.ledger_path)
-
-
-def open_galleries(settings: AgentSettings, model_id: str) -> "Galleries | None":
-    """What the box knows by itself, from its disk; None where the settings want nothing of it."""
-    if settings.gallery.mode == "off":
-        return None
-    from edge_agent.gallery.manager import Galleries
-
-    return Galleries(settings, model_id)
-
-
-def open_transport(settings: AgentSettings) -> Transport | None:
-    """The road that the settings name; None where they name none.
-
-    With a broker and a server the broker is the road, and the server is there for when it fails.
-    Only the road that is used is imported: a box has better uses for the memory.
-    """
-    server = None if settings.server is None else _over_http(settings.server)
-    if settings.broker is None:
-        return server
-    from edge_agent.delivery.mqtt import MqttTransport
-
-    broker = settings.broker
-    topics = DeviceTopics(settings.site, settings.device)
-    road = MqttTransport(
-        broker.url,
-        topics,
-        broker_login(broker),
-        key=None if settings.server is None else MessageKey.of_api_key(settings.server.key()),
-        resend_s=broker.resend_s,
-    )
-    if server is None:
-        return road
-    from edge_agent.delivery.fallback import FallbackTransport
-
-    return FallbackTransport(road, server)
-
-
-def _over_http(server: ServerSettings) -> Transport:
-    from edge_agent.delivery.http import HttpTransport
-
-    return HttpTransport(server.url, server.key(), ca_file=server.ca_file, patience=server.patience)
-
-
-def broker_login(broker: BrokerSettings) -> "MqttLogin":
-    from edge_agent.delivery.mqtt import MqttLogin
-
-    return MqttLogin(
-        username=broker.username,
-        password=broker.password(),
-        ca_file=broker.ca_file,
-        certificate_file=broker.certificate_file,
-        key_file=broker.key_file,
-    )

@@ -35,7 +35,7 @@ def test_imports_go_one_way() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["edge_agent.cli.main", "edge_agent.agent", "edge_agent.vision.pipeline"]
+    "module", ["edge_agent.cli.main", "edge_agent.factory", "edge_agent.vision.pipeline"]
 )
 def test_an_edge_box_needs_nothing_of_the_server(module: str) -> None:
     assert not loaded_by(module) & {"match_server", "flask", "sqlalchemy", "alembic", "gunicorn"}
@@ -46,7 +46,7 @@ def test_a_server_needs_nothing_of_the_agent(module: str) -> None:
     assert "edge_agent" not in loaded_by(module)
 
 
-@pytest.mark.parametrize("module", ["edge_agent.agent", "models.face_models", "match_server.app"])
+@pytest.mark.parametrize("module", ["edge_agent.factory", "models.face_models", "match_server.app"])
 def test_the_graph_rewriting_library_is_for_installing_only(module: str) -> None:
     assert "onnx" not in loaded_by(module)
 
@@ -70,7 +70,7 @@ def test_no_weights_or_media_are_committed_but_our_own_small_network() -> None:
     assert (ROOT / OUR_WEIGHTS).stat().st_size < 1 << 20
 
 
-@pytest.mark.parametrize("module", ["edge_agent.agent", "models.face_models", "match_server.app"])
+@pytest.mark.parametrize("module", ["edge_agent.factory", "models.face_models", "match_server.app"])
 def test_how_weights_were_trained_is_no_part_of_the_running_programs(module: str) -> None:
     assert "tools.occlusion" not in loaded_by(module, whole_names=True)
 

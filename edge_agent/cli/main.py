@@ -58,9 +58,9 @@ def run(config: Path) -> None:
     """
     _log_to_stderr("INFO")
     logging.getLogger().setLevel(load_settings(config).log_level)
-    from edge_agent.fleet.supervisor import serve
+    from edge_agent.fleet.supervisor import Service
 
-    serve(config)
+    leave(Service(config).run())
 
 
 @main.command(short_help="Watch a film, a picture or a camera once, and say what was done.")
@@ -151,21 +151,21 @@ def example() -> None:
 
 def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[str, Any]]:
     """Whether all went well, and the summary."""
-    from edge_agent.agent import Agent, open_outbox, open_transport
     from edge_agent.diagnostics.report import summary
+    from edge_agent.factory import build_agent, open_outbox, open_transport
     from models.face_models import open_models
 
     transport = open_transport(settings)
     models = open_models(settings.models.pack, detector=settings.models.detector)
-    agent = Agent(settings, models, open_outbox(settings), transport, reconnect=False)
+    agent = build_agent(settings, models, open_outbox(settings), transport, reconnect=False)
     _stop_on_signal(agent.stopping.set)
     delivered = True
     before = agent.outbox.counts()
     try:
         agent.run()
         if agent.delivery is not None:
-            asked = agent.stopping_was_asked
-            delivered = agent.delivery.drained(0.5 if asked else timeout_s)
+            stopped = agent.stop_requested
+            delivered = agent.delivery.drained(0.5 if stopped else timeout_s)
         report = summary(agent, None if transport is None else transport.name)
     finally:
         agent.close()

@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
+from edge_agent.config.settings import BrokerSettings
 from edge_agent.outbox.outbox import StoredProbe
 from shared.addresses import redacted
 from shared.backoff import Backoff
@@ -77,6 +78,17 @@ class MqttLogin:
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None
+
+    @classmethod
+    def of(cls, broker: BrokerSettings) -> Self:
+        """Raises ConfigurationError where the password cannot be read."""
+        return cls(
+            username=broker.username,
+            password=broker.password(),
+            ca_file=broker.ca_file,
+            certificate_file=broker.certificate_file,
+            key_file=broker.key_file,
+        )
 
 
 @dataclass(frozen=True, slots=True)

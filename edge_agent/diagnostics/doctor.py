@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 
-from edge_agent.agent import broker_login
 from edge_agent.capture.camera import slow_start
 from edge_agent.capture.first_frame import first_picture, waits_for_keyframe
 from edge_agent.capture.source import is_live
@@ -352,11 +351,11 @@ def _clock_beside(date: str | None, off_s: float) -> Iterator[Finding]:
 
 
 def _broker(settings: AgentSettings, broker: BrokerSettings) -> Finding:
-    from edge_agent.delivery.mqtt import try_broker
+    from edge_agent.delivery.mqtt import MqttLogin, try_broker
 
     try:
         topics = DeviceTopics(settings.site, settings.device)
-        try_broker(broker.url, topics, broker_login(broker), _ANSWER_S)
+        try_broker(broker.url, topics, MqttLogin.of(broker), _ANSWER_S)
     except Unauthenticated as error:
         advice = "are broker.username and broker.password_file (or its certificate) right?"
         return Finding("broker", "bad", error.message, advice)

@@ -8,9 +8,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
-from edge_agent.agent import Agent, open_galleries, open_ledger, open_outbox, open_transport
-from edge_agent.cli.process_exit import leave
+from edge_agent.agent import Agent
 from edge_agent.config.settings import AgentSettings, ModelSettings
+from edge_agent.factory import (
+    build_agent,
+    open_galleries,
+    open_ledger,
+    open_outbox,
+    open_transport,
+)
 from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.device_monitor import Warden
 from edge_agent.fleet.hardware import MachineSensors
@@ -82,7 +88,7 @@ class Service:
         if transport is None:
             log.warning("Neither [server] nor [broker] is configured: probes stay in the outbox")
         links = links_of(settings, transport, self._offset, self._configurations.kept.last.revision)
-        agent = Agent(
+        agent = build_agent(
             settings,
             models,
             open_outbox(settings),
@@ -110,7 +116,7 @@ class Service:
         warden.start()
         try:
             agent.run()
-            if not agent.stopping_was_asked:  # every film has ended: nothing else is to be done
+            if not agent.stop_requested:  # every film has ended: nothing else is to be done
                 if agent.delivery is not None:
                     agent.delivery.drained(_DRAIN_S)
                 self._judge_the_end(agent)
@@ -215,8 +221,3 @@ def _open_ledger(settings: AgentSettings) -> Ledger | None:
     except Unavailable as error:
         log.error("%s; going on without", error.message)
         return None
-
-
-def serve(config: Path) -> None:
-    """Runs the service, and ends the process with its status."""
-    leave(Service(config).run())

@@ -311,7 +311,7 @@ def test_a_watching_agent_does_not_carry_what_it_does_not_use() -> None:
     script = textwrap.dedent(
         """
         import sys
-        import edge_agent.agent
+        import edge_agent.factory
         unused = {"requests", "paho", "PIL", "rich", "onnx"} & set(sys.modules)
         sys.exit(f"imported: {unused}" if unused else 0)
         """

@@ -19,10 +19,10 @@ import requests
 from numpy.typing import NDArray
 
 from demo.processes import free_port, server
-from edge_agent.agent import open_outbox, open_transport
 from edge_agent.config.settings import AgentSettings, settings_of
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.worker import Delivery
+from edge_agent.factory import open_outbox, open_transport
 from edge_agent.gallery.edge_gallery import Found, LocalGallery
 from edge_agent.gallery.manager import Galleries
 from edge_agent.outbox.outbox import Outbox

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from demo.processes import create_key, free_port, server
-from edge_agent.agent import Agent
 from edge_agent.config.settings import settings_of
 from edge_agent.delivery.http import HttpTransport
+from edge_agent.factory import build_agent
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
 from models.face_models import FaceModels
@@ -115,7 +115,7 @@ def _watch(
         }
     )
     outbox = TimedOutbox(folder / "outbox.db", "bench")
-    agent = Agent(settings, models, outbox, HttpTransport(url, key))
+    agent = build_agent(settings, models, outbox, HttpTransport(url, key))
     (camera,) = agent.cameras
     began: list[float] = []
     step = camera.pipeline.step

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.agent import Agent
+from edge_agent.factory import build_agent
 from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.device_monitor import Warden
 from edge_agent.fleet.hardware import Readings
@@ -114,7 +115,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
     settings = configurations.begin()
     outbox = Outbox(settings.outbox_path, settings.device)
     ledger = Ledger(settings.ledger_path)
-    agent = Agent(settings, FakeFaces(lambda _: []), outbox, None, ledger=ledger)
+    agent = build_agent(settings, FakeFaces(lambda _: []), outbox, None, ledger=ledger)
     sensors, offset, links = SetSensors(), ClockOffset(clock), [Ear(), Ear()]
     warden = Warden(
         agent, settings, "model@1", configurations, links, sensors, clock, offset, started_s=-100.0
