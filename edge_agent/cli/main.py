@@ -128,14 +128,23 @@ def doctor(config: Path, as_json: bool) -> None:
 
     configurations = Configurations(config, SystemClock())
     settings = configurations.settings_with(configurations.running)
-    findings = []
-    for finding in chain(examine(settings), [configuration(configurations)]):
-        findings.append(finding)
+    checks = []
+    for check in chain(examine(settings), [configuration(configurations)]):
+        checks.append(check)
         if not as_json:
-            click.echo(finding.as_text())
+            click.echo(check.as_text())
     if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
-    sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+        rows = [
+            {
+                "what": check.name,
+                "state": check.state,
+                "found": check.message,
+                "advice": check.advice,
+            }
+            for check in checks
+        ]
+        click.echo(json.dumps(rows, indent=2))
+    sys.exit(0 if all(check.ok for check in checks) else 1)
 
 
 @main.command(short_help="Print a configuration with every key explained.")

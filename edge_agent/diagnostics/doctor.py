@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from edge_agent.capture.camera import slow_start
 from edge_agent.capture.first_frame import first_picture, waits_for_keyframe
@@ -18,6 +18,7 @@ from edge_agent.config.camera import CameraSettings
 from edge_agent.config.settings import AgentSettings, BrokerSettings, ServerSettings
 from edge_agent.fleet.remote_config import Configurations
 from models.packs.store import installed
+from shared.checks import Check
 from shared.clock import SystemClock
 from shared.commands import shown
 from shared.errors import MusterError, SourceError, Unauthenticated, Unavailable
@@ -39,25 +40,7 @@ _NO_PROBE: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _DATE_STEP_S: Final = 1.0  # the header tells whole seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    what: str
-    state: Literal["well", "doubtful", "bad"]
-    found: str
-    advice: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-    def as_text(self) -> str:
-        mark = {"well": "ok  ", "doubtful": "hm  ", "bad": "BAD "}[self.state]
-        advice = f"\n      → {self.advice}" if self.advice else ""
-        return f"{mark}{self.what}: {self.found}{advice}"
-
-
-def examine(settings: AgentSettings) -> Iterator[Finding]:
+def examine(settings: AgentSettings) -> Iterator[Check]:
     """Looks at one thing after the other; never raises for what it finds."""
     for camera in settings.cameras:
         yield _camera(camera)
@@ -74,12 +57,12 @@ def examine(settings: AgentSettings) -> Iterator[Finding]:
 
         yield from examine_galleries(settings, SystemClock())
     if settings.server is None and settings.broker is None:
-        yield Finding(
+        yield Check(
             "delivery", "doubtful", "no way to a server", "add a section [server] or [broker]"
         )
 
 
-def _camera(camera: CameraSettings) -> Finding:
+def _camera(camera: CameraSettings) -> Check:
     what = f"camera {camera.name}"
     began_s = time.monotonic()
     try:
@@ -88,16 +71,16 @@ def _camera(camera: CameraSettings) -> Finding:
         if camera.source.startswith("rpicam:"):
             _require_row_length(camera)
     except MusterError as error:
-        return Finding(what, "bad", error.message)
+        return Check(what, "bad", error.message)
     height, width = picture.shape[:2]
     kind = "live" if is_live(camera.source) else "a recording"
     if float(picture.std()) < _CONTENT:
         advice = "is the lens covered, or the room dark?"
-        return Finding(what, "doubtful", "gives pictures without content", advice)
+        return Check(what, "doubtful", "gives pictures without content", advice)
     if waits_for_keyframe(camera) and took_s > _SLOW_S:
         found = f"{width} × {height}, {kind}; {slow_start(took_s)}"
-        return Finding(what, "doubtful", found)
-    return Finding(what, "well", f"{width} × {height}, {kind}")
+        return Check(what, "doubtful", found)
+    return Check(what, "well", f"{width} × {height}, {kind}")
 
 
 def _require_row_length(camera: CameraSettings) -> None:
@@ -117,7 +100,7 @@ def _require_row_length(camera: CameraSettings) -> None:
         )
 
 
-def _models(settings: AgentSettings) -> Finding:
+def _models(settings: AgentSettings) -> Check:
     from edge_agent.fleet.model_packs import names_of, prove, require_expected
     from models.face_models import open_models
     from models.packs.store import require
@@ -127,25 +110,25 @@ def _models(settings: AgentSettings) -> Finding:
         try:
             problems = require(name).problems()
         except MusterError as error:
-            return Finding("models", "bad", error.message)
+            return Check("models", "bad", error.message)
         if problems:
             pull = shown(f"face-models pull {name}")
             advice = f"the agent fetches it again when it starts; or: {pull}"
-            return Finding("models", "bad", f"{name} is damaged: {'; '.join(problems)}", advice)
+            return Check("models", "bad", f"{name} is damaged: {'; '.join(problems)}", advice)
     try:
         require_expected(wanted)
     except MusterError as error:
         advice = "install the version that server and box agreed on, or change embedder_sha256"
-        return Finding("models", "bad", error.message, advice)
+        return Check("models", "bad", error.message, advice)
     try:
         models = open_models(wanted.pack, detector=wanted.detector, closer=wanted.closer)
         prove(models)
     except MusterError as error:
-        return Finding("models", "bad", error.message, shown(f"face-models pull {wanted.pack}"))
-    return Finding("models", "well", f"{models.model_id}, {models.dimension} values a template")
+        return Check("models", "bad", error.message, shown(f"face-models pull {wanted.pack}"))
+    return Check("models", "well", f"{models.model_id}, {models.dimension} values a template")
 
 
-def _machine(settings: AgentSettings) -> Iterator[Finding]:
+def _machine(settings: AgentSettings) -> Iterator[Check]:
     """Heat, and weak power, which is the commonest ill of a Raspberry Pi."""
     from edge_agent.fleet.hardware import MachineSensors
 
@@ -157,35 +140,35 @@ def _machine(settings: AgentSettings) -> Iterator[Finding]:
     )
     if readings.throttled:
         advice = "a stronger power supply, a heat sink or a fan"
-        yield Finding("machine", "doubtful", f"{found}, its processor is slowed now", advice)
+        yield Check("machine", "doubtful", f"{found}, its processor is slowed now", advice)
     elif readings.temperature_c is not None and readings.temperature_c >= settings.fleet.hot_c:
         advice = "a heat sink or a fan; until then the agent does without something"
-        yield Finding("machine", "doubtful", found, advice)
+        yield Check("machine", "doubtful", found, advice)
     else:
-        yield Finding("machine", "well", found)
+        yield Check("machine", "well", found)
 
 
-def configuration(configurations: Configurations) -> Finding:
+def configuration(configurations: Configurations) -> Check:
     """What became of the newest configuration that the server wanted."""
     kept = configurations.kept
     what, running = "configuration", configurations.running.revision
     if kept.last.revision == 0:
-        return Finding(what, "well", "the box's own file; the server has wanted nothing else")
+        return Check(what, "well", "the box's own file; the server has wanted nothing else")
     if kept.state in ("refused", "rolled_back"):
         how = "was refused" if kept.state == "refused" else "was undone"
         found = f"revision {kept.last.revision} {how}: {kept.message}"
         advice = f"it runs with revision {running}; put it right on the server"
-        return Finding(what, "doubtful", found, advice)
+        return Check(what, "doubtful", found, advice)
     state = "on trial" if kept.state == "trying" else "in effect"
-    return Finding(what, "well", f"revision {running} of the server is {state}")
+    return Check(what, "well", f"revision {running} of the server is {state}")
 
 
-def _clock() -> Finding:
+def _clock() -> Check:
     """Whether the system says that its clock is kept by NTP."""
     program = shutil.which("timedatectl")
     now = f"{SystemClock().now():%Y-%m-%d %H:%M:%S} UTC"
     if program is None:
-        return Finding("clock", "well", f"{now} (nothing here says whether it is kept)")
+        return Check("clock", "well", f"{now} (nothing here says whether it is kept)")
     told = subprocess.run(
         [program, "show", "--property=NTPSynchronized", "--value"],
         capture_output=True,
@@ -195,11 +178,11 @@ def _clock() -> Finding:
     )
     if told.stdout.strip() == "no":
         advice = "sudo timedatectl set-ntp true; times of events are wrong until it is kept"
-        return Finding("clock", "doubtful", f"{now}, not kept by NTP", advice)
-    return Finding("clock", "well", now)
+        return Check("clock", "doubtful", f"{now}, not kept by NTP", advice)
+    return Check("clock", "well", now)
 
 
-def _disk(settings: AgentSettings) -> Finding:
+def _disk(settings: AgentSettings) -> Check:
     folder = settings.state_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -210,18 +193,18 @@ def _disk(settings: AgentSettings) -> Finding:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space" if full else "set state_dir to a folder that this user may write"
-        return Finding("outbox", "bad", f"{folder}: {error}", advice)
+        return Check("outbox", "bad", f"{folder}: {error}", advice)
     if free_mib < settings.outbox.max_mib:
-        return Finding(
+        return Check(
             "outbox",
             "doubtful",
             f"{folder} has {free_mib} MiB free, the outbox may need {settings.outbox.max_mib}",
             "free some space, or make outbox.max_mib smaller",
         )
-    return Finding("outbox", "well", f"{folder}, {free_mib} MiB free")
+    return Check("outbox", "well", f"{folder}, {free_mib} MiB free")
 
 
-def _server(settings: AgentSettings, server: ServerSettings) -> Iterator[Finding]:
+def _server(settings: AgentSettings, server: ServerSettings) -> Iterator[Check]:
     """Asks for the server's health, compares the clocks, then tries the key with no probe."""
     import requests
 
@@ -233,23 +216,23 @@ def _server(settings: AgentSettings, server: ServerSettings) -> Iterator[Finding
         except (requests.RequestException, OSError) as error:
             why = why_unreachable(error, trust=_TRUST_SERVER, plain="http://")
             found = f"{base} cannot be reached: {why.found}"
-            yield Finding("server", "bad", found, why.advice)
+            yield Check("server", "bad", found, why.advice)
             return
         yield from _clock_beside(health.headers.get("Date"), settings.fleet.clock_off_s)
         if health.status_code == HTTPStatus.NOT_FOUND:
             advice = "set server.url to where match-server itself answers"
-            yield Finding("server", "bad", f"{base} is another server", advice)
+            yield Check("server", "bad", f"{base} is another server", advice)
             return
         if health.ok:
-            yield Finding("server", "well", f"{base} is ready")
+            yield Check("server", "well", f"{base} is ready")
         else:
             advice = "`match-server doctor` on it says why"
-            yield Finding("server", "bad", f"{base} answers {health.status_code}", advice)
+            yield Check("server", "bad", f"{base} answers {health.status_code}", advice)
         try:
             yield from _key(settings, server, ask)
         except (requests.RequestException, OSError) as error:
             why = why_unreachable(error, trust=_TRUST_SERVER, plain="http://")
-            yield Finding("key", "bad", f"could not be tried: {why.found}", why.advice)
+            yield Check("key", "bad", f"could not be tried: {why.found}", why.advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +263,7 @@ class _Asking:
         )
 
 
-def _key(settings: AgentSettings, server: ServerSettings, ask: _Asking) -> Iterator[Finding]:
+def _key(settings: AgentSettings, server: ServerSettings, ask: _Asking) -> Iterator[Check]:
     """Whether the key may send probes, whether it is this box's own, and which model they need."""
     enroll = (
         f"match-server device code --device {settings.device}, and then on this box: "
@@ -289,19 +272,19 @@ def _key(settings: AgentSettings, server: ServerSettings, ask: _Asking) -> Itera
     try:
         key = server.key()
     except MusterError as error:
-        yield Finding("key", "bad", error.message, enroll)
+        yield Check("key", "bad", error.message, enroll)
         return
     empty = ask.post("/v1/probes", key, [])
     if empty.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         said = "does not know it, or it was revoked"
         if empty.status_code == HTTPStatus.FORBIDDEN:
             said = "knows it, but it may not send probes"
-        yield Finding("key", "bad", f"the server {said} ({empty.status_code})", enroll)
+        yield Check("key", "bad", f"the server {said} ({empty.status_code})", enroll)
         return
     # No probe is not a list of probes.
     if not (empty.ok or empty.status_code in _NO_PROBE):
         advice = "try again; `match-server doctor` on the server says how it is"
-        yield Finding("key", "doubtful", f"the server answers {empty.status_code}", advice)
+        yield Check("key", "doubtful", f"the server answers {empty.status_code}", advice)
         return
     # A key that may send probes may still be another box's: asked by what only its own box may.
     own = ask.get(f"/v1/devices/{settings.device}/config", key)
@@ -311,16 +294,16 @@ def _key(settings: AgentSettings, server: ServerSettings, ask: _Asking) -> Itera
             f"its own: match-server device code --device {settings.device}"
         )
         found = f"it belongs to another device than {settings.device!r}"
-        yield Finding("key", "bad", found, advice)
+        yield Check("key", "bad", found, advice)
     elif own.status_code == HTTPStatus.NOT_FOUND:
         found = "the server takes it; it has not heard of this box before"
-        yield Finding("key", "well", found)
+        yield Check("key", "well", found)
     else:
-        yield Finding("key", "well", f"the server takes it, for {settings.device!r}")
+        yield Check("key", "well", f"the server takes it, for {settings.device!r}")
         yield from _model_beside(own, settings)
 
 
-def _model_beside(answer: "requests.Response", settings: AgentSettings) -> Iterator[Finding]:
+def _model_beside(answer: "requests.Response", settings: AgentSettings) -> Iterator[Check]:
     """Whether the server could search with this box's templates; nothing where it does not say."""
     try:
         searched = answer.json()["searches"]
@@ -335,10 +318,10 @@ def _model_beside(answer: "requests.Response", settings: AgentSettings) -> Itera
             "set models.pack to a pack of that model, or give the box another collection; "
             "until then each probe is refused"
         )
-        yield Finding("models", "bad", found, advice)
+        yield Check("models", "bad", found, advice)
 
 
-def _clock_beside(date: str | None, off_s: float) -> Iterator[Finding]:
+def _clock_beside(date: str | None, off_s: float) -> Iterator[Check]:
     """The box's clock beside the server's, from the Date header (RFC 9110, 6.6.1)."""
     try:
         theirs = parsedate_to_datetime(date or "")
@@ -347,10 +330,10 @@ def _clock_beside(date: str | None, off_s: float) -> Iterator[Finding]:
     ahead_s = (SystemClock().now() - theirs).total_seconds()
     if abs(ahead_s) > off_s + _DATE_STEP_S:
         found = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the server's"
-        yield Finding("clock", "bad", found, "set both by NTP: sudo timedatectl set-ntp true")
+        yield Check("clock", "bad", found, "set both by NTP: sudo timedatectl set-ntp true")
 
 
-def _broker(settings: AgentSettings, broker: BrokerSettings) -> Finding:
+def _broker(settings: AgentSettings, broker: BrokerSettings) -> Check:
     from edge_agent.delivery.mqtt import MqttLogin, try_broker
 
     try:
@@ -358,14 +341,14 @@ def _broker(settings: AgentSettings, broker: BrokerSettings) -> Finding:
         try_broker(broker.url, topics, MqttLogin.of(broker), _ANSWER_S)
     except Unauthenticated as error:
         advice = "are broker.username and broker.password_file (or its certificate) right?"
-        return Finding("broker", "bad", error.message, advice)
+        return Check("broker", "bad", error.message, advice)
     except Unavailable as error:
         if error.__cause__ is None or isinstance(error.__cause__, queue.Empty):
             advice = "is it an MQTT 5 broker; is it mqtts:// there, and not mqtt://?"
-            return Finding("broker", "bad", error.message, advice)
+            return Check("broker", "bad", error.message, advice)
         why = why_unreachable(error.__cause__, trust=_TRUST_BROKER, plain="mqtt://")
         found = f"{broker.url} cannot be reached: {why.found}"
-        return Finding("broker", "bad", found, why.advice)
+        return Check("broker", "bad", found, why.advice)
     except MusterError as error:
-        return Finding("broker", "bad", error.message)
-    return Finding("broker", "well", f"{broker.url} lets the box in")
+        return Check("broker", "bad", error.message)
+    return Check("broker", "well", f"{broker.url} lets the box in")

@@ -8,37 +8,37 @@ from datetime import timedelta
 
 from edge_agent.config.key_file import box_keys
 from edge_agent.config.settings import AgentSettings
-from edge_agent.diagnostics.doctor import Finding
 from edge_agent.gallery.edge_gallery import LocalGallery
 from edge_agent.gallery.encrypted_store import open_store
 from models.packs.manifest import built_in_manifest
+from shared.checks import Check
 from shared.clock import Clock
 from shared.errors import MusterError
 
 
-def examine_galleries(settings: AgentSettings, clock: Clock) -> Iterator[Finding]:
+def examine_galleries(settings: AgentSettings, clock: Clock) -> Iterator[Check]:
     """One finding for each collection; never raises for what it finds."""
     for name in settings.gallery.collections:
         try:
             yield _gallery(settings, name, clock)
         except MusterError as error:
             advice = "the agent fetches everything anew when it starts"
-            yield Finding(f"gallery {name}", "bad", error.message, advice)
+            yield Check(f"gallery {name}", "bad", error.message, advice)
 
 
-def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Finding:
+def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Check:
     what, path = f"gallery {name}", settings.gallery_path(name)
     given = (
         "does the agent run, and was it given on the server: "
         f"match-server device gallery --device {settings.device} --give {name}"
     )
     if not path.exists():
-        return Finding(what, "doubtful", "nothing has been received yet", given)
+        return Check(what, "doubtful", "nothing has been received yet", given)
     keys = box_keys(settings.state_dir, settings.gallery.key_file)
     store, state, _ = open_store(path, name, keys, mend=False)
     try:
         if state is None:
-            return Finding(what, "doubtful", "it is empty", given)
+            return Check(what, "doubtful", "it is empty", given)
         keep = timedelta(hours=settings.gallery.max_age_h)
         model_id = built_in_manifest().pack(settings.models.pack).model_id or ""
         gallery = LocalGallery(store, name, model_id, keep, clock)
@@ -46,11 +46,11 @@ def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Finding:
         found = f"{len(gallery)} templates, followed to {state.seq}"
         if (unusable := gallery.unusable()) is not None:
             advice = "let the box reach the server, which has everything"
-            return Finding(what, "bad", f"{found}; {unusable}", advice)
+            return Check(what, "bad", f"{found}; {unusable}", advice)
         if gallery.damage is not None:
             advice = "let the box reach the server; if it comes again, the card or disk is worn"
-            return Finding(what, "doubtful", f"{found}; {gallery.damage}", advice)
+            return Check(what, "doubtful", f"{found}; {gallery.damage}", advice)
         ago_h = (gallery.now() - state.told_at).total_seconds() / 3600
-        return Finding(what, "well", f"{found}; the server was heard {ago_h:.1f} hours ago")
+        return Check(what, "well", f"{found}; the server was heard {ago_h:.1f} hours ago")
     finally:
         store.close()

@@ -24,8 +24,7 @@ def doctor(config: Path | None, /, as_json: bool, **options: Any) -> None:
     from match_server.process.doctor import examine
 
     checks = examine(load_settings(config, **options))
-    lines = [f"{'ok ' if one.ok else 'BAD'}  {one.name}: {one.message}" for one in checks]
-    found = [one.model_dump(mode="json") for one in checks]
-    answer(as_json, {"checks": found}, "\n".join(lines))
-    if not all(one.ok for one in checks):
+    rows = [{"name": check.name, "ok": check.ok, "message": check.message} for check in checks]
+    answer(as_json, {"checks": rows}, "\n".join(check.as_text() for check in checks))
+    if not all(check.ok for check in checks):
         sys.exit(1)

@@ -12,10 +12,10 @@ from match_server.db.migrations import (
     require_tables,
 )
 from match_server.schemas.collections import CollectionQuery
-from match_server.schemas.health import Check
 from match_server.services.encryption.stored_templates import damaged_templates
 from match_server.settings import Settings
 from models.packs.choice import DetectorChoice
+from shared.checks import Check
 from shared.errors import MusterError, PackError
 from shared.gallery.kernels import best_kernel, compiled_kernels
 
@@ -58,7 +58,11 @@ def _check(name: str, look: Callable[[], tuple[bool, str]]) -> Check:
         ok, message = look()
     except MusterError as error:
         ok, message = False, error.message
-    return Check(name=name, ok=ok, message=message)
+    return _result(name, ok, message)
+
+
+def _result(name: str, ok: bool, message: str) -> Check:
+    return Check(name, "well" if ok else "bad", message)
 
 
 def _data_folder(settings: Settings) -> Check:
@@ -66,18 +70,15 @@ def _data_folder(settings: Settings) -> Check:
     try:
         require_data_folder(settings)
     except MusterError as error:
-        return Check(name="data folder", ok=False, message=error.message)
+        return _result("data folder", False, error.message)
     free = shutil.disk_usage(folder).free
     message = f"{folder}, {free // 2**20} MiB free"
     if free < _FREE_BYTES:
         message += f"; that is little, make room for {_FREE_BYTES // 2**20} MiB"
     if folder.stat().st_mode & 0o077:
-        return Check(
-            name="data folder",
-            ok=False,
-            message=f"others may look into {folder}: chmod 700 {folder}",
-        )
-    return Check(name="data folder", ok=free >= _FREE_BYTES, message=message)
+        message = f"others may look into {folder}: chmod 700 {folder}"
+        return _result("data folder", False, message)
+    return _result("data folder", free >= _FREE_BYTES, message)
 
 
 def _database(services: Services) -> tuple[bool, str]:

@@ -19,8 +19,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import BIN, broker, find_broker, free_port, running, server
 from edge_agent.config.settings import load_settings
-from edge_agent.diagnostics.doctor import Finding, examine
+from edge_agent.diagnostics.doctor import examine
 from models.packs.store import default_cache
+from shared.checks import Check
 from shared.enrollment_code import new_code
 from shared.wire.topics import DeviceTopics
 from tests.end_to_end.conftest import RunningServer
@@ -279,14 +280,14 @@ def retained(url: str, topic: str) -> bytes:
 def test_the_doctor_knows_whose_key_it_is(box: Box, webcam: Webcam) -> None:
     box.announce(webcam.url)
 
-    def key() -> Finding:
-        return next(one for one in examine(load_settings(box.config)) if one.what == "key")
+    def key() -> Check:
+        return next(one for one in examine(load_settings(box.config)) if one.name == "key")
 
     assert key().state == "well"
     named = f'device = "{box.name}"'
     box.config.write_text(box.config.read_text().replace(named, 'device = "gate"'))
     assert key().state == "bad"
-    assert "another device than 'gate'" in key().found
+    assert "another device than 'gate'" in key().message
 
 
 def test_a_box_whose_models_were_damaged_says_so_and_goes_on_when_they_are_whole(

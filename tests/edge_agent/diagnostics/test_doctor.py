@@ -13,7 +13,8 @@ import pytest
 
 from demo.processes import free_port
 from edge_agent.config.settings import AgentSettings, settings_of
-from edge_agent.diagnostics.doctor import Finding, examine
+from edge_agent.diagnostics.doctor import examine
+from shared.checks import Check
 from tests.support.fake_servers import KEY, Broker, HttpFarEnd
 
 
@@ -67,14 +68,14 @@ def says(answers: dict[str, object]) -> Iterator[str]:
         server.server_close()
 
 
-def findings(settings: AgentSettings) -> dict[str, Finding]:
+def findings(settings: AgentSettings) -> dict[str, Check]:
     """The worst finding on each thing."""
     order = ["well", "doubtful", "bad"]
-    worst: dict[str, Finding] = {}
+    worst: dict[str, Check] = {}
     for finding in examine(settings):
-        before = worst.get(finding.what)
+        before = worst.get(finding.name)
         if before is None or order.index(finding.state) > order.index(before.state):
-            worst[finding.what] = finding
+            worst[finding.name] = finding
     return worst
 
 
@@ -86,7 +87,7 @@ def test_a_healthy_box_is_well(
     found = findings(box(tmp_path, picture, server={"url": server.url}, outbox={"max_mib": 1}))
     for what in ("camera door", "models", "outbox", "server", "key"):
         assert found[what].state == "well", found[what]
-    assert found["camera door"].found.startswith("64 × 48")
+    assert found["camera door"].message.startswith("64 × 48")
 
 
 def test_every_ill_is_named_with_what_to_do(
@@ -97,10 +98,10 @@ def test_every_ill_is_named_with_what_to_do(
     (tmp_path / "state").write_text("a file, not a folder")
     dead = f"http://127.0.0.1:{free_port()}"
     found = findings(box(tmp_path, "/dev/video97", server={"url": dead}))
-    assert "is it plugged in" in found["camera door"].found
+    assert "is it plugged in" in found["camera door"].message
     assert "face-models pull compact" in found["models"].as_text()
     assert "state_dir" in found["outbox"].advice
-    assert "nothing listens there" in found["server"].found
+    assert "nothing listens there" in found["server"].message
     assert {found[what].state for what in ("camera door", "models", "outbox", "server")} == {"bad"}
 
 
@@ -126,7 +127,7 @@ def test_models_that_are_not_the_agreed_ones_are_said_to_be_others(
 ) -> None:
     found = findings(box(tmp_path, picture, models={"embedder_sha256": "0" * 64}))["models"]
     assert found.state == "bad"
-    assert "should have an embedder" in found.found
+    assert "should have an embedder" in found.message
     assert "embedder_sha256" in found.advice
 
 
@@ -148,7 +149,7 @@ def test_a_server_that_searches_templates_of_another_model_is_named(
     assert found["key"].state == "well"
     assert found["models"].state == state
     if state == "bad":
-        assert "'staff' holds another@1" in found["models"].found
+        assert "'staff' holds another@1" in found["models"].message
 
 
 def test_an_address_at_which_something_else_answers_is_told_apart(
@@ -157,7 +158,7 @@ def test_an_address_at_which_something_else_answers_is_told_apart(
     monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
     with says({}) as url:
         found = findings(box(tmp_path, picture, server={"url": url}))
-    assert "another server" in found["server"].found
+    assert "another server" in found["server"].message
     assert "key" not in found
 
 
@@ -166,7 +167,7 @@ def test_a_missing_key_is_named(
 ) -> None:
     monkeypatch.delenv("MUSTER_SERVER_KEY", raising=False)
     found = findings(box(tmp_path, picture, server={"url": server.url}))
-    assert "MUSTER_SERVER_KEY" in found["key"].found
+    assert "MUSTER_SERVER_KEY" in found["key"].message
 
 
 @pytest.mark.broker
@@ -193,7 +194,7 @@ def test_no_password_of_a_camera_is_shown_whatever_its_address_looks_like(tmp_pa
     for source in sources:
         finding = next(iter(examine(box(tmp_path, source))))
         assert finding.state == "bad"
-        assert "127.0.0.1" in finding.found, "the host is shown"
+        assert "127.0.0.1" in finding.message, "the host is shown"
         assert "secret" not in finding.as_text()
 
 
@@ -214,4 +215,4 @@ def test_rows_that_a_board_pads_though_nobody_expects_it_are_found(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     finding = next(iter(examine(box(tmp_path, "rpicam:0"))))
     assert finding.state == "bad"
-    assert "rows have 1536 bytes instead of 1280" in finding.found
+    assert "rows have 1536 bytes instead of 1280" in finding.message

@@ -222,7 +222,7 @@ def test_the_doctor_says_how_the_gallery_is(tmp_path: Path) -> None:
 
     well, none = examine_galleries(settings, clock)
     assert (well.state, none.state) == ("well", "doubtful")
-    assert "1 templates, followed to 10" in well.found
+    assert "1 templates, followed to 10" in well.message
     assert "device gallery --device box-1 --give visitors" in none.advice
     clock.pass_by(hours=100)
     assert states() == ["bad", "doubtful"]
