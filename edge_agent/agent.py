@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.capture.camera import Feed, Frame
+from edge_agent.capture.camera import Capture, Frame
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.pipeline import Pipeline
 from edge_agent.vision.recognition_ledger import Ledger
 from shared.errors import MusterError, SourceError
@@ -43,12 +43,12 @@ class CameraReport:
 class CameraThread(threading.Thread):
     """Feeds one camera's frames to its pipeline until told to stop or until the film ends."""
 
-    def __init__(self, feed: Feed, pipeline: Pipeline) -> None:
-        super().__init__(name=f"camera-{feed.camera}", daemon=True)
-        self.feed = feed
-        self.feed.on_silence = pipeline.finish  # whoever was in view is not watched any more
+    def __init__(self, capture: Capture, pipeline: Pipeline) -> None:
+        super().__init__(name=f"camera-{capture.name}", daemon=True)
+        self.capture = capture
+        self.capture.on_silence = pipeline.finish  # whoever was in view is not watched any more
         self.pipeline = pipeline
-        self._max_fps = feed.max_fps  # as the settings have it
+        self._max_fps = capture.max_fps  # as the settings have it
         self.failure: Exception | None = None
         self._broken_frames = 0  # one after the other, up to now
         self._broke_last: Exception | None = None  # what broke the pipeline at the newest frame
@@ -60,7 +60,7 @@ class CameraThread(threading.Thread):
         try:
             began_s = time.monotonic()
             try:
-                for frame in self.feed:
+                for frame in self.capture:
                     self._at_work_since_s = time.monotonic()
                     self._step(frame)
                     self._at_work_since_s = None
@@ -70,10 +70,10 @@ class CameraThread(threading.Thread):
                 self.pipeline.finish()
                 self._seconds = time.monotonic() - began_s
         except SourceError as error:
-            log.error("Camera %s: %s", self.feed.camera, error.message)
+            log.error("Camera %s: %s", self.capture.name, error.message)
             self.failure = error
         except Exception as error:  # a broken pipeline must end the agent, not this thread alone
-            log.exception("Camera %s: the pipeline is broken", self.feed.camera)
+            log.exception("Camera %s: the pipeline is broken", self.capture.name)
             self.failure = error
 
     def _step(self, frame: Frame) -> None:
@@ -90,7 +90,7 @@ class CameraThread(threading.Thread):
             if not self._said_broken:
                 self._said_broken = True
                 log.exception(
-                    "Camera %s: a frame broke the pipeline; passed over", self.feed.camera
+                    "Camera %s: a frame broke the pipeline; passed over", self.capture.name
                 )
         else:
             self._broken_frames, self._broke_last = 0, None
@@ -101,17 +101,17 @@ class CameraThread(threading.Thread):
         since_s = self._at_work_since_s
         return since_s is not None and time.monotonic() - since_s > _HANGING_S
 
-    def turn(self, knobs: Knobs) -> None:
-        """Makes the camera less work, or more again; from any thread."""
-        limits = [one for one in (self._max_fps, knobs.max_fps) if one is not None]
-        self.feed.max_fps = min(limits, default=None)
-        self.pipeline.knobs = knobs
+    def limit(self, profile: LoadProfile) -> None:
+        """Sets how much work the camera may cause; any thread may call it."""
+        limits = [fps for fps in (self._max_fps, profile.max_fps) if fps is not None]
+        self.capture.max_fps = min(limits, default=None)
+        self.pipeline.load_profile = profile
 
     def report(self) -> CameraReport:
         return CameraReport(
-            name=self.feed.camera,
+            name=self.capture.name,
             frames=self.pipeline.counts.frames,
-            dropped=self.feed.dropped,
+            dropped=self.capture.dropped,
             seconds=self._seconds,
             failed=None if self.failure is None else str(self.failure),
         )

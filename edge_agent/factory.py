@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 
 from edge_agent.agent import Agent, CameraThread
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.source import is_live, open_source
 from edge_agent.capture.stall import StallLimit
 from edge_agent.config.camera import CameraSettings
@@ -64,13 +64,13 @@ def build_agent(
     return Agent(cameras, stopping, outbox, delivery, ledger=ledger, galleries=galleries)
 
 
-def open_feed(camera: CameraSettings, stopping: threading.Event, *, reconnect: bool) -> Feed:
+def open_feed(camera: CameraSettings, stopping: threading.Event, *, reconnect: bool) -> Capture:
     """The frames of one camera until `stopping` is set."""
     live, stall = is_live(camera.source), StallLimit(camera.fps)
-    return Feed(
+    return Capture(
         camera.name,
         lambda: open_source(camera.source, camera.asked, stall.seconds),
-        Manner(live=live, reconnect=live and reconnect, realtime=camera.realtime),
+        ReadMode(live=live, reconnect=live and reconnect, realtime=camera.realtime),
         stopping,
         view=camera.view,
         max_fps=camera.max_fps,

@@ -53,7 +53,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class ReadMode:
     """How a camera is read."""
 
     live: bool  # newest frame only; older ones are dropped and counted
@@ -64,21 +64,20 @@ class Manner:
 State = Literal["starting", "running", "stalled", "lost", "ended"]
 
 
-class Feed:
+class Capture:
     """The frames of one camera until `stop` is set or its film ends.
 
-    A live source is opened and read by a thread of its own, which owns a slot for one frame: a
-    newer frame replaces one that nobody took, and `dropped` counts it. An outage is said once, and
-    once more when the pictures come back; of a camera that comes and goes only that it does. A
-    picture that cannot be read is no outage: it is passed over and counted. `max_fps` may be
-    changed at any time, by any thread.
+    A live source is read by a thread of its own with room for one frame: a newer frame replaces
+    a waiting one, and `dropped` counts it. Each outage is logged when it begins and when it ends;
+    repeated outages are logged once. A picture that cannot be read is skipped and counted. Any
+    thread may change `max_fps`.
     """
 
     def __init__(
         self,
-        camera: str,
+        name: str,
         open_source: Callable[[], Source],
-        manner: Manner,
+        mode: ReadMode,
         stop: threading.Event,
         *,
         view: View | None = None,
@@ -87,7 +86,7 @@ class Feed:
         clock: Clock | None = None,
         jitter: random.Random | None = None,
     ) -> None:
-        self.camera = camera
+        self.name = name
         self.max_fps = max_fps  # frames a second, at most; others are passed over undecoded
         self.last_frame_at: datetime | None = None
         self.error: str | None = None  # why there are no pictures; None while there are
@@ -95,7 +94,7 @@ class Feed:
         self.on_silence: Callable[[], None] = lambda: None  # called once in each longer outage
         self._open = open_source
         self._source: Source | None = None  # that was opened last
-        self._manner = manner
+        self._mode = mode
         self._stop = stop
         self._view = view or View()
         self._clock = clock or SystemClock()
@@ -131,7 +130,7 @@ class Feed:
             return "starting"
         slow_s = max(_QUIET_S, self._stall.seconds / 2)
         slow_s += 0 if self.max_fps is None else 2 / self.max_fps
-        live = self._manner.live and self._clock.monotonic_s() - self._seen_s > slow_s
+        live = self._mode.live and self._clock.monotonic_s() - self._seen_s > slow_s
         return "stalled" if live else "running"
 
     def __iter__(self) -> Iterator[Frame]:
@@ -150,7 +149,7 @@ class Feed:
             except Exception as raised:  # whatever a library raises costs this camera alone
                 error = as_source_error(raised)
             self.error = error.message
-            if not self._manner.reconnect:
+            if not self._mode.reconnect:
                 raise error
             self._failed(error)
             self._stop.wait(self._backoff.pause_s(self._failures))
@@ -160,12 +159,12 @@ class Feed:
         self._forget_failures(now_s)
         self._failures += 1
         if self._failures == 1:
-            log.error("Camera %s: %s; trying again", self.camera, error.message)
+            log.error("Camera %s: %s; trying again", self.name, error.message)
         elif self._lost_s is None and not self._comes_and_goes:
             self._comes_and_goes = True
             log.warning(
                 "Camera %s comes and goes: %s; no more is said until it is well for a minute",
-                self.camera,
+                self.name,
                 error.message,
             )
         if self._lost_s is None:
@@ -180,19 +179,19 @@ class Feed:
         if not self._failures or self._lost_s is not None or now_s - self._back_s < _HEALTHY_S:
             return
         if self._comes_and_goes:
-            log.warning("Camera %s has given pictures for a minute", self.camera)
+            log.warning("Camera %s has given pictures for a minute", self.name)
         self._failures, self._comes_and_goes = 0, False
 
     def _came_back(self, now_s: float) -> None:
         if not self._comes_and_goes:
-            log.warning("Camera %s gives pictures again", self.camera)
+            log.warning("Camera %s gives pictures again", self.name)
         self._lost_s, self._back_s = None, now_s
 
     def _until_end(self) -> Iterator[Frame]:
-        reader = self._live() if self._manner.live or self._manner.realtime else self._in_order()
+        reader = self._live() if self._mode.live or self._mode.realtime else self._in_order()
         for taken in reader:
             now_s = self._clock.monotonic_s()
-            if self._manner.live and self._freeze.is_frozen(taken.image, now_s):
+            if self._mode.live and self._freeze.is_frozen(taken.image, now_s):
                 raise SourceError(f"it has given the very same picture for {FROZEN_S:.0f} s")
             if self._lost_s is not None:
                 self._came_back(now_s)
@@ -209,7 +208,7 @@ class Feed:
         if self.unreadable == 10 ** (len(str(self.unreadable)) - 1):
             log.warning(
                 "Camera %s: passed over %d unreadable picture(s); the last: %s",
-                self.camera,
+                self.name,
                 self.unreadable,
                 error.message,
             )
@@ -222,7 +221,7 @@ class Feed:
             taken.captured_at,
             taken.time_s,
             self._count,
-            self.camera,
+            self.name,
             taken.alone,
             origin,
             (upright.shape[1], upright.shape[0]),
@@ -258,8 +257,8 @@ class Feed:
             self._stop,
             self._clock,
             pace.is_due,
-            paced=self._manner.realtime,
-            watched=self._manner.live,
+            paced=self._mode.realtime,
+            watched=self._mode.live,
             stall=self._stall,
             unreadable=self._pass_over,
         )
@@ -267,7 +266,7 @@ class Feed:
         slot.start()
         try:
             while (taken := slot.take()) is not None:
-                if first and self._manner.live:
+                if first and self._mode.live:
                     self._say_slow_start(self._clock.monotonic_s() - began_s)
                 first = False
                 yield taken
@@ -280,7 +279,7 @@ class Feed:
         slow_s = _SLOW_START_S + (0 if self.max_fps is None else 1 / self.max_fps)
         if took_s > slow_s and not self._slow_start_said:
             self._slow_start_said = True
-            log.warning("Camera %s: %s", self.camera, slow_start(took_s))
+            log.warning("Camera %s: %s", self.name, slow_start(took_s))
 
 
 def slow_start(took_s: float) -> str:

@@ -24,7 +24,7 @@ def summary(agent: Agent, transport: str | None) -> dict[str, Any]:
     return {
         "frames": frames,
         "dropped_frames": sum(camera.dropped for camera in cameras),
-        "unreadable_frames": sum(camera.feed.unreadable for camera in agent.cameras),
+        "unreadable_frames": sum(camera.capture.unreadable for camera in agent.cameras),
         "seconds": round(seconds, 3),
         "fps": round(frames / seconds, 1) if seconds else 0.0,
         "tracks": sum(pipeline.counts.tracks for pipeline in pipelines),

@@ -128,7 +128,9 @@ class Warden:
     def _watch_strain(self) -> None:
         rates = self._strain_rates.look(self._agent.cameras)
         running = {
-            camera.feed.camera for camera in self._agent.cameras if camera.feed.state == "running"
+            camera.capture.name
+            for camera in self._agent.cameras
+            if camera.capture.state == "running"
         }
         steady, self._running = running & self._running, running
         live = [fps for name, (fps, dropped) in rates.items() if dropped > 0 and name in steady]
@@ -136,13 +138,13 @@ class Warden:
         strain = Strain(readings.temperature_c, readings.throttled, min(live, default=None))
         if self._shedder.feel(strain):
             for camera in self._agent.cameras:
-                camera.turn(self._shedder.knobs)
+                camera.limit(self._shedder.load_profile)
 
     def _judge(self) -> None:
         """Keeps the configuration on trial once it has proved itself, or undoes it in time."""
         passed_s = self._clock.monotonic_s() - self._began_s
         blind = [
-            camera.feed.camera
+            camera.capture.name
             for camera in self._agent.cameras
             if camera.pipeline.counts.frames == 0
         ]
@@ -205,7 +207,7 @@ class Warden:
     def _health(self) -> HealthMessage:
         rates = self._health_rates.look(self._agent.cameras)
         cameras: list[CameraHealth] = [
-            camera_health(one, rates[one.feed.camera][0]) for one in self._agent.cameras
+            camera_health(one, rates[one.capture.name][0]) for one in self._agent.cameras
         ]
         readings = self._sensors.read()
         return health_message(
@@ -216,7 +218,7 @@ class Warden:
             readings=readings,
             outbox=self._outbox_counts(),
             clock_offset_s=self._offset.seconds,
-            gave_up=self._shedder.knobs.given_up,
+            gave_up=self._shedder.load_profile.reductions,
             problems=self._problems(),
             config_revision=self._configurations.running.revision,
             gallery_seq={} if self._agent.galleries is None else self._agent.galleries.seq(),

@@ -35,8 +35,8 @@ class FrameRates:
         now_s = self._clock.monotonic_s()
         seen: dict[str, tuple[float, int]] = {}
         for camera in cameras:
-            name = camera.feed.camera
-            frames, dropped = camera.pipeline.counts.frames, camera.feed.dropped
+            name = camera.capture.name
+            frames, dropped = camera.pipeline.counts.frames, camera.capture.dropped
             when_s, frames_before, dropped_before = self._before.get(name, (now_s, frames, dropped))
             passed_s = now_s - when_s
             fps = (frames - frames_before) / passed_s if passed_s > 0 else 0.0
@@ -46,15 +46,15 @@ class FrameRates:
 
 
 def camera_health(camera: CameraThread, fps: float) -> CameraHealth:
-    """One camera as its thread and its feed show it."""
-    error = camera.feed.error if camera.failure is None else str(camera.failure)
+    """One camera as its thread and its capture show it."""
+    error = camera.capture.error if camera.failure is None else str(camera.failure)
     return CameraHealth(
-        camera=camera.feed.camera,
-        state=camera.feed.state,
+        camera=camera.capture.name,
+        state=camera.capture.state,
         fps=round(max(fps, 0.0), 2),
         frames=camera.pipeline.counts.frames,
-        dropped=camera.feed.dropped,
-        last_frame_at=camera.feed.last_frame_at,
+        dropped=camera.capture.dropped,
+        last_frame_at=camera.capture.last_frame_at,
         in_view=camera.pipeline.in_view,
         error=None if error is None else error[:500],
     )

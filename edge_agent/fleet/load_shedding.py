@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from edge_agent.config.fleet import FleetSettings
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from shared.clock import Clock
 
 log = logging.getLogger(__name__)
 
 _STEPS: Final = (
-    Knobs(),
-    Knobs(detect_every=2),
-    Knobs(detect_every=4, closer_looks=False),
-    Knobs(detect_every=4, closer_looks=False, occlusion=False, liveness=False),
-    Knobs(detect_every=2, max_fps=5.0, closer_looks=False, occlusion=False, liveness=False),
-    Knobs(max_fps=1.0, closer_looks=False, occlusion=False, liveness=False),
+    LoadProfile(),
+    LoadProfile(detect_every=2),
+    LoadProfile(detect_every=4, closer_looks=False),
+    LoadProfile(detect_every=4, closer_looks=False, occlusion=False, liveness=False),
+    LoadProfile(detect_every=2, max_fps=5.0, closer_looks=False, occlusion=False, liveness=False),
+    LoadProfile(max_fps=1.0, closer_looks=False, occlusion=False, liveness=False),
 )
 _WORSE_S: Final = 10.0  # a step down takes so long to show; the next waits for it
 _SURE_S: Final = (
@@ -58,12 +58,12 @@ class Shedder:
         self._came_back = False
 
     @property
-    def knobs(self) -> Knobs:
-        knobs = _STEPS[self._step]
-        return replace(knobs, liveness=True) if self._keep_liveness else knobs
+    def load_profile(self) -> LoadProfile:
+        profile = _STEPS[self._step]
+        return replace(profile, liveness=True) if self._keep_liveness else profile
 
     def feel(self, strain: Strain) -> bool:
-        """Takes one look, about once a second; whether `knobs` have changed by it."""
+        """Takes one look, about once a second; whether `load_profile` has changed."""
         now_s = self._clock.monotonic_s()
         before = self._step
         strained = self._is_strained(strain)
@@ -101,14 +101,14 @@ class Shedder:
         hot = strain.temperature_c is not None and strain.temperature_c >= self._settings.hot_c
         fps = strain.slowest_fps
         # A camera that is made slow on purpose is not one that cannot be kept up with.
-        wanted = min(self._settings.min_fps, (self.knobs.max_fps or 1e9) / 2)
+        wanted = min(self._settings.min_fps, (self.load_profile.max_fps or 1e9) / 2)
         return hot or bool(strain.throttled) or (fps is not None and fps < wanted)
 
     def _is_calm(self, strain: Strain) -> bool:
         return strain.temperature_c is None or strain.temperature_c <= self._settings.cool_c
 
     def _say(self, before: int, strain: Strain) -> None:
-        gave_up = _plainly(self.knobs)
+        gave_up = _plainly(self.load_profile)
         degrees = "" if strain.temperature_c is None else f" at {strain.temperature_c:.0f} °C"
         if self._step > before:
             log.warning("Too much for this box%s; it does less: %s", degrees, gave_up)
@@ -116,15 +116,15 @@ class Shedder:
             log.info("The box is calm%s; now: %s", degrees, gave_up)
 
 
-def _plainly(knobs: Knobs) -> str:
+def _plainly(profile: LoadProfile) -> str:
     """What is done without, for people."""
     told = []
-    if knobs.detect_every > 1:
-        told.append(f"faces are looked for in one frame of {knobs.detect_every}")
-    if knobs.max_fps is not None:
-        told.append(f"{knobs.max_fps:g} frames a second")
-    names = {"closer looks": knobs.closer_looks, "occlusion": knobs.occlusion}
-    names["liveness"] = knobs.liveness
+    if profile.detect_every > 1:
+        told.append(f"faces are looked for in one frame of {profile.detect_every}")
+    if profile.max_fps is not None:
+        told.append(f"{profile.max_fps:g} frames a second")
+    names = {"closer looks": profile.closer_looks, "occlusion": profile.occlusion}
+    names["liveness"] = profile.liveness
     without = " or ".join(name for name, kept in names.items() if not kept)
     if without:
         told.append(f"no {without}")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.motion import MotionWatch
 from models.types import BgrImage, Detections
 
@@ -54,7 +54,9 @@ class Lookout:
         self.still = False  # whether the newest frame was passed over because nothing has moved
         self.closer_looks = 0
 
-    def search(self, frame: Frame, knobs: Knobs, *, settled: bool = False) -> Detections | None:
+    def search(
+        self, frame: Frame, profile: LoadProfile, *, settled: bool = False
+    ) -> Detections | None:
         """The faces of `frame`; None where it is not searched.
 
         `settled`: there are faces in view, and none of them that has to be seen soon.
@@ -64,14 +66,14 @@ class Lookout:
             far = self._rules.reach == "far"
             return self._ask(frame, retry_padded=not far, closer=far)
         self.still = False
-        if frame.index % max(self._rules.every, knobs.detect_every):
+        if frame.index % max(self._rules.every, profile.detect_every):
             return None
         if settled and 0 <= frame.time_s - self._searched_s < self._rules.settled_s:
             return None
         if self._rules.motion and not self._is_awake(frame):
             self.still = True
             return None
-        found = self._find(frame, knobs)
+        found = self._find(frame, profile)
         if found is not None:
             self._searched_s = frame.time_s
             self._motion.searched()
@@ -83,9 +85,9 @@ class Lookout:
             self._awake_until_s = now_s + self._rules.awake_s
         return now_s < self._awake_until_s or now_s - self._searched_s >= self._rules.idle_s
 
-    def _find(self, frame: Frame, knobs: Knobs) -> Detections | None:
+    def _find(self, frame: Frame, profile: LoadProfile) -> Detections | None:
         rules, now_s = self._rules, frame.time_s
-        if rules.reach == "near" or not knobs.closer_looks:
+        if rules.reach == "near" or not profile.closer_looks:
             return self._ask(frame)
         if rules.reach == "auto":
             idle = rules.motion and now_s >= self._awake_until_s

@@ -13,7 +13,7 @@ from edge_agent.capture.camera import Frame
 from edge_agent.vision.best_shot import BestShots, Candidate, ShotRules, Story, is_covered
 from edge_agent.vision.face_search import DetectionRules, FaceFinder, Lookout
 from edge_agent.vision.fingerprints import SceneWatch, face_fingerprint
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.presence import Presence, main_reason
 from edge_agent.vision.probe import Probe
 from edge_agent.vision.quality_gate import Judge, Judged, JudgingModels, LivenessRules
@@ -84,7 +84,7 @@ class PipelineCounts:
 class Pipeline:
     """One camera's road from frames to probes. Not thread-safe; `models` may be shared.
 
-    Any thread may set `knobs`; they hold from the next frame on.
+    Any thread may set `load_profile`; it applies from the next frame on.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Pipeline:
         self._rules = rules or PipelineRules()
         self.times = times or StageTimes()
         self.counts = PipelineCounts()
-        self.knobs = Knobs()
+        self.load_profile = LoadProfile()
         self._lookout = Lookout(models, self._rules.detection)
         self._scene = SceneWatch()
         self._tracker = Tracker(self._rules.tracking)
@@ -126,17 +126,17 @@ class Pipeline:
     def step(self, frame: Frame) -> None:
         """Works on one frame; what became a probe is in the sink when it returns."""
         self.counts.frames += 1
-        knobs = self.knobs
+        profile = self.load_profile
         if not frame.alone:
             frame = self._in_order(frame)
         self._presence.at(frame.camera, frame.captured_at, frame.time_s)
         with self.times.measure("frame"):
-            detections = self._detect(frame, knobs)
+            detections = self._detect(frame, profile)
             tracks, ended = self._track(frame, detections)
             if detections is not None:
-                self._look(frame, detections, tracks, knobs)
+                self._look(frame, detections, tracks, profile)
             due = self._shots.due(tracks, frame.time_s) + self._shots.last_of(ended)
-            self._publish(self._embed(self._pass(due, knobs)))
+            self._publish(self._embed(self._pass(due, profile)))
             self._conclude(ended)
         if frame.alone:
             self.finish()
@@ -144,7 +144,7 @@ class Pipeline:
     def finish(self) -> None:
         """Ends all tracks and puts their waiting best shots into the sink."""
         ended = self._shots.end((*self._tracker.end_all(), *self._still_tracker.end_all()))
-        self._publish(self._embed(self._pass(self._shots.last_of(ended), self.knobs)))
+        self._publish(self._embed(self._pass(self._shots.last_of(ended), self.load_profile)))
         self._conclude(ended)
 
     def _in_order(self, frame: Frame) -> Frame:
@@ -164,11 +164,11 @@ class Pipeline:
         self._before = frame.time_s, frame.size
         return frame
 
-    def _detect(self, frame: Frame, knobs: Knobs) -> Detections | None:
+    def _detect(self, frame: Frame, profile: LoadProfile) -> Detections | None:
         """The faces of the frame, or None where it was not searched."""
         with self.times.measure("detect"):
             settled = self._shots.are_settled(self._tracker.tracks, frame.time_s)
-            found = self._lookout.search(frame, knobs, settled=settled)
+            found = self._lookout.search(frame, profile, settled=settled)
         self.counts.searched += found is not None
         return found
 
@@ -192,7 +192,7 @@ class Pipeline:
             return step.tracks, self._shots.end((*cut, *step.ended))
 
     def _look(
-        self, frame: Frame, detections: Detections, tracks: Sequence[Track], knobs: Knobs
+        self, frame: Frame, detections: Detections, tracks: Sequence[Track], profile: LoadProfile
     ) -> None:
         """Looks closer at the faces that could become best shots, and keeps those that do."""
         with self.times.measure("watch"):
@@ -228,13 +228,13 @@ class Pipeline:
             for track, box, quality in zip(chosen, faces.boxes, qualities, strict=True)
             if quality.passed
         ]
-        self._judge.watch(frame, passing, knobs)
+        self._judge.watch(frame, passing, profile)
 
-    def _pass(self, due: Sequence[Candidate], knobs: Knobs) -> list[Judged]:
+    def _pass(self, due: Sequence[Candidate], profile: LoadProfile) -> list[Judged]:
         """Of the shots that are due, those that pass the gate under a closer look."""
         passed = []
         for candidate in due:
-            judged, passes = self._judge.judge(candidate, knobs)
+            judged, passes = self._judge.judge(candidate, profile)
             if passes:
                 passed.append(judged)
             else:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
 from edge_agent.vision.best_shot import Candidate, Story
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.shot import Shot
 from edge_agent.vision.timing import StageTimes
 from models.quality.quality import DOORWAY, Gate
@@ -72,23 +72,23 @@ class Judge:
         self._liveness = liveness
         self._times = times
 
-    def judge(self, candidate: Candidate, knobs: Knobs) -> tuple[Judged, bool]:
+    def judge(self, candidate: Candidate, profile: LoadProfile) -> tuple[Judged, bool]:
         """What the models say of the shot, and whether it passes."""
         shot = candidate.shot
         with self._times.measure("pose"):
             poses = self._models.head_poses(shot.scene, shot.scene_boxes)
-        if self._liveness.policy != "off" and knobs.liveness:
+        if self._liveness.policy != "off" and profile.liveness:
             self._look(candidate.story, shot.scene, shot.scene_boxes, shot.time_s)
         with self._times.measure("occlusion"):
-            quality = self._quality(shot, poses, knobs)
-        quality = self._with_liveness(quality, candidate.story, knobs)
+            quality = self._quality(shot, poses, profile)
+        quality = self._with_liveness(quality, candidate.story, profile)
         return Judged(candidate, poses[0] if poses else None, quality), quality.passed
 
     def watch(
-        self, frame: Frame, seen: Sequence[tuple[Story, NDArray[np.float32]]], knobs: Knobs
+        self, frame: Frame, seen: Sequence[tuple[Story, NDArray[np.float32]]], profile: LoadProfile
     ) -> None:
         """Looks at the liveness of faces (4,) that have no probe yet, where it decides on one."""
-        if self._liveness.policy != "refuse" or not knobs.liveness:
+        if self._liveness.policy != "refuse" or not profile.liveness:
             return
         for story, box in seen:
             fresh = not story.probes and len(story.liveness) < _LOOKS
@@ -101,15 +101,15 @@ class Judge:
         if scores is not None:
             story.looked_at_liveness(float(scores[0]), at_s)
 
-    def _with_liveness(self, quality: Quality, story: Story, knobs: Knobs) -> Quality:
+    def _with_liveness(self, quality: Quality, story: Story, profile: LoadProfile) -> Quality:
         score = story.median_liveness
-        if self._liveness.policy != "refuse" or not knobs.liveness or score is None:
+        if self._liveness.policy != "refuse" or not profile.liveness or score is None:
             return quality
         low = self._liveness.threshold
         factor = QualityFactor(name="liveness", value=score, low=low, high=1.0, passed=score >= low)
         return Quality(score=quality.score, factors=(*quality.factors, factor))
 
-    def _quality(self, shot: Shot, poses: list[Pose] | None, knobs: Knobs) -> Quality:
+    def _quality(self, shot: Shot, poses: list[Pose] | None, profile: LoadProfile) -> Quality:
         width, height = shot.frame_size
         # The chip is given, so of the picture only its size counts: no need to have kept it.
         blank: BgrImage = np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
@@ -120,5 +120,5 @@ class Judge:
             poses=poses,
             chips=shot.chip[np.newaxis],
             gate=self._gate,
-            occlusion=knobs.occlusion,
+            occlusion=profile.occlusion,
         )[0]

@@ -5,7 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.source import open_source
 from edge_agent.vision.face_search import DetectionRules
 from edge_agent.vision.pipeline import Pipeline, PipelineRules
@@ -70,10 +70,10 @@ def _watch(
     """The pipeline after the film, whom its tracks followed, CPU seconds and seconds."""
     truth = Following(people)
     pipeline = Pipeline(models, Sink(), rules)
-    manner = Manner(live=False, reconnect=False)
-    feed = Feed("bench", partial(open_source, str(path)), manner, threading.Event())
+    manner = ReadMode(live=False, reconnect=False)
+    capture = Capture("bench", partial(open_source, str(path)), manner, threading.Event())
     cpu_s, wall_s = time.process_time(), time.perf_counter()
-    for frame in feed:
+    for frame in capture:
         pipeline.step(frame)
         truth.see(pipeline.tracks, frame.index / FPS)
     pipeline.finish()

@@ -1,4 +1,4 @@
-"""What a feed makes of its source: the newest frame, outages, caps, clocks that leap."""
+"""What a capture makes of its source: the newest frame, outages, caps, clocks that leap."""
 
 import logging
 import random
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.source import Source, open_source
 from edge_agent.capture.stall import StallLimit
 from models.types import BgrImage
@@ -19,8 +19,8 @@ from shared.clock import SystemClock
 from shared.errors import SourceError
 from tests.support.films import Actor, write_film
 
-FILM = Manner(live=False, reconnect=False)
-LIVE = Manner(live=True, reconnect=True)
+FILM = ReadMode(live=False, reconnect=False)
+LIVE = ReadMode(live=True, reconnect=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,15 @@ def test_a_live_source_gives_its_newest_frame_and_counts_the_others() -> None:
 
     source = Scripted(numbers, gate, fails=False)
     source.close = all_read.set  # type: ignore[method-assign]
-    feed = Feed("door", lambda: source, LIVE, threading.Event())
+    capture = Capture("door", lambda: source, LIVE, threading.Event())
     taken = []
-    for frame in feed:
+    for frame in capture:
         taken.append(int(frame.image[0, 0, 0]))
         go_on.set()
         all_read.wait(10)  # slower than the camera
     assert taken[-1] == 9
     assert len(taken) <= 2
-    assert feed.dropped == 10 - len(taken)
+    assert capture.dropped == 10 - len(taken)
 
 
 def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
@@ -95,9 +95,9 @@ def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
 
     stop = threading.Event()
     stop.wait = lambda timeout=None: stop.is_set()  # type: ignore[method-assign]  # no real pauses
-    feed = Feed("door", open_next, LIVE, stop, jitter=random.Random(0))
+    capture = Capture("door", open_next, LIVE, stop, jitter=random.Random(0))
     with caplog.at_level(logging.INFO):
-        frames = list(feed)
+        frames = list(capture)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2]
     assert [frame.index for frame in frames] == [0, 1]
     said = [record.getMessage() for record in caplog.records]
@@ -124,7 +124,7 @@ def test_the_pauses_between_attempts_grow_and_are_bounded() -> None:
     def never() -> Source:
         raise SourceError("gone")
 
-    assert list(Feed("door", never, LIVE, stop, jitter=random.Random(0))) == []
+    assert list(Capture("door", never, LIVE, stop, jitter=random.Random(0))) == []
     assert all(0.25 <= pause <= 30 for pause in pauses)
     assert pauses[0] <= 0.5
     assert min(pauses[8:]) >= 15
@@ -139,9 +139,9 @@ def test_a_feed_ends_when_it_is_told_to_stop_though_the_camera_is_silent() -> No
             stop.wait(30)
             raise SourceError("woken")
 
-    feed = Feed("door", lambda: Silent(iter(()), lambda: None, fails=True), LIVE, stop)
+    capture = Capture("door", lambda: Silent(iter(()), lambda: None, fails=True), LIVE, stop)
     threading.Thread(target=lambda: (opened.wait(10), stop.set()), daemon=True).start()
-    assert list(feed) == []
+    assert list(capture) == []
 
 
 def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
@@ -159,15 +159,15 @@ def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
             return None
 
     stop = threading.Event()
-    feed = Feed(
+    capture = Capture(
         "door",
         lambda: open_source(str(film)),
-        Manner(live=False, reconnect=False, realtime=True),
+        ReadMode(live=False, reconnect=False, realtime=True),
         stop,
         clock=Clock(),  # type: ignore[arg-type]
     )
-    frames = list(feed)
-    assert len(frames) + feed.dropped == 50
+    frames = list(capture)
+    assert len(frames) + capture.dropped == 50
     assert frames[-1].time_s == pytest.approx(49 / 25)
 
 
@@ -190,19 +190,19 @@ def test_a_frame_rate_cap_takes_frames_evenly_and_decodes_no_others(film: Path) 
         def close(self) -> None:
             self._source.close()
 
-    feed = Feed("door", Counting, FILM, threading.Event(), max_fps=5)
-    times = [frame.time_s for frame in feed]
+    capture = Capture("door", Counting, FILM, threading.Event(), max_fps=5)
+    times = [frame.time_s for frame in capture]
     assert times == pytest.approx([0.2 * n for n in range(10)])
     assert len(decoded) == 10
 
 
 def test_the_cap_can_be_turned_while_the_film_runs(film: Path) -> None:
-    feed = Feed("door", lambda: open_source(str(film)), FILM, threading.Event(), max_fps=5)
+    capture = Capture("door", lambda: open_source(str(film)), FILM, threading.Event(), max_fps=5)
     times = []
-    for frame in feed:
+    for frame in capture:
         times.append(frame.time_s)
         if frame.time_s >= 0.99:
-            feed.max_fps = None
+            capture.max_fps = None
     gaps = np.diff(times)
     assert gaps[:5] == pytest.approx(0.2)
     assert gaps[5:] == pytest.approx(1 / 25)
@@ -230,17 +230,19 @@ def test_a_camera_that_stops_giving_pictures_is_stalled_then_lost() -> None:
     stall = StallLimit()
     for at_s in (0.0, 0.04, 0.08):  # what it was known for before: 25 pictures a second
         stall.came(at_s)
-    feed = Feed("door", lambda: source, Manner(True, False), stop, stall=stall, clock=Clock())
-    frames = iter(feed)
+    capture = Capture(
+        "door", lambda: source, ReadMode(True, False), stop, stall=stall, clock=Clock()
+    )
+    frames = iter(capture)
     next(frames)
-    assert feed.state == "running"
+    assert capture.state == "running"
     Clock.at_s += 3
-    assert feed.state == "stalled"
+    assert capture.state == "stalled"
     Clock.at_s += 2
     with pytest.raises(SourceError, match=r"has given nothing for 4\.5 s"):
         next(frames)
-    assert feed.state == "ended"
-    assert feed.error is not None
+    assert capture.state == "ended"
+    assert capture.error is not None
     hang.set()
 
 
@@ -258,9 +260,9 @@ def test_a_camera_that_hangs_while_it_is_opened_is_lost_after_a_minute() -> None
         hang.wait(10)
         raise SourceError("woken")
 
-    feed = Feed("door", hanging, Manner(True, False), threading.Event(), clock=Clock())
+    capture = Capture("door", hanging, ReadMode(True, False), threading.Event(), clock=Clock())
     with pytest.raises(SourceError, match="no first picture in 60 s"):
-        list(feed)
+        list(capture)
     hang.set()
 
 
@@ -275,7 +277,7 @@ def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
     taken = threading.Semaphore(1)
     source = Scripted(iter([1, 2, 3]), lambda: taken.acquire(timeout=10) and None, fails=False)
     frames = []
-    for frame in Feed("door", lambda: source, LIVE, threading.Event(), clock=Clock()):
+    for frame in Capture("door", lambda: source, LIVE, threading.Event(), clock=Clock()):
         frames.append(frame)
         taken.release()
     assert [frame.captured_at.year for frame in frames] == [2026, 2026, 2027]
@@ -307,8 +309,8 @@ def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_fo
         clock.at_s += 1
         return Scripted(iter([1]), lambda: None, fails=True)
 
-    feed = Feed("door", open_next, LIVE, stop, clock=clock)
-    for count, _ in enumerate(feed):
+    capture = Capture("door", open_next, LIVE, stop, clock=clock)
+    for count, _ in enumerate(capture):
         if count == 5:
             break
     assert [record.getMessage() for record in caplog.records] == [
@@ -317,14 +319,14 @@ def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_fo
         "Camera door comes and goes: the cable is out; no more is said until it is well for a "
         "minute",
     ]
-    assert feed._backoff.pause_s(feed._failures) >= 4, "one picture does not make it well"
+    assert capture._backoff.pause_s(capture._failures) >= 4, "one picture does not make it well"
     caplog.clear()
 
     taken = threading.Semaphore(1)
-    feed._open = lambda: Scripted(
+    capture._open = lambda: Scripted(
         iter(range(50)), lambda: taken.acquire(timeout=10) and None, fails=True
     )
-    for count, _ in enumerate(feed):
+    for count, _ in enumerate(capture):
         clock.at_s += 3
         taken.release()
         if count == 25:
@@ -347,7 +349,7 @@ def test_a_library_that_raises_what_it_likes_ends_no_more_than_an_outage(
             raise outcome
         return outcome
 
-    frames = list(Feed("door", open_next, LIVE, without_pauses()))
+    frames = list(Capture("door", open_next, LIVE, without_pauses()))
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [7]
     assert "failed unexpectedly (MemoryError: 20000 x 16000); trying again" in caplog.messages[0]
     assert "secret" not in caplog.text
@@ -364,11 +366,11 @@ def test_a_camera_that_sends_the_same_picture_for_a_minute_is_lost_and_nobody_st
             return np.full((16, 16, 3), 9, np.uint8)
 
     source = Frozen(iter(range(1, 100)), lambda: taken.acquire(timeout=10) and None, fails=False)
-    feed = Feed("door", lambda: source, Manner(True, False), stop, clock=clock)
+    capture = Capture("door", lambda: source, ReadMode(True, False), stop, clock=clock)
     frames = []
 
     def watch() -> None:
-        for frame in feed:
+        for frame in capture:
             frames.append(frame)
             clock.at_s += 3
             taken.release()
@@ -390,9 +392,9 @@ def test_who_was_in_view_when_a_camera_is_lost_is_let_go_once() -> None:
             raise SourceError("gone")
         return outcomes.pop()
 
-    feed = Feed("door", open_next, LIVE, stop, clock=clock)
-    feed.on_silence = lambda: silences.append(clock.at_s)
-    list(feed)
+    capture = Capture("door", open_next, LIVE, stop, clock=clock)
+    capture.on_silence = lambda: silences.append(clock.at_s)
+    list(capture)
     assert silences == [106.0], "beyond 2.5 s; a shorter outage lets nobody go"
 
 

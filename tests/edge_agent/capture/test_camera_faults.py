@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.opencv_source import Asked, open_usb_camera
 from edge_agent.capture.source import Source, open_source
 from shared.errors import SourceError
@@ -98,25 +98,25 @@ class UsbCapture:
 
 def unplugged_and_back(
     open_camera: Callable[[], Source], pull_out: Callable[[], None], plug_in: Callable[[], None]
-) -> tuple[Feed, int, str | None]:
-    """The feed, the pictures after the camera was back, and what was said while it was away."""
+) -> tuple[Capture, int, str | None]:
+    """The capture, the pictures after the camera was back, and what was said while it was away."""
     stop = threading.Event()
     give_up = threading.Timer(60, stop.set)
     give_up.start()
-    feed = Feed("door", open_camera, Manner(live=True, reconnect=True), stop)
-    assert feed.state == "starting"
+    capture = Capture("door", open_camera, ReadMode(live=True, reconnect=True), stop)
+    assert capture.state == "starting"
     said: list[str | None] = []
     before = after = 0
 
     def plug_in_again() -> None:
-        while feed.state != "lost" and not stop.wait(0.02):
+        while capture.state != "lost" and not stop.wait(0.02):
             pass
-        said.append(feed.error)
+        said.append(capture.error)
         plug_in()
 
-    for frame in feed:
+    for frame in capture:
         assert frame.size == (WIDTH, HEIGHT)
-        assert feed.state == "running"
+        assert capture.state == "running"
         if not said:
             before += 1
         else:
@@ -128,10 +128,10 @@ def unplugged_and_back(
         if after == 5:
             stop.set()
     give_up.cancel()
-    assert feed.state == "ended"
-    assert feed.error is None
-    assert feed.last_frame_at is not None
-    return feed, after, said[0]
+    assert capture.state == "ended"
+    assert capture.error is None
+    assert capture.last_frame_at is not None
+    return capture, after, said[0]
 
 
 def test_a_camera_that_is_unplugged_comes_back_when_it_is_plugged_in_again(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_agent.agent import CameraThread
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.vision.face_search import DetectionRules
 from edge_agent.vision.pipeline import Pipeline, PipelineRules
 from models.types import BgrImage, Detections
@@ -51,8 +51,8 @@ class Breaking(FakeFaces):
 
 
 def watched(count: int, at: set[int]) -> CameraThread:
-    feed = Feed("door", lambda: Pictures(count), Manner(False, False), threading.Event())
-    thread = CameraThread(feed, Pipeline(Breaking(at), Sink(), RULES))
+    capture = Capture("door", lambda: Pictures(count), ReadMode(False, False), threading.Event())
+    thread = CameraThread(capture, Pipeline(Breaking(at), Sink(), RULES))
     thread.run()
     return thread
 

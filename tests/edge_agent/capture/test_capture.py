@@ -1,4 +1,4 @@
-"""Sources good and bad, and what a feed makes of them."""
+"""Sources good and bad, and what a capture makes of them."""
 
 import re
 import struct
@@ -10,18 +10,18 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.capture.camera import Feed, Frame, Manner
+from edge_agent.capture.camera import Capture, Frame, ReadMode
 from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.source import is_live, open_source, read
 from models.types import BgrImage
 from shared.errors import SourceError
 from tests.support.films import Actor, write_film
 
-FILM = Manner(live=False, reconnect=False)
+FILM = ReadMode(live=False, reconnect=False)
 
 
-def frames_of(spec: Path | str, manner: Manner = FILM) -> list[Frame]:
-    return list(Feed("door", lambda: open_source(str(spec)), manner, threading.Event()))
+def frames_of(spec: Path | str, manner: ReadMode = FILM) -> list[Frame]:
+    return list(Capture("door", lambda: open_source(str(spec)), manner, threading.Event()))
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_a_film_that_is_cut_short_gives_what_it_has_and_then_fails(tmp_path: Pat
     cut = tmp_path / "cut.avi"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     frames = []
-    feed = Feed("door", lambda: open_source(str(cut)), FILM, threading.Event())
+    capture = Capture("door", lambda: open_source(str(cut)), FILM, threading.Event())
     with pytest.raises(SourceError, match=r"cut\.avi: \d+ of about 40 frames could not be read"):
-        frames.extend(feed)
+        frames.extend(capture)
     assert 5 < len(frames) < 30
 
 
@@ -104,11 +104,11 @@ def test_a_film_of_which_much_is_damaged_is_read_to_its_end_and_fails(
 ) -> None:
     frames = []
     path = damaged(long_film, tmp_path / "damaged.avi", range(20, 100))
-    feed = Feed("door", lambda: open_source(str(path)), FILM, threading.Event())
+    capture = Capture("door", lambda: open_source(str(path)), FILM, threading.Event())
     with pytest.raises(SourceError, match=r"8\d of about 150 frames could not be read"):
-        frames.extend(feed)
+        frames.extend(capture)
     assert frames[-1].time_s == pytest.approx(149 / 25)
-    assert 80 <= feed.unreadable < 90
+    assert 80 <= capture.unreadable < 90
 
 
 def test_a_films_times_are_those_of_its_container(tmp_path: Path) -> None:

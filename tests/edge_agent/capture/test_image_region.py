@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.capture.camera import Feed, Frame, Manner
+from edge_agent.capture.camera import Capture, Frame, ReadMode
 from edge_agent.capture.image_region import View
 from edge_agent.capture.source import open_source
 from edge_agent.config.camera import CameraSettings
@@ -55,14 +55,14 @@ def test_a_region_says_where_it_begins() -> None:
 def test_a_feed_gives_only_what_may_be_seen(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "door.png"), np.full((100, 200, 3), 90, np.uint8))
     view = View(rotate=90, masks=(((0, 0), (1, 0), (1, 0.5), (0, 0.5)),), region=(0, 0.25, 1, 1))
-    feed = Feed(
+    capture = Capture(
         "door",
         lambda: open_source(str(tmp_path / "door.png")),
-        Manner(live=False, reconnect=False),
+        ReadMode(live=False, reconnect=False),
         threading.Event(),
         view=view,
     )
-    (frame,) = feed
+    (frame,) = capture
     assert (frame.size, frame.origin, frame.source_size) == ((100, 150), (0, 50), (100, 200))
     assert not frame.image[:50].any()
     assert (frame.image[51:] == 90).all()

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.source import open_source, read
 from shared.errors import SourceError
@@ -149,16 +149,16 @@ def test_a_picture_that_cannot_be_read_is_passed_over_without_an_outage(
 
     camera.script = script
     stop = threading.Event()
-    feed = Feed("yard", lambda: open_source(camera.url), Manner(True, False), stop)
+    capture = Capture("yard", lambda: open_source(camera.url), ReadMode(True, False), stop)
     seen = []
-    for frame in feed:
+    for frame in capture:
         seen.append(round(float(frame.image.mean())))
         taken.release()
         if len(seen) == 3:
             stop.set()
     assert seen == pytest.approx([10, 60, 110], abs=2)
     assert camera.viewers == 1
-    assert feed.unreadable >= 1
+    assert capture.unreadable >= 1
     assert caplog.text.count("unreadable picture") == 1
 
 
@@ -175,14 +175,14 @@ def test_a_still_picture_is_asked_for_again_and_again_over_one_login(camera: Mjp
     camera.script = script
     stop = threading.Event()
     asked = Asked(fps=50, login=camera.login)
-    feed = Feed("yard", lambda: open_source(camera.url, asked), Manner(True, False), stop)
+    capture = Capture("yard", lambda: open_source(camera.url, asked), ReadMode(True, False), stop)
     seen = []
-    for frame in feed:
+    for frame in capture:
         seen.append(round(float(frame.image.mean())))
         if len(seen) == 4:
             stop.set()
     assert len(set(seen)) == 4
-    assert feed.unreadable == 1, "the camera was busy once"
+    assert capture.unreadable == 1, "the camera was busy once"
 
 
 def test_a_camera_with_a_certificate_of_its_own_is_trusted_by_ca_file_alone(
@@ -253,8 +253,8 @@ def test_a_camera_that_drips_has_stalled_though_it_is_never_silent(camera: Mjpeg
 def test_a_camera_that_hangs_up_is_opened_again(camera: MjpegCamera) -> None:
     camera.script = lambda write: [write(camera.part(jpeg(90))) for _ in range(3)] and None
     stop = threading.Event()
-    feed = Feed("yard", lambda: open_source(camera.url), Manner(True, True), stop)
-    for _ in feed:
+    capture = Capture("yard", lambda: open_source(camera.url), ReadMode(True, True), stop)
+    for _ in capture:
         if camera.viewers >= 2:
             stop.set()
     assert camera.viewers >= 2

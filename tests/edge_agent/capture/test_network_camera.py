@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from demo.processes import free_port
-from edge_agent.capture.camera import Feed, Manner
+from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.opencv_source import Asked, with_login
 from edge_agent.capture.source import open_source, read
 from shared.errors import SourceError
 from tests.support.mjpeg_camera import jpeg
 
-LIVE = Manner(live=True, reconnect=True)
+LIVE = ReadMode(live=True, reconnect=True)
 SYSTEM_PYTHON = "/usr/bin/python3"
 NEEDED = (
     "import gi; gi.require_version('GstRtspServer', '1.0');"
@@ -89,13 +89,13 @@ def outage(
     How long it took to be noticed, and how many frames came after it.
     """
     stop, noticed = threading.Event(), threading.Event()
-    feed = Feed("gate", lambda: open_source(address, asked), LIVE, stop)
+    capture = Capture("gate", lambda: open_source(address, asked), LIVE, stop)
     before = after = 0
     silent_s = 0.0
 
     def notice() -> None:
         began_s = time.monotonic()
-        while feed.state != "lost" and not stop.wait(0.02):
+        while capture.state != "lost" and not stop.wait(0.02):
             pass
         nonlocal silent_s
         silent_s = time.monotonic() - began_s
@@ -104,7 +104,7 @@ def outage(
 
     give_up = threading.Timer(limit_s, stop.set)
     give_up.start()
-    for frame in feed:
+    for frame in capture:
         assert frame.size == (320, 240)
         before += not noticed.is_set()
         after += noticed.is_set()
@@ -188,11 +188,11 @@ def test_whoever_is_slow_gets_the_newest_picture_and_no_queue_grows(
         (tmp_path / f"{level:03d}.jpg").write_bytes(jpeg(level, (320, 240)))
     process = camera("--pictures", str(tmp_path))
     stop = threading.Event()
-    feed = Feed("gate", lambda: open_source(address_of(process)), LIVE, stop)
+    capture = Capture("gate", lambda: open_source(address_of(process)), LIVE, stop)
     levels: list[int] = []
     give_up = threading.Timer(60, stop.set)
     give_up.start()
-    for frame in feed:
+    for frame in capture:
         levels.append(round(float(frame.image.mean())))
         if len(levels) == 4:
             stop.set()
@@ -200,7 +200,7 @@ def test_whoever_is_slow_gets_the_newest_picture_and_no_queue_grows(
     give_up.cancel()
     leaps = [(after - before) % 250 for before, after in itertools.pairwise(levels)]
     assert min(leaps) >= 8, "one further would be a queue; 25 further is a second"
-    assert feed.dropped >= 20
+    assert capture.dropped >= 20
 
 
 def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
@@ -214,8 +214,8 @@ def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
 
     def watch_second() -> None:
         asked = Asked(transport="udp")
-        feed = Feed("yard", lambda: open_source(address_of(second), asked), LIVE, stop)
-        for _ in feed:
+        capture = Capture("yard", lambda: open_source(address_of(second), asked), LIVE, stop)
+        for _ in capture:
             if first_is_lost.is_set():
                 after.append(1)
             if len(after) == 10:
@@ -224,7 +224,7 @@ def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
     yard = threading.Thread(target=watch_second)
     yard.start()
     asked = Asked(login=("me", "secret"))
-    gate = Feed("gate", lambda: open_source(address_of(first), asked), LIVE, stop)
+    gate = Capture("gate", lambda: open_source(address_of(first), asked), LIVE, stop)
 
     def watch_the_state() -> None:
         while gate.state != "lost" and not stop.wait(0.02):

@@ -160,16 +160,16 @@ def test_heat_turns_the_cameras_down_and_is_told(watch: Watch) -> None:
     watch.sensors.readings = dataclasses.replace(COOL, temperature_c=88.0)
     watch.pass_s(35)
     (camera,) = watch.agent.cameras
-    assert {"liveness", "occlusion"} <= set(camera.pipeline.knobs.given_up)
+    assert {"liveness", "occlusion"} <= set(camera.pipeline.load_profile.reductions)
     watch.pass_s(30)
-    assert camera.feed.max_fps == 1.0
+    assert camera.capture.max_fps == 1.0
     told = watch.links[0].health[-1]
     assert told.temperature_c == 88.0
-    assert told.gave_up == camera.pipeline.knobs.given_up
+    assert told.gave_up == camera.pipeline.load_profile.reductions
     watch.sensors.readings = COOL
     watch.pass_s(600)
-    assert camera.pipeline.knobs.given_up == watch.links[0].health[-1].gave_up == []
-    assert camera.feed.max_fps is None
+    assert camera.pipeline.load_profile.reductions == watch.links[0].health[-1].gave_up == []
+    assert camera.capture.max_fps is None
 
 
 def test_a_clock_that_is_off_and_the_ledger_are_told(watch: Watch) -> None:

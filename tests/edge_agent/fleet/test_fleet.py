@@ -19,7 +19,7 @@ from edge_agent.fleet.hardware import MachineSensors
 from edge_agent.fleet.load_shedding import Shedder, Strain
 from edge_agent.fleet.remote_config import Configurations, laid_over, write_durably
 from edge_agent.fleet.server_link import tell
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from shared.enrollment_code import Invitation, new_code, plain_code
 from shared.errors import (
     ConfigurationError,
@@ -177,11 +177,11 @@ class TestShedding:
         seen = []
         for _ in range(60):
             self.feel(shedder, clock, HOT, 1)
-            if not seen or shedder.knobs != seen[-1]:
-                seen.append(shedder.knobs)
-        assert seen[0] == Knobs()
-        assert seen[1].given_up == ["detect_every=2"]
-        assert {"liveness", "occlusion"} <= set(seen[3].given_up)
+            if not seen or shedder.load_profile != seen[-1]:
+                seen.append(shedder.load_profile)
+        assert seen[0] == LoadProfile()
+        assert seen[1].reductions == ["detect_every=2"]
+        assert {"liveness", "occlusion"} <= set(seen[3].reductions)
         assert seen[-1].max_fps == 1.0
         assert len(seen) == 6
         assert sum("it does less" in one.getMessage() for one in caplog.records) == 5
@@ -190,23 +190,23 @@ class TestShedding:
         clock = SetClock()
         shedder = self.shedder(clock)
         self.feel(shedder, clock, HOT, 25)
-        assert shedder.knobs.detect_every == 4
+        assert shedder.load_profile.detect_every == 4
         warm = Strain(temperature_c=76.0, throttled=False, slowest_fps=15.0)
         self.feel(shedder, clock, warm, 600)
-        assert shedder.knobs.detect_every == 4
+        assert shedder.load_profile.detect_every == 4
         self.feel(shedder, clock, CALM, 59)
-        assert shedder.knobs.detect_every == 4
+        assert shedder.load_profile.detect_every == 4
         self.feel(shedder, clock, CALM, 120)
-        assert shedder.knobs == Knobs()
+        assert shedder.load_profile == LoadProfile()
 
     def test_a_box_at_its_limit_swings_ever_slower(self) -> None:
         clock = SetClock()
         shedder = self.shedder(clock)
         moves = 0
         for _ in range(4 * 3600):
-            before = shedder.knobs
-            self.feel(shedder, clock, HOT if before == Knobs() else CALM, 1)
-            moves += shedder.knobs != before
+            before = shedder.load_profile
+            self.feel(shedder, clock, HOT if before == LoadProfile() else CALM, 1)
+            moves += shedder.load_profile != before
         assert moves < 40  # without growing patience: 400
 
     @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ class TestShedding:
         clock = SetClock()
         shedder = self.shedder(clock)
         self.feel(shedder, clock, strain, 15)
-        assert shedder.knobs != Knobs()
+        assert shedder.load_profile != LoadProfile()
 
     def test_one_look_that_is_bad_changes_nothing(self) -> None:
         clock = SetClock()
@@ -229,14 +229,14 @@ class TestShedding:
         for _ in range(20):
             self.feel(shedder, clock, CALM, 10)
             self.feel(shedder, clock, behind, 4)
-        assert shedder.knobs == Knobs()
+        assert shedder.load_profile == LoadProfile()
 
     def test_who_heats_a_box_does_not_get_past_its_liveness_gate(self) -> None:
         clock = SetClock()
         shedder = self.shedder(clock, keep_liveness=True)
         self.feel(shedder, clock, HOT, 300)
-        assert shedder.knobs.max_fps == 1.0
-        assert shedder.knobs.liveness
+        assert shedder.load_profile.max_fps == 1.0
+        assert shedder.load_profile.liveness
 
 
 FILE = """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
 from edge_agent.vision.face_search import DetectionRules, Lookout
-from edge_agent.vision.load_profile import Knobs
+from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.motion import MotionWatch
 from edge_agent.vision.pipeline import Pipeline, PipelineRules
 from models.types import BgrImage, Detections
@@ -60,7 +60,7 @@ def watch(
     rules: DetectionRules,
     seconds: float,
     picture: Callable[[int], Picture] = lambda _: wall(),
-    knobs: Knobs = Knobs(),  # noqa: B008  # frozen
+    profile: LoadProfile = LoadProfile(),  # noqa: B008  # frozen
     lookout: Lookout | None = None,
     first: int = 0,
 ) -> list[bool]:
@@ -68,7 +68,8 @@ def watch(
     lookout = lookout or Lookout(finder, rules)
     frames = range(first, first + round(seconds * FPS))
     return [
-        lookout.search(Frame(picture(index), MOMENT, index / FPS, index, "door"), knobs) is not None
+        lookout.search(Frame(picture(index), MOMENT, index / FPS, index, "door"), profile)
+        is not None
         for index in frames
     ]
 
@@ -172,17 +173,17 @@ def test_near_never_looks_closer_and_far_always_does() -> None:
 def test_knobs_take_away_what_the_settings_allow() -> None:
     finder = Finder()
     rules = DetectionRules(motion=False, reach="far", every=2)
-    searched = watch(finder, rules, 4, knobs=Knobs(detect_every=5, closer_looks=False))
+    searched = watch(finder, rules, 4, profile=LoadProfile(detect_every=5, closer_looks=False))
     assert sum(searched) == 20
     assert set(finder.asked) == {"near"}
-    assert Knobs().given_up == []
-    assert Knobs(detect_every=4, liveness=False).given_up == ["detect_every=4", "liveness"]
+    assert LoadProfile().reductions == []
+    assert LoadProfile(detect_every=4, liveness=False).reductions == ["detect_every=4", "liveness"]
 
 
 def test_without_liveness_and_occlusion_knobs_those_models_are_not_run() -> None:
     models = FakeFaces(lambda _: [Someone(1, 300)])
     pipeline = Pipeline(models, Sink(), PipelineRules())
-    pipeline.knobs = Knobs(liveness=False, occlusion=False)
+    pipeline.load_profile = LoadProfile(liveness=False, occlusion=False)
     for index in range(30):
         pipeline.step(frame_of(lambda _: [Someone(1, 300)], index))
     assert (models.liveness_looks, models.occlusion_looks) == (0, 0)
