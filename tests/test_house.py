@@ -41,7 +41,7 @@ def test_an_edge_box_needs_nothing_of_the_server(module: str) -> None:
     assert not loaded_by(module) & {"match_server", "flask", "sqlalchemy", "alembic", "gunicorn"}
 
 
-@pytest.mark.parametrize("module", ["match_server.commands.cli", "match_server.app"])
+@pytest.mark.parametrize("module", ["match_server.commands.processes", "match_server.app"])
 def test_a_server_needs_nothing_of_the_agent(module: str) -> None:
     assert "edge_agent" not in loaded_by(module)
 
@@ -51,7 +51,9 @@ def test_the_graph_rewriting_library_is_for_installing_only(module: str) -> None
     assert "onnx" not in loaded_by(module)
 
 
-@pytest.mark.parametrize("module", ["match_server.process.serve", "match_server.commands.cli"])
+@pytest.mark.parametrize(
+    "module", ["match_server.process.serve", "match_server.commands.processes"]
+)
 def test_what_forks_has_not_loaded_the_runtime_that_starts_threads(module: str) -> None:
     assert "onnxruntime" not in loaded_by(module)
 

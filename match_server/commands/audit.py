@@ -1,14 +1,16 @@
-"""The audit log."""
+"""`match-server audit`: the audit log."""
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from match_server.commands.options import answer, data_dir, json_flag
-from match_server.schemas.audit import Anchor
-from match_server.settings import load_settings
+from match_server.commands.options import json_flag, print_result, with_settings
+
+if TYPE_CHECKING:
+    from match_server.schemas.audit import Anchor
+    from match_server.settings import Settings
 
 
 @click.group()
@@ -17,29 +19,16 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--person", help="Id of a person: everything about whom.")
+@click.option("--person", help="Id of a person: all entries about them.")
 @click.option("--collection", help="Of the person, where others have one of that id.")
 @click.option("--subject", help="Id of a key, template, image, group …")
 @click.option("--actor", help='Who acted, e.g. "key 0a1b2c3d4e5f".')
 @click.option("--action", help="What was done, e.g. person_erased.")
 @click.option("--size", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--page", type=click.IntRange(1), default=1, show_default=True)
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def list_entries(
-    config: Path | None,
-    /,
-    person: str | None,
-    collection: str | None,
-    subject: str | None,
-    actor: str | None,
-    action: str | None,
-    size: int,
-    page: int,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def list_entries(settings: "Settings", as_json: bool, **query: Any) -> None:
     """List entries, newest first.
 
     \b
@@ -52,29 +41,22 @@ def list_entries(
     from match_server.services.audit.reader import Audit
     from shared.clock import rfc3339
 
-    given = {
-        "person": person,
-        "collection": collection,
-        "subject": subject,
-        "actor": actor,
-        "action": action,
-    }
-    query = validated(AuditQuery, {**given, "size": size, "page": page})
-    with open_database(load_settings(config, **options)) as database:
-        found = Audit(database).page(query)
+    parsed = validated(AuditQuery, query)
+    with open_database(settings) as database:
+        page = Audit(database).page(parsed)
     lines = [
-        f"{one.number:>8}  {rfc3339(one.at)}  {one.actor:20} {one.action:32} "
-        f"{one.person or one.subject or ''}"
-        for one in found.items
+        f"{entry.number:>8}  {rfc3339(entry.at)}  {entry.actor:20} {entry.action:32} "
+        f"{entry.person or entry.subject or ''}"
+        for entry in page.items
     ]
-    answer(as_json, found.model_dump(mode="json"), "\n".join(lines) or "There is no such entry.")
+    text = "\n".join(lines) or "There is no such entry."
+    print_result(as_json, page.model_dump(mode="json"), text)
 
 
 @audit.command("anchor")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def show_anchor(config: Path | None, /, as_json: bool, **options: Any) -> None:
+def show_anchor(settings: "Settings", as_json: bool) -> None:
     """Print where the log ends, as NUMBER:HASH.
 
     Keep it where those who can write to the database cannot: on paper, in a mail, on another
@@ -87,18 +69,17 @@ def show_anchor(config: Path | None, /, as_json: bool, **options: Any) -> None:
     from match_server.process.bootstrap import open_database
     from match_server.services.audit.reader import Audit
 
-    with open_database(load_settings(config, **options)) as database:
+    with open_database(settings) as database:
         head = Audit(database).head()
-    answer(as_json, head.model_dump(mode="json"), str(head))
+    print_result(as_json, head.model_dump(mode="json"), str(head))
 
 
 @audit.command("verify")
 @click.option("--anchor", help="NUMBER:HASH that `audit anchor` printed before, or a file of it.")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def verify(config: Path | None, /, anchor: str | None, as_json: bool, **options: Any) -> None:
-    """Recompute the whole chain; exit status 1 says that it is broken, and the text where.
+def verify(settings: "Settings", anchor: str | None, as_json: bool) -> None:
+    """Recompute the whole chain. Exit status 1: it is broken, and the text says where.
 
     \b
     Example:
@@ -109,21 +90,21 @@ def verify(config: Path | None, /, anchor: str | None, as_json: bool, **options:
 
     if anchor is not None and Path(anchor).is_file():
         anchor = Path(anchor).read_text(encoding="utf-8")
-    wanted = None if anchor is None else anchor_of(anchor)
-    with open_database(load_settings(config, **options)) as database:
-        found = Audit(database).verify(wanted)
+    expected = None if anchor is None else anchor_of(anchor)
+    with open_database(settings) as database:
+        result = Audit(database).verify(expected)
     text = (
-        f"BROKEN: {found.problem}"
-        if found.problem is not None
-        else f"The log is whole{_from(found.start)}: {found.entries} entries, "
-        f"{found.certificates} certificates of erasure. It ends at {found.head}"
+        f"BROKEN: {result.problem}"
+        if result.problem is not None
+        else f"The log is whole{_from(result.start)}: {result.entries} entries, "
+        f"{result.certificates} certificates of erasure. It ends at {result.head}"
     )
-    answer(as_json, found.model_dump(mode="json"), text)
-    if found.problem is not None:
+    print_result(as_json, result.model_dump(mode="json"), text)
+    if result.problem is not None:
         sys.exit(1)
 
 
-def _from(start: Anchor) -> str:
+def _from(start: "Anchor") -> str:
     if not start.number:
         return ""
     return f" from entry {start.number + 1} on (retention deleted those up to {start})"

@@ -1,18 +1,20 @@
-"""A whole server into one file, and out of it."""
+"""`match-server export`, and `import` of its file: a whole server in one file."""
 
 import os
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from match_server.commands.options import answer, data_dir, json_flag
+from match_server.commands.options import json_flag, print_result, with_settings
 from match_server.commands.progress import progress
-from match_server.settings import Settings, load_settings
 from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from match_server.settings import Settings
 
 _VARIABLE = "MUSTER_EXPORT_PASSPHRASE"
 
@@ -27,17 +29,10 @@ passphrase_file = click.option(
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @passphrase_file
 @click.option("--buckets", is_flag=True, help="Copy photos out of S3 as well.")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
 def export(
-    config: Path | None,
-    /,
-    file: Path,
-    passphrase_file: Path | None,
-    buckets: bool,
-    as_json: bool,
-    **options: Any,
+    settings: "Settings", file: Path, passphrase_file: Path | None, buckets: bool, as_json: bool
 ) -> None:
     """Write the whole server into one FILE, also while it runs.
 
@@ -53,7 +48,6 @@ def export(
     from match_server.backup.exporting import export as run
     from shared.clock import SystemClock
 
-    settings = load_settings(config, **options)
     passphrase = passphrase_from(passphrase_file)
     with progress("Exporting", counts=False) as display:
         done = run(
@@ -65,16 +59,16 @@ def export(
         names = ", ".join(done.encrypted_collections)
         lines.append(f"Encrypted as they rest: {names}. The new server needs the same key file.")
     if passphrase is None:
-        lines.append("The file is not encrypted: whoever has it has your people's templates.")
+        lines.append("The file is not encrypted: it gives its reader your people's templates.")
     if done.missing:
-        lines.append(f"{len(done.missing)} photos were not there: {', '.join(done.missing[:10])}")
-    answer(as_json, {"file": str(file), **asdict(done)}, "\n".join(lines))
+        lines.append(f"{len(done.missing)} photos are missing: {', '.join(done.missing[:10])}")
+    print_result(as_json, {"file": str(file), **asdict(done)}, "\n".join(lines))
     if done.missing:
         raise SystemExit(1)
 
 
 def import_server(
-    settings: Settings,
+    settings: "Settings",
     file: Path,
     passphrase: Path | None,
     erasures: Path | None,
@@ -82,7 +76,7 @@ def import_server(
     *,
     as_json: bool,
 ) -> None:
-    """`match-server import` of a file that `export` has written."""
+    """Fills an empty data folder and database with the server in a file of `export`."""
     from match_server.backup.importing import restore
     from match_server.data_folder import make_data_folder
     from match_server.db.database import Database
@@ -93,7 +87,7 @@ def import_server(
     from shared.clock import SystemClock
 
     make_data_folder(settings.data_dir)
-    if erasures is not None:  # before anything else, so that no kill lets it be forgotten
+    if erasures is not None:  # first, so that a killed import does not lose it
         with closing(Database(settings.sqlalchemy_url, append_notes)) as database:
             Journal(settings.data_dir, database, SystemClock()).merge(erasures)
     size = file.stat().st_size
@@ -107,7 +101,7 @@ def import_server(
         )
     noted = erasures is not None or (settings.data_dir / JOURNAL).is_file()
     before = _erased_before(settings)
-    with open_services(settings, create=True):  # which erases again, and lets followers begin anew
+    with open_services(settings, create=True):  # erases again, and resets followers
         pass
     again = _erased_before(settings) - before
     text = _sums(file, done.rows, done.files, f", as the server was at {done.at}")
@@ -115,15 +109,15 @@ def import_server(
         text += f"\n{again} persons in it had been erased since, and are erased again."
     elif not noted:
         text += (
-            f"\nWhoever was erased after {done.at} is in it again. This data folder has no "
-            f"{JOURNAL}: give that of the server before with --erasures, or erase them again."
+            f"\nPersons erased after {done.at} are in it again. This data folder has no {JOURNAL}: "
+            "give that of the server before with --erasures, or erase them again."
         )
     sums = {"erased_again": again, "erasures_known": noted}
-    answer(as_json, {"file": str(file), **asdict(done), **sums}, text)
+    print_result(as_json, {"file": str(file), **asdict(done), **sums}, text)
 
 
-def _erased_before(settings: Settings) -> int:
-    """How many certificates of erasure the database holds."""
+def _erased_before(settings: "Settings") -> int:
+    """Returns the number of certificates of erasure in the database."""
     from sqlalchemy import func, select
 
     from match_server.db.tables import Erasure
@@ -135,14 +129,14 @@ def _erased_before(settings: Settings) -> int:
 
 
 def passphrase_from(file: Path | None) -> str | None:
-    """The passphrase in a file (without the end of its line) or in the environment."""
+    """Returns the passphrase in a file (without its line end), or in the environment."""
     try:
-        given = os.environ.get(_VARIABLE) if file is None else file.read_text().rstrip("\r\n")
+        passphrase = os.environ.get(_VARIABLE) if file is None else file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError):
         raise ConfigurationError(f"the passphrase file {file} cannot be read as text") from None
-    if given == "":
+    if passphrase == "":
         raise ConfigurationError("the passphrase is empty")
-    return given
+    return passphrase
 
 
 def _sums(file: Path, rows: dict[str, int], files: int, more: str = "") -> str:

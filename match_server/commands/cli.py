@@ -1,32 +1,53 @@
 """The command `match-server`."""
 
 import errno
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from match_server.commands.audit import audit
-from match_server.commands.backup import export
-from match_server.commands.devices import device
-from match_server.commands.doctor import doctor
-from match_server.commands.erase import erase, retention
-from match_server.commands.evaluate import evaluate
-from match_server.commands.importing import import_
-from match_server.commands.keyring import keyring
-from match_server.commands.keys import key
-from match_server.commands.processes import ingest, migrate, serve
-from match_server.commands.reembed import reembed
-from match_server.commands.settings import settings
 from shared.errors import MusterError
+
+# The function of each command, in a module of this package.
+_COMMANDS = {
+    "audit": "audit.audit",
+    "device": "devices.device",
+    "doctor": "doctor.doctor",
+    "erase": "erase.erase",
+    "evaluate": "evaluate.evaluate",
+    "export": "backup.export",
+    "import": "importing.import_",
+    "ingest": "processes.ingest",
+    "key": "keys.key",
+    "keyring": "keyring.keyring",
+    "migrate": "processes.migrate",
+    "reembed": "reembed.reembed",
+    "retention": "erase.retention",
+    "serve": "processes.serve",
+    "settings": "settings.settings",
+}
 
 _SERVER_LIBRARIES = ("alembic", "flask", "gunicorn", "paho", "psycopg", "sqlalchemy", "werkzeug")
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-class _Main(click.Group):
-    """Errors of ours become one sentence and exit status 1."""
+class _LazyGroup(click.Group):
+    """Imports the module of a command when it is called.
+
+    Expected errors end a command with one sentence and exit status 1.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, function = _COMMANDS[cmd_name].partition(".")
+        imported = import_module(f"match_server.commands.{module}")
+        return cast(click.Command, getattr(imported, function))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -47,7 +68,7 @@ class _Main(click.Group):
             ) from error
 
 
-@click.group(cls=_Main)
+@click.group(cls=_LazyGroup)
 @click.version_option(package_name="muster")
 @click.option(
     "--config",
@@ -59,23 +80,3 @@ class _Main(click.Group):
 def main(context: click.Context, config: Path | None) -> None:
     """The match server of Muster: enrollment, storage and the 1:N search."""
     context.obj = config
-
-
-for command in (
-    serve,
-    ingest,
-    migrate,
-    key,
-    keyring,
-    device,
-    import_,
-    export,
-    evaluate,
-    reembed,
-    doctor,
-    settings,
-    audit,
-    erase,
-    retention,
-):
-    main.add_command(command)

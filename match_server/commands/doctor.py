@@ -1,20 +1,20 @@
-"""What is wrong, and what to do."""
+"""`match-server doctor`: what is wrong with this server, and what to do about it."""
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from match_server.commands.options import answer, data_dir, json_flag
-from match_server.settings import load_settings
+from match_server.commands.options import json_flag, print_result, with_settings
+
+if TYPE_CHECKING:
+    from match_server.settings import Settings
 
 
 @click.command(short_help="Say what is wrong here, and what to do about it.")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def doctor(config: Path | None, /, as_json: bool, **options: Any) -> None:
+def doctor(settings: "Settings", as_json: bool) -> None:
     """Check data folder, database, keys and face models; exit status 0 when all is well.
 
     \b
@@ -23,8 +23,8 @@ def doctor(config: Path | None, /, as_json: bool, **options: Any) -> None:
     """
     from match_server.process.doctor import examine
 
-    checks = examine(load_settings(config, **options))
+    checks = examine(settings)
     rows = [{"name": check.name, "ok": check.ok, "message": check.message} for check in checks]
-    answer(as_json, {"checks": rows}, "\n".join(check.as_text() for check in checks))
+    print_result(as_json, {"checks": rows}, "\n".join(check.as_text() for check in checks))
     if not all(check.ok for check in checks):
         sys.exit(1)

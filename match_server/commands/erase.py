@@ -1,47 +1,43 @@
-"""What goes: persons who are erased, and what has been kept for long enough."""
+"""`match-server erase` and `retention`: persons who are erased, and data that has expired."""
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from match_server.commands.options import (
-    answer,
-    data_dir,
     json_flag,
+    print_result,
     require_consent,
+    with_settings,
     yes_flag,
 )
-from match_server.settings import load_settings
 
 if TYPE_CHECKING:
     from match_server.schemas.audit import ErasureView
+    from match_server.settings import Settings
 
 
-@click.command(short_help="Erase a person, and answer a certificate of it.")
+@click.command(short_help="Erase a person, and print a certificate of it.")
 @click.argument("person", required=False)
 @click.option("--collection", default="default", show_default=True, help="Of the person.")
 @click.option("--certificate", help="Show this certificate (an id) in place of erasing anybody.")
 @yes_flag
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
 def erase(
-    config: Path | None,
-    /,
+    settings: "Settings",
     person: str | None,
     collection: str,
     certificate: str | None,
     yes: bool,
     as_json: bool,
-    **options: Any,
 ) -> None:
-    """Erase a person, by id, and everything that names them; answers a certificate.
+    """Erase a person, by id, and everything that names them; prints a certificate.
 
     It asks first, unless --yes is given. It works while the server runs. The certificate is
-    `pending` as long as somebody, a box that is away or a storage that does not answer, may still
-    hold something.
+    `pending` as long as a box that is away, or a storage that does not respond, may still hold
+    data of the person.
 
     \b
     Examples:
@@ -52,27 +48,26 @@ def erase(
 
     if (person is None) == (certificate is None):
         raise click.UsageError("name a person to be erased, or a --certificate to be shown")
-    with open_services(load_settings(config, **options)) as services:
+    with open_services(settings) as services:
         if person is not None:
-            named = services.persons.get(collection, person)
+            view = services.persons.get(collection, person)
             require_consent(
-                f"This erases {named.name} ({person}, of {collection}) for good: templates, "
+                f"This erases {view.name} ({person}, of {collection}) for good: templates, "
                 "photos, and the name in sightings.",
                 yes=yes,
             )
             certificate = services.erasures.erase(collection, person).erasure
         services.erasures.settle()
-        view = services.erasures.get(certificate or "")
-    answer(as_json, view.model_dump(mode="json"), _text(view))
+        erasure = services.erasures.get(certificate or "")
+    print_result(as_json, erasure.model_dump(mode="json"), _text(erasure))
 
 
-@click.command(short_help="Delete what has been kept for long enough.")
+@click.command(short_help="Delete data whose retention time is over.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def retention(config: Path | None, /, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Delete what has been kept for as long as settings and policies allow.
+def retention(settings: "Settings", dry_run: bool, as_json: bool) -> None:
+    """Delete data that has been kept for as long as settings and policies allow.
 
     The server does it by itself every ten minutes.
 
@@ -82,29 +77,29 @@ def retention(config: Path | None, /, dry_run: bool, as_json: bool, **options: A
     """
     from match_server.process.open_services import open_services
 
-    with open_services(load_settings(config, **options)) as services:
+    with open_services(settings) as services:
         swept = services.retention.preview() if dry_run else services.retention.run()
     verb = "would go" if dry_run else "went"
     lines = [
-        f"{one.collection or '(collections that are gone)'}: {one.events} sightings "
-        f"({one.unknown} of nobody known), {one.snapshots} thumbnails, {one.probes} probes, "
-        f"{one.persons} expired persons {verb}"
-        for one in swept
-        if one.anything
+        f"{row.collection or '(collections that are gone)'}: {row.events} sightings "
+        f"({row.unknown} of unknown persons), {row.snapshots} thumbnails, {row.probes} probes, "
+        f"{row.persons} expired persons {verb}"
+        for row in swept
+        if row.anything
     ]
-    found = {"dry_run": dry_run, "collections": [one.model_dump(mode="json") for one in swept]}
-    answer(as_json, found, "\n".join(lines) or f"Nothing {verb}.")
+    value = {"dry_run": dry_run, "collections": [row.model_dump(mode="json") for row in swept]}
+    print_result(as_json, value, "\n".join(lines) or f"Nothing {verb}.")
 
 
 def _text(view: "ErasureView") -> str:
-    """The certificate for people: itself, and who still has to forget."""
+    """Returns the certificate for a reader, with the devices and storages that it waits for."""
     lines = [json.dumps(view.certificate.model_dump(mode="json"), indent=2, ensure_ascii=False)]
     lines.append(f"\nSHA-256 of the certificate: {view.sha256}")
     if view.audit is not None:
         lines.append(f"In the audit log: {view.audit}")
     lines.append(f"State: {view.state}")
     lines += [
-        f"  waits for {one.who}{'' if one.name is None else ' ' + one.name}: {one.what}"
-        for one in view.waiting
+        f"  waits for {wait.who}{'' if wait.name is None else ' ' + wait.name}: {wait.what}"
+        for wait in view.waiting
     ]
     return "\n".join(lines)

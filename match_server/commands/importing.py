@@ -1,20 +1,28 @@
-"""Enrolling many."""
+"""`match-server import`: pictures, templates, or a whole server."""
 
+import json
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from click.core import ParameterSource
 
 from match_server.commands.backup import import_server, passphrase_file
-from match_server.commands.options import data_dir, json_flag
-from match_server.settings import load_settings
+from match_server.commands.options import json_flag, with_settings
+from match_server.commands.progress import progress
+
+if TYPE_CHECKING:
+    from match_server.schemas.batches import BatchVerdict
+    from match_server.services.batches.imports import Plan
+    from match_server.settings import Settings
 
 
 @click.command("import", short_help="Enroll many pictures or templates, or a whole server.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--collection", default="default", show_default=True, help="Where to enroll.")
+@click.option("--collection", default="default", show_default=True, help="Collection to enroll in.")
 @click.option("--name", help="All pictures are of this person.")
 @click.option(
     "--by-file-name",
@@ -26,8 +34,8 @@ from match_server.settings import load_settings
 @click.option(
     "--force",
     is_flag=True,
-    help="Enroll in spite of bad quality, a lookalike, a picture unlike the person's others, or "
-    "something that is hardly a face.",
+    help="Enroll in spite of bad quality, a lookalike, a picture unlike the person's others, or a "
+    "doubtful face.",
 )
 @click.option(
     "--face",
@@ -39,8 +47,8 @@ from match_server.settings import load_settings
 @click.option(
     "--erasures",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The file erasures.journal of the server that the file is of: whoever was erased there "
-    "since is erased again.",
+    help="The file erasures.journal of the server that was exported: persons who were erased there "
+    "since are erased again.",
 )
 @click.option(
     "--allow-storage",
@@ -50,12 +58,10 @@ from match_server.settings import load_settings
     help="A storage (file:///folder, s3://bucket) that a file of a whole server may name and write "
     "to; without, it is refused where it names one.",
 )
-@data_dir
+@with_settings
 @json_flag
-@click.pass_context
 def import_(
-    context: click.Context,
-    /,
+    settings: "Settings",
     source: Path,
     collection: str,
     name: str | None,
@@ -69,17 +75,16 @@ def import_(
     erasures: Path | None,
     storages: tuple[str, ...],
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Enroll a folder of pictures (a folder a person), a file of templates, or a whole server.
 
     The file is NDJSON: a line {"name", "template", "model_id"} for each, or with "image" in place
     of the template. With --name or --by-file-name pictures need no folder for each person. Run it
-    again after an interruption: what was enrolled is recognised. The exit status is 0 only when
+    again after an interruption: it passes over what was enrolled. The exit status is 0 only when
     nothing was refused. It works while the server runs.
 
-    A file that `match-server export` has written is known by its first bytes: it fills an empty
-    database and data folder with that server, completely or not at all.
+    A file of `match-server export` is recognised by its first bytes: it fills an empty database and
+    data folder with that server, completely or not at all.
 
     \b
     Examples:
@@ -90,14 +95,12 @@ def import_(
       match-server import muster.export --data-dir new --erasures old/erasures.journal
     """
     from match_server.backup.importing import is_export
-    from match_server.commands.import_output import show
     from match_server.picture_folder import Naming
     from match_server.process.open_services import open_services
     from match_server.schemas.batches import BatchQuery
 
-    settings = load_settings(context.obj, **options)
     if is_export(source):
-        _require_no_options(context)
+        _require_no_options(click.get_current_context())
         import_server(settings, source, passphrase_file, erasures, storages, as_json=as_json)
         return
     if erasures is not None:
@@ -113,13 +116,13 @@ def import_(
         plan = services.imports.plan(collection, source, again=again, naming=naming)
         query = BatchQuery(store=store, storage=storage, force=force, face=face)
         verdicts = services.imports.run(collection, plan, query)
-        counts = show(plan, verdicts, as_json=as_json)
+        counts = _show(plan, verdicts, as_json=as_json)
     if counts["refused"]:
         sys.exit(1)
 
 
 def _require_no_options(context: click.Context) -> None:
-    """A whole server comes as it was: there is nothing to choose about how."""
+    """Raises UsageError for an option that cannot apply to a whole server."""
     options = ("name", "by_file_name", "store", "storage", "force", "face", "again")
     for name in ("collection", *options):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
@@ -127,3 +130,36 @@ def _require_no_options(context: click.Context) -> None:
             raise click.UsageError(
                 f"--{option} is for pictures and templates, not for whole servers"
             )
+
+
+def _show(plan: "Plan", verdicts: "Iterable[BatchVerdict]", *, as_json: bool) -> Counter[str]:
+    """Prints each verdict as it comes. Returns the number of verdicts of each status.
+
+    Verdicts go to standard output, a line each (those of accepted templates only with `as_json`),
+    and the counts at the end; the progress goes to standard error.
+    """
+    counts: Counter[str] = Counter(accepted=0, duplicate=0, refused=0)
+    with progress("Importing", plan.total, done=plan.done_before) as display:
+        for verdict in verdicts:
+            counts[verdict.status] += 1
+            line = _line(verdict, as_json=as_json)
+            if line is not None:
+                display.print(line)
+            reached = max(verdict.index + 1, plan.done_before)
+            display.update(reached, note=f"{counts['refused']:,} refused")
+    if as_json:
+        click.echo(json.dumps({**counts, "done_before": plan.done_before}))
+    else:
+        before = f", {plan.done_before} done before" if plan.done_before else ""
+        text = ", ".join(f"{number} {status}" for status, number in counts.items())
+        click.echo(f"{text}{before}.")
+    return counts
+
+
+def _line(verdict: "BatchVerdict", *, as_json: bool) -> str | None:
+    if as_json:
+        return verdict.model_dump_json(exclude_none=True)
+    what = verdict.file or f"line {verdict.index + 1}"
+    if verdict.status == "refused":
+        return f"refused    {what}: {verdict.message}"
+    return f"{verdict.status:10} {what}" if verdict.file is not None else None

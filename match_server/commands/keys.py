@@ -1,17 +1,15 @@
-"""API keys."""
+"""`match-server key`: API keys."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from pydantic import ValidationError
 
-from match_server.commands.options import answer, data_dir, json_flag
-from match_server.settings import load_settings
+from match_server.commands.options import json_flag, print_result, with_settings
 
 if TYPE_CHECKING:
     from match_server.schemas.keys import KeyView
+    from match_server.settings import Settings
 
 _ROLES = ("admin", "enroller", "searcher", "device", "viewer")
 
@@ -24,20 +22,17 @@ def key() -> None:
 @key.command("create")
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="What the key may do.")
 @click.option("--name", default="unnamed", help="Whose key it is, to find it again.")
-@click.option("--device", help="Role device: the one that the key speaks for.")
-@click.option("--days", type=click.IntRange(1, 36500), help="The key is worth nothing after that.")
-@data_dir
+@click.option("--device", help="Role device: the device that uses the key.")
+@click.option("--days", type=click.IntRange(1, 36500), help="The key expires after so many days.")
+@with_settings
 @json_flag
-@click.pass_obj
 def create_key(
-    config: Path | None,
-    /,
+    settings: "Settings",
     role: str,
     name: str,
     device: str | None,
     days: int | None,
     as_json: bool,
-    **options: Any,
 ) -> None:
     """Make a key. It is shown this once.
 
@@ -48,18 +43,19 @@ def create_key(
     Example:
       match-server key create --role device --device front-door --data-dir /var/lib/muster
     """
+    from pydantic import ValidationError
+
     from match_server.data_folder import NoData, is_service_installed
     from match_server.process.bootstrap import open_keys, prepare, require_data
     from match_server.schemas.keys import KeyCreate
 
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
-    given = {"role": role, "name": name, "device": device, "expires_at": expires_at}
+    values = {"role": role, "name": name, "device": device, "expires_at": expires_at}
     try:
-        wanted = KeyCreate.model_validate(given)
+        request = KeyCreate.model_validate(values)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise click.UsageError(reason) from None
-    settings = load_settings(config, **options)
     new_server = False
     try:
         require_data(settings)
@@ -69,21 +65,20 @@ def create_key(
         prepare(settings)
         new_server = True
     with open_keys(settings) as keys:
-        made = keys.create(wanted)
+        made = keys.create(request)
     text = f"{made.key}\n\nRole {made.role}, id {made.id}. Keep it: it is not shown again."
     if new_server:
         text += (
             "\nThere was no server's data here, so this key is the first of a new server: start it "
             f"with\n  {settings.command('serve')}"
         )
-    answer(as_json, made.model_dump(mode="json"), text)
+    print_result(as_json, made.model_dump(mode="json"), text)
 
 
 @key.command("list")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
+def list_keys(settings: "Settings", as_json: bool) -> None:
     """List the keys, without the keys themselves.
 
     \b
@@ -93,20 +88,19 @@ def list_keys(config: Path | None, /, as_json: bool, **options: Any) -> None:
     from match_server.process.bootstrap import open_keys
     from match_server.schemas.base import Paging
 
-    with open_keys(load_settings(config, **options)) as keys:
+    with open_keys(settings) as keys:
         page = keys.page(Paging(size=1000))
     now = datetime.now(UTC)
-    lines = [f"{one.id}  {one.role:9} {_state(one, now):8} {one.name}" for one in page.items]
-    found = [one.model_dump(mode="json") for one in page.items]
-    answer(as_json, {"keys": found}, "\n".join(lines) or "There is no key yet.")
+    lines = [f"{item.id}  {item.role:9} {_state(item, now):8} {item.name}" for item in page.items]
+    value = {"keys": [item.model_dump(mode="json") for item in page.items]}
+    print_result(as_json, value, "\n".join(lines) or "There is no key yet.")
 
 
 @key.command("revoke")
 @click.argument("key_id")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: Any) -> None:
+def revoke_key(settings: "Settings", key_id: str, as_json: bool) -> None:
     """Revoke the key of that id (see `key list`), from its next request on.
 
     \b
@@ -115,14 +109,14 @@ def revoke_key(config: Path | None, /, key_id: str, as_json: bool, **options: An
     """
     from match_server.process.bootstrap import open_keys
 
-    with open_keys(load_settings(config, **options)) as keys:
+    with open_keys(settings) as keys:
         revoked = keys.revoke(key_id)
-    answer(as_json, revoked.model_dump(mode="json"), f"Key {revoked.id} is worth nothing now.")
+    print_result(as_json, revoked.model_dump(mode="json"), f"Key {revoked.id} is revoked.")
 
 
-def _state(one: "KeyView", now: datetime) -> str:
-    if one.revoked_at is not None:
+def _state(key: "KeyView", now: datetime) -> str:
+    if key.revoked_at is not None:
         return "revoked"
-    if one.role == "device" and one.device is None:
+    if key.role == "device" and key.device is None:
         return "refused"  # made before such a key had to name its device
-    return "expired" if one.expires_at is not None and one.expires_at <= now else "valid"
+    return "expired" if key.expires_at is not None and key.expires_at <= now else "valid"

@@ -1,31 +1,40 @@
-"""What the commands share: options, consent, and answers as text or JSON."""
+"""What the commands share: options, the question before a loss, and output as text or JSON."""
 
 import functools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 
-_SERVERS = ("serve", "ingest")  # what they do is done for others
+_PROCESSES = ("serve", "ingest")  # they act for their clients, not for the person who starts them
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def data_dir(command: Command) -> Command:
-    """`--data-dir`, as the setting of that name; the audit log is told that this command acts."""
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --config and --data-dir, and gives the command the settings as its first argument.
+
+    Other options of the command that are named as a setting override that setting. Entries that
+    the command writes to the audit log name it as the actor.
+    """
 
     @functools.wraps(command)
-    def acting(*arguments: Any, **options: Any) -> Any:
-        from match_server.services.audit.chain import Actor, act_as  # a library of the server
+    def run(**options: Any) -> Any:
+        # Imported here, so that help texts need no library of the server.
+        from match_server.services.audit.chain import Actor, act_as
+        from match_server.settings import Settings, load_settings
 
-        _, _, name = click.get_current_context().command_path.partition(" ")
-        if name not in _SERVERS:
+        context = click.get_current_context()
+        own = Settings.model_fields.keys() & options.keys()
+        settings = load_settings(context.obj, **{name: options.pop(name) for name in own})
+        _, _, name = context.command_path.partition(" ")
+        if name not in _PROCESSES:
             act_as(Actor(f"command {name}", call=f"command {name}"))
         try:
-            return command(*arguments, **options)
+            return command(settings, **options)
         finally:
             act_as(Actor())
 
@@ -41,7 +50,7 @@ def data_dir(command: Command) -> Command:
         type=click.Path(file_okay=False, path_type=Path),
         help="Folder of database, photos and snapshots.  [default: muster-data]",
     )
-    return folder(config(cast(Command, acting)))
+    return folder(config(run))
 
 
 def _take_config(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
@@ -49,11 +58,11 @@ def _take_config(context: click.Context, _parameter: click.Parameter, value: Pat
         context.obj = value
 
 
-yes_flag = click.option("--yes", is_flag=True, help="Do not ask whether this is meant.")
+yes_flag = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 def require_consent(what: str, *, yes: bool) -> None:
-    """Asks before something is lost for good. ClickException where nobody is there to answer."""
+    """Asks before data is deleted for good. Raises ClickException where no terminal can answer."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -62,10 +71,10 @@ def require_consent(what: str, *, yes: bool) -> None:
 
 
 def json_flag(command: Command) -> Command:
-    """`--json`, as the parameter `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")(command)
+    """Adds `--json`, as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-def answer(as_json: bool, value: dict[str, Any], text: str) -> None:
-    """Print the answer of a command."""
+def print_result(as_json: bool, value: dict[str, Any], text: str) -> None:
+    """Prints the result of a command."""
     click.echo(json.dumps(value) if as_json else text)

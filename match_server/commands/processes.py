@@ -1,18 +1,20 @@
-"""Processes and database: serve, ingest, migrate."""
+"""The long-running processes `serve` and `ingest`, and `migrate`."""
 
-from pathlib import Path
-from typing import Any
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
 from match_server.commands.options import (
-    answer,
-    data_dir,
     json_flag,
+    print_result,
     require_consent,
+    with_settings,
     yes_flag,
 )
-from match_server.settings import load_settings
+
+if TYPE_CHECKING:
+    from match_server.settings import Settings
 
 
 @click.command()
@@ -20,10 +22,14 @@ from match_server.settings import load_settings
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8480]")
 @click.option("--workers", type=int, help="Worker processes.  [default: 1]")
 @click.option("--threads", type=int, help="Threads of each worker.  [default: 16]")
-@click.option("--open-page", is_flag=True, help="Show the web page on this machine without a key.")
-@data_dir
-@click.pass_obj
-def serve(config: Path | None, /, open_page: bool, **options: Any) -> None:
+@click.option(
+    "--open-page",
+    is_flag=True,
+    default=None,
+    help="Show the web page on this machine without a key.",
+)
+@with_settings
+def serve(settings: "Settings") -> None:
     """Serve the HTTP API and the web page until stopped.
 
     Creates and migrates what is missing.
@@ -32,17 +38,16 @@ def serve(config: Path | None, /, open_page: bool, **options: Any) -> None:
     Example:
       match-server serve --host 127.0.0.1 --port 8480 --data-dir /var/lib/muster
     """
-    from match_server.process.serve import serve as run  # gunicorn is only needed here
+    from match_server.process.serve import serve as run
 
-    run(load_settings(config, open_page=open_page or None, **options))
+    run(settings)
 
 
 @click.command()
-@click.option("--broker", help="Where the broker is.  [default: mqtt://127.0.0.1:1883]")
-@click.option("--client-id", "ingest_client_id", help="MQTT client id; one for each process.")
-@data_dir
-@click.pass_obj
-def ingest(config: Path | None, /, **options: Any) -> None:
+@click.option("--broker", help="Address of the broker.  [default: mqtt://127.0.0.1:1883]")
+@click.option("--client-id", "ingest_client_id", help="MQTT client id; another for each process.")
+@with_settings
+def ingest(settings: "Settings") -> None:
     """Take probes from an MQTT broker until stopped.
 
     Several may run at once, each with a client id of its own: they share the probes.
@@ -53,21 +58,18 @@ def ingest(config: Path | None, /, **options: Any) -> None:
     """
     from match_server.process.ingest import run_ingest
 
-    run_ingest(load_settings(config, **options))
+    run_ingest(settings)
 
 
 @click.command()
 @click.option("--to", "revision", default="head", help="Migration to go to; `base` empties it.")
 @yes_flag
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
-def migrate(
-    config: Path | None, /, revision: str, yes: bool, as_json: bool, **options: Any
-) -> None:
-    """Bring the database to the shape that this version needs.
+def migrate(settings: "Settings", revision: str, yes: bool, as_json: bool) -> None:
+    """Bring the database to the schema that this version needs.
 
-    `serve` does it by itself. Going back loses what the older shape cannot hold, so it asks first,
+    `serve` does it by itself. Going back loses what the older schema cannot hold, so it asks first,
     unless --yes is given.
 
     \b
@@ -80,10 +82,8 @@ def migrate(
     from match_server.db.migrations import migrate as run
     from match_server.services.audit.chain import append_notes
 
-    settings = load_settings(config, **options)
     make_data_folder(settings.data_dir)
-    database = Database(settings.sqlalchemy_url, append_notes)
-    try:
+    with closing(Database(settings.sqlalchemy_url, append_notes)) as database:
         require_database(sqlite_path(database.url))
         current = current_revision(database)
         if is_older(revision, current):
@@ -94,6 +94,4 @@ def migrate(
                 yes=yes,
             )
         reached = run(database, revision)
-    finally:
-        database.close()
-    answer(as_json, {"revision": reached}, f"The database is at migration {reached}.")
+    print_result(as_json, {"revision": reached}, f"The database is at migration {reached}.")

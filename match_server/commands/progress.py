@@ -1,28 +1,28 @@
-"""How far a long command is: a bar on a terminal, else a plain line every ten seconds."""
+"""Progress of a long command: a bar on a terminal, else a plain line every ten seconds."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _EVERY_S: Final = 10.0
 
 
 class ProgressDisplay(Protocol):
-    """What a command tells while it works."""
+    """What a command calls to show its progress."""
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Show that `done` of `total` is done; with no total given, the one known so far stays."""
+        """Shows that `done` of `total` is done; without a total, the last known total stays."""
         ...
 
     def print(self, line: str) -> None:
-        """Print a line of the command's own output."""
+        """Prints a line of the command's own output."""
         ...
 
 
@@ -35,10 +35,20 @@ def progress(
     counts: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[ProgressDisplay]:
-    """Show progress on standard error while the block runs; without `counts`, as a share alone.
+    """Shows progress on standard error while the block runs; without `counts`, as a share alone.
 
-    Lines of the command's own output go through `print`, so that the bar does not tear them.
+    Print lines of the command's own output with `print` of the display, so that the bar does not
+    break them.
     """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(title, total, counts, clock)
@@ -46,13 +56,13 @@ def progress(
     columns = [TextColumn("{task.description}"), BarColumn()]
     columns.append(TextColumn("{task.fields[reached]}") if counts else TaskProgressColumn())
     columns.append(TimeRemainingColumn())
-    # Standard output is left alone: rich would send it where the bar is, and a file would miss it.
+    # rich would redirect standard output to the bar, and a file would not get it.
     with Progress(*columns, console=console, redirect_stdout=False) as bar:
         yield _Bar(bar, title, total, done)
 
 
 class _Bar:
-    def __init__(self, bar: Progress, title: str, total: int | None, done: int) -> None:
+    def __init__(self, bar: "Progress", title: str, total: int | None, done: int) -> None:
         self._bar = bar
         self._task = bar.add_task(title, total=total, completed=done, reached=_reached(done, total))
 
@@ -62,6 +72,8 @@ class _Bar:
         self._bar.update(self._task, completed=done, total=total, reached=reached)
 
     def print(self, line: str) -> None:
+        from rich.text import Text
+
         if sys.stdout.isatty():  # the same terminal: above the bar
             self._bar.console.print(Text(line), soft_wrap=True)
         else:

@@ -1,23 +1,22 @@
-"""A collection's change to other face models."""
+"""`match-server reembed`: a collection's change to other face models."""
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from match_server.commands.options import answer, data_dir, json_flag
+from match_server.commands.options import json_flag, print_result, with_settings
 from match_server.commands.progress import progress
-from match_server.settings import load_settings
 
-if TYPE_CHECKING:  # the server's libraries are opened when they are needed
+if TYPE_CHECKING:
     from match_server.container import Services
     from match_server.services.model_change.comparison import Comparison
     from match_server.services.model_change.reembedding import Standing
     from match_server.services.recognition.face_engine import FaceEngine
+    from match_server.settings import Settings
 
-_SHOWN = 20  # persons without a photo that are listed; --json lists them all
+_LISTED = 20  # persons without a photo; --json lists them all
 _TRIES = 5  # templates may be enrolled between the last look and the switch
 _FIGURES = {
     "genuine_mean": "similarity of genuine pairs, mean",
@@ -25,7 +24,7 @@ _FIGURES = {
     "impostor_mean": "similarity of impostors, mean",
     "impostor_sd": "  standard deviation",
     "d_prime": "d′",
-    "first_right": "own template is most alike",
+    "first_right": "own template is most similar",
     "threshold": "threshold",
     "fmr": "FMR at the threshold",
     "fnmr": "FNMR at the threshold",
@@ -35,13 +34,13 @@ _FIGURES = {
 @click.command(short_help="Move a collection to other face models.")
 @click.argument("collection")
 @click.option("--pack", help="Installed pack with the other face models.")
-@click.option("--compare", is_flag=True, help="Compare both models on the photos that are kept.")
+@click.option("--compare", is_flag=True, help="Compare both models on the kept photos.")
 @click.option("--switch", is_flag=True, help="Use the other model, once everything is prepared.")
 @click.option(
     "--threshold",
     type=click.FloatRange(-1, 1),
     help="With --switch: the similarity from which somebody is identified with the new model, in "
-    "place of a wished FPIR.",
+    "place of a target FPIR.",
 )
 @click.option(
     "--accept-missing",
@@ -50,12 +49,10 @@ _FIGURES = {
 )
 @click.option("--rollback", is_flag=True, help="Go back to the model from before the switch.")
 @click.option("--finish", is_flag=True, help="Delete the templates of the model not in use.")
-@data_dir
+@with_settings
 @json_flag
-@click.pass_obj
 def reembed(
-    config: Path | None,
-    /,
+    settings: "Settings",
     collection: str,
     pack: str | None,
     compare: bool,
@@ -65,15 +62,14 @@ def reembed(
     rollback: bool,
     finish: bool,
     as_json: bool,
-    **options: Any,
 ) -> None:
-    """Give a collection the templates of other face models, made of its kept photos.
+    """Give a collection the templates of other face models, made from its kept photos.
 
-    The server goes on with the old ones meanwhile. What is interrupted goes on when it is called
-    again. A wished FPIR (`target_fpir`) stays, by the new model's reference calibration; a fixed
+    The server uses the old ones meanwhile. After an interruption, call it again: it goes on from
+    there. A target FPIR (`target_fpir`) stays, by the new model's reference calibration; a fixed
     threshold does not, since thresholds of two models have nothing to do with each other. Until
-    --finish the way back is open. The boxes of the collection need the new pack as well: from the
-    switch on, their probes of the old model are refused.
+    --finish, --rollback is possible. The boxes of the collection need the new pack as well: after
+    the switch, their probes of the old model are refused.
 
     \b
     Examples:
@@ -88,12 +84,11 @@ def reembed(
         raise click.UsageError("--switch, --rollback and --finish are one step each")
     if threshold is not None and not switch:
         raise click.UsageError("--threshold goes with --switch")
-    settings = load_settings(config, **options)
     with open_services(settings) as services:
         if finish:
             count = services.reembedding.finish(collection)
             text = f"{collection}: {count} templates of the model not in use are deleted."
-            answer(as_json, {"collection": collection, "deleted": count}, text)
+            print_result(as_json, {"collection": collection, "deleted": count}, text)
             return
         models = _models(services, collection, pack)
 
@@ -109,11 +104,11 @@ def reembed(
         standing = _prepared(services, collection, models, step)
         compared = services.comparisons.compare(collection) if compare else None
     value = asdict(standing) | ({} if compared is None else {"comparison": asdict(compared)})
-    answer(as_json, value, "\n".join([*_progress(standing), *_compared(compared)]))
+    print_result(as_json, value, "\n".join([*_progress(standing), *_compared(compared)]))
 
 
 def _models(services: "Services", collection: str, pack: str | None) -> "FaceEngine":
-    """The models to make templates with: those of the pack, or of the change under way."""
+    """Returns the models to make templates with: those of the pack, or of the current change."""
     from match_server.services.recognition.engines import installed_engine
     from models.packs.choice import DetectorChoice
 
@@ -131,7 +126,7 @@ def _prepared(
     models: "FaceEngine",
     step: Callable[[], "Standing"],
 ) -> "Standing":
-    """Prepare, then take the step; again, when templates were enrolled between the two."""
+    """Prepares the templates and takes the step; again, if templates were enrolled in between."""
     from match_server.services.model_change.reembedding import NotPrepared
 
     for tries_left in reversed(range(_TRIES)):
@@ -142,7 +137,7 @@ def _prepared(
         except NotPrepared:
             if not tries_left:
                 raise
-    raise RuntimeError("unreachable: the last try answers or raises")
+    raise RuntimeError("unreachable: the last try returns or raises")
 
 
 def _progress(standing: "Standing") -> list[str]:
@@ -152,9 +147,9 @@ def _progress(standing: "Standing") -> list[str]:
     ]
     if standing.left:
         lines.append(f"{len(standing.left)} cannot be made again; their persons need new photos:")
-        lines += [f"  {one.person}  {one.reason}" for one in standing.left[:_SHOWN]]
-        if len(standing.left) > _SHOWN:
-            lines.append(f"  … and {len(standing.left) - _SHOWN} more (--json lists them all)")
+        lines += [f"  {left.person}  {left.reason}" for left in standing.left[:_LISTED]]
+        if len(standing.left) > _LISTED:
+            lines.append(f"  … and {len(standing.left) - _LISTED} more (--json lists them all)")
     if standing.switched:
         lines.append("--rollback leads back; --finish deletes the old templates.")
     return lines
@@ -169,8 +164,8 @@ def _compared(compared: "Comparison | None") -> list[str]:
         f"{'':34}{'in use':>12}{'other':>12}",
     ]
     for name, label in _FIGURES.items():
-        one, other = (getattr(side, name) for side in (compared.current, compared.other))
-        lines.append(f"{label:34}{_figure(one):>12}{_figure(other):>12}")
+        current, other = (getattr(side, name) for side in (compared.current, compared.other))
+        lines.append(f"{label:34}{_figure(current):>12}{_figure(other):>12}")
     lines.append(
         f"At {compared.other.threshold:.4g} the other model's FMR is no higher than at "
         f"{compared.current.threshold:.4g} now."

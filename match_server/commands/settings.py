@@ -1,14 +1,12 @@
-"""All that can be set."""
+"""`match-server settings`: every setting with its default."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic_core import PydanticUndefined
 
-from match_server.commands.options import answer, json_flag
-from match_server.settings import Settings
+from match_server.commands.options import json_flag, print_result
 
 
 @click.command()
@@ -22,23 +20,23 @@ def settings(as_json: bool) -> None:
     Example:
       match-server settings > muster.toml
     """
-    found = [
+    from match_server.settings import Settings
+
+    rows = [
         {
             "name": name,
-            "default": _plain(field.get_default(call_default_factory=True)),
+            "default": _as_json(field.get_default(call_default_factory=True)),
             "description": field.description or "",
             "variable": f"MUSTER_{name.upper()}",
         }
         for name, field in Settings.model_fields.items()
     ]
-    lines = ["# Settings of match-server; take the # away from those that you change."]
-    for one in found:
-        value = "…" if one["default"] is None else json.dumps(one["default"])
-        lines += ["", f"# {one['description']}", f"# {one['name']} = {value}"]
-    answer(as_json, {"settings": found}, "\n".join(lines))
+    lines = ["# Settings of match-server; remove the # before those that you change."]
+    for row in rows:
+        value = "…" if row["default"] is None else json.dumps(row["default"])
+        lines += ["", f"# {row['description']}", f"# {row['name']} = {value}"]
+    print_result(as_json, {"settings": rows}, "\n".join(lines))
 
 
-def _plain(value: Any) -> Any:
-    if value is PydanticUndefined:
-        return None
+def _as_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value

@@ -21,7 +21,7 @@ _PAIRS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class FalseAlarmTarget:
     """What the operator would like: at most so many false alarms among so many strangers."""
 
     false_alarms_per_day: float
@@ -108,7 +108,7 @@ def report_of(
     read: ReadFolder,
     compared: Comparisons,
     measured: Measured,
-    wish: Wish,
+    target: FalseAlarmTarget,
     enrolled: int,
     groups: Mapping[str, str],
 ) -> Report:
@@ -129,10 +129,10 @@ def report_of(
         cllr=file.likelihood.cllr,
         least_cllr=file.likelihood.least_cllr,
         measured_fmr=file.tail.fmr,
-        false_alarms_per_day=wish.false_alarms_per_day,
-        traffic=wish.traffic,
+        false_alarms_per_day=target.false_alarms_per_day,
+        traffic=target.traffic,
         verification=[_verification(calibration, fmr) for fmr in FMRS],
-        identification=[_identification(calibration, wish, size) for size in sizes],
+        identification=[_identification(calibration, target, size) for size in sizes],
         open_set=[_open_set(measured, compared, calibration, place) for place in _places(measured)],
         slices_threshold=round(threshold, 4),
         slices=slices_of(read, compared, threshold, groups),
@@ -156,12 +156,14 @@ def _verification(calibration: Calibration, fmr: float) -> VerificationPoint:
     )
 
 
-def _identification(calibration: Calibration, wish: Wish, templates: int) -> IdentificationPoint:
-    fmr = fmr_for_fpir(wish.fpir, templates) if wish.fpir < 1 else 1.0
+def _identification(
+    calibration: Calibration, target: FalseAlarmTarget, templates: int
+) -> IdentificationPoint:
+    fmr = fmr_for_fpir(target.fpir, templates) if target.fpir < 1 else 1.0
     derived = calibration.threshold_for(fmr)
     return IdentificationPoint(
         templates=templates,
-        fpir=wish.fpir,
+        fpir=target.fpir,
         fmr=fmr,
         threshold=round(derived.similarity, 4),
         fnir=calibration.fnir_at(derived.similarity, templates),

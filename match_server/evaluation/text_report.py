@@ -6,8 +6,8 @@ from match_server.evaluation.report import Report
 from match_server.schemas.calibrations import EstimateView
 
 
-def told(report: Report) -> str:
-    """The report in lines."""
+def text_report(report: Report) -> str:
+    """Returns the report, to be printed."""
     return "\n".join(_lines(report))
 
 

@@ -36,9 +36,9 @@ def test_a_gallery_is_given_by_the_names_of_groups_and_withdrawn(api, command, h
     group = api.ok("POST", "/v1/groups", json={"name": "Night shift", "collection": "default"})
     api.ok("POST", "/v1/collections", json={"name": "visitors"})
     assert "may hold nothing" in command()
-    told = command("--give", "default", "--group", "Night shift", "--names")
-    assert 'mode = "when_away"' in told
-    assert "has not asked for it yet" in told
+    text = command("--give", "default", "--group", "Night shift", "--names")
+    assert 'mode = "when_away"' in text
+    assert "has not fetched it yet" in text
     command("--give", "visitors")
     assert held() == [("default", [group["id"]], True), ("visitors", [], False)]
     command("--give", "default", "--group", group["id"])

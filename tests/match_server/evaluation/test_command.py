@@ -1,6 +1,5 @@
 """`match-server evaluate`: from a folder to a report, plots and a calibration."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,11 +13,10 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from match_server.commands.evaluation_run import Reference, Wanted, run
+from match_server.commands.evaluate import EvaluationRequest, run
 from match_server.container import build_services
 from match_server.db.tables import Collection
-from match_server.evaluation.report import Wish
-from match_server.evaluation.text_report import told
+from match_server.evaluation.text_report import text_report
 from match_server.process.bootstrap import prepare
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.services.recognition.face_engine import FaceEngine
@@ -58,9 +56,9 @@ def folder(tmp_path, helpers):
     return tmp_path / "people"
 
 
-def _wanted(folder, tmp_path, **changes):
-    fields = {"collection": "default", "gate": None, "wish": Wish(1.0, 1000.0), **changes}
-    return Wanted(folder, fields["collection"], tmp_path / "out", fields["gate"], fields["wish"])
+def _request(folder, tmp_path, **changes):
+    fields = {"collection": "default", "false_alarms": 1.0, "traffic": 1000.0, **changes}
+    return EvaluationRequest(folder=folder, out=tmp_path / "out", **fields)
 
 
 def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
@@ -76,7 +74,7 @@ def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
     monkeypatch.setattr(helpers.PaintedFaces, "analyze", failing)
     odd = os.fsdecode(b"caf\xe9.png")
     (folder / "ann" / odd).write_bytes(helpers.paint(((1, 2, 3), 80)))
-    done = run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+    done = run(services, _request(folder, tmp_path), adopt=False, plots=False)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     refused = {one["file"]: one["reasons"] for one in report["refused"]}
     assert refused[r"ann/caf\xe9.png"] == ["internal"]
@@ -88,7 +86,7 @@ def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
 
 
 def test_every_picture_is_compared_or_refused_with_a_reason(services, folder, tmp_path):
-    done = run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+    done = run(services, _request(folder, tmp_path), adopt=False, plots=False)
     refused = {one.file: one.reasons for one in done.report.refused}
     assert refused == {
         "ann/again.png": ["duplicate"],
@@ -106,7 +104,7 @@ def test_every_picture_is_compared_or_refused_with_a_reason(services, folder, tm
 
 
 def test_the_files_say_the_same_as_the_report_and_name_nobody(services, folder, tmp_path):
-    done = run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+    done = run(services, _request(folder, tmp_path), adopt=False, plots=False)
     text = (tmp_path / "out" / "calibration.json").read_text()
     file = CalibrationFile.model_validate_json(text, strict=True)
     assert file.digest() == file.sha256
@@ -122,7 +120,7 @@ def test_the_files_say_the_same_as_the_report_and_name_nobody(services, folder, 
 
 
 def test_the_page_stands_alone_and_its_curves_are_drawn(services, folder, tmp_path):
-    run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+    run(services, _request(folder, tmp_path), adopt=False, plots=False)
     page = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"(src|href)=|url\(|https?://|<script", page)
     titles = re.findall("<figcaption>(.*?)</figcaption>", page)
@@ -135,14 +133,14 @@ def test_the_page_stands_alone_and_its_curves_are_drawn(services, folder, tmp_pa
 
 
 def test_errors_are_told_by_what_may_cause_them(services, folder, tmp_path):
-    (folder / "twin").mkdir()  # whoever looks like this stranger is named
+    (folder / "twin").mkdir()  # persons who look like this stranger are named
     (folder / "twin" / "1.png").write_bytes(
         cv2.imencode(".png", cv2.imread(str(folder / "ann" / "60.png")) + 0)[1].tobytes() + b"0"
     )
     groups = tmp_path / "groups.csv"
     groups.write_text("person,group\nann,left\nbea,right\ncyd,right\ntwin,left\n")
-    wanted = dataclasses.replace(_wanted(folder, tmp_path), groups=groups)
-    done = run(services, wanted, adopt=False, plots=False)
+    request = _request(folder, tmp_path, groups=groups)
+    done = run(services, request, adopt=False, plots=False)
     parts = {(one.by, one.value): one for one in done.report.slices}
     left, right = parts["group", "left"], parts["group", "right"]
     assert (left.persons, left.pictures, left.fpir) == (2, 5, 1.0)
@@ -152,25 +150,25 @@ def test_errors_are_told_by_what_may_cause_them(services, folder, tmp_path):
     assert parts["fused shots", "3"].persons == 3
     assert sum(one.pictures for one in done.report.slices if one.by == "quality") == 11
     assert sum(one.pictures for one in done.report.slices if one.by == "face size") == 11
-    assert "right" in told(done.report)
+    assert "right" in text_report(done.report)
 
 
 def test_a_file_that_names_no_groups_is_refused(services, folder, tmp_path):
     groups = tmp_path / "groups.csv"
-    wanted = dataclasses.replace(_wanted(folder, tmp_path), groups=groups)
+    request = _request(folder, tmp_path, groups=groups)
     groups.write_text("name;group\nann;left\n")
     with pytest.raises(ConfigurationError, match="needs `person`"):
-        run(services, wanted, adopt=False, plots=False)
+        run(services, request, adopt=False, plots=False)
     groups.write_text("person,group\nnobody,left\n")
     with pytest.raises(ConfigurationError, match="no folder is named"):
-        run(services, wanted, adopt=False, plots=False)
+        run(services, request, adopt=False, plots=False)
 
 
 def test_a_reference_is_the_calibration_with_what_it_was_measured_on(services, folder, tmp_path):
-    reference = Reference(tmp_path / "packs" / "painted.json", "painted squares")
-    wanted = dataclasses.replace(_wanted(folder, tmp_path), reference=reference)
-    done = run(services, wanted, adopt=False, plots=False)
-    file = CalibrationFile.model_validate_json(reference.path.read_text())
+    reference = tmp_path / "packs" / "painted.json"
+    request = _request(folder, tmp_path, reference=reference, pictures="painted squares")
+    done = run(services, request, adopt=False, plots=False)
+    file = CalibrationFile.model_validate_json(reference.read_text())
     assert file.reference.pictures == "painted squares"
     assert "not a measurement of this operator's cameras" in file.reference.note
     assert file.sha256 == file.digest()
@@ -183,19 +181,19 @@ def test_lookalikes_under_two_names_and_strangers_in_one_folder_are_named(
     (folder / "twin").mkdir()
     (folder / "twin" / "1.png").write_bytes(helpers.paint(((200, 30, 30), 50)))
     (folder / "cyd" / "wrong.png").write_bytes(helpers.paint(((80, 80, 150), 50)))
-    report = run(services, _wanted(folder, tmp_path), adopt=False, plots=False).report
+    report = run(services, _request(folder, tmp_path), adopt=False, plots=False).report
     best = report.lookalikes[0]
     assert {Path(best.first).parent.name, Path(best.second).parent.name} == {"ann", "twin"}
     assert best.similarity > 0.99
     assert "cyd/wrong.png" in (report.unlike[0].first, report.unlike[0].second)
-    spoken = told(report)
-    assert "twin/1.png" in spoken
-    assert "extrapolated" in spoken
-    assert "cannot be measured" in spoken
+    text = text_report(report)
+    assert "twin/1.png" in text
+    assert "extrapolated" in text
+    assert "cannot be measured" in text
 
 
 def test_adopting_gives_the_collection_its_operating_point(services, folder, tmp_path):
-    done = run(services, _wanted(folder, tmp_path), adopt=True, plots=False)
+    done = run(services, _request(folder, tmp_path), adopt=True, plots=False)
     assert done.adopted is not None
     kept = services.calibrations.get("default").calibration
     assert kept.sha256 == done.adopted.calibration.sha256
@@ -203,8 +201,8 @@ def test_adopting_gives_the_collection_its_operating_point(services, folder, tmp
 
 
 def test_wishes_become_thresholds_for_each_size_of_gallery(services, folder, tmp_path):
-    wish = Wish(false_alarms_per_day=10.0, traffic=100.0)
-    report = run(services, _wanted(folder, tmp_path, wish=wish), adopt=False, plots=False).report
+    request = _request(folder, tmp_path, false_alarms=10.0, traffic=100.0)
+    report = run(services, request, adopt=False, plots=False).report
     assert [one.templates for one in report.identification] == [100, 1_000, 10_000, 100_000]
     assert all(one.fpir == 0.1 and one.extrapolated for one in report.identification)
     thresholds = [one.threshold for one in report.identification]
@@ -215,7 +213,7 @@ def test_wishes_become_thresholds_for_each_size_of_gallery(services, folder, tmp
 
 def test_plots_are_pictures_with_something_on_them(services, folder, tmp_path):
     pytest.importorskip("matplotlib")
-    done = run(services, _wanted(folder, tmp_path), adopt=False, plots=True)
+    done = run(services, _request(folder, tmp_path), adopt=False, plots=True)
     drawn = [path for path in done.written if path.suffix == ".png"]
     assert [path.name for path in drawn] == [
         "similarities.png", "errors.png", "det.png", "thresholds.png"
@@ -229,22 +227,22 @@ def test_plots_are_pictures_with_something_on_them(services, folder, tmp_path):
 def test_without_matplotlib_it_says_how_to_get_it(services, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigurationError, match="muster\\[evaluate\\]"):
-        run(services, _wanted(folder, tmp_path), adopt=False, plots=True)
+        run(services, _request(folder, tmp_path), adopt=False, plots=True)
     assert (tmp_path / "out" / "calibration.json").exists(), "the figures are there all the same"
 
 
 def test_what_cannot_be_evaluated_is_said(services, folder, tmp_path, helpers):
     (tmp_path / "nobody").mkdir()
     with pytest.raises(ConfigurationError, match="no pictures"):
-        run(services, _wanted(tmp_path / "nobody", tmp_path), adopt=False, plots=False)
+        run(services, _request(tmp_path / "nobody", tmp_path), adopt=False, plots=False)
     (tmp_path / "one" / "ann").mkdir(parents=True)
     (tmp_path / "one" / "ann" / "1.png").write_bytes(helpers.paint(((200, 30, 30), 50)))
     with pytest.raises(Unusable, match="two persons"):
-        run(services, _wanted(tmp_path / "one", tmp_path), adopt=False, plots=False)
+        run(services, _request(tmp_path / "one", tmp_path), adopt=False, plots=False)
     with services.database.write() as session:
         session.execute(update(Collection).values(model_id="another@1"))
     with pytest.raises(PackError, match="another@1"):
-        run(services, _wanted(folder, tmp_path), adopt=False, plots=False)
+        run(services, _request(folder, tmp_path), adopt=False, plots=False)
 
 
 @pytest.mark.models
