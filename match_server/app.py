@@ -13,9 +13,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from match_server.api.audit import actor_of, audit_endpoints, tell_access
 from match_server.api.auth import Gatekeeper
-from match_server.api.backlog import client_may_be_slow
 from match_server.api.batches import batch_endpoints
 from match_server.api.calibrations import calibration_endpoints
+from match_server.api.client_connection import allow_slow_client
 from match_server.api.devices import device_endpoints
 from match_server.api.errors import register_errors
 from match_server.api.feed import feed_endpoints
@@ -129,7 +129,7 @@ def _view(
             g.principal = gatekeeper.require(request, endpoint.permission)
             whole = request._get_current_object()  # type: ignore[attr-defined]
             g.still_admitted = gatekeeper.still(whole, endpoint.permission)
-            client_may_be_slow(request.environ)
+            allow_slow_client(request.environ)
         principal = g.get("principal")
         act_as(actor_of(endpoint, path, principal, g.request_id, services.clock.now()))
         inputs: dict[str, Any] = dict(path)

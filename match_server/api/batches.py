@@ -4,12 +4,14 @@ from itertools import chain
 
 from flask import Response, g, request
 
-from match_server.api.backlog import client_takes, passed_on
+from match_server.api.client_connection import can_take
+from match_server.api.response_buffer import buffered
 from match_server.api.routing import Endpoint
 from match_server.container import Services
+from match_server.schemas.base import NDJSON
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.services.auth.keys import Permission
-from match_server.services.batches.reader import NDJSON, items_of
+from match_server.services.batches.reader import items_of
 from shared.errors import MalformedInput
 
 
@@ -46,5 +48,5 @@ def _enroll(services: Services, collection: str, query: BatchQuery) -> Response:
         "".join(f"{verdict.model_dump_json(exclude_none=True)}\n" for verdict in some).encode()
         for some in groups
     )
-    takes = client_takes(request.environ)
-    return Response(passed_on(pieces, takes, services.settings.data_dir), mimetype=NDJSON)
+    body = buffered(pieces, can_take(request.environ), services.settings.data_dir)
+    return Response(body, mimetype=NDJSON)

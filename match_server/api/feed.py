@@ -10,7 +10,7 @@ from match_server.api.open_responses import while_admitted
 from match_server.api.parking import PARKING, Parked, Parking
 from match_server.api.routing import Access, Endpoint
 from match_server.container import Services
-from match_server.schemas.base import Page
+from match_server.schemas.base import NDJSON, Page
 from match_server.schemas.feed import (
     ChangesQuery,
     FollowerQuery,
@@ -19,7 +19,6 @@ from match_server.schemas.feed import (
     SnapshotQuery,
 )
 from match_server.services.auth.keys import Permission, Principal
-from match_server.services.batches.reader import NDJSON
 from match_server.services.devices.gallery_feed import Feed
 from shared.errors import SnapshotNeeded, Unavailable
 from shared.wire.change_feed import FeedChanges

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from flask import Request, Response, g, request
 from pydantic import TypeAdapter, ValidationError
 
-from match_server.api.backlog import client_gone, notice_silence
+from match_server.api.client_connection import is_closed, notice_silence
 from match_server.api.open_responses import while_admitted
 from match_server.api.parking import PARKING, Parked
-from match_server.api.parsing import malformed, require_json
+from match_server.api.parsing import require_json
 from match_server.api.routing import Access, Endpoint
 from match_server.container import Services
 from match_server.schemas.base import Page
@@ -22,12 +22,14 @@ from match_server.schemas.events import (
     ProbeResults,
     SnapshotQuery,
     StreamQuery,
+    probe_id_of,
 )
+from match_server.schemas.validation import malformed
 from match_server.services.auth.keys import Permission, Principal
 from match_server.services.feed_watch import EVENTS, FeedWatch
 from match_server.services.sightings.intake import Probes
 from match_server.services.sightings.queries import Events, Update
-from shared.errors import Forbidden, MalformedInput, MusterError, Unavailable
+from shared.errors import Forbidden, MalformedInput, Unavailable
 from shared.wire.messages import ProbeMessage
 
 MAX_PROBES = 256
@@ -137,23 +139,12 @@ def _read(item: object, principal: Principal) -> ProbeMessage | ProbeResult:
     try:
         message = ProbeMessage.model_validate(item)
     except ValidationError as error:
-        return refused(item, malformed(error))
+        return ProbeResult.refused(probe_id_of(item), malformed(error))
     if principal.device is not None and message.device != principal.device:
         raise Forbidden(
             f"this key speaks for device {principal.device!r}, not for {message.device!r}"
         )
     return message
-
-
-def refused(item: object, error: MusterError) -> ProbeResult:
-    """The answer to a probe that is none, under whatever id it gave itself."""
-    given = item.get("probe_id") if isinstance(item, dict) else None
-    return ProbeResult(
-        probe_id=given[:80] if isinstance(given, str) and given.isprintable() else "",
-        status="refused",
-        code=error.code,
-        message=error.message,
-    )
 
 
 def _stream(
@@ -168,7 +159,7 @@ def _stream(
     revision = _resume_from(incoming, events)
     if not slots.acquire(blocking=False):
         raise Unavailable("as many event streams as allowed are open already; try again later")
-    gone = client_gone(incoming.environ)
+    gone = is_closed(incoming.environ)
     notice_silence(incoming.environ)
     watch = services.feed_watch if PARKING in incoming.environ else None
     messages = _messages(events, query, revision, lambda: stopping() or gone(), watch)

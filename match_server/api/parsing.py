@@ -1,24 +1,19 @@
 """From a Flask request to typed values; MalformedInput says which field is wrong and why."""
 
-import codecs
 import io
 import json
 from typing import Any, TypeVar
 
 from flask import Request
-from pydantic import BaseModel, JsonValue, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.formparser import FormDataParser
 
 from match_server.schemas.base import InText
+from match_server.schemas.validation import validated, validated_json
 from shared.errors import MalformedInput, UnsupportedMedia
-from shared.wire.base import NO_NUL, holds_nul
 
 Model = TypeVar("Model", bound=BaseModel)
-
-_MAX_PROBLEMS = 20
-_LONGEST_FIELD = 200
 
 
 class BoundedRequest(Request):
@@ -77,55 +72,8 @@ def require_json(request: Request) -> None:
         )
 
 
-def validated(model: type[Model], values: Any) -> Model:
-    """Values as `model`. Raises MalformedInput without repeating the values."""
-    try:
-        checked = model.model_validate(values)
-    except ValidationError as error:
-        raise malformed(error) from None
-    if holds_nul(values):
-        raise MalformedInput(NO_NUL)
-    return checked
-
-
-def validated_json(model: type[Model], data: bytes) -> Model:
-    """JSON text as `model`: a number given as text is refused. Raises MalformedInput.
-
-    A byte order mark before it is passed over: programs on Windows write one.
-    """
-    text = data.removeprefix(codecs.BOM_UTF8)
-    try:
-        checked = model.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise malformed(error) from None
-    if rb"\u0000" in text and holds_nul(from_json(text)):  # JSON has no other way to write one
-        raise MalformedInput(NO_NUL)
-    return checked
-
-
-def malformed(error: ValidationError) -> MalformedInput:
-    """What is wrong, field by field. The values stay out: they may be keys, names or templates."""
-    found = error.errors(include_input=False, include_url=False, include_context=False)
-    problems: list[JsonValue] = [
-        {"field": _field(item), "problem": _plain(item)} for item in found[:_MAX_PROBLEMS]
-    ]
-    return MalformedInput(f"{_field(found[0])}: {_plain(found[0])}", problems=problems)
-
-
 class _AnyObject(BaseModel, extra="allow"):
     pass
-
-
-def _field(item: Any) -> str:
-    """Where the problem is; of a name that the sender made up, as much as can be shown."""
-    path = ".".join(str(part) for part in item["loc"])[:_LONGEST_FIELD]
-    return (path if path.isprintable() else ascii(path)) or "body"
-
-
-def _plain(item: Any) -> str:
-    if item["type"] == "extra_forbidden":
-        return "this field is not known here"
-    return str(item["msg"]).removeprefix("Value error, ")
 
 
 def _single(values: MultiDict[str, str], where: str) -> dict[str, Any]:

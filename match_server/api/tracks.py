@@ -3,10 +3,11 @@
 from flask import Request, g, request
 from pydantic import TypeAdapter, ValidationError
 
-from match_server.api.parsing import malformed, require_json
+from match_server.api.parsing import require_json
 from match_server.api.routing import Endpoint
 from match_server.container import Services
 from match_server.schemas.events import Presences, TracksTaken
+from match_server.schemas.validation import malformed
 from match_server.services.auth.keys import Permission, Principal
 from match_server.services.presence import Presence
 from shared.errors import Forbidden, MalformedInput

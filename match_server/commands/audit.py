@@ -35,9 +35,9 @@ def list_entries(settings: "Settings", as_json: bool, **query: Any) -> None:
     Example:
       match-server audit list --person 01a2 --data-dir /var/lib/muster
     """
-    from match_server.api.parsing import validated
     from match_server.process.bootstrap import open_database
     from match_server.schemas.audit import AuditQuery
+    from match_server.schemas.validation import validated
     from match_server.services.audit.reader import Audit
     from shared.clock import rfc3339
 

@@ -22,11 +22,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from match_server.api.live import refused
-from match_server.api.parsing import malformed
 from match_server.mqtt.client import Broker, client_of, connect_properties, why_no_broker
 from match_server.mqtt.signing import signed, signer
-from match_server.schemas.events import ProbeResult
+from match_server.schemas.events import ProbeResult, probe_id_of
+from match_server.schemas.validation import malformed
 from match_server.services.devices.message_keys import MessageKeys
 from shared.backoff import Backoff
 from shared.errors import (
@@ -232,14 +231,14 @@ class Consumer:
         try:
             probe = ProbeMessage.model_validate_json(payload)
         except ValidationError as error:
-            return refused(_object(payload), malformed(error))
+            return ProbeResult.refused(probe_id_of(_object(payload)), malformed(error))
         if probe.device != topics.device:
             why = f"device {topics.device!r} may not speak for {probe.device!r}"
-            return refused({"probe_id": probe.probe_id}, Forbidden(why))
+            return ProbeResult.refused(probe.probe_id, Forbidden(why))
         try:
             return self._intake.accept(probe, site=topics.site)
         except (MalformedInput, ModelMismatch) as error:  # and will be so for ever
-            return refused({"probe_id": probe.probe_id}, error)
+            return ProbeResult.refused(probe.probe_id, error)
 
     def _take_status(self, topics: DeviceTopics, payload: bytes | bytearray) -> None:
         if not payload:

@@ -10,7 +10,7 @@ from flask import Blueprint, Request, g, make_response, redirect, render_templat
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
-from match_server.api.backlog import server_address
+from match_server.api.client_connection import server_address
 from match_server.api.errors import status_of
 from match_server.container import Services
 from match_server.schemas.devices import DeviceDetail, DeviceQuery, LedgerQuery

@@ -11,7 +11,6 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
 from match_server.api.errors import status_of
-from match_server.api.parsing import validated
 from match_server.container import Services
 from match_server.db.text_search import folded
 from match_server.pages.filters import in_words
@@ -20,6 +19,7 @@ from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.decisions import DecisionGiven
 from match_server.schemas.events import EventQuery, EventView
 from match_server.schemas.persons import PersonQuery, PersonView
+from match_server.schemas.validation import validated
 from match_server.services.audit.chain import Actor, act_as
 from shared.clock import rfc3339
 from shared.errors import Conflict, MalformedInput, MusterError, NotFound

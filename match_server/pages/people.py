@@ -11,7 +11,6 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import EDITING_COOKIE, EDITING_S, Gatekeeper
 from match_server.api.errors import status_of
-from match_server.api.parsing import validated
 from match_server.container import Services
 from match_server.pages.cookies import give_cookie, take_cookie
 from match_server.pages.filters import in_words
@@ -19,6 +18,7 @@ from match_server.schemas.base import Paging
 from match_server.schemas.collections import CollectionQuery
 from match_server.schemas.events import EventQuery
 from match_server.schemas.persons import PersonQuery
+from match_server.schemas.validation import validated
 from match_server.services.enrollment.advice import advice
 from shared.errors import Forbidden, RateLimited, Unauthenticated
 

@@ -29,6 +29,7 @@ from shared.wire.template import MAX_DIMENSION
 Item = TypeVar("Item")
 
 MAX_METADATA_BYTES = 16_384
+NDJSON = "application/x-ndjson"  # a JSON object a line
 
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's general categories
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")

@@ -1,12 +1,13 @@
 """Probes as they are answered, and the events that come of them."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from match_server.schemas.base import ApiModel, Decision, Moment, Name, Paging
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
+from shared.errors import MusterError
 from shared.wire.messages import ProbeReceipt
 from shared.wire.quality import Quality
 
@@ -81,6 +82,17 @@ class ProbeResult(ProbeReceipt):
     """What became of one probe, and what the sighting that it belongs to looks like now."""
 
     event: EventView | None = None
+
+    @classmethod
+    def refused(cls, probe_id: str, error: MusterError) -> Self:
+        """The result of a probe that cannot be stored."""
+        return cls(probe_id=probe_id, status="refused", code=error.code, message=error.message)
+
+
+def probe_id_of(message: object) -> str:
+    """The id in a message that is not a valid probe, if there is a readable one; else empty."""
+    probe_id = message.get("probe_id") if isinstance(message, dict) else None
+    return probe_id[:80] if isinstance(probe_id, str) and probe_id.isprintable() else ""
 
 
 class ProbeResults(ApiModel):

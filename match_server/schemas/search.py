@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from match_server.schemas.base import (
     ApiModel,
@@ -27,6 +27,9 @@ UNCALIBRATED = (
     "collection has adopted, if half of the probes are of enrolled persons. null without a "
     "calibration: it is not invented from the similarity."
 )
+
+
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 6))]
 
 
 class DetectRequest(ApiModel):
@@ -144,10 +147,32 @@ class CandidateView(ApiModel):
         default=None, description="Where the person is enrolled; null in events, which say it."
     )
     template_id: str
-    similarity: float = Field(description="Cosine of both templates, -1 to 1.")
-    distance: float = Field(description="1 - similarity.")
-    match_probability: float | None = Field(default=None, description=UNCALIBRATED)
+    similarity: Rounded = Field(description="Cosine of both templates, -1 to 1.")
+    distance: Rounded = Field(description="1 - similarity.")
+    match_probability: Rounded | None = Field(default=None, description=UNCALIBRATED)
     rank: int
+
+    @classmethod
+    def of(
+        cls,
+        person: PersonName,
+        template_id: str,
+        similarity: float,
+        match_probability: float | None,
+        *,
+        rank: int,
+        collection: str | None = None,
+    ) -> Self:
+        """The view of a candidate; `rank` counts from 1."""
+        return cls(
+            person=person,
+            collection=collection,
+            template_id=template_id,
+            similarity=similarity,
+            distance=1.0 - similarity,
+            match_probability=match_probability,
+            rank=rank,
+        )
 
 
 class ProbeAnswer(ApiModel):
@@ -213,8 +238,8 @@ class VerifyRequest(ApiModel):
 
 
 class Verified(ApiModel):
-    similarity: float = Field(description="Of a person: the best of the person's templates.")
-    distance: float = Field(description="1 - similarity.")
-    match_probability: float | None = Field(default=None, description=UNCALIBRATED)
+    similarity: Rounded = Field(description="Of a person: the best of the person's templates.")
+    distance: Rounded = Field(description="1 - similarity.")
+    match_probability: Rounded | None = Field(default=None, description=UNCALIBRATED)
     decision: Literal["match", "no_match"]
     threshold: float

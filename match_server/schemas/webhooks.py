@@ -1,14 +1,44 @@
-"""Webhooks: addresses that are told of events."""
+"""Webhooks: URLs that get a request for each event."""
 
 from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field
 
 from match_server.schemas.base import ApiModel, Decision, Moment, Name
-from match_server.services.webhooks.addresses import web_address
+
+_SCHEMES = ("http", "https")
 
 
-def _callable(url: str) -> str:
+def web_address(url: str) -> SplitResult:
+    """The parts of the URL of a webhook. Raises ValueError for a URL that cannot be called."""
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise ValueError("is an address like https://example.org/hook (http or https)")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("may not hold a user name or password: the body is signed instead")
+    if (
+        parts.fragment
+        or not url.isascii()
+        or any(character <= " " or character == "\x7f" for character in url)
+    ):
+        raise ValueError("may hold neither a fragment nor blanks nor characters beyond ASCII")
+    if parts.port == 0:
+        raise ValueError("has a port that cannot be called")
+    if not _is_host_name(parts.hostname):
+        raise ValueError("has a host name with an empty label, or one of more than 63 characters")
+    return parts
+
+
+def _is_host_name(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+def _checked(url: str) -> str:
     web_address(url)
     return url
 
@@ -16,7 +46,7 @@ def _callable(url: str) -> str:
 Url = Annotated[
     str,
     Field(min_length=8, max_length=2000, examples=["https://example.org/muster"]),
-    AfterValidator(_callable),
+    AfterValidator(_checked),
 ]
 
 

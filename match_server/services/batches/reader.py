@@ -10,8 +10,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from match_server.api.parsing import validated, validated_json
+from match_server.schemas.base import NDJSON
 from match_server.schemas.batches import BatchLine
+from match_server.schemas.validation import validated, validated_json
 from match_server.services.batches.batches import Item
 from match_server.services.batches.person_folders import PersonFolders
 from shared.errors import (
@@ -26,7 +27,6 @@ from shared.errors import (
 _CHUNK = 64 * 1024
 _DECODER_BYTES = 16 * _CHUNK  # what it may hold of a part's headers; contents are passed on
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
-NDJSON = "application/x-ndjson"
 
 
 def items_of(request: Request, max_bytes: int) -> Iterator[Item]:

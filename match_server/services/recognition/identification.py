@@ -13,6 +13,7 @@ from match_server.db.database import Database
 from match_server.db.tables import Template
 from match_server.schemas.persons import Detection, PersonName
 from match_server.schemas.search import (
+    CandidateView,
     Newcomer,
     ProbeAnswer,
     SearchAnswer,
@@ -35,7 +36,6 @@ from match_server.services.recognition.filters import among
 from match_server.services.recognition.operating_point import OperatingPoint, OperatingPoints
 from match_server.services.recognition.ranking import rank_persons
 from match_server.services.recognition.template_input import template_of
-from match_server.services.recognition.verification import candidate_view
 from shared.clock import Clock
 from shared.errors import ModelMismatch, NoFace, NotFound
 from shared.wire.quality import Quality
@@ -291,13 +291,13 @@ def _answer(
         detection=probe.detection,
         quality=probe.quality,
         candidates=[
-            candidate_view(
+            CandidateView.of(
                 _name(one.candidate),
                 one.candidate.template_id,
                 one.candidate.similarity,
-                rank,
-                one.collection,
-                match_probability=one.candidate.match_probability,
+                one.candidate.match_probability,
+                rank=rank,
+                collection=one.collection,
             )
             for rank, one in enumerate(shown, start=1)
         ],

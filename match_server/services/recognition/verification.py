@@ -8,9 +8,7 @@ from sqlalchemy import select
 
 from match_server.db.database import Database
 from match_server.db.tables import Template
-from match_server.schemas.persons import PersonName
 from match_server.schemas.search import (
-    CandidateView,
     Detected,
     FaceView,
     Verified,
@@ -29,9 +27,6 @@ from match_server.services.recognition.verification_point import VerificationPoi
 from models.types import Face
 from shared.decision import as_cosine
 from shared.errors import ModelMismatch, NoFace, PackError, Unusable
-
-_SIMILARITY_DECIMALS = 6
-_PROBABILITY_DECIMALS = 6
 
 Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
@@ -76,9 +71,9 @@ class Verification:
         products = first.astype(np.float64) @ second.astype(np.float64).T
         similarity = as_cosine(float(products.max()))
         return Verified(
-            similarity=round(similarity, _SIMILARITY_DECIMALS),
-            distance=round(1.0 - similarity, _SIMILARITY_DECIMALS),
-            match_probability=_rounded(verification.same_person(similarity)),
+            similarity=similarity,
+            distance=1.0 - similarity,
+            match_probability=verification.same_person(similarity),
             decision="match" if similarity >= threshold else "no_match",
             threshold=threshold,
         )
@@ -144,31 +139,6 @@ class Verification:
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
         rows = stored_rows(vectors, owner.dimension).astype(np.float32)
         return rows, owner.model_id, self._points.of(scope)
-
-
-def candidate_view(
-    person: PersonName,
-    template_id: str,
-    similarity: float,
-    rank: int,
-    collection: str | None = None,
-    *,
-    match_probability: float | None = None,
-) -> CandidateView:
-    """One line of a candidate list as clients see it; `rank` counts from 1."""
-    return CandidateView(
-        person=person,
-        collection=collection,
-        template_id=template_id,
-        similarity=round(similarity, _SIMILARITY_DECIMALS),
-        distance=round(1.0 - similarity, _SIMILARITY_DECIMALS),
-        match_probability=_rounded(match_probability),
-        rank=rank,
-    )
-
-
-def _rounded(probability: float | None) -> float | None:
-    return None if probability is None else round(probability, _PROBABILITY_DECIMALS)
 
 
 def _face_view(face: Face) -> FaceView:

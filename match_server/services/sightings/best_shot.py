@@ -10,10 +10,10 @@ from match_server.schemas.base import Decision
 from match_server.schemas.collections import Policy
 from match_server.schemas.events import EventView
 from match_server.schemas.persons import PersonName
+from match_server.schemas.search import CandidateView
 from match_server.services.collection_ref import Scope
 from match_server.services.recognition.candidates import Candidate
 from match_server.services.recognition.operating_point import OperatingPoint
-from match_server.services.recognition.verification import candidate_view
 from match_server.services.sightings.queries import view_of
 from match_server.services.sightings.track_templates import SearchedShots
 from match_server.services.storage.files import Kept
@@ -182,12 +182,12 @@ def view_of_probe(event: Event, verdict: Verdict, local_person: PersonName | Non
         best = verdict.candidates[0]
         person = PersonName(id=best.person_id, name=best.person_name)
     candidates = [
-        candidate_view(
+        CandidateView.of(
             PersonName(id=one.person_id, name=one.person_name),
             one.template_id,
             one.similarity,
-            rank,
-            match_probability=one.match_probability,
+            one.match_probability,
+            rank=rank,
         )
         for rank, one in enumerate(verdict.candidates, start=1)
     ]

@@ -194,9 +194,7 @@ class Probes:
             try:
                 template = template_of(message.template, message.model_id, scope)
             except (ModelMismatch, MalformedInput) as error:
-                refused[probe_id] = ProbeResult(
-                    probe_id=probe_id, status="refused", code=error.code, message=error.message
-                )
+                refused[probe_id] = ProbeResult.refused(probe_id, error)
             else:
                 readable[probe_id] = _Readable(message, scope, template)
         return readable, refused

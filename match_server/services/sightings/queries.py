@@ -17,7 +17,6 @@ from match_server.services.change_feed import position
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import numbers_of, one_number
 from match_server.services.paging import each, page_of
-from match_server.services.recognition.verification import candidate_view
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
 from shared.errors import NotFound
@@ -167,12 +166,12 @@ def _update(row: Event, seen: int, now: datetime) -> Update:
 
 def _view(row: Event) -> EventView:
     candidates = [
-        candidate_view(
+        CandidateView.of(
             PersonName(id=one.person.id, name=one.person.name),
             one.template_id,
             one.similarity,
-            rank,
-            match_probability=one.match_probability,
+            one.match_probability,
+            rank=rank,
         )
         for rank, one in enumerate(row.candidates, start=1)
     ]

@@ -20,10 +20,10 @@ from match_server.db.tables import (
 )
 from match_server.schemas.events import EventView
 from match_server.schemas.persons import PersonName
+from match_server.schemas.search import CandidateView
 from match_server.services.change_feed import next_number
 from match_server.services.devices.followers import count_decision
 from match_server.services.lookups import batches
-from match_server.services.recognition.verification import candidate_view
 from match_server.services.sightings.best_shot import (
     Freshness,
     Verdict,
@@ -400,12 +400,8 @@ class Sightings:
             self.write()
         rows = self._session.connection().execute(_CANDIDATES, {"event": event.id})
         candidates = [
-            candidate_view(
-                PersonName(id=person, name=name),
-                template_id,
-                similarity,
-                rank,
-                match_probability=probability,
+            CandidateView.of(
+                PersonName(id=person, name=name), template_id, similarity, probability, rank=rank
             )
             for rank, (person, name, template_id, similarity, probability) in enumerate(rows, 1)
         ]

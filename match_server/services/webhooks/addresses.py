@@ -8,39 +8,11 @@ and some others), nor what only carries another address.
 
 import ipaddress
 import socket
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from shared.errors import Unavailable
 
 _PORTS = {"http": 80, "https": 443}
-
-
-def web_address(url: str) -> SplitResult:
-    """The parts of a webhook's URL. Raises ValueError for one that cannot be called."""
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("is an address like https://example.org/hook (http or https)")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("may not hold a user name or password: the body is signed instead")
-    if (
-        parts.fragment
-        or not url.isascii()
-        or any(character <= " " or character == "\x7f" for character in url)
-    ):
-        raise ValueError("may hold neither a fragment nor blanks nor characters beyond ASCII")
-    if parts.port == 0:
-        raise ValueError("has a port that cannot be called")
-    if not _callable_name(parts.hostname):
-        raise ValueError("has a host name with an empty label, or one of more than 63 characters")
-    return parts
-
-
-def _callable_name(host: str) -> bool:
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return False
-    return True
 
 
 def port_of(parts: SplitResult) -> int:

@@ -12,8 +12,9 @@ from datetime import datetime
 from enum import Enum, auto
 from http.client import HTTPConnection, HTTPException
 
+from match_server.schemas.webhooks import web_address
 from match_server.services.sightings.event_feed import Told
-from match_server.services.webhooks.addresses import Refused, addresses_of, port_of, web_address
+from match_server.services.webhooks.addresses import Refused, addresses_of, port_of
 from match_server.services.webhooks.signing import signed_headers
 from shared.clock import rfc3339
 from shared.errors import Unavailable

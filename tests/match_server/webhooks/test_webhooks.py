@@ -17,8 +17,8 @@ from sqlalchemy import update
 from match_server.db.leader_lock import turn_at
 from match_server.db.tables import Webhook
 from match_server.process.notifiers import webhook_deliverer
-from match_server.schemas.webhooks import WebhookCreate
-from match_server.services.webhooks.addresses import Refused, addresses_of, web_address
+from match_server.schemas.webhooks import WebhookCreate, web_address
+from match_server.services.webhooks.addresses import Refused, addresses_of
 from match_server.services.webhooks.calls import Caller
 from match_server.services.webhooks.delivery import Deliverer, Patience
 from match_server.settings import Settings

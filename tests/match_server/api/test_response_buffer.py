@@ -9,7 +9,8 @@ import subprocess
 import pytest
 import requests
 
-from match_server.api.backlog import client_takes, passed_on
+from match_server.api.client_connection import can_take
+from match_server.api.response_buffer import buffered
 from match_server.process.client_socket import ClientSocket, SlowClients
 from tests.support.server_kills import COMMAND
 
@@ -17,42 +18,42 @@ PIECES = [bytes([number % 256]) * 30_000 for number in range(300)]  # 9 MB
 
 
 def test_a_client_that_takes_everything_gets_each_piece_at_once(tmp_path):
-    coming = iter(PIECES[:3])
-    answer = passed_on(coming, lambda: True, tmp_path)
-    assert next(answer)[:1] == PIECES[0][:1]
-    assert len(list(coming)) == 2
-    assert b"".join(answer) == PIECES[0][4096:]
+    pieces = iter(PIECES[:3])
+    response = buffered(pieces, lambda: True, tmp_path)
+    assert next(response)[:1] == PIECES[0][:1]
+    assert len(list(pieces)) == 2
+    assert b"".join(response) == PIECES[0][4096:]
 
 
 def test_all_comes_in_order_whenever_it_is_taken(tmp_path):
-    asked = iter(range(10**9))
-    for takes in (lambda: False, lambda: next(asked) % 7 > 3, lambda: True):
-        assert b"".join(passed_on(PIECES, takes, tmp_path)) == b"".join(PIECES)
+    calls = iter(range(10**9))
+    for can_take_now in (lambda: False, lambda: next(calls) % 7 > 3, lambda: True):
+        assert b"".join(buffered(PIECES, can_take_now, tmp_path)) == b"".join(PIECES)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_given_to_a_client_that_takes_nothing_until_all_has_come(tmp_path):
-    came = []
-    answer = passed_on(
-        (came.append(number) or piece for number, piece in enumerate(PIECES)),
+    read_pieces = []
+    response = buffered(
+        (read_pieces.append(number) or piece for number, piece in enumerate(PIECES)),
         lambda: False,
         tmp_path,
     )
-    next(answer)
-    assert len(came) == len(PIECES)
+    next(response)
+    assert len(read_pieces) == len(PIECES)
 
 
-def test_what_waits_is_limited(tmp_path):
-    came = []
-    answer = passed_on(
-        (came.append(number) or piece for number, piece in enumerate(PIECES)),
+def test_the_buffer_is_limited(tmp_path):
+    read_pieces = []
+    response = buffered(
+        (read_pieces.append(number) or piece for number, piece in enumerate(PIECES)),
         lambda: False,
         tmp_path,
-        most_bytes=100_000,
+        max_bytes=100_000,
     )
-    assert len(next(answer)) > 0
-    assert len(came) == 4
-    assert len(b"".join(answer)) == sum(map(len, PIECES)) - 4096
+    assert len(next(response)) > 0
+    assert len(read_pieces) == 4
+    assert len(b"".join(response)) == sum(map(len, PIECES)) - 4096
 
 
 def test_a_connection_takes_what_fits_without_waiting():
@@ -61,22 +62,22 @@ def test_a_connection_takes_what_fits_without_waiting():
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         ours.setblocking(False)
         client = ClientSocket(ours, 1.0, SlowClients(1))
-        takes = client_takes({"gunicorn.socket": client})
+        takes = can_take({"gunicorn.socket": client})
         sent = 0
         while takes():
             client.sendall(bytes(4096))
-            assert client.unsent == 0  # else it would have had to wait
+            assert client.unsent == 0  # else the thread would have had to wait
             sent += 4096
         assert sent >= 4096
         while sent:
             sent -= len(theirs.recv(65_536))
         assert takes()
-    assert client_takes({})()
+    assert can_take({})()
 
 
 @pytest.fixture
 def server(tmp_path):
-    """The port of a real server with a patience of 1 s, and a key."""
+    """The address of a real server with a client timeout of 1 s, and a key."""
     data = ["--data-dir", str(tmp_path / "data")]
     command = [*COMMAND, "key", "create", "--role", "admin", "--json", *data]
     made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -97,7 +98,7 @@ def server(tmp_path):
 
 
 def test_a_client_that_reads_after_sending_everything_gets_every_verdict(server):
-    """More than what all buffers on the way hold, of the body and of the verdicts."""
+    """Body and verdicts are larger than all buffers between client and server."""
     address, key = server
     count = 60_000
     line = b'{"name": "%s"}\n' % (b"x" * 400)
