@@ -152,4 +152,4 @@ def open_transport(settings: AgentSettings) -> Transport | None:
 def _over_http(server: ServerSettings) -> Transport:
     from edge_agent.delivery.http import HttpTransport
 
-    return HttpTransport(server.url, server.key(), ca_file=server.ca_file, patience=server.patience)
+    return HttpTransport(server.url, server.key(), ca_file=server.ca_file, timeouts=server.timeouts)

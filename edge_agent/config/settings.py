@@ -21,13 +21,13 @@ from pydantic_settings import (
 from edge_agent.config.camera import CameraSettings
 from edge_agent.config.fleet import FleetSettings
 from edge_agent.config.secrets import read_secret
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from shared.errors import ConfigurationError
 from shared.files import readable
 from shared.ids import NAME_PATTERN, name_fault
 from shared.wire.messages import Name
 
-_PATIENCE = Patience()
+_DEFAULT_TIMEOUTS = Timeouts()
 _PREFIX = "MUSTER_"
 _KEY_VARIABLE = "MUSTER_SERVER_KEY"
 _PASSWORD_VARIABLE = "MUSTER_BROKER_PASSWORD"  # noqa: S105  # the variable's name, not a password
@@ -93,9 +93,9 @@ class ServerSettings(_Section):
     url: Annotated[str, AfterValidator(_http_address)]
     key_file: Path | None = None
     ca_file: Annotated[Path | None, AfterValidator(readable)] = None
-    connect_timeout_s: float = Field(default=_PATIENCE.connect_s, ge=0.1, le=120)
-    answer_timeout_s: float = Field(default=_PATIENCE.silence_s, ge=0.5, le=600)
-    request_timeout_s: float = Field(default=_PATIENCE.request_s, ge=1, le=3600)
+    connect_timeout_s: float = Field(default=_DEFAULT_TIMEOUTS.connect_s, ge=0.1, le=120)
+    answer_timeout_s: float = Field(default=_DEFAULT_TIMEOUTS.silence_s, ge=0.5, le=600)
+    request_timeout_s: float = Field(default=_DEFAULT_TIMEOUTS.request_s, ge=1, le=3600)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -107,8 +107,8 @@ class ServerSettings(_Section):
         return self
 
     @property
-    def patience(self) -> Patience:
-        return Patience(self.connect_timeout_s, self.answer_timeout_s, self.request_timeout_s)
+    def timeouts(self) -> Timeouts:
+        return Timeouts(self.connect_timeout_s, self.answer_timeout_s, self.request_timeout_s)
 
     def key(self) -> str:
         """The API key. Raises ConfigurationError where there is none."""

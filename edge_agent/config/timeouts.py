@@ -1,12 +1,12 @@
-"""How long a server is waited for. Apart, so that settings can name it without importing a road."""
+"""How long the edge agent waits for a server."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds."""
+class Timeouts:
+    """Seconds. After a timeout the server counts as unreachable."""
 
-    connect_s: float = 5.0  # for each of its addresses
-    silence_s: float = 20.0  # until it says its next word
-    request_s: float = 60.0  # for a request and its whole answer, however steadily it drips
+    connect_s: float = 5.0  # for each address of the server
+    silence_s: float = 20.0  # until the next bytes of a response
+    request_s: float = 60.0  # for a request and its whole response, however slowly it comes

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.batching import Window
 from edge_agent.delivery.http_session import Answer, ServerSession, TooSlow
 from edge_agent.outbox.outbox import StoredProbe
@@ -54,7 +54,7 @@ class HttpTransport:
         key: str,
         *,
         ca_file: Path | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         clock: Clock | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -64,7 +64,7 @@ class HttpTransport:
             )
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError("a key does not belong into the server's address")
-        self._session = ServerSession(url, key, ca_file=ca_file, patience=patience)
+        self._session = ServerSession(url, key, ca_file=ca_file, timeouts=timeouts)
         self._window = Window(clock or SystemClock())
 
     @property

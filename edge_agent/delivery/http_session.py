@@ -16,7 +16,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from shared.clock import SystemClock
 from shared.errors import Unavailable
 
@@ -93,12 +93,12 @@ class ServerSession:
         key: str | None,
         *,
         ca_file: Path | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.base = url.rstrip("/")
         self.name = f"server {self.base}"
-        self._patience = patience or Patience()
-        self._line = _Line(self._patience.request_s)
+        self._timeouts = timeouts or Timeouts()
+        self._line = _Line(self._timeouts.request_s)
         self._closed = False
         self._session = requests.Session()
         self._session.auth = Nobody() if key is None else Bearer(key)
@@ -122,7 +122,7 @@ class ServerSession:
     ) -> Answer:
         """The answer, of `most_bytes` at most; the server was asked to wait for `wait_s`."""
         with (
-            self._ended_in_time(self._patience.request_s + wait_s),
+            self._ended_in_time(self._timeouts.request_s + wait_s),
             self._send(method, path, body, query, wait_s) as response,
         ):
             return self._whole(response, most_bytes)
@@ -151,7 +151,7 @@ class ServerSession:
             self.base + path,
             data=body,
             params=query,
-            timeout=(self._patience.connect_s, self._patience.silence_s + wait_s),
+            timeout=(self._timeouts.connect_s, self._timeouts.silence_s + wait_s),
             allow_redirects=False,
             stream=True,
             # Else a REQUESTS_CA_BUNDLE in the environment takes the place of `ca_file`.

@@ -18,7 +18,7 @@ from tomlkit.exceptions import TOMLKitError
 from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.source import open_source, read
 from edge_agent.config.settings import settings_from
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http_session import ServerSession
 from edge_agent.fleet.remote_config import write_durably
 from shared.addresses import redacted
@@ -35,7 +35,7 @@ from shared.unreachable import why_unreachable
 from shared.wire.device import DeviceGrant
 
 _TIMEOUT_S: Final = 15.0
-_PATIENCE: Final = Patience(connect_s=_TIMEOUT_S, silence_s=_TIMEOUT_S, request_s=2 * _TIMEOUT_S)
+_TIMEOUTS: Final = Timeouts(connect_s=_TIMEOUT_S, silence_s=_TIMEOUT_S, request_s=2 * _TIMEOUT_S)
 _MOST_BYTES: Final = 64 * 1024
 _TRUST: Final = "give --ca-file, or use the QR picture, which says whom to trust"
 _WIDEST: Final = 1280  # pixels; a larger picture is not needed to read a QR code
@@ -94,7 +94,7 @@ def enroll(
     state_dir: Path,
     source: str,
     ca_file: Path | None = None,
-    patience: Patience = _PATIENCE,
+    timeouts: Timeouts = _TIMEOUTS,
 ) -> Enrolled:
     """Fetches the key for the invitation's code and writes key and configuration.
 
@@ -114,7 +114,7 @@ def enroll(
         certificate = _certificate_of(invitation.server, invitation.certificate_sha256)
         write_durably(ca_file, certificate.encode("ascii"), mode=0o644)
         _belongs_to(_owner_of(state_dir), ca_file)
-    grant = _redeem(invitation, ca_file, patience)
+    grant = _redeem(invitation, ca_file, timeouts)
     write_durably(key_file, f"{grant.key}\n".encode("ascii"), mode=0o600)
     _belongs_to(_owner_of(state_dir), key_file)
     text = _filled(before, grant, config, invitation.server, key_file, state_dir, source, ca_file)
@@ -136,8 +136,8 @@ def _belongs_to(owner: tuple[int, int], file: Path) -> None:
         os.chown(file, *owner)
 
 
-def _redeem(invitation: Invitation, ca_file: Path | None, patience: Patience) -> DeviceGrant:
-    session = ServerSession(invitation.server, None, ca_file=ca_file, patience=patience)
+def _redeem(invitation: Invitation, ca_file: Path | None, timeouts: Timeouts) -> DeviceGrant:
+    session = ServerSession(invitation.server, None, ca_file=ca_file, timeouts=timeouts)
     body = json.dumps({"code": invitation.code, "signs": True}).encode()
     try:
         answer = session.call("POST", "/v1/devices/enroll", body=body, most_bytes=_MOST_BYTES)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_agent.config.settings import AgentSettings
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.transport import CarriesMessages
 from edge_agent.fleet.clock_offset import ClockOffset, Mark
 from shared.errors import Forbidden, Unauthenticated, Unavailable
@@ -16,7 +16,7 @@ from shared.wire.device import DesiredConfig, HealthAnswer, HealthMessage, Repor
 if TYPE_CHECKING:
     from edge_agent.delivery.http_session import ServerSession
 
-_PATIENCE: Final = Patience(connect_s=5.0, silence_s=10.0, request_s=15.0)
+_DEFAULT_TIMEOUTS: Final = Timeouts(connect_s=5.0, silence_s=10.0, request_s=15.0)
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _UNANSWERED: Final = 8
 
@@ -157,7 +157,7 @@ def links_of(
 
         server = settings.server
         session = ServerSession(
-            server.url, server.key(), ca_file=server.ca_file, patience=_PATIENCE
+            server.url, server.key(), ca_file=server.ca_file, timeouts=_DEFAULT_TIMEOUTS
         )
         links.append(HttpLink(session, settings.device, offset))
     return links

@@ -9,7 +9,7 @@ from typing import Final
 import requests
 from pydantic import TypeAdapter, ValidationError
 
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http_session import Answer, Query, ServerSession
 from shared.errors import (
     Forbidden,
@@ -56,10 +56,10 @@ class FeedClient:
         *,
         keep_h: float,
         ca_file: Path | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self._who: Query = {"device": device, "keep_h": keep_h}
-        self._session = ServerSession(url, key, ca_file=ca_file, patience=patience)
+        self._session = ServerSession(url, key, ca_file=ca_file, timeouts=timeouts)
 
     @property
     def name(self) -> str:

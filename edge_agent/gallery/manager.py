@@ -54,7 +54,7 @@ class Galleries:
                 settings.device,
                 keep_h=wanted.max_age_h,
                 ca_file=server.ca_file,
-                patience=server.patience,
+                timeouts=server.timeouts,
             )
             try:
                 gallery = _opened(settings, name, model_id, keys, clock)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from demo.processes import free_port, server
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http import HttpTransport
 from match_server.container import face_engine
 from tests.end_to_end.conftest import RunningServer
@@ -20,7 +20,7 @@ from tests.support.serving import key as create_key
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack
-IMPATIENT = Patience(connect_s=2.0, silence_s=0.7, request_s=1.5)
+IMPATIENT = Timeouts(connect_s=2.0, silence_s=0.7, request_s=1.5)
 WAIT_S = 60.0
 
 
@@ -55,8 +55,8 @@ NewBox = Callable[..., ABox]
 
 @pytest.fixture
 def new_box(network: Network, key: str, model_id: str, tmp_path: Path) -> NewBox:
-    def make(name: str, url: str | None = None, patience: Patience = IMPATIENT) -> ABox:
-        road = HttpTransport(url or network.url, key, patience=patience)
+    def make(name: str, url: str | None = None, timeouts: Timeouts = IMPATIENT) -> ABox:
+        road = HttpTransport(url or network.url, key, timeouts=timeouts)
         return ABox(tmp_path, name, road, model_id)
 
     return make
@@ -117,7 +117,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(network: Network, new_box: NewBo
 def test_a_server_that_says_nothing_does_not_hold_a_box_that_is_to_stop(
     one_server: RunningServer, network: Network, new_box: NewBox
 ) -> None:
-    box = new_box("stop", patience=Patience())  # of 20 s
+    box = new_box("stop", timeouts=Timeouts())  # of 20 s
     network.manner = "silent"
     with box.storing(30):
         wait_until(lambda: len(network.asked_at_s) > 0, "the box sends a request")

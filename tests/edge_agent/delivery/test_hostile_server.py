@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config.timeouts import Patience
+from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.http_session import ServerSession
 from edge_agent.fleet.clock_offset import ClockOffset
@@ -33,7 +33,7 @@ from tests.attacks.mqtt import valid_messages
 from tests.support.probes import DEVICE, make_probe
 
 KEY = "muster_0a1b2c_the-key-of-this-box"
-PATIENCE = Patience(connect_s=1.0, silence_s=1.0, request_s=1.5)
+PATIENCE = Timeouts(connect_s=1.0, silence_s=1.0, request_s=1.5)
 LONGEST_S = 8.0  # that a silent server holds on to its caller
 MEBIBYTE = 1024 * 1024
 
@@ -186,11 +186,11 @@ def probe() -> StoredProbe:
 
 def calls_of(url: str, tmp_path: Path) -> dict[str, Callable[[], Any]]:
     """All that a box says to a server."""
-    session = ServerSession(url, KEY, patience=PATIENCE)
+    session = ServerSession(url, KEY, timeouts=PATIENCE)
     link = HttpLink(session, DEVICE, ClockOffset(SystemClock()))
     clock = SystemClock()
     health = HealthMessage.model_validate(valid_messages(DEVICE, clock.now())["health"])
-    feed = FeedClient(url, KEY, DEVICE, keep_h=1, patience=PATIENCE)
+    feed = FeedClient(url, KEY, DEVICE, keep_h=1, timeouts=PATIENCE)
 
     def snapshot() -> None:
         with feed.snapshot("default", 0) as (_, parts):
@@ -204,11 +204,11 @@ def calls_of(url: str, tmp_path: Path) -> dict[str, Callable[[], Any]]:
             config=folder / "agent.toml",
             state_dir=folder,
             source="0",
-            patience=PATIENCE,
+            timeouts=PATIENCE,
         )
 
     return {
-        "probes": lambda: HttpTransport(url, KEY, patience=PATIENCE).exchange([probe()]),
+        "probes": lambda: HttpTransport(url, KEY, timeouts=PATIENCE).exchange([probe()]),
         "health": lambda: link.send_health(health),
         "changes": lambda: feed.changes("default", 0, "scope", 0.0),
         "snapshot": snapshot,
