@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from match_server.db.database import Database
+from match_server.db.leader_lock import leader_lock
 from match_server.services.audit.access import AccessLog
 from match_server.services.audit.chain import append_notes
 from match_server.services.audit.pruning import AuditRetention
@@ -37,7 +38,7 @@ from match_server.services.enrollment.references import References
 from match_server.services.feed_watch import FeedWatch
 from match_server.services.galleries.follower import OpenGallery
 from match_server.services.galleries.galleries import Galleries, open_segments
-from match_server.services.maintenance import Housekeeper, HouseLease, Task
+from match_server.services.maintenance import Housekeeper, Task
 from match_server.services.metrics import Metrics
 from match_server.services.model_change.comparison import ModelComparisons
 from match_server.services.model_change.reembedding import Reembedding
@@ -258,10 +259,10 @@ def build_services(
         retention=retention,
         housekeeper=Housekeeper(
             [
-                Task("write what was gathered of accesses", 60, access.flush, alone=False),
-                Task("write when keys were used", 60, keys.note_used, alone=False),
+                Task("write the access log", 60, access.flush, alone=False),
+                Task("write when API keys were last used", 60, keys.note_used, alone=False),
                 Task(
-                    "say how this process is",
+                    "set the gauges of this process",
                     5,
                     lambda: metrics.process(
                         lag=galleries.lag(),
@@ -271,17 +272,17 @@ def build_services(
                     alone=False,
                 ),
                 Task("compare galleries with the database", 300, galleries.compare, alone=False),
-                Task("note erasures beside the database", 15, journal.keep_up, alone=False),
-                Task("delete files of what was erased", 15, files.sweep, alone=False),
-                Task("settle erasures", 15, erasures.settle, alone=True),
-                Task("warn of thresholds", 86_400, policy_warnings.log, alone=True),
-                Task("retention", 600, retention.run, alone=True),
-                Task("forget templates of tracks", 15, tracks.sweep, alone=True),
-                Task("clear away files of writes that broke off", 3600, orphans.run, alone=False),
+                Task("write the erasure journal", 15, journal.keep_up, alone=False),
+                Task("delete files of erased rows", 15, files.sweep, alone=False),
+                Task("complete erasures", 15, erasures.settle, alone=True),
+                Task("warn about thresholds", 86_400, policy_warnings.log, alone=True),
+                Task("delete what is past its retention", 600, retention.run, alone=True),
+                Task("delete old track templates", 15, tracks.sweep, alone=True),
+                Task("delete files of interrupted writes", 3600, orphans.run, alone=False),
                 Task("delete old entries of the audit log", 3600, pruning.run, alone=True),
-                Task("show the audit log's anchor", 3600, audit.show_anchor, alone=True),
+                Task("log the anchor of the audit log", 3600, audit.show_anchor, alone=True),
             ],
-            HouseLease(database, clock),
+            leader_lock(database, "housekeeping", settings.data_dir),
             clock,
         ),
         followers=followers,

@@ -76,7 +76,7 @@ class Reader(Protocol):
     def execute(self, statement: Any, params: Any, /) -> Iterable[Any]: ...
 
 
-class _Turn:
+class _WriteLock:
     """The right to write, which one thread of this process has at a time."""
 
     def __init__(self, waiting: int) -> None:
@@ -85,7 +85,7 @@ class _Turn:
         self._taken_s = 0.0  # when, the last time
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Raises Unavailable when the writes before take too long, or too many wait for one."""
         now_s = time.monotonic()
         until_s = now_s + BUSY_TIMEOUT_MS / 1e3
@@ -141,7 +141,7 @@ class Database:
         self._driver_error: type[Exception] = dbapi.Error
         self._bad_value: type[Exception] = dbapi.DataError
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
-        self._turn = _Turn(waiting_writers)
+        self._write_lock = _WriteLock(waiting_writers)
         self.bell = Bell(None if self.is_sqlite else self._listen)
         self._reader = self._engine.execution_options(**read_options(self.url))
         self._writer = self._engine.execution_options(muster_writes=True)
@@ -177,7 +177,7 @@ class Database:
         commit was asked for: the database may have done it and had no time to say so.
         """
         with (
-            self._turn.taken(),
+            self._write_lock.held(),
             self._translated(),
             Session(self._writer, expire_on_commit=False) as session,
         ):
@@ -263,7 +263,7 @@ class Database:
         SQLite changes a table by copying it and dropping the old one, which must not take the rows
         with it that refer to it: foreign keys are looked at when all is done instead.
         """
-        with self._turn.taken(), self._translated(), self._writer.connect() as connection:
+        with self._write_lock.held(), self._translated(), self._writer.connect() as connection:
             driver: Any = connection.connection.dbapi_connection
             if self.is_sqlite:
                 driver.execute("PRAGMA foreign_keys = OFF")

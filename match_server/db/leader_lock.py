@@ -1,4 +1,8 @@
-"""Work that one process at a time does for all: who has the turn, and who gets it after a death."""
+"""Leader election: of the processes that share a database, one at a time holds a lock.
+
+The lock ends with the process that holds it. So another process can take it at once after a crash,
+and nothing is written to the database.
+"""
 
 import fcntl
 import os
@@ -11,36 +15,35 @@ from sqlalchemy.exc import SQLAlchemyError
 from match_server.db.database import Database, sqlite_path
 
 
-class Turn(Protocol):
-    """The right to do something that only one process may do."""
+class LeaderLock(Protocol):
+    """A lock that one process at a time holds. Used by one thread at a time."""
 
-    def mine(self) -> bool:
-        """Whether this process has the turn; takes it when it is free."""
+    def acquire(self) -> bool:
+        """Take the lock if it is free. Returns whether this process holds it now."""
         ...
 
-    def give_up(self) -> None:
-        """Let another have it. A process that dies gives it up by that."""
+    def release(self) -> None:
+        """Let another process take the lock. Does nothing in a process that does not hold it."""
         ...
 
 
-def turn_at(database: Database, name: str, folder: Path) -> Turn:
-    """The turn of that name among all processes that share a database.
+def leader_lock(database: Database, name: str, folder: Path) -> LeaderLock:
+    """The lock of this name, for all processes that share the database.
 
-    A lock on a file beside an SQLite database, an advisory lock of PostgreSQL: both end with the
-    process that holds them, so there is no time to wait out after a crash, and nothing is written.
+    SQLite: a lock on a file beside the database. PostgreSQL: an advisory lock of a session.
     """
     if database.is_sqlite:
         file = sqlite_path(database.url)
-        return _FileTurn((folder if file is None else file.parent) / f"{name}.turn")
-    return _PostgresTurn(database, name)
+        return _FileLock((folder if file is None else file.parent) / f"{name}.turn")
+    return _AdvisoryLock(database, name)
 
 
-class _FileTurn:
+class _FileLock:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._descriptor: int | None = None
 
-    def mine(self) -> bool:
+    def acquire(self) -> bool:
         if self._descriptor is not None:
             return True
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -52,38 +55,44 @@ class _FileTurn:
         self._descriptor = descriptor
         return True
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
-class _PostgresTurn:
+class _AdvisoryLock:
     def __init__(self, database: Database, name: str) -> None:
         self._database = database
         self._name = {"name": f"muster/{name}"}
         self._connection: Connection | None = None
 
-    def mine(self) -> bool:
+    def acquire(self) -> bool:
         try:
             if self._connection is not None:
-                self._connection.execute(text("SELECT 1"))  # the lock lasts as long as this answers
+                self._connection.execute(text("SELECT 1"))  # fails when the session has ended
                 return True
             connection = self._database.own_connection()
-            taken = connection.scalar(
-                text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), self._name
-            )
+            acquired = connection.scalar(_LOCK, self._name)
         except SQLAlchemyError:
-            self.give_up()
+            self.release()
             return False
-        if not taken:
+        if not acquired:
             connection.close()
             return False
         self._connection = connection
         return True
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()  # closed for good, not kept in the pool with its lock
-            connection.close()
+        if connection is None:
+            return
+        try:
+            connection.execute(_UNLOCK, self._name)
+        except SQLAlchemyError:
+            connection.invalidate()  # else the pool could keep it together with its lock
+        connection.close()
+
+
+_LOCK = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+_UNLOCK = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")

@@ -10,7 +10,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from match_server.db.leader_lock import Turn
+from match_server.db.leader_lock import LeaderLock
 from match_server.mqtt.client import Broker, client_of, why_no_broker
 from match_server.mqtt.sensors import Announcer, Message
 from match_server.services.metrics import Metrics
@@ -40,7 +40,9 @@ class _BrokerGone(Exception):
 
 
 class Publisher:
-    """The thread that publishes each write to an event once, from the process that has the turn.
+    """The thread that publishes each write to an event once.
+
+    It works in the process that holds the leader lock.
 
     Its queue is the events' table. It counts an event as told when the broker has acknowledged it;
     a process that dies tells the last second again, with the same ids and revisions. Each
@@ -52,7 +54,7 @@ class Publisher:
         self,
         broker: Broker,
         updates: Updates,
-        turn: Turn,
+        leader: LeaderLock,
         clock: Clock,
         announcer: Announcer,
         metrics: Metrics,
@@ -60,7 +62,7 @@ class Publisher:
         self._metrics = metrics
         self._broker = broker
         self._updates = updates
-        self._turn = turn
+        self._leader = leader
         self._clock = clock
         self._announcer = announcer
         self._stop = threading.Event()
@@ -77,7 +79,7 @@ class Publisher:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                if self._turn.mine():
+                if self._leader.acquire():
                     self._publish()
             except _BrokerGone as error:
                 log.warning("events wait for the broker", extra={"reason": str(error)})
@@ -86,10 +88,10 @@ class Publisher:
             except Exception:
                 log.exception("publishing events failed; it begins anew")
             self._stop.wait(_PAUSE_S)
-        self._turn.give_up()
+        self._leader.release()
 
     def _publish(self) -> None:
-        """Over one connection, until it is gone, the turn is, or we are to stop."""
+        """Over one connection, until it or the leader lock is lost, or the thread is to stop."""
         client = self._connected()
         try:
             reached = self._start_from()
@@ -107,7 +109,7 @@ class Publisher:
                     noted, noted_s = reached, now_s
                 if now_s - looked_s >= _LOOK_AGAIN_S:
                     looked_s = now_s
-                    if not self._turn.mine():
+                    if not self._leader.acquire():
                         return
                     self._send(client, self._announcer.due(self._clock.now()))
             if reached != noted:

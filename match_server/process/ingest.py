@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from match_server.container import Services, build_services
 from match_server.data_folder import NoData
-from match_server.db.leader_lock import turn_at
+from match_server.db.leader_lock import leader_lock
 from match_server.mqtt.client import Broker, broker_of
 from match_server.mqtt.device_reports import DeviceDesk
 from match_server.mqtt.homeassistant import Discovery
@@ -80,7 +80,7 @@ def listenings(services: Services) -> list[Listening]:
 
 
 def event_publisher(services: Services, broker: Broker) -> Publisher:
-    """Publishes events, as soon as it is started and has the turn."""
+    """Publishes events, as soon as it is started and holds the leader lock."""
     settings = services.settings
     discovery = Discovery(
         settings.home_assistant_prefix, settings.home_assistant_node, version("muster")
@@ -88,7 +88,7 @@ def event_publisher(services: Services, broker: Broker) -> Publisher:
     return Publisher(
         broker,
         services.updates,
-        turn_at(services.database, "mqtt-events", settings.data_dir),
+        leader_lock(services.database, "mqtt-events", settings.data_dir),
         services.clock,
         Announcer(
             services.presence,

@@ -3,13 +3,13 @@
 from importlib.metadata import version
 
 from match_server.container import Services
-from match_server.db.leader_lock import turn_at
+from match_server.db.leader_lock import leader_lock
 from match_server.services.webhooks.calls import Caller
 from match_server.services.webhooks.delivery import Deliverer, Patience
 
 
 def webhook_deliverer(services: Services, patience: Patience | None = None) -> Deliverer:
-    """Calls webhooks, as soon as it is started and has the turn."""
+    """Calls webhooks, as soon as it is started and holds the leader lock."""
     settings = services.settings
     return Deliverer(
         services.database,
@@ -19,7 +19,7 @@ def webhook_deliverer(services: Services, patience: Patience | None = None) -> D
             private=settings.webhook_private_addresses,
             version=version("muster"),
         ),
-        turn_at(services.database, "webhooks", settings.data_dir),
+        leader_lock(services.database, "webhooks", settings.data_dir),
         services.secrets,
         services.clock,
         patience,

@@ -3,8 +3,9 @@
 Internal keys are integers; what clients see are `id` columns (UUIDv7, or named by the client).
 """
 
+from match_server.db.tables import unused as _unused  # noqa: F401  # a part of the schema
 from match_server.db.tables.administration import ApiKey, Change, Counter, DoomedFile, EndedSession
-from match_server.db.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure, Lease
+from match_server.db.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure
 from match_server.db.tables.base import Json, Table, UtcTime
 from match_server.db.tables.calibrations import Calibration
 from match_server.db.tables.decisions import EventDecision, EventLabel, EventTemplate
@@ -72,7 +73,6 @@ __all__ = [
     "Image",
     "ImportedFile",
     "Json",
-    "Lease",
     "LedgerEntry",
     "Membership",
     "ModelChange",

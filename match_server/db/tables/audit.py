@@ -1,4 +1,4 @@
-"""Who did what, what was erased, and whose turn it is to keep house."""
+"""The audit log, and the certificates of erasures."""
 
 from datetime import datetime
 
@@ -73,13 +73,3 @@ class Erasure(Table):
     files: Mapped[list[str]] = mapped_column(JSON)  # that had to be deleted
     waiting: Mapped[list[Json]] = mapped_column(JSON)  # who has not forgotten yet, as last seen
     completed_at: Mapped[datetime | None] = mapped_column(UtcTime)
-
-
-class Lease(Table):
-    """Work that one process at a time does for all; it is taken over when `until` has passed."""
-
-    __tablename__ = "leases"
-
-    name: Mapped[str] = mapped_column(Name, primary_key=True)
-    holder: Mapped[str] = mapped_column(Uuid)
-    until: Mapped[datetime] = mapped_column(UtcTime)

@@ -18,7 +18,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.leader_lock import Turn
+from match_server.db.leader_lock import LeaderLock
 from match_server.db.tables import Delivery, Json, Webhook
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.metrics import Metrics
@@ -31,7 +31,7 @@ from shared.errors import Damaged, KeyMissing, MusterError
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_LOOK_AGAIN_S = 0.5  # for new webhooks, for retries that are due, for the turn
+_LOOK_AGAIN_S = 0.5  # for new webhooks, for retries that are due, for the leader lock
 _BATCH = 50
 _BATCH_S = 2.0  # progress is written at least so often while calls go well
 _AT_ONCE = 16  # webhooks that are called at the same time
@@ -67,7 +67,7 @@ class _Progress:
 
 
 class Deliverer:
-    """The thread that has webhooks called, in the process that has the turn.
+    """The thread that has webhooks called, in the process that holds the leader lock.
 
     Its queue is the events' table, so it is bounded by that alone; what failed is a row more in
     `webhook_deliveries`. Nothing is dropped: what cannot be delivered ends as a dead letter.
@@ -78,7 +78,7 @@ class Deliverer:
         database: Database,
         updates: Updates,
         caller: Caller,
-        turn: Turn,
+        leader: LeaderLock,
         secrets: Secrets,
         clock: Clock,
         patience: Patience | None = None,
@@ -89,7 +89,7 @@ class Deliverer:
         self._database = database
         self._updates = updates
         self._caller = caller
-        self._turn = turn
+        self._leader = leader
         self._secrets = secrets
         self._clock = clock
         self._patience = patience or Patience()
@@ -102,7 +102,7 @@ class Deliverer:
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the calls under way and let another process have the turn."""
+        """Finish the calls under way and release the leader lock."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(self._caller.timeout_s + 5)
@@ -114,7 +114,7 @@ class Deliverer:
                 now_s = time.monotonic()
                 try:
                     due = now_s - looked_s >= _LOOK_AGAIN_S
-                    if due and not self._turn.mine():
+                    if due and not self._leader.acquire():
                         seen, looked_s = -1, now_s
                         self._stop.wait(_LOOK_AGAIN_S)
                         continue
@@ -127,7 +127,7 @@ class Deliverer:
                 except MusterError as error:
                     log.warning("webhooks wait", extra={"reason": error.message})
                     self._stop.wait(_LOOK_AGAIN_S)
-        self._turn.give_up()
+        self._leader.release()
 
     def _with_work(self, newest: int) -> list[int]:
         """Webhooks that are to be called now and are not; they count as being called from here."""

@@ -2,9 +2,10 @@
 
 from sqlalchemy import func, select
 
+from match_server.db.leader_lock import leader_lock
 from match_server.db.tables import Event, EventCandidate, Probe
 from match_server.services.audit.chain import Actor, act_as
-from match_server.services.maintenance import Housekeeper, HouseLease, Task
+from match_server.services.maintenance import Housekeeper, Task
 from match_server.services.privacy.retention import RetentionSweep
 from shared.clock import rfc3339
 from shared.errors import MusterError
@@ -149,20 +150,11 @@ def test_what_comes_while_it_sweeps_stays(make_api, helpers, clock, monkeypatch)
     assert api.ok("GET", f"/v1/events/{fresh}")["id"] == fresh
 
 
-# -- keeping house ---------------------------------------------------------------------------
+# -- periodic tasks ---------------------------------------------------------------------------
 
 
-def test_one_process_at_a_time_keeps_house_and_another_takes_over(make_services, clock):
-    first, second = (HouseLease(make_services().database, clock) for _ in range(2))
-    assert (first.mine(), second.mine(), first.mine()) == (True, False, True)
-    clock.advance(100)
-    assert first.mine()  # renewed
-    clock.advance(100)
-    assert not second.mine()
-    clock.advance(100)  # the first has died
-    assert (second.mine(), first.mine()) == (True, False)
-    second.give_back()
-    assert first.mine()
+def _leader(services):
+    return leader_lock(services.database, "housekeeping", services.settings.data_dir)
 
 
 def test_tasks_are_done_when_due_and_a_failure_stops_no_other(make_services, clock, caplog):
@@ -176,7 +168,7 @@ def test_tasks_are_done_when_due_and_a_failure_stops_no_other(make_services, clo
     tasks = [Task("fails", 10, fail, alone=False)]
     tasks += [Task("each", 10, lambda: done.append("each"), alone=False)]
     tasks += [Task("alone", 30, lambda: done.append("alone"), alone=True)]
-    keeper = Housekeeper(tasks, HouseLease(services.database, clock), clock)
+    keeper = Housekeeper(tasks, _leader(services), clock)
     keeper.tick()
     assert done == []
     for _ in range(3):
@@ -184,13 +176,15 @@ def test_tasks_are_done_when_due_and_a_failure_stops_no_other(make_services, clo
         keeper.tick()
     assert done == ["fails", "each"] * 3 + ["alone"]
     assert "not now" in str([vars(record) for record in caplog.records])
-    other = Housekeeper(tasks, HouseLease(services.database, clock), clock)
+    other = Housekeeper(tasks, _leader(services), clock)
     clock.advance(31)
     keeper.tick()
     del done[:]
     clock.advance(5)
     other.tick()
     assert "alone" not in done
+    keeper.stop()
+    other.stop()
 
 
 def test_when_a_key_was_used_is_written_now_and_then(api, clock):

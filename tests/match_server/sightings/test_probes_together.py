@@ -132,7 +132,7 @@ def test_nobody_waits_for_a_search_that_holds_the_write_lock(api, helpers, monke
     search, held = SegmentedGallery.search, []
 
     def watched(self, *arguments, **options):
-        held.append(api.services.database._turn._lock.locked())
+        held.append(api.services.database._write_lock._lock.locked())
         return search(self, *arguments, **options)
 
     monkeypatch.setattr(SegmentedGallery, "search", watched)

@@ -14,7 +14,7 @@ import trustme
 from pydantic import ValidationError
 from sqlalchemy import update
 
-from match_server.db.leader_lock import turn_at
+from match_server.db.leader_lock import leader_lock
 from match_server.db.tables import Webhook
 from match_server.process.notifiers import webhook_deliverer
 from match_server.schemas.webhooks import WebhookCreate, web_address
@@ -68,7 +68,7 @@ def deliver():
             services.database,
             services.updates,
             Caller(timeout_s=timeout_s, private=private, version="test"),
-            turn_at(services.database, "webhooks", services.settings.data_dir),
+            leader_lock(services.database, "webhooks", services.settings.data_dir),
             services.secrets,
             RunningClock(services.clock),
             patience,
