@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from match_server.db.leader_lock import leader_lock
-from tests.support.webhook_receivers import until
+from tests.support.waiting import wait_until
 
 HOLD = """
 import sys, time
@@ -40,5 +40,5 @@ def test_the_lock_of_a_killed_process_is_free_at_once(make_services):
         assert holder.stdout.readline() == "True\n"
         assert not lock.acquire()
         holder.send_signal(signal.SIGKILL)
-    until(lock.acquire, "the lock")
+    wait_until(lock.acquire, "the lock")
     lock.release()
