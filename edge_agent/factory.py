@@ -69,10 +69,10 @@ def open_feed(camera: CameraSettings, stopping: threading.Event, *, reconnect: b
     live, stall = is_live(camera.source), StallLimit(camera.fps)
     return Capture(
         camera.name,
-        lambda: open_source(camera.source, camera.asked, stall.seconds),
+        lambda: open_source(camera.source, camera, stall.seconds),
         ReadMode(live=live, reconnect=live and reconnect, realtime=camera.realtime),
         stopping,
-        view=camera.view,
+        view=camera,
         max_fps=camera.max_fps,
         stall=stall,
     )

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from edge_agent.capture.image_region import View
+from edge_agent.capture.image_region import cut_region, upright
 from edge_agent.capture.latest_frame import Slot, Taken
 from edge_agent.capture.source import Source
 from edge_agent.capture.stall import FROZEN_S, FreezeWatch, StallLimit
+from edge_agent.config.camera import ViewSettings
 from models.types import BgrImage
 from shared.addresses import redacted_text
 from shared.backoff import Backoff
@@ -80,7 +81,7 @@ class Capture:
         mode: ReadMode,
         stop: threading.Event,
         *,
-        view: View | None = None,
+        view: ViewSettings | None = None,
         max_fps: float | None = None,
         stall: StallLimit | None = None,
         clock: Clock | None = None,
@@ -96,7 +97,7 @@ class Capture:
         self._source: Source | None = None  # that was opened last
         self._mode = mode
         self._stop = stop
-        self._view = view or View()
+        self._view = view or ViewSettings()
         self._clock = clock or SystemClock()
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=jitter)
         self._count = 0
@@ -214,8 +215,8 @@ class Capture:
             )
 
     def _frame(self, taken: Taken) -> Frame:
-        upright = self._view.upright(taken.image)
-        image, origin = self._view.cut(upright)
+        whole = upright(taken.image, self._view)
+        image, origin = cut_region(whole, self._view)
         return Frame(
             image,
             taken.captured_at,
@@ -224,7 +225,7 @@ class Capture:
             self.name,
             taken.alone,
             origin,
-            (upright.shape[1], upright.shape[0]),
+            (whole.shape[1], whole.shape[0]),
         )
 
     def _opened(self) -> Source:

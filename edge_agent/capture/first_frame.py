@@ -30,7 +30,7 @@ def first_picture(camera: CameraSettings, timeout_s: float) -> BgrImage:
 
     def look() -> None:
         try:
-            source = open_source(camera.source, camera.asked)
+            source = open_source(camera.source, camera)
             try:
                 outcome.append(_readable_picture(source))
             finally:

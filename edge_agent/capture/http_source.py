@@ -9,7 +9,8 @@ import requests
 from edge_agent.capture.http_login import CameraLogin, offers_of
 from edge_agent.capture.jpeg_decoding import decode_jpeg, max_pixels
 from edge_agent.capture.mjpeg_source import MAX_JPEG_BYTES, MjpegStream
-from edge_agent.capture.opencv_source import Asked, split_login
+from edge_agent.capture.opencv_source import split_login
+from edge_agent.config.camera import ConnectionSettings
 from models.types import BgrImage
 from shared.addresses import redacted
 from shared.errors import MusterError, SourceError, UnreadablePicture
@@ -27,35 +28,35 @@ _TRUST: Final = "set the camera's ca_file to its certificate, or to the authorit
 _BUSY: Final = (408, 429)
 
 
-def open_over_http(spec: str, asked: Asked, stall_s: float) -> "Source | None":
+def open_over_http(spec: str, settings: ConnectionSettings, stall_s: float) -> "Source | None":
     """The camera at an address, or None where something else is found, such as a video stream.
 
     Raises SourceError where nothing is to be had.
     """
-    camera = _Camera(spec, asked)
+    camera = _Camera(spec, settings)
     response = camera.get(stall_s)
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in _ROWS:
         return MjpegStream(camera.name, response, _boundary(response), stall_s)
     response.close()
     if kind.startswith("image/"):
-        return StillCamera(camera, asked.fps or _STILLS_A_SECOND, stall_s)
+        return StillCamera(camera, settings.fps or _STILLS_A_SECOND, stall_s)
     camera.close()
     return None
 
 
 class _Camera:
-    """Requests to one camera, with its login, over a kept connection."""
+    """Requests to one camera, with its login, over a kept settings."""
 
-    def __init__(self, spec: str, asked: Asked) -> None:
+    def __init__(self, spec: str, settings: ConnectionSettings) -> None:
         self.name = redacted(spec)
         self._url, login = split_login(spec)
-        login = asked.login or login
+        login = settings.login() or login
         self._session = requests.Session()
         self._session.headers["Accept-Encoding"] = "identity"  # pictures are compressed already
         self._session.auth = None if login is None else CameraLogin(*login)
         # With each request: what the environment says goes before what a session was told.
-        self._trust = True if asked.ca_file is None else str(asked.ca_file)
+        self._trust = True if settings.ca_file is None else str(settings.ca_file)
 
     def get(self, silence_s: float) -> requests.Response:
         """An answer that is well, its body not yet read. Raises SourceError for any other."""

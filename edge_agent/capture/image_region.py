@@ -1,59 +1,40 @@
-"""What of a camera's picture is used: turned upright, private parts blacked out, cut to a region.
+"""Which part of a camera's picture is searched: turned upright, masked, cut to a region.
 
-In this order, so that masks and region are drawn on the picture as a person sees it, upright, and
-nothing after this ever sees what is masked. Boxes go out in pixels of that whole upright picture,
-whatever region of it was searched.
+Masks and region refer to the upright picture, as a person sees it. Nothing after this step sees a
+masked part. Boxes are reported in pixels of the whole upright picture.
 """
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import cv2
 import numpy as np
 
+from edge_agent.config.camera import ViewSettings
 from models.types import BgrImage
 
-Point = tuple[float, float]  # x, y as fractions 0..1 of the upright picture
-Rotation = Literal[0, 90, 180, 270]
-
-_TURNS: Final = {
+_ROTATIONS: Final = {
     90: cv2.ROTATE_90_CLOCKWISE,
     180: cv2.ROTATE_180,
     270: cv2.ROTATE_90_COUNTERCLOCKWISE,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """How a camera's pictures become the ones that are looked at. The default changes nothing."""
+def upright(image: BgrImage, view: ViewSettings) -> BgrImage:
+    """The whole picture, rotated and masked. `image` is changed."""
+    if view.rotate:
+        image = cv2.rotate(image, _ROTATIONS[view.rotate]).astype(np.uint8, copy=False)
+    # Fractions refer to the edges of the picture, OpenCV's coordinates to the middle of a pixel.
+    sides = np.array([image.shape[1], image.shape[0]])
+    for mask in view.masks:  # each by itself: where two overlap, both are black
+        polygon = np.round(np.array(mask) * sides - 0.5).astype(np.int32)
+        cv2.fillPoly(image, [polygon], (0, 0, 0))
+    return image
 
-    rotate: Rotation = 0  # degrees clockwise, until people stand upright
-    masks: tuple[tuple[Point, ...], ...] = ()  # polygons that nobody may look into
-    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # x1 y1 x2 y2, fractions
 
-    def upright(self, image: BgrImage) -> BgrImage:
-        """The whole picture, turned and masked. `image` is the caller's to give: it is changed."""
-        if self.rotate:
-            image = cv2.rotate(image, _TURNS[self.rotate]).astype(np.uint8, copy=False)
-        if self.masks:
-            # Fractions of the picture name its edges; a pixel's own coordinates, its middle.
-            sides = np.array([image.shape[1], image.shape[0]])
-            polygons = [
-                np.round(np.array(mask) * sides - 0.5).astype(np.int32) for mask in self.masks
-            ]
-            for polygon in polygons:  # one by one: where two overlap, both are black
-                cv2.fillPoly(image, [polygon], (0, 0, 0))
-        return image
-
-    def cut(self, image: BgrImage) -> tuple[BgrImage, tuple[int, int]]:
-        """The region of an upright picture, and the pixel (x, y) where it begins."""
-        height, width = image.shape[:2]
-        x1, y1 = (
-            min(int(self.region[0] * width), width - 1),
-            min(int(self.region[1] * height), height - 1),
-        )
-        x2, y2 = (
-            max(x1 + 1, round(self.region[2] * width)),
-            max(y1 + 1, round(self.region[3] * height)),
-        )
-        return image[y1:y2, x1:x2], (x1, y1)
+def cut_region(image: BgrImage, view: ViewSettings) -> tuple[BgrImage, tuple[int, int]]:
+    """The region of an upright picture, and its first pixel (x, y)."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = view.region
+    x1, y1 = min(int(left * width), width - 1), min(int(top * height), height - 1)
+    x2, y2 = max(x1 + 1, round(right * width)), max(y1 + 1, round(bottom * height))
+    return image[y1:y2, x1:x2], (x1, y1)

@@ -5,9 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import cv2
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge_agent.capture.jpeg_decoding import require_size
 from edge_agent.capture.stall import LEAST_S
+from edge_agent.config.camera import ConnectionSettings
 from models.types import BgrImage
 from shared.addresses import redacted
 from shared.errors import SourceError
@@ -23,17 +23,6 @@ from shared.errors import SourceError
 _OPEN_S: Final = 10.0
 _FIRST_S: Final = 45.0  # for the first picture, which waits for a keyframe
 _OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a camera is asked for, where its kind can be asked."""
-
-    size: tuple[int, int] | None = None  # width, height in pixels
-    fps: float | None = None
-    transport: Literal["tcp", "udp"] = "tcp"  # of RTSP's pictures
-    login: tuple[str, str] | None = None  # name and password of a network camera
-    ca_file: Path | None = None  # the authority that signed a network camera's certificate
 
 
 class OpenCvCamera:
@@ -77,7 +66,7 @@ class OpenCvCamera:
         self._capture.release()
 
 
-def open_usb_camera(spec: str, asked: Asked) -> OpenCvCamera:
+def open_usb_camera(spec: str, settings: ConnectionSettings) -> OpenCvCamera:
     path = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
     if not path.exists():
         others = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
@@ -88,17 +77,17 @@ def open_usb_camera(spec: str, asked: Asked) -> OpenCvCamera:
     capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     # MJPG first: raw pictures at full size do not pass through USB 2 at a camera's full rate.
     capture.set(cv2.CAP_PROP_FOURCC, float(cv2.VideoWriter.fourcc(*"MJPG")))
-    if asked.size is not None:
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, asked.size[0])
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, asked.size[1])
-    if asked.fps is not None:
-        capture.set(cv2.CAP_PROP_FPS, asked.fps)
+    if settings.size is not None:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.size[0])
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, settings.size[1])
+    if settings.fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, settings.fps)
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     why_not = "another program may use it, or this user may not (group video)"
     return OpenCvCamera(str(path), capture, why_not)
 
 
-def open_stream(spec: str, asked: Asked, stall_s: float = LEAST_S) -> OpenCvCamera:
+def open_stream(spec: str, settings: ConnectionSettings, stall_s: float = LEAST_S) -> OpenCvCamera:
     """A network stream through FFmpeg, which may be silent for `stall_s` once it runs."""
     scheme, name = urlsplit(spec).scheme, redacted(spec)
     limits = [
@@ -107,16 +96,16 @@ def open_stream(spec: str, asked: Asked, stall_s: float = LEAST_S) -> OpenCvCame
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
         round(stall_s * 1000),
     ]
-    options = ["rtsp_transport;udp"] if asked.transport == "udp" and scheme == "rtsp" else []
-    if asked.ca_file is not None and scheme in ("https", "rtsps"):
-        options += ["tls_verify;1", f"ca_file;{asked.ca_file}"]
+    options = ["rtsp_transport;udp"] if settings.transport == "udp" and scheme == "rtsp" else []
+    if settings.ca_file is not None and scheme in ("https", "rtsps"):
+        options += ["tls_verify;1", f"ca_file;{settings.ca_file}"]
     with _ffmpeg_options.hold("|".join(options) or None):
-        capture = cv2.VideoCapture(with_login(spec, asked.login), cv2.CAP_FFMPEG, limits)
+        capture = cv2.VideoCapture(with_login(spec, settings.login()), cv2.CAP_FFMPEG, limits)
     if not capture.isOpened() and scheme in ("rtsp", "rtsps"):
         from edge_agent.capture.rtsp_error import why_not_opened
 
         capture.release()
-        raise SourceError(f"{name} cannot be opened: {why_not_opened(spec, asked)}", source=name)
+        raise SourceError(f"{name} cannot be opened: {why_not_opened(spec, settings)}", source=name)
     why_not = "is it on, and are address, name and password right?"
     first_s = _FIRST_S if scheme in ("rtsp", "rtsps") else 0.0
     return OpenCvCamera(name, capture, why_not, first_s=first_s)

@@ -11,10 +11,11 @@ import cv2
 
 from edge_agent.capture.file_source import Film
 from edge_agent.capture.jpeg_decoding import max_pixels
-from edge_agent.capture.opencv_source import Asked, OpenCvCamera, open_stream, open_usb_camera
+from edge_agent.capture.opencv_source import OpenCvCamera, open_stream, open_usb_camera
 from edge_agent.capture.rpicam_source import open_rpicam
 from edge_agent.capture.stall import UNKNOWN_S
 from edge_agent.capture.subprocess_source import PipeSource, gstreamer_command
+from edge_agent.config.camera import ConnectionSettings
 from models.images.formats import format_of
 from models.types import BgrImage
 from shared.addresses import redacted
@@ -69,8 +70,10 @@ def read(source: Source) -> tuple[BgrImage, float] | None:
     return None if time_s is None else (source.retrieve(), time_s)
 
 
-def open_source(spec: str, asked: Asked | None = None, stall_s: float = UNKNOWN_S) -> Source:
-    """Opens what `spec` names, with what is asked of it where its kind can be asked.
+def open_source(
+    spec: str, settings: ConnectionSettings | None = None, stall_s: float = UNKNOWN_S
+) -> Source:
+    """Opens the source that `spec` names.
 
     - `/dev/video0` or `0`: a USB camera (V4L2)
     - `rtsp://…`: a network camera, over TCP or UDP
@@ -80,15 +83,16 @@ def open_source(spec: str, asked: Asked | None = None, stall_s: float = UNKNOWN_
     - a path: a folder of pictures, a picture or a film
 
     A camera that is silent for longer than `stall_s` fails. Raises SourceError, which names the
-    source without its secrets and says what would be right.
+    source without its secrets and says what would be right, or ConfigurationError where the
+    password cannot be read.
     """
-    asked = asked or Asked()
+    settings = settings or ConnectionSettings()
     if spec.isdecimal() or spec.startswith("/dev/"):
-        return open_usb_camera(spec, asked)
+        return open_usb_camera(spec, settings)
     if " ! " in spec:
         return _gstreamer(spec, stall_s)
     if spec.startswith("rpicam:"):
-        return open_rpicam(spec, asked.size, asked.fps, stall_s)
+        return open_rpicam(spec, settings.size, settings.fps, stall_s)
     scheme = _scheme(spec)
     if scheme in _STREAMS:
         _require_address(spec)
@@ -96,10 +100,10 @@ def open_source(spec: str, asked: Asked | None = None, stall_s: float = UNKNOWN_
         # Here, not above: a box without such a camera does without this library's memory.
         from edge_agent.capture.http_source import open_over_http
 
-        pictures = open_over_http(spec, asked, stall_s)
-        return open_stream(spec, asked, stall_s) if pictures is None else pictures
+        pictures = open_over_http(spec, settings, stall_s)
+        return open_stream(spec, settings, stall_s) if pictures is None else pictures
     if scheme in _STREAMS:
-        return open_stream(spec, asked, stall_s)
+        return open_stream(spec, settings, stall_s)
     return _open_path(spec)
 
 

@@ -8,7 +8,7 @@ import click
 
 from edge_agent.cli.errors import says_errors
 from edge_agent.cli.options import config_option
-from edge_agent.config.settings import load_settings
+from edge_agent.config.loading import load_settings
 from edge_agent.vision.recognition_ledger import Ledger, Refusals, plainly
 from shared.clock import SystemClock
 from shared.errors import NotFound

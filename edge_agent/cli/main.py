@@ -20,13 +20,8 @@ from edge_agent.cli.errors import says_errors
 from edge_agent.cli.ledger import ledger
 from edge_agent.cli.options import config_option
 from edge_agent.cli.process_exit import leave
-from edge_agent.config.settings import (
-    AgentSettings,
-    default_device,
-    default_state_dir,
-    load_settings,
-    settings_of,
-)
+from edge_agent.config.loading import load_settings, settings_of
+from edge_agent.config.settings import AgentSettings, default_device, default_state_dir
 
 _DRAIN_S: Final = 30.0
 

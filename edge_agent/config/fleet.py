@@ -1,14 +1,14 @@
-"""Settings of what the box says of itself and what it lets others tell it."""
+"""Settings of what the device reports and what the server may change."""
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from edge_agent.config.section import Section
 
 
-class FleetSettings(BaseModel):
-    """Health, remote configuration, and when load is shed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class FleetSettings(Section):
+    """Health messages, remote configuration, and when load is shed."""
 
     health_s: float = Field(default=30.0, ge=1, le=3600)
     remote: bool = True
@@ -19,7 +19,7 @@ class FleetSettings(BaseModel):
     min_fps: float = Field(default=2.0, ge=0, le=60)
 
     @model_validator(mode="after")
-    def _cools_below_hot(self) -> Self:
+    def _check_temperatures(self) -> Self:
         if self.cool_c >= self.hot_c:
             raise ValueError("cool_c is below hot_c: between them nothing changes")
         return self

@@ -1,40 +1,26 @@
-"""Settings of the agent: one TOML file, overridden by `MUSTER_…` in the environment, read once."""
+"""Settings of the edge agent, each with its default."""
 
-import difflib
 import os
 import re
 import socket
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from edge_agent.config.camera import CameraSettings
 from edge_agent.config.fleet import FleetSettings
 from edge_agent.config.secrets import read_secret
+from edge_agent.config.section import Section
 from edge_agent.config.timeouts import Timeouts
 from shared.errors import ConfigurationError
 from shared.files import readable
-from shared.ids import NAME_PATTERN, name_fault
 from shared.wire.messages import Name
 
 _DEFAULT_TIMEOUTS = Timeouts()
-_PREFIX = "MUSTER_"
 _KEY_VARIABLE = "MUSTER_SERVER_KEY"
 _PASSWORD_VARIABLE = "MUSTER_BROKER_PASSWORD"  # noqa: S105  # the variable's name, not a password
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _http_address(url: str) -> str:
@@ -44,7 +30,9 @@ def _http_address(url: str) -> str:
     return url
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
+    """The model pack, and what replaces parts of it."""
+
     pack: str = "compact"
     detector: str | None = None
     closer: str | None = None
@@ -52,32 +40,38 @@ class ModelSettings(_Section):
     embedder_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
-class ShotSettings(_Section):
-    """Which shots become probes; see `edge_agent.vision.best_shot.ShotRules`."""
+class ShotSettings(Section):
+    """How tracks are kept and which of their shots become probes. Scores are `Quality.score`."""
 
     gate: Literal["doorway", "passport", "off"] = "doorway"
-    first_wait_s: float = Field(default=0.2, ge=0, le=10)
-    margin: float = Field(default=0.1, ge=0, le=1)
-    max_probes: int = Field(default=4, ge=1, le=100)
-    fuse: int = Field(default=3, ge=1, le=16)
-    keep_missed_s: float = Field(default=2.5, ge=0, le=30)
+    first_wait_s: float = Field(default=0.2, ge=0, le=10)  # the first probe waits for a better shot
+    margin: float = Field(default=0.1, ge=0, le=1)  # a later probe has a score better by this
+    max_probes: int = Field(default=4, ge=1, le=100)  # of one track
+    fuse: int = Field(default=3, ge=1, le=16)  # a template is the mean of so many shots
+    keep_missed_s: float = Field(default=2.5, ge=0, le=30)  # a face may be hidden for so long
     thumbnails: bool = True
 
 
-class LivenessSettings(_Section):
-    """How the weak liveness score is used; see `edge_agent.vision.quality_gate.LivenessRules`."""
+class LivenessSettings(Section):
+    """How the weak liveness score is used: the median over the looks at one track.
+
+    `off` does not run the model; `report` sends the score with the probe; `refuse` makes no probe
+    of a track while the median is below `threshold`.
+    """
 
     policy: Literal["off", "report", "refuse"] = "report"
     threshold: float = Field(default=0.3, ge=0, le=1)
 
 
-class OutboxSettings(_Section):
+class OutboxSettings(Section):
+    """How much may wait on the disk, and for how long."""
+
     max_mib: int = Field(default=256, ge=1, le=1_048_576)
     max_age_days: float = Field(default=30.0, gt=0, le=3650)
 
 
-class GallerySettings(_Section):
-    """The box's own gallery; see docs/edge-gallery.md. It follows the feed of [server]."""
+class GallerySettings(Section):
+    """The device's own gallery (docs/edge-gallery.md). It follows the change feed of [server]."""
 
     mode: Literal["off", "when_away", "always"] = "off"
     collections: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)] = ("default",)
@@ -87,8 +81,8 @@ class GallerySettings(_Section):
     hook: Annotated[tuple[str, ...], Field(max_length=32)] = ()
 
 
-class ServerSettings(_Section):
-    """The road over HTTP. The key comes from `key_file` or MUSTER_SERVER_KEY, never from here."""
+class ServerSettings(Section):
+    """Delivery over HTTP. The key stands in `key_file` or in MUSTER_SERVER_KEY, never here."""
 
     url: Annotated[str, AfterValidator(_http_address)]
     key_file: Path | None = None
@@ -98,7 +92,7 @@ class ServerSettings(_Section):
     request_timeout_s: float = Field(default=_DEFAULT_TIMEOUTS.request_s, ge=1, le=3600)
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _check(self) -> Self:
         if self.request_timeout_s < self.answer_timeout_s:
             raise ValueError(
                 "request_timeout_s is for a whole request: it cannot be shorter than"
@@ -121,8 +115,8 @@ class ServerSettings(_Section):
         return secret
 
 
-class BrokerSettings(_Section):
-    """The road over MQTT. The password comes from `password_file` or MUSTER_BROKER_PASSWORD."""
+class BrokerSettings(Section):
+    """Delivery over MQTT. The password stands in `password_file` or in MUSTER_BROKER_PASSWORD."""
 
     url: str
     username: str | None = None
@@ -133,11 +127,12 @@ class BrokerSettings(_Section):
     resend_s: float = Field(default=15.0, ge=1, le=600)
 
     def password(self) -> str | None:
+        """Raises ConfigurationError where its file cannot be read."""
         return read_secret(self.password_file, _PASSWORD_VARIABLE)
 
 
-class AgentSettings(_Section):
-    """All that one agent is told. Unknown keys are refused."""
+class AgentSettings(Section):
+    """All settings of one agent."""
 
     device: Name = Field(default_factory=lambda: default_device())
     site: Name = "main"
@@ -154,7 +149,7 @@ class AgentSettings(_Section):
     broker: BrokerSettings | None = None
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _check(self) -> Self:
         names = [camera.name for camera in self.cameras]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -168,11 +163,11 @@ class AgentSettings(_Section):
 
     @property
     def outbox_path(self) -> Path:
-        """One outbox a device: it owns the device's sequence numbers."""
+        """One outbox for each device: it holds the device's sequence numbers."""
         return self.state_dir / f"outbox-{self.device}.db"
 
     def gallery_path(self, collection: str) -> Path:
-        """The box's encrypted copy of one collection."""
+        """The encrypted copy of one collection."""
         return self.state_dir / f"gallery-{self.device}-{collection}.db"
 
     @property
@@ -180,118 +175,16 @@ class AgentSettings(_Section):
         return self.state_dir / f"ledger-{self.device}.db"
 
 
-class _LoadedSettings(AgentSettings, BaseSettings):
-    """The same, with the environment laid over what it is given."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings  # the environment overrides the file
-
-
-def load_settings(path: Path) -> AgentSettings:
-    """The settings in the TOML file at `path`, with the environment's overrides.
-
-    Raises ConfigurationError, which names every key that is unknown, missing or impossible.
-    """
-    return settings_from(read_table(path), str(path))
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """What stands in a TOML file. Raises ConfigurationError where it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"there is no configuration {path}: `edge-agent enroll-device` writes one,"
-            " `edge-agent example` prints one with every key explained"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the configuration {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from error
-
-
-def settings_from(table: dict[str, Any], origin: str) -> AgentSettings:
-    """The settings of a table, with the environment's overrides; faults are said of `origin`."""
-    return _validated(lambda: _LoadedSettings(**table), origin)
-
-
-def settings_of(table: dict[str, Any]) -> AgentSettings:
-    """Settings from the command line, which the environment does not override."""
-    return _validated(lambda: AgentSettings.model_validate(table), "the command line")
-
-
-def _validated(make: Callable[[], AgentSettings], origin: str) -> AgentSettings:
-    try:
-        return make()
-    except ValidationError as error:
-        found = [dict(one) for one in error.errors()]
-        faults = "; ".join(_fault(one) for one in found if not _follows(one, found))
-        raise ConfigurationError(f"{origin}: {faults}") from error
-    except SettingsError as error:
-        raise ConfigurationError(f"the environment: {error}") from error
-
-
 def default_device() -> str:
-    """This machine's host name, as far as it may stand in a topic."""
+    """The host name, with "-" for each character that a topic does not allow."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-")[:63]
     return name or "box"
 
 
 def default_state_dir() -> Path:
-    """Where systemd says (`STATE_DIRECTORY`), else the user's own state folder."""
-    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if given:
-        return Path(given)
+    """The folder that systemd sets in STATE_DIRECTORY, else one in the user's state folder."""
+    by_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if by_systemd:
+        return Path(by_systemd)
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "muster"
-
-
-def _follows(error: dict[str, Any], others: list[dict[str, Any]]) -> bool:
-    """Whether a list is too short only because what stands in it is at fault."""
-    where = error["loc"]
-    return error["type"] == "too_short" and any(
-        len(one["loc"]) > len(where) and one["loc"][: len(where)] == where for one in others
-    )
-
-
-def _fault(error: dict[str, Any]) -> str:
-    """One fault as a person would like to read it, without the value: it may be a secret."""
-    location = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), _keys_beside(error["loc"]), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {location!r}{hint}"
-    if error["type"] == "model_type":
-        variable = f"{_PREFIX}{location.upper()}__…"
-        return f"{location!r} is a section with keys of its own (in the environment: {variable})"
-    if error["type"] == "missing":
-        return f"{location!r} is missing"
-    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
-        return f"{location!r}: {name_fault(str(error['input']))}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{location!r}: {message}" if location else message
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section in which the last part of `location` stands."""
-    section: type[BaseModel] = AgentSettings
-    for part in location[:-1]:
-        if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            kinds = (annotation, *get_args(annotation))
-            section = next(
-                kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
-            )
-    return list(section.model_fields)

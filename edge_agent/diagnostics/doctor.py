@@ -91,7 +91,7 @@ def _require_row_length(camera: CameraSettings) -> None:
         measured_row_bytes,
     )
 
-    width, height = camera.asked.size or DEFAULT_SIZE
+    width, height = camera.size or DEFAULT_SIZE
     row_bytes = measured_row_bytes(camera.source, (width, height))
     if expects_no_padding(width) and row_bytes != width:
         raise SourceError(

@@ -11,7 +11,8 @@ import sys
 from typing import Any, Final
 
 from edge_agent.config.camera import CameraSettings
-from edge_agent.config.settings import AgentSettings, settings_from
+from edge_agent.config.loading import settings_from
+from edge_agent.config.settings import AgentSettings
 from shared.errors import ConfigurationError, MusterError
 
 _WHOLE_S: Final = 900.0  # a new pack may have to be fetched

@@ -15,9 +15,8 @@ import tomlkit
 from pydantic import ValidationError
 from tomlkit.exceptions import TOMLKitError
 
-from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.source import open_source, read
-from edge_agent.config.settings import settings_from
+from edge_agent.config.loading import settings_from
 from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http_session import ServerSession
 from edge_agent.fleet.remote_config import write_durably
@@ -59,7 +58,7 @@ def invitation_shown(source: str, timeout_s: float) -> Invitation:
     """
     detector = cv2.QRCodeDetector()
     until_s = time.monotonic() + timeout_s
-    opened = open_source(source, Asked())
+    opened = open_source(source)
     try:
         while time.monotonic() < until_s:
             try:

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edge_agent.config.settings import AgentSettings, read_table, settings_from
+from edge_agent.config.loading import read_table, settings_from
+from edge_agent.config.settings import AgentSettings
 from shared.addresses import redacted
 from shared.clock import Clock
 from shared.errors import ConfigurationError

@@ -91,7 +91,7 @@ def _as_box(folder: Path, key: str, title: str) -> Row:
 
 def _box(plan: dict[str, object]) -> Row:
     """What one start of a box costs; everything is counted that a box without it would not have."""
-    from edge_agent.config.settings import settings_of
+    from edge_agent.config.loading import settings_of
 
     pin_to_one_core()
     trim = find_trim()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from demo.processes import free_port
-from edge_agent.config.settings import load_settings
+from edge_agent.config.loading import load_settings
 from edge_agent.outbox.outbox import Outbox
 from shared.wire.messages import ProbeMessage
 from tests.support.fake_servers import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd

@@ -18,7 +18,7 @@ import segno
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import BIN, broker, find_broker, free_port, running, server
-from edge_agent.config.settings import load_settings
+from edge_agent.config.loading import load_settings
 from edge_agent.diagnostics.doctor import examine
 from models.packs.store import default_cache
 from shared.checks import Check

@@ -19,7 +19,8 @@ import requests
 from numpy.typing import NDArray
 
 from demo.processes import free_port, server
-from edge_agent.config.settings import AgentSettings, settings_of
+from edge_agent.config.loading import settings_of
+from edge_agent.config.settings import AgentSettings
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.worker import Delivery
 from edge_agent.factory import open_outbox, open_transport
@@ -244,7 +245,7 @@ SYNCHRONISE = """
 import sys, time
 from pathlib import Path
 from edge_agent.gallery.manager import Galleries
-from edge_agent.config.settings import load_settings
+from edge_agent.config.loading import load_settings
 
 galleries = Galleries(load_settings(Path(sys.argv[1])), sys.argv[2])
 galleries.start()

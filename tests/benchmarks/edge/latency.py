@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from demo.processes import create_key, free_port, server
-from edge_agent.config.settings import settings_of
+from edge_agent.config.loading import settings_of
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.factory import build_agent
 from edge_agent.outbox.outbox import Outbox

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from edge_agent.capture.camera import Capture, ReadMode
-from edge_agent.capture.opencv_source import Asked, open_usb_camera
+from edge_agent.capture.opencv_source import open_usb_camera
 from edge_agent.capture.source import Source, open_source
+from edge_agent.config.camera import ConnectionSettings as Settings
 from shared.errors import SourceError
 
 WIDTH, HEIGHT = 128, 48
@@ -137,9 +138,9 @@ def unplugged_and_back(
 def test_a_camera_that_is_unplugged_comes_back_when_it_is_plugged_in_again(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = Asked(size=(WIDTH, HEIGHT))
+    connection = Settings(width=WIDTH, height=HEIGHT)
     _, after, said = unplugged_and_back(
-        lambda: open_source("rpicam:0", asked), device.pull_out, device.plug_in
+        lambda: open_source("rpicam:0", connection), device.pull_out, device.plug_in
     )
     assert after == 5
     assert str(said).startswith("rpicam:0 gives no pictures any more")
@@ -154,7 +155,9 @@ def test_a_usb_camera_whose_device_vanishes_is_opened_again_when_it_is_there(
     node = tmp_path / "video0"
     node.touch()
     _, after, said = unplugged_and_back(
-        lambda: open_usb_camera(str(node), Asked(size=(WIDTH, HEIGHT))), node.unlink, node.touch
+        lambda: open_usb_camera(str(node), Settings(width=WIDTH, height=HEIGHT)),
+        node.unlink,
+        node.touch,
     )
     assert after == 5
     assert UsbCapture.opened == 2
@@ -163,7 +166,7 @@ def test_a_usb_camera_whose_device_vanishes_is_opened_again_when_it_is_there(
 
 
 def test_a_child_that_is_killed_is_a_camera_that_failed(device: Device) -> None:
-    source = open_source("rpicam:0", Asked(size=(WIDTH, HEIGHT)))
+    source = open_source("rpicam:0", Settings(width=WIDTH, height=HEIGHT))
     source.grab()
     source._child.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
     with pytest.raises(SourceError, match="no pictures any more"):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edge_agent.capture.camera import Capture, Frame, ReadMode
-from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.source import is_live, open_source, read
+from edge_agent.config.camera import ConnectionSettings as Settings
 from models.types import BgrImage
 from shared.errors import SourceError
 from tests.support.films import Actor, write_film
@@ -274,7 +274,7 @@ def test_a_raspberry_pi_camera_is_read_whatever_pads_its_rows(
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    source = open_source("rpicam:0", Asked(size=(width, 48), fps=10))
+    source = open_source("rpicam:0", Settings(width=width, height=48, fps=10))
     for _ in range(2):
         taken = read(source)
         assert taken is not None

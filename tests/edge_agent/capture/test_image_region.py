@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edge_agent.capture.camera import Capture, Frame, ReadMode
-from edge_agent.capture.image_region import View
+from edge_agent.capture.image_region import cut_region, upright
 from edge_agent.capture.source import open_source
-from edge_agent.config.camera import CameraSettings
+from edge_agent.config.camera import CameraSettings, ViewSettings
 from edge_agent.vision.pipeline import Pipeline
 from tests.support.fake_faces import FakeFaces, Sink, Someone, frame_of
 
@@ -27,26 +27,26 @@ def numbered(
     ("degrees", "corner"), [(0, (1, 1)), (90, (1, 4)), (180, (8, 4)), (270, (8, 1))]
 )
 def test_a_picture_is_turned_clockwise(degrees: int, corner: tuple[int, int]) -> None:
-    upright = View(rotate=degrees).upright(numbered())  # type: ignore[arg-type]
-    assert tuple(upright[0, 0, :2]) == corner
-    assert upright.shape[:2] == ((4, 8) if degrees % 180 == 0 else (8, 4))
+    image = upright(numbered(), ViewSettings(rotate=degrees))  # type: ignore[arg-type]
+    assert tuple(image[0, 0, :2]) == corner
+    assert image.shape[:2] == ((4, 8) if degrees % 180 == 0 else (8, 4))
 
 
 def test_a_mask_is_black_and_lies_on_the_upright_picture() -> None:
     right_half = ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0))
-    upright = View(rotate=90, masks=(right_half,)).upright(numbered())
-    assert (upright[:, 2:] == 0).all()
-    assert (upright[:, :2, 2] == 7).sum() >= 8, "what is not masked is left as it was"
+    image = upright(numbered(), ViewSettings(rotate=90, masks=(right_half,)))
+    assert (image[:, 2:] == 0).all()
+    assert (image[:, :2, 2] == 7).sum() >= 8, "what is not masked is left as it was"
 
 
 def test_masks_that_overlap_are_all_black() -> None:
     one = ((0.0, 0.0), (0.8, 0.0), (0.8, 1.0), (0.0, 1.0))
     other = ((0.2, 0.0), (1.0, 0.0), (1.0, 1.0), (0.2, 1.0))
-    assert not View(masks=(one, other)).upright(numbered()).any()
+    assert not upright(numbered(), ViewSettings(masks=(one, other))).any()
 
 
 def test_a_region_says_where_it_begins() -> None:
-    image, origin = View(region=(0.25, 0.5, 0.75, 1.0)).cut(numbered())
+    image, origin = cut_region(numbered(), ViewSettings(region=(0.25, 0.5, 0.75, 1.0)))
     assert origin == (2, 2)
     assert image.shape[:2] == (2, 4)
     assert tuple(image[0, 0, :2]) == (3, 3)
@@ -54,7 +54,9 @@ def test_a_region_says_where_it_begins() -> None:
 
 def test_a_feed_gives_only_what_may_be_seen(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "door.png"), np.full((100, 200, 3), 90, np.uint8))
-    view = View(rotate=90, masks=(((0, 0), (1, 0), (1, 0.5), (0, 0.5)),), region=(0, 0.25, 1, 1))
+    view = ViewSettings(
+        rotate=90, masks=(((0, 0), (1, 0), (1, 0.5), (0, 0.5)),), region=(0, 0.25, 1, 1)
+    )
     capture = Capture(
         "door",
         lambda: open_source(str(tmp_path / "door.png")),
@@ -122,6 +124,6 @@ def test_settings_become_a_view_and_a_login(tmp_path: Path) -> None:
             "password_file": tmp_path / "password",
         }
     )
-    assert camera.view == View(180, (((0, 0), (1, 0), (1, 1)),))
-    assert camera.asked.login == ("me", "secret")
-    assert camera.asked.transport == "udp"
+    assert (camera.rotate, camera.masks) == (180, (((0, 0), (1, 0), (1, 1)),))
+    assert camera.login() == ("me", "secret")
+    assert camera.transport == "udp"

@@ -13,9 +13,10 @@ import pytest
 import trustme
 
 from edge_agent.capture.camera import Capture, ReadMode
-from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.source import open_source, read
+from edge_agent.config.camera import ConnectionSettings as Settings
 from shared.errors import SourceError
+from tests.support.camera_login import with_login
 from tests.support.mjpeg_camera import MjpegCamera, Write, jpeg, lying_jpeg
 
 
@@ -26,8 +27,8 @@ def camera() -> Iterator[MjpegCamera]:
     one.close()
 
 
-def levels(camera: MjpegCamera, count: int, asked: Asked | None = None) -> list[int]:
-    with contextlib.closing(open_source(camera.url, asked)) as source:
+def levels(camera: MjpegCamera, count: int, connection: Settings | None = None) -> list[int]:
+    with contextlib.closing(open_source(camera.url, connection)) as source:
         taken = [read(source) for _ in range(count)]
     return [round(float(one[0].mean())) for one in taken if one is not None]
 
@@ -90,11 +91,11 @@ def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: MjpegCamera
     ],
 )
 def test_name_and_password_open_it_and_are_never_said(
-    camera: MjpegCamera, offers: tuple[str, ...], joined: bool
+    camera: MjpegCamera, tmp_path: Path, offers: tuple[str, ...], joined: bool
 ) -> None:
     camera.login, camera.scheme, camera.joined = ("мне", "se cr/ét пароль"), offers, joined
     camera.script = lambda write: write(camera.part(jpeg(90)))
-    assert levels(camera, 1, Asked(login=camera.login)) == [90]
+    assert levels(camera, 1, with_login(tmp_path, *camera.login)) == [90]
     in_address = camera.url.replace("://", f"://{quote(':'.join(camera.login), safe=':')}@")
     with contextlib.closing(open_source(in_address)) as source:
         assert read(source) is not None
@@ -104,11 +105,11 @@ def test_name_and_password_open_it_and_are_never_said(
 
 
 def test_a_login_that_is_not_known_here_and_one_that_is_missing_are_said(
-    camera: MjpegCamera,
+    camera: MjpegCamera, tmp_path: Path
 ) -> None:
     camera.login, camera.scheme = ("me", "secret"), ("Negotiate", "Digest SHA-512-256")
     with pytest.raises(SourceError, match=r"logins that are not known here \(digest, negotiate\)"):
-        open_source(camera.url, Asked(login=camera.login))
+        open_source(camera.url, with_login(tmp_path, *camera.login))
     camera.scheme = "Basic"
     with pytest.raises(SourceError, match="asks for a name and a password"):
         open_source(camera.url)
@@ -162,7 +163,9 @@ def test_a_picture_that_cannot_be_read_is_passed_over_without_an_outage(
     assert caplog.text.count("unreadable picture") == 1
 
 
-def test_a_still_picture_is_asked_for_again_and_again_over_one_login(camera: MjpegCamera) -> None:
+def test_a_still_picture_is_asked_for_again_and_again_over_one_login(
+    camera: MjpegCamera, tmp_path: Path
+) -> None:
     camera.login, camera.scheme = ("me", "secret"), "Digest SHA-256"
     camera.content_type = "image/jpeg"
     shown = iter(range(20, 250, 20))
@@ -174,8 +177,10 @@ def test_a_still_picture_is_asked_for_again_and_again_over_one_login(camera: Mjp
 
     camera.script = script
     stop = threading.Event()
-    asked = Asked(fps=50, login=camera.login)
-    capture = Capture("yard", lambda: open_source(camera.url, asked), ReadMode(True, False), stop)
+    connection = with_login(tmp_path, *camera.login, fps=50)
+    capture = Capture(
+        "yard", lambda: open_source(camera.url, connection), ReadMode(True, False), stop
+    )
     seen = []
     for frame in capture:
         seen.append(round(float(frame.image.mean())))
@@ -196,7 +201,7 @@ def test_a_camera_with_a_certificate_of_its_own_is_trusted_by_ca_file_alone(
         with pytest.raises(SourceError, match=r"no authority that is trusted here.*set the camera"):
             open_source(camera.url)
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-        assert levels(camera, 1, Asked(ca_file=tmp_path / "ca.pem")) == [90]
+        assert levels(camera, 1, Settings(ca_file=tmp_path / "ca.pem")) == [90]
     finally:
         camera.close()
 

@@ -16,9 +16,11 @@ import pytest
 
 from demo.processes import free_port
 from edge_agent.capture.camera import Capture, ReadMode
-from edge_agent.capture.opencv_source import Asked, with_login
+from edge_agent.capture.opencv_source import with_login
 from edge_agent.capture.source import open_source, read
+from edge_agent.config.camera import ConnectionSettings as Settings
 from shared.errors import SourceError
+from tests.support.camera_login import with_login as login_settings
 from tests.support.mjpeg_camera import jpeg
 
 LIVE = ReadMode(live=True, reconnect=True)
@@ -82,14 +84,14 @@ def outage(
     fail: Callable[[], None],
     repair: Callable[[], None],
     limit_s: float = 60.0,
-    asked: Asked | None = None,
+    connection: Settings | None = None,
 ) -> tuple[float, int]:
     """Watches the camera, which fails after five frames and is repaired when that was noticed.
 
     How long it took to be noticed, and how many frames came after it.
     """
     stop, noticed = threading.Event(), threading.Event()
-    capture = Capture("gate", lambda: open_source(address, asked), LIVE, stop)
+    capture = Capture("gate", lambda: open_source(address, connection), LIVE, stop)
     before = after = 0
     silent_s = 0.0
 
@@ -155,8 +157,10 @@ def test_a_camera_over_udp_that_dies_comes_back_too(camera: Camera) -> None:
         process.kill()
         process.wait()
 
-    udp = Asked(transport="udp")
-    _, after = outage(address_of(process), die, lambda: camera("--only", "udp") and None, asked=udp)
+    udp = Settings(transport="udp")
+    _, after = outage(
+        address_of(process), die, lambda: camera("--only", "udp") and None, connection=udp
+    )
     assert after == 3
 
 
@@ -204,7 +208,7 @@ def test_whoever_is_slow_gets_the_newest_picture_and_no_queue_grows(
 
 
 def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
-    camera: Camera, other_camera: Camera
+    camera: Camera, other_camera: Camera, tmp_path: Path
 ) -> None:
     first, second = camera("--login", "me:secret"), other_camera("--only", "udp")
     stop, first_is_lost = threading.Event(), threading.Event()
@@ -213,8 +217,8 @@ def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
     after: list[int] = []
 
     def watch_second() -> None:
-        asked = Asked(transport="udp")
-        capture = Capture("yard", lambda: open_source(address_of(second), asked), LIVE, stop)
+        connection = Settings(transport="udp")
+        capture = Capture("yard", lambda: open_source(address_of(second), connection), LIVE, stop)
         for _ in capture:
             if first_is_lost.is_set():
                 after.append(1)
@@ -223,8 +227,8 @@ def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
 
     yard = threading.Thread(target=watch_second)
     yard.start()
-    asked = Asked(login=("me", "secret"))
-    gate = Capture("gate", lambda: open_source(address_of(first), asked), LIVE, stop)
+    connection = login_settings(tmp_path, "me", "secret")
+    gate = Capture("gate", lambda: open_source(address_of(first), connection), LIVE, stop)
 
     def watch_the_state() -> None:
         while gate.state != "lost" and not stop.wait(0.02):
@@ -243,7 +247,7 @@ def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
 
 def test_pictures_come_over_udp_where_that_is_asked_for(camera: Camera) -> None:
     process = camera("--only", "udp")
-    with contextlib.closing(open_source(address_of(process), Asked(transport="udp"))) as source:
+    with contextlib.closing(open_source(address_of(process), Settings(transport="udp"))) as source:
         taken = read(source)
     assert taken is not None
     assert taken[0].shape == (240, 320, 3)
@@ -252,17 +256,19 @@ def test_pictures_come_over_udp_where_that_is_asked_for(camera: Camera) -> None:
     process.wait()
     # The same asked of a camera that has TCP only: what was asked for is what happens.
     with pytest.raises(SourceError, match="cannot be opened"):
-        open_source(address_of(camera("--only", "tcp")), Asked(transport="udp"))
+        open_source(address_of(camera("--only", "tcp")), Settings(transport="udp"))
 
 
-def test_a_camera_with_a_login_opens_for_it_alone_and_it_is_never_said(camera: Camera) -> None:
+def test_a_camera_with_a_login_opens_for_it_alone_and_it_is_never_said(
+    camera: Camera, tmp_path: Path
+) -> None:
     address = address_of(camera("--login", "me:se/cr@t"))
     with pytest.raises(SourceError, match="name and password right") as caught:
-        open_source(address, Asked(login=("me", "wr/o@ng")))
+        open_source(address, login_settings(tmp_path, "me", "wr/o@ng"))
     assert "ng" not in caught.value.message.replace("nothing", "")
-    for asked, spec in (
-        (Asked(login=("me", "se/cr@t")), address),
-        (Asked(), with_login(address, ("me", "se/cr@t"))),
+    for connection, spec in (
+        (login_settings(tmp_path, "me", "se/cr@t"), address),
+        (Settings(), with_login(address, ("me", "se/cr@t"))),
     ):
-        with contextlib.closing(open_source(spec, asked)) as source:
+        with contextlib.closing(open_source(spec, connection)) as source:
             assert read(source) is not None

@@ -11,16 +11,16 @@ import pytest
 import trustme
 
 from demo.processes import free_port
-from edge_agent.capture.opencv_source import Asked
 from edge_agent.capture.rtsp_error import why_not_opened
 from edge_agent.capture.source import open_source
+from edge_agent.config.camera import ConnectionSettings as Settings
 from shared.errors import SourceError
 
 SHA256 = 'Digest realm="c", nonce="n", algorithm=SHA-256, qop="auth"'
 MD5 = 'Digest realm="c", nonce="n", algorithm="MD5"'
 OLD = 'Digest realm="c", nonce="n"'
 BASIC = 'Basic realm="c"'
-LOGIN = Asked(login=("me", "secret"))
+LOGIN = Settings(username="me", password_file=Path("password"))
 
 
 @contextlib.contextmanager
@@ -49,23 +49,27 @@ def answer(status: str, offers: tuple[str, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "why"),
+    ("response", "connection", "why"),
     [
         (answer("401 Unauthorized", (SHA256,)), LOGIN, "digest by SHA-256"),
         (answer("401 Unauthorized", (MD5, SHA256)), LOGIN, "digest by SHA-256"),
         (answer("401 Unauthorized", (SHA256, BASIC)), LOGIN, "digest by SHA-256"),
         (answer("401 Unauthorized", (SHA256, MD5)), LOGIN, "are name and password right"),
         (answer("401 Unauthorized", (OLD,)), LOGIN, "are name and password right"),
-        (answer("401 Unauthorized", (BASIC,)), Asked(), "asks for a name and a password"),
+        (
+            answer("401 Unauthorized", (BASIC,)),
+            Settings(),
+            "asks for a name and a password",
+        ),
         (answer("404 Not Found"), LOGIN, "no such path"),
         (answer("200 OK"), LOGIN, "which codec"),
         (answer("503 Busy"), LOGIN, "answers 503"),
         ("HTTP/1.1 400 Bad Request\r\n\r\n", LOGIN, "does not speak RTSP"),
     ],
 )
-def test_the_cameras_answer_says_why(said: str, asked: Asked, why: str) -> None:
-    with answering(said) as port:
-        assert why in why_not_opened(f"rtsp://127.0.0.1:{port}/x", asked)
+def test_the_cameras_answer_says_why(response: str, connection: Settings, why: str) -> None:
+    with answering(response) as port:
+        assert why in why_not_opened(f"rtsp://127.0.0.1:{port}/x", connection)
 
 
 def test_where_nobody_listens_that_is_said() -> None:
@@ -80,4 +84,4 @@ def test_a_certificate_is_checked_where_an_authority_is_named(tmp_path: Path) ->
     with answering(answer("404 Not Found"), context) as port:
         for ca_file, why in (("ca.pem", "no such path"), ("other.pem", "no authority")):
             with pytest.raises(SourceError, match=why):
-                open_source(f"rtsps://127.0.0.1:{port}/x", Asked(ca_file=tmp_path / ca_file))
+                open_source(f"rtsps://127.0.0.1:{port}/x", Settings(ca_file=tmp_path / ca_file))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from edge_agent.cli.main import main
-from edge_agent.config.settings import load_settings
+from edge_agent.config.loading import load_settings
 from edge_agent.vision.recognition_ledger import Ledger
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import settings as module
-from edge_agent.config.settings import AgentSettings, load_settings, settings_of
+from edge_agent.config.loading import load_settings, settings_of
+from edge_agent.config.settings import AgentSettings
 from shared.errors import ConfigurationError
 
 MINIMAL = '[[cameras]]\nname = "door"\nsource = "0"\n'

@@ -312,7 +312,7 @@ def test_a_configuration_leads_it_to_no_file_or_program_of_the_box(tmp_path: Pat
 
 
 def test_a_pack_is_a_name_and_no_path(tmp_path: Path) -> None:
-    from edge_agent.config.settings import settings_of
+    from edge_agent.config.loading import settings_of
     from edge_agent.fleet.config_dry_run import problem_of
 
     camera = {"name": "door", "source": "none.mp4"}

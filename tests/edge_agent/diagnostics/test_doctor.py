@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from demo.processes import free_port
-from edge_agent.config.settings import AgentSettings, settings_of
+from edge_agent.config.loading import settings_of
+from edge_agent.config.settings import AgentSettings
 from edge_agent.diagnostics.doctor import examine
 from shared.checks import Check
 from tests.support.fake_servers import KEY, Broker, HttpFarEnd

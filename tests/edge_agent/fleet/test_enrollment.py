@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edge_agent.cli.main import main
-from edge_agent.config.settings import load_settings
+from edge_agent.config.loading import load_settings
 from edge_agent.fleet.enrollment import enroll, invitation_shown
 from shared.enrollment_code import Invitation
 from shared.errors import (

@@ -12,7 +12,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.config.key_file import box_keys
-from edge_agent.config.settings import settings_of
+from edge_agent.config.loading import settings_of
 from edge_agent.delivery.fallback import FallbackTransport
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
