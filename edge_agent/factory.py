@@ -131,14 +131,14 @@ def open_transport(settings: AgentSettings) -> Transport | None:
     server = None if settings.server is None else _over_http(settings.server)
     if settings.broker is None:
         return server
-    from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+    from edge_agent.delivery.mqtt import MqttTransport, login_of
 
     broker = settings.broker
     topics = DeviceTopics(settings.site, settings.device)
     over_mqtt = MqttTransport(
         broker.url,
         topics,
-        MqttLogin.of(broker),
+        login_of(broker),
         key=None if settings.server is None else MessageKey.of_api_key(settings.server.key()),
         resend_s=broker.resend_s,
     )

@@ -9,12 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -22,17 +19,16 @@ from pydantic import ValidationError
 
 from edge_agent.config.settings import BrokerSettings
 from edge_agent.outbox.outbox import StoredProbe
-from shared.addresses import redacted
 from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.errors import (
-    ConfigurationError,
     Damaged,
     Forbidden,
     MusterError,
     Unauthenticated,
     Unavailable,
 )
+from shared.mqtt_client import Broker, MqttLogin, connect_properties, properties
 from shared.wire.message_keys import PROPERTY, MessageKey, signature_of
 from shared.wire.messages import (
     LocalEventMessage,
@@ -48,7 +44,6 @@ log = logging.getLogger(__name__)
 
 _SESSION_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 20
-_MOST_BYTES: Final = 1024 * 1024  # of a message to the box; the broker leaves out larger ones
 _MAX_RECONNECT_S: Final = 30.0
 _MAX_RESEND_S: Final = 60.0
 _UNHEARD_RESEND: Final = Backoff(1.0, _MAX_RESEND_S)
@@ -67,51 +62,6 @@ _SAY_AGAIN_S: Final = 3600.0
 _NO_SUBSCRIBERS: Final = 0x10  # MQTT 5.0, 3.4.2.1: PUBACK "No matching subscribers"
 _REFUSES_US: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 """MQTT 5.0, 3.2.2.2: CONNACK codes that a person must do something about (name, key, ban)."""
-
-
-@dataclass(frozen=True, slots=True)
-class MqttLogin:
-    """How the box shows itself to the broker; nothing of it ever stands in a log."""
-
-    username: str | None = None
-    password: str | None = None
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
-
-    @classmethod
-    def of(cls, broker: BrokerSettings) -> Self:
-        """Raises ConfigurationError where the password cannot be read."""
-        return cls(
-            username=broker.username,
-            password=broker.password(),
-            ca_file=broker.ca_file,
-            certificate_file=broker.certificate_file,
-            key_file=broker.key_file,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Address:
-    host: str
-    port: int
-    tls: bool
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """ConfigurationError for what is no broker's address, or holds a name or password."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:  # a port that is no number from 0 to 65535, or half a bracket
-            parts, host, port = urlsplit(""), None, None
-        if parts.scheme not in ("mqtt", "mqtts") or not host or parts.username:
-            raise ConfigurationError(
-                f"the broker's address is mqtt://host, mqtt://host:port or mqtts://host, not"
-                f" {redacted(url)!r}; name and password have settings of their own"
-            )
-        tls = parts.scheme == "mqtts"
-        return cls(host, port or (8883 if tls else 1883), tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +99,8 @@ class MqttTransport:
         resend_s: float = 15.0,
         clock: Clock | None = None,
     ) -> None:
-        self._address = _Address.parse(url)
         self._topics = topics
+        self._broker = _broker(url, topics, login or MqttLogin())
         self._key = key
         self._resend = Backoff(resend_s, _MAX_RESEND_S)
         self._clock = clock or SystemClock()
@@ -171,25 +121,21 @@ class MqttTransport:
         self._patient_until_s = 0.0  # while the first connection is being made
         self._wake: Callable[[], None] = lambda: None
         self._listeners: dict[str, Callable[[bytes], None]] = {}  # by topic, besides receipts
-        self._client = self._make_client(login or MqttLogin())
+        self._client = self._make_client()
 
     @property
     def name(self) -> str:
-        return f"broker {self._address.host}:{self._address.port}"
+        return f"broker {self._broker.host}:{self._broker.port}"
 
     def open(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._patient_until_s = self._clock.monotonic_s() + _CONNECTING_S
         self._client.connect_async(
-            self._address.host,
-            self._address.port,
+            self._broker.host,
+            self._broker.port,
             keepalive=_KEEPALIVE_S,
             clean_start=False,
-            properties=_properties(
-                PacketTypes.CONNECT,
-                SessionExpiryInterval=_SESSION_S,
-                MaximumPacketSize=_MOST_BYTES,
-            ),
+            properties=connect_properties(SessionExpiryInterval=_SESSION_S),
         )
         self._client.loop_start()
 
@@ -323,25 +269,25 @@ class MqttTransport:
         expiry_s: int | None = None,
     ) -> paho.MQTTMessageInfo:
         topic = self._topics.of(kind)
-        properties = self._signed(PacketTypes.PUBLISH, topic, body)
+        signed = self._signed(PacketTypes.PUBLISH, topic, body)
         if expiry_s is not None:
-            properties.MessageExpiryInterval = expiry_s
-        return self._client.publish(topic, body, qos=qos, retain=retain, properties=properties)
+            signed.MessageExpiryInterval = expiry_s
+        return self._client.publish(topic, body, qos=qos, retain=retain, properties=signed)
 
     def _signed(self, packet_type: int, topic: str, body: bytes) -> Properties:
         """The properties of a message, with its signature where the box has a key."""
-        properties = _properties(packet_type)
+        signed = properties(packet_type)
         if self._key is not None:
-            properties.UserProperty = (PROPERTY, self._key.sign(topic, body))
-        return properties
+            signed.UserProperty = (PROPERTY, self._key.sign(topic, body))
+        return signed
 
     def _why_not(self) -> MusterError:
         if self._refused is not None:
             return Unauthenticated(f"the {self.name} turns this box away: {self._refused}")
         return Unavailable(f"the {self.name} cannot be reached")
 
-    def _make_client(self, login: MqttLogin) -> paho.Client:
-        client = _new_client(_client_id(self._topics), self._address, login)
+    def _make_client(self) -> paho.Client:
+        client = self._broker.client()
         topic, offline = self._topics.status, self._status(False)
         will = self._signed(PacketTypes.WILLMESSAGE, topic, offline)
         client.will_set(topic, offline, qos=1, retain=True, properties=will)
@@ -476,13 +422,13 @@ def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: floa
 
     Raises ConfigurationError, Unavailable or Unauthenticated with the reason.
     """
-    address = _Address.parse(url)
     answers: queue.SimpleQueue[ReasonCode] = queue.SimpleQueue()
-    client = _new_client(f"{_client_id(topics)}-doctor", address, login)
+    broker = _broker(url, topics, login)
+    client = broker.client("-doctor")
     client.on_connect = lambda _client, _data, _flags, reason, _props: answers.put(reason)
-    name = f"{address.host}:{address.port}"
+    name = f"{broker.host}:{broker.port}"
     try:
-        client.connect(address.host, address.port)
+        client.connect(broker.host, broker.port)
         client.loop_start()
         reason = answers.get(timeout=timeout_s)
     except OSError as error:
@@ -504,30 +450,16 @@ def _reconnect_after(client: paho.Client, first_s: float, longest_s: float) -> N
     client.reconnect_delay_set(first_s, longest_s)  # type: ignore[arg-type]
 
 
-def _client_id(topics: DeviceTopics) -> str:
-    return f"muster-{topics.site}-{topics.device}"
+def login_of(broker: BrokerSettings) -> MqttLogin:
+    """Raises ConfigurationError where the password cannot be read."""
+    return MqttLogin(
+        username=broker.username,
+        password=broker.password(),
+        ca_file=broker.ca_file,
+        certificate_file=broker.certificate_file,
+        key_file=broker.key_file,
+    )
 
 
-def _new_client(client_id: str, address: _Address, login: MqttLogin) -> paho.Client:
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
-    if login.username is not None:
-        client.username_pw_set(login.username, login.password)
-    if address.tls:
-        try:
-            client.tls_set(
-                _text(login.ca_file), _text(login.certificate_file), _text(login.key_file)
-            )
-        except OSError as error:
-            raise ConfigurationError(f"a certificate cannot be read: {error}") from error
-    return client
-
-
-def _properties(packet_type: int, **values: int) -> Properties:
-    properties = Properties(packet_type)  # type: ignore[no-untyped-call]  # paho's own
-    for name, value in values.items():
-        setattr(properties, name, value)
-    return properties
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def _broker(url: str, topics: DeviceTopics, login: MqttLogin) -> Broker:
+    return Broker.at(url, f"muster-{topics.site}-{topics.device}", login)

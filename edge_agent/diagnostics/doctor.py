@@ -334,11 +334,11 @@ def _clock_beside(date: str | None, off_s: float) -> Iterator[Check]:
 
 
 def _broker(settings: AgentSettings, broker: BrokerSettings) -> Check:
-    from edge_agent.delivery.mqtt import MqttLogin, try_broker
+    from edge_agent.delivery.mqtt import login_of, try_broker
 
     try:
         topics = DeviceTopics(settings.site, settings.device)
-        try_broker(broker.url, topics, MqttLogin.of(broker), _ANSWER_S)
+        try_broker(broker.url, topics, login_of(broker), _ANSWER_S)
     except Unauthenticated as error:
         advice = "are broker.username and broker.password_file (or its certificate) right?"
         return Check("broker", "bad", error.message, advice)

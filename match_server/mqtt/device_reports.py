@@ -13,12 +13,13 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
-from match_server.mqtt.client import Broker, client_of, connect_properties, why_no_broker
+from match_server.mqtt.client import why_no_broker
 from match_server.mqtt.signing import signed, signer
 from match_server.services.devices.configurations import Configurations, Wanted
 from match_server.services.devices.health import HealthReports
 from match_server.services.devices.message_keys import MessageKeys
 from shared.errors import Damaged, MalformedInput, MusterError
+from shared.mqtt_client import Broker, connect_properties
 from shared.wire.device import DesiredConfig, HealthMessage, ReportedConfig
 from shared.wire.message_keys import MessageKey
 from shared.wire.topics import DeviceTopics, any_device
@@ -57,7 +58,7 @@ class DeviceDesk:
         self._stop = threading.Event()
         self._retained: dict[DeviceTopics, bytes] = {}  # `config/desired`, as the broker holds it
         self._looked_s = 0.0
-        self._client = client_of(broker, client_id=f"{broker.client_id}-devices")
+        self._client = broker.client("-devices", reconnect=False)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
 

@@ -22,7 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from match_server.mqtt.client import Broker, client_of, connect_properties, why_no_broker
+from match_server.mqtt.client import why_no_broker
 from match_server.mqtt.signing import signed, signer
 from match_server.schemas.events import ProbeResult, probe_id_of
 from match_server.schemas.validation import malformed
@@ -36,6 +36,7 @@ from shared.errors import (
     MusterError,
     Unavailable,
 )
+from shared.mqtt_client import Broker, connect_properties
 from shared.systemd import Watchdog, notify
 from shared.wire.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, StatusMessage
 from shared.wire.topics import DeviceTopics, TopicKind, any_device
@@ -137,7 +138,8 @@ class Consumer:
         self._client.disconnect()
 
     def _make_client(self) -> mqtt.Client:
-        client = client_of(self._broker, manual_ack=True)
+        # Not reconnected by itself: `run` does it, also when the database was away.
+        client = self._broker.client(manual_ack=True, reconnect=False)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message

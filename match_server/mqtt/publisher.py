@@ -11,12 +11,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from match_server.db.leader_lock import LeaderLock
-from match_server.mqtt.client import Broker, client_of, why_no_broker
+from match_server.mqtt.client import why_no_broker
 from match_server.mqtt.sensors import Announcer, Message
 from match_server.services.metrics import Metrics
 from match_server.services.sightings.event_feed import Told, Updates
 from shared.clock import Clock
 from shared.errors import MusterError
+from shared.mqtt_client import Broker
 from shared.wire.topics import DeviceTopics
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Publisher:
         return reached
 
     def _connected(self) -> mqtt.Client:
-        client = client_of(self._broker, client_id=f"{self._broker.client_id}-events")
+        client = self._broker.client("-events", reconnect=False)
         ready = threading.Event()
 
         def connected(

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from match_server.container import Services, build_services
 from match_server.data_folder import NoData
 from match_server.db.leader_lock import leader_lock
-from match_server.mqtt.client import Broker, broker_of
+from match_server.mqtt.client import broker_of
 from match_server.mqtt.device_reports import DeviceDesk
 from match_server.mqtt.homeassistant import Discovery
 from match_server.mqtt.intake import Consumer, Listening
@@ -21,6 +21,7 @@ from match_server.process.json_logging import set_up_logging
 from match_server.process.notifiers import webhook_deliverer
 from match_server.services.metrics import end_sharing, share_metrics
 from match_server.settings import Settings
+from shared.mqtt_client import Broker
 
 __all__ = ["Broker", "Consumer", "broker_of", "run_ingest"]
 

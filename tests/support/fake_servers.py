@@ -16,8 +16,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_agent.delivery.http import HttpTransport
-from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+from edge_agent.delivery.mqtt import MqttTransport
 from edge_agent.delivery.transport import Transport
+from shared.mqtt_client import MqttLogin
 from shared.wire.messages import ProbeMessage, ProbeReceipt, ReceiptMessage, TrackMessage
 from shared.wire.topics import DeviceTopics
 

@@ -18,11 +18,12 @@ import trustme
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import find_broker, free_port
-from edge_agent.delivery.mqtt import MqttLogin, MqttTransport, try_broker
+from edge_agent.delivery.mqtt import MqttTransport, try_broker
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
 from shared.errors import ConfigurationError, Unauthenticated, Unavailable
+from shared.mqtt_client import MqttLogin
 from shared.wire.messages import StatusMessage
 from shared.wire.topics import DeviceTopics
 from tests.support.fake_servers import SITE, Broker, MqttFarEnd
@@ -396,7 +397,7 @@ def test_two_boxes_of_one_name_say_so_and_leave_each_other_alone_for_a_while(
     ["mqtt://host:port", "mqtt://host:99999", "mqtt://[::1", "http://host", "mqtt://", "host"],
 )
 def test_an_address_that_is_none_is_refused_with_a_sentence(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="the broker's address is mqtt://host"):
+    with pytest.raises(ConfigurationError, match="the broker's address is mqtt://HOST"):
         MqttTransport(url, TOPICS)
 
 

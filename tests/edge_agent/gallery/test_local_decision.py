@@ -15,7 +15,7 @@ from edge_agent.config.key_file import box_keys
 from edge_agent.config.loading import settings_of
 from edge_agent.delivery.fallback import FallbackTransport
 from edge_agent.delivery.http import HttpTransport
-from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+from edge_agent.delivery.mqtt import MqttTransport
 from edge_agent.diagnostics.gallery_check import examine_galleries
 from edge_agent.gallery.edge_gallery import Found
 from edge_agent.gallery.encrypted_store import Store
@@ -25,6 +25,7 @@ from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
 from shared.encryption import Key
 from shared.errors import ConfigurationError
+from shared.mqtt_client import MqttLogin
 from shared.wire.change_feed import FeedPerson
 from shared.wire.messages import LocalEventMessage, ProbeMessage
 from shared.wire.template import Template

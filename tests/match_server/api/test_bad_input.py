@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from match_server.mqtt.client import Broker
 from match_server.mqtt.intake import Consumer
+from shared.mqtt_client import Broker, MqttLogin
 from shared.wire.topics import DeviceTopics
 
 pytestmark = pytest.mark.backends("sqlite")
@@ -117,7 +117,7 @@ def test_json_in_a_query_or_a_form_that_is_nested_without_end_is_refused(api, he
 
 def test_a_message_over_mqtt_that_is_nested_without_end_is_refused_and_not_sent_again(api):
     """One that is not answered would come back for ever, and end each process that takes it."""
-    broker = Broker("127.0.0.1", 1, False, None, None, "c")
+    broker = Broker("127.0.0.1", 1, False, "c", MqttLogin())
     consumer = Consumer(broker, api.services.probes)
     topics = DeviceTopics("home", "door-1")
     result = consumer._take_probe(topics, b"[" * 100_000)

@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from demo.processes import broker as open_broker
 from demo.processes import find_broker, free_port
-from edge_agent.delivery.mqtt import MqttLogin, MqttTransport
+from edge_agent.delivery.mqtt import MqttTransport
 from edge_agent.delivery.worker import Delivery
 from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.server_link import BrokerLink
@@ -29,6 +29,7 @@ from match_server.mqtt.device_reports import DeviceDesk
 from match_server.process.ingest import Consumer, broker_of, listenings
 from match_server.schemas.devices import ConfigPut, DeviceCreate, DevicePatch
 from shared.clock import SystemClock
+from shared.mqtt_client import MqttLogin
 from shared.wire.device import HealthMessage
 from shared.wire.message_keys import PROPERTY, MessageKey
 from shared.wire.messages import ProbeReceipt, ReceiptMessage

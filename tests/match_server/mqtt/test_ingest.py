@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from demo.processes import find_broker
 from match_server.db.tables import Device
-from match_server.mqtt.client import client_of, why_no_broker
+from match_server.mqtt.client import why_no_broker
 from match_server.mqtt.intake import Listening
 from match_server.process.ingest import Consumer, broker_of
 from shared.encryption import Key
@@ -440,7 +440,7 @@ def test_a_broker_with_a_certificate_of_its_own_is_trusted_by_its_authority_alon
             "set broker_ca_file to the authority that signed it"
         )
         trusting = told.model_copy(update={"broker_ca_file": tmp_path / "ca.pem"})
-        client = client_of(broker_of(trusting))
+        client = broker_of(trusting).client()
         assert client.connect("127.0.0.1", port) == 0
         client.disconnect()
         client.loop()
