@@ -23,7 +23,6 @@ from match_server.services.devices.gallery_feed import Feed
 from match_server.services.devices.health import HealthReports
 from match_server.services.devices.message_keys import MessageKeys
 from match_server.services.devices.recognition_ledger import Ledgers
-from match_server.services.encryption.key_rotation import Rotation
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.calibrations import Calibrations
@@ -38,6 +37,7 @@ from match_server.services.enrollment.references import References
 from match_server.services.feed_watch import FeedWatch
 from match_server.services.galleries.follower import OpenGallery
 from match_server.services.galleries.galleries import Galleries, open_segments
+from match_server.services.key_rotation import Rotation
 from match_server.services.maintenance import Housekeeper, Task
 from match_server.services.metrics import Metrics
 from match_server.services.model_change.comparison import ModelComparisons

@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError
 from shared.files import durable_file
 
 if TYPE_CHECKING:
-    from match_server.services.encryption.key_rotation import Progress
+    from match_server.services.key_rotation import Progress
     from match_server.settings import Settings
 
 _KEEP = "Keep a copy apart from the server and its backups: without it the data cannot be read."
