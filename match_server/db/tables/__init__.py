@@ -4,10 +4,11 @@ Internal keys are integers; what clients see are `id` columns (UUIDv7, or named 
 """
 
 from match_server.db.tables import unused as _unused  # noqa: F401  # a part of the schema
-from match_server.db.tables.administration import ApiKey, Change, Counter, DoomedFile, EndedSession
-from match_server.db.tables.audit import AuditEntry, AuditHead, AuditStart, Erasure
+from match_server.db.tables.audit import AuditEntry, AuditHead, AuditStart
+from match_server.db.tables.auth import ApiKey, EndedSession
 from match_server.db.tables.base import Json, Table, UtcTime
 from match_server.db.tables.calibrations import Calibration
+from match_server.db.tables.change_feed import Change, Counter
 from match_server.db.tables.decisions import EventDecision, EventLabel, EventTemplate
 from match_server.db.tables.devices import (
     Device,
@@ -15,21 +16,15 @@ from match_server.db.tables.devices import (
     DeviceConfiguration,
     DeviceGap,
     DeviceHealth,
+    Follower,
     LedgerEntry,
 )
-from match_server.db.tables.followers import Follower
-from match_server.db.tables.people import (
-    Collection,
-    Group,
-    Image,
-    ImportedFile,
-    Membership,
-    Person,
-    PersonField,
-    Storage,
-    Template,
-)
-from match_server.db.tables.protection import DataKey, ModelChange, SpareTemplate, Unembedded
+from match_server.db.tables.encryption import DataKey
+from match_server.db.tables.erasures import Erasure
+from match_server.db.tables.files import DoomedFile, Storage
+from match_server.db.tables.model_changes import ModelChange, SpareTemplate, Unembedded
+from match_server.db.tables.people import Collection, Group, Membership, Person, PersonField
+from match_server.db.tables.references import Image, ImportedFile, Template
 from match_server.db.tables.sightings import (
     CameraView,
     Event,

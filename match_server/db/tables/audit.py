@@ -1,11 +1,11 @@
-"""The audit log, and the certificates of erasures."""
+"""The audit log: a chain of entries, its end and its beginning."""
 
 from datetime import datetime
 
 from sqlalchemy import JSON, BigInteger, Index, Integer, LargeBinary, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from match_server.db.tables.base import Json, Name, Table, UtcTime, Uuid
+from match_server.db.tables.base import Json, Name, Table, UtcTime
 
 
 class AuditEntry(Table):
@@ -56,20 +56,3 @@ class AuditStart(Table):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     number: Mapped[int] = mapped_column(BigInteger)
     hash: Mapped[bytes] = mapped_column(LargeBinary(32))
-
-
-class Erasure(Table):
-    """The certificate of an erasure. `certificate` never changes; the audit chain has its hash."""
-
-    __tablename__ = "erasures"
-    __table_args__ = (Index("ix_erasures_person", "person"),)
-
-    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
-    person: Mapped[str] = mapped_column(Name)  # its id
-    collection_number: Mapped[int] = mapped_column(BigInteger)
-    at: Mapped[datetime] = mapped_column(UtcTime)
-    change_seq: Mapped[int] = mapped_column(BigInteger)  # who has followed so far has forgotten
-    certificate: Mapped[Json] = mapped_column(JSON)
-    files: Mapped[list[str]] = mapped_column(JSON)  # that had to be deleted
-    waiting: Mapped[list[Json]] = mapped_column(JSON)  # who has not forgotten yet, as last seen
-    completed_at: Mapped[datetime | None] = mapped_column(UtcTime)

@@ -1,29 +1,11 @@
-"""Who is enrolled, from which pictures, and what a search asks of it."""
+"""Collections, their persons and groups."""
 
 from datetime import datetime
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    String,
-    UniqueConstraint,
-)
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from match_server.db.tables.base import (
-    CodePoints,
-    Json,
-    Name,
-    Number,
-    Table,
-    UtcTime,
-    Uuid,
-    where_encrypted,
-)
+from match_server.db.tables.base import CodePoints, Json, Name, Number, Table, UtcTime
 
 
 class Collection(Table):
@@ -121,84 +103,3 @@ class PersonField(Table):
     text: Mapped[str | None] = mapped_column(CodePoints)
     number: Mapped[float | None]
     truth: Mapped[bool | None]
-
-
-class Storage(Table):
-    """Where photos go besides the data folder. It stays as long as anything lies in it."""
-
-    __tablename__ = "storages"
-    __table_args__ = ({"sqlite_autoincrement": True},)
-
-    number: Mapped[int] = mapped_column(Number, primary_key=True)
-    name: Mapped[str] = mapped_column(Name, unique=True)
-    uri: Mapped[str] = mapped_column(String(1000))  # holds no keys
-    created_at: Mapped[datetime] = mapped_column(UtcTime)
-
-
-class Image(Table):
-    """A photo that a person was enrolled from; `file` is NULL where the photo was not kept."""
-
-    __tablename__ = "images"
-    __table_args__ = (where_encrypted("images"),)
-
-    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
-    person_number: Mapped[int] = mapped_column(
-        ForeignKey("persons.number", ondelete="CASCADE"), index=True
-    )
-    file: Mapped[str | None] = mapped_column(String(200))  # below the storage
-    storage_number: Mapped[int | None] = mapped_column(
-        ForeignKey("storages.number"), index=True
-    )  # NULL: the data folder
-    media_type: Mapped[str] = mapped_column(String(40))
-    size_bytes: Mapped[int] = mapped_column(Integer)
-    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came; keyed if
-    # the collection is encrypted (HMAC): nobody else can tell whether they have the same photo
-    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of the file
-    quality: Mapped[Json] = mapped_column(JSON)
-    detection: Mapped[Json] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(UtcTime)
-
-    person: Mapped[Person] = relationship(lazy="raise")
-    storage: Mapped[Storage | None] = relationship(lazy="raise")
-
-
-class Template(Table):
-    """One reference. `number` is its id in the gallery and is never used twice."""
-
-    __tablename__ = "templates"
-    __table_args__ = (
-        Index("ix_templates_collection", "collection_number", "number"),
-        where_encrypted("templates"),
-        {"sqlite_autoincrement": True},
-    )
-
-    number: Mapped[int] = mapped_column(Number, primary_key=True)
-    id: Mapped[str] = mapped_column(Uuid, unique=True)
-    collection_number: Mapped[int] = mapped_column(
-        ForeignKey("collections.number", ondelete="CASCADE")
-    )
-    person_number: Mapped[int] = mapped_column(
-        ForeignKey("persons.number", ondelete="CASCADE"), index=True
-    )
-    image_id: Mapped[str | None] = mapped_column(
-        ForeignKey("images.id", ondelete="CASCADE"), index=True
-    )
-    model_id: Mapped[str] = mapped_column(String(80))
-    vector: Mapped[bytes] = mapped_column(LargeBinary)  # little-endian float16, unit length
-    data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # NULL: plain
-    quality: Mapped[float | None]
-    created_at: Mapped[datetime] = mapped_column(UtcTime)
-
-    person: Mapped[Person] = relationship(lazy="raise")
-
-
-class ImportedFile(Table):
-    """How much of a file of vectors has been imported, written with the vectors themselves."""
-
-    __tablename__ = "imported_files"
-
-    collection_number: Mapped[int] = mapped_column(
-        ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True
-    )
-    sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)  # of the whole file
-    lines: Mapped[int] = mapped_column(BigInteger)  # that need not be looked at again
