@@ -15,6 +15,7 @@ from typing import Final
 
 from shared.encryption import Key, Keyring
 from shared.errors import ConfigurationError, Unavailable
+from shared.files import write_durably
 
 CREDENTIAL: Final = "gallery-key"  # its name for systemd's LoadCredential(Encrypted)=
 _FILE: Final = "gallery.key"
@@ -42,21 +43,9 @@ def box_keys(state_dir: Path, given: Path | None) -> Keyring:
 
 def _make(path: Path) -> None:
     """A new key, durable before anything is sealed with it; never one that is half written."""
-    fresh = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(Key.new().text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, f"{Key.new().text}\n".encode("ascii"), mode=0o600)
     except OSError as error:
         kind = Unavailable if error.errno in TAKES_NOTHING else ConfigurationError
         raise kind(f"the box's key {path} cannot be written: {error.strerror}") from error

@@ -19,7 +19,6 @@ from edge_agent.capture.source import open_source, read
 from edge_agent.config.loading import settings_from
 from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http_session import ServerSession
-from edge_agent.fleet.remote_config import write_durably
 from shared.addresses import redacted
 from shared.enrollment_code import Invitation
 from shared.errors import (
@@ -30,6 +29,7 @@ from shared.errors import (
     Unavailable,
     UnreadablePicture,
 )
+from shared.files import write_durably
 from shared.unreachable import why_unreachable
 from shared.wire.device import DeviceGrant
 
@@ -192,6 +192,7 @@ def _text(config: Path) -> str:
 def _require_writable(file: Path) -> None:
     probe = file.with_name(f".{file.name}.try")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_durably(probe, b"", mode=0o600)
         probe.unlink()
     except OSError as error:

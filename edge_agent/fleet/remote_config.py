@@ -6,9 +6,7 @@ and it is kept when every camera has given pictures. Which step a box is at rest
 that one that takes the agent down, or hangs it, is undone by the start after the next.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,6 +18,7 @@ from edge_agent.config.settings import AgentSettings
 from shared.addresses import redacted
 from shared.clock import Clock
 from shared.errors import ConfigurationError
+from shared.files import write_durably
 from shared.wire.device import DesiredConfig, ReportedConfig
 
 _OWN: Final = ("device", "site", "state_dir", "server", "broker", "fleet")
@@ -164,6 +163,7 @@ class Configurations:
 
     def _keep(self, kept: Kept, *, required: bool = False) -> None:
         try:
+            self._state_file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._state_file, kept.model_dump_json().encode(), mode=0o600)
         except OSError as error:
             if required:
@@ -194,30 +194,6 @@ def shown(settings: AgentSettings) -> dict[str, Any]:
         camera.pop("password_file", None)
         camera.pop("username", None)
     return table
-
-
-def write_durably(file: Path, data: bytes, *, mode: int) -> None:
-    """Writes a small file as a whole or not at all, and it stays when the power fails."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f"{file.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()  # of an attempt that was cut short, perhaps of another mode
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as opened:
-            os.fchmod(descriptor, mode)  # whatever the umask is
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        fresh.replace(file)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _require_settable(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:

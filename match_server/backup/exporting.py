@@ -1,8 +1,6 @@
 """`match-server export`: everything that the server holds, as it is at one moment, in one file."""
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from match_server.services.audit.chain import Note, append_notes, note
 from match_server.settings import Settings
 from shared.clock import Clock
 from shared.errors import ConfigurationError, KeptElsewhere, NotFound
+from shared.files import durable_file
 
 Progress = Callable[[int, int], None]
 """Called now and then with how many rows and files are done, of how many (files not counted)."""
@@ -138,19 +137,8 @@ class _Export:
 
 def _in_new_file(target: Path, write: Callable[[Any], None]) -> None:
     """Private to this user, and under its name only when it is complete and on the disk."""
-    partial = target.with_name(target.name + ".partial")
     try:
-        with suppress(FileNotFoundError):
-            partial.unlink()
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                write(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.rename(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with durable_file(target, mode=0o600, suffix=".partial") as stream:
+            write(stream)
     except OSError as error:
         raise ConfigurationError(f"{target} cannot be written: {error.strerror}") from error

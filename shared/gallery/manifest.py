@@ -5,7 +5,6 @@ alive, and up to which change of the feed they are complete; what it does not na
 """
 
 import fcntl
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared.files import write_durably
 from shared.gallery.codebook import CodeBook
 from shared.gallery.segment import Shelf, View, full_view, number_of_bits
 from shared.gallery.segment_file import (
@@ -22,7 +22,6 @@ from shared.gallery.segment_file import (
     DamagedSegments,
     book_digest,
     digest_of,
-    fsync_directory,
     map_segment,
     verify_segment,
     write_segment,
@@ -151,7 +150,7 @@ class Directory:
                 raw = view.alive.tobytes()
                 entry.alive = f"{name}.{uuid.uuid4().hex}.alive"
                 entry.alive_digest = digest_of(raw)
-                _write_durably(self._path / entry.alive, raw)
+                write_durably(self._path / entry.alive, raw)
             entries.append(entry)
         manifest = _Manifest(
             format=FORMAT,
@@ -161,10 +160,7 @@ class Directory:
             segments=entries,
         )
         text = manifest.model_dump_json().encode()
-        fresh = self._path / f"{_MANIFEST}.new"
-        _write_durably(fresh, text + b"\n" + digest_of(text).encode())
-        fresh.rename(self._path / _MANIFEST)
-        fsync_directory(self._path)
+        write_durably(self._path / _MANIFEST, text + b"\n" + digest_of(text).encode())
         self._sweep(entries)
 
     def verify(self, view: View, keep_on: Callable[[], bool]) -> None:
@@ -198,7 +194,7 @@ class Directory:
     def _sweep(self, entries: list[_Entry]) -> None:
         """Remove files that no manifest names any more; who has them mapped keeps them."""
         kept = {entry.name for entry in entries} | {entry.alive for entry in entries}
-        for pattern in ("*.segment", "*.segment.new", "*.alive"):
+        for pattern in ("*.segment", "*.alive", "*.new"):
             for path in self._path.glob(pattern):
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
@@ -209,10 +205,3 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DamagedSegments(f"{path} is missing") from error
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

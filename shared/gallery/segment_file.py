@@ -8,7 +8,6 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import MusterError
-from shared.files import reserve
+from shared.files import durable_file, reserve
 from shared.gallery.codebook import CodeBook
 from shared.gallery.segment import GROUP, Planes, Shelf
 
@@ -63,21 +62,11 @@ def write_segment(
 ) -> str:
     """Have `fill` make a shelf in a new file; answers the header's digest.
 
-    The file has its name only once all of it is on the disk; until then it ends in `.new`. Raises
-    OSError where the disk has no room for it, before anything is written; then it is gone again.
+    The file is durable (`shared.files.durable_file`). Raises OSError where the disk has no room for
+    it, before anything is written.
     """
-    unfinished = path.with_name(path.name + ".new")
-    try:
-        with unfinished.open("xb+") as file:
-            digest = _fill(file, path.name, book, fill)
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-    except OSError:
-        with suppress(OSError):  # a disk that is full needs the room
-            unfinished.unlink()
-        raise
-    fsync_directory(path.parent)
-    return digest
+    with durable_file(path) as file:
+        return _fill(file, path.name, book, fill)
 
 
 def _fill(
@@ -231,12 +220,3 @@ def _parsed(path: Path, text: bytes) -> _Header:
 
 def digest_of(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def fsync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,6 @@
 """Where files lie: a folder of one or of several machines, or a bucket that speaks S3."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -9,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from match_server.services.storage.folder_id import FolderIds, id_in
 from shared.errors import Damaged, KeptElsewhere, MalformedInput, NotFound, Unavailable
-from shared.files import unwritable
+from shared.files import unwritable, write_durably
 from shared.ids import new_id
 
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 2
@@ -95,14 +94,8 @@ class Folder:
             if (folder := id_in(name)) is not None:  # of an import, else it is our own
                 self._ids_for(name).adopt(folder)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with os.fdopen(_new_private_file(path), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _sync_folder(path.parent)
+            write_durably(path, data, mode=0o600)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
             raise unwritable("a file cannot be kept", error) from error
 
     def read(self, name: str) -> bytes:
@@ -212,18 +205,6 @@ def _translated() -> Iterator[None]:
 def _new_name(kind: str) -> str:
     identifier = new_id()
     return f"{kind}/{identifier[-2:]}/{identifier}"
-
-
-def _new_private_file(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 OpenPlace = Callable[[str], Place]

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import shutil
-import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.config_dry_run import problem_of
 from edge_agent.fleet.hardware import MachineSensors
 from edge_agent.fleet.load_shedding import Shedder, Strain
-from edge_agent.fleet.remote_config import Configurations, laid_over, write_durably
+from edge_agent.fleet.remote_config import Configurations, laid_over
 from edge_agent.fleet.server_link import tell
 from edge_agent.vision.load_profile import LoadProfile
 from shared.enrollment_code import Invitation, new_code, plain_code
@@ -378,15 +377,6 @@ class TestConfigurations:
         with pytest.raises(ConfigurationError, match="No space left"):
             ours.try_out(wanted(log_level="DEBUG"))
         assert not ours.on_trial
-
-    def test_a_small_file_is_written_whole_with_its_mode(self, tmp_path: Path) -> None:
-        file = tmp_path / "deep" / "server.key"
-        write_durably(file, b"one", mode=0o600)
-        file.chmod(0o644)
-        write_durably(file, b"two", mode=0o600)
-        assert file.read_bytes() == b"two"
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert [one.name for one in file.parent.iterdir()] == ["server.key"]
 
 
 class TestInvitations:
