@@ -19,9 +19,9 @@ from contextlib import suppress
 from shared.errors import MusterError, RequestTimeout, Unavailable
 
 KEPT_BYTES = 1024 * 1024
-"""Of an answer, before its thread waits for the client; one piece may be longer."""
+"""Of a response, before its thread waits for the client; one piece may be longer."""
 SLOWEST_BYTES_PER_S = 1024
-"""A client that sends or takes less is cut off when its patience is used up."""
+"""A client that sends or takes less is cut off when its timeout is over."""
 _FAST_BYTES_PER_S = 1024 * 1024
 _SLOW_AFTER_S = 0.25
 _WANTS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -43,39 +43,41 @@ class SlowClients:
 class Waiting:
     """How long a thread has waited for a client during one request, and how long it may.
 
-    The sum of all waits ends with `patience_s` and a second for each kilobyte that has moved, so
-    that neither a silent nor a dripping client can hold a thread for long. A client is slow when it
-    was waited for more than a quarter of a second, and a second for each megabyte: only as many
+    The sum of all waits ends with `timeout_s` and a second for each kilobyte that has moved, so
+    that neither a silent nor a slow client can hold a thread for long. A client counts as slow when
+    its waits take more than a quarter of a second and a second for each megabyte: only as many
     threads as `slow` has places wait for such clients.
     """
 
-    def __init__(self, patience_s: float, slow: SlowClients) -> None:
-        self._left_s = patience_s
-        self._swift_s = _SLOW_AFTER_S  # left until it counts as slow
+    def __init__(self, timeout_s: float, slow: SlowClients) -> None:
+        self._left_s = timeout_s
+        self._fast_s = _SLOW_AFTER_S  # left until the client counts as slow
         self._slow = slow
         self._has_place = False
 
     def moved(self, count: int) -> None:
         self._left_s += count / SLOWEST_BYTES_PER_S
-        self._swift_s += count / _FAST_BYTES_PER_S
+        self._fast_s += count / _FAST_BYTES_PER_S
 
     def wait(self, poll: "select.poll") -> None:
-        """Until the poll says something. Raises RequestTimeout, and Unavailable when too many
-        clients are slow."""
+        """Waits until the poll reports an event.
+
+        Raises RequestTimeout, and Unavailable when too many clients are slow.
+        """
         if self._left_s <= 0:
             raise RequestTimeout("the client sends or takes its data too slowly")
-        if self._swift_s <= 0 and not self._has_place:
+        if self._fast_s <= 0 and not self._has_place:
             if not self._slow.take():
                 raise Unavailable(
                     "too many clients send or take their data slowly; try again later"
                 )
             self._has_place = True
-        longest_s = self._left_s if self._has_place else min(self._left_s, self._swift_s)
+        longest_s = self._left_s if self._has_place else min(self._left_s, self._fast_s)
         began_s = time.monotonic()
         poll.poll(max(1.0, longest_s * 1000))
         took_s = time.monotonic() - began_s
         self._left_s -= took_s
-        self._swift_s -= took_s
+        self._fast_s -= took_s
 
     def end(self) -> None:
         if self._has_place:
@@ -84,20 +86,20 @@ class Waiting:
 
 
 class ClientSocket:
-    """What gunicorn and the application use in place of the socket, which never blocks."""
+    """Stands in for the socket in gunicorn and the application; the socket itself never blocks."""
 
-    def __init__(self, raw: socket.socket, patience_s: float, slow: SlowClients) -> None:
+    def __init__(self, raw: socket.socket, timeout_s: float, slow: SlowClients) -> None:
         self.raw = raw
         self.unsent = 0  # bytes that are kept
         self._kept: deque[memoryview] = deque()
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._slow = slow
         self._waiting: Waiting | None = None
 
     def allow_waiting(self) -> None:
-        """From now on, and until the request ends, a thread may wait for this client."""
+        """Lets a thread wait for this client until the request ends."""
         if self._waiting is None:
-            self._waiting = Waiting(self._patience_s, self._slow)
+            self._waiting = Waiting(self._timeout_s, self._slow)
 
     def end_waiting(self) -> None:
         waiting, self._waiting = self._waiting, None
@@ -105,12 +107,12 @@ class ClientSocket:
             waiting.end()
 
     def notice_silence(self) -> None:
-        """Let the connection end when the client's machine confirms nothing that was sent to it.
+        """Ends the connection when the client's machine confirms nothing of what was sent to it.
 
-        The kernel by itself goes on for a quarter of an hour with one that lost its power.
+        The kernel alone would wait a quarter of an hour for a machine that lost its power.
         """
-        patience_ms = int(self._patience_s * 1000)
-        self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+        timeout_ms = int(self._timeout_s * 1000)
+        self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
     def recv(self, size: int) -> bytes:
         """As a socket's. Raises RequestTimeout, and Unavailable when too many clients are slow."""
@@ -123,11 +125,11 @@ class ClientSocket:
             self._wait(select.POLLIN)
 
     def sendall(self, data: bytes) -> None:
-        """Send or keep all of it. Raises ConnectionResetError where the client takes too little."""
+        """Sends or keeps all of it. Raises ConnectionResetError if the client takes too little."""
         while not self.flush() and self.unsent > KEPT_BYTES:
             try:
                 self._wait(0)
-            except MusterError as error:  # the answer has begun: no other can be given
+            except MusterError as error:  # the response has begun: it cannot be replaced
                 raise ConnectionResetError(errno.ECONNRESET, error.message) from None
         if data:
             self._kept.append(memoryview(data))
@@ -139,7 +141,7 @@ class ClientSocket:
         return len(data)
 
     def flush(self) -> bool:
-        """Send what is kept, as far as the client takes it now; whether nothing is left."""
+        """Sends what is kept, as far as the client takes it now. Returns whether all is sent."""
         with suppress(*_WANTS):
             while self._kept:
                 sent = self.raw.send(self._kept[0])
@@ -161,7 +163,7 @@ class ClientSocket:
         return bool(poll.poll(0))
 
     def _wait(self, event: int) -> None:
-        """Until there may be something to read (POLLIN), or some of what is kept can be sent."""
+        """Waits until there is something to read (POLLIN), or kept bytes can be sent."""
         if self._waiting is None:
             raise RequestTimeout("the body did not come together with the head of the request")
         poll = select.poll()
@@ -173,7 +175,7 @@ class ClientSocket:
         return self.raw.fileno()
 
     def setblocking(self, _blocking: bool) -> None:
-        """It never blocks."""
+        """Does nothing: the socket never blocks."""
 
     def shutdown(self, how: int) -> None:
         self.raw.shutdown(how)

@@ -1,4 +1,4 @@
-"""Answers to what never reaches the application, in the one form that every error has."""
+"""Error responses to requests that never reach the application, in the form of all errors."""
 
 from http import HTTPStatus
 
@@ -21,12 +21,12 @@ _KNOWN: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
     errors.ExpectationFailed: (
         HTTPStatus.EXPECTATION_FAILED,
         "expectation_failed",
-        "of Expect only 100-continue is understood",
+        "Expect: only 100-continue is supported",
     ),
     errors.UnsupportedTransferCoding: (
         HTTPStatus.NOT_IMPLEMENTED,
         "unsupported_transfer_coding",
-        "of Transfer-Encoding only chunked is understood",
+        "Transfer-Encoding: only chunked is supported",
     ),
 }
 _OF_THE_APPLICATION = (
@@ -37,29 +37,29 @@ _OF_THE_APPLICATION = (
 
 
 def refusal(error: Exception) -> tuple[HTTPStatus, bytes]:
-    """The whole answer to a request that gunicorn could not read; 500 where it was not at fault."""
+    """Returns status and response for a request that gunicorn could not read; 500 for a bug."""
     for kind, (status, code, message) in _KNOWN.items():
         if isinstance(error, kind):
-            return status, _answer(status, code, message)
+            return status, _response(status, code, message)
     if isinstance(error, errors.ParseException) and not isinstance(error, _OF_THE_APPLICATION):
         status = HTTPStatus.BAD_REQUEST
-        return status, _answer(status, "malformed", f"this is not HTTP as it is read here: {error}")
+        return status, _response(status, "malformed", f"the request is not valid HTTP: {error}")
     status, internal = HTTPStatus.INTERNAL_SERVER_ERROR, InternalError()
-    return status, _answer(status, internal.code, internal.message)
+    return status, _response(status, internal.code, internal.message)
 
 
 def head_too_large() -> bytes:
-    """The answer to a request whose head does not end."""
+    """Returns the response to a request whose head is too long."""
     return refusal(errors.LimitRequestHeaders("the head does not end"))[1]
 
 
 def too_late() -> bytes:
-    """The answer to a request that is not complete in time."""
-    message = "the request did not come to its end in time"
-    return _answer(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message)
+    """Returns the response to a request that is not complete in time."""
+    message = "the request was not complete in time"
+    return _response(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message)
 
 
-def _answer(status: HTTPStatus, code: str, message: str) -> bytes:
+def _response(status: HTTPStatus, code: str, message: str) -> bytes:
     body = ErrorBody(code=code, message=message, request_id="").model_dump_json().encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"

@@ -1,9 +1,7 @@
-"""The worker that keeps requests which wait, and gives them a thread when their wait is over."""
+"""The worker that parks waiting requests, and gives them a thread when their wait is over."""
 
 import contextlib
 import selectors
-import ssl
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -13,19 +11,17 @@ from typing import Any
 from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
 
 from match_server.api.parking import PARKING, Parked, Parking, Wait
-from match_server.process.client_socket import SLOWEST_BYTES_PER_S
-from match_server.process.http_worker import PatientWorker
+from match_server.process.connection import BUFFER_BYTES, Connection
+from match_server.process.http_worker import HttpWorker
 
 CONNECTIONS = 4000
 """Connections of one worker, parked ones included; beyond them the longest idle is closed."""
 MOST_PARKED = 2000
-"""Requests that one worker parks; beyond them a request is answered without waiting."""
-_READ_BYTES = 64 * 1024
-_HELD_BYTES = 64 * 1024  # of the next requests, which a client sends while one is parked
+"""Requests that one worker parks; beyond them a request is handled without waiting."""
 
 
 class _Stream:
-    """An answer in pieces, which a wait may interrupt: it is closed only at its end."""
+    """A response in pieces, which a wait may interrupt: it is closed only at its end."""
 
     def __init__(self, pieces: Iterable[bytes], response: Any) -> None:
         self._whole = pieces
@@ -52,25 +48,25 @@ class _Stream:
 
 
 class _ParkedStream(Parked):
-    """A streamed answer that continues later."""
+    """A streamed response that continues later."""
 
     def __init__(self, wait: Wait, stream: _Stream) -> None:
         super().__init__(wait)
         self.stream = stream
 
 
-class ParkingWorker(PatientWorker):
+class ParkingWorker(HttpWorker):
     """Parked requests hold a connection and no thread.
 
-    Of those whose wait is over a quarter of the threads are served at once, so that a change that
-    thousands wait for does not stand before searches; the others queue in `_woken`.
+    Requests whose wait is over use at most a quarter of the threads, so that a change for which
+    thousands wait does not delay searches; the others queue in `_woken`.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._parked: dict[Any, Parked] = {}  # by connection
-        self._woken: deque[tuple[Any, Parked]] = deque()
-        self._resumed: set[Any] = set()  # connections that a thread serves again
+        self._parked: dict[Connection, Parked] = {}  # by connection
+        self._woken: deque[tuple[Connection, Parked]] = deque()
+        self._resumed: set[Connection] = set()  # connections that have a thread again
         self._places = max(1, self.cfg.threads // 4)
 
     def load_wsgi(self) -> None:
@@ -86,7 +82,7 @@ class ParkingWorker(PatientWorker):
 
         self.wsgi: Any = offering
 
-    def finish_request(self, conn: Any, future: "Future[Any]") -> None:
+    def finish_request(self, conn: Connection, future: "Future[Any]") -> None:
         if conn in self._resumed:
             self._resumed.remove(conn)
             self._serve_woken()
@@ -99,33 +95,34 @@ class ParkingWorker(PatientWorker):
 
     def murder_pending(self) -> None:
         super().murder_pending()
-        if not self.alive:  # the application ends what waits
+        if not self.alive:  # the application ends the waits
             for conn in list(self._parked):
                 if conn.sock.unsent:
                     self._drop(conn)
                 else:
                     self._wake(conn, self._parked[conn].wait)
 
-    def _give_up_the_late(self, now_s: float) -> None:
-        super()._give_up_the_late(now_s)
-        for conn in [one for one in self._parked if one.sock.unsent and one.timeout <= now_s]:
+    def _give_up_late(self, now_s: float) -> None:
+        super()._give_up_late(now_s)
+        late = [c for c in self._parked if c.sock.unsent and c.timeout <= now_s]
+        for conn in late:
             self._drop(conn)
 
-    def _park(self, conn: Any, parked: Parked) -> None:
+    def _park(self, conn: Connection, parked: Parked) -> None:
         conn.woken = conn.due = False
         self._parked[conn] = parked
-        self._begin_to_send(conn)
+        self._watch(conn)
         wait = parked.wait
         wait.start(lambda: self.method_queue.defer(self._wake, conn, wait))
 
-    def _begin_to_send(self, conn: Any) -> None:
-        """Listen to a parked client, and let it take what it has not taken yet of a stream."""
-        conn.timeout = time.monotonic() + self._patience_s + conn.sock.unsent / SLOWEST_BYTES_PER_S
+    def _watch(self, conn: Connection) -> None:
+        """Watches a parked client, and sends it the unsent rest of a stream."""
+        conn.allow_time_to_send()
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if conn.sock.unsent else 0)
         self.poller.register(conn.raw, events, partial(self._on_parked, conn))
 
-    def _on_parked(self, conn: Any, client: Any) -> None:
-        """A client that waits has sent or taken something, or has gone."""
+    def _on_parked(self, conn: Connection, client: Any) -> None:
+        """A parked client has sent or taken something, or has closed the connection."""
         if client.fileno() < 0 or conn not in self._parked:
             return
         try:
@@ -134,17 +131,17 @@ class ParkingWorker(PatientWorker):
                 if conn.due:
                     self._wake(conn, self._parked[conn].wait)
                     return
-            data = conn.raw.recv(_READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return
+            data = conn.read_now()
         except (OSError, ValueError):
             data = b""
+        if data is None:
+            return
         conn.received += data
-        if not data or len(conn.received) > _HELD_BYTES:
+        if not data or len(conn.received) > BUFFER_BYTES:
             self._drop(conn)
 
-    def _drop(self, conn: Any) -> None:
-        """End a parked request whose client has gone."""
+    def _drop(self, conn: Connection) -> None:
+        """Ends a parked request whose client has closed the connection."""
         parked = self._parked.pop(conn)
         parked.wait.cancel()
         self._forget(conn)
@@ -153,11 +150,11 @@ class ParkingWorker(PatientWorker):
             parked.stream.close()
         self._close(conn)
 
-    def _wake(self, conn: Any, wait: Wait) -> None:
+    def _wake(self, conn: Connection, wait: Wait) -> None:
         parked = self._parked.get(conn)
         if parked is None or parked.wait is not wait:
-            return  # its client has gone, or it was woken twice
-        if conn.sock.unsent:  # it goes on when its client has taken what was said before
+            return  # closed, or woken twice
+        if conn.sock.unsent:  # goes on when the client has taken the earlier bytes
             conn.due = True
             return
         del self._parked[conn]
@@ -175,23 +172,23 @@ class ParkingWorker(PatientWorker):
                 finish = partial(self.method_queue.defer, self.finish_request, conn)
                 self.tpool.submit(self._continue, conn, parked.stream).add_done_callback(finish)
             else:
-                self._begin_again(conn)
+                self._restart(conn)
 
-    def _begin_again(self, conn: Any) -> None:
-        """Have the request handled as if it had just come: no byte of an answer was sent."""
-        later = conn.next_request()
+    def _restart(self, conn: Connection) -> None:
+        """Handles the request as if it had just come: no byte of a response was sent."""
+        later = conn.take_request()
         conn.parser = gunicorn_http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.request + later)
         self.enqueue_req(conn)
 
-    def _continue(self, conn: Any, stream: _Stream) -> bool:
-        """Send what a streamed answer has by now; whether the connection is kept. In a thread."""
+    def _continue(self, conn: Connection, stream: _Stream) -> bool:
+        """Sends more of a stream, in a thread. Returns whether to keep the connection."""
         conn.sock.allow_waiting()
         try:
             for piece in stream:
                 stream.response.write(piece)
             stream.response.close()
-        except OSError:  # the client has gone
+        except OSError:  # the client has closed the connection
             return False
         except Exception:
             self.log.exception("Error handling request")

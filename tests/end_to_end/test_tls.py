@@ -21,7 +21,7 @@ import trustme
 
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.outbox.outbox import StoredProbe
-from match_server.process.serve import require_sound_tls
+from match_server.process.preflight import require_sound_tls
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Unavailable
 from tests.attacks.clients import storm

@@ -223,7 +223,8 @@ def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path, monkeypatch):
 
 
 def test_a_box_without_the_servers_libraries_is_told_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "match_server.process.serve", raising=False)
+    for module in ("serve", "gunicorn_application"):
+        monkeypatch.delitem(sys.modules, f"match_server.process.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "gunicorn.app.base", None)  # so that its import fails
     text = _run("serve", "--data-dir", tmp_path, code=1)
     assert "pip install 'muster[server]'" in text

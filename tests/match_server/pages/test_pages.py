@@ -182,7 +182,7 @@ def test_an_open_page_is_open_to_this_machine_by_its_own_name_alone(make_api):
 
 
 def test_a_page_is_never_open_on_an_address_that_others_reach(settings):
-    from match_server.process.serve import require_loopback_for_open_page
+    from match_server.process.preflight import require_loopback_for_open_page
     from shared.errors import ConfigurationError
 
     for host in ("0.0.0.0", "::", "192.168.0.9", "example.org"):
