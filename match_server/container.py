@@ -44,8 +44,8 @@ from match_server.services.model_change.comparison import ModelComparisons
 from match_server.services.model_change.reembedding import Reembedding
 from match_server.services.presence import Presence
 from match_server.services.privacy.erasure import Erasures
-from match_server.services.privacy.erasure_journal import Journal
-from match_server.services.privacy.orphan_files import Orphans
+from match_server.services.privacy.erasure_journal import ErasureJournal
+from match_server.services.privacy.orphan_files import OrphanFiles
 from match_server.services.privacy.retention import RetentionSweep
 from match_server.services.recognition.engines import (
     Engines,
@@ -118,7 +118,7 @@ class Services:
     audit: Audit
     audit_retention: AuditRetention
     erasures: Erasures
-    journal: Journal
+    journal: ErasureJournal
     retention: RetentionSweep
     housekeeper: Housekeeper
     followers: Followers
@@ -137,7 +137,7 @@ class Services:
         self.files.sweep()
         self.erasures.repeat()
         with contextlib.suppress(KeyMissing, Damaged):  # each use of these says so
-            self.secrets.seal_open_ones(self.database)
+            self.secrets.seal_plain(self.database)
         return self.keys.any_valid()
 
     def close(self) -> None:
@@ -188,10 +188,10 @@ def build_services(
     followers = Followers(database, clock)
     access = AccessLog(database, clock)
     audit = Audit(database)
-    journal = Journal(settings.data_dir, database, clock)
+    journal = ErasureJournal(settings.data_dir, database, clock)
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
     erasures = Erasures(database, files, galleries, clock, settings.declared_backups, journal)
-    orphans = Orphans(settings.data_dir, database)
+    orphans = OrphanFiles(settings.data_dir, database)
     tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
     retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
     return Services(

@@ -194,7 +194,7 @@ def _messages(
     started_s = spoke_s = time.monotonic()
     yield f"retry: 2000\nid: {revision}\n\n"
     while not stopping() and time.monotonic() - started_s < _LONGEST_S:
-        rings = events.bell.rings
+        signals = events.commit_signal.signals
         updates, revision = events.since(revision, query)
         for update in updates:
             yield _message(update)
@@ -206,7 +206,7 @@ def _messages(
             spoke_s = now_s
             yield f"id: {revision}\n: still here\n\n"
         if watch is None:
-            events.bell.wait(rings, _POLL_S)
+            events.commit_signal.wait(signals, _POLL_S)
         else:
             yield Parked(watch.wait(EVENTS, revision, spoke_s + _HEARTBEAT_S))
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from match_server.backup.container import Writer
 from match_server.backup.files import Places, files_named, is_named
-from match_server.backup.rows import TableRows, counted, numbers_given
+from match_server.backup.rows import TableRows, counted, highest_numbers
 from match_server.data_folder import require_data_folder
 from match_server.db.database import Database
 from match_server.db.migrations import current_revision, head_revision
@@ -107,7 +107,7 @@ class _Export:
         total, done = sum(counted(connection, metadata).values()), 0
         tables = {table.name: TableRows(table) for table in metadata.sorted_tables}
         columns = {name: rows.columns for name, rows in tables.items()}
-        writer.add({**about, "tables": columns, "numbers": numbers_given(connection, metadata)})
+        writer.add({**about, "tables": columns, "numbers": highest_numbers(connection, metadata)})
         for name, rows in tables.items():
             self.result.rows[name] = 0
             for batch in rows.read(connection):

@@ -13,11 +13,11 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from match_server.backup.container import MAGIC, Reader, Record
 from match_server.backup.files import Named, Places, forget, require_names, storages_named
-from match_server.backup.rows import Batch, Row, TableRows, counted, give_numbers_after
+from match_server.backup.rows import Batch, Row, TableRows, continue_numbers, counted
 from match_server.db.database import Database, sqlite_path
 from match_server.db.migrations import current_on, head_revision, known_revisions, migrate_on
 from match_server.services.audit.chain import append_notes
-from match_server.services.privacy.erasure_journal import Journal
+from match_server.services.privacy.erasure_journal import ErasureJournal
 from match_server.settings import Settings
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError, Conflict, Damaged
@@ -89,7 +89,7 @@ def restore(
             run = _Import(connection, places, records, storages, lambda: progress(stream.tell()))
             run.fill()
             # What follows the commit is done at the next start, also when this one is killed.
-            Journal(settings.data_dir, database, SystemClock()).expect_restored()
+            ErasureJournal(settings.data_dir, database, SystemClock()).expect_restored()
             # Segments of whatever this folder served before.
             shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
         return run.result
@@ -139,7 +139,7 @@ class _Import:
             raise Damaged("the file has no end")
         if next(self._records, None) is not None:
             raise Damaged("the file goes on after its end")
-        give_numbers_after(self._connection, server.numbers)
+        continue_numbers(self._connection, server.numbers)
         migrate_on(self._connection, "head")
         require_names(self._connection)
         self._require_known(storages_named(self._connection))

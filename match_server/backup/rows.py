@@ -125,7 +125,7 @@ def counted(connection: Connection, metadata: MetaData) -> dict[str, int]:
     return {table.name: TableRows(table).count(connection) for table in metadata.sorted_tables}
 
 
-def numbers_given(connection: Connection, metadata: MetaData) -> dict[str, tuple[str, int]]:
+def highest_numbers(connection: Connection, metadata: MetaData) -> dict[str, tuple[str, int]]:
     """By table, the column that the database numbers, and the highest number it ever gave."""
     given: dict[str, tuple[str, int]] = {}
     for table in metadata.sorted_tables:
@@ -139,7 +139,7 @@ def numbers_given(connection: Connection, metadata: MetaData) -> dict[str, tuple
     return given
 
 
-def give_numbers_after(connection: Connection, given: Mapping[str, tuple[str, int]]) -> None:
+def continue_numbers(connection: Connection, given: Mapping[str, tuple[str, int]]) -> None:
     """Let no table give a number again that it gave where the rows come from."""
     for table, (numbered, number) in given.items():
         names = {"table": table, "column": numbered, "number": number}

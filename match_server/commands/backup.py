@@ -83,13 +83,13 @@ def import_server(
     from match_server.process.open_services import open_services
     from match_server.services.audit.chain import append_notes
     from match_server.services.privacy.erasure_journal import FILE as JOURNAL
-    from match_server.services.privacy.erasure_journal import Journal
+    from match_server.services.privacy.erasure_journal import ErasureJournal
     from shared.clock import SystemClock
 
     make_data_folder(settings.data_dir)
     if erasures is not None:  # first, so that a killed import does not lose it
         with closing(Database(settings.sqlalchemy_url, append_notes)) as database:
-            Journal(settings.data_dir, database, SystemClock()).merge(erasures)
+            ErasureJournal(settings.data_dir, database, SystemClock()).merge(erasures)
     size = file.stat().st_size
     with progress("Importing", size, counts=False) as display:
         done = restore(
@@ -122,10 +122,10 @@ def _erased_before(settings: "Settings") -> int:
 
     from match_server.db.tables import Erasure
     from match_server.process.bootstrap import open_database
-    from match_server.services.lookups import one_number
+    from match_server.services.lookups import count_of
 
     with open_database(settings) as database, database.read() as session:
-        return one_number(session, select(func.count()).select_from(Erasure))
+        return count_of(session, select(func.count()).select_from(Erasure))
 
 
 def passphrase_from(file: Path | None) -> str | None:

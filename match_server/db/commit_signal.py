@@ -1,8 +1,8 @@
-"""Wakes whoever waits for the database to change, so that waiting needs few questions.
+"""A signal at every commit, so that threads that wait for a change need few queries.
 
-A write of this process rings at its commit. On PostgreSQL every commit of every process rings, by
-LISTEN and NOTIFY; while that does not work, and on SQLite, whoever waits looks now and then, as
-without a bell: it never carries news, it only says that looking may be worth it.
+A write of this process gives the signal at its commit. On PostgreSQL every commit of every process
+gives it, by LISTEN and NOTIFY. Where that does not work, and on SQLite, a waiting thread polls. The
+signal carries no data: it only says that a new query may return something new.
 """
 
 import threading
@@ -11,43 +11,44 @@ from collections.abc import Callable, Iterator
 
 CHANNEL = "muster"  # of NOTIFY
 
-_GAP_S = 0.05  # between two looks of one who waits, however often it rings
-_LISTENING_S = 1.0  # between two looks without a ring, where every commit rings
-_PAUSE_S = 2.0  # before listening is tried again
+_GAP_S = 0.05  # the shortest wait, however many commits there are
+_LISTENING_S = 1.0  # the longest wait where every commit gives the signal
+_PAUSE_S = 2.0  # after listening has failed
 
 Listen = Callable[[], Iterator[None]]
-"""Yields when it listens, then at least twice a second, and ends when it cannot listen any more."""
+"""Yields once when it listens, then at least twice a second; ends when it can no longer listen."""
 
 
-class Bell:
-    """Thread-safe. Listening takes a thread, which begins when somebody waits."""
+class CommitSignal:
+    """Thread-safe. Listening needs a thread, which starts at the first `wait`."""
 
     def __init__(self, listen: Listen | None) -> None:
-        """Without `listen`, only the writes of this process ring."""
+        """Without `listen`, only the writes of this process give the signal."""
         self._listen = listen
         self._changed = threading.Condition()
-        self._rings = 0
+        self._signals = 0
         self._listening = False
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     @property
-    def rings(self) -> int:
-        """To be asked before looking, and given to `wait` after it: no ring falls in between."""
-        return self._rings
+    def signals(self) -> int:
+        """The number of signals so far. Read it before a query and pass it to `wait` after it."""
+        return self._signals
 
-    def ring(self) -> None:
+    def notify(self) -> None:
+        """Give the signal."""
         with self._changed:
-            self._rings += 1
+            self._signals += 1
             self._changed.notify_all()
 
-    def wait(self, rings: int, poll_s: float) -> None:
-        """Until it rings after `rings`, or looking is due anyway."""
+    def wait(self, signals: int, poll_s: float) -> None:
+        """Wait for the next signal after `signals`: at most `poll_s`, or 1 s while listening."""
         self._start()
         time.sleep(_GAP_S)
         with self._changed:
-            patience_s = _LISTENING_S if self._listening else poll_s
-            self._changed.wait_for(lambda: self._rings != rings, patience_s)
+            timeout_s = _LISTENING_S if self._listening else poll_s
+            self._changed.wait_for(lambda: self._signals != signals, timeout_s)
 
     def close(self) -> None:
         """Stop listening; needed before a process forks."""
@@ -62,16 +63,16 @@ class Bell:
             return
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._hear, name="bell", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
                 self._thread.start()
 
-    def _hear(self) -> None:
+    def _run(self) -> None:
         while self._listen is not None and not self._stop.is_set():
             for _ in self._listen():
                 if self._stop.is_set():
                     break
                 if not self._listening:
                     self._listening = True
-                    self.ring()  # what rang before was not heard
+                    self.notify()  # commits before this moment gave no signal
             self._listening = False
             self._stop.wait(_PAUSE_S)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from match_server.db.commit_signal import CHANNEL, Bell
+from match_server.db.commit_signal import CHANNEL, CommitSignal
 from match_server.db.engines import (
     BUSY_TIMEOUT_MS,
     SQLITE_CONNECTIONS,
@@ -142,7 +142,7 @@ class Database:
         self._bad_value: type[Exception] = dbapi.DataError
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
         self._write_lock = _WriteLock(waiting_writers)
-        self.bell = Bell(None if self.is_sqlite else self._listen)
+        self.commit_signal = CommitSignal(None if self.is_sqlite else self._listen)
         self._reader = self._engine.execution_options(**read_options(self.url))
         self._writer = self._engine.execution_options(muster_writes=True)
 
@@ -192,7 +192,7 @@ class Database:
                 if asked and error.connection_invalidated:
                     raise Unavailable(_NOT_KNOWN, stored="unknown") from error
                 raise
-        self.bell.ring()
+        self.commit_signal.notify()
 
     def execute(
         self, statement: Statement, params: Mapping[str, Parameter], /
@@ -249,7 +249,7 @@ class Database:
             yield
             while True:
                 for _ in driver.notifies(timeout=_LISTEN_S, stop_after=1):
-                    self.bell.ring()
+                    self.commit_signal.notify()
                 yield
         except self._driver_error:
             return
@@ -323,7 +323,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; needed before a process forks."""
-        self.bell.close()
+        self.commit_signal.close()
         self._engine.dispose()
 
 

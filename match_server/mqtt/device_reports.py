@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from match_server.mqtt.client import why_no_broker
 from match_server.mqtt.signing import signed, signer
-from match_server.services.devices.configurations import Configurations, Wanted
+from match_server.services.devices.configurations import Configurations, DeviceConfig
 from match_server.services.devices.health import HealthReports
 from match_server.services.devices.message_keys import MessageKeys
 from shared.errors import Damaged, MalformedInput, MusterError
@@ -150,7 +150,7 @@ class DeviceDesk:
 
     def _publish_desired(self) -> None:
         try:
-            wanted = self._configurations.wanted()
+            wanted = self._configurations.desired()
         except MusterError as error:
             log.warning("configurations cannot be read now", extra={"reason": error.message})
             return
@@ -160,7 +160,7 @@ class DeviceDesk:
         for topics in self._retained.keys() - known.keys():  # of a device that was forgotten
             self._client.publish(topics.of("config/desired"), b"", qos=1, retain=True)
 
-    def _publish_one(self, topics: DeviceTopics, wanted: Wanted) -> None:
+    def _publish_one(self, topics: DeviceTopics, wanted: DeviceConfig) -> None:
         """Sealed for a device that signs: the passwords of its cameras stand in it."""
         topic, body = topics.of("config/desired"), wanted.desired.model_dump_json().encode()
         key = None

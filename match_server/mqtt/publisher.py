@@ -103,7 +103,7 @@ class Publisher:
                     raise _BrokerGone("the connection is gone")
                 told, reached = self._updates.after(reached, _BATCH)
                 self._send(client, [message for one in told for message in self._messages(one)])
-                self._metrics.told("mqtt", "taken", len(told))
+                self._metrics.delivery("mqtt", "taken", len(told))
                 now_s = time.monotonic()
                 if reached != noted and now_s - noted_s >= _CURSOR_EVERY_S:
                     self._updates.note_reached(READER, reached)

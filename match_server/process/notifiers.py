@@ -5,10 +5,10 @@ from importlib.metadata import version
 from match_server.container import Services
 from match_server.db.leader_lock import leader_lock
 from match_server.services.webhooks.calls import Caller
-from match_server.services.webhooks.delivery import Deliverer, Patience
+from match_server.services.webhooks.delivery import Deliverer, RetryPolicy
 
 
-def webhook_deliverer(services: Services, patience: Patience | None = None) -> Deliverer:
+def webhook_deliverer(services: Services, retry: RetryPolicy | None = None) -> Deliverer:
     """Calls webhooks, as soon as it is started and holds the leader lock."""
     settings = services.settings
     return Deliverer(
@@ -22,6 +22,6 @@ def webhook_deliverer(services: Services, patience: Patience | None = None) -> D
         leader_lock(services.database, "webhooks", settings.data_dir),
         services.secrets,
         services.clock,
-        patience,
+        retry,
         metrics=services.metrics,
     )

@@ -102,7 +102,7 @@ class FeedWatch:
                 if self._closed:
                     return
                 waits = list(self._waits)
-            rings = self._database.bell.rings
+            signals = self._database.commit_signal.signals
             try:
                 self._look({wait.feed for wait in waits})
             except MusterError as error:
@@ -112,7 +112,7 @@ class FeedWatch:
                 log.exception("The feeds cannot be read")
                 time.sleep(_PAUSE_S)
             self._wake_due(waits)
-            self._database.bell.wait(rings, _POLL_S)
+            self._database.commit_signal.wait(signals, _POLL_S)
 
     def _look(self, feeds: set[int]) -> None:
         """Learn how far each of these feeds has come."""

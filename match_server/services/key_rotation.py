@@ -27,7 +27,7 @@ from match_server.db.tables import (
 from match_server.services.audit.chain import Note, note
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.lookups import one_number
+from match_server.services.lookups import count_of
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
 from shared.errors import Damaged, KeptElsewhere, NotFound
@@ -85,7 +85,7 @@ class Rotation:
         """Whether data is still under retired keys."""
         retired = select(func.count()).where(DataKey.retired_at.is_not(None))
         with self._database.read() as session:
-            return one_number(session, retired) > 0
+            return count_of(session, retired) > 0
 
     def rewrap(self) -> MasterUse:
         """Seal data keys and secrets with the current master key; how many were not yet."""
@@ -247,7 +247,7 @@ class Rotation:
         with self._database.read() as session:
             retired = _retired(session, owner)
             return sum(
-                one_number(session, select(func.count()).where(table.data_key.in_(retired)))
+                count_of(session, select(func.count()).where(table.data_key.in_(retired)))
                 for table in _TABLES
             )
 

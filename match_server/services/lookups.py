@@ -92,6 +92,6 @@ def is_expired(expires_at: datetime | None, now: datetime) -> bool:
     return expires_at is not None and expires_at <= now
 
 
-def one_number(session: Session, query: Select[Any]) -> int:
+def count_of(session: Session, query: Select[Any]) -> int:
     """The single number that a counting query answers."""
     return int(session.scalar(query) or 0)

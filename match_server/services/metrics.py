@@ -200,8 +200,8 @@ class Metrics:
             buckets=_PARTY,
             registry=self._registry,
         )
-        self._told = Counter(
-            "muster_events_told",
+        self._deliveries = Counter(
+            "muster_events_deliveries",
             "Events told to others, by way (mqtt, webhook) and outcome.",
             ("way", "outcome"),
             registry=self._registry,
@@ -265,8 +265,8 @@ class Metrics:
         if count:
             self._retention.labels(what).inc(count)
 
-    def told(self, way: str, outcome: str, count: int = 1) -> None:
-        self._told.labels(way, outcome).inc(count)
+    def delivery(self, way: str, outcome: str, count: int = 1) -> None:
+        self._deliveries.labels(way, outcome).inc(count)
 
     def exposition(self, gauges: Gauges) -> tuple[bytes, str]:
         """The text for Prometheus, and its media type."""

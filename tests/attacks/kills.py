@@ -41,7 +41,7 @@ from match_server.schemas.collections import CollectionCreate
 from match_server.services.audit.chain import append_notes
 from match_server.services.encryption import key_rotation
 from match_server.services.privacy.erasure_journal import FILE as JOURNAL
-from match_server.services.privacy.orphan_files import Orphans
+from match_server.services.privacy.orphan_files import OrphanFiles
 from match_server.settings import Settings
 from shared.clock import SystemClock
 from shared.encryption import Key
@@ -248,7 +248,7 @@ def _files(services: Services) -> int:
     for one in photos:
         os.utime(one, (0, 0))
     services.files.sweep()
-    Orphans(folder, services.database).run()
+    OrphanFiles(folder, services.database).run()
     return sum(one.is_file() for one in photos)
 
 

@@ -337,7 +337,7 @@ def look_at(services: Services) -> None:
         services.ledgers.of(one.name, LedgerQuery())
         services.configurations.get(one.name)
     services.presence.now()
-    services.configurations.wanted()
+    services.configurations.desired()
     services.events.page(EventQuery(size=1000))
 
 

@@ -12,7 +12,7 @@ from match_server.db.tables import AuditEntry, AuditHead, AuditStart, Collection
 from match_server.schemas.audit import Anchor, AuditEntryView, AuditQuery, AuditVerified
 from match_server.schemas.base import Page
 from match_server.services.audit.chain import FIRST_HASH, canonical, entry_hash, sha256_hex
-from match_server.services.lookups import numbers_of, one_number
+from match_server.services.lookups import count_of, numbers_of
 from match_server.services.paging import page_of_rows
 from shared.errors import Conflict, MalformedInput
 
@@ -192,7 +192,7 @@ def _compare_certificates(session: Session) -> int:
             "the certificates of erasure from before the log's beginning are not those that "
             f"entry {pruned.number} names",
         )
-    return one_number(session, select(func.count()).select_from(Erasure))
+    return count_of(session, select(func.count()).select_from(Erasure))
 
 
 def newest_pruning(session: Session) -> AuditEntry | None:

@@ -20,7 +20,7 @@ from match_server.db.tables import ApiKey
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.audit.chain import Note, note
-from match_server.services.lookups import one_number
+from match_server.services.lookups import count_of
 from match_server.services.paging import each, page_of
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
@@ -143,7 +143,7 @@ class Keys:
             ApiKey.expires_at.is_(None) | (ApiKey.expires_at > self._clock.now()),
         )
         with self._database.read() as session:
-            return one_number(session, valid) > 0
+            return count_of(session, valid) > 0
 
     def recognise(self, key: str) -> Principal:
         """Who has this key. Raises Unauthenticated for one unknown, expired or revoked.

@@ -12,7 +12,7 @@ from match_server.db.database import Database
 from match_server.db.tables import Device, DeviceConfiguration, Json
 from match_server.schemas.devices import ConfigPut, ConfigView, Searched
 from match_server.services.collection_ref import scope_of_device
-from match_server.services.devices.devices import device_heard, device_named
+from match_server.services.devices.devices import device_named, mark_device_seen
 from match_server.services.encryption.secrets import Secrets
 from models.packs.manifest import built_in_manifest
 from shared.clock import Clock
@@ -26,7 +26,7 @@ OWN_SETTINGS = ("device", "site", "state_dir", "server", "broker")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DeviceConfig:
     """The desired configuration of one box, and where its topic is."""
 
     site: str
@@ -93,7 +93,7 @@ class Configurations:
             if retained:
                 row = device_named(session, said.device)
             else:
-                row = device_heard(session, said.device, site, now)
+                row = mark_device_seen(session, said.device, site, now)
             session.flush()
             stored = session.get(DeviceConfiguration, row.number)
             if stored is None:
@@ -104,7 +104,7 @@ class Configurations:
             session.flush()
             return self._view(row, stored)
 
-    def wanted(self) -> list[Wanted]:
+    def desired(self) -> list[DeviceConfig]:
         """The desired configurations of all boxes whose site is known."""
         query = (
             select(Device.site, Device.name, Device.message_key, DeviceConfiguration)
@@ -113,7 +113,7 @@ class Configurations:
         )
         with self._database.read() as session:
             return [
-                Wanted(
+                DeviceConfig(
                     site,
                     name,
                     DesiredConfig(revision=row.revision, config=self._desired(row)),

@@ -36,13 +36,13 @@ from match_server.schemas.devices import (
 from match_server.schemas.keys import KeyCreate
 from match_server.services.audit.chain import Note, note
 from match_server.services.auth.keys import Keys
-from match_server.services.lookups import collection_named, one_number
+from match_server.services.lookups import collection_named, count_of
 from match_server.services.paging import page_of
 from shared.clock import Clock
 from shared.errors import Conflict, NotFound
 from shared.wire.device import HealthMessage, ReportedConfig
 
-HEARD_S = 90
+ONLINE_S = 90
 """A device that was heard within this time counts as online: three health messages."""
 _SHOWN_GAPS = 100
 
@@ -122,7 +122,7 @@ class Devices:
         with self._database.write() as session:
             row = device_named(session, name)
             days = select(func.count()).where(LedgerEntry.device_number == row.number)
-            ledger_days = one_number(session, days)
+            ledger_days = count_of(session, days)
             revoked = revoke_keys_of(session, name, now)
             note(session, Note("device_forgotten", now, name, details={"keys_revoked": revoked}))
             session.execute(delete(Device).where(Device.number == row.number))
@@ -177,7 +177,7 @@ def device_named(session: Session, name: str) -> Device:
     return found
 
 
-def device_heard(session: Session, name: str, site: str | None, now: datetime) -> Device:
+def mark_device_seen(session: Session, name: str, site: str | None, now: datetime) -> Device:
     """The device of that name, which has just spoken: known from now on, seen now.
 
     Its row is locked until the transaction ends, so that two processes count one after the other.
@@ -226,7 +226,7 @@ def _is_online(row: Device, now: datetime) -> bool:
     seen = row.last_seen_at
     if row.online is False and (seen is None or row.status_at is None or row.status_at >= seen):
         return False
-    return bool(row.online) or (seen is not None and now - seen < timedelta(seconds=HEARD_S))
+    return bool(row.online) or (seen is not None and now - seen < timedelta(seconds=ONLINE_S))
 
 
 def _collection_names(session: Session, rows: Sequence[Device]) -> dict[int | None, str]:

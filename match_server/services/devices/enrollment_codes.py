@@ -92,7 +92,7 @@ class DeviceCodes:
         Raises Unauthenticated for a code that is unknown, used or too old, RateLimited when
         `address` has guessed too often.
         """
-        self._guesses.require_patience(address)
+        self._guesses.require_few(address)
         digest = _digest(code)
         now = self._clock.now()
         with self._database.write() as session:
@@ -132,7 +132,7 @@ class _Guesses:
         self._lock = Lock()
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
 
-    def require_patience(self, address: str) -> None:
+    def require_few(self, address: str) -> None:
         """Raises RateLimited when the address has guessed wrong ten times within a minute."""
         now_s = self._clock.monotonic_s()
         with self._lock:

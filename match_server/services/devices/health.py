@@ -5,7 +5,7 @@ from sqlalchemy import delete, select
 from match_server.db.database import Database
 from match_server.db.tables import DeviceConfiguration, DeviceHealth
 from match_server.services.devices import recognition_ledger
-from match_server.services.devices.devices import device_heard
+from match_server.services.devices.devices import mark_device_seen
 from match_server.services.presence import note_health
 from shared.clock import Clock
 from shared.wire.device import HealthAnswer, HealthMessage
@@ -24,7 +24,7 @@ class HealthReports:
         """Keep it, enter its ledger, and say what the box should know."""
         now = self._clock.now()
         with self._database.write() as session:
-            device = device_heard(session, message.device, site, now)
+            device = mark_device_seen(session, message.device, site, now)
             session.flush()
             body = message.model_dump(mode="json", exclude={"ledger"}, exclude_none=True)
             row = DeviceHealth(device_number=device.number, received_at=now, message=body)

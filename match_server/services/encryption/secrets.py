@@ -104,7 +104,7 @@ class Secrets:
                 count += 1
         return count
 
-    def seal_open_ones(self, database: Database) -> int:
+    def seal_plain(self, database: Database) -> int:
         """Where there is a master key by now, seal what was kept before there was one."""
         if self._vault.sealing_key() is None:
             return 0

@@ -23,7 +23,7 @@ from match_server.schemas.collections import (
 from match_server.services.change_feed import position, record
 from match_server.services.collection_ref import Scope, scope_named
 from match_server.services.encryption.vault import Vault
-from match_server.services.lookups import collection_named, one_number
+from match_server.services.lookups import collection_named, count_of
 from match_server.services.paging import each, page_of
 from match_server.services.recognition.engines import Engines
 from match_server.services.recognition.operating_point import OperatingPoints
@@ -83,7 +83,7 @@ class Collections:
     def ensure(self, name: str) -> None:
         """Create the collection when it is missing."""
         with self._database.read() as session:
-            if one_number(session, _count_named(name)):
+            if count_of(session, _count_named(name)):
                 return
         self.create(CollectionCreate(name=name))
 
@@ -142,7 +142,7 @@ class Collections:
             erased = self._files.doom_snapshots(session, snapshots)
             session.execute(delete(Event).where(Event.collection_number == row.number))
             mine = DataKey.collection_number == row.number
-            keys = one_number(session, select(func.count()).where(mine))
+            keys = count_of(session, select(func.count()).where(mine))
             now = self._clock.now()
             destroyed: dict[str, JsonValue] = {"data_keys": keys} if keys else {}
             seq = record(session, row.number, "collection_erased", row.name, now, details=destroyed)
@@ -200,7 +200,7 @@ class Collections:
 
     @staticmethod
     def _require_free(session: Session, name: str) -> None:
-        if one_number(session, _count_named(name)):
+        if count_of(session, _count_named(name)):
             raise Conflict(f"there is already a collection {name!r}")
 
 

@@ -22,7 +22,7 @@ from match_server.schemas.groups import (
     MembersWritten,
 )
 from match_server.services.change_feed import record, record_all
-from match_server.services.lookups import batches, collection_named, group_named, one_number
+from match_server.services.lookups import batches, collection_named, count_of, group_named
 from match_server.services.paging import page_of
 from shared.clock import Clock
 from shared.errors import Conflict, NotFound
@@ -238,5 +238,5 @@ def _require_name_free(session: Session, owner: Collection, name: str) -> None:
 
 
 def _require_free(session: Session, which: ColumnElement[bool], what: str) -> None:
-    if one_number(session, select(func.count()).select_from(Group).where(which)):
+    if count_of(session, select(func.count()).select_from(Group).where(which)):
         raise Conflict(f"there is already {what}")

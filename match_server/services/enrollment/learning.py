@@ -16,7 +16,7 @@ from match_server.services.enrollment.consistency import odd_ones, unlike_limit
 from match_server.services.enrollment.references import remove_templates, rows_of_person
 from match_server.services.enrollment.rows import add_template
 from match_server.services.galleries.galleries import Galleries
-from match_server.services.lookups import one_number
+from match_server.services.lookups import count_of
 from match_server.services.recognition.operating_point import OperatingPoints
 from match_server.services.recognition.ranking import rank_persons
 from shared.clock import Clock
@@ -118,4 +118,4 @@ def _learnt(session: Session, person: Person) -> int:
     mine = select(func.count()).where(
         Template.person_number == person.number, Template.id.in_(learnt)
     )
-    return one_number(session, mine)
+    return count_of(session, mine)

@@ -23,9 +23,9 @@ from match_server.services.change_feed import record
 from match_server.services.enrollment.groups import group_ids, set_groups
 from match_server.services.lookups import (
     collection_named,
+    count_of,
     groups_of,
     is_expired,
-    one_number,
     person_named,
 )
 from match_server.services.paging import page_of
@@ -171,5 +171,5 @@ def _require_free(
     session: Session, owner: Collection, which: ColumnElement[bool], what: str
 ) -> None:
     taken = select(func.count()).where(Person.collection_number == owner.number, which)
-    if one_number(session, taken):
+    if count_of(session, taken):
         raise Conflict(f"there is already {what} in collection {owner.name!r}")

@@ -16,7 +16,7 @@ from match_server.schemas.persons import Detection, ImageView, Removed, Template
 from match_server.services.change_feed import record
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.galleries.galleries import stored_rows
-from match_server.services.lookups import collection_named, one_number, person_named
+from match_server.services.lookups import collection_named, count_of, person_named
 from match_server.services.paging import page_of
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -159,7 +159,7 @@ def rows_of_person(
 def reference_count(session: Session, person: Person) -> int:
     """How many templates a person has."""
     mine = select(func.count()).select_from(Template).where(Template.person_number == person.number)
-    return one_number(session, mine)
+    return count_of(session, mine)
 
 
 def template_view(row: Template, person_id: str) -> TemplateView:

@@ -27,7 +27,7 @@ from match_server.services.change_feed import position
 from match_server.services.collection_ref import Scope
 from match_server.services.encryption.stored_templates import Readable, read_templates
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.lookups import one_number
+from match_server.services.lookups import count_of
 from shared.errors import CollectionUnavailable, ModelMismatch
 from shared.gallery import Gallery, MissingChanges, SegmentedGallery, SharedGallery
 
@@ -140,7 +140,7 @@ class GalleryFollower:
         are known to be left out.
         """
         here = Template.collection_number == self._collection
-        expected = one_number(session, select(func.count()).select_from(Template).where(here))
+        expected = count_of(session, select(func.count()).select_from(Template).where(here))
         count = gallery.count_at(newest)
         if count is None or count + len(self.damaged) == expected:
             return None

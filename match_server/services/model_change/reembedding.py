@@ -29,7 +29,7 @@ from match_server.schemas.collections import SETS_THE_POINT, stored_policy
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import record
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.lookups import collection_named, one_number
+from match_server.services.lookups import collection_named, count_of
 from match_server.services.recognition.detection import embedded
 from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
@@ -150,7 +150,7 @@ class Reembedding:
                 change.model_id,
                 change.switched,
                 owner.template_count,
-                one_number(session, _with_counterpart(owner, change.model_id)),
+                count_of(session, _with_counterpart(owner, change.model_id)),
                 tuple(Left(*row) for row in left),
             )
 
@@ -206,7 +206,7 @@ class Reembedding:
             owner = collection_named(session, name)
             change_of(session, owner)
             spares = SpareTemplate.collection_number == owner.number
-            count = one_number(session, select(func.count()).where(spares))
+            count = count_of(session, select(func.count()).where(spares))
             session.execute(delete(SpareTemplate).where(spares))
             for table in (ModelChange, Unembedded):
                 session.execute(delete(table).where(table.collection_number == owner.number))
@@ -312,12 +312,12 @@ class Reembedding:
 
     def _counts(self, owner: Collection, model_id: str) -> tuple[int, int]:
         with self._database.read() as session:
-            known = one_number(session, _with_counterpart(owner, model_id)) + one_number(
+            known = count_of(session, _with_counterpart(owner, model_id)) + count_of(
                 session,
                 select(func.count()).where(Unembedded.collection_number == owner.number),
             )
             whole = select(func.count()).where(Template.collection_number == owner.number)
-            return known, one_number(session, whole)
+            return known, count_of(session, whole)
 
     @staticmethod
     def _locked(session: Session, name: str) -> Collection:
@@ -342,7 +342,7 @@ class Reembedding:
         now = self._clock.now()
         details: dict[str, Any] = {"from": owner.model_id, "to": change.model_id}
         record(session, owner.number, "model_changed", owner.name, now, details=details)
-        new = one_number(session, select(func.count()).where(_unmade(owner, change.model_id)))
+        new = count_of(session, select(func.count()).where(_unmade(owner, change.model_id)))
         if new:
             raise NotPrepared(
                 f"{new} templates of {owner.name!r} have no counterpart of {change.model_id!r} "
@@ -350,8 +350,8 @@ class Reembedding:
                 templates=new,
             )
         mine = Template.collection_number == owner.number
-        whole = one_number(session, select(func.count()).where(mine))
-        left = whole - one_number(session, _with_counterpart(owner, change.model_id))
+        whole = count_of(session, select(func.count()).where(mine))
+        left = whole - count_of(session, _with_counterpart(owner, change.model_id))
         if left and not accept_left:
             raise Conflict(
                 f"{left} templates of {owner.name!r} cannot be made with {change.model_id!r}, so "

@@ -54,12 +54,12 @@ from match_server.services.galleries.galleries import Galleries
 from match_server.services.lookups import (
     batches,
     collection_named,
+    count_of,
     numbers_of,
-    one_number,
     person_named,
 )
 from match_server.services.paging import page_of
-from match_server.services.privacy.erasure_journal import Erased, Journal
+from match_server.services.privacy.erasure_journal import Erased, ErasureJournal
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
 from shared.errors import NotFound, Unavailable
@@ -91,7 +91,7 @@ class Erasures:
         galleries: Galleries,
         clock: Clock,
         backups: Mapping[str, float],
-        journal: Journal,
+        journal: ErasureJournal,
     ) -> None:
         """`backups` are the owner's: name, and the days that each is kept."""
         self._database = database
@@ -137,7 +137,7 @@ class Erasures:
                 "the database is an older one than this server had before",
                 extra={"erased_persons_in_it": len(returned)},
             )
-            self._journal.begin_anew()
+            self._journal.restart_followers()
         for collection, person in returned:
             with contextlib.suppress(NotFound):  # another process was quicker
                 self.erase(collection, person)
@@ -322,7 +322,7 @@ def _removed(session: Session, person: Person, images: Sequence[Image]) -> Erase
         )
     ]
     counts = {
-        name: one_number(session, select(func.count()).where(column == number))
+        name: count_of(session, select(func.count()).where(column == number))
         for name, column in (
             ("candidates", EventCandidate.person_number),
             ("probes", Probe.person_number),

@@ -48,7 +48,7 @@ class Erased(BaseModel):
     at: Moment
 
 
-class Journal:
+class ErasureJournal:
     """The notes in one data folder. Processes may share it: lines are appended under a lock."""
 
     def __init__(self, folder: Path, database: Database, clock: Clock) -> None:
@@ -147,7 +147,7 @@ class Journal:
         """Let `is_ahead` say so at the next start, whatever the database comes to be."""
         self._note_position(_AHEAD)
 
-    def begin_anew(self) -> None:
+    def restart_followers(self) -> None:
         """Let everybody who follows the change feed take a snapshot; galleries are read anew."""
         with self._database.write() as session:
             session.execute(update(Collection).values(generation=Collection.generation + 1))

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _GRACE_S: Final = 3600.0  # far longer than a transaction may take
 
 
-class Orphans:
+class OrphanFiles:
     """Looks through the photos and thumbnails in the data folder, and deletes what is nobody's.
 
     Storages elsewhere are not listed: they may hold what others have put there.

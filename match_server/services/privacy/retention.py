@@ -18,7 +18,7 @@ from match_server.db.tables import Collection, Event, EventTemplate, Person, Pro
 from match_server.schemas.retention import Retention, Swept
 from match_server.services.audit.chain import Note, note
 from match_server.services.enrollment.collections import policy_of
-from match_server.services.lookups import one_number
+from match_server.services.lookups import count_of
 from match_server.services.privacy.erasure import Erasures
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -250,7 +250,7 @@ def _counted(session: Session, limits: _Limits) -> Swept:
     """What would go from one collection."""
 
     def count(which: ColumnElement[bool]) -> int:
-        return one_number(session, select(func.count()).where(which))
+        return count_of(session, select(func.count()).where(which))
 
     events = _old_events(limits)
     thumbnails = _old_snapshots(limits) | (events & Event.snapshot.is_not(None))
@@ -260,6 +260,6 @@ def _counted(session: Session, limits: _Limits) -> Swept:
         events=count(events),
         unknown=count(events & (Event.decision == "unknown")),
         snapshots=count(thumbnails),
-        probes=one_number(session, probes.where(events)),
+        probes=count_of(session, probes.where(events)),
         persons=count(_expired(limits)),
     )

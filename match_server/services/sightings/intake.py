@@ -21,7 +21,7 @@ from match_server.schemas.collections import Policy
 from match_server.schemas.events import ProbeResult
 from match_server.services.change_feed import position
 from match_server.services.collection_ref import Scope, scope_of_device
-from match_server.services.devices.devices import device_heard
+from match_server.services.devices.devices import mark_device_seen
 from match_server.services.devices.sequence_gaps import note_sequence
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.galleries.galleries import Galleries
@@ -290,7 +290,7 @@ class Probes:
             named = select(Device).where(Device.name == message.device)
             device = session.scalars(named).one_or_none()
             if message.online:
-                device = device_heard(session, message.device, site, now)
+                device = mark_device_seen(session, message.device, site, now)
             if device is not None:  # a will that outlived its device brings nobody back
                 device.online, device.status_at = message.online, now
 
@@ -343,6 +343,6 @@ def _note_devices(
     for message in messages:
         device = devices.get(message.device)
         if device is None:
-            device = device_heard(session, message.device, site, received_at)
+            device = mark_device_seen(session, message.device, site, received_at)
             devices[message.device] = device
         note_sequence(session, device, message.sequence)

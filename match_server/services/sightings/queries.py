@@ -15,7 +15,7 @@ from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
 from match_server.services.change_feed import position
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.lookups import numbers_of, one_number
+from match_server.services.lookups import count_of, numbers_of
 from match_server.services.paging import each, page_of
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
@@ -42,7 +42,7 @@ class Events:
 
     def __init__(self, database: Database, files: FileStore, vault: Vault, clock: Clock) -> None:
         self._database = database
-        self.bell = database.bell  # rings when there may be something new
+        self.commit_signal = database.commit_signal
         self._files = files
         self._vault = vault
         self._clock = clock
@@ -92,7 +92,7 @@ class Events:
         enrolled = select(Template.number).where(Template.person_number == Person.number).exists()
         unexpired = Person.expires_at.is_(None) | (Person.expires_at > now)
         with self._database.read() as session:
-            return one_number(session, select(func.count()).where(enrolled, unexpired))
+            return count_of(session, select(func.count()).where(enrolled, unexpired))
 
     def since(self, revision: int, query: StreamQuery) -> tuple[list[Update], int]:
         """What was written after a revision, in order, and the revision reached by that."""

@@ -16,7 +16,7 @@ from match_server.schemas.storages import (
     StorageWritten,
 )
 from match_server.services.change_feed import record
-from match_server.services.lookups import one_number, storage_named
+from match_server.services.lookups import count_of, storage_named
 from match_server.services.paging import page_of
 from match_server.services.storage.backends import checked_uri
 from match_server.services.storage.files import FileStore
@@ -45,7 +45,7 @@ class Storages:
             ) from error
         now = self._clock.now()
         with self._database.write() as session:
-            if one_number(session, select(func.count()).where(Storage.name == wanted.name)):
+            if count_of(session, select(func.count()).where(Storage.name == wanted.name)):
                 raise Conflict(f"there is already a storage {wanted.name!r}")
             row = Storage(name=wanted.name, uri=uri, created_at=now)
             session.add(row)
@@ -83,7 +83,7 @@ class Storages:
 
 def _count(session: Session, table: type[Image] | type[DoomedFile], storage: Storage) -> int:
     counted = select(func.count()).select_from(table)
-    return one_number(session, counted.where(table.storage_number == storage.number))
+    return count_of(session, counted.where(table.storage_number == storage.number))
 
 
 def _views(session: Session, rows: Sequence[Storage]) -> list[StorageView]:

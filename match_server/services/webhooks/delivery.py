@@ -38,7 +38,7 @@ _AT_ONCE = 16  # webhooks that are called at the same time
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a receiver is waited for."""
 
     first_pause_s: float = 1.0
@@ -81,7 +81,7 @@ class Deliverer:
         leader: LeaderLock,
         secrets: Secrets,
         clock: Clock,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         *,
         metrics: Metrics,
     ) -> None:
@@ -92,7 +92,7 @@ class Deliverer:
         self._leader = leader
         self._secrets = secrets
         self._clock = clock
-        self._patience = patience or Patience()
+        self._retry = retry or RetryPolicy()
         self._stop = threading.Event()
         self._busy: set[int] = set()  # webhooks that are being called; this thread and the pool's
         self._lock = threading.Lock()
@@ -212,7 +212,7 @@ class Deliverer:
             answer = Answer(Outcome.LATER, f"its secret cannot be read: {error.message}")
         else:
             answer = self._caller.call(webhook.url, secret, told, now)
-        self._metrics.told("webhook", answer.outcome.name.lower())
+        self._metrics.delivery("webhook", answer.outcome.name.lower())
         if answer.outcome is Outcome.TAKEN:
             progress.taken.append(told.event.id)
             progress.delivered_at = self._clock.now()
@@ -223,10 +223,10 @@ class Deliverer:
             return
         progress.failures += 1
         progress.failing_since = progress.failing_since or now
-        progress.retry_at = self._clock.now() + self._patience.pause(progress.failures)
+        progress.retry_at = self._clock.now() + self._retry.pause(progress.failures)
         if answer.outcome is Outcome.GONE:
             progress.gone = answer.reason
-        elif now - progress.failing_since > timedelta(seconds=self._patience.webhook_s):
+        elif now - progress.failing_since > timedelta(seconds=self._retry.webhook_s):
             progress.gone = f"it has failed for too long; the last time: {answer.reason}"
         log.warning(
             "a webhook failed",
@@ -269,9 +269,9 @@ class Deliverer:
             session.add(row)
         row.attempts += 1
         row.revision = told.event.revision
-        row.next_at = max(next_at, now + self._patience.pause(row.attempts))
+        row.next_at = max(next_at, now + self._retry.pause(row.attempts))
         row.reason = answer.reason[:500]
-        too_long = now - row.first_at > timedelta(seconds=self._patience.event_s)
+        too_long = now - row.first_at > timedelta(seconds=self._retry.event_s)
         row.dead_at = now if answer.outcome is Outcome.NEVER or too_long else None
 
 

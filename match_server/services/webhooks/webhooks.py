@@ -21,7 +21,7 @@ from match_server.schemas.webhooks import (
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import position
 from match_server.services.encryption.secrets import Secrets
-from match_server.services.lookups import collection_named, one_number
+from match_server.services.lookups import collection_named, count_of
 from match_server.services.paging import each, page_of
 from match_server.services.webhooks.signing import new_secret, secret_text
 from shared.clock import Clock
@@ -107,7 +107,7 @@ class Webhooks:
             dead = (Delivery.webhook_number == row.number) & Delivery.dead_at.is_not(None)
             if wanted.events is not None:
                 dead &= Delivery.event_id.in_(wanted.events)
-            count = one_number(session, select(func.count()).select_from(Delivery).where(dead))
+            count = count_of(session, select(func.count()).select_from(Delivery).where(dead))
             session.execute(
                 update(Delivery)
                 .where(dead)
@@ -148,7 +148,7 @@ def _dead_letters(rows: Sequence[Delivery]) -> list[DeadLetter]:
 def _view(session: Session, row: Webhook) -> WebhookView:
     mine = select(func.count()).select_from(Delivery).where(Delivery.webhook_number == row.number)
     ahead = select(func.count()).select_from(Event).where(Event.revision > row.revision)
-    again = one_number(session, mine.where(Delivery.dead_at.is_(None)))
+    again = count_of(session, mine.where(Delivery.dead_at.is_(None)))
     return WebhookView(
         id=row.id,
         url=row.url,
@@ -156,8 +156,8 @@ def _view(session: Session, row: Webhook) -> WebhookView:
         created_at=row.created_at,
         enabled=row.disabled_at is None,
         disabled_reason=row.disabled_reason,
-        waiting=one_number(session, ahead) + again,
-        dead=one_number(session, mine.where(Delivery.dead_at.is_not(None))),
+        waiting=count_of(session, ahead) + again,
+        dead=count_of(session, mine.where(Delivery.dead_at.is_not(None))),
         failures=row.failures,
         failing_since=row.failing_since,
         delivered_at=row.delivered_at,

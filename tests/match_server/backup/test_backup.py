@@ -19,7 +19,7 @@ from match_server.backup.exporting import export
 from match_server.backup.files import Named, Places
 from match_server.backup.importing import is_export
 from match_server.backup.importing import restore as restore_with
-from match_server.backup.rows import TableRows, numbers_given
+from match_server.backup.rows import TableRows, highest_numbers
 from match_server.commands.cli import main
 from match_server.data_folder import make_data_folder
 from match_server.db.database import Database
@@ -163,7 +163,7 @@ def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind)
     with database.connection() as connection:
         fill(connection, Table.metadata)
         _make_true(connection)
-        given = numbers_given(connection, Table.metadata)
+        given = highest_numbers(connection, Table.metadata)
     database.close()
     done = _export(here, tmp_path / "file")
     before, _ = _everything(here)
@@ -174,7 +174,7 @@ def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind)
     after, _ = _everything(there)
     assert after == before
     with _reading(there) as session:
-        assert numbers_given(session.connection(), Table.metadata) == given
+        assert highest_numbers(session.connection(), Table.metadata) == given
 
 
 def test_every_kind_of_kept_file_is_exported():
@@ -215,7 +215,7 @@ def _write(writer, connection, metadata, migration):
     tables = {table.name: TableRows(table) for table in metadata.sorted_tables}
     head = {"kind": "server", "migration": migration, "database": "sqlite", "at": "then"}
     columns = {name: rows.columns for name, rows in tables.items()}
-    writer.add({**head, "tables": columns, "numbers": numbers_given(connection, metadata)})
+    writer.add({**head, "tables": columns, "numbers": highest_numbers(connection, metadata)})
     for name, rows in tables.items():
         for batch in rows.read(connection):
             writer.add({"kind": "rows", "table": name, "rows": batch.rows}, batch.payload)

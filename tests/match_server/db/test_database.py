@@ -187,16 +187,16 @@ def test_a_reader_sees_one_state_and_cannot_write(api):
 
 def test_who_waits_is_woken_by_a_write_and_never_misses_one(api):
     database: Database = api.services.database
-    rings = database.bell.rings
+    signals = database.commit_signal.signals
     writer = threading.Timer(0.3, lambda: api.person("Ann"))
     writer.start()
-    database.bell.wait(rings, poll_s=30)
+    database.commit_signal.wait(signals, poll_s=30)
     writer.join()
-    rings = database.bell.rings
+    signals = database.commit_signal.signals
     api.person("Bob")  # before it waits
     started_s = time.monotonic()
-    database.bell.wait(rings, poll_s=30)
-    assert database.bell.rings > rings
+    database.commit_signal.wait(signals, poll_s=30)
+    assert database.commit_signal.signals > signals
     assert time.monotonic() - started_s < 25
 
 
@@ -269,15 +269,18 @@ class TestPostgreSQL:
 
     def test_a_write_of_another_process_wakes_who_waits(self, database, url):
         deadline_s = time.monotonic() + 30
-        while not database.bell._listening and time.monotonic() < deadline_s:
-            database.bell.wait(database.bell.rings, poll_s=0.01)
+        while not database.commit_signal._listening and time.monotonic() < deadline_s:
+            database.commit_signal.wait(database.commit_signal.signals, poll_s=0.01)
         other = Database(url, append_notes)
         for _ in range(3):
-            rings = database.bell.rings
+            signals = database.commit_signal.signals
             with other.write() as session:
                 next_number(session, "changes")
             # without looking into the database
-            wait_until(lambda rings=rings: database.bell.rings > rings, "the commit is signalled")
+            wait_until(
+                lambda signals=signals: database.commit_signal.signals > signals,
+                "the commit is signalled",
+            )
         other.close()
 
     def test_a_connection_that_breaks_at_the_commit_leaves_it_open_what_is_stored(self, database):

@@ -57,7 +57,7 @@ def test_they_are_sealed_and_still_known(make_services, key_file):
     assert _lies_open(services) == (False, False)
     assert _secret(services) == secret
     assert services.configurations.get("door-1").config == WANTED
-    assert services.configurations.wanted()[0].desired.config == WANTED
+    assert services.configurations.desired()[0].desired.config == WANTED
     again = services.configurations.desire("door-1", ConfigPut(config=WANTED))
     assert again.revision == 1  # the same is no news, however it is sealed
 

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from match_server.services.privacy.orphan_files import Orphans
+from match_server.services.privacy.orphan_files import OrphanFiles
 
 
 @pytest.fixture
 def orphans(api):
-    return Orphans(api.services.settings.data_dir, api.services.database)
+    return OrphanFiles(api.services.settings.data_dir, api.services.database)
 
 
 def _files(api, kind):

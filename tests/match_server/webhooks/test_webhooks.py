@@ -20,7 +20,7 @@ from match_server.process.notifiers import webhook_deliverer
 from match_server.schemas.webhooks import WebhookCreate, web_address
 from match_server.services.webhooks.addresses import Refused, addresses_of
 from match_server.services.webhooks.calls import Caller
-from match_server.services.webhooks.delivery import Deliverer, Patience
+from match_server.services.webhooks.delivery import Deliverer, RetryPolicy
 from match_server.settings import Settings
 from shared.errors import Unavailable
 from tests.support.waiting import wait_until
@@ -28,7 +28,7 @@ from tests.support.webhook_receivers import Receiver, signature
 
 on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the database
 
-HASTE = Patience(first_pause_s=0.02, longest_pause_s=0.1)
+FAST_RETRY = RetryPolicy(first_pause_s=0.02, longest_pause_s=0.1)
 
 
 class RunningClock:
@@ -62,7 +62,7 @@ def deliver():
     """Starts a deliverer over the services of an `Api`."""
     started = []
 
-    def begin(api, *, patience=HASTE, timeout_s=0.5, private=True):
+    def begin(api, *, retry=FAST_RETRY, timeout_s=0.5, private=True):
         services = api.services
         deliverer = Deliverer(
             services.database,
@@ -71,7 +71,7 @@ def deliver():
             leader_lock(services.database, "webhooks", services.settings.data_dir),
             services.secrets,
             RunningClock(services.clock),
-            patience,
+            retry,
             metrics=services.metrics,
         )
         deliverer.start()
@@ -217,7 +217,7 @@ def test_what_the_receiver_does_not_want_is_a_dead_letter_and_can_be_sent_again(
 def test_an_event_that_fails_for_too_long_is_a_dead_letter(api, helpers, receive, hook, deliver):
     receiver = receive(500)
     made = hook(receiver)
-    deliver(api, patience=Patience(0.01, 0.02, event_s=60, webhook_s=1e6))
+    deliver(api, retry=RetryPolicy(0.01, 0.02, event_s=60, webhook_s=1e6))
     see(api, helpers)
     wait_until(lambda: state(api, made)["failures"], "a failure that is noted")
     api.clock.advance(61)
@@ -245,7 +245,7 @@ def test_a_webhook_that_never_succeeds_is_disabled_with_its_reason(
 ):
     receiver = receive(500)
     made = hook(receiver)
-    deliver(api, patience=Patience(0.01, 0.02, event_s=1e6, webhook_s=3600))
+    deliver(api, retry=RetryPolicy(0.01, 0.02, event_s=1e6, webhook_s=3600))
     see(api, helpers)
     wait_until(lambda: state(api, made)["failures"] > 1, "failures")
     api.clock.advance(3700)
@@ -285,7 +285,7 @@ def test_whoever_is_erased_while_an_event_waits_is_not_named(api, helpers, recei
     receiver = receive(500)
     made = hook(receiver)
     ann = api.person("Ann", helpers.unit_vector(1))
-    deliver(api, patience=Patience(0.05, 0.05))
+    deliver(api, retry=RetryPolicy(0.05, 0.05))
     see(api, helpers, seed=1)
     wait_until(lambda: state(api, made)["failures"], "a failure")
     api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
@@ -467,8 +467,8 @@ def test_a_private_address_that_the_settings_forbid_is_a_dead_letter(
 
 
 def test_pauses_grow_and_differ():
-    patience = Patience(first_pause_s=1, longest_pause_s=300)
-    pauses = [{patience.pause(n) for _ in range(20)} for n in (1, 2, 3, 50)]
+    retry = RetryPolicy(first_pause_s=1, longest_pause_s=300)
+    pauses = [{retry.pause(n) for _ in range(20)} for n in (1, 2, 3, 50)]
     for longest, drawn in zip((1, 2, 4, 300), pauses, strict=True):
         assert timedelta(seconds=longest / 2) <= min(drawn) < max(drawn)
         assert max(drawn) <= timedelta(seconds=longest)
