@@ -53,7 +53,7 @@ def run(config: Path) -> None:
     """
     _log_to_stderr("INFO")
     logging.getLogger().setLevel(load_settings(config).log_level)
-    from edge_agent.fleet.supervisor import Service
+    from edge_agent.supervisor import Service
 
     leave(Service(config).run())
 

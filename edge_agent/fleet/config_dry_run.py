@@ -19,7 +19,7 @@ _WHOLE_S: Final = 900.0  # a new pack may have to be fetched
 _CAMERA_S: Final = 15.0
 
 
-def tried_apart(table: dict[str, Any], current: AgentSettings) -> str | None:
+def dry_run(table: dict[str, Any], current: AgentSettings) -> str | None:
     """Why these settings cannot be run with; None when everything that is new can be opened."""
     given = {
         "table": table,

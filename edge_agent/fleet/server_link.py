@@ -163,11 +163,11 @@ def links_of(
     return links
 
 
-def tell(links: Sequence[Link], say: Callable[[Link], None]) -> bool:
-    """Says it over the first link that leads somewhere; whether there was one."""
+def send_first(links: Sequence[Link], send: Callable[[Link], None]) -> bool:
+    """Sends over the first link that works; returns False where none does."""
     for link in links:
         try:
-            say(link)
+            send(link)
         except (Unavailable, Unauthenticated, Forbidden):
             continue
         return True

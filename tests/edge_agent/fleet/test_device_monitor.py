@@ -1,4 +1,4 @@
-"""The warden: what it feels reaches the cameras, what it knows reaches the server."""
+"""The device monitor: the load limits the cameras, health and configurations reach the server."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -12,7 +12,8 @@ import pytest
 from edge_agent.agent import Agent
 from edge_agent.factory import build_agent
 from edge_agent.fleet.clock_offset import ClockOffset
-from edge_agent.fleet.device_monitor import Warden
+from edge_agent.fleet.device import Device
+from edge_agent.fleet.device_monitor import DeviceMonitor
 from edge_agent.fleet.hardware import Readings
 from edge_agent.fleet.remote_config import Configurations
 from edge_agent.fleet.server_link import Desired
@@ -83,9 +84,9 @@ class Ear:
 
 @dataclasses.dataclass
 class Watch:
-    """A warden whose time the test lets pass."""
+    """A device monitor and a clock that the test sets."""
 
-    warden: Warden
+    monitor: DeviceMonitor
     agent: Agent
     clock: SetClock
     sensors: SetSensors
@@ -95,11 +96,11 @@ class Watch:
     def pass_s(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.at_s += 1.0
-            self.warden._tick()
+            self.monitor.step()
 
     def until(self, decided: Callable[[], bool]) -> None:
         """Time passes while a configuration is tried apart by a process of its own."""
-        wait_until(lambda: self.warden._tick() or decided(), "the configuration is decided")
+        wait_until(lambda: self.monitor.step() or decided(), "the configuration is decided")
 
 
 @pytest.fixture
@@ -117,12 +118,10 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
     ledger = Ledger(settings.ledger_path)
     agent = build_agent(settings, FakeFaces(lambda _: []), outbox, None, ledger=ledger)
     sensors, offset, links = SetSensors(), ClockOffset(clock), [Ear(), Ear()]
-    warden = Warden(
-        agent, settings, "model@1", configurations, links, sensors, clock, offset, started_s=-100.0
-    )
-    for link in links:
-        link.open(warden._want)
-    yield Watch(warden, agent, clock, sensors, offset, links)
+    device = Device(settings, sensors, clock, offset, started_s=-100.0)
+    monitor = DeviceMonitor(device, agent, "model@1", configurations, links)
+    monitor.open_links()
+    yield Watch(monitor, agent, clock, sensors, offset, links)
     agent.close()
 
 

@@ -15,9 +15,9 @@ from edge_agent.config.fleet import FleetSettings
 from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.config_dry_run import problem_of
 from edge_agent.fleet.hardware import MachineSensors
-from edge_agent.fleet.load_shedding import Shedder, Strain
+from edge_agent.fleet.load_shedding import Load, LoadShedder
 from edge_agent.fleet.remote_config import Configurations, laid_over
-from edge_agent.fleet.server_link import tell
+from edge_agent.fleet.server_link import send_first
 from edge_agent.vision.load_profile import LoadProfile
 from shared.enrollment_code import Invitation, new_code, plain_code
 from shared.errors import (
@@ -155,18 +155,18 @@ class TestClockOffset:
         assert offset.seconds == pytest.approx(-jump.total_seconds(), abs=0.5)
 
 
-CALM = Strain(temperature_c=50.0, throttled=False, slowest_fps=15.0)
-HOT = Strain(temperature_c=85.0, throttled=False, slowest_fps=15.0)
+NORMAL = Load(temperature_c=50.0, throttled=False, slowest_fps=15.0)
+HOT = Load(temperature_c=85.0, throttled=False, slowest_fps=15.0)
 
 
 class TestShedding:
-    def shedder(self, clock: SetClock, **more: Any) -> Shedder:
-        return Shedder(FleetSettings(), clock, **{"keep_liveness": False, **more})
+    def shedder(self, clock: SetClock, **more: Any) -> LoadShedder:
+        return LoadShedder(FleetSettings(), clock, **{"keep_liveness": False, **more})
 
-    def feel(self, shedder: Shedder, clock: SetClock, strain: Strain, seconds: int) -> None:
+    def apply(self, shedder: LoadShedder, clock: SetClock, load: Load, seconds: int) -> None:
         for _ in range(seconds):
             clock.pass_s(1.0)
-            shedder.feel(strain)
+            shedder.update(load)
 
     def test_it_goes_down_step_by_step_and_says_what_it_gave_up(
         self, caplog: pytest.LogCaptureFixture
@@ -175,7 +175,7 @@ class TestShedding:
         shedder = self.shedder(clock)
         seen = []
         for _ in range(60):
-            self.feel(shedder, clock, HOT, 1)
+            self.apply(shedder, clock, HOT, 1)
             if not seen or shedder.load_profile != seen[-1]:
                 seen.append(shedder.load_profile)
         assert seen[0] == LoadProfile()
@@ -183,19 +183,19 @@ class TestShedding:
         assert {"liveness", "occlusion"} <= set(seen[3].reductions)
         assert seen[-1].max_fps == 1.0
         assert len(seen) == 6
-        assert sum("it does less" in one.getMessage() for one in caplog.records) == 5
+        assert sum("Reduced the load" in one.getMessage() for one in caplog.records) == 5
 
     def test_it_comes_back_when_all_is_calm_and_not_between_hot_and_cool(self) -> None:
         clock = SetClock()
         shedder = self.shedder(clock)
-        self.feel(shedder, clock, HOT, 25)
+        self.apply(shedder, clock, HOT, 25)
         assert shedder.load_profile.detect_every == 4
-        warm = Strain(temperature_c=76.0, throttled=False, slowest_fps=15.0)
-        self.feel(shedder, clock, warm, 600)
+        warm = Load(temperature_c=76.0, throttled=False, slowest_fps=15.0)
+        self.apply(shedder, clock, warm, 600)
         assert shedder.load_profile.detect_every == 4
-        self.feel(shedder, clock, CALM, 59)
+        self.apply(shedder, clock, NORMAL, 59)
         assert shedder.load_profile.detect_every == 4
-        self.feel(shedder, clock, CALM, 120)
+        self.apply(shedder, clock, NORMAL, 120)
         assert shedder.load_profile == LoadProfile()
 
     def test_a_box_at_its_limit_swings_ever_slower(self) -> None:
@@ -204,36 +204,36 @@ class TestShedding:
         moves = 0
         for _ in range(4 * 3600):
             before = shedder.load_profile
-            self.feel(shedder, clock, HOT if before == LoadProfile() else CALM, 1)
+            self.apply(shedder, clock, HOT if before == LoadProfile() else NORMAL, 1)
             moves += shedder.load_profile != before
         assert moves < 40  # without growing patience: 400
 
     @pytest.mark.parametrize(
-        "strain",
+        "load",
         [
-            Strain(temperature_c=None, throttled=True, slowest_fps=None),
-            Strain(temperature_c=40.0, throttled=False, slowest_fps=0.5),
+            Load(temperature_c=None, throttled=True, slowest_fps=None),
+            Load(temperature_c=40.0, throttled=False, slowest_fps=0.5),
         ],
     )
-    def test_weak_power_and_cameras_that_are_too_much_count_as_well(self, strain: Strain) -> None:
+    def test_weak_power_and_cameras_that_are_too_much_count_as_well(self, load: Load) -> None:
         clock = SetClock()
         shedder = self.shedder(clock)
-        self.feel(shedder, clock, strain, 15)
+        self.apply(shedder, clock, load, 15)
         assert shedder.load_profile != LoadProfile()
 
     def test_one_look_that_is_bad_changes_nothing(self) -> None:
         clock = SetClock()
         shedder = self.shedder(clock)
-        behind = Strain(temperature_c=50.0, throttled=False, slowest_fps=0.5)
+        behind = Load(temperature_c=50.0, throttled=False, slowest_fps=0.5)
         for _ in range(20):
-            self.feel(shedder, clock, CALM, 10)
-            self.feel(shedder, clock, behind, 4)
+            self.apply(shedder, clock, NORMAL, 10)
+            self.apply(shedder, clock, behind, 4)
         assert shedder.load_profile == LoadProfile()
 
     def test_who_heats_a_box_does_not_get_past_its_liveness_gate(self) -> None:
         clock = SetClock()
         shedder = self.shedder(clock, keep_liveness=True)
-        self.feel(shedder, clock, HOT, 300)
+        self.apply(shedder, clock, HOT, 300)
         assert shedder.load_profile.max_fps == 1.0
         assert shedder.load_profile.liveness
 
@@ -515,6 +515,6 @@ def test_a_link_that_turns_the_box_away_leads_to_the_next_one(error: MusterError
             raise error
         heard.append(link)
 
-    assert tell([1, 2], say)  # type: ignore[list-item, arg-type]
+    assert send_first([1, 2], say)  # type: ignore[list-item, arg-type]
     assert heard == [2]
-    assert not tell([1], say)  # type: ignore[list-item, arg-type]
+    assert not send_first([1], say)  # type: ignore[list-item, arg-type]

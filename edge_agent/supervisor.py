@@ -10,6 +10,7 @@ from typing import Final
 
 from edge_agent.agent import Agent
 from edge_agent.config.settings import AgentSettings, ModelSettings
+from edge_agent.delivery.transport import Transport
 from edge_agent.factory import (
     build_agent,
     open_galleries,
@@ -18,12 +19,13 @@ from edge_agent.factory import (
     open_transport,
 )
 from edge_agent.fleet.clock_offset import ClockOffset
-from edge_agent.fleet.device_monitor import Warden
+from edge_agent.fleet.device import Device
+from edge_agent.fleet.device_monitor import DeviceMonitor
 from edge_agent.fleet.hardware import MachineSensors
-from edge_agent.fleet.health import health_message
+from edge_agent.fleet.health import HealthMessages
 from edge_agent.fleet.model_packs import DamagedPack, open_sound
 from edge_agent.fleet.remote_config import Configurations
-from edge_agent.fleet.server_link import links_of, tell
+from edge_agent.fleet.server_link import Link, links_of, send_first
 from edge_agent.vision.recognition_ledger import Ledger
 from models.face_models import FaceModels
 from shared.backoff import Backoff
@@ -34,8 +36,8 @@ from shared.systemd import Watchdog, notify
 log = logging.getLogger("edge_agent")
 
 _DRAIN_S: Final = 30.0
-_WARDEN_S: Final = 3.0
-_LONGER_US: Final = 60_000_000
+_STOP_MONITOR_S: Final = 3.0
+_EXTENSION_US: Final = 60_000_000
 _LEAST_PAUSE_S: Final = 2.0  # enough to reach a broker and say what is wrong
 _LONGEST_PAUSE_S: Final = 600.0
 
@@ -53,7 +55,7 @@ class Service:
         self._opened: tuple[ModelSettings, FaceModels] | None = None
 
     def run(self) -> int:
-        """Answers the exit status. Raises MusterError for what only a person can mend."""
+        """Returns the exit status. Raises MusterError for what only a person can repair."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         while True:
@@ -80,14 +82,13 @@ class Service:
             self._agent.stopping.set()
 
     def _run_once(self, settings: AgentSettings) -> int | None:
-        """One run with these settings; None when another is to follow."""
+        """One run with these settings; returns None where another run follows."""
         models = self._models(settings)
         if models is None:
             return 0
         transport = open_transport(settings)
         if transport is None:
             log.warning("Neither [server] nor [broker] is configured: probes stay in the outbox")
-        links = links_of(settings, transport, self._offset, self._configurations.kept.last.revision)
         agent = build_agent(
             settings,
             models,
@@ -96,40 +97,44 @@ class Service:
             ledger=_open_ledger(settings),
             galleries=open_galleries(settings, models.model_id),
         )
-        warden = Warden(
+        monitor = DeviceMonitor(
+            self._device(settings),
             agent,
-            settings,
             models.model_id,
             self._configurations,
-            links,
-            MachineSensors(settings.state_dir),
-            self._clock,
-            self._offset,
-            started_s=self._started_s,
+            self._links(settings, transport),
         )
         self._agent = agent
         if self._stopping.is_set():  # the signal came while the models were being opened
             agent.stopping.set()
         names = ", ".join(camera.name for camera in settings.cameras)
-        road = "the outbox alone" if transport is None else f"the {transport.name}"
-        log.info("Watching %s, for %s", names, road)
-        warden.start()
+        receiver = "the outbox alone" if transport is None else f"the {transport.name}"
+        log.info("Watching %s, for %s", names, receiver)
+        monitor.start()
         try:
             agent.run()
             if not agent.stop_requested:  # every film has ended: nothing else is to be done
                 if agent.delivery is not None:
                     agent.delivery.drained(_DRAIN_S)
-                self._judge_the_end(agent)
+                self._judge_ended_films(agent)
         finally:
-            warden.stop(_WARDEN_S)
+            monitor.stop(_STOP_MONITOR_S)
             self._agent = None
             agent.close()
         if agent.replaced.is_set() and not self._stopping.is_set():
             return None
         return 1 if agent.failed else 0
 
-    def _judge_the_end(self, agent: Agent) -> None:
-        """A trial of films that end before it does."""
+    def _device(self, settings: AgentSettings) -> Device:
+        sensors = MachineSensors(settings.state_dir)
+        return Device(settings, sensors, self._clock, self._offset, self._started_s)
+
+    def _links(self, settings: AgentSettings, transport: Transport | None) -> list[Link]:
+        revision = self._configurations.kept.last.revision
+        return links_of(settings, transport, self._offset, revision)
+
+    def _judge_ended_films(self, agent: Agent) -> None:
+        """Decides on a configuration whose trial is longer than its films."""
         if not self._configurations.on_trial:
             return
         if any(camera.pipeline.counts.frames == 0 for camera in agent.cameras):
@@ -139,10 +144,10 @@ class Service:
             self._configurations.keep()
 
     def _models(self, settings: AgentSettings) -> FaceModels | None:
-        """The models, opened once for as long as their settings stay; None when told to stop.
+        """Opens the models again only for other settings; returns None after a request to stop.
 
-        A pack that was damaged since it was installed is waited for: the box says what is wrong
-        and tries to fetch it again, with growing pauses. Raises PackError for other faults.
+        While a pack is damaged, the box reports it and tries to download the pack again, with
+        growing pauses. Raises PackError for other faults.
         """
         if self._opened is not None and self._opened[0] == settings.models:
             return self._opened[1]
@@ -158,19 +163,19 @@ class Service:
                 failures += 1
                 pause_s = backoff.limit_s(failures)
                 log.error("%s; trying again in %.0f s", error.message, pause_s)
-                self._lie_low(settings, error.message, pause_s)
+                self._report_problem(settings, error.message, pause_s)
             else:
                 self._opened = settings.models, models
                 return models
         return None
 
-    def _lie_low(self, settings: AgentSettings, problem: str, pause_s: float) -> None:
-        """Without models nothing can be watched, but the server can be told so."""
+    def _report_problem(self, settings: AgentSettings, problem: str, pause_s: float) -> None:
+        """Without models no camera runs, but health messages report the reason for `pause_s`."""
         notify("READY=1")
         watchdog = Watchdog()
         transport = open_transport(settings)
-        links = links_of(settings, transport, self._offset, self._configurations.kept.last.revision)
-        sensors = MachineSensors(settings.state_dir)
+        links = self._links(settings, transport)
+        health = HealthMessages(self._device(settings), "none")
         if transport is not None:
             transport.open(lambda: None)
         until_s = self._clock.monotonic_s() + pause_s
@@ -181,41 +186,27 @@ class Service:
                 if self._clock.monotonic_s() < next_s:
                     continue
                 next_s += settings.fleet.health_s
-                message = health_message(
-                    device=settings.device,
-                    clock=self._clock,
-                    uptime_s=self._clock.monotonic_s() - self._started_s,
-                    model_id="none",
-                    readings=sensors.read(),
-                    outbox=None,
-                    clock_offset_s=self._offset.seconds,
-                    gave_up=(),
-                    problems=[problem],
-                    config_revision=self._configurations.running.revision,
-                    gallery_seq={},
-                    cameras=(),
-                    ledger=(),
-                )
-                tell(links, lambda link: link.send_health(message))  # noqa: B023  # called at once
+                message = health.message(self._configurations.running.revision, problems=[problem])
+                send_first(links, lambda link: link.send_health(message))  # noqa: B023
         finally:
             if transport is not None:
                 transport.close(1.0)
 
 
 def _while_alive(work: Callable[[], FaceModels]) -> FaceModels:
-    """Does what may take minutes (a pack to be fetched) without systemd taking it for a hang."""
+    """Runs `work`, which may take minutes, and keeps systemd from ending the process."""
     watchdog = Watchdog()
     with ThreadPoolExecutor(1, "opening") as pool:
         future = pool.submit(work)
         while not future.done():
-            notify(f"EXTEND_TIMEOUT_USEC={_LONGER_US}")
+            notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_US}")
             watchdog.alive()
             wait([future], timeout=0.5)
         return future.result()
 
 
 def _open_ledger(settings: AgentSettings) -> Ledger | None:
-    """Without it a box still identifies people; it only cannot say why it did not."""
+    """Returns None where the ledger cannot be opened: people are identified without it, too."""
     try:
         return open_ledger(settings)
     except Unavailable as error:
