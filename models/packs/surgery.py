@@ -1,84 +1,144 @@
-"""What installation does to a published graph so that it runs fast and takes batches."""
+"""Changes a published ONNX graph so that it runs fast and takes batches."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+from numpy.typing import NDArray
 
 from models.packs.manifest import Step
+from models.packs.protobuf import Message
 from shared.errors import PackError
 
-_DENORMAL = 1e-20
-"""Weights smaller than this are zero in all but name, and make a CPU's arithmetic crawl."""
+_TINY = 1e-20
+"""Smaller weights change no output, and denormal ones make a CPU's arithmetic many times slower."""
+
+
+# Numbers of fields in onnx.proto3 (https://github.com/onnx/onnx), as far as the steps need them.
+class _Graph(IntEnum):
+    NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13
+
+
+class _Node(IntEnum):
+    INPUT, OUTPUT, OP_TYPE, ATTRIBUTE = 1, 2, 4, 5
+
+
+class _Tensor(IntEnum):
+    DIMS, TYPE, FLOATS, INT64S, NAME, RAW = 1, 2, 4, 7, 8, 9
+
+
+_MODEL_GRAPH = 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_TENSOR = 1, 5
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIM = 1, 2, 1, 2, 1
+_DIM_VALUE, _DIM_PARAM = 1, 2
+_FLOAT, _INT64 = 1, 7  # types of tensors
 
 
 def operate(source: Path, target: Path, steps: Iterable[Step]) -> None:
-    """Write to `target` the graph of `source` after `steps`; PackError when it is no graph."""
+    """Writes the graph of `source` to `target`, after `steps`. Raises PackError if it is none."""
     try:
-        model = onnx.load(source)
-    except Exception as error:  # protobuf's errors are not part of a public tree
+        model = Message(source.read_bytes())
+        (graph,) = model.messages(_MODEL_GRAPH)
+        for step in steps:
+            if step == "flush-denormals":
+                flush_denormals(graph)
+            elif step == "dynamic-batch":
+                free_batch(graph)
+            else:
+                free_size(graph)
+    except ValueError as error:
         raise PackError(f"{source.name} is not an ONNX graph: {error}") from error
-    for step in steps:
-        if step == "flush-denormals":
-            flush_denormals(model)
-        elif step == "dynamic-batch":
-            free_batch(model)
-        else:
-            free_size(model)
-    onnx.save(model, target)
+    target.write_bytes(model.encode())
 
 
-def flush_denormals(model: onnx.ModelProto) -> int:
-    """Set all |w| < 1e-20 to zero and return how many there were."""
+def flush_denormals(graph: Message) -> int:
+    """Sets all weights with |w| < 1e-20 to zero and returns how many there were."""
     flushed = 0
-    for tensor in _weights(model):
-        if tensor.data_type != onnx.TensorProto.FLOAT:
+    for tensor in _tensors(graph):
+        if tensor.integers(_Tensor.TYPE) != [_FLOAT]:
             continue
-        values = numpy_helper.to_array(tensor)
-        tiny = (np.abs(values) < _DENORMAL) & (values != 0)
+        data = tensor.bytes_of(_Tensor.RAW) or tensor.bytes_of(_Tensor.FLOATS)
+        values = np.frombuffer(data, dtype="<f4")
+        tiny = (np.abs(values) < _TINY) & (values != 0)
         if tiny.any():
             flushed += int(tiny.sum())
-            clean = np.where(tiny, np.float32(0), values)
-            tensor.CopyFrom(numpy_helper.from_array(clean, tensor.name))
+            _replace(tensor, np.where(tiny, np.float32(0), values))
     return flushed
 
 
-def free_batch(model: onnx.ModelProto) -> None:
-    """Let the first dimension be any: in inputs, outputs, and reshapes that had it fixed."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name not in weights:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    for tensor in _weights(model, names=shapes):
-        shape = numpy_helper.to_array(tensor).copy()
-        if shape.ndim == 1 and shape.size > 1 and shape[0] == 1:
-            shape[0] = 0  # a reshape's 0 keeps the dimension that comes in
-            tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
-    del model.graph.value_info[:]
+def free_batch(graph: Message) -> None:
+    """Makes the first dimension dynamic: of inputs, of outputs, and in reshapes that fix it."""
+    for value in _inputs_and_outputs(graph):
+        for dimension in _dimensions(value)[:1]:
+            _set_dynamic(dimension, "batch")
+    shapes = {
+        name
+        for node in graph.messages(_Graph.NODE)
+        if node.text(_Node.OP_TYPE) == "Reshape"
+        for name in node.texts(_Node.INPUT)[1:2]
+    }
+    for tensor in _tensors(graph, names=shapes):
+        data = tensor.bytes_of(_Tensor.RAW)
+        shape = np.array(
+            np.frombuffer(data, dtype="<i8") if data else tensor.integers(_Tensor.INT64S)
+        )
+        if tensor.integers(_Tensor.DIMS) == [shape.size] and shape.size > 1 and shape[0] == 1:
+            shape[0] = 0  # a reshape copies the dimension of its input for a 0
+            _replace(tensor, shape)
+    graph.clear(_Graph.VALUE_INFO)
 
 
-def free_size(model: onnx.ModelProto) -> None:
-    """Let height and width be any (of a graph that is convolutions throughout)."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for value in (*model.graph.input, *model.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if value.name not in weights and len(dims) == 4:
-            dims[2].dim_param, dims[3].dim_param = f"{value.name}_h", f"{value.name}_w"
-    del model.graph.value_info[:]
+def free_size(graph: Message) -> None:
+    """Makes height and width dynamic (in a graph that is convolutions throughout)."""
+    for value in _inputs_and_outputs(graph):
+        dimensions = _dimensions(value)
+        if len(dimensions) == 4:
+            _set_dynamic(dimensions[2], f"{value.text(_VALUE_NAME)}_h")
+            _set_dynamic(dimensions[3], f"{value.text(_VALUE_NAME)}_w")
+    graph.clear(_Graph.VALUE_INFO)
 
 
-def _weights(
-    model: onnx.ModelProto, *, names: set[str] | None = None
-) -> Iterable[onnx.TensorProto]:
-    """Initializers and the tensors of Constant nodes; with `names`, only those."""
-    for tensor in model.graph.initializer:
-        if names is None or tensor.name in names:
+def _tensors(graph: Message, *, names: set[str] | None = None) -> Iterator[Message]:
+    """Yields initializers and the tensors of Constant nodes; with `names`, only those."""
+    for tensor in graph.messages(_Graph.INITIALIZER):
+        if names is None or tensor.text(_Tensor.NAME) in names:
             yield tensor
-    for node in model.graph.node:
-        if node.op_type == "Constant" and (names is None or node.output[0] in names):
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    yield attribute.t
+    for node in graph.messages(_Graph.NODE):
+        if node.text(_Node.OP_TYPE) == "Constant" and (
+            names is None or node.text(_Node.OUTPUT) in names
+        ):
+            for attribute in node.messages(_Node.ATTRIBUTE):
+                if attribute.text(_ATTRIBUTE_NAME) == "value":
+                    yield from attribute.messages(_ATTRIBUTE_TENSOR)
+
+
+def _inputs_and_outputs(graph: Message) -> list[Message]:
+    """Returns the graph's inputs and outputs, without the weights that are listed as inputs."""
+    weights = {tensor.text(_Tensor.NAME) for tensor in graph.messages(_Graph.INITIALIZER)}
+    values = [*graph.messages(_Graph.INPUT), *graph.messages(_Graph.OUTPUT)]
+    return [value for value in values if value.text(_VALUE_NAME) not in weights]
+
+
+def _dimensions(value: Message) -> list[Message]:
+    return [
+        dimension
+        for kind in value.messages(_VALUE_TYPE)
+        for tensor in kind.messages(_TYPE_TENSOR)
+        for shape in tensor.messages(_TENSOR_SHAPE)
+        for dimension in shape.messages(_SHAPE_DIM)
+    ]
+
+
+def _set_dynamic(dimension: Message, name: str) -> None:
+    dimension.clear(_DIM_VALUE, _DIM_PARAM)
+    dimension.add(_DIM_PARAM, name.encode())
+
+
+def _replace(tensor: Message, values: NDArray[np.float32] | NDArray[np.int64]) -> None:
+    """Stores other values of the same type and shape as raw data."""
+    name = tensor.bytes_of(_Tensor.NAME)
+    tensor.clear(_Tensor.FLOATS, _Tensor.INT64S, _Tensor.NAME, _Tensor.RAW)
+    if name:
+        tensor.add(_Tensor.NAME, name)
+    tensor.add(_Tensor.RAW, values.astype(values.dtype.newbyteorder("<")).tobytes())

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from models.face_models import FaceModels
 from models.onnx_session import Session
+from models.packs.protobuf import Message
 from models.packs.store import InstalledPack, require
 from models.packs.surgery import flush_denormals
 from models.preprocessing import Layout
@@ -75,10 +76,13 @@ def test_denormals_flushing_them_changes_no_answer(
 
 def test_denormals_only_what_is_nothing_is_flushed(tmp_path: Path) -> None:
     weights = np.array([[1e-45, -1e-39, 1e-21], [1e-19, -0.5, 0.0]], np.float32)
-    model = onnx.load(graphs.fixed_reshape(tmp_path / "graph.onnx", weights))
-    assert flush_denormals(model) == 3
+    graph = Message(graphs.fixed_reshape(tmp_path / "graph.onnx", weights).read_bytes())
+    assert flush_denormals(graph.messages(7)[0]) == 3
+    model = onnx.load_from_string(graph.encode())
     (left,) = (
-        numpy_helper.to_array(one) for one in model.graph.initializer if one.name == "weights"
+        numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name == "weights"
     )
     np.testing.assert_array_equal(left, np.array([[0, 0, 0], [1e-19, -0.5, 0]], np.float32))
 
@@ -155,6 +159,7 @@ import json, onnxruntime
 onnxruntime.get_available_providers = lambda: [
     "AzureExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 from models.preprocessing import Layout
+from models.packs.protobuf import Message
 from models.packs.store import require
 from models.onnx_session import Session
 pack = require("compact")
