@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from shared.backoff import Backoff
 from shared.clock import Clock
 

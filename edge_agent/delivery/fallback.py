@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from edge_agent.delivery.transport import CarriesMessages, TellsLocalEvents, Transport
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from shared.clock import Clock, SystemClock
 from shared.errors import Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.wire.messages import LocalEventMessage, ProbeReceipt, TrackMessage

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.batching import Window
 from edge_agent.delivery.http_session import Answer, ServerSession, TooSlow
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from shared.addresses import redacted
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable

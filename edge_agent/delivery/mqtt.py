@@ -18,7 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from edge_agent.config.settings import BrokerSettings
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.errors import (

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from shared.wire.messages import LocalEventMessage, ProbeReceipt, TrackMessage
 from shared.wire.topics import TopicKind
 

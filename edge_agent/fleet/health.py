@@ -7,7 +7,8 @@ from typing import Final, Protocol
 
 from edge_agent.agent import Agent, CameraThread
 from edge_agent.fleet.device import Device
-from edge_agent.outbox.outbox import Outbox, OutboxCounts
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.records import OutboxCounts
 from shared.clock import Clock
 from shared.errors import Unavailable
 from shared.wire.device import CameraHealth, HealthMessage, LedgerDay

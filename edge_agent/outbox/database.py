@@ -1,7 +1,7 @@
-"""The outbox's file: its tables, and how it is opened when the disk is full or the file damaged.
+"""The outbox's file: its tables, and how it is opened, also on a full disk or after damage.
 
-Beside it lies a small file with the last number that was given out. It is there for the day on
-which the database is damaged, or has lost its newest part: numbers never go back.
+A small file beside it has the last sequence number. Where the database is damaged or has lost its
+newest part, numbers still do not go back.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from edge_agent.config.key_file import TAKES_NOTHING
-from edge_agent.outbox.encryption import Open
+from edge_agent.outbox.encryption import Decrypt
 from shared.clock import SystemClock
 from shared.errors import ConfigurationError, MusterError, Unavailable
 from shared.wire.messages import ProbeMessage
@@ -48,80 +48,79 @@ CREATE TABLE IF NOT EXISTS tally (
 );
 INSERT OR IGNORE INTO tally (id) VALUES (1);
 """
-_ASIDE: Final = ".damaged-"
-_MISSES: Final = 500  # in a row: some 600,000 numbers
-_SMALLEST_BYTES: Final = 64 * 1024  # SQLite needs some 32 KiB beside a database to open it
+_DAMAGED: Final = ".damaged-"
+_MAX_MISSES: Final = 500  # in a row: some 600,000 numbers
+_MIN_FREE_BYTES: Final = 64 * 1024  # SQLite needs some 32 KiB to open a database
 
 
-class TakesNothing(Exception):
-    """The disk is full, read-only or broken: the file cannot be opened at the moment."""
+class DiskUnavailable(Exception):
+    """The disk is full, read-only or broken, so the file cannot be opened at the moment."""
 
 
-def open_file(path: Path, read: Open) -> sqlite3.Connection:
-    """Opens or creates the file. One that is no database is set aside: a box must go on.
+def open_file(path: Path, decrypt: Decrypt) -> sqlite3.Connection:
+    """Opens or creates the file. A damaged file is renamed and replaced by a new one.
 
-    `read` opens the probes that can be saved of it.
-
-    Raises TakesNothing where time or a person may help, ConfigurationError for a folder that
-    cannot be used, Unavailable for other faults.
+    `decrypt` is used for the probes that are saved from a damaged file. Raises DiskUnavailable
+    where a later attempt or a person may help, ConfigurationError for a folder that cannot be
+    used, Unavailable for other faults.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return _connect(path)
     except sqlite3.DatabaseError as error:
         if is_damage(error):
-            return begin_anew(path, error, read)
-        why = _why_nothing(path.parent, error)
+            return replace_damaged(path, error, decrypt)
+        why = _disk_problem(path.parent, error)
         if why is not None:
-            raise TakesNothing(why) from error
+            raise DiskUnavailable(why) from error
         raise Unavailable(f"the outbox {path} cannot be opened: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TakesNothing("the disk is full") from error
+            raise DiskUnavailable("the disk is full") from error
         if error.errno in TAKES_NOTHING:
-            raise TakesNothing(os.strerror(error.errno).lower()) from error
+            raise DiskUnavailable(os.strerror(error.errno).lower()) from error
         raise ConfigurationError(f"the outbox cannot be kept in {path.parent}: {error}") from error
 
 
-def begin_anew(path: Path, damage: sqlite3.Error, read: Open) -> sqlite3.Connection:
-    """Sets a damaged file aside and opens a new one with what can still be read of the old.
+def replace_damaged(path: Path, damage: sqlite3.Error, decrypt: Decrypt) -> sqlite3.Connection:
+    """Renames a damaged file and opens a new one with the probes that can still be read.
 
-    Only the newest damaged file is kept: what is in it is biometric data. Raises as `open_file`.
+    Only the newest damaged file is kept, because it holds biometric data. Raises as `open_file`.
     """
-    aside = path.with_name(f"{path.name}{_ASIDE}{int(SystemClock().now().timestamp())}")
+    renamed = path.with_name(f"{path.name}{_DAMAGED}{int(SystemClock().now().timestamp())}")
     try:
-        for older in path.parent.glob(f"{path.name}{_ASIDE}*"):
+        for older in path.parent.glob(f"{path.name}{_DAMAGED}*"):
             older.unlink()
-        for companion in ("-wal", ""):  # the journal belongs to it: its newest part may be whole
+        for companion in ("-wal", ""):  # the newest part of the log may be whole
             with suppress(FileNotFoundError):
-                path.with_name(path.name + companion).rename(f"{aside}{companion}")
+                path.with_name(path.name + companion).rename(f"{renamed}{companion}")
         path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
     except OSError as error:
-        raise TakesNothing(str(error)) from error
-    connection = open_file(path, read)
-    saved = _salvage(aside, connection, read)
+        raise DiskUnavailable(str(error)) from error
+    connection = open_file(path, decrypt)
+    saved = _salvage(renamed, connection, decrypt)
     log.error(
-        "The outbox %s is damaged (%s): kept as %s; a new one goes on with the %d waiting probes"
-        " that could be read",
+        "Replaced the damaged outbox %s (%s): the old file is kept as %s; the new one has the %d"
+        " waiting probes that could be read",
         path,
         damage,
-        aside,
+        renamed,
         saved,
     )
     return connection
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is not what was written, rather than the disk unwilling."""
+    """Returns whether the file itself is damaged, rather than the disk full or read-only."""
     name = str(getattr(error, "sqlite_errorname", ""))
     return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 class LastNumber:
-    """The last number given out, in a file of its own, written over in place.
+    """The last sequence number, in a small file that is overwritten in place.
 
-    It is not synced: it outlives the process at once, and a power cut after some seconds. Where
-    it cannot be written, the database alone knows the number.
+    The file is not synced: it survives the end of the process at once, and a power cut after some
+    seconds. Where it cannot be written, only the database has the number.
     """
 
     def __init__(self, outbox: Path) -> None:
@@ -129,7 +128,7 @@ class LastNumber:
         self._file: int | None = None
 
     def read(self) -> int:
-        """0 where there is none."""
+        """Returns 0 where there is no number."""
         try:
             return int(self._path.read_text(encoding="ascii"))
         except (OSError, ValueError):
@@ -147,24 +146,24 @@ class LastNumber:
             self._file = None
 
 
-def _why_nothing(folder: Path, error: sqlite3.Error) -> str | None:
-    """Why the disk takes nothing, where that is what is wrong."""
+def _disk_problem(folder: Path, error: sqlite3.Error) -> str | None:
+    """Returns what is wrong with the disk; None where the error has another cause."""
     disk = os.statvfs(folder)
     if disk.f_flag & os.ST_RDONLY:
         return "the disk is read-only"
-    if disk.f_bavail * disk.f_frsize < _SMALLEST_BYTES:
+    if disk.f_bavail * disk.f_frsize < _MIN_FREE_BYTES:
         return "the disk is full"
     name = str(getattr(error, "sqlite_errorname", ""))
     return str(error) if name.startswith(("SQLITE_IOERR", "SQLITE_FULL")) else None
 
 
-def _salvage(damaged: Path, connection: sqlite3.Connection, read: Open) -> int:
-    """Copies the probes that can be read, and the tally; answers how many probes."""
+def _salvage(damaged: Path, connection: sqlite3.Connection, decrypt: Decrypt) -> int:
+    """Copies the tally and the probes that can be read; returns the number of probes."""
     saved = 0
     try:
         with closing(sqlite3.connect(damaged)) as source:
             connection.execute("BEGIN IMMEDIATE")
-            for row in _readable(source, read):
+            for row in _readable(source, decrypt):
                 saved += connection.execute(
                     "INSERT OR IGNORE INTO probe (sequence, probe_id, body, put_at_s)"
                     " VALUES (?, ?, ?, ?)",
@@ -183,32 +182,32 @@ def _salvage(damaged: Path, connection: sqlite3.Connection, read: Open) -> int:
     except (sqlite3.Error, OSError) as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        log.error("Nothing can be read of the damaged %s: %s", damaged, error)
+        log.error("Nothing in the damaged file %s can be read: %s", damaged, error)
         return 0
     return saved
 
 
-def _readable(source: sqlite3.Connection, read: Open) -> Iterator[tuple[Any, ...]]:
-    """The whole probes of a damaged file, in order; what cannot be read is stepped over."""
+def _readable(source: sqlite3.Connection, decrypt: Decrypt) -> Iterator[tuple[Any, ...]]:
+    """Yields the whole probes of a damaged file in order, and skips the others."""
     query = "SELECT sequence, probe_id, body, put_at_s FROM probe WHERE sequence > ?"
     last = misses = 0
-    while misses < _MISSES:
+    while misses < _MAX_MISSES:
         try:
             for sequence, probe_id, body, put_at_s in source.execute(query, (last,)):
-                message = ProbeMessage.model_validate_json(read(sequence, probe_id, body))
+                message = ProbeMessage.model_validate_json(decrypt(sequence, probe_id, body))
                 if (message.sequence, message.probe_id) != (sequence, probe_id):
-                    raise sqlite3.DataError("this was never written here")
+                    raise sqlite3.DataError("a row that this program never wrote")
                 last, misses = sequence, 0
                 yield sequence, probe_id, body, float(put_at_s)
         except (sqlite3.Error, ValidationError, TypeError, AttributeError, MusterError):
-            last += 1 + misses**2 // 64  # by ones at first, then in longer and longer steps
+            last += 1 + misses**2 // 64  # first by one, then in growing steps
             misses += 1
         else:
             return
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    path.touch(mode=0o600)  # templates are biometric data; SQLite's other files take this mode over
+    path.touch(mode=0o600)  # biometric data; SQLite's other files get the same mode
     path.chmod(0o600)
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     try:

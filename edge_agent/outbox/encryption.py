@@ -1,7 +1,7 @@
-"""The probes of an outbox as they rest: envelopes (AES-256-GCM) of the box's key.
+"""Encrypts the stored probes with the device's key (AES-256-GCM).
 
-A template and a picture of a face are in each. An outbox of a version before this one holds them
-in the clear; it is taken over as it is opened, so that nothing of them is left in its files.
+A probe has a template and a picture of a face. Older versions stored probes in plain text; they
+are encrypted when the outbox is opened, and nothing of the plain text stays in its files.
 """
 
 import logging
@@ -17,15 +17,15 @@ from shared.errors import KeyMissing, Unavailable
 
 log = logging.getLogger(__name__)
 
-_SEALED: Final = 2  # the file's `user_version` from which on nothing is in the clear
-_AT_ONCE: Final = 100
+_ENCRYPTED: Final = 2  # `user_version` of a file in which every probe is encrypted
+_BATCH: Final = 100
 
-Open = Callable[[int, str, bytes], bytes]
-"""From a row (number, id, as stored) to the wire form. Raises Damaged or KeyMissing."""
+Decrypt = Callable[[int, str, bytes], bytes]
+"""Returns the wire form of a row (number, id, stored bytes). Raises Damaged or KeyMissing."""
 
 
-class Seal:
-    """Seals and opens one device's probes. An envelope opens under its own number and id only."""
+class ProbeEncryption:
+    """Encrypts and decrypts one device's probes. The number and the id are authenticated."""
 
     def __init__(self, folder: Path, device: str, key_file: Path | None) -> None:
         self._folder = folder
@@ -34,20 +34,20 @@ class Seal:
         self._ring: Keyring | None = None
 
     def load(self) -> None:
-        """Reads the key or makes one, as soon as the disk takes it.
+        """Reads the key or makes one. While the disk is full it is made later, with the first use.
 
-        Raises ConfigurationError for a key that is given and cannot be read.
+        Raises ConfigurationError for a configured key that cannot be read.
         """
         with suppress(Unavailable):
             self._keys()
 
-    def seal(self, sequence: int, probe_id: str, body: bytes) -> bytes:
-        """Raises Unavailable where the disk does not take a new key at the moment."""
+    def encrypt(self, sequence: int, probe_id: str, body: bytes) -> bytes:
+        """Raises Unavailable where a new key cannot be written to the disk at the moment."""
         return self._keys().seal(body, self._about(sequence, probe_id))
 
-    def open(self, sequence: int, probe_id: str, stored: bytes) -> bytes:
-        """Raises Damaged or KeyMissing. What rests in the clear is answered as it is."""
-        if not stored.startswith(MAGIC):  # a message in the clear begins with `{`
+    def decrypt(self, sequence: int, probe_id: str, stored: bytes) -> bytes:
+        """Returns plain text unchanged. Raises Damaged or KeyMissing."""
+        if not stored.startswith(MAGIC):  # plain text begins with `{`
             return stored
         try:
             return self._keys().open(stored, self._about(sequence, probe_id))
@@ -63,36 +63,37 @@ class Seal:
         return about("probe", self._device, sequence, probe_id)
 
 
-def take_over(connection: sqlite3.Connection, seal: Seal) -> None:
-    """Seals what rests in the clear, and rewrites the file without what was deleted before.
+def encrypt_stored(connection: sqlite3.Connection, encryption: ProbeEncryption) -> None:
+    """Encrypts probes in plain text, and rewrites the file without the deleted ones.
 
-    Where the disk has no room for that it is done at a later start; until then it is said.
+    Where the disk has no room for that, it logs a warning; the next start tries again.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version >= _SEALED:
+    if version >= _ENCRYPTED:
         return
     try:
-        while _sealed_some(connection, seal):
+        while _encrypt_some(connection, encryption):
             pass
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.execute(f"PRAGMA user_version = {_SEALED}")
+        connection.execute(f"PRAGMA user_version = {_ENCRYPTED}")
     except (sqlite3.OperationalError, Unavailable) as error:
-        log.warning("Probes from before wait in the outbox unencrypted, until a start: %s", error)
+        log.warning("Probes of an older version stay unencrypted until the next start: %s", error)
 
 
-def _sealed_some(connection: sqlite3.Connection, seal: Seal) -> bool:
+def _encrypt_some(connection: sqlite3.Connection, encryption: ProbeEncryption) -> bool:
+    """Encrypts a batch; returns False where every probe is encrypted."""
     rows = connection.execute(
         "SELECT sequence, probe_id, body FROM probe WHERE substr(body, 1, ?) <> ? LIMIT ?",
-        (len(MAGIC), MAGIC, _AT_ONCE),
+        (len(MAGIC), MAGIC, _BATCH),
     ).fetchall()
     if not rows:
         return False
-    sealed = [(seal.seal(*row), row[0]) for row in rows]
-    more = sum(len(body) for body, _ in sealed) - sum(len(body) for _, _, body in rows)
+    encrypted = [(encryption.encrypt(*row), row[0]) for row in rows]
+    more = sum(len(body) for body, _ in encrypted) - sum(len(body) for _, _, body in rows)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.executemany("UPDATE probe SET body = ? WHERE sequence = ?", sealed)
+        connection.executemany("UPDATE probe SET body = ? WHERE sequence = ?", encrypted)
         connection.execute("UPDATE tally SET bytes = bytes + ?", (more,))
         connection.execute("COMMIT")
     except sqlite3.Error:

@@ -1,4 +1,4 @@
-"""What is done to the outbox's rows, within a transaction of the outbox; the tally goes along."""
+"""Statements on the rows of the outbox, within its transaction; each updates the tally as well."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ def last_sequence(cursor: sqlite3.Cursor) -> int:
 
 
 def insert(cursor: sqlite3.Cursor, rows: Sequence[tuple[int, str, bytes, float]]) -> None:
-    """Probes in order: number, id, wire form, and when (by the life of the outbox, in seconds)."""
+    """Rows in order: number, id, encrypted probe, time (seconds that the outbox has been open)."""
     cursor.executemany(
         "INSERT INTO probe (sequence, probe_id, body, put_at_s) VALUES (?, ?, ?, ?)", rows
     )
@@ -26,7 +26,7 @@ def insert(cursor: sqlite3.Cursor, rows: Sequence[tuple[int, str, bytes, float]]
 
 
 def make_room(cursor: sqlite3.Cursor, max_bytes: int) -> None:
-    """Drops the oldest until there are no more than `max_bytes`."""
+    """Drops the oldest probes until at most `max_bytes` are left."""
     (excess,) = cursor.execute("SELECT bytes - ? FROM tally", (max_bytes,)).fetchone()
     if excess <= 0:
         return
@@ -42,12 +42,12 @@ def make_room(cursor: sqlite3.Cursor, max_bytes: int) -> None:
 
 
 def drop_older(cursor: sqlite3.Cursor, than_s: float) -> int:
-    """Drops what was put before this moment in the life of the outbox; answers how many."""
-    gone = cursor.execute(
+    """Drops the probes that were put before `than_s`; returns their number."""
+    dropped = cursor.execute(
         "DELETE FROM probe WHERE put_at_s < ? RETURNING length(body)", (than_s,)
     ).fetchall()
-    count_dropped(cursor, len(gone), sum(size for (size,) in gone))
-    return len(gone)
+    count_dropped(cursor, len(dropped), sum(size for (size,) in dropped))
+    return len(dropped)
 
 
 def count_dropped(cursor: sqlite3.Cursor, count: int, size: int = 0) -> None:
@@ -55,13 +55,13 @@ def count_dropped(cursor: sqlite3.Cursor, count: int, size: int = 0) -> None:
 
 
 def forget(cursor: sqlite3.Cursor, receipts: Iterable[ProbeReceipt], now: str) -> None:
-    """Removes what was answered for, and writes down what was refused, as of `now` (RFC 3339)."""
+    """Removes confirmed probes and records refused ones, with the time `now` (RFC 3339)."""
     for receipt in receipts:
         row = cursor.execute(
             "DELETE FROM probe WHERE probe_id = ? RETURNING sequence, length(body)",
             (receipt.probe_id,),
         ).fetchone()
-        if row is None:  # dropped for want of room since the receipt came
+        if row is None:  # dropped since the receipt came, because the outbox was full
             continue
         sequence, size = row
         if receipt.status == "refused":

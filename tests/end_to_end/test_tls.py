@@ -20,7 +20,7 @@ import requests
 import trustme
 
 from edge_agent.delivery.http import HttpTransport
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from match_server.process.preflight import require_sound_tls
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Unavailable

@@ -24,7 +24,7 @@ from edge_agent.fleet.enrollment import enroll
 from edge_agent.fleet.remote_config import Configurations
 from edge_agent.fleet.server_link import HttpLink
 from edge_agent.gallery.feed_client import FeedClient
-from edge_agent.outbox.outbox import StoredProbe
+from edge_agent.outbox.records import StoredProbe
 from shared.clock import SystemClock
 from shared.enrollment_code import Invitation
 from shared.errors import ConfigurationError, MusterError

@@ -139,7 +139,7 @@ def full_disk(
     clock = StandingClock()
     if request.param == "page count":
         outbox = Outbox(tmp_path / "outbox.db", DEVICE, clock=clock)
-        connection = outbox._connection
+        connection = outbox._file.connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 20}")
         yield outbox, clock, lambda: connection.execute("PRAGMA max_page_count = 1000000").close()
@@ -241,14 +241,14 @@ def test_a_box_starts_on_an_already_full_disk_and_stores_when_there_is_room(
 
 
 def test_memory_is_bounded_while_the_disk_is_full(outbox: Outbox) -> None:
-    outbox._connection.execute("PRAGMA query_only = ON")
+    outbox._file.connection.execute("PRAGMA query_only = ON")
     picture = b"\xff\xd8\xff" + bytes(60_000)
     for seed in range(200):
         outbox.put([make_probe(seed=seed % 3, thumbnail=picture)])
     counts = outbox.counts()
     assert counts.held + counts.dropped == 200
     assert counts.held * 80_000 <= 8 << 20
-    outbox._connection.execute("PRAGMA query_only = OFF")
+    outbox._file.connection.execute("PRAGMA query_only = OFF")
     outbox.retry()
     after = outbox.counts()
     assert (after.held, after.waiting, after.dropped) == (0, counts.held, counts.dropped)
@@ -482,7 +482,7 @@ def test_where_there_is_no_room_an_outbox_from_before_is_delivered_and_taken_ove
     filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 160 * 1024))
     outbox = Outbox(path, DEVICE)
     assert [one.probe_id for one in outbox.pending()] == [one.probe_id for one in probes[2:]]
-    assert "wait in the outbox unencrypted" in caplog.text
+    assert "stay unencrypted until the next start" in caplog.text
     outbox.close()
     filler.unlink()
     again = Outbox(path, DEVICE)

@@ -233,7 +233,7 @@ def test_a_disk_that_is_read_only_from_the_start_is_waited_for(
         assert outbox.counts().held == 1
         assert "read-only" in str(outbox.trouble)
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        outbox._retry_at = 0.0
+        outbox._file._retry_at_s = 0.0
         assert outbox.retry() == 1
         assert outbox.trouble is None
         there = waiting(outbox)
