@@ -4,39 +4,19 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flask import Flask, Response, g, request
-from pydantic import BaseModel
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from match_server.api.audit import actor_of, audit_endpoints, tell_access
 from match_server.api.auth import Gatekeeper
-from match_server.api.batches import batch_endpoints
-from match_server.api.calibrations import calibration_endpoints
-from match_server.api.client_connection import allow_slow_client
-from match_server.api.devices import device_endpoints
 from match_server.api.errors import register_errors
-from match_server.api.feed import feed_endpoints
-from match_server.api.health import health_endpoints
-from match_server.api.live import live_endpoints
-from match_server.api.metrics import metrics_endpoints
 from match_server.api.openapi import openapi_document
-from match_server.api.parsing import BoundedRequest, read_body, read_query
-from match_server.api.picture_limit import PictureTurns
-from match_server.api.routes import (
-    collection_endpoints,
-    group_endpoints,
-    key_endpoints,
-    person_endpoints,
-    reference_endpoints,
-    search_endpoints,
-    storage_endpoints,
-)
-from match_server.api.routing import Endpoint
-from match_server.api.tracks import track_endpoints
-from match_server.api.webhooks import webhook_endpoints
+from match_server.api.parsing import BoundedRequest
+from match_server.api.picture_limit import PictureLimit
+from match_server.api.routes import all_routes
+from match_server.api.view import view_of
 from match_server.container import Services
 from match_server.pages.live import pages
 from match_server.services.audit.chain import Actor, act_as
@@ -74,87 +54,28 @@ def create_app(
     app.config["MAX_FORM_PARTS"] = _FORM_PARTS
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     gatekeeper = Gatekeeper(services.settings, services.keys, services.page_sessions, secret)
-    pictures = PictureTurns(services.settings.threads // 2)
-    endpoints = all_endpoints(services, stopping, _warmed(services) if warm else lambda: True)
-    for endpoint in endpoints:
+    pictures = PictureLimit(services.settings.threads // 2)
+    warmed = _warmed(services) if warm else lambda: True
+
+    def document() -> Mapping[str, Any]:
+        return openapi_document(routes)
+
+    routes = all_routes(services, stopping, warmed, document)
+    for route in routes:
         app.add_url_rule(
-            endpoint.path,
-            endpoint.name,
-            _view(endpoint, gatekeeper, services, pictures),
-            methods=[endpoint.method],
+            route.path,
+            route.name,
+            view_of(route, services, gatekeeper, pictures),
+            methods=[route.method],
             provide_automatic_options=False,
         )
-    app.register_blueprint(pages(services, gatekeeper, lambda: openapi_document(endpoints)))
+    app.register_blueprint(pages(services, gatekeeper, document))
     register_errors(app)
     if proxies := services.settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     app.before_request(_begin)
     app.after_request(lambda response: _finish(response, services.metrics))
     return app
-
-
-def all_endpoints(
-    services: Services, stopping: Callable[[], bool], warmed: Callable[[], bool]
-) -> Sequence[Endpoint]:
-    """Every call of the API, in the order of the document."""
-    endpoints: list[Endpoint] = [
-        *collection_endpoints(services),
-        *calibration_endpoints(services),
-        *person_endpoints(services),
-        *group_endpoints(services),
-        *reference_endpoints(services),
-        *batch_endpoints(services),
-        *storage_endpoints(services),
-        *search_endpoints(services),
-        *live_endpoints(services, stopping),
-        *track_endpoints(services),
-        *feed_endpoints(services, stopping),
-        *device_endpoints(services),
-        *key_endpoints(services),
-        *webhook_endpoints(services),
-        *metrics_endpoints(services),
-        *audit_endpoints(services),
-    ]
-    endpoints += health_endpoints(services, warmed, lambda: openapi_document(endpoints))
-    return endpoints
-
-
-def _view(
-    endpoint: Endpoint, gatekeeper: Gatekeeper, services: Services, pictures: PictureTurns
-) -> Callable[..., Response]:
-    """The Flask view of an endpoint: who asks, what for, and the answer as JSON."""
-
-    def view(**path: str) -> Response:
-        if endpoint.permission is not None:
-            g.principal = gatekeeper.require(request, endpoint.permission)
-            whole = request._get_current_object()  # type: ignore[attr-defined]
-            g.still_admitted = gatekeeper.still(whole, endpoint.permission)
-            allow_slow_client(request.environ)
-        principal = g.get("principal")
-        act_as(actor_of(endpoint, path, principal, g.request_id, services.clock.now()))
-        inputs: dict[str, Any] = dict(path)
-        if not endpoint.picture:
-            query = read_query(request, endpoint.query)
-            if query is not None:
-                inputs["query"] = query
-        if endpoint.body is not None and not endpoint.raw_body:
-            inputs["body"] = read_body(request, endpoint.body, picture=endpoint.picture)
-            also = endpoint.also(inputs["body"])
-            if also is not None:
-                g.principal.require(also)
-        with pictures.turn(inputs.get("body")):
-            answer = endpoint.handle(**inputs)
-        each = services.settings.audit_searches == "each"
-        tell_access(services.access, endpoint, path, inputs.get("query"), each_search=each)
-        if isinstance(answer, BaseModel):
-            return Response(
-                answer.model_dump_json(), status=endpoint.status, mimetype="application/json"
-            )
-        if not isinstance(answer, Response):
-            raise TypeError(f"{endpoint.name} answered a {type(answer).__name__}")
-        return answer
-
-    return view
 
 
 def _warmed(services: Services) -> Callable[[], bool]:

@@ -22,6 +22,27 @@ _READING = frozenset({Permission.READ, Permission.EVENTS})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+def current_principal() -> Principal:
+    """The caller of the API in this request."""
+    principal: Principal = g.principal
+    return principal
+
+
+def access_check() -> Callable[[], None]:
+    """A function for long responses to this request, which raises when the key is not valid any
+    more: it may have been revoked, or have expired.
+    """
+    check: Callable[[], None] = g.access_check
+    return check
+
+
+def require_device(device: str) -> None:
+    """Raises Forbidden when the caller's key is of another device."""
+    own = current_principal().device
+    if own is not None and own != device:
+        raise Forbidden(f"this key speaks for device {own!r}, not for {device!r}")
+
+
 class Gatekeeper:
     """Decides who a request comes from.
 
@@ -59,12 +80,13 @@ class Gatekeeper:
         principal.require(permission)
         return principal
 
-    def still(self, request: Request, permission: Permission) -> Callable[[], None]:
-        """Asks again, while an answer is being given, whether the request may be answered.
+    def admit(self, request: Request, permission: Permission) -> None:
+        """Admit a request of the API; see `current_principal` and `access_check`.
 
-        What is asked for raises as `require`: the key may have been revoked, or have expired.
+        Raises as `require`.
         """
-        return lambda: self._principal(request, permission).require(permission)
+        g.principal = self.require(request, permission)
+        g.access_check = lambda: self._principal(request, permission).require(permission)
 
     def viewer(self, request: Request) -> Principal | None:
         """Who looks at the page: by cookie or, where the page is open, from this machine."""

@@ -1,5 +1,6 @@
-"""The OpenAPI 3.1 document, made from the endpoints and their pydantic models."""
+"""The OpenAPI 3.1 document, made from the routes and their pydantic models."""
 
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
@@ -8,9 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from match_server.api.operations import OPERATIONS
-from match_server.api.routing import Endpoint
-from match_server.schemas.base import ErrorBody, InText
+from match_server.api.routing import JSON, RawBody, Route
+from match_server.schemas.base import NDJSON, ErrorBody, InText
 
 Json = dict[str, Any]
 
@@ -37,12 +37,12 @@ field `image`, or base64 in JSON, never an address. Similarity is the cosine of 
 `distance` is 1 - similarity; `match_probability` is null until a calibration was measured."""
 
 
-def openapi_document(endpoints: Sequence[Endpoint]) -> Json:
+def openapi_document(routes: Sequence[Route]) -> Json:
     """The whole contract as one document."""
-    refs, schemas = _schemas(endpoints)
+    refs, schemas = _schemas(routes)
     paths: dict[str, Json] = {}
-    for endpoint in endpoints:
-        paths.setdefault(_path(endpoint), {})[endpoint.method.lower()] = _operation(endpoint, refs)
+    for route in routes:
+        paths.setdefault(_path(route), {})[route.method.lower()] = _operation(route, refs)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -60,50 +60,60 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> Json:
     }
 
 
-def _path(endpoint: Endpoint) -> str:
+def _path(route: Route) -> str:
     """The path as OpenAPI writes it."""
-    return re.sub(r"<(\w+)>", r"{\1}", endpoint.path)
+    return re.sub(r"<(\w+)>", r"{\1}", route.path)
 
 
-def _schemas(endpoints: Iterable[Endpoint]) -> tuple[dict[tuple[type, str], Json], Json]:
-    wanted: dict[tuple[type[BaseModel], str], None] = {(ErrorBody, "serialization"): None}
-    for endpoint in endpoints:
-        if endpoint.body is not None:
-            wanted[endpoint.body, "validation"] = None
-        if endpoint.answer is not None:
-            wanted[endpoint.answer, "serialization"] = None
-    refs, document = models_json_schema(list(wanted), ref_template=_REF)  # type: ignore[arg-type]
+def _schemas(routes: Iterable[Route]) -> tuple[dict[tuple[type, str], Json], Json]:
+    models: dict[tuple[type[BaseModel], str], None] = {(ErrorBody, "serialization"): None}
+    for route in routes:
+        body = _body(route)
+        if body is not None:
+            models[body.schema, "validation"] = None
+        if route.response is not None:
+            models[route.response, "serialization"] = None
+    refs, document = models_json_schema(list(models), ref_template=_REF)  # type: ignore[arg-type]
     return refs, document["$defs"]  # type: ignore[return-value]
 
 
-def _operation(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
+def _body(route: Route) -> RawBody | None:
+    return route.raw_body if route.body is None else RawBody(route.body)
+
+
+def _operation(route: Route, refs: dict[tuple[type, str], Json]) -> Json:
+    summary, _, description = (inspect.getdoc(route.function) or "").partition("\n\n")
     operation: Json = {
-        "operationId": OPERATIONS[f"{endpoint.method} {_path(endpoint)}"],
-        "tags": [endpoint.tag],
-        "summary": endpoint.summary,
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(endpoint)],
-        "responses": _responses(endpoint, refs),
-        "security": [] if endpoint.permission is None else [{"key": []}],
+        "operationId": route.name,
+        "tags": [route.tag],
+        "summary": " ".join(summary.split()).removesuffix("."),
+        "parameters": [*_path_parameters(route), *_query_parameters(route)],
+        "responses": _responses(route, refs),
+        "security": [] if route.permission is None else [{"key": []}],
     }
-    if endpoint.permission is not None:
-        operation["description"] = f"Needs the permission `{endpoint.permission.name.lower()}`."
-    if endpoint.body is not None:
-        operation["requestBody"] = _request_body(endpoint, refs[endpoint.body, "validation"])
+    if route.permission is not None:
+        needs = f"Needs the permission `{route.permission.name.lower()}`."
+        description = f"{description}\n\n{needs}" if description else needs
+    if description:
+        operation["description"] = description
+    body = _body(route)
+    if body is not None:
+        operation["requestBody"] = _request_body(route, body, refs[body.schema, "validation"])
     return operation
 
 
-def _path_parameters(endpoint: Endpoint) -> list[Json]:
+def _path_parameters(route: Route) -> list[Json]:
     return [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"<(\w+)>", endpoint.path)
+        for name in re.findall(r"<(\w+)>", route.path)
     ]
 
 
-def _query_parameters(endpoint: Endpoint) -> list[Json]:
-    if endpoint.query is None:
+def _query_parameters(route: Route) -> list[Json]:
+    if route.query is None:
         return []
-    schema = endpoint.query.model_json_schema()
-    fields: Json = {**schema["properties"], **_lists_as_text(endpoint.query)}
+    schema = route.query.model_json_schema()
+    fields: Json = {**schema["properties"], **_lists_as_text(route.query)}
     return [
         {"name": name, "in": "query", "required": False, "schema": field}
         for name, field in fields.items()
@@ -111,7 +121,7 @@ def _query_parameters(endpoint: Endpoint) -> list[Json]:
 
 
 def _lists_as_text(model: type[BaseModel]) -> Json:
-    """The fields that are lists, as they are written in a query or a form."""
+    """The fields with a list, which is one text in a query or a form."""
     return {
         name: {"type": "string", "description": field.description or ""}
         for name, field in model.model_fields.items()
@@ -119,23 +129,23 @@ def _lists_as_text(model: type[BaseModel]) -> Json:
     }
 
 
-def _request_body(endpoint: Endpoint, ref: Json) -> Json:
-    if endpoint.batch:
-        return _batch_body(endpoint, ref)
+def _request_body(route: Route, body: RawBody, ref: Json) -> Json:
+    if body.media_type == NDJSON:
+        return _batch_body(route, ref)
     schema = ref
-    if endpoint.at_once:
-        many = {"type": "array", "items": ref, "minItems": 1, "maxItems": endpoint.at_once}
+    if body.max_items:
+        many = {"type": "array", "items": ref, "minItems": 1, "maxItems": body.max_items}
         schema = {"oneOf": [ref, many]}
-    content: Json = {"application/json": {"schema": schema}}
-    if endpoint.example:
-        content["application/json"]["example"] = dict(endpoint.example)
-    if endpoint.picture:
-        content["multipart/form-data"] = {"schema": _form_schema(endpoint)}
+    content: Json = {body.media_type: {"schema": schema}}
+    if route.example:
+        content[body.media_type]["example"] = dict(route.example)
+    if route.takes_picture:
+        content["multipart/form-data"] = {"schema": _form_schema(body.schema)}
     return {"required": True, "content": content}
 
 
-def _batch_body(endpoint: Endpoint, ref: Json) -> Json:
-    """One JSON object a line, or files; the schemas are of one line and of the whole form."""
+def _batch_body(route: Route, ref: Json) -> Json:
+    """The body of a batch: a JSON object a line, or files in a form."""
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
     form = {
         "type": "object",
@@ -148,40 +158,38 @@ def _batch_body(endpoint: Endpoint, ref: Json) -> Json:
         "while this is sent, or after all of it. `curl -X POST -T FILE` sends a file of any size; "
         "`--data-binary @FILE` reads it into memory first and takes at most 1 GB.",
         "content": {
-            endpoint.media_type: {"schema": ref, "example": dict(endpoint.example)},
+            NDJSON: {"schema": ref, "example": dict(route.example)},
             "multipart/form-data": {"schema": form},
         },
     }
 
 
-def _form_schema(endpoint: Endpoint) -> Json:
+def _form_schema(model: type[BaseModel]) -> Json:
     """The picture as a file, and the plain parameters as form fields."""
     file: Json = {"type": "string", "format": "binary"}
-    if endpoint.body is None:
-        raise ValueError(f"{endpoint.name} takes a picture and declares no body")
-    fields: Json = endpoint.body.model_json_schema()["properties"]
+    fields: Json = model.model_json_schema()["properties"]
     plain = {
         name: field
         for name, field in fields.items()
         if name not in ("image", "template", "templates", "pair") and "$ref" not in str(field)
     }
-    plain |= {name: field for name, field in _lists_as_text(endpoint.body).items() if name in plain}
+    plain |= {name: field for name, field in _lists_as_text(model).items() if name in plain}
     image: Json = file if "image" in fields else {"type": "array", "items": file, "minItems": 2}
     return {"type": "object", "required": ["image"], "properties": {"image": image, **plain}}
 
 
-def _responses(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
+def _responses(route: Route, refs: dict[tuple[type, str], Json]) -> Json:
     good: Json = {"description": "Done."}
-    if endpoint.answer is not None:
-        schema = refs[endpoint.answer, "serialization"]
-        good["content"] = {endpoint.media_type: {"schema": schema}}
-    elif endpoint.media_type != "application/json":
-        bytes_or_text = {"format": "binary"} if endpoint.media_type.startswith("image/") else {}
-        good["content"] = {endpoint.media_type: {"schema": {"type": "string", **bytes_or_text}}}
+    if route.response is not None:
+        schema = refs[route.response, "serialization"]
+        good["content"] = {route.media_type: {"schema": schema}}
+    elif route.media_type != JSON:
+        bytes_or_text = {"format": "binary"} if route.media_type.startswith("image/") else {}
+        good["content"] = {route.media_type: {"schema": {"type": "string", **bytes_or_text}}}
     else:
-        good["content"] = {endpoint.media_type: {"schema": {"type": "object"}}}
-    responses = {str(endpoint.status): good}
-    for status in sorted({*endpoint.errors, *_errors_of_all(endpoint)}):
+        good["content"] = {route.media_type: {"schema": {"type": "object"}}}
+    responses = {str(route.status): good}
+    for status in sorted({*route.errors, *_errors_of_all(route)}):
         responses[str(status)] = {
             "description": _MEANING[status],
             "content": {"application/json": {"schema": refs[ErrorBody, "serialization"]}},
@@ -189,11 +197,11 @@ def _responses(endpoint: Endpoint, refs: dict[tuple[type, str], Json]) -> Json:
     return responses
 
 
-def _errors_of_all(endpoint: Endpoint) -> set[int]:
-    """What every call of its kind may answer."""
-    errors = set() if endpoint.permission is None else {401, 403, 429}
-    if endpoint.body is not None:
+def _errors_of_all(route: Route) -> set[int]:
+    """The statuses of errors that every call of its kind may return."""
+    errors = set() if route.permission is None else {401, 403, 429}
+    if _body(route) is not None:
         errors |= {400, 408, 413, 415, 503}
-    if endpoint.query is not None:
+    if route.query is not None:
         errors |= {400, 414}
     return errors

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.formparser import FormDataParser
 
-from match_server.schemas.base import InText
+from match_server.schemas.base import InText, PictureRequest
 from match_server.schemas.validation import validated, validated_json
 from shared.errors import MalformedInput, UnsupportedMedia
 
@@ -50,8 +50,9 @@ def read_query(request: Request, model: type[Model] | None) -> Model | None:
     return validated(model, _lists(values, model))
 
 
-def read_body(request: Request, model: type[Model], *, picture: bool) -> Model:
-    """The body as `model`; a picture call also takes multipart and parameters in the query."""
+def read_body(request: Request, model: type[Model]) -> Model:
+    """The body as `model`; a `PictureRequest` may be a form, with parameters in the query."""
+    picture = issubclass(model, PictureRequest)
     if picture and request.mimetype == "multipart/form-data":
         query = _lists(_single(request.args, "query"), model)
         return validated(model, _merged(query, _form(request, model)))

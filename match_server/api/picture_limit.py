@@ -1,4 +1,4 @@
-"""How many requests with a picture are answered at once: not as many as there are threads."""
+"""A limit to the requests with a picture that are handled at once: fewer than there are threads."""
 
 import threading
 from collections.abc import Iterator
@@ -6,42 +6,34 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel
 
-from match_server.schemas.persons import Enrollment
-from match_server.schemas.search import DetectRequest, SearchForm, VerifyRequest
+from match_server.schemas.base import PictureRequest
 from shared.errors import Unavailable
 
 
-class PictureTurns:
-    """Lets `most` pictures of one worker in, and tells the others to come again.
+class PictureLimit:
+    """Admits `max_pictures` requests with a picture at once in this process, and refuses others.
 
-    The models look at one picture after the other, some tens a second; a vector takes a fiftieth of
-    that. Pictures that wait hold a thread each, and once they held all, probes and searches by
-    vector stood behind them for seconds.
+    The models analyze one picture after the other, some tens a second; a vector takes a fiftieth of
+    that. Pictures that wait hold a thread each. Without the limit they would hold all threads, and
+    probes and searches by vector would wait behind them for seconds.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._places = threading.BoundedSemaphore(most)
+    def __init__(self, max_pictures: int) -> None:
+        self._max_pictures = max_pictures
+        self._free = threading.BoundedSemaphore(max_pictures)
 
     @contextmanager
-    def turn(self, body: BaseModel | None) -> Iterator[None]:
-        """For the time of an answer to `body`. Raises Unavailable for a picture too many."""
-        if not _has_picture(body):
+    def admit(self, body: BaseModel | None) -> Iterator[None]:
+        """Count a request while it is handled. Raises Unavailable for a picture too many."""
+        if not (isinstance(body, PictureRequest) and body.has_picture):
             yield
             return
-        if not self._places.acquire(blocking=False):
+        if not self._free.acquire(blocking=False):
             raise Unavailable(
-                f"{self._most} pictures are being looked at or wait already; send it again soon"
+                f"{self._max_pictures} pictures are being analyzed or wait already; send it again "
+                "soon"
             )
         try:
             yield
         finally:
-            self._places.release()
-
-
-def _has_picture(body: BaseModel | None) -> bool:
-    if isinstance(body, VerifyRequest):
-        return any(side.image is not None for side in body.pair)
-    if isinstance(body, SearchForm | Enrollment):
-        return body.image is not None
-    return isinstance(body, DetectRequest)
+            self._free.release()

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import COOKIE, EDITING_COOKIE, Gatekeeper, require_own_page
-from match_server.api.constant_responses import ConstantAnswer
+from match_server.api.cached_response import CachedResponse
 from match_server.api.errors import http_error, status_of
 from match_server.container import Services
 from match_server.pages.calibration import add_calibration_page
@@ -123,7 +123,7 @@ def pages(services: Services, gatekeeper: Gatekeeper, document: Document) -> Blu
         )
         return make_response(page)
 
-    blueprint.add_url_rule("/docs", "docs", ConstantAnswer(documentation), methods=["GET"])
+    blueprint.add_url_rule("/docs", "docs", CachedResponse(documentation), methods=["GET"])
 
     add_device_pages(blueprint, services, gatekeeper)
     add_event_pages(blueprint, services, gatekeeper)

@@ -86,6 +86,15 @@ class Paging(ApiModel):
         return (self.page - 1) * self.size
 
 
+class PictureRequest(ApiModel):
+    """Base of requests with a picture: they may be a form too, with parameters in the query."""
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether the request holds a picture; some may hold a template in place of it."""
+        return True
+
+
 class Written(ApiModel):
     """The answer of a write: the number in the change feed that a search may wait for."""
 
@@ -215,6 +224,7 @@ __all__ = [
     "Paging",
     "Pending",
     "Picture",
+    "PictureRequest",
     "Text",
     "Threshold",
     "Vector",

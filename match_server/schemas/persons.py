@@ -14,6 +14,7 @@ from match_server.schemas.base import (
     Paging,
     Pending,
     Picture,
+    PictureRequest,
     Text,
     Vector,
     Written,
@@ -119,7 +120,7 @@ FaceBox = Annotated[
 ]
 
 
-class Enrollment(ApiModel):
+class Enrollment(PictureRequest):
     """A picture, or a template from elsewhere with the model that made it."""
 
     image: Picture | None = None
@@ -143,6 +144,10 @@ class Enrollment(ApiModel):
             raise ValueError("`store` and `storage` keep a photo, and a template is none")
         require_one_choice(self.face, self.box, self.image)
         return self
+
+    @property
+    def has_picture(self) -> bool:
+        return self.image is not None
 
     @property
     def keeps(self) -> bool:

@@ -13,6 +13,7 @@ from match_server.schemas.base import (
     Moment,
     Name,
     Picture,
+    PictureRequest,
     Text,
     Threshold,
     Vector,
@@ -32,7 +33,7 @@ UNCALIBRATED = (
 Rounded = Annotated[float, AfterValidator(lambda value: round(value, 6))]
 
 
-class DetectRequest(ApiModel):
+class DetectRequest(PictureRequest):
     image: Picture
     gate: GateName = Field(default="doorway", description="Whose ranges the factors are held to.")
 
@@ -55,7 +56,7 @@ class ProbeVector(ApiModel):
     model_id: ModelId
 
 
-class SearchForm(ApiModel):
+class SearchForm(PictureRequest):
     """A picture, templates, or an enrolled template to search with, and whom to look for."""
 
     image: Picture | None = None
@@ -91,6 +92,10 @@ class SearchForm(ApiModel):
         if sum(item is not None for item in given) != 1:
             raise ValueError("give exactly one of `image`, `templates` and `template_id`")
         return self
+
+    @property
+    def has_picture(self) -> bool:
+        return self.image is not None
 
 
 class Newcomer(ApiModel):
@@ -225,7 +230,7 @@ class VerifySide(ApiModel):
         return self
 
 
-class VerifyRequest(ApiModel):
+class VerifyRequest(PictureRequest):
     pair: tuple[VerifySide, VerifySide] = Field(
         description="The two to compare. As multipart: the field `image` twice."
     )
@@ -235,6 +240,10 @@ class VerifyRequest(ApiModel):
         "one at which of all verifications of two persons one in 10,000 is a match, by the "
         "collection's calibration or the model pack's reference.",
     )
+
+    @property
+    def has_picture(self) -> bool:
+        return any(side.image is not None for side in self.pair)
 
 
 class Verified(ApiModel):

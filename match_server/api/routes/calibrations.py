@@ -1,8 +1,8 @@
-"""What was measured of a collection's model, and adopted."""
+"""Calibrations of collections."""
 
 from pydantic import JsonValue
 
-from match_server.api.routing import Endpoint
+from match_server.api.routing import Routes
 from match_server.container import Services
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.calibrations import (
@@ -17,39 +17,41 @@ from match_server.services.auth.keys import Permission
 _CALIBRATION = "/v1/collections/<collection>/calibration"
 
 
-def calibration_endpoints(services: Services) -> list[Endpoint]:
-    """Calibrations."""
-    do = services.calibrations
-    return [
-        Endpoint(
-            "PUT", _CALIBRATION, "collections",
-            "Adopt the calibration file that `match-server evaluate` wrote",
-            handle=lambda collection, body: do.adopt(collection, body),
-            permission=Permission.ADMINISTER, body=CalibrationFile, answer=CalibrationAdopted,
-            errors=(400, 404, 409, 422), example=_example(services.faces.model_id),
-        ),
-        Endpoint(
-            "GET", _CALIBRATION, "collections", "Read the calibration in use, and its limits",
-            handle=lambda collection: do.get(collection), permission=Permission.READ,
-            answer=CalibrationView, errors=(404,),
-        ),
-        Endpoint(
-            "DELETE", _CALIBRATION, "collections",
-            "Use no calibration any more; probabilities are null then",
-            handle=lambda collection: do.remove(collection), permission=Permission.ADMINISTER,
-            answer=CalibrationRemoved, errors=(404, 409),
-        ),
-        Endpoint(
-            "GET", f"{_CALIBRATION}s", "collections", "List the calibrations ever adopted",
-            handle=lambda collection, query: do.history(collection, query),
-            permission=Permission.READ, query=Paging, answer=Page[CalibrationLine],
-            errors=(400, 404),
-        ),
-    ]  # fmt: skip
+def calibration_routes(services: Services) -> Routes:
+    routes = Routes("collections")
+    calibrations = services.calibrations
+
+    @routes.add(
+        "PUT",
+        _CALIBRATION,
+        Permission.ADMINISTER,
+        errors=(404, 409, 422),
+        example=_example(services.faces.model_id),
+    )
+    def adopt_calibration(collection: str, body: CalibrationFile) -> CalibrationAdopted:
+        """Adopt the calibration file that `match-server evaluate` wrote."""
+        return calibrations.adopt(collection, body)
+
+    @routes.add("GET", _CALIBRATION, Permission.READ, errors=(404,))
+    def get_calibration(collection: str) -> CalibrationView:
+        """Read the calibration in use, and its limits."""
+        return calibrations.get(collection)
+
+    @routes.add("DELETE", _CALIBRATION, Permission.ADMINISTER, errors=(404, 409))
+    def remove_calibration(collection: str) -> CalibrationRemoved:
+        """Use no calibration any more; probabilities are null then."""
+        return calibrations.remove(collection)
+
+    @routes.add("GET", f"{_CALIBRATION}s", Permission.READ, errors=(404,))
+    def list_calibrations(collection: str, query: Paging) -> Page[CalibrationLine]:
+        """List the calibrations ever adopted."""
+        return calibrations.history(collection, query)
+
+    return routes
 
 
 def _example(model_id: str) -> dict[str, JsonValue]:
-    """A file of two persons, cut short to four thresholds."""
+    """A calibration file of two persons, shortened to four thresholds."""
     estimate: JsonValue = {"value": 0.0, "low": 0.0, "high": 0.95}
     curves: dict[str, JsonValue] = {
         "thresholds": [0.0, 0.25, 0.5, 0.75],

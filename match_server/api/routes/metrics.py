@@ -6,7 +6,7 @@ from flask import Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from match_server.api.routing import Endpoint
+from match_server.api.routing import Routes
 from match_server.container import Services
 from match_server.db.tables import (
     Collection,
@@ -26,10 +26,13 @@ _Labels = tuple[tuple[str, str], ...]
 _Gauge = tuple[str, str, Mapping[_Labels, float]]
 
 
-def metrics_endpoints(services: Services) -> list[Endpoint]:
-    """Figures of all processes of this server."""
+def metrics_routes(services: Services) -> Routes:
+    routes = Routes("health")
+    permission = Permission.READ if services.settings.metrics_need_key else None
 
-    def answer() -> Response:
+    @routes.add("GET", "/metrics", permission, media_type="text/plain")
+    def get_metrics() -> Response:
+        """Figures for Prometheus."""
         services.metrics.process(
             lag=services.galleries.lag(),
             damaged=services.galleries.damaged(),
@@ -38,14 +41,7 @@ def metrics_endpoints(services: Services) -> list[Endpoint]:
         text, media_type = services.metrics.exposition(lambda: _gauges(services))
         return Response(text, content_type=media_type)
 
-    closed = services.settings.metrics_need_key
-    return [
-        Endpoint(
-            "GET", "/metrics", "health", "Figures for Prometheus",
-            handle=answer, permission=Permission.READ if closed else None,
-            media_type="text/plain",
-        ),
-    ]  # fmt: skip
+    return routes
 
 
 def _gauges(services: Services) -> Iterator[_Gauge]:

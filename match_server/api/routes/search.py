@@ -1,0 +1,71 @@
+"""Detect, search and verify."""
+
+from match_server.api.auth import current_principal
+from match_server.api.routing import Routes
+from match_server.container import Services
+from match_server.schemas.search import (
+    Detected,
+    DetectRequest,
+    SearchAnswer,
+    SearchEverywhere,
+    SearchRequest,
+    Verified,
+    VerifyRequest,
+)
+from match_server.services.auth.keys import Permission
+
+
+def search_routes(services: Services) -> Routes:
+    routes = Routes("search")
+
+    @routes.add("POST", "/v1/detect", Permission.SEARCH, example={"image": "/9j/4AAQSkZJRg=="})
+    def detect(body: DetectRequest) -> Detected:
+        """Find faces in a picture and judge their quality."""
+        return services.verification.detect(body.image, body.gate)
+
+    @routes.add(
+        "POST",
+        "/v1/collections/<collection>/search",
+        Permission.SEARCH,
+        errors=(404, 409, 422),
+        example={
+            "image": "/9j/4AAQSkZJRg==",
+            "limit": 5,
+            "groups": ["night-shift"],
+            "filter": [{"field": "metadata.floor", "op": "gte", "value": 3}],
+        },
+    )
+    def search(collection: str, body: SearchRequest) -> SearchAnswer:
+        """Who is this?"""
+        if body.newcomer is not None:
+            current_principal().require(Permission.ENROLL)
+        return services.identification.search(collection, body)
+
+    @routes.add(
+        "POST",
+        "/v1/search",
+        Permission.SEARCH,
+        errors=(404, 409, 422),
+        example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg=="},
+    )
+    def search_everywhere(body: SearchEverywhere) -> SearchAnswer:
+        """Who is this, of several collections?"""
+        return services.identification.search_everywhere(body)
+
+    @routes.add(
+        "POST",
+        "/v1/verify",
+        Permission.SEARCH,
+        errors=(404, 409, 422),
+        example={
+            "pair": [
+                {"image": "/9j/4AAQSkZJRg=="},
+                {"person": "eileen", "collection": "staff"},
+            ]
+        },
+    )
+    def verify(body: VerifyRequest) -> Verified:
+        """Are these two the same person?"""
+        return services.verification.verify(body)
+
+    return routes
