@@ -1,4 +1,4 @@
-"""The Flask application: built from its services, with nothing global."""
+"""The Flask application, built from the services."""
 
 import logging
 import re
@@ -27,12 +27,12 @@ from shared.ids import new_id
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-# Of a field that is no file. It is also the room of the multipart reader, which takes 64 KiB at a
-# time: a smaller one refuses files for their length.
+# Of a form field that is not a file. The multipart reader uses it as its buffer too, and reads
+# 64 KiB at a time: with a smaller value it would refuse long files.
 _FORM_FIELD_BYTES = 512 * 1024
 _FORM_PARTS = 32
-_OPEN_TO_ALL = "/v1/devices/enroll"
-_OPEN_BYTES = 16 * 1024
+_WITHOUT_KEY = "/v1/devices/enroll"
+_MAX_BYTES_WITHOUT_KEY = 16 * 1024
 
 
 def create_app(
@@ -52,7 +52,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = services.settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = _FORM_FIELD_BYTES
     app.config["MAX_FORM_PARTS"] = _FORM_PARTS
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's JSON provider
     gatekeeper = Gatekeeper(services.settings, services.keys, services.page_sessions, secret)
     pictures = PictureLimit(services.settings.threads // 2)
     warmed = _warmed(services) if warm else lambda: True
@@ -85,7 +85,7 @@ def _warmed(services: Services) -> Callable[[], bool]:
         try:
             services.galleries.warm()
         except MusterError:
-            log.exception("the galleries cannot be loaded; each search tries again")
+            log.exception("Could not load the galleries; each search tries again")
         done.set()
 
     threading.Thread(target=load, name="warm", daemon=True).start()
@@ -93,27 +93,27 @@ def _warmed(services: Services) -> Callable[[], bool]:
 
 
 def _begin() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
+    request_id = request.headers.get("X-Request-Id", "")
+    g.request_id = request_id if _REQUEST_ID.fullmatch(request_id) else new_id()
     g.started_s = time.monotonic()
     act_as(Actor())
     page = not request.path.startswith("/v1/")
-    if request.method == "POST" and (page or request.path == _OPEN_TO_ALL):
-        # What needs no key in a header is small and has come as a whole before a thread is asked:
-        # a thread waits only for clients with a key (see `match_server.process.client_socket`).
-        request.max_content_length = _OPEN_BYTES
+    if request.method == "POST" and (page or request.path == _WITHOUT_KEY):
+        # Without a key in a header, the body must be small and complete before a thread reads it:
+        # threads wait only for clients with a key (see `match_server.process.client_socket`).
+        request.max_content_length = _MAX_BYTES_WITHOUT_KEY
         if request.content_length is None and request.headers.get("Transfer-Encoding"):
             raise MalformedInput("send the body with its length (Content-Length), not in chunks")
 
 
 def _finish(response: Response, metrics: Metrics) -> Response:
     response.headers["X-Request-Id"] = g.request_id
-    response.call_on_close(lambda: act_as(Actor()))  # what is streamed is written before that
+    response.call_on_close(lambda: act_as(Actor()))  # after a stream has written its entries
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Cache-Control", "no-store")
-    if request.is_secure:  # a year; a browser that came by TLS once does not come without again
+    if request.is_secure:  # a year; browsers that came by TLS once then always use TLS
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
-    # The rule, not the path: ids may be names of people. Never the query, the body or a header.
+    # The rule, not the path: ids may be names of people. Never log query, body or headers.
     rule = request.url_rule.rule if request.url_rule is not None else "(none)"
     took_s = time.monotonic() - g.started_s
     metrics.request(rule, request.method, response.status_code, took_s)

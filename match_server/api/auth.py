@@ -1,4 +1,4 @@
-"""Who asks: a key in `Authorization: Bearer`, or the page's cookie for reading."""
+"""Authentication: by a key in `Authorization: Bearer`, or by the cookies of the pages."""
 
 import ipaddress
 import secrets
@@ -29,8 +29,9 @@ def current_principal() -> Principal:
 
 
 def access_check() -> Callable[[], None]:
-    """A function for long responses to this request, which raises when the key is not valid any
-    more: it may have been revoked, or have expired.
+    """A function for long responses, which checks the key of this request again.
+
+    It raises Unauthenticated or Forbidden when the key was revoked or has expired.
     """
     check: Callable[[], None] = g.access_check
     return check
@@ -44,15 +45,16 @@ def require_device(device: str) -> None:
 
 
 class Gatekeeper:
-    """Decides who a request comes from.
+    """Finds out who sends a request, and limits how often.
 
-    A browser cannot send a key when it opens a page, a picture or an event stream, and a key in an
-    address would end up in logs. So `/login` takes a key once and answers a signed cookie
-    (HttpOnly, SameSite=Strict) that names the key, not contains it, and that is good for reading
-    events and persons only, whatever the key's role. Revoking the key ends the session.
+    A browser cannot send a key when it opens a page, a picture or an event stream, and a key in a
+    URL would end up in logs. So `/login` takes a key once and returns a signed cookie (HttpOnly,
+    SameSite=Strict). The cookie contains the id of the key, not the key. It allows to read events
+    and persons only, whatever the role of the key. Revoking the key ends the session.
 
-    Who edits people there gives a key that may enroll, for an hour: a second cookie, good for what
-    an enroller may do, and for writing only together with the header that our scripts send.
+    To edit people on the pages, a visitor enters a key that may enroll, and gets a second cookie
+    for an hour. That cookie allows what an enroller may do. For writing, the header that our
+    scripts send must come with it.
     """
 
     def __init__(
@@ -69,28 +71,17 @@ class Gatekeeper:
         self._signer = URLSafeTimedSerializer(secret, salt="muster-page-session")
         self._editing = URLSafeTimedSerializer(secret, salt="muster-page-editing")
 
-    def require(self, request: Request, permission: Permission) -> Principal:
-        """Who asks.
-
-        Raises Unauthenticated, Forbidden when the role does not allow it, and RateLimited.
-        """
-        principal = self._principal(request, permission)
-        g.key_id = principal.key_id
-        self._limits.admit(principal.key_id)
-        principal.require(permission)
-        return principal
-
     def admit(self, request: Request, permission: Permission) -> None:
-        """Admit a request of the API; see `current_principal` and `access_check`.
+        """Admit a request of the API, and set `current_principal` and `access_check` for it.
 
-        Raises as `require`.
+        Raises Unauthenticated, RateLimited, and Forbidden when the role does not allow it.
         """
-        g.principal = self.require(request, permission)
+        g.principal = self._admitted(self._principal(request, permission), permission)
         g.access_check = lambda: self._principal(request, permission).require(permission)
 
     def viewer(self, request: Request) -> Principal | None:
-        """Who looks at the page: by cookie or, where the page is open, from this machine."""
-        known = self._named(request.cookies.get(COOKIE), self._signer, SESSION_S)
+        """The viewer of a page: by cookie or, where the page is open, from this machine."""
+        known = self._principal_of(request.cookies.get(COOKIE), self._signer, SESSION_S)
         if known is not None and known.may(Permission.EVENTS):
             return Principal(key_id=known.key_id, role="viewer")
         if self._settings.open_page and _is_local(request):
@@ -98,16 +89,16 @@ class Gatekeeper:
         return None
 
     def editor(self, request: Request) -> Principal | None:
-        """Who edits people on the page: by the cookie of the last hour."""
-        known = self._named(request.cookies.get(EDITING_COOKIE), self._editing, EDITING_S)
+        """The editor of people on a page: by the second cookie, of the last hour."""
+        known = self._principal_of(request.cookies.get(EDITING_COOKIE), self._editing, EDITING_S)
         if known is not None and known.may(Permission.ENROLL):
             return Principal(key_id=known.key_id, role="enroller")
         return None
 
     def session_for(self, request: Request, key: str) -> str:
-        """The cookie for a key.
+        """The cookie that a key is exchanged for at `/login`.
 
-        Raises Unauthenticated, Forbidden for a key that may not, and RateLimited.
+        Raises Unauthenticated, RateLimited, and Forbidden for a key that may not watch events.
         """
         principal = self._recognised(request, key)
         if not principal.may(Permission.EVENTS):
@@ -118,7 +109,7 @@ class Gatekeeper:
         return self._cookie(self._signer, principal)
 
     def editing_for(self, request: Request, key: str) -> str:
-        """The cookie with which a key edits people; raises as `session_for`."""
+        """The cookie for editing people that a key is exchanged for; raises as `session_for`."""
         principal = self._recognised(request, key)
         if not principal.may(Permission.ENROLL):
             raise Forbidden(
@@ -127,7 +118,7 @@ class Gatekeeper:
         return self._cookie(self._editing, principal)
 
     def sign_out(self, request: Request) -> None:
-        """End the session, and with it what it may edit, whoever has a copy of the cookies."""
+        """End both sessions of the visitor; copies of the cookies are not valid any more."""
         self._end(request.cookies.get(COOKIE), self._signer, SESSION_S)
         self.stop_editing(request)
 
@@ -140,13 +131,15 @@ class Gatekeeper:
         return str(signer.dumps([principal.key_id, secrets.token_hex(16)]))
 
     def _end(self, cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int) -> None:
-        named = _read(cookie, signer, max_age_s)
-        if named is not None:
-            self._sessions.end(named[1])
+        ids = _read(cookie, signer, max_age_s)
+        if ids is not None:
+            self._sessions.end(ids[1])
 
     def admit_form(self, request: Request, key: str, permission: Permission) -> Principal:
-        """Who sends a form with a key of their own, for this one time; raises as `require`."""
-        principal = self._recognised(request, key)
+        """The sender of a form that contains a key, for this request only; raises as `admit`."""
+        return self._admitted(self._recognised(request, key), permission)
+
+    def _admitted(self, principal: Principal, permission: Permission) -> Principal:
         g.key_id = principal.key_id
         self._limits.admit(principal.key_id)
         principal.require(permission)
@@ -165,24 +158,24 @@ class Gatekeeper:
         raise Unauthenticated("this call needs a key: `Authorization: Bearer KEY`")
 
     def _visitor(self, request: Request, permission: Permission) -> Principal | None:
-        """Who asks from a page, where a cookie is enough."""
+        """The visitor of a page that sends this request, if a cookie suffices for it."""
         if request.method in ("GET", "HEAD"):
             if permission in _READING:
                 return self.viewer(request)
             return self.editor(request) if permission is Permission.REFERENCES else None
         return self.editor(request) if EDITING_HEADER in request.headers else None
 
-    def _named(
+    def _principal_of(
         self, cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int
     ) -> Principal | None:
-        """Whose key a cookie names; None when it is forged, too old, or was ended."""
-        named = _read(cookie, signer, max_age_s)
-        if named is None or self._sessions.has_ended(named[1]):
+        """The principal of a cookie; None when the cookie is forged, too old, or was ended."""
+        ids = _read(cookie, signer, max_age_s)
+        if ids is None or self._sessions.has_ended(ids[1]):
             return None
-        return self._keys.still_valid(named[0])
+        return self._keys.still_valid(ids[0])
 
     def _recognised(self, request: Request, key: str) -> Principal:
-        """Whose key it is. Who sends wrong ones is soon not listened to."""
+        """The principal of a key. An address that sends wrong keys soon gets RateLimited."""
         address = client_network(request)
         self._limits.before_key(address, key)
         try:
@@ -197,7 +190,7 @@ class Gatekeeper:
 def _read(
     cookie: str | None, signer: URLSafeTimedSerializer, max_age_s: int
 ) -> tuple[str, str] | None:
-    """The ids of the key and of the session that stand in a cookie; None when it is forged."""
+    """The ids of key and session in a cookie; None when it is forged."""
     try:
         key_id, session_id = signer.loads(cookie or "", max_age=max_age_s)
     except (BadSignature, ValueError, TypeError):  # the others: a cookie of an earlier version
@@ -206,9 +199,9 @@ def _read(
 
 
 def client_network(request: Request) -> str:
-    """Where a request comes from, for counting: the address, of IPv6 its network of 64 bits.
+    """The address that a request is counted under; with IPv6, its network of 64 bits.
 
-    A machine may take any address of such a network, and a guess from each.
+    A machine can use every address of such a network, and send guesses from each.
     """
     try:
         address = ipaddress.ip_address(request.remote_addr or "")
@@ -223,8 +216,8 @@ def client_network(request: Request) -> str:
 def require_own_page(request: Request, public_url: str | None) -> None:
     """Raises Forbidden for a form that a page of another site sent.
 
-    It could sign a visitor in with a key of its own, and so learn what they do. Browsers say where
-    a form comes from: over TLS in `Sec-Fetch-Site`, always in `Origin`.
+    Such a page could sign a visitor in with its own key, and so learn what the visitor does.
+    Browsers name the sender of a form: over TLS in `Sec-Fetch-Site`, always in `Origin`.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = {request.host} if public_url is None else {request.host, urlsplit(public_url).netloc}
@@ -234,10 +227,10 @@ def require_own_page(request: Request, public_url: str | None) -> None:
 
 
 def _is_local(request: Request) -> bool:
-    """From this machine, and asked for by this machine's name.
+    """Whether a request comes from this machine, and the host in it is this machine.
 
-    The second keeps a web page of somebody else, whose name was made to point here, from reading
-    along in the visitor's browser.
+    The second condition prevents DNS rebinding: the name of a foreign web page could point to this
+    machine, and its scripts could then read the pages in the visitor's browser.
     """
     try:
         loopback = ipaddress.ip_address(request.remote_addr or "").is_loopback

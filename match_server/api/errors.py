@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP, and the one form that every error has."""
+"""The table from errors to HTTP statuses, and the error response that all of them have."""
 
 import logging
 
@@ -39,20 +39,20 @@ def status_of(error: errors.MusterError) -> int:
 
 
 def register_errors(app: Flask) -> None:
-    """Let every error of `app` be answered in the one form."""
+    """Make every error of `app` an error response."""
     app.register_error_handler(errors.MusterError, _known)
     app.register_error_handler(HTTPException, http_error)
-    for cut in (ParseException, NoMoreData):
-        app.register_error_handler(cut, _cut)
-    app.register_error_handler(OSError, _of_the_system)
+    for error_class in (ParseException, NoMoreData):
+        app.register_error_handler(error_class, _broken_body)
+    app.register_error_handler(OSError, _os_error)
     app.register_error_handler(Exception, _unexpected)
 
 
 def _known(error: errors.MusterError) -> Response:
     status = status_of(error)
     if status == 500:
-        log.error("unexpected", exc_info=error)
-    response = _answer(status, error.code, error.message, error.details)
+        log.error("Unexpected error", exc_info=error)
+    response = _response(status, error.code, error.message, error.details)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="muster"'
     if status in (429, 503):
@@ -61,7 +61,7 @@ def _known(error: errors.MusterError) -> Response:
 
 
 def http_error(error: HTTPException) -> Response:
-    """What Flask itself refuses: no such address, wrong method, body too large."""
+    """The response to what Flask itself refuses: unknown path, wrong method, body too large."""
     status = error.code or 500
     code, message = {
         400: ("malformed", "the request cannot be read"),
@@ -70,7 +70,7 @@ def http_error(error: HTTPException) -> Response:
         413: ("too_large", "the body is larger than this server accepts"),
         415: ("unsupported_media", "the body is of a kind that is not read here"),
     }.get(status, ("http_error", error.description or error.name))
-    response = _answer(status, code, message, {})
+    response = _response(status, code, message, {})
     for name, value in error.get_headers():
         if name in ("Allow", "Location", "Retry-After"):
             response.headers[name] = value
@@ -81,34 +81,34 @@ def http_error(error: HTTPException) -> Response:
 
 
 def _methods_of(path: str) -> set[str]:
-    """The methods of an address that is written out; a pattern that it fits too does not count."""
+    """The methods of the rule that equals a path; rules with placeholders do not count."""
     rules = current_app.url_map.iter_rules()
     return {method for rule in rules if rule.rule == path for method in rule.methods or ()}
 
 
-def _cut(_error: Exception) -> Response:
-    """A body that ends early, or in chunks that are none."""
-    response = _answer(400, "malformed", "the body ends early or is not in chunks as it says", {})
+def _broken_body(_error: Exception) -> Response:
+    """The response to a body that ends early, or whose chunks are invalid."""
+    response = _response(400, "malformed", "the body ends early or is not in chunks as it says", {})
     response.headers["Connection"] = "close"  # where the next request begins is not known
     return response
 
 
-def _of_the_system(error: OSError) -> Response:
-    """A full disk, or one that became read-only, where nothing nearer translated it."""
+def _os_error(error: OSError) -> Response:
+    """The response to a full or read-only disk, where the error was not translated before."""
     translated = unwritable("this cannot be stored", error)
     if type(translated) is errors.Unavailable:
         return _unexpected(error)
-    log.warning("A file cannot be written", exc_info=error)
+    log.warning("Could not write a file", exc_info=error)
     return _known(translated)
 
 
 def _unexpected(error: Exception) -> Response:
-    log.error("unexpected", exc_info=error)
+    log.error("Unexpected error", exc_info=error)
     internal = errors.InternalError()
-    return _answer(500, internal.code, internal.message, {})
+    return _response(500, internal.code, internal.message, {})
 
 
-def _answer(status: int, code: str, message: str, details: dict) -> Response:  # type: ignore[type-arg]
+def _response(status: int, code: str, message: str, details: dict) -> Response:  # type: ignore[type-arg]
     body = ErrorBody(
         code=code, message=message, details=details, request_id=g.get("request_id", "")
     )

@@ -1,8 +1,8 @@
-"""Requests that wait without a thread: what the application and the worker say to each other.
+"""Parking: how the application tells the HTTP worker that a request waits without a thread.
 
-A request that has to wait is parked: its thread is free for others, the worker keeps the
-connection, and continues when the wait is over. A request without an answer begins again from
-its first line; a streamed answer continues where it was.
+When a request has to wait, it is parked: its thread handles other requests, and the worker keeps
+the connection. When the wait is over, a request without a response yet is handled again from the
+beginning, and a streamed response continues where it stopped.
 """
 
 from collections.abc import Callable
@@ -14,29 +14,29 @@ PARKING = "muster.parking"
 
 
 class Wait(Protocol):
-    """What a parked request waits for."""
+    """The condition that a parked request waits for."""
 
     def start(self, wake: Callable[[], None]) -> None:
         """Call `wake` at least once, from any thread, when the wait is over."""
         ...
 
     def cancel(self) -> None:
-        """The request has gone: `wake` need not be called any more."""
+        """Stop waiting: the request has ended, and `wake` need not be called any more."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Parking:
-    """What the worker offers to one request."""
+    """The state of a request, as the worker gives it to the application."""
 
-    room: bool  # whether the request may be parked
-    woken: bool  # whether it was parked before, and that wait is over
+    room: bool  # the worker has room to park the request
+    woken: bool  # the request was parked before, and its wait is over
 
 
 class Parked(BaseException):
-    """Parks a request: raised before its answer begins, or yielded in a streamed answer.
+    """Parks a request: raised before its response begins, or yielded in a streamed response.
 
-    It is no Exception: nothing on the way to the worker takes it for a failure.
+    It is not an Exception, so that no handler of errors catches it on its way to the worker.
     """
 
     def __init__(self, wait: Wait) -> None:

@@ -1,4 +1,4 @@
-"""From a Flask request to typed values; MalformedInput says which field is wrong and why."""
+"""Parses the query and the body of a request as schemas."""
 
 import io
 import json
@@ -17,10 +17,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class BoundedRequest(Request):
-    """A request whose files stay in memory, within its limit, as a body of JSON does.
+    """A request whose files are kept in memory, within the limit of its body.
 
-    Flask would write what is larger than 500 KB into the temporary folder: pictures of encrypted
-    collections in clear, and nothing at all where no folder can be written.
+    Flask would write files of more than 500 KB into the temporary folder. Pictures of encrypted
+    collections would lie there unencrypted, and where no folder is writable, uploads would fail.
     """
 
     def _get_file_stream(self, *_about: Any, **_more: Any) -> io.BytesIO:
@@ -28,7 +28,7 @@ class BoundedRequest(Request):
 
     def make_form_data_parser(self) -> FormDataParser:
         parser = super().make_form_data_parser()
-        parser.silent = False  # else a form that cannot be read is an empty one
+        parser.silent = False  # else a form that cannot be read would count as empty
         return parser
 
     def _load_form_data(self) -> None:
@@ -41,7 +41,7 @@ class BoundedRequest(Request):
 
 
 def read_query(request: Request, model: type[Model] | None) -> Model | None:
-    """The query as `model`; with none, a query is refused."""
+    """The query as `model`; without a model, a query is refused."""
     values = _single(request.args, "query")
     if model is None:
         if values:
@@ -59,13 +59,13 @@ def read_body(request: Request, model: type[Model]) -> Model:
     require_json(request)
     if not (picture and request.args):
         return validated_json(model, request.get_data())
-    # Words of the query are text; those of the body keep their types.
+    # Values of the query are text; those of the body keep their types.
     body = validated_json(_AnyObject, request.get_data()).model_extra or {}
     return validated(model, _merged(_lists(_single(request.args, "query"), model), body))
 
 
 def require_json(request: Request) -> None:
-    """Raises UnsupportedMedia unless the body says that it is JSON."""
+    """Raises UnsupportedMedia unless the content type of the body is JSON."""
     if not request.is_json:
         raise UnsupportedMedia(
             "the body is JSON (Content-Type: application/json)"
@@ -78,9 +78,10 @@ class _AnyObject(BaseModel, extra="allow"):
 
 
 def _single(values: MultiDict[str, str], where: str) -> dict[str, Any]:
-    for name, given in values.lists():
-        if len(given) > 1:
-            raise MalformedInput(f"{name!r} is given {len(given)} times in the {where}")
+    """The values by name. Raises MalformedInput for a name that occurs twice."""
+    for name, texts in values.lists():
+        if len(texts) > 1:
+            raise MalformedInput(f"{name!r} is given {len(texts)} times in the {where}")
     return values.to_dict()
 
 
@@ -101,14 +102,14 @@ def _form(request: Request, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _lists(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Texts that stand for lists, as lists."""
+    """The values, with texts that stand for lists parsed."""
     for name, field in model.model_fields.items():
         if name in values and InText.COMMAS in field.metadata:
             values[name] = values[name].split(",")
         elif name in values and InText.JSON in field.metadata:
             try:
                 values[name] = json.loads(values[name])
-            except (ValueError, RecursionError):  # the latter where it is nested without end
+            except (ValueError, RecursionError):  # the latter: nested too deep
                 raise MalformedInput(f"{name}: in a form or a query this is JSON") from None
     return values
 
