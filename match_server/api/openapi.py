@@ -17,7 +17,7 @@ Json = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _MEANING = {
     400: "Malformed: a wrong type, range or field.",
-    401: "No key, or one that is not known.",
+    401: "No key, or an unknown one.",
     403: "The key's role does not allow this.",
     404: "It does not exist.",
     408: "The client sent its request too slowly.",
@@ -25,7 +25,7 @@ _MEANING = {
     410: "The feed cannot be followed from there: take a snapshot.",
     413: "The body or picture is too large.",
     414: "The address with its query is too long.",
-    415: "Not a picture, or a body of a kind that is not read.",
+    415: "Not a picture, or a content type that is not supported.",
     422: "Understood, but unusable: `details.reasons` says why.",
     429: "Too much in too short a time; `Retry-After` says when to come back.",
     503: "Not at the moment; try again later.",
@@ -154,8 +154,8 @@ def _batch_body(route: Route, ref: Json) -> Json:
     }
     return {
         "required": True,
-        "description": "As long as one likes: memory does not grow with it. The answer may be read "
-        "while this is sent, or after all of it. `curl -X POST -T FILE` sends a file of any size; "
+        "description": "Of any length: memory does not grow with it. The response may be read "
+        "while the body is sent, or after it. `curl -X POST -T FILE` sends a file of any size; "
         "`--data-binary @FILE` reads it into memory first and takes at most 1 GB.",
         "content": {
             NDJSON: {"schema": ref, "example": dict(route.example)},

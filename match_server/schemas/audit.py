@@ -8,18 +8,18 @@ from match_server.schemas.base import ApiModel, Moment, Name, Paging
 
 
 class AuditQuery(Paging):
-    """Newest first; all that is given must fit."""
+    """Filters of the audit log; entries match all of them."""
 
     actor: str | None = Field(
         default=None, min_length=1, max_length=80, examples=["key 0a1b2c3d4e5f"]
     )
     action: str | None = Field(default=None, min_length=1, max_length=80)
     subject: str | None = Field(
-        default=None, min_length=1, max_length=200, description="Id of what it is about."
+        default=None, min_length=1, max_length=200, description="Id of the object of the entry."
     )
     person: Name | None = Field(
         default=None,
-        description="Id of whom it is about; give `collection` too where several have that id.",
+        description="Id of the person of the entry; give `collection` too where several have it.",
     )
     collection: Name | None = Field(default=None, description="Name of a collection.")
     request_id: str | None = Field(default=None, min_length=1, max_length=64)
@@ -28,23 +28,25 @@ class AuditQuery(Paging):
 
 
 class AuditEntryView(ApiModel):
-    """One link of the chain."""
+    """An entry of the audit log; the entries form a hash chain."""
 
     number: int = Field(description="1, 2, 3 … without gaps.")
     at: Moment
     actor: str = Field(examples=["key 0a1b2c3d4e5f"])
     role: str | None = Field(description="Of the key, at that time.")
     action: str = Field(examples=["person_erased", "GET /v1/images/<image>/content"])
-    collection: str | None = Field(description="Its name today; null when it is gone, or of none.")
+    collection: str | None = Field(
+        description="Its present name; null: it was erased, or there is none."
+    )
     subject: str | None
     person: str | None
     details: dict[str, JsonValue]
     request_id: str | None
-    hash: str = Field(description="SHA-256 (hex) over this entry and the hash of the one before.")
+    hash: str = Field(description="SHA-256 (hex) over this entry and the hash of the entry before.")
 
 
 class Anchor(ApiModel):
-    """Where the chain ends. Kept elsewhere, it shows later that nothing before it was changed."""
+    """The last entry of the chain. A copy elsewhere proves later that no entry was changed."""
 
     number: int = Field(ge=0)
     hash: str = Field(pattern="^[0-9a-f]{64}$")
@@ -54,12 +56,12 @@ class Anchor(ApiModel):
 
 
 class AuditVerified(ApiModel):
-    """Whether the chain is whole."""
+    """The result of verifying the chain."""
 
-    entries: int = Field(description="That were looked at.")
+    entries: int = Field(description="Entries that were checked.")
     start: Anchor = Field(
-        description="What the first of them follows: the last entry that retention deleted; 0: all "
-        "entries are there."
+        description="The entry before the first of them: the last entry that retention deleted; 0: "
+        "no entry was deleted."
     )
     certificates: int = Field(description="Certificates of erasure that were compared with it.")
     head: Anchor
@@ -68,28 +70,28 @@ class AuditVerified(ApiModel):
 
 
 class HashedThing(ApiModel):
-    """Something that is gone, by its id and the SHA-256 (hex) of its bytes."""
+    """An erased object: its id, and the SHA-256 (hex) of its bytes."""
 
     id: str
     sha256: str
 
 
 class ErasedThings(ApiModel):
-    """What went with a person."""
+    """What was erased with a person."""
 
     templates: list[HashedThing]
     images: list[HashedThing] = Field(description="Pictures that the person was enrolled from.")
     photos: int = Field(description="Of these pictures, those that had been kept as files.")
     snapshots: int = Field(description="Thumbnails of sightings.")
     events: int = Field(description="Sightings that no longer name the person.")
-    candidates: int = Field(description="Lines of candidate lists of sightings.")
+    candidates: int = Field(description="Entries in candidate lists of sightings.")
     probes: int = Field(description="Probes that no longer point to the person.")
     groups: int
     metadata_fields: int
 
 
 class DeclaredBackup(ApiModel):
-    """A backup that the owner declared, from which the person goes when it is thrown away."""
+    """A backup that the operator declared; the person is in it until it is deleted."""
 
     name: str
     until: Moment
@@ -112,7 +114,7 @@ class Certificate(ApiModel):
 
 
 class Waiting(ApiModel):
-    """Somebody who may still hold something of the person."""
+    """A place that may still hold data of the person."""
 
     who: Literal["files", "segments", "database", "device"]
     name: str | None = None
@@ -120,14 +122,14 @@ class Waiting(ApiModel):
 
 
 class ErasureView(ApiModel):
-    """A certificate, and whether everybody has forgotten by now."""
+    """A certificate, and whether the person is erased everywhere by now."""
 
     state: Literal["pending", "complete"]
     completed_at: Moment | None
     waiting: list[Waiting]
     certificate: Certificate
     sha256: str = Field(description="Of the certificate as canonical JSON; the audit log has it.")
-    audit: Anchor | None = Field(description="The entry of the audit log that has it.")
+    audit: Anchor | None = Field(description="The entry of the audit log with `sha256`.")
 
 
 class ErasureQuery(Paging):

@@ -1,4 +1,4 @@
-"""Words that all requests and answers are made of."""
+"""Types and base classes of all requests and responses."""
 
 import base64
 import binascii
@@ -39,44 +39,44 @@ _TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class InText(Enum):
-    """How a list is written where there is only text: in a form or in a query."""
+    """How a list is written as text, in a form or a query."""
 
     COMMAS = auto()
     JSON = auto()
 
 
 class ApiModel(BaseModel):
-    """Base of all requests and answers: unknown fields are refused, numbers are finite."""
+    """Base of all requests and responses: unknown fields are refused, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Page(ApiModel, Generic[Item]):
-    """One page of a list; `total` counts what the filters let through."""
+    """A page of a list; `total` counts all items that match the filters."""
 
     items: list[Item]
     page: int
     size: int
     total: int
     next: str | None = Field(
-        default=None, description="For `after` of the next call; null: these are the last."
+        default=None, description="Value of `after` for the next page; null: this is the last page."
     )
 
 
 class Paging(ApiModel):
-    """Which page of a list is wanted."""
+    """The requested page of a list."""
 
     page: int = Field(default=1, ge=1, le=1_000_000)
     size: int = Field(default=50, ge=1, le=1000)
     after: str | None = Field(
         default=None,
         max_length=1000,
-        description="`next` of the page before, in place of `page`: goes on after its last row, "
-        "also when rows were deleted meanwhile.",
+        description="`next` of the previous page, instead of `page`: the list continues after the "
+        "last row of that page, also when rows were deleted meanwhile.",
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _page_or_after(self) -> Self:
         if self.after is not None and self.page != 1:
             raise ValueError("give `page` or `after`, not both")
         return self
@@ -96,13 +96,13 @@ class PictureRequest(ApiModel):
 
 
 class Written(ApiModel):
-    """The answer of a write: the number in the change feed that a search may wait for."""
+    """The response to a write; a search can wait until `seq` is searchable."""
 
     seq: int = Field(description="Number of this write in the change feed.")
 
 
 class ErrorBody(ApiModel):
-    """Every error looks like this."""
+    """The body of every error response."""
 
     code: str = Field(examples=["not_found"])
     message: str = Field(examples=["there is no collection 'staff'"])
@@ -203,8 +203,8 @@ Vector = Annotated[
 Pending = Annotated[
     int,
     Field(
-        description="Files of the whole server that still wait to be deleted, because their "
-        "storage does not answer or another machine keeps them. It is tried again all the time."
+        description="Files of the whole server that are still to be deleted, because their storage "
+        "does not respond or another machine keeps them. The server tries again by itself."
     ),
 ]
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]

@@ -1,4 +1,4 @@
-"""Enrolling many at once: what comes in, and one verdict for each."""
+"""Batches of pictures and templates to enroll: a line and a verdict for each."""
 
 from typing import Literal, Self
 
@@ -21,12 +21,12 @@ from match_server.schemas.persons import (
     GroupIds,
     PersonCreate,
     PersonName,
-    require_one_choice,
+    require_single_choice,
 )
 
 
 class BatchQuery(ApiModel):
-    """What holds for every picture of a batch."""
+    """Options for all pictures of a batch."""
 
     store: bool = Field(default=False, description="Keep the photos.")
     storage: Name | None = Field(default=None, description="Keep them in this storage.")
@@ -37,9 +37,12 @@ class BatchQuery(ApiModel):
 
 
 class BatchLine(ApiModel):
-    """One line of a batch: a picture or a template, and whose it is."""
+    """A line of a batch: a picture or a template, and its person."""
 
-    name: Text | None = Field(default=None, description="The person's; created when there is none.")
+    name: Text | None = Field(
+        default=None,
+        description="Name of the person, who is created if there is none of that name.",
+    )
     person: Name | None = Field(
         default=None, description="The person's id, needed where several have one name."
     )
@@ -62,16 +65,16 @@ class BatchLine(ApiModel):
             raise ValueError("give either a picture (`image`) or a `template` with its `model_id`")
         if (self.template is None) != (self.model_id is None):
             raise ValueError("`template` and `model_id` go together")
-        require_one_choice(self.face, self.box, self.image)
+        require_single_choice(self.face, self.box, self.image)
         return self
 
     @property
     def key(self) -> str:
-        """By which the person is looked for: its id, else its name."""
+        """The id of the person, or else the name."""
         return self.person or self.name or ""
 
     def new_person(self) -> PersonCreate:
-        """The person, should there be none."""
+        """The person to create, if there is none."""
         return PersonCreate(
             id=self.person,
             name=self.name or self.key,
@@ -83,7 +86,7 @@ class BatchLine(ApiModel):
 
 
 class BatchVerdict(ApiModel):
-    """What became of one picture or template of a batch."""
+    """The result for a picture or template of a batch."""
 
     index: int = Field(description="Its place in the batch, from 0.")
     file: str | None = Field(default=None, examples=["eileen/portrait.jpg"])
@@ -97,6 +100,8 @@ class BatchVerdict(ApiModel):
         default=None, description="Which of them was taken: its index in the order of `detect`."
     )
     seq: int | None = Field(default=None, description="Number of the write in the change feed.")
-    code: str | None = Field(default=None, description="Of a refusal, as in every error.")
+    code: str | None = Field(
+        default=None, description="Why it was refused: the `code` of an error."
+    )
     message: str | None = None
     details: dict[str, JsonValue] = Field(default_factory=dict, description="e.g. `reasons`.")

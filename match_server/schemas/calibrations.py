@@ -1,4 +1,4 @@
-"""A calibration: what was measured of a model's similarities, as a file and in answers."""
+"""Calibrations: the measured error rates of a model, as a file and in responses."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ class EstimateView(ApiModel):
 
 
 class CalibrationData(ApiModel):
-    """What was compared. No names, no pictures, no templates."""
+    """The data of the measurement. It holds no names, pictures or templates."""
 
     persons: Count
     persons_mated: Count = Field(description="Persons with two usable pictures or more.")
@@ -65,17 +65,17 @@ class CalibrationCurves(ApiModel):
     )
     impostor: Annotated[list[Count], Field(max_length=_MAX_POINTS)]
     mates: Annotated[list[Count], Field(max_length=_MAX_POINTS)] = Field(
-        description="Pictures by their similarity to the most alike of the same person."
+        description="Pictures, by their similarity to the most similar one of the same person."
     )
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
         length = len(self.thresholds)
         rates = (self.fmr, self.fmr_low, self.fmr_high, self.fnmr, self.fnmr_low, self.fnmr_high)
-        for one in (*rates, self.fpir, self.fnir, self.genuine, self.impostor, self.mates):
-            if len(one) != length:
+        for curve in (*rates, self.fpir, self.fnir, self.genuine, self.impostor, self.mates):
+            if len(curve) != length:
                 raise ValueError("the curves are not all of one length")
-        if any(two <= one for one, two in pairwise(self.thresholds)):
+        if any(after <= before for before, after in pairwise(self.thresholds)):
             raise ValueError("`thresholds` does not rise")
         if _rises(self.fmr) or _rises(self.fmr_high) or _rises(list(reversed(self.fnmr))):
             raise ValueError("with the threshold, FMR may not rise and FNMR may not fall")
@@ -102,7 +102,7 @@ class CalibrationLikelihood(ApiModel):
     offset: Annotated[float, Field(ge=-10_000, le=10_000)]
     lowest: Annotated[float, Field(ge=-50, le=0)]
     highest: Annotated[float, Field(ge=0, le=50)] = Field(
-        description="More cannot be claimed from so few persons."
+        description="The largest ratio that so many persons allow to claim."
     )
     cllr: Annotated[float, Field(ge=0, le=1000)] = Field(
         description="Cost in bits: 0 perfect, 1 useless."
@@ -133,7 +133,7 @@ class CalibrationFile(ApiModel):
     version: Literal[1]
     model_id: ModelId
     measured_at: Moment
-    gate: GateName = Field(description="Quality that the pictures were held to.")
+    gate: GateName = Field(description="Quality gate that the pictures had to pass.")
     data: CalibrationData
     eer: EstimateView
     d_prime: EstimateView
@@ -148,7 +148,7 @@ class CalibrationFile(ApiModel):
     )
 
     def digest(self) -> str:
-        """What `sha256` has to be."""
+        """The correct value of `sha256`."""
         content = self.model_dump(mode="json", exclude={"sha256"}, exclude_none=True)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -162,14 +162,14 @@ class CalibrationView(ApiModel):
     )
     adopted_at: Moment | None = Field(description="null: it is the model pack's reference.")
     retired_at: Moment | None = Field(
-        description="When another took its place, or it was taken away."
+        description="When another calibration replaced it, or it was removed."
     )
-    limits: list[str] = Field(description="What it does not know, in words.")
+    limits: list[str] = Field(description="The limits of the measurement, in words.")
     calibration: CalibrationFile
 
 
 class CalibrationAdopted(CalibrationView, Written):
-    """The calibration, and the operating point that it leads to."""
+    """The calibration, and the operating point that is derived from it."""
 
     operating_point: OperatingPointView
 
@@ -181,7 +181,7 @@ class CalibrationRemoved(Written):
 
 
 class CalibrationLine(ApiModel):
-    """One line of the history."""
+    """A calibration in the history."""
 
     sha256: str
     measured_at: Moment
@@ -193,4 +193,4 @@ class CalibrationLine(ApiModel):
 
 
 def _rises(values: Sequence[float]) -> bool:
-    return any(two > one for one, two in pairwise(values))
+    return any(after > before for before, after in pairwise(values))

@@ -24,13 +24,13 @@ SetBy = Literal["threshold", "target_fpir", "false_alarms_per_day"]
 SETS_THE_POINT: tuple[SetBy, ...] = ("threshold", "target_fpir", "false_alarms_per_day")
 
 UNSET_THRESHOLD = 0.35
-"""Of a policy that was stored without any of the three: so it was before calibrations shipped."""
+"""Threshold of a stored policy without any of the three: older servers stored such policies."""
 
 DEFAULT_FPIR = 0.01
 """`target_fpir` of a new collection whose model has a reference calibration."""
 
 DEFAULT_MARGIN = 0.03
-"""Its `margin`, where none is given either. See decision 33."""
+"""`margin` of such a collection, unless it is set. See decision 33."""
 
 TargetFpir = Annotated[
     float | None,
@@ -38,8 +38,8 @@ TargetFpir = Annotated[
         default=None,
         gt=0,
         le=0.5,
-        description="Share of persons not enrolled who may find somebody (FPIR, at this gallery's "
-        "size, at rank 1).",
+        description="Share of persons not enrolled who may be identified as somebody (FPIR, at "
+        "this gallery's size, at rank 1).",
     ),
 ]
 FalseAlarms = Annotated[
@@ -67,15 +67,14 @@ LeastTraffic = Annotated[
         default=None,
         gt=0,
         le=1_000_000_000,
-        description="Measured traffic counts as no less, so that a quiet week does not lower the "
-        "threshold. Where it is not given, it is what was measured when "
-        "`false_alarms_per_day` was set.",
+        description="Lower limit of the measured traffic, so that a quiet week does not lower the "
+        "threshold. Default: the traffic that was measured when `false_alarms_per_day` was set.",
     ),
 ]
 
 
-def _at_most_one(given: Mapping[str, Any]) -> None:
-    named = [name for name in SETS_THE_POINT if given.get(name) is not None]
+def _require_single_target(policy: Mapping[str, Any]) -> None:
+    named = [name for name in SETS_THE_POINT if policy.get(name) is not None]
     if len(named) > 1:
         raise ValueError(f"give only one of {' and '.join(f'`{name}`' for name in named)}")
 
@@ -101,10 +100,11 @@ class Policy(ApiModel):
         default=0.0,
         ge=0,
         le=2,
-        description="When the best two persons are closer than this the answer is `ambiguous`.",
+        description="When the best two persons are closer than this, the decision is `ambiguous`.",
     )
     gate: GateName = Field(
-        default="doorway", description="Quality asked of a picture that a person is enrolled from."
+        default="doorway",
+        description="Quality that a picture must have to enroll a person from it.",
     )
     candidates: int = Field(
         default=5, ge=1, le=50, description="Length of the candidate list kept with an event."
@@ -120,31 +120,30 @@ class Policy(ApiModel):
         ge=0,
         le=86_400,
         description="A person who is before the same camera again within so many seconds is the "
-        "same sighting; 0: every track is one of its own.",
+        "same sighting; 0: every track is a sighting of its own.",
     )
     learn_references: int = Field(
         default=0,
         ge=0,
         le=20,
         description="References that each person may get from sightings that somebody confirmed "
-        "(`POST /v1/events/{id}/decision`); 0: none. Nothing is learnt without such a word.",
+        "(`POST /v1/events/{id}/decision`); 0: none. Nothing is learnt without that.",
     )
     retention: Retention | None = Field(
-        default=None, description="How long sightings are kept, where it is not as the server says."
+        default=None, description="How long sightings are kept, if not as in the server's settings."
     )
 
     @property
     def sets_the_point(self) -> bool:
-        """Whether one of the three is given."""
+        """Whether the policy sets the operating point."""
         return any(getattr(self, name) is not None for name in SETS_THE_POINT)
 
     @model_validator(mode="before")
     @classmethod
-    def _one_of_three(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        _at_most_one(given)
-        return given
+    def _single_target(cls, policy: Any) -> Any:
+        if isinstance(policy, dict):
+            _require_single_target(policy)
+        return policy
 
     @model_validator(mode="after")
     def _traffic_is_for_alarms(self) -> Self:
@@ -167,7 +166,7 @@ def stored_policy(policy: Mapping[str, Any]) -> Policy:
 
 
 class PolicyPatch(ApiModel):
-    """The points of a policy that change; the others stay.
+    """Changes of a policy; fields that are not given stay.
 
     One of `threshold`, `target_fpir` and `false_alarms_per_day` takes the place of the others;
     `traffic: null` lets it be measured again.
@@ -184,15 +183,17 @@ class PolicyPatch(ApiModel):
     live_s: float | None = Field(default=None, gt=0, le=3600)
     sighting_s: float | None = Field(default=None, ge=0, le=86_400)
     learn_references: int | None = Field(default=None, ge=0, le=20)
-    retention: Retention | None = Field(default=None, description="As a whole; {}: as the server.")
+    retention: Retention | None = Field(
+        default=None, description="Replaces all of it; {}: the server's."
+    )
 
     @model_validator(mode="after")
-    def _one_at_a_time(self) -> Self:
-        _at_most_one({name: getattr(self, name) for name in SETS_THE_POINT})
+    def _single_target(self) -> Self:
+        _require_single_target({name: getattr(self, name) for name in SETS_THE_POINT})
         return self
 
     def applied_to(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """The stored policy with what this patch gives."""
+        """The stored policy with these changes."""
         points = self.model_dump(mode="json", exclude_none=True)
         merged = {**stored, **points}
         if any(name in points for name in SETS_THE_POINT):
@@ -223,7 +224,7 @@ class CollectionQuery(Paging):
 
 
 class CollectionPatch(ApiModel):
-    """What is given changes. The model of a collection never does."""
+    """Changes; fields that are not given stay. The model of a collection never changes."""
 
     name: Name | None = None
     max_templates: int | None = Field(default=None, ge=1, le=10**12)
@@ -239,14 +240,15 @@ class OperatingPointView(ApiModel):
     templates: int = Field(description="Templates enrolled: N.")
     persons: int
     probes_per_track: float = Field(
-        description="Searches that one track counts as: measured over the last 7 days, 2 at most, "
-        "else 1. What cameras see is decided as of 2: answers to a track rest on the same shots."
+        description="Searches that a track counts as: measured over the last 7 days, 2 at most; 1 "
+        "without measurement. Decisions on tracks of cameras assume 2, because the probes of a "
+        "track rest on the same shots."
     )
     fmr: float | None = Field(
         description="False match rate of one comparison at `threshold`; null without calibration."
     )
     fmr_upper_bound: float | None = Field(
-        description="Above which it is not, with 95 % confidence, by the data alone: no tail is "
+        description="Upper bound of `fmr` with 95 % confidence, from the data alone: no tail is "
         "assumed."
     )
     fpir: float | None = Field(
@@ -260,7 +262,7 @@ class OperatingPointView(ApiModel):
         description="Whether `fmr` is lower than what the calibration measured."
     )
     reachable: bool = Field(
-        description="False: no threshold keeps what is asked for, so only exact copies match."
+        description="False: no threshold reaches the target, so only exact copies match."
     )
     calibration_from: CalibrationFrom | None = Field(
         description="`own`: the calibration that the collection has adopted; `reference`: that of "
@@ -293,7 +295,7 @@ class CollectionWritten(CollectionView, Written):
 
 
 class CollectionErased(Written):
-    """What went with the collection."""
+    """What was erased with the collection."""
 
     name: str
     persons: int

@@ -1,4 +1,4 @@
-"""What persons say of sightings."""
+"""Decisions of operators on sightings."""
 
 from typing import Literal, Self
 
@@ -11,12 +11,12 @@ DecisionKind = Literal["confirmed", "wrong", "person", "discard"]
 
 
 class DecisionGiven(ApiModel):
-    """A person's word on a sighting."""
+    """An operator's decision on a sighting."""
 
     decision: DecisionKind = Field(
-        description="`confirmed`: it is the person it names. `wrong`: it is not, and who it is is "
-        "not known. `person`: it is the one that `person` names. `discard`: it shows nobody who "
-        "matters (a poster, a thing)."
+        description="`confirmed`: the sighting names the right person. `wrong`: it names the wrong "
+        "person, and the right one is not known. `person`: the right person is `person`. "
+        "`discard`: it shows nobody who matters (a poster, an object)."
     )
     person: Name | None = Field(default=None, description="Id of the person, with `person`.")
 
@@ -28,7 +28,7 @@ class DecisionGiven(ApiModel):
 
 
 class DecisionView(ApiModel):
-    """A decision, and what came of it."""
+    """A decision and its effects."""
 
     id: str
     event: str
@@ -37,8 +37,8 @@ class DecisionView(ApiModel):
     by: str = Field(description="Id of the key that decided.")
     at: Moment
     relabelled: int = Field(
-        description="Other sightings that say the same now: of the same track, and earlier ones "
-        "alike."
+        description="Other sightings that got the same label: those of the same track, and similar "
+        "earlier ones."
     )
     template_id: str | None = Field(description="The reference that was learnt; null: none.")
     not_learnt: str | None = Field(
@@ -48,5 +48,5 @@ class DecisionView(ApiModel):
 
 class DecisionUndone(ApiModel):
     event: str
-    restored: int = Field(description="Sightings that say again what they said before.")
+    restored: int = Field(description="Sightings that have their former label again.")
     template_id: str | None = Field(description="The learnt reference that was removed.")

@@ -1,4 +1,4 @@
-"""Boxes: what is known of them, what they are told, and how they are invited."""
+"""Devices: their state, configuration, ledger and enrollment codes."""
 
 import datetime as dt
 import re
@@ -21,7 +21,7 @@ class DeviceCreate(ApiModel):
 
 
 class DevicePatch(ApiModel):
-    """What is given changes; `collection: null` goes back to the default one."""
+    """Changes; fields that are not given stay. `collection: null` sets the default one."""
 
     site: Name | None = None
     collection: Name | None = None
@@ -50,14 +50,16 @@ class GapView(ApiModel):
 
 
 class ConfigStateView(ApiModel):
-    """How far the desired configuration has come."""
+    """Progress of the desired configuration."""
 
-    desired_revision: int = Field(description="0: none was ever wanted.")
-    running_revision: int | None = Field(description="As the device says; 0: its own file alone.")
-    state: ConfigState = Field(
-        description="`waiting`: the device has not said anything about the desired revision yet."
+    desired_revision: int = Field(description="0: there never was one.")
+    running_revision: int | None = Field(
+        description="As the device reports it; 0: only its own file."
     )
-    message: str | None = Field(default=None, description="Why it was not taken.")
+    state: ConfigState = Field(
+        description="`waiting`: the device has not reported on the desired revision yet."
+    )
+    message: str | None = Field(default=None, description="Why it was refused.")
 
 
 class DeviceView(ApiModel):
@@ -75,7 +77,7 @@ class DeviceView(ApiModel):
 
 
 class HealthPoint(ApiModel):
-    """One health message of the last hour, in short."""
+    """A summary of a health message of the last hour."""
 
     at: Moment
     temperature_c: float | None
@@ -114,7 +116,7 @@ class DeviceCodeMade(ApiModel):
 class DeviceEnroll(ApiModel):
     code: Annotated[str, Field(min_length=8, max_length=40)] = Field(examples=["ABCD-1234"])
     signs: bool = Field(
-        default=False, description="The box signs what it says over a broker, as agents do."
+        default=False, description="The box signs its messages over a broker, as agents do."
     )
 
 
@@ -143,7 +145,7 @@ class ConfigView(ApiModel):
 
 
 def _written_day(value: object) -> object:
-    """Pydantic would take a number for seconds since 1970."""
+    """Refuses numbers, which pydantic would read as seconds since 1970."""
     if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
         raise ValueError("a day is written like 2026-11-22")
     return value

@@ -1,4 +1,4 @@
-"""Probes as they are answered, and the events that come of them."""
+"""Probes and their results, events and presence."""
 
 from typing import Literal, Self
 
@@ -13,19 +13,19 @@ from shared.wire.quality import Quality
 
 
 class LocalView(ApiModel):
-    """What the box had decided by itself, before this server was asked, whose word counts."""
+    """The decision of the box itself, before it asked this server, whose decision counts."""
 
     decision: Decision
     person: PersonName | None = Field(description="null when unknown, ambiguous or erased.")
     similarity: float | None = Field(description="Of the best candidate that the box held.")
-    agrees: bool = Field(description="The server says the same of the same person.")
+    agrees: bool = Field(description="Whether the server decided the same, for the same person.")
 
 
 class EventView(ApiModel):
     """One sighting: a person before one camera, as the best probe so far shows it.
 
     Tracks of the same person before the same camera, no more than the policy's `sighting_s` apart,
-    are one sighting. Who is unknown is one for each track.
+    are one sighting. Each track of an unknown person is a sighting of its own.
     """
 
     id: str
@@ -35,9 +35,7 @@ class EventView(ApiModel):
     camera: str
     track_id: str = Field(description="Track of the shown probe.")
     tracks: int = Field(description="Tracks that this sighting is made of.")
-    merged_into: str | None = Field(
-        description="Id of the sighting that this one turned out to be a part of: look there."
-    )
+    merged_into: str | None = Field(description="Id of the sighting that this one was merged into.")
     decision: Decision
     person: PersonName | None = Field(description="null when unknown, ambiguous or erased.")
     person_erased: bool = Field(description="The person was identified, and erased since.")
@@ -57,8 +55,8 @@ class EventView(ApiModel):
     captured_at: Moment = Field(description="When the shown probe was taken, by the box's clock.")
     received_at: Moment
     expires_at: Moment = Field(
-        description="Not to be acted on after this: the latest that a probe which arrived "
-        "in time gives."
+        description="Do not act on the event after this time: the latest of the probes that "
+        "arrived in time."
     )
     first_captured_at: Moment = Field(
         description="By the box's clock, but never later than it was received."
@@ -67,11 +65,11 @@ class EventView(ApiModel):
     probes: int = Field(description="Probes of this sighting so far.")
     box: tuple[float, float, float, float] = Field(description="x1 y1 x2 y2, pixels of the frame")
     frame_size: tuple[int, int] = Field(description="width, height")
-    snapshot: str | None = Field(description="Where the thumbnail is.")
+    snapshot: str | None = Field(description="Path of the thumbnail.")
     review: Literal["confirmed", "wrong", "person", "discard", "like"] | None = Field(
         default=None,
-        description="A person's word, which counts before that of the probes: on this sighting, or "
-        "(`like`) on one that it is like. `GET /v1/events/{id}/decision` says who decided.",
+        description="An operator's decision, which overrides that of the probes: on this sighting, "
+        "or (`like`) on a similar one. `GET /v1/events/{id}/decision` returns who decided.",
     )
     local: LocalView | None = Field(
         default=None, description="What the box had decided by itself; null: nothing."
@@ -79,7 +77,7 @@ class EventView(ApiModel):
 
 
 class ProbeResult(ProbeReceipt):
-    """What became of one probe, and what the sighting that it belongs to looks like now."""
+    """The result of a probe, and its sighting as it is now."""
 
     event: EventView | None = None
 
@@ -128,10 +126,10 @@ class SnapshotQuery(ApiModel):
 
 
 class TracksTaken(ApiModel):
-    """What became of track messages."""
+    """The number of track messages that were used."""
 
     taken: int
-    late: int = Field(description="Left aside: they say nothing about now.")
+    late: int = Field(description="Ignored: their time is too far from now.")
 
 
 class CameraPresence(ApiModel):
@@ -141,12 +139,12 @@ class CameraPresence(ApiModel):
     site: str | None
     camera: str
     online: bool = Field(
-        description="Whether the box has spoken lately, and not that the camera gives no pictures."
+        description="False: the box was silent lately, or reported that the camera has no pictures."
     )
     in_view: int = Field(description="Faces in view.")
     persons: list[PersonName] = Field(description="Those of them who were identified.")
-    unknown: int = Field(description="Those of whom a search said that they are nobody enrolled.")
-    undecided: int = Field(description="The others: no search has answered for them yet.")
+    unknown: int = Field(description="Those who are not enrolled, as a search decided.")
+    undecided: int = Field(description="The others: no search has decided yet.")
     sightings: list[str] = Field(description="The sightings of those in view, newest first.")
 
 

@@ -1,4 +1,4 @@
-"""The change feed as it is asked for, and who follows it."""
+"""The change feed and its followers."""
 
 from typing import Annotated
 
@@ -14,8 +14,8 @@ class _Followed(ApiModel):
     groups: Annotated[list[Name], InText.COMMAS] = Field(
         default=[],
         max_length=100,
-        description="Only persons of these groups, separated by commas. A device gets what it was "
-        "given, and leaves this out.",
+        description="Only persons of these groups, separated by commas. A device leaves this out: "
+        "it gets what was granted to it.",
     )
     device: Name | None = Field(
         default=None, description="The device that follows, where the key does not name one."
@@ -24,8 +24,8 @@ class _Followed(ApiModel):
         default=None,
         gt=0,
         le=24 * 366,
-        description="Hours after which the follower forgets by itself what it holds, unless it "
-        "has spoken with the server.",
+        description="Hours after which the follower deletes by itself what it holds, unless it has "
+        "contacted the server.",
     )
 
 
@@ -33,10 +33,10 @@ class ChangesQuery(_Followed):
     since: int = Field(
         ge=0,
         lt=2**63,
-        description="Number up to which everything is applied and durable: it acknowledges.",
+        description="Number up to which the follower has stored everything: an acknowledgement.",
     )
     scope: str | None = Field(
-        default=None, max_length=64, description="As the snapshot gave it: 410 when it has changed."
+        default=None, max_length=64, description="That of the snapshot; 410 when it has changed."
     )
     wait: float = Field(default=0, ge=0, le=MAX_WAIT_S, description="Seconds to wait for a change.")
 
@@ -57,7 +57,7 @@ class Granted(ApiModel):
     groups: list[Name] = Field(
         default=[], max_length=100, description="Only persons of these groups; none: everybody."
     )
-    names: bool = Field(default=False, description="Whether the box learns the persons' names.")
+    names: bool = Field(default=False, description="Whether the box gets the persons' names.")
 
 
 class GalleriesPut(ApiModel):
@@ -73,26 +73,26 @@ class FollowerQuery(Paging):
         default=None,
         ge=0,
         lt=2**63,
-        description="Only those that hold something and are not yet here.",
+        description="Only followers that hold templates and have not reached this number.",
     )
 
 
 class FollowerView(Granted):
-    """What a device may hold and how far it has come; an erasure is there once `seq` is past it."""
+    """What a device may hold, and how far it has followed: erasures up to `seq` have reached it."""
 
     device: str
     granted_at: Moment
     withdrawn_at: Moment | None = Field(
-        description="It may not any more, but has not asked since and so does not know."
+        description="When it was withdrawn; the device has not contacted the server since."
     )
     seq: int | None = Field(
-        description="Of the feed, that it has acknowledged; 0 while it takes a snapshot; null: "
-        "it has never asked."
+        description="Number of the feed that it has acknowledged; 0: it is taking a snapshot; "
+        "null: it has never followed."
     )
-    behind: int | None = Field(description="Changes of this collection that it has not yet.")
+    behind: int | None = Field(description="Changes of this collection that it does not have yet.")
     spoke_at: Moment | None
     forgets_at: Moment | None = Field(
-        description="When it forgets everything by itself unless it speaks again."
+        description="When it deletes everything by itself, unless it contacts the server again."
     )
     decided: int = Field(description="Probes that it decided by itself.")
-    disagreed: int = Field(description="Of these, that this server decided otherwise.")
+    disagreed: int = Field(description="Of these, probes that this server decided otherwise.")

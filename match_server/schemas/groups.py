@@ -21,7 +21,7 @@ class GroupCreate(ApiModel):
 
 
 class GroupPatch(ApiModel):
-    """What is given changes. The collection of a group never does."""
+    """Changes; fields that are not given stay. The collection of a group never changes."""
 
     name: Text | None = None
     metadata: Metadata | None = None
@@ -54,11 +54,11 @@ class GroupErased(Written):
 
 
 class MembersPut(ApiModel):
-    """Persons that come into a group and persons that leave it, in one step."""
+    """Persons to add to a group and to remove from it, in one step."""
 
     add: PersonIds = ()
     remove: PersonIds = Field(
-        default=(), description="Who is not in the group, or no longer exists, is passed over."
+        default=(), description="Persons who are not in the group, or do not exist, are ignored."
     )
 
     @model_validator(mode="after")

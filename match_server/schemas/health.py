@@ -1,4 +1,4 @@
-"""How the server is."""
+"""Liveness and readiness of the server."""
 
 from typing import Literal
 

@@ -18,7 +18,7 @@ class KeyCreate(ApiModel):
     )
 
     expires_at: Moment | None = Field(
-        default=None, description="From then on the key is worth nothing."
+        default=None, description="From then on the key is not valid."
     )
 
     @model_validator(mode="after")

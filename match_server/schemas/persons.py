@@ -34,8 +34,8 @@ FORCE = (
 )
 
 
-def require_one_choice(face: object, box: object, image: bytes | None) -> None:
-    """Raises ValueError where both `face` and `box` are given, or either without a picture."""
+def require_single_choice(face: object, box: object, image: bytes | None) -> None:
+    """Raises ValueError if both `face` and `box` are set, or one of them without a picture."""
     if face is not None and box is not None:
         raise ValueError("`face` and `box` both say which face is meant: give one of them")
     if image is None and (face is not None or box is not None):
@@ -54,12 +54,14 @@ class PersonCreate(ApiModel):
 
 
 class PersonPatch(ApiModel):
-    """What is given changes; `external_id` and `expires_at` are taken away by null."""
+    """Changes; fields that are not given stay. null removes `external_id` and `expires_at`."""
 
     name: Text | None = None
     external_id: Text | None = None
     metadata: Metadata | None = None
-    groups: GroupIds | None = Field(default=None, description="All groups; the others are left.")
+    groups: GroupIds | None = Field(
+        default=None, description="All groups of the person; the person leaves others."
+    )
     expires_at: Moment | None = None
 
 
@@ -67,7 +69,9 @@ class PersonQuery(Paging):
     q: Text | None = Field(default=None, description="Part of the name.")
     external_id: str | None = Field(default=None, min_length=1, max_length=200)
     group: Name | None = Field(default=None, description="Id of a group that the person is in.")
-    expired: bool | None = Field(default=None, description="Only those who have, or have not.")
+    expired: bool | None = Field(
+        default=None, description="Only persons who have expired, or who have not."
+    )
     filter: Annotated[Conditions, InText.JSON] = Field(
         default=(), description="Conditions as in a search, as JSON; all must fit."
     )
@@ -135,14 +139,14 @@ class Enrollment(PictureRequest):
     force: bool = Field(default=False, description=FORCE)
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _image_or_template(self) -> Self:
         if (self.image is None) == (self.template is None):
             raise ValueError("give either a picture (`image`) or a `template` with its `model_id`")
         if (self.template is None) != (self.model_id is None):
             raise ValueError("`template` and `model_id` go together")
         if self.keeps and self.image is None:
             raise ValueError("`store` and `storage` keep a photo, and a template is none")
-        require_one_choice(self.face, self.box, self.image)
+        require_single_choice(self.face, self.box, self.image)
         return self
 
     @property
@@ -170,7 +174,7 @@ class Detection(ApiModel):
     certainty: float | None = Field(
         default=None,
         description="How surely this is a face and not something that looks like one, 0 to 1; "
-        "null where nobody asked.",
+        "null: not computed.",
     )
 
 
@@ -216,7 +220,7 @@ class TemplateCreate(ApiModel):
 
 
 class TemplateView(ApiModel):
-    """A template without its vector: nobody but the gallery needs that."""
+    """A template, without its vector."""
 
     id: str
     person: str

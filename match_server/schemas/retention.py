@@ -1,4 +1,4 @@
-"""How long what the cameras saw is kept."""
+"""How long sightings and persons are kept."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from match_server.schemas.base import ApiModel
 
 
 class Retention(ApiModel):
-    """Days, where a collection differs from the server's settings. 0 of the first three: never."""
+    """Days, if not as in the server's settings. 0 in the first three: never deleted."""
 
     events_days: float | None = Field(
         default=None, ge=0, le=36_500, description="Sightings, with their thumbnails and probes."
@@ -23,7 +23,7 @@ class Retention(ApiModel):
 
 
 class Swept(ApiModel):
-    """What went from one collection, or would go."""
+    """What was deleted from a collection, or would be."""
 
     collection: str | None = Field(description="null: sightings of a collection that is gone.")
     events: int = 0

@@ -35,7 +35,9 @@ Rounded = Annotated[float, AfterValidator(lambda value: round(value, 6))]
 
 class DetectRequest(PictureRequest):
     image: Picture
-    gate: GateName = Field(default="doorway", description="Whose ranges the factors are held to.")
+    gate: GateName = Field(
+        default="doorway", description="Its ranges are those that the factors must be in."
+    )
 
 
 class FaceView(ApiModel):
@@ -83,13 +85,13 @@ class SearchForm(PictureRequest):
         default=None,
         ge=0,
         lt=2**63,
-        description="Wait (2 s at most) until this write can be found.",
+        description="Wait (2 s at most) until this write is searchable.",
     )
 
     @model_validator(mode="after")
-    def _one_probe(self) -> Self:
-        given = [self.image, self.templates, self.template_id]
-        if sum(item is not None for item in given) != 1:
+    def _single_probe(self) -> Self:
+        probes = [self.image, self.templates, self.template_id]
+        if sum(probe is not None for probe in probes) != 1:
             raise ValueError("give exactly one of `image`, `templates` and `template_id`")
         return self
 
@@ -99,9 +101,9 @@ class SearchForm(PictureRequest):
 
 
 class Newcomer(ApiModel):
-    """What is known of a person whom a search creates."""
+    """The data of a person whom a search creates."""
 
-    name: Text | None = Field(default=None, description='Else "Unknown" and the time.')
+    name: Text | None = Field(default=None, description='Default: "Unknown" and the time.')
     metadata: Metadata = Field(default_factory=dict)
     groups: GroupIds = ()
     expires_at: Moment | None = None
@@ -129,7 +131,7 @@ class SearchRequest(SearchForm):
 
     @property
     def newcomer(self) -> Newcomer | None:
-        """What is known of a person to be created; None when nobody shall be."""
+        """The data of a person to create; None: no person is created."""
         if isinstance(self.create_person, bool):
             return Newcomer() if self.create_person else None
         return self.create_person
@@ -145,11 +147,11 @@ class SearchEverywhere(SearchForm):
 
 
 class CandidateView(ApiModel):
-    """One person of a candidate list: the best of the person's templates stands for all."""
+    """A person in a candidate list, with the most similar of the person's templates."""
 
     person: PersonName
     collection: str | None = Field(
-        default=None, description="Where the person is enrolled; null in events, which say it."
+        default=None, description="Where the person is enrolled; null in events, which have it."
     )
     template_id: str
     similarity: Rounded = Field(description="Cosine of both templates, -1 to 1.")
@@ -200,7 +202,7 @@ class ProbeAnswer(ApiModel):
 
 class SearchAnswer(ApiModel):
     probes: list[ProbeAnswer]
-    searched: int = Field(description="Templates that each probe could have found.")
+    searched: int = Field(description="Templates that each probe was compared with.")
     seq: int = Field(description="Number in the change feed that the search had reached.")
     thresholds: dict[str, float] = Field(
         description="The similarity from which a candidate was identified, by collection: that of "
@@ -220,7 +222,7 @@ class VerifySide(ApiModel):
     collection: Name | None = Field(default=None, description="Where the person is enrolled.")
 
     @model_validator(mode="after")
-    def _one_of_three(self) -> Self:
+    def _single_source(self) -> Self:
         if sum(item is not None for item in (self.image, self.template, self.person)) != 1:
             raise ValueError("each side is one of `image`, `template` and `person`")
         if (self.template is None) != (self.model_id is None):

@@ -1,4 +1,4 @@
-"""Whom a search is about: groups and conditions."""
+"""Filters of searches: groups and conditions on persons."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,15 +8,15 @@ from match_server.schemas.base import ApiModel, Name
 
 PREFIX = "metadata."
 FIELD_CHARACTERS = 200
-"""Of a text in metadata, and of the path to it, that can be searched."""
+"""The searchable length of a text in metadata, and of the path to it."""
 
-# One character less than is kept of a text: so no value equals a text that was cut off.
+# One character shorter than stored texts, so that no value equals a text that was cut off.
 _Value = Annotated[str, Field(max_length=FIELD_CHARACTERS - 1)]
 Scalar = StrictBool | float | _Value
 
 
 class Condition(ApiModel):
-    """One condition on a person. Of a list in metadata, one element that fits is enough."""
+    """A condition on a person. A list in metadata matches if one of its elements does."""
 
     field: str = Field(
         pattern=r"^(id|name|external_id|metadata\..{1,200})$",
@@ -24,7 +24,7 @@ class Condition(ApiModel):
         examples=["metadata.floor"],
     )
     op: Literal["eq", "in", "nin", "gte", "lte"] = Field(
-        description="`nin` also lets through who has no such field; texts compare by code point."
+        description="`nin` also matches persons without the field; texts compare by code point."
     )
     value: Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1000)]
 

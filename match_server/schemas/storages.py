@@ -1,4 +1,4 @@
-"""Storages: where photos go besides the data folder."""
+"""Storages: places for photos besides the data folder."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ class StorageCreate(ApiModel):
     uri: Annotated[str, Field(min_length=6, max_length=1000)] = Field(
         description="`file:///folder`, or `s3://bucket/prefix` of anything that speaks S3. Keys "
         "and the endpoint come from the server's environment (AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL), never from here.",
+        "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL), never from this request.",
         examples=["s3://photos/muster"],
     )
 
@@ -20,7 +20,7 @@ class StorageCreate(ApiModel):
 class StorageView(ApiModel):
     name: str
     uri: str
-    images: int = Field(description="Photos that lie in it.")
+    images: int = Field(description="Photos in it.")
     created_at: Moment
 
 

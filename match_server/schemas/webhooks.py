@@ -51,7 +51,7 @@ Url = Annotated[
 
 
 class WebhookFilters(ApiModel):
-    """What a webhook is told: all of these must fit; an empty list lets everything through."""
+    """Filters of events: an event must match all of them; an empty list matches every event."""
 
     decisions: tuple[Decision, ...] = Field(default=(), max_length=3)
     cameras: tuple[Name, ...] = Field(default=(), max_length=200)
@@ -70,12 +70,14 @@ class WebhookView(WebhookFilters):
     url: str
     created_at: Moment
     enabled: bool
-    disabled_reason: str | None = Field(description="Why it is called no more, until `enable`.")
-    waiting: int = Field(description="Events that it has still to be told, or may have to be.")
-    dead: int = Field(description="Events that it did not take: the dead-letter list.")
+    disabled_reason: str | None = Field(
+        description="Why it is not called any more, until `enable`."
+    )
+    waiting: int = Field(description="Events that are still to be sent, or may have to be.")
+    dead: int = Field(description="Events that it did not accept: the dead-letter list.")
     failures: int = Field(description="Failed calls since the last that succeeded.")
     failing_since: Moment | None
-    delivered_at: Moment | None = Field(description="When it last took an event.")
+    delivered_at: Moment | None = Field(description="When it last accepted an event.")
 
 
 class WebhookCreated(WebhookView):
@@ -86,7 +88,7 @@ class WebhookCreated(WebhookView):
 
 
 class DeadLetter(ApiModel):
-    """An event that a webhook did not take."""
+    """An event that a webhook did not accept."""
 
     event: str = Field(description="Id of the event.")
     revision: int

@@ -18,22 +18,22 @@ def audit_routes(services: Services) -> Routes:
 
     @routes.add("GET", "/v1/audit", Permission.ADMINISTER, access=AccessEntry.COUNTED)
     def list_audit(query: AuditQuery) -> Page[AuditEntryView]:
-        """Who did what, newest first."""
+        """List who did what, newest first."""
         return services.audit.page(query)
 
     @routes.add("GET", "/v1/audit/anchor", Permission.ADMINISTER)
     def get_audit_anchor() -> Anchor:
-        """Where the log ends: keep it elsewhere, and compare with `match-server audit verify`."""
+        """Read the end of the log, to keep elsewhere and compare by `match-server audit verify`."""
         return services.audit.head()
 
     @routes.add("GET", "/v1/erasures", Permission.ENROLL)
     def list_erasures(query: ErasureQuery) -> Page[ErasureView]:
-        """Certificates of erasure, newest first."""
+        """List certificates of erasure, newest first."""
         return services.erasures.page(query)
 
     @routes.add("GET", "/v1/erasures/<erasure>", Permission.ENROLL, errors=(404,))
     def get_erasure(erasure: str) -> ErasureView:
-        """What was erased with a person, and who has not forgotten yet."""
+        """Read what was erased with a person, and where that is still pending."""
         return services.erasures.get(erasure)
 
     return routes

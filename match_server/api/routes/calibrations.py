@@ -39,12 +39,12 @@ def calibration_routes(services: Services) -> Routes:
 
     @routes.add("DELETE", _CALIBRATION, Permission.ADMINISTER, errors=(404, 409))
     def remove_calibration(collection: str) -> CalibrationRemoved:
-        """Use no calibration any more; probabilities are null then."""
+        """Remove the calibration; probabilities are null then."""
         return calibrations.remove(collection)
 
     @routes.add("GET", f"{_CALIBRATION}s", Permission.READ, errors=(404,))
     def list_calibrations(collection: str, query: Paging) -> Page[CalibrationLine]:
-        """List the calibrations ever adopted."""
+        """List all calibrations that were ever adopted."""
         return calibrations.history(collection, query)
 
     return routes

@@ -60,39 +60,39 @@ def device_routes(services: Services) -> Routes:
         example={"name": "entrance-box", "site": "hq", "collection": "staff"},
     )
     def create_device(body: DeviceCreate) -> DeviceCreated:
-        """Announce a box; its key is shown this once."""
+        """Create a device; its key is shown only this once."""
         return devices.create(body)
 
     @routes.add("GET", "/v1/devices", Permission.EVENTS, errors=(404,))
     def list_devices(query: DeviceQuery) -> Page[DeviceView]:
-        """List the boxes and how they are."""
+        """List the devices and their state."""
         return devices.page(query)
 
     @routes.add("GET", _DEVICE, Permission.EVENTS, errors=(404,))
     def get_device(device: str) -> DeviceDetail:
-        """Read one box, its missing numbers and last hour."""
+        """Read a device: its state, missing probes, and health in the last hour."""
         return devices.get(device)
 
     @routes.add(
         "PATCH", _DEVICE, Permission.ADMINISTER, errors=(404,), example={"collection": "staff"}
     )
     def update_device(device: str, body: DevicePatch) -> DeviceView:
-        """Give a box another site or collection."""
+        """Change the site or the collection of a device."""
         return devices.change(device, body)
 
     @routes.add("DELETE", _DEVICE, Permission.ADMINISTER, errors=(404,))
     def remove_device(device: str) -> DeviceErased:
-        """Forget a box and revoke its keys."""
+        """Remove a device and revoke its keys."""
         return devices.erase(device)
 
     @routes.add("GET", f"{_DEVICE}/ledger", Permission.EVENTS, errors=(404,))
     def get_device_ledger(device: str, query: LedgerQuery) -> LedgerView:
-        """Why was nobody recognised, by camera and day."""
+        """Read why tracks were not searched, by camera and day."""
         return services.ledgers.of(device, query)
 
     @routes.add("POST", f"{_DEVICE}/health", Permission.PROBES)
     def send_device_health(device: str, body: HealthMessage) -> HealthAnswer:
-        """How the box is, said by itself."""
+        """Report the health of a device; sent by the device itself."""
         return services.health_reports.take(_own(device, body))
 
     return routes
@@ -104,7 +104,7 @@ def device_config_routes(services: Services) -> Routes:
 
     @routes.add("GET", f"{_DEVICE}/config", Permission.PROBES, errors=(404,))
     def get_device_config(device: str) -> ConfigView:
-        """What a box is to run with, and what it runs."""
+        """Read the desired and the reported configuration of a device."""
         require_device(device)
         return configurations.get(device)
 
@@ -116,12 +116,12 @@ def device_config_routes(services: Services) -> Routes:
         example={"config": {"shots": {"gate": "passport"}}},
     )
     def put_device_config(device: str, body: ConfigPut) -> ConfigView:
-        """Want a box to run with these settings."""
+        """Set the desired configuration of a device."""
         return configurations.desire(device, body)
 
     @routes.add("PUT", f"{_DEVICE}/config/reported", Permission.PROBES)
     def report_device_config(device: str, body: ReportedConfig) -> ConfigView:
-        """What the box made of it, by itself."""
+        """Report how a desired configuration was applied; sent by the device itself."""
         return configurations.report(_own(device, body))
 
     return routes
@@ -133,14 +133,14 @@ def device_enrollment_routes(services: Services) -> Routes:
 
     @routes.add("POST", f"{_DEVICE}/codes", Permission.ADMINISTER, status=201, errors=(404,))
     def create_device_code(device: str) -> DeviceCodeMade:
-        """A code with which the box fetches its key, once, within 15 minutes."""
+        """Create a code with which the device gets its key, once, within 15 minutes."""
         return codes.make(device)
 
     @routes.add(
         "POST", "/v1/devices/enroll", None, errors=(401, 429), example={"code": "ABCD-1234"}
     )
     def enroll_device(body: DeviceEnroll) -> DeviceGrant:
-        """The key of a box for its code; earlier keys of the box end."""
+        """Exchange a code for the key of a device; earlier keys of the device are revoked."""
         return codes.redeem(body.code, client_network(request), signs=body.signs)
 
     return routes

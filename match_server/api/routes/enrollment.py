@@ -62,7 +62,7 @@ def image_routes(services: Services) -> Routes:
         media_type="image/*",
     )
     def get_image_content(image: str) -> Response:
-        """The photo, when it was kept."""
+        """Read the photo, if it was kept."""
         data, media_type = references.photo(image)
         response = Response(data, content_type=media_type)
         response.headers["Cache-Control"] = "private, no-store"
@@ -88,7 +88,7 @@ def template_routes(services: Services) -> Routes:
         example={"template": "ADwAAAAAAAA=", "model_id": services.faces.model_id},
     )
     def enroll_template(collection: str, person: str, body: TemplateCreate) -> TemplateWritten:
-        """Enroll a vector from elsewhere."""
+        """Enroll a template from elsewhere."""
         return services.enroller.add_template(collection, person, body)
 
     @routes.add("GET", f"{_PERSON}/templates", Permission.REFERENCES, errors=(404,))

@@ -55,7 +55,7 @@ def event_routes(services: Services, stopping: Callable[[], bool]) -> Routes:
         access=AccessEntry.COUNTED,
     )
     def get_event_snapshot(event: str, query: SnapshotQuery) -> Response:
-        """The thumbnail of a sighting."""
+        """Read the thumbnail of a sighting."""
         response = Response(events.snapshot(event), content_type="image/jpeg")
         response.headers["Cache-Control"] = "private, no-cache"
         return response
@@ -69,12 +69,12 @@ def event_routes(services: Services, stopping: Callable[[], bool]) -> Routes:
         example={"decision": "person", "person": "eileen"},
     )
     def decide_event(event: str, body: DecisionGiven) -> DecisionView:
-        """Confirm or correct a sighting; what is alike is relabelled with it."""
+        """Confirm or correct a sighting; similar sightings are relabelled with it."""
         return decisions.decide(event, body)
 
     @routes.add("GET", f"{_EVENT}/decision", Permission.EVENTS, errors=(404,))
     def get_event_decision(event: str) -> DecisionView:
-        """Read what a person said of a sighting."""
+        """Read the decision of an operator on a sighting."""
         return decisions.get(event)
 
     @routes.add("DELETE", f"{_EVENT}/decision", Permission.ENROLL, errors=(404,))

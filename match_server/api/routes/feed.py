@@ -28,7 +28,7 @@ def feed_routes(services: Services, stopping: Callable[[], bool]) -> Routes:
 
     @routes.add("GET", "/v1/changes", Permission.FOLLOW, errors=(404, 410, 503))
     def list_changes(query: ChangesQuery) -> FeedChanges:
-        """What happened to a collection after a number; waits for it if asked to."""
+        """List the changes of a collection after a number; with `wait`, wait for one."""
         return _changes(services, query, request, stopping)
 
     @routes.add(
@@ -45,7 +45,7 @@ def feed_routes(services: Services, stopping: Callable[[], bool]) -> Routes:
 
     @routes.add("GET", "/v1/followers", Permission.ADMINISTER)
     def list_followers(query: FollowerQuery) -> Page[FollowerView]:
-        """Which boxes hold which galleries, and how far."""
+        """List which devices hold which galleries, and how up to date they are."""
         return services.followers.page(query)
 
     return routes

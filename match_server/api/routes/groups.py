@@ -63,7 +63,7 @@ def group_routes(services: Services) -> Routes:
         example={"add": ["eileen"], "remove": ["amelia"]},
     )
     def put_group_persons(group: str, body: MembersPut) -> MembersWritten:
-        """Let persons into a group and out of it."""
+        """Add persons to a group, and remove persons from it."""
         return services.groups.put_persons(group, body)
 
     return routes

@@ -24,12 +24,12 @@ def health_routes(
 
     @routes.add("GET", "/healthz", None)
     def get_healthz() -> Alive:
-        """The process answers."""
+        """Check that the process responds."""
         return alive
 
     @routes.add("GET", "/readyz", None, errors=(503,), response=Ready)
     def get_readyz() -> Response:
-        """Database and galleries are ready for requests."""
+        """Check that database and galleries are ready for requests."""
         required = [_database(services), _galleries(loaded=warmed())]
         ready = all(check.ok for check in required)
         checks = [*required, *_locked(services), *_damaged(services)]

@@ -14,7 +14,7 @@ def metrics_routes(services: Services) -> Routes:
 
     @routes.add("GET", "/metrics", permission, media_type="text/plain")
     def get_metrics() -> Response:
-        """Figures for Prometheus."""
+        """Read the metrics, for Prometheus."""
         database = services.database
         services.metrics.process(
             lag=services.galleries.lag(),

@@ -28,7 +28,7 @@ def presence_routes(services: Services) -> Routes:
         raw_body=RawBody(TrackMessage, max_items=MAX_TRACKS),
     )
     def send_tracks() -> TracksTaken:
-        """Say that tracks began or ended: one, or a list."""
+        """Report that tracks began or ended: one message, or a list of them."""
         require_json(request)
         messages = _messages(request.get_data())
         for message in messages:
@@ -37,7 +37,7 @@ def presence_routes(services: Services) -> Routes:
 
     @routes.add("GET", "/v1/presence", Permission.EVENTS)
     def get_presence() -> Presences:
-        """Who is before the cameras now."""
+        """List who is before the cameras now."""
         return services.presence.now()
 
     return routes

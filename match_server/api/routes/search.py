@@ -36,7 +36,7 @@ def search_routes(services: Services) -> Routes:
         },
     )
     def search(collection: str, body: SearchRequest) -> SearchAnswer:
-        """Who is this?"""
+        """Search a collection: who is this?"""
         if body.newcomer is not None:
             current_principal().require(Permission.ENROLL)
         return services.identification.search(collection, body)
@@ -49,7 +49,7 @@ def search_routes(services: Services) -> Routes:
         example={"collections": ["staff", "visitors"], "image": "/9j/4AAQSkZJRg=="},
     )
     def search_everywhere(body: SearchEverywhere) -> SearchAnswer:
-        """Who is this, of several collections?"""
+        """Search several collections: who is this?"""
         return services.identification.search_everywhere(body)
 
     @routes.add(
@@ -65,7 +65,7 @@ def search_routes(services: Services) -> Routes:
         },
     )
     def verify(body: VerifyRequest) -> Verified:
-        """Are these two the same person?"""
+        """Compare two faces: are they the same person?"""
         return services.verification.verify(body)
 
     return routes

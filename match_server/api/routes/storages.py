@@ -24,7 +24,7 @@ def storage_routes(services: Services) -> Routes:
         example={"name": "archive", "uri": "s3://photos/muster"},
     )
     def create_storage(body: StorageCreate) -> StorageWritten:
-        """Name a place for photos; it is tried at once."""
+        """Create a storage for photos, after a test that it can be written."""
         return services.storages.create(body)
 
     @routes.add("GET", "/v1/storages", Permission.ENROLL)
@@ -34,7 +34,7 @@ def storage_routes(services: Services) -> Routes:
 
     @routes.add("DELETE", "/v1/storages/<storage>", Permission.ADMINISTER, errors=(404, 409))
     def remove_storage(storage: str) -> StorageRemoved:
-        """Forget a storage that is empty."""
+        """Remove an empty storage."""
         return services.storages.remove(storage)
 
     return routes

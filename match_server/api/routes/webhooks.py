@@ -33,7 +33,7 @@ def webhook_routes(services: Services) -> Routes:
         },
     )
     def create_webhook(body: WebhookCreate) -> WebhookCreated:
-        """Have an address told of events."""
+        """Create a webhook: a URL that gets a request for each event."""
         return webhooks.create(body)
 
     @routes.add("GET", "/v1/webhooks", Permission.ADMINISTER)
@@ -43,7 +43,7 @@ def webhook_routes(services: Services) -> Routes:
 
     @routes.add("GET", _WEBHOOK, Permission.ADMINISTER, errors=(404,))
     def get_webhook(webhook: str) -> WebhookView:
-        """Read a webhook, and how its deliveries go."""
+        """Read a webhook, and the state of its deliveries."""
         return webhooks.get(webhook)
 
     @routes.add("DELETE", _WEBHOOK, Permission.ADMINISTER, errors=(404,))
@@ -58,7 +58,7 @@ def webhook_routes(services: Services) -> Routes:
 
     @routes.add("GET", f"{_WEBHOOK}/dead", Permission.ADMINISTER, errors=(404,))
     def list_dead_letters(webhook: str, query: Paging) -> Page[DeadLetter]:
-        """List the events that it did not take."""
+        """List the events that a webhook did not accept."""
         return webhooks.dead_letters(webhook, query)
 
     @routes.add(
