@@ -1,4 +1,4 @@
-"""Odd requests to every call of a running server, made of its own OpenAPI document."""
+"""Generated requests to every call of a running server, made from its OpenAPI document."""
 
 import re
 import subprocess
@@ -23,11 +23,11 @@ positive_data_acceptance.enabled = false
 negative_data_rejection.expected-statuses = [
     "400", "401", "403", "404", "406", "409", "410", "411", "413", "414", "415", "422", "428", "429"
 ]
-# 503 is an answer of the contract: once the collection that probes search was deleted, say.
+# 503 is documented: e.g. after the collection that probes search was deleted.
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503"]
 
 [[operations]]
-# Each probe of a list is judged by itself: a bad one is answered `refused` under 200.
+# Each probe of a list has a result of its own: an invalid one is `refused`, the status is 200.
 include-name = ["POST /v1/probes", "POST /v1/collections/{collection}/enroll"]
 checks.negative_data_rejection.enabled = false
 
@@ -40,26 +40,26 @@ _LONGEST_S: Final = 600.0
 
 
 def run(seconds: float, seed: int) -> str:
-    """Attack for at least so long, a round of all calls at a time. Raises at the first finding."""
+    """Send rounds of requests for at least `seconds`. Raises AssertionError at a failure."""
     until_s = time.monotonic() + seconds
     count = rounds = 0
     with tempfile.TemporaryDirectory() as folder, attacked(Path(folder)) as (base, admin):
         while not rounds or time.monotonic() < until_s:
-            count += round_of_all(base, admin, Path(folder), seed + rounds)
+            count += round_of_requests(base, admin, Path(folder), seed + rounds)
             rounds += 1
     return f"{count:,} requests in {rounds} rounds"
 
 
 @contextmanager
 def attacked(folder: Path) -> Iterator[tuple[str, str]]:
-    """A server with encryption, and a key of its admin; in the end it must stop in peace."""
+    """A server with encryption, and an admin's key; in the end it must stop without an error."""
     data = folder / "data"
     admin = key(data, "admin")
     process, base = started(
         data,
         folder / "log",
         MUSTER_ENCRYPTION_KEY=Key.new().text,
-        MUSTER_BAD_KEYS_PER_MINUTE="100000",  # the stranger tries many
+        MUSTER_BAD_KEYS_PER_MINUTE="100000",  # a client without a valid key sends many
     )
     try:
         yield base, admin
@@ -68,9 +68,11 @@ def attacked(folder: Path) -> Iterator[tuple[str, str]]:
     assert status == 0, status
 
 
-def round_of_all(base: str, admin: str, folder: Path, seed: int) -> int:
-    """The number of requests to all calls. AssertionError where one is not answered as documented:
-    by its status, its shape, its kind of content, or at all."""
+def round_of_requests(base: str, admin: str, folder: Path, seed: int) -> int:
+    """Send requests to all calls, and return their number.
+
+    Raises AssertionError when a status, schema or content type is not documented.
+    """
     configuration = folder / "schemathesis.toml"
     hooks = Path(__file__).parents[1] / "match_server" / "api" / "contract_hooks.py"
     configuration.write_text(_CONFIGURATION.replace("{hooks}", str(hooks)))

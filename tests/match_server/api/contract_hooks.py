@@ -1,4 +1,4 @@
-"""What schemathesis does not know by itself: how NDJSON is written."""
+"""A serializer of NDJSON for schemathesis, which has none."""
 
 import json
 from typing import Any
@@ -8,5 +8,5 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson")
 def ndjson(_context: schemathesis.SerializationContext, value: Any) -> bytes:
-    """One line."""
+    """The value as a line."""
     return json.dumps(value).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Bad input: a 4xx with a sentence that helps, and the state as before."""
+"""Invalid input: a 4xx with a helpful message, and nothing is changed."""
 
 import base64
 import io
@@ -72,19 +72,19 @@ SEARCH = "/v1/collections/default/search"
 )
 def test_a_wrong_field_is_named(api, method, path, body):
     before = api.ok("GET", "/v1/collections")
-    answer = api.refused(400, method, path, json=body) if path != SEARCH else None
-    if answer is None:
+    body_of_error = api.refused(400, method, path, json=body) if path != SEARCH else None
+    if body_of_error is None:
         response = api.call(method, path, json=body)
         assert response.status_code in (400, 409)
-        answer = response.get_json()
-    assert answer["code"] in ("malformed", "model_mismatch")
-    assert len(answer["message"]) > 10
-    assert "Error" not in answer["message"]
+        body_of_error = response.get_json()
+    assert body_of_error["code"] in ("malformed", "model_mismatch")
+    assert len(body_of_error["message"]) > 10
+    assert "Error" not in body_of_error["message"]
     assert api.ok("GET", "/v1/collections") == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "nul", '{"name": NaN}', '{"name": "\\ud800"}', "\xff"])
-def test_a_body_that_is_no_json_is_malformed(api, text):
+def test_a_body_that_is_not_json_is_malformed(api, text):
     body = api.refused(
         400, "POST", PERSONS, data=text.encode("latin-1"), content_type="application/json"
     )
@@ -108,15 +108,15 @@ def test_deeply_nested_json_is_refused(api):
     api.refused(400, "POST", PERSONS, data=text, content_type="application/json")
 
 
-def test_json_in_a_query_or_a_form_that_is_nested_without_end_is_refused(api, helpers):
+def test_json_in_a_query_or_a_form_that_is_nested_too_deep_is_refused(api, helpers):
     deep = "[" * 20_000
     api.refused(400, "GET", f"{PERSONS}?filter={deep}")
     picture = (io.BytesIO(helpers.paint()), "a.png")
     api.refused(400, "POST", SEARCH, data={"image": picture, "filter": deep})
 
 
-def test_a_message_over_mqtt_that_is_nested_without_end_is_refused_and_not_sent_again(api):
-    """One that is not answered would come back for ever, and end each process that takes it."""
+def test_an_mqtt_message_that_is_nested_too_deep_is_refused_and_not_sent_again(api):
+    """The broker would send it again for ever, and it would end each process that takes it."""
     broker = Broker("127.0.0.1", 1, False, "c", MqttLogin())
     consumer = Consumer(broker, api.services.probes)
     topics = DeviceTopics("home", "door-1")
@@ -124,7 +124,7 @@ def test_a_message_over_mqtt_that_is_nested_without_end_is_refused_and_not_sent_
     assert (result.status, result.probe_id, result.code) == ("refused", "", "malformed")
 
 
-def test_a_body_of_another_kind_is_unsupported(api):
+def test_a_body_of_another_content_type_is_unsupported(api):
     api.refused(415, "POST", PERSONS, data="name=x", content_type="text/plain")
     api.refused(415, "POST", SEARCH, data=b"\xff\xd8", content_type="image/jpeg")
     api.refused(415, "POST", PERSONS, data={"image": (io.BytesIO(b"x"), "a.png")})
@@ -136,7 +136,7 @@ def test_an_unknown_query_parameter_is_refused(api, path):
 
 
 @pytest.mark.parametrize("query", ["page=0", "size=0", "size=1001", "page=x", "page=1&page=2"])
-def test_a_page_that_cannot_be_is_refused(api, query):
+def test_an_invalid_page_is_refused(api, query):
     api.refused(400, "GET", f"/v1/collections?{query}")
 
 
@@ -149,7 +149,7 @@ def test_a_page_that_cannot_be_is_refused(api, query):
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415),
     ],
 )
-def test_bytes_that_are_no_picture_are_refused(api, picture, status):
+def test_bytes_that_are_not_a_picture_are_refused(api, picture, status):
     person = api.person("Ann")
     for path in ("/v1/detect", SEARCH, f"{PERSONS}/{person}/images"):
         response = api.call("POST", path, data={"image": (io.BytesIO(picture), "../../a.jpg")})
@@ -229,7 +229,7 @@ def test_a_file_name_of_a_client_is_in_no_path(api, helpers):
     assert kept.stat().st_mode & 0o077 == 0
 
 
-def test_an_unknown_address_and_a_wrong_method_have_the_same_form(api):
+def test_an_unknown_path_and_a_wrong_method_have_the_body_of_every_error(api):
     assert api.refused(404, "GET", "/v1/nothing")["code"] == "not_found"
     response = api.call("PUT", "/v1/collections")
     assert response.status_code == 405
@@ -237,24 +237,24 @@ def test_an_unknown_address_and_a_wrong_method_have_the_same_form(api):
     assert response.get_json()["code"] == "method_not_allowed"
 
 
-def test_a_browser_that_asks_for_an_unknown_page_is_answered_by_a_page(api):
+def test_a_browser_gets_a_page_for_an_unknown_path(api):
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     page = api.call("GET", "/nope", headers=browser)
     assert (page.status_code, page.mimetype) == (404, "text/html")
     assert "There is no page at /nope." in page.get_data(as_text=True)
     assert "default-src" in page.headers["Content-Security-Policy"]
     for path, accept in (("/nope", "*/*"), ("/v1/nope", browser["Accept"])):
-        answer = api.call("GET", path, headers={"Accept": accept})
-        assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
+        response = api.call("GET", path, headers={"Accept": accept})
+        assert (response.status_code, response.get_json()["code"]) == (404, "not_found")
 
 
 def test_the_clients_request_id_is_kept_when_it_is_harmless(api):
-    for given, kept in (("abc-1", True), ("a b", False), ("x" * 65, False)):
-        response = api.call("GET", "/healthz", None, headers={"X-Request-Id": given})
-        assert (response.headers["X-Request-Id"] == given) is kept
+    for request_id, kept in (("abc-1", True), ("a b", False), ("x" * 65, False)):
+        response = api.call("GET", "/healthz", None, headers={"X-Request-Id": request_id})
+        assert (response.headers["X-Request-Id"] == request_id) is kept
 
 
-def test_a_fault_of_ours_tells_the_client_nothing_about_the_inside(api, monkeypatch):
+def test_an_internal_error_does_not_show_details_to_the_client(api, monkeypatch):
     def broken(*_arguments):
         raise ZeroDivisionError("secret detail")
 
@@ -266,7 +266,7 @@ def test_a_fault_of_ours_tells_the_client_nothing_about_the_inside(api, monkeypa
 
 @pytest.mark.backends("sqlite", "postgresql")
 @pytest.mark.parametrize("table", ["api_keys", "collections"])  # read without and with a session
-def test_a_database_that_does_not_answer_is_503_and_worth_another_try(api, table):
+def test_a_database_that_does_not_respond_is_503_with_retry_after(api, table):
     api.key("admin")
     with api.services.database.connection() as connection:
         connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO elsewhere")

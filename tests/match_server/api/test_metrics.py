@@ -1,4 +1,4 @@
-"""Figures for Prometheus: they say what happened, in all processes, and name nobody."""
+"""Metrics for Prometheus: they count for all processes, and contain no names of people."""
 
 import re
 
@@ -10,7 +10,7 @@ on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the datab
 
 @pytest.fixture
 def figures():
-    """The samples of an answer by name and labels."""
+    """Reads the samples of /metrics, by name and labels."""
 
     def read(api, role=None):
         response = api.call("GET", "/metrics", role)
@@ -25,41 +25,39 @@ def figures():
     return read
 
 
-def test_what_happened_is_counted(api, helpers, figures):
+def test_probes_and_requests_are_counted(api, helpers, figures):
     ann = helpers.unit_vector(1)
     api.person("Ann", ann)
     probe = api.probe(ann)
     api.send(probe, probe, {**api.probe(ann), "model_id": "other@1"})
     api.search(ann)
-    found = figures(api)
+    values = figures(api)
     for status in ("accepted", "duplicate", "refused"):
-        assert found["muster_probes_total", ("status", status)] == 1
+        assert values["muster_probes_total", ("status", status)] == 1
     decision = ("muster_probe_decisions_total", ("decision", "identified"), ("live", "true"))
-    assert found[decision] == 1
+    assert values[decision] == 1
     for stage in ("decode", "search", "store"):
-        assert found["muster_probe_stage_seconds_count", ("stage", stage)] == 1
-    assert found["muster_gallery_scan_searches_count",] >= 2
+        assert values["muster_probe_stage_seconds_count", ("stage", stage)] == 1
+    assert values["muster_gallery_scan_searches_count",] >= 2
     request = (
         "muster_request_seconds_count",
         ("method", "POST"),
         ("rule", "/v1/collections/<collection>/search"),
         ("status", "200"),
     )
-    assert found[request] == 1
+    assert values[request] == 1
 
 
-def test_a_process_says_how_far_its_galleries_are_and_how_many_connections_it_has(
-    api, helpers, figures
-):
+def test_a_process_reports_the_lag_of_its_galleries_and_its_connections(api, helpers, figures):
     api.person("Ann", helpers.unit_vector(1))
     api.search(helpers.unit_vector(1))
     assert figures(api)["muster_gallery_lag",] == 0
     api.person("Bob")
     api.person("Eve")
-    found = figures(api)
-    assert found["muster_gallery_lag",] == 2
-    assert found["muster_gallery_damaged_templates",] == 0
-    assert found["muster_database_connections", ("state", "most")] >= 20
+    values = figures(api)
+    assert values["muster_gallery_lag",] == 2
+    assert values["muster_gallery_damaged_templates",] == 0
+    assert values["muster_database_connections", ("state", "most")] >= 20
     with api.services.database.read() as session:
         session.connection()
         busy = figures(api)["muster_database_connections", ("state", "in_use")]
@@ -68,22 +66,22 @@ def test_a_process_says_how_far_its_galleries_are_and_how_many_connections_it_ha
     assert figures(api)["muster_gallery_lag",] == 0
 
 
-def test_what_is_now_is_read_from_the_database(api, helpers, figures):
+def test_gauges_are_read_from_the_database(api, helpers, figures):
     api.person("Ann", helpers.unit_vector(1))
     api.send(*(api.probe(helpers.unit_vector(1), sequence=n) for n in (1, 5)))
     made = api.ok("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/"})
     api.send(api.probe(helpers.unit_vector(2), sequence=6))
-    found = figures(api)
-    assert found["muster_gallery_templates", ("collection", "default")] == 1
-    assert found["muster_device_missing_probes", ("device", "door-1")] == 3
-    assert found["muster_webhook_waiting", ("webhook", made["id"])] == 1
-    assert found["muster_webhook_dead", ("webhook", made["id"])] == 0
-    assert found["muster_change_feed_position",] >= 2
-    assert found["muster_disk_free_bytes",] > 0
+    values = figures(api)
+    assert values["muster_gallery_templates", ("collection", "default")] == 1
+    assert values["muster_device_missing_probes", ("device", "door-1")] == 3
+    assert values["muster_webhook_waiting", ("webhook", made["id"])] == 1
+    assert values["muster_webhook_dead", ("webhook", made["id"])] == 0
+    assert values["muster_change_feed_position",] >= 2
+    assert values["muster_disk_free_bytes",] > 0
 
 
 @on_sqlite
-def test_nobody_is_named_and_no_path_is_a_label(api, helpers, figures):
+def test_no_name_of_a_person_and_no_path_is_a_label(api, helpers, figures):
     person = api.person("Ann Onymous", helpers.unit_vector(1), id="onymous")
     api.ok("GET", f"/v1/collections/default/persons/{person}")
     api.call("GET", "/no/such/onymous")
@@ -101,7 +99,7 @@ def test_a_key_is_needed_where_the_settings_say_so(make_api, figures):
 
 
 @on_sqlite
-def test_every_figure_says_what_it_is(api):
+def test_every_metric_has_a_help_text(api):
     text = api.call("GET", "/metrics", None).get_data(as_text=True)
     named = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     explained = set(re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The document says what the server does: same calls, same shapes."""
+"""The OpenAPI document describes the routes, and the responses match it."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_it_is_openapi_3_1_and_every_reference_leads_somewhere(document):
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_operation_ids_are_unique_and_calls_say_what_they_need(document):
+def test_operation_ids_are_unique_and_security_is_documented(document):
     calls = [call for methods in document["paths"].values() for call in methods.values()]
     names = [call["operationId"] for call in calls]
     assert len({*names}) == len(names)
@@ -49,17 +49,17 @@ def test_operation_ids_are_unique_and_calls_say_what_they_need(document):
 
 
 def _whole_numbers(schema, where, known):
-    """Where a schema takes whole numbers without a lower or an upper bound."""
+    """The places in a schema with an integer without a lower or an upper bound."""
     name = schema.get("$ref", "").rpartition("/")[2]
     if name:
-        inner = {one: known[one] for one in known if one != name}  # a circle is walked once
+        inner = {other: known[other] for other in known if other != name}  # circles are walked once
         yield from _whole_numbers(known.get(name, {}), f"{where}:{name}", inner)
     bounds = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
     if schema.get("type") == "integer" and not {"const", "enum"} & schema.keys():
         yield from (where for bound in bounds if not bound & schema.keys())
-    parts = [(where, one) for kind in ("anyOf", "oneOf", "allOf") for one in schema.get(kind, [])]
-    parts += [(f"{where}.{key}", one) for key, one in schema.get("properties", {}).items()]
-    parts += [(f"{where}[]", one) for one in schema.get("prefixItems", [])]
+    parts = [(where, part) for kind in ("anyOf", "oneOf", "allOf") for part in schema.get(kind, [])]
+    parts += [(f"{where}.{key}", part) for key, part in schema.get("properties", {}).items()]
+    parts += [(f"{where}[]", part) for part in schema.get("prefixItems", [])]
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             parts.append((f"{where}[]", schema[key]))
@@ -67,21 +67,21 @@ def _whole_numbers(schema, where, known):
         yield from _whole_numbers(part, place, known)
 
 
-def test_every_whole_number_that_a_request_holds_is_bounded(document):
-    """The database takes 64 bits; a larger one would be an error of the server."""
+def test_every_integer_in_a_request_is_bounded(document):
+    """The database stores 64 bits; a larger number would be an internal error."""
     schemas, unbounded = document["components"]["schemas"], []
     for path, methods in document["paths"].items():
         for method, call in methods.items():
             bodies = call.get("requestBody", {}).get("content", {}).values()
             for schema in (
-                *(one["schema"] for one in call["parameters"]),
-                *(one["schema"] for one in bodies),
+                *(parameter["schema"] for parameter in call["parameters"]),
+                *(body["schema"] for body in bodies),
             ):
                 unbounded += _whole_numbers(schema, f"{method} {path} ", schemas)
     assert unbounded == []
 
 
-def test_the_document_and_its_page_are_made_once_and_known_by_their_tag(api, monkeypatch):
+def test_the_document_and_its_page_are_made_once_and_have_an_etag(api, monkeypatch):
     for path in ("/openapi.json", "/docs"):
         first = api.client.get(path)
         monkeypatch.setattr("match_server.app.openapi_document", None)  # cannot be made again
@@ -92,13 +92,13 @@ def test_the_document_and_its_page_are_made_once_and_known_by_their_tag(api, mon
         monkeypatch.undo()
 
 
-def test_who_asks_whether_the_server_is_ready_makes_it_read_no_files(api, monkeypatch):
+def test_a_readiness_check_reads_no_files(api, monkeypatch):
     assert api.client.get("/readyz").status_code == 200
     monkeypatch.setattr("match_server.db.migrations.ScriptDirectory", None)  # 21 ms each time
     assert api.client.get("/readyz").status_code == 200
 
 
-def test_examples_are_what_their_schemas_ask_for(document):
+def test_examples_match_their_schemas(document):
     for methods in document["paths"].values():
         for call in methods.values():
             for content in call.get("requestBody", {}).get("content", {}).values():
@@ -107,16 +107,16 @@ def test_examples_are_what_their_schemas_ask_for(document):
                     jsonschema.validate(content["example"], schema)
 
 
-def test_answers_are_what_their_schemas_promise(api, document, helpers):
+def test_responses_match_their_schemas(api, document, helpers):
     vector = helpers.unit_vector(1)
     person = api.person("Ann", vector, metadata={"floor": 1})
     group = api.ok("POST", "/v1/groups", json={"collection": "default", "name": "Day"})["id"]
     event = api.send(api.probe(vector))[0]["event"]
 
-    def check(method, path, template, status, answer):
+    def check(method, path, template, status, response):
         schema = document["paths"][template][method]["responses"][status]["content"]
         schema = schema["application/json"]["schema"]
-        jsonschema.validate(answer, {**schema, "components": document["components"]})
+        jsonschema.validate(response, {**schema, "components": document["components"]})
 
     collection = "/v1/collections/{collection}"
     for path, template in (

@@ -1,4 +1,4 @@
-"""Pictures take half of a worker's threads at most: probes and vectors get theirs."""
+"""Pictures use at most half of the threads of a worker, so probes and vectors get the rest."""
 
 import base64
 import threading
@@ -10,7 +10,7 @@ SEARCH = "/v1/collections/default/search"
 RED = (0, 0, 255)
 
 
-def test_pictures_beyond_half_of_the_threads_are_told_to_come_again(make_api, helpers):
+def test_pictures_beyond_half_of_the_threads_get_503(make_api, helpers):
     looking, go_on = threading.Barrier(2), threading.Event()
 
     class Slow(helpers.PaintedFaces):

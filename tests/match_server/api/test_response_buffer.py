@@ -57,11 +57,11 @@ def test_the_buffer_is_limited(tmp_path):
 
 
 def test_a_connection_takes_what_fits_without_waiting():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
-        ours.setblocking(False)
-        client = ClientSocket(ours, 1.0, SlowClients(1))
+    local, remote = socket.socketpair()
+    with local, remote:
+        local.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        local.setblocking(False)
+        client = ClientSocket(local, 1.0, SlowClients(1))
         takes = can_take({"gunicorn.socket": client})
         sent = 0
         while takes():
@@ -70,7 +70,7 @@ def test_a_connection_takes_what_fits_without_waiting():
             sent += 4096
         assert sent >= 4096
         while sent:
-            sent -= len(theirs.recv(65_536))
+            sent -= len(remote.recv(65_536))
         assert takes()
     assert can_take({})()
 

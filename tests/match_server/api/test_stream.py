@@ -1,4 +1,4 @@
-"""The live stream: every sighting, in order, also after a break."""
+"""The live stream: it sends every sighting in order, also after a reconnect."""
 
 import json
 from datetime import timedelta
@@ -13,7 +13,7 @@ STREAM = "/v1/events/stream"
 
 
 class Stream:
-    """Reads a stream message by message; heartbeats are left out."""
+    """Reads a stream message by message, without heartbeats."""
 
     def __init__(self, api, **arguments):
         self.response = api.call("GET", STREAM, "viewer", buffered=False, **arguments)
@@ -48,7 +48,7 @@ def follow(api):
 
 def test_a_sighting_is_created_and_updated_in_the_stream(api, helpers, follow):
     api.person("Ann", helpers.unit_vector(1))
-    api.send(api.probe(helpers.unit_vector(9)))  # before the stream: not told
+    api.send(api.probe(helpers.unit_vector(9)))  # before the stream: not sent
     stream = follow()
     track = "01a203dc-d1ba-7d44-99e4-4cda1934ccb9"
     api.send(api.probe(helpers.unit_vector(2), track_id=track))
@@ -59,7 +59,7 @@ def test_a_sighting_is_created_and_updated_in_the_stream(api, helpers, follow):
     assert (kind, again["id"], again["person"]["name"]) == ("updated", event["id"], "Ann")
 
 
-def test_a_stream_resumes_where_it_broke_off(api, helpers, follow):
+def test_a_stream_resumes_after_the_last_event_id(api, helpers, follow):
     stream = follow()
     probes = [api.probe(helpers.unit_vector(seed), sequence=seed) for seed in range(1, 6)]
     api.send(probes[0])
@@ -67,8 +67,8 @@ def test_a_stream_resumes_where_it_broke_off(api, helpers, follow):
     stream.close()
     api.send(*probes[1:])
     resumed = follow(headers={"Last-Event-ID": str(seen)})
-    told = [resumed.next()[2]["track_id"] for _ in range(4)]
-    assert told == [probe["track_id"] for probe in probes[1:]]
+    tracks = [resumed.next()[2]["track_id"] for _ in range(4)]
+    assert tracks == [probe["track_id"] for probe in probes[1:]]
 
 
 def test_more_events_than_a_batch_all_come(api, helpers, follow):
@@ -80,7 +80,7 @@ def test_more_events_than_a_batch_all_come(api, helpers, follow):
     assert revisions == sorted(set(revisions))
 
 
-def test_an_erasure_is_told_so_that_watchers_forget_the_name(api, helpers, follow):
+def test_an_erasure_is_an_update_without_the_name(api, helpers, follow):
     person = api.person("Ann", helpers.unit_vector(1))
     api.send(api.probe(helpers.unit_vector(1)))
     stream = follow()
@@ -89,14 +89,14 @@ def test_an_erasure_is_told_so_that_watchers_forget_the_name(api, helpers, follo
     assert (kind, event["person"], event["person_erased"]) == ("updated", None, True)
 
 
-def test_a_filtered_stream_tells_only_what_was_asked_for(api, helpers, follow):
+def test_a_filtered_stream_sends_only_matching_events(api, helpers, follow):
     stream = follow(query_string={"camera": "back"})
     for camera in ("front", "back"):
         api.send(api.probe(helpers.unit_vector(1), camera=camera))
     assert stream.next()[2]["camera"] == "back"
 
 
-def test_streams_are_bounded_and_a_closed_one_makes_room(make_api):
+def test_streams_are_limited_until_one_is_closed(make_api):
     api = make_api(max_streams=2)
     first, second = Stream(api), Stream(api)
     refused = api.refused(503, "GET", STREAM, "viewer")
@@ -107,7 +107,7 @@ def test_streams_are_bounded_and_a_closed_one_makes_room(make_api):
     third.close()
 
 
-def test_a_stream_ends_when_the_process_wants_to(make_services, helpers):
+def test_a_stream_ends_when_the_process_ends(make_services, helpers):
     services = make_services()
     stopping = []
     app = create_app(services, b"s" * 32, stopping=lambda: bool(stopping), warm=False)
@@ -121,33 +121,35 @@ def test_a_stream_ends_when_the_process_wants_to(make_services, helpers):
     response.close()
 
 
-@pytest.mark.parametrize("given", ["x", "-1", "1.5", "9" * 30, "\u0663"])
-def test_a_last_event_id_that_is_none_is_refused(api, given):
-    response = api.call("GET", STREAM, "viewer", environ_overrides={"HTTP_LAST_EVENT_ID": given})
+@pytest.mark.parametrize("last_event_id", ["x", "-1", "1.5", "9" * 30, "\u0663"])
+def test_an_invalid_last_event_id_is_refused(api, last_event_id):
+    response = api.call(
+        "GET", STREAM, "viewer", environ_overrides={"HTTP_LAST_EVENT_ID": last_event_id}
+    )
     assert response.status_code == 400
 
 
-def test_a_sighting_that_was_merged_is_told_as_such(api, helpers, follow):
+def test_a_merged_sighting_is_sent_as_merged(api, helpers, follow):
     api.person("Ann", helpers.unit_vector(1))
     api.send(api.probe(helpers.unit_vector(1)))
     track = "01a203dc-d1ba-7d44-99e4-4cda1934ccb9"
     stranger = api.send(api.probe(helpers.unit_vector(2), track_id=track))[0]["event"]
     stream = follow()
     ann = api.send(api.probe(helpers.unit_vector(1), track_id=track, sequence=2))[0]["event"]
-    told = {kind: event for _, kind, event in (stream.next(), stream.next())}
-    assert told["updated"]["id"] == ann["id"]
-    assert told["merged"]["id"] == stranger["id"]
-    assert told["merged"]["merged_into"] == ann["id"]
+    events = {kind: event for _, kind, event in (stream.next(), stream.next())}
+    assert events["updated"]["id"] == ann["id"]
+    assert events["merged"]["id"] == stranger["id"]
+    assert events["merged"]["merged_into"] == ann["id"]
 
 
-def test_what_was_live_is_not_live_when_a_stream_tells_it_later(api, helpers, follow):
+def test_a_live_event_is_not_live_when_a_stream_sends_it_later(api, helpers, follow):
     assert api.send(api.probe(helpers.unit_vector(1)))[0]["event"]["live"]
     api.clock.advance(11)
     stream = follow(headers={"Last-Event-ID": "0"})
     assert not stream.next()[2]["live"]
 
 
-def test_a_stream_tells_nothing_once_its_key_has_been_revoked_or_has_expired(api, helpers):
+def test_a_stream_ends_when_its_key_is_revoked_or_expires(api, helpers):
     soon = api.clock.now() + timedelta(hours=1)
     for end in ("revoked", "expired"):
         made = api.services.keys.create(KeyCreate(role="viewer", name=end, expires_at=soon))
