@@ -1,1 +1,1 @@
-"""HTTP: endpoints declared once, and from the declaration parsed, answered and documented."""
+"""The HTTP API: routes, and what turns them into Flask views and the OpenAPI document."""

@@ -1,1 +1,1 @@
-"""What clients send and get: one module for each room of the contract."""
+"""The schemas of requests and responses, as pydantic models."""
