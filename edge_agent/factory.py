@@ -1,7 +1,7 @@
 """Builds the parts of an agent from its settings and connects them."""
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -14,21 +14,14 @@ from edge_agent.config.settings import AgentSettings, ServerSettings
 from edge_agent.delivery.transport import Transport
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
-from edge_agent.vision.best_shot import ShotRules
-from edge_agent.vision.face_search import DetectionRules
-from edge_agent.vision.pipeline import Faces, Pipeline, PipelineRules, ProbeSink
-from edge_agent.vision.quality_gate import LivenessRules
+from edge_agent.vision.pipeline import Faces, Pipeline, PipelineSettings, ProbeSink
 from edge_agent.vision.recognition_ledger import Ledger
 from edge_agent.vision.track_events import TrackQueue
-from edge_agent.vision.tracker import TrackingRules
-from models.quality.quality import DOORWAY, OFF, PASSPORT
 from shared.wire.message_keys import MessageKey
 from shared.wire.topics import DeviceTopics
 
 if TYPE_CHECKING:
     from edge_agent.gallery.manager import Galleries
-
-_GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
 
 
 def build_agent(
@@ -57,7 +50,9 @@ def build_agent(
     cameras = [
         CameraThread(
             open_feed(camera, stopping, reconnect=reconnect),
-            Pipeline(models, sink, pipeline_rules(settings, camera), tracks=tracks, ledger=ledger),
+            Pipeline(
+                models, sink, pipeline_settings(settings, camera), tracks=tracks, ledger=ledger
+            ),
         )
         for camera in settings.cameras
     ]
@@ -78,24 +73,9 @@ def open_feed(camera: CameraSettings, stopping: threading.Event, *, reconnect: b
     )
 
 
-def pipeline_rules(settings: AgentSettings, camera: CameraSettings) -> PipelineRules:
-    """The rules that these settings describe for one of their cameras."""
-    shots, liveness = settings.shots, settings.liveness
-    return PipelineRules(
-        gate=_GATES[shots.gate],
-        detection=DetectionRules(
-            every=camera.detect_every, motion=camera.motion, reach=camera.faces
-        ),
-        tracking=TrackingRules(keep_missed_s=shots.keep_missed_s),
-        shots=ShotRules(
-            first_wait_s=shots.first_wait_s,
-            margin=shots.margin,
-            max_probes=shots.max_probes,
-            fuse=shots.fuse,
-        ),
-        liveness=LivenessRules(liveness.policy, liveness.threshold),
-        thumbnails=shots.thumbnails,
-    )
+def pipeline_settings(settings: AgentSettings, camera: CameraSettings) -> PipelineSettings:
+    """The part of the settings that one camera's pipeline uses."""
+    return PipelineSettings(detection=camera, shots=settings.shots, liveness=settings.liveness)
 
 
 def open_outbox(settings: AgentSettings) -> Outbox:

@@ -156,12 +156,18 @@ def example() -> None:
 def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[str, Any]]:
     """Whether all went well, and the summary."""
     from edge_agent.diagnostics.report import summary
+    from edge_agent.diagnostics.stage_times import StageTimes, time_frames, timed_models
     from edge_agent.factory import build_agent, open_outbox, open_transport
     from models.face_models import open_models
 
     transport = open_transport(settings)
-    models = open_models(settings.models.pack, detector=settings.models.detector)
+    times = StageTimes()
+    models = timed_models(
+        open_models(settings.models.pack, detector=settings.models.detector), times
+    )
     agent = build_agent(settings, models, open_outbox(settings), transport, reconnect=False)
+    for camera in agent.cameras:
+        time_frames(camera.pipeline, times)
     _stop_on_signal(agent.stopping.set)
     delivered = True
     before = agent.outbox.counts()
@@ -170,7 +176,7 @@ def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[s
         if agent.delivery is not None:
             stopped = agent.stop_requested
             delivered = agent.delivery.drained(0.5 if stopped else timeout_s)
-        report = summary(agent, None if transport is None else transport.name)
+        report = summary(agent, None if transport is None else transport.name, times)
     finally:
         agent.close()
     for name in ("put", "acknowledged", "refused", "dropped"):  # of this run alone

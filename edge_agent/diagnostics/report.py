@@ -2,15 +2,15 @@
 
 import os
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge_agent.agent import Agent
-from edge_agent.vision.pipeline import MODEL_STAGES
-from edge_agent.vision.timing import StageTime, StageTimes
+from edge_agent.diagnostics.stage_times import StageTimes
 
 
-def summary(agent: Agent, transport: str | None) -> dict[str, Any]:
+def summary(agent: Agent, transport: str | None, times: StageTimes) -> dict[str, Any]:
     """Counts and times of a run, ready to be written as JSON."""
     cameras = [camera.report() for camera in agent.cameras]
     pipelines = [camera.pipeline for camera in agent.cameras]
@@ -20,7 +20,6 @@ def summary(agent: Agent, transport: str | None) -> dict[str, Any]:
     for pipeline in pipelines:
         unidentified.update(pipeline.counts.unidentified)
     outbox = agent.outbox.counts()
-    times = merged([pipeline.times for pipeline in pipelines])
     return {
         "frames": frames,
         "dropped_frames": sum(camera.dropped for camera in cameras),
@@ -42,30 +41,9 @@ def summary(agent: Agent, transport: str | None) -> dict[str, Any]:
         "transport": transport,
         "complaint": None if agent.delivery is None else agent.delivery.complaint,
         "resident_mib": resident_mib(),
-        "frame_per_model_time": overhead(times),
-        "stage_ms": {
-            stage: {"median": one.median, "p95": one.p95, "mean": one.mean, "count": one.count}
-            for stage, one in times.items()
-        },
+        "frame_per_model_time": times.overhead(),
+        "stage_ms": {stage: asdict(stage_time) for stage, stage_time in times.summary().items()},
     }
-
-
-def merged(times: list[StageTimes]) -> dict[str, StageTime]:
-    """The stages of several pipelines as if one had run them."""
-    whole = StageTimes()
-    for one in times:
-        whole.absorb(one)
-    return whole.summary()
-
-
-def overhead(times: dict[str, StageTime]) -> float | None:
-    """What frames cost, over what the model calls within them cost; 1 would be no overhead."""
-    if "frame" not in times:
-        return None
-    models_ms = sum(
-        times[stage].mean * times[stage].count for stage in MODEL_STAGES if stage in times
-    )
-    return round(times["frame"].mean * times["frame"].count / models_ms, 3)
 
 
 def resident_mib() -> float | None:

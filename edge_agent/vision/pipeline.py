@@ -10,20 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.best_shot import BestShots, Candidate, ShotRules, Story, is_covered
-from edge_agent.vision.face_search import DetectionRules, FaceFinder, Lookout
-from edge_agent.vision.fingerprints import SceneWatch, face_fingerprint
+from edge_agent.config.camera import DetectionSettings
+from edge_agent.config.settings import LivenessSettings, ShotSettings
+from edge_agent.vision.best_shot import ShotTuning
+from edge_agent.vision.face_search import FaceDetector, FaceSearch
+from edge_agent.vision.fingerprints import SceneCutDetector, face_fingerprint
+from edge_agent.vision.identity_guard import is_covered
 from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.presence import Presence, main_reason
 from edge_agent.vision.probe import Probe
-from edge_agent.vision.quality_gate import Judge, Judged, JudgingModels, LivenessRules
+from edge_agent.vision.quality_gate import GateModels, JudgedShot, QualityGate
 from edge_agent.vision.recognition_ledger import TrackLedger
 from edge_agent.vision.shot import take_shot, thumbnail
-from edge_agent.vision.timing import StageTimes
 from edge_agent.vision.track_events import TrackSink
-from edge_agent.vision.tracker import Track, Tracker, TrackingRules
+from edge_agent.vision.track_history import DueShot, TrackHistories, TrackHistory, take_last
+from edge_agent.vision.tracker import Track, Tracker
 from models.alignment import alignable
-from models.quality.quality import DOORWAY, Gate
+from models.quality.quality import DOORWAY, OFF, PASSPORT
 from models.types import BgrImage, Detections, Shapes
 from shared.ids import new_id
 from shared.wire.quality import Quality
@@ -31,12 +34,12 @@ from shared.wire.template import Template
 
 log = logging.getLogger(__name__)
 
-_JITTER_S: Final = 0.5  # a stream's time that falls back by less goes on
-MODEL_STAGES: Final = ("detect", "locate", "pose", "liveness", "occlusion", "embed")
+_GATES: Final = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
+_JITTER_S: Final = 0.5  # a stream time that is earlier by less does not begin a new stream
 
 
-class Faces(FaceFinder, JudgingModels, Protocol):
-    """What the pipeline asks of `models.face_models.FaceModels`."""
+class Faces(FaceDetector, GateModels, Protocol):
+    """The part of `models.face_models.FaceModels` that the pipeline uses."""
 
     def locate(self, image: BgrImage, detections: Detections) -> Shapes: ...
     def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]: ...
@@ -51,38 +54,36 @@ class Faces(FaceFinder, JudgingModels, Protocol):
 
 
 class ProbeSink(Protocol):
-    """Where probes go; `edge_agent.outbox.outbox.Outbox` in the agent."""
+    """Receives the probes; in the agent, `edge_agent.outbox.outbox.Outbox`."""
 
     def put(self, probes: Sequence[Probe]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineRules:
-    """How one camera's frames are worked on."""
+class PipelineSettings:
+    """The settings of one camera's pipeline."""
 
-    gate: Gate = DOORWAY
-    detection: DetectionRules = field(default_factory=DetectionRules)
-    tracking: TrackingRules = field(default_factory=TrackingRules)
-    shots: ShotRules = field(default_factory=ShotRules)
-    liveness: LivenessRules = field(default_factory=LivenessRules)
-    thumbnails: bool = True
+    detection: DetectionSettings = field(default_factory=DetectionSettings)
+    shots: ShotSettings = field(default_factory=ShotSettings)
+    liveness: LivenessSettings = field(default_factory=LivenessSettings)
+    tuning: ShotTuning = field(default_factory=ShotTuning)
 
 
 @dataclass(slots=True)
 class PipelineCounts:
-    """What one camera's pipeline has done. Written by its thread, read by others for reports."""
+    """Counters of one camera's pipeline. Its thread writes them, others read them for reports."""
 
     frames: int = 0
-    searched: int = 0  # frames in which faces were looked for
-    tracks: int = 0  # that ended or live, and were confirmed
+    searched: int = 0  # frames that were searched for faces
+    tracks: int = 0  # confirmed ones
     embeddings: int = 0
     probes: int = 0
     unidentified: Counter[str] = field(default_factory=Counter)
-    """Tracks that ended without a probe, by the main reason why."""
+    """Tracks that ended without a probe, by the main reason."""
 
 
 class Pipeline:
-    """One camera's road from frames to probes. Not thread-safe; `models` may be shared.
+    """Makes probes of one camera's frames. Not thread-safe; `models` may be shared.
 
     Any thread may set `load_profile`; it applies from the next frame on.
     """
@@ -91,27 +92,27 @@ class Pipeline:
         self,
         models: Faces,
         sink: ProbeSink,
-        rules: PipelineRules | None = None,
+        settings: PipelineSettings | None = None,
         *,
         tracks: TrackSink | None = None,
         ledger: TrackLedger | None = None,
-        times: StageTimes | None = None,
     ) -> None:
+        settings = settings or PipelineSettings()
         self._models = models
         self._sink = sink
-        self._rules = rules or PipelineRules()
-        self.times = times or StageTimes()
+        self._settings = settings
+        self._gate = _GATES[settings.shots.gate]
         self.counts = PipelineCounts()
         self.load_profile = LoadProfile()
-        self._lookout = Lookout(models, self._rules.detection)
-        self._scene = SceneWatch()
-        self._tracker = Tracker(self._rules.tracking)
-        self._still_tracker = Tracker(self._rules.tracking.of_stills())
-        self._shots = BestShots(_patient(self._rules))
-        self._judge = Judge(models, self._rules.gate, self._rules.liveness, self.times)
+        self._search = FaceSearch(models, settings.detection)
+        self._scene = SceneCutDetector()
+        self._tracker = Tracker(settings.shots)
+        self._still_tracker = Tracker(stills=True)
+        self._histories = TrackHistories(settings.shots, _tuning(settings))
+        self._quality_gate = QualityGate(models, self._gate, settings.liveness)
         self._presence = Presence(tracks, ledger)
-        self._left: list[Story] = []  # of people who were found out only when they had gone
-        self._before: tuple[float, tuple[int, int]] | None = None  # the last frame's time and size
+        self._split_after_end: list[TrackHistory] = []  # of persons noticed when they had left
+        self._previous: tuple[float, tuple[int, int]] | None = None  # the last frame's time, size
 
     @property
     def in_view(self) -> int:
@@ -120,205 +121,193 @@ class Pipeline:
 
     @property
     def tracks(self) -> tuple[Track, ...]:
-        """The tracks that live, oldest first, as they stand after the newest frame."""
+        """The live tracks after the newest frame, oldest first."""
         return self._tracker.tracks
 
     def step(self, frame: Frame) -> None:
-        """Works on one frame; what became a probe is in the sink when it returns."""
+        """Processes one frame. When it returns, new probes are in the sink."""
         self.counts.frames += 1
         profile = self.load_profile
         if not frame.alone:
             frame = self._in_order(frame)
-        self._presence.at(frame.camera, frame.captured_at, frame.time_s)
-        with self.times.measure("frame"):
-            detections = self._detect(frame, profile)
-            tracks, ended = self._track(frame, detections)
-            if detections is not None:
-                self._look(frame, detections, tracks, profile)
-            due = self._shots.due(tracks, frame.time_s) + self._shots.last_of(ended)
-            self._publish(self._embed(self._pass(due, profile)))
-            self._conclude(ended)
+        self._presence.set_time(frame.camera, frame.captured_at, frame.time_s)
+        detections = self._detect(frame, profile)
+        tracks, ended = self._track(frame, detections)
+        if detections is not None:
+            self._assess(frame, detections, tracks, profile)
+        due = self._histories.take_due(tracks, frame.time_s) + take_last(ended)
+        self._publish(self._embed(self._judge(due, profile)))
+        self._conclude(ended)
         if frame.alone:
             self.finish()
 
     def finish(self) -> None:
         """Ends all tracks and puts their waiting best shots into the sink."""
-        ended = self._shots.end((*self._tracker.end_all(), *self._still_tracker.end_all()))
-        self._publish(self._embed(self._pass(self._shots.last_of(ended), self.load_profile)))
+        ended = self._histories.end((*self._tracker.end_all(), *self._still_tracker.end_all()))
+        self._publish(self._embed(self._judge(take_last(ended), self.load_profile)))
         self._conclude(ended)
 
     def _in_order(self, frame: Frame) -> Frame:
-        """The frame, never earlier than the one before.
+        """The frame, never earlier than the previous one.
 
-        Where a stream begins anew, in time or with pictures of another size, nobody of before is
-        looked for in it.
+        All tracks end where the stream starts again, in time or with pictures of another size.
         """
         time_s = frame.time_s
-        if self._before is not None:
-            before_s, size = self._before
-            if time_s < before_s - _JITTER_S or frame.size != size:
+        if self._previous is not None:
+            previous_s, size = self._previous
+            if time_s < previous_s - _JITTER_S or frame.size != size:
                 self.finish()
-                self._lookout = Lookout(self._models, self._rules.detection)
-            elif time_s < before_s:
-                frame = replace(frame, time_s=before_s)
-        self._before = frame.time_s, frame.size
+                self._search = FaceSearch(self._models, self._settings.detection)
+            elif time_s < previous_s:
+                frame = replace(frame, time_s=previous_s)
+        self._previous = frame.time_s, frame.size
         return frame
 
     def _detect(self, frame: Frame, profile: LoadProfile) -> Detections | None:
-        """The faces of the frame, or None where it was not searched."""
-        with self.times.measure("detect"):
-            settled = self._shots.are_settled(self._tracker.tracks, frame.time_s)
-            found = self._lookout.search(frame, profile, settled=settled)
-        self.counts.searched += found is not None
-        return found
+        """The faces of the frame; None where it was not searched."""
+        settled = self._histories.are_settled(self._tracker.tracks, frame.time_s)
+        detections = self._search.search(frame, profile, settled=settled)
+        self.counts.searched += detections is not None
+        return detections
 
     def _track(
         self, frame: Frame, detections: Detections | None
-    ) -> tuple[tuple[Track, ...], list[Story]]:
-        """The live tracks, and the stories of those that this frame ended."""
-        with self.times.measure("track"):
-            tracker = self._still_tracker if frame.alone else self._tracker
-            if detections is None and not self._lookout.still:
-                return tracker.tracks, []
-            cut: tuple[Track, ...] = ()
-            if detections is None:
-                step = tracker.hold(frame.time_s)
-            else:
-                cut = self._tracker.end_all() if self._scene.cut(frame.image) else ()
-                corners = [(x1, y1, x2, y2) for x1, y1, x2, y2 in detections.boxes.tolist()]
-                looks = [face_fingerprint(frame.image, box) for box in corners]
-                step = tracker.update(detections.boxes, frame.time_s, looks)
-            self.counts.tracks += self._presence.came(step.tracks)
-            return step.tracks, self._shots.end((*cut, *step.ended))
+    ) -> tuple[tuple[Track, ...], list[TrackHistory]]:
+        """The live tracks, and the histories of those that this frame ended."""
+        tracker = self._still_tracker if frame.alone else self._tracker
+        if detections is None and not self._search.still:
+            return tracker.tracks, []
+        cut: tuple[Track, ...] = ()
+        if detections is None:
+            step = tracker.hold(frame.time_s)
+        else:
+            cut = self._tracker.end_all() if self._scene.is_cut(frame.image) else ()
+            corners = [(x1, y1, x2, y2) for x1, y1, x2, y2 in detections.boxes.tolist()]
+            fingerprints = [face_fingerprint(frame.image, box) for box in corners]
+            step = tracker.update(detections.boxes, frame.time_s, fingerprints)
+        self.counts.tracks += self._presence.begin_new(step.tracks)
+        return step.tracks, self._histories.end((*cut, *step.ended))
 
-    def _look(
+    def _assess(
         self, frame: Frame, detections: Detections, tracks: Sequence[Track], profile: LoadProfile
     ) -> None:
-        """Looks closer at the faces that could become best shots, and keeps those that do."""
-        with self.times.measure("watch"):
-            chosen = self._shots.to_look_at(tracks, frame.time_s)
+        """Assesses the faces that could become best shots, and keeps those that do."""
+        chosen = self._histories.choose_for_assessment(tracks, frame.time_s)
         if not chosen:
             return
-        rows = np.array([track.row for track in chosen], np.intp)
-        faces = detections.take(rows)
-        with self.times.measure("locate"):
-            shapes = self._models.locate(frame.image, faces)
+        faces = detections.take(np.array([track.row for track in chosen], np.intp))
+        shapes = self._models.locate(frame.image, faces)
         usable = np.flatnonzero(alignable(shapes.points5))
-        if len(usable) < len(chosen):  # points of no face: another frame will show it better
+        if len(usable) < len(chosen):  # points that form no face: another frame will be better
             chosen = [chosen[row] for row in usable.tolist()]
             faces, shapes = faces.take(usable), shapes.take(usable)
         if not chosen:
             return
-        with self.times.measure("assess"):
-            chips = self._models.align(frame.image, shapes.points5)
-            qualities = self._models.assess(
-                frame.image, faces, shapes, chips=chips, gate=self._rules.gate
-            )
-        with self.times.measure("shot"):
-            for index, (track, quality) in enumerate(zip(chosen, qualities, strict=True)):
-                self._shots.recognize(track, chips[index])
-                if self._shots.beats(track, quality):
-                    one = np.array([index])
-                    shot = take_shot(
-                        frame, faces.take(one), shapes.take(one), chips[index], quality
-                    )
-                    self._shots.offer(track, shot)
-        passing = [
-            (self._shots.story(track), box)
-            for track, box, quality in zip(chosen, faces.boxes, qualities, strict=True)
-            if quality.passed
-        ]
-        self._judge.watch(frame, passing, profile)
+        chips = self._models.align(frame.image, shapes.points5)
+        qualities = self._models.assess(frame.image, faces, shapes, chips=chips, gate=self._gate)
+        passing = []
+        for index, (track, quality) in enumerate(zip(chosen, qualities, strict=True)):
+            history = self._histories.of(track)
+            history.recognize(chips[index])
+            if not quality.passed:
+                history.poor_frames.update(quality.reasons)
+                continue
+            passing.append((history, faces.boxes[index]))
+            if history.shots.beats(quality, frame.time_s):
+                row = np.array([index])
+                history.shots.offer(
+                    take_shot(frame, faces.take(row), shapes.take(row), chips[index], quality)
+                )
+        self._quality_gate.watch_liveness(frame, passing, profile)
 
-    def _pass(self, due: Sequence[Candidate], profile: LoadProfile) -> list[Judged]:
-        """Of the shots that are due, those that pass the gate under a closer look."""
+    def _judge(self, due: Sequence[DueShot], profile: LoadProfile) -> list[JudgedShot]:
+        """The due shots that pass the quality gate."""
         passed = []
-        for candidate in due:
-            judged, passes = self._judge.judge(candidate, profile)
-            if passes:
+        for due_shot in due:
+            judged = self._quality_gate.judge(due_shot, profile)
+            if judged.quality.passed:
                 passed.append(judged)
             else:
-                self._shots.refused(candidate, judged.quality)
+                judged.history.refuse(judged.shot, judged.quality)
         return passed
 
-    def _embed(self, judged: Sequence[Judged]) -> list[tuple[Judged, Template]]:
+    def _embed(self, judged: Sequence[JudgedShot]) -> list[tuple[JudgedShot, Template]]:
         """The templates of all shots of one frame, as one batch."""
         if not judged:
             return []
-        with self.times.measure("embed"):
-            templates = self._models.embed(np.concatenate([self._chips(one) for one in judged]))
+        templates = self._models.embed(np.concatenate([self._chips(shot) for shot in judged]))
         self.counts.embeddings += len(templates)
         return list(zip(judged, templates, strict=True))
 
-    def _chips(self, judged: Judged) -> NDArray[np.uint8]:
-        """The chip (1, height, width, 3) that the embedder takes of a shot."""
-        shot = judged.candidate.shot
+    def _chips(self, judged: JudgedShot) -> NDArray[np.uint8]:
+        """The chip (1, height, width, 3) of a shot for the embedder."""
+        shot = judged.shot
         return self._models.embedding_chips(
             shot.scene, shot.scene_points5, shot.chip[np.newaxis], [judged.quality]
         )
 
-    def _publish(self, embedded: Sequence[tuple[Judged, Template]]) -> None:
-        """Puts into the sink what is news."""
+    def _publish(self, embedded: Sequence[tuple[JudgedShot, Template]]) -> None:
+        """Makes probes of the shots that are worth it, and puts them into the sink."""
         probes = []
         for judged, template in embedded:
-            candidate = judged.candidate
-            story = candidate.story
-            verdict = self._shots.compare(candidate, judged.quality, template)
-            if verdict == "another":
-                story = self._split(story)
-            elif verdict == "unsure" or not self._shots.is_worth_a_probe(candidate, template):
+            history, shot = judged.history, judged.shot
+            comparison = history.guard.compare(shot, judged.quality, template)
+            if comparison == "another":
+                history = self._split(history, shot.time_s)
+            elif comparison == "unsure" or not history.shots.is_worth_a_probe(shot, template):
                 continue
-            sent, shots = self._shots.publish(story, candidate.shot, template)
-            story.free_probes += not is_covered(judged.quality)
-            probes.append(self._probe(judged, story, sent, shots))
+            fused, shots = history.shots.publish(shot, template)
+            history.free_probes += not is_covered(judged.quality)
+            probes.append(self._probe(judged, history, fused, shots))
         if probes:
-            with self.times.measure("outbox"):
-                self._sink.put(probes)
+            self._sink.put(probes)
             self.counts.probes += len(probes)
 
-    def _split(self, story: Story) -> Story:
-        """The track has gone over to another person, who gets a track of their own."""
-        fresh = self._tracker.split(story.track_id)
-        track_id = new_id() if fresh is None else fresh.track_id
-        log.info("Camera %s: a track went over to another face and is split", self._presence.camera)
-        another = self._shots.become_another(story, track_id)
-        self._presence.end(story)
-        self._presence.begin(track_id, another.began_s)
+    def _split(self, history: TrackHistory, began_s: float) -> TrackHistory:
+        """Gives the person that a track went over to a track of their own."""
+        track = self._tracker.split(history.track_id)
+        track_id = new_id() if track is None else track.track_id
+        log.info("Camera %s: split a track that went over to another face", self._presence.camera)
+        other = self._histories.split(history, track_id, began_s)
+        self._presence.end(history)
+        self._presence.begin(track_id, began_s)
         self.counts.tracks += 1
-        if fresh is None:  # it has ended already, and nobody else will say so
-            self._left.append(another)
-        return another
+        if track is None:  # the track has ended already: `_conclude` ends the new one
+            self._split_after_end.append(other)
+        return other
 
-    def _probe(self, judged: Judged, story: Story, template: Template, shots: int) -> Probe:
-        shot = judged.candidate.shot
+    def _probe(
+        self, judged: JudgedShot, history: TrackHistory, template: Template, shots: int
+    ) -> Probe:
+        shot = judged.shot
         return Probe(
             probe_id=new_id(),
             camera=self._presence.camera,
             captured_at=shot.captured_at,
-            track_id=story.track_id,
+            track_id=history.track_id,
             template=template,
             quality=judged.quality,
             pose=judged.pose,
-            liveness=story.median_liveness,
+            liveness=history.liveness.median,
             detection_score=float(np.clip(shot.detection.scores[0], 0, 1)),
             box=shot.box,
             frame_size=shot.source_size,
-            thumbnail=thumbnail(shot) if self._rules.thumbnails else None,
+            thumbnail=thumbnail(shot) if self._settings.shots.thumbnails else None,
             shots=shots,
         )
 
-    def _conclude(self, ended: Sequence[Story]) -> None:
-        """Says who left and why they gave no probe, and forgets what is not needed any more."""
-        for story in (*ended, *self._left):
-            if not story.probes:
-                self.counts.unidentified[main_reason(story)] += 1
-            self._presence.end(story)
-        self._left.clear()
-        self._shots.keep_only(self._tracker.tracks + self._still_tracker.tracks)
+    def _conclude(self, ended: Sequence[TrackHistory]) -> None:
+        """Reports the tracks that ended, and drops the histories of unconfirmed ones."""
+        for history in (*ended, *self._split_after_end):
+            if not history.probes:
+                self.counts.unidentified[main_reason(history)] += 1
+            self._presence.end(history)
+        self._split_after_end.clear()
+        self._histories.keep_only(self._tracker.tracks + self._still_tracker.tracks)
 
 
-def _patient(rules: PipelineRules) -> ShotRules:
-    """Where liveness decides, no shot is so good that it goes out before several looks are had."""
-    if rules.liveness.policy == "refuse":
-        return replace(rules.shots, good_enough=float("inf"))
-    return rules.shots
+def _tuning(settings: PipelineSettings) -> ShotTuning:
+    """Where a low liveness refuses, every first shot waits until there are several scores."""
+    if settings.liveness.policy == "refuse":
+        return replace(settings.tuning, good_enough=float("inf"))
+    return settings.tuning

@@ -1,8 +1,8 @@
-"""Tracking: which detection of this frame is the face of the frame before.
+"""Tracking: finds the detection that continues each face of the previous frame.
 
-Four independent constant-velocity Kalman filters a track (centre x and y, width, height), in closed
-form over all tracks at once; then the optimal assignment of detections to predicted boxes. Where
-place alone leaves a choice, as when people cross, what the faces look like has a say.
+Each track has four independent Kalman filters with constant velocity (centre x and y, width,
+height), computed in closed form for all tracks at once. Then detections are assigned to predicted
+boxes optimally. Where positions leave a choice, as when people cross, fingerprints decide.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.config.settings import ShotSettings
 from edge_agent.vision.assignment import assign
-from edge_agent.vision.fingerprints import NO_LOOK, Fingerprint, likeness, may_be_same_face
+from edge_agent.vision.fingerprints import (
+    NO_FINGERPRINT,
+    Fingerprint,
+    correlation,
+    may_be_same_face,
+)
 from shared.ids import new_id
 
 Boxes = NDArray[np.float32]  # (n, 4) x1 y1 x2 y2, pixels of the frame
@@ -29,28 +35,17 @@ _FIRST_SPEED: Final = 3.0
 _LONGEST_STEP_S: Final = 1.0
 _MOST_GROWTH: Final = 1.4  # of a predicted size over one step, and as much less the other way
 _UNSEEN_SPEED_S: Final = 1.0  # the speed of a face that is not seen is believed for about so long
-# What a wholly different look costs, in units of the cost of place: more than any two places that
-# are both within reach differ by, for a face does not change from one frame to the next.
-_LOOKS: Final = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class TrackingRules:
-    """When a detection may continue a track, and when a track begins and ends."""
-
-    confirm_hits: int = 2  # detections before a track counts; a flicker never does
-    keep_missed_s: float = 2.5  # a face may be hidden for so long
-    reach: float = 0.7  # how far from its predicted place a face may turn up, in box sizes
-    size_ratio: float = 2.0  # how much a box may grow or shrink between two detections
-
-    def of_stills(self) -> "TrackingRules":
-        """For pictures that have nothing to do with one another: one detection is a track."""
-        return replace(self, confirm_hits=1, keep_missed_s=0.0)
+# What a wholly different fingerprint costs, in units of the cost of a position: more than any two
+# positions within reach differ by, because a face does not change from one frame to the next.
+_FINGERPRINTS: Final = 3.0
+_CONFIRM_HITS: Final = 2  # detections before a track counts; a flicker has only one
+_REACH: Final = 0.7  # distance of a face from its predicted position, in box sizes, at most
+_SIZE_RATIO: Final = 2.0  # of a box between two detections, at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """One face over time, as it stands after the newest frame."""
+    """One face over time, as of the newest frame."""
 
     track_id: str  # UUIDv7
     row: int | None  # of the frame's detections; None while the face is not seen
@@ -58,64 +53,69 @@ class Track:
     began_s: float  # stream time
     seen_s: float  # stream time of the last detection
     confirmed: bool
-    doubtful: bool  # found again after it was missed, or far from where it was expected
-    look: Fingerprint = field(default_factory=lambda: NO_LOOK)  # of the newest detection
+    doubtful: bool  # detected again after it was missed, or far from its predicted position
+    fingerprint: Fingerprint = field(default_factory=lambda: NO_FINGERPRINT)  # of the newest one
 
 
 @dataclass(frozen=True, slots=True)
 class TrackingStep:
-    """What one frame did to the tracks."""
+    """The tracks after one frame."""
 
-    tracks: tuple[Track, ...]  # all that live, oldest first
-    ended: tuple[Track, ...]  # confirmed tracks that ended just now
+    tracks: tuple[Track, ...]  # live ones, oldest first
+    ended: tuple[Track, ...]  # confirmed ones that this frame ended
 
 
 class Tracker:
-    """The tracks of one camera. Not thread-safe; feed it frames in the order of their times."""
+    """The tracks of one camera. Not thread-safe; frames come in the order of their times.
 
-    def __init__(self, rules: TrackingRules | None = None) -> None:
-        self._rules = rules or TrackingRules()
+    `stills`: pictures that have nothing to do with each other; one detection is a track.
+    """
+
+    def __init__(self, settings: ShotSettings | None = None, *, stills: bool = False) -> None:
+        self._keep_missed_s = 0.0 if stills else (settings or ShotSettings()).keep_missed_s
+        self._confirm_hits = 1 if stills else _CONFIRM_HITS
         self._tracks: list[Track] = []
         self._hits: list[int] = []
-        self._looks: list[Fingerprint] = []  # how each track looked when it was surely itself
+        self._fingerprints: list[Fingerprint] = []  # of each track, while its identity was sure
         self._time_s = 0.0
-        self._state = np.zeros((0, 2, 4))  # place and speed of centre x, y, width, height
-        self._spread = np.zeros((0, 3, 4))  # variance of place, covariance, variance of speed
+        self._state = np.zeros((0, 2, 4))  # position and speed of centre x, y, width, height
+        self._spread = np.zeros((0, 3, 4))  # variance of position, covariance, variance of speed
 
     @property
     def tracks(self) -> tuple[Track, ...]:
-        """All that live, oldest first."""
+        """The live tracks, oldest first."""
         return tuple(self._tracks)
 
     def update(
-        self, boxes: Boxes, time_s: float, looks: Sequence[Fingerprint] | None = None
+        self, boxes: Boxes, time_s: float, fingerprints: Sequence[Fingerprint] | None = None
     ) -> TrackingStep:
-        """Assigns the boxes (n, 4) found at stream time `time_s` to tracks, old and new.
+        """Assigns the boxes (n, 4) of a frame at stream time `time_s` to tracks, old and new.
 
-        `looks` (n,) are the fingerprints of the faces in them; without any, place alone decides.
+        `fingerprints` (n,) are those of the faces in them; without any, positions alone decide.
         """
-        looks = [NO_LOOK] * len(boxes) if looks is None else looks
+        if fingerprints is None:
+            fingerprints = [NO_FINGERPRINT] * len(boxes)
         self._predict(time_s - self._time_s)
         self._time_s = time_s
         measured = _to_centres(boxes)
-        pairs, contested = self._match(measured, looks)
+        pairs, contested = self._match(measured, fingerprints)
         self._correct(pairs, measured)
-        self._remember(pairs, looks, contested)
+        self._remember(pairs, fingerprints, contested)
         ended = self._end_missed({track for track, _ in pairs})
-        self._begin(measured, {row for _, row in pairs}, looks)
+        self._begin(measured, {row for _, row in pairs}, fingerprints)
         return TrackingStep(self.tracks, ended)
 
     def hold(self, time_s: float) -> TrackingStep:
-        """Goes on to stream time `time_s` in a scene that has not changed: they stay seen."""
+        """Advances to stream time `time_s` in a scene without motion: seen tracks stay seen."""
         self._time_s = time_s
         self._tracks = [
             track if track.row is None else replace(track, seen_s=time_s) for track in self._tracks
         ]
-        self._state[:, 1] = 0.0  # where nothing moves, nobody does
+        self._state[:, 1] = 0.0  # without motion, no face moves
         return TrackingStep(self.tracks, self._end_missed(self._seen()))
 
     def split(self, track_id: str) -> Track | None:
-        """Gives a track a new id, because it turned out to be another face; None if it is gone."""
+        """Gives a track a new id, because it shows another person; None where it has ended."""
         for index, track in enumerate(self._tracks):
             if track.track_id == track_id:
                 fresh = replace(track, track_id=new_id(), began_s=track.seen_s, doubtful=False)
@@ -124,7 +124,7 @@ class Tracker:
         return None
 
     def end_all(self) -> tuple[Track, ...]:
-        """Ends every track (scene cut, end of the film); answers those that were confirmed."""
+        """Ends every track (scene cut, end of the film) and returns the confirmed ones."""
         ended = tuple(track for track in self._tracks if track.confirmed)
         self._keep([])
         return ended
@@ -146,44 +146,49 @@ class Tracker:
         spread[:, 2] += noise
 
     def _match(
-        self, measured: NDArray[np.float64], looks: Sequence[Fingerprint]
+        self, measured: NDArray[np.float64], fingerprints: Sequence[Fingerprint]
     ) -> tuple[list[tuple[int, int]], set[int]]:
-        """Pairs of (track, detection) with the least total cost among those that are possible.
+        """Pairs of (track, detection) with the least total cost, and the contested tracks.
 
-        And the tracks that had a choice, or a rival. The cost is DIoU's (Zheng et al. 2020), one
-        minus overlap plus the squared distance of the centres, here in units of the reach: it
-        still tells candidates apart that do not overlap.
+        A track is contested where two detections are possible for it, or two tracks for one
+        detection. The cost is that of DIoU (Zheng et al. 2020): one minus overlap plus the squared
+        distance of the centres, here in units of the reach. It also compares boxes that do not
+        overlap.
         """
         if not self._tracks or not len(measured):
             return [], set()
         predicted = self._state[:, 0]
         apart = predicted[:, None, :] - measured[None, :, :]  # (tracks, detections, 4)
         size = np.maximum(predicted[:, None, 2:], measured[None, :, 2:])
-        # A face that was not seen for a while may be further from where it was expected.
+        # A face that was not seen for a while may be further from its predicted position.
         doubt = np.minimum(3.0 * np.sqrt(self._spread[:, 0, :2]) / predicted[:, 2:], 1.5)
-        reach = (self._rules.reach + doubt)[:, None, :] * size
+        reach = (_REACH + doubt)[:, None, :] * size
         distance2 = ((apart[:, :, :2] / reach) ** 2).sum(axis=2)
         ratio = np.abs(np.log(predicted[:, None, 2:] / measured[None, :, 2:])).max(axis=2)
-        possible = (distance2 <= 1.0) & (ratio <= np.log(self._rules.size_ratio))
+        possible = (distance2 <= 1.0) & (ratio <= np.log(_SIZE_RATIO))
         cost = 1.0 - _overlap(predicted, measured) + distance2 + 0.5 * ratio
         choice = possible.sum(axis=1, keepdims=True) > 1
         rival = possible.sum(axis=0, keepdims=True) > 1
-        open_to_doubt = possible & (choice | rival)
-        for track, row in np.argwhere(open_to_doubt).tolist():
-            cost[track, row] += _LOOKS * (1.0 - likeness(self._looks[track], looks[row]))
-        return assign(cost, possible), set(np.flatnonzero(open_to_doubt.any(axis=1)).tolist())
+        contested = possible & (choice | rival)
+        for track, row in np.argwhere(contested).tolist():
+            cost[track, row] += _FINGERPRINTS * (
+                1.0 - correlation(self._fingerprints[track], fingerprints[row])
+            )
+        return assign(cost, possible), set(np.flatnonzero(contested.any(axis=1)).tolist())
 
     def _remember(
         self,
         pairs: Sequence[tuple[int, int]],
-        looks: Sequence[Fingerprint],
+        fingerprints: Sequence[Fingerprint],
         contested: set[int],
     ) -> None:
-        """Takes over how tracks look now, but not a look that may be somebody else's."""
+        """Keeps the newest fingerprints, but not one that may be another person's."""
         for track, row in pairs:
-            if track not in contested or may_be_same_face(self._looks[track], looks[row]):
-                self._looks[track] = looks[row]
-            self._tracks[track] = replace(self._tracks[track], look=looks[row])
+            if track not in contested or may_be_same_face(
+                self._fingerprints[track], fingerprints[row]
+            ):
+                self._fingerprints[track] = fingerprints[row]
+            self._tracks[track] = replace(self._tracks[track], fingerprint=fingerprints[row])
 
     def _seen(self) -> set[int]:
         return {index for index, track in enumerate(self._tracks) if track.row is not None}
@@ -216,7 +221,7 @@ class Tracker:
             box=box,
             began_s=before.began_s,
             seen_s=self._time_s,
-            confirmed=before.confirmed or self._hits[index] >= self._rules.confirm_hits,
+            confirmed=before.confirmed or self._hits[index] >= self._confirm_hits,
             doubtful=jumped or before.row is None,
         )
 
@@ -225,7 +230,7 @@ class Tracker:
         ended: list[Track] = []
         for index, track in enumerate(self._tracks):
             if index not in matched:
-                if self._time_s - track.seen_s >= self._rules.keep_missed_s or not track.confirmed:
+                if self._time_s - track.seen_s >= self._keep_missed_s or not track.confirmed:
                     if track.confirmed:
                         ended.append(track)
                     continue
@@ -241,11 +246,11 @@ class Tracker:
     def _keep(self, indices: list[int]) -> None:
         self._tracks = [self._tracks[index] for index in indices]
         self._hits = [self._hits[index] for index in indices]
-        self._looks = [self._looks[index] for index in indices]
+        self._fingerprints = [self._fingerprints[index] for index in indices]
         self._state, self._spread = self._state[indices], self._spread[indices]
 
     def _begin(
-        self, measured: NDArray[np.float64], taken: set[int], looks: Sequence[Fingerprint]
+        self, measured: NDArray[np.float64], taken: set[int], fingerprints: Sequence[Fingerprint]
     ) -> None:
         fresh = [row for row in range(len(measured)) if row not in taken]
         if not fresh:
@@ -258,7 +263,7 @@ class Tracker:
         self._spread = np.concatenate([self._spread, spread])
         for row, box in zip(fresh, _to_corners(boxes).tolist(), strict=True):
             self._hits.append(1)
-            self._looks.append(looks[row])
+            self._fingerprints.append(fingerprints[row])
             self._tracks.append(
                 Track(
                     track_id=new_id(),
@@ -266,9 +271,9 @@ class Tracker:
                     box=_corners(box),
                     began_s=self._time_s,
                     seen_s=self._time_s,
-                    confirmed=self._rules.confirm_hits <= 1,
+                    confirmed=self._confirm_hits <= 1,
                     doubtful=False,
-                    look=looks[row],
+                    fingerprint=fingerprints[row],
                 )
             )
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.best_shot import ShotRules
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.config.settings import ShotSettings
+from edge_agent.vision.best_shot import ShotTuning
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from edge_agent.vision.probe import Probe
 from models.face_models import FaceModels
 from models.types import BgrImage
@@ -31,18 +32,16 @@ _THRESHOLD = 0.35
 _START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 POLICIES = {
-    "first look": ShotRules(first_wait_s=0.0, good_enough=0.0, max_probes=1, fuse=1),
-    "best shot": ShotRules(fuse=1, max_probes=3),
-    "fused from 3 (default)": ShotRules(),
-    "every 5th frame, fused": ShotRules(
-        first_wait_s=0.0,
-        good_enough=0.0,
-        margin=-1.0,
-        again_after_s=0.2,
-        final_margin=-1.0,
-        max_probes=16,
-        max_embeddings=16,
-        fuse=16,
+    "first shot": PipelineSettings(
+        shots=ShotSettings(first_wait_s=0.0, max_probes=1, fuse=1, thumbnails=False)
+    ),
+    "best shot": PipelineSettings(shots=ShotSettings(fuse=1, max_probes=3, thumbnails=False)),
+    "fused from 3 (default)": PipelineSettings(shots=ShotSettings(thumbnails=False)),
+    "every 5th frame, fused": PipelineSettings(
+        shots=ShotSettings.model_construct(  # a margin that the settings do not allow
+            first_wait_s=0.0, margin=-1.0, max_probes=16, fuse=16, thumbnails=False
+        ),
+        tuning=ShotTuning(good_enough=0.0, again_after_s=0.2, final_margin=-1.0, max_embeddings=16),
     ),
 }
 
@@ -70,8 +69,8 @@ def bench_accuracy(models: FaceModels, portraits: list[Portrait], takes: int = 1
         for take in range(takes):
             frames = list(_passage(portrait, seed=number * takes + take))
             truth = people.index(portrait.person)
-            for name, rules in POLICIES.items():
-                _watch(models, frames, rules, gallery, truth, tallies[name])
+            for name, settings in POLICIES.items():
+                _watch(models, frames, settings, gallery, truth, tallies[name])
     films = len(shown) * takes
     rows: list[Row] = [
         {
@@ -102,13 +101,13 @@ def _template(models: FaceModels, portrait: Portrait) -> NDArray[np.float32]:
 def _watch(
     models: FaceModels,
     frames: list[Frame],
-    rules: ShotRules,
+    settings: PipelineSettings,
     gallery: NDArray[np.float32],
     truth: int,
     tally: _Tally,
 ) -> None:
     sink = Sink()
-    pipeline = Pipeline(models, sink, PipelineRules(shots=rules, thumbnails=False))
+    pipeline = Pipeline(models, sink, settings)
     for frame in frames:
         pipeline.step(frame)
     pipeline.finish()

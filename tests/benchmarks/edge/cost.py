@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edge_agent.capture.camera import Capture, ReadMode
 from edge_agent.capture.source import open_source
-from edge_agent.vision.face_search import DetectionRules
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.config.camera import DetectionSettings
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from models.face_models import FaceModels
 from tests.benchmarks.edge.people import Portrait
 from tests.benchmarks.edge.scenes import FPS, SCENES, SIZES, Person, film, people_of
@@ -16,7 +16,7 @@ from tests.benchmarks.edge.truth import Following
 from tests.benchmarks.tables import Row, print_table
 from tests.support.fake_faces import Sink
 
-_EVERY_FRAME = PipelineRules(detection=DetectionRules(motion=False, reach="near"))
+_EVERY_FRAME = PipelineSettings(detection=DetectionSettings(motion=False, faces="near"))
 
 
 def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> list[Row]:
@@ -35,7 +35,7 @@ def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> l
             path = film(work, scene, size, portraits)
             people = people_of(scene, size, portraits)
             _, _, plain_s, _ = _watch(models, path, _EVERY_FRAME, people)
-            pipeline, truth, cpu_s, wall_s = _watch(models, path, PipelineRules(), people)
+            pipeline, truth, cpu_s, wall_s = _watch(models, path, PipelineSettings(), people)
             counts = pipeline.counts
             video_s = counts.frames / FPS
             rows.append(
@@ -65,11 +65,11 @@ def _ratio(count: int, of: int) -> float | None:
 
 
 def _watch(
-    models: FaceModels, path: Path, rules: PipelineRules, people: list[Person]
+    models: FaceModels, path: Path, settings: PipelineSettings, people: list[Person]
 ) -> tuple[Pipeline, Following, float, float]:
     """The pipeline after the film, whom its tracks followed, CPU seconds and seconds."""
     truth = Following(people)
-    pipeline = Pipeline(models, Sink(), rules)
+    pipeline = Pipeline(models, Sink(), settings)
     manner = ReadMode(live=False, reconnect=False)
     capture = Capture("bench", partial(open_source, str(path)), manner, threading.Event())
     cpu_s, wall_s = time.process_time(), time.perf_counter()

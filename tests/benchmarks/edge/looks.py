@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.best_shot import ShotRules
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.config.settings import ShotSettings
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from edge_agent.vision.probe import Probe
 from models.face_models import FaceModels
 from models.types import BgrImage
@@ -36,9 +36,9 @@ _FILMS = 20  # of each kind
 _OTHERS = 200  # enrolled besides
 
 POLICIES = {
-    "first look": ShotRules(first_wait_s=0.0, good_enough=0.0, max_probes=1, fuse=1),
-    "best shot": ShotRules(fuse=1, max_probes=3),
-    "fused (default)": ShotRules(),
+    "first shot": ShotSettings(first_wait_s=0.0, max_probes=1, fuse=1, thumbnails=False),
+    "best shot": ShotSettings(fuse=1, max_probes=3, thumbnails=False),
+    "fused (default)": ShotSettings(thumbnails=False),
 }
 
 
@@ -71,12 +71,12 @@ def bench_looks(models: FaceModels, folder: Path) -> list[Row]:
     gallery = np.stack([_template(models, sorted(one.iterdir())[0]) for one in [*known, *singles]])
     films = list(_films(models, known, strangers))
     rows: list[Row] = []
-    for name, rules in POLICIES.items():
+    for name, settings in POLICIES.items():
         for kind in ("enrolled", "strangers", "mixed"):
             tally = _Tally()
             for film in films:
                 if film.kind == kind:
-                    _watch(models, film, rules, gallery, tally)
+                    _watch(models, film, settings, gallery, tally)
             rows.append(_row(name, kind, tally))
     print_table(f"Three looks a track, {len(gallery)} people enrolled", rows)
     return rows
@@ -149,10 +149,14 @@ def _frames(film: _Film) -> Iterator[Frame]:
 
 
 def _watch(
-    models: FaceModels, film: _Film, rules: ShotRules, gallery: NDArray[np.float32], tally: _Tally
+    models: FaceModels,
+    film: _Film,
+    settings: ShotSettings,
+    gallery: NDArray[np.float32],
+    tally: _Tally,
 ) -> None:
     sink = Sink()
-    pipeline = Pipeline(models, sink, PipelineRules(shots=rules, thumbnails=False))
+    pipeline = Pipeline(models, sink, PipelineSettings(shots=settings))
     for frame in _frames(film):
         pipeline.step(frame)
     pipeline.finish()

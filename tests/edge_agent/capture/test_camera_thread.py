@@ -9,12 +9,14 @@ import pytest
 
 from edge_agent.agent import CameraThread
 from edge_agent.capture.camera import Capture, ReadMode
-from edge_agent.vision.face_search import DetectionRules
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.config.camera import DetectionSettings
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from models.types import BgrImage, Detections
 from tests.support.fake_faces import FakeFaces, Sink
 
-RULES = PipelineRules(detection=DetectionRules(motion=False, reach="near"))  # search every frame
+SETTINGS = PipelineSettings(
+    detection=DetectionSettings(motion=False, faces="near")
+)  # search every frame
 
 
 class Pictures:
@@ -52,7 +54,7 @@ class Breaking(FakeFaces):
 
 def watched(count: int, at: set[int]) -> CameraThread:
     capture = Capture("door", lambda: Pictures(count), ReadMode(False, False), threading.Event())
-    thread = CameraThread(capture, Pipeline(Breaking(at), Sink(), RULES))
+    thread = CameraThread(capture, Pipeline(Breaking(at), Sink(), SETTINGS))
     thread.run()
     return thread
 

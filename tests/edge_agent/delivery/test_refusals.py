@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
-from edge_agent.vision.quality_gate import LivenessRules
+from edge_agent.config.settings import LivenessSettings
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from edge_agent.vision.recognition_ledger import Ledger, plainly
 from models.face_models import FaceModels, open_models
 from models.images.decoding import read_picture
@@ -79,11 +79,11 @@ def as_it_is(face: Picture) -> Picture:
     return face
 
 
-REFUSE = PipelineRules(liveness=LivenessRules("refuse"))
+REFUSE = PipelineSettings(liveness=LivenessSettings(policy="refuse"))
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "width", "light", "rules", "reason", "plain"),
+    ("name", "change", "width", "light", "settings", "reason", "plain"),
     [
         ("obama.jpg", as_it_is, 30, 1.0, None, "interocular", "too small"),
         ("obama2.jpg", as_it_is, 90, 0.1, None, "brightness", "too dark or too bright"),
@@ -100,12 +100,12 @@ def test_a_refused_track_lands_in_the_ledger_under_its_main_reason(
     change: Change,
     width: float,
     light: float,
-    rules: PipelineRules | None,
+    settings: PipelineSettings | None,
     reason: str,
     plain: str,
 ) -> None:
     ledger, sink = Ledger(tmp_path / "ledger.db"), Sink()
-    pipeline = Pipeline(models, sink, rules, ledger=ledger)
+    pipeline = Pipeline(models, sink, settings, ledger=ledger)
     for frame in passage(change(portrait(models, name)), width, 30, light):
         pipeline.step(frame)
     pipeline.finish()
@@ -116,13 +116,13 @@ def test_a_refused_track_lands_in_the_ledger_under_its_main_reason(
     ledger.close()
 
 
-@pytest.mark.parametrize("rules", [None, REFUSE], ids=["liveness reported", "liveness refuses"])
+@pytest.mark.parametrize("settings", [None, REFUSE], ids=["liveness reported", "liveness refuses"])
 def test_one_usable_moment_of_a_track_that_was_blurred_makes_it_recognised(
-    tmp_path: Path, models: FaceModels, rules: PipelineRules | None
+    tmp_path: Path, models: FaceModels, settings: PipelineSettings | None
 ) -> None:
     """The gate is the track's, not the frame's."""
     ledger, sink = Ledger(tmp_path / "ledger.db"), Sink()
-    pipeline = Pipeline(models, sink, rules, ledger=ledger)
+    pipeline = Pipeline(models, sink, settings, ledger=ledger)
     for frame in passage(portrait(models, "biden.jpg"), 90, 40, poor=25):
         pipeline.step(frame)
     pipeline.finish()

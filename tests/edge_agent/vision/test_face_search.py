@@ -9,10 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.face_search import DetectionRules, Lookout
+from edge_agent.config.camera import DetectionSettings
+from edge_agent.vision.face_search import FaceSearch
 from edge_agent.vision.load_profile import LoadProfile
-from edge_agent.vision.motion import MotionWatch
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.motion import MotionDetector
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from models.types import BgrImage, Detections
 from tests.support.fake_faces import FakeFaces, Sink, Someone, frame_of
 
@@ -57,25 +58,27 @@ class Finder:
 
 def watch(
     finder: Finder,
-    rules: DetectionRules,
+    settings: DetectionSettings,
     seconds: float,
     picture: Callable[[int], Picture] = lambda _: wall(),
     profile: LoadProfile = LoadProfile(),  # noqa: B008  # frozen
-    lookout: Lookout | None = None,
+    search: FaceSearch | None = None,
     first: int = 0,
 ) -> list[bool]:
     """Which of the frames were searched."""
-    lookout = lookout or Lookout(finder, rules)
+    search = search or FaceSearch(finder, settings)
     frames = range(first, first + round(seconds * FPS))
     return [
-        lookout.search(Frame(picture(index), MOMENT, index / FPS, index, "door"), profile)
+        search.search(Frame(picture(index), MOMENT, index / FPS, index, "door"), profile)
         is not None
         for index in frames
     ]
 
 
 def test_an_empty_corridor_is_searched_every_two_seconds_however_its_sensor_hisses() -> None:
-    searched = watch(Finder(), DetectionRules(reach="near"), 10, lambda index: noisy(wall(), index))
+    searched = watch(
+        Finder(), DetectionSettings(faces="near"), 10, lambda index: noisy(wall(), index)
+    )
     assert sum(searched[25:]) == pytest.approx(5, abs=1)
 
 
@@ -83,10 +86,10 @@ def test_light_that_changes_as_a_whole_is_no_motion() -> None:
     def dimming(index: int) -> Picture:
         return noisy((wall() * (1.0 - 0.1 * np.sin(index / 30))).astype(np.uint8), index)
 
-    watcher = MotionWatch()
-    watcher.moved(dimming(0))
-    watcher.searched()
-    assert not any(watcher.moved(dimming(index)) for index in range(1, 100))
+    detector = MotionDetector()
+    detector.has_moved(dimming(0))
+    detector.set_reference()
+    assert not any(detector.has_moved(dimming(index)) for index in range(1, 100))
 
 
 def walker(index: int) -> Picture:
@@ -98,29 +101,29 @@ def walker(index: int) -> Picture:
 
 
 def test_who_walks_in_is_searched_for_at_once_and_as_long_as_they_move() -> None:
-    searched = watch(Finder(), DetectionRules(reach="near"), 8, walker)
+    searched = watch(Finder(), DetectionSettings(faces="near"), 8, walker)
     assert all(searched[108:200])
 
 
 def test_what_changes_slowly_adds_up_until_it_is_seen() -> None:
     """Grey level by grey level, a poster fades in: never two frames that differ."""
-    watcher = MotionWatch()
-    watcher.moved(wall())
-    watcher.searched()
+    detector = MotionDetector()
+    detector.has_moved(wall())
+    detector.set_reference()
     seen = []
     for level in range(40):
         picture = wall().astype(np.int16)
         picture[100:200, 100:200] += level
-        seen.append(watcher.moved(np.clip(picture, 0, 255).astype(np.uint8)))
+        seen.append(detector.has_moved(np.clip(picture, 0, 255).astype(np.uint8)))
     assert not seen[1]
     assert seen[-1]
 
 
 def test_a_picture_as_small_as_a_stamp_is_watched_too() -> None:
-    watcher = MotionWatch()
-    assert watcher.moved(wall(size=(60, 40)))
-    watcher.searched()
-    assert not watcher.moved(wall(size=(60, 40)))
+    detector = MotionDetector()
+    assert detector.has_moved(wall(size=(60, 40)))
+    detector.set_reference()
+    assert not detector.has_moved(wall(size=(60, 40)))
 
 
 def test_who_stands_still_keeps_their_track_though_nothing_moves() -> None:
@@ -138,15 +141,15 @@ def test_a_face_that_only_a_closer_look_finds_keeps_the_camera_looking_closer() 
     finder = Finder()
     finder.near = [[400, 100, 460, 160]]
     finder.far = [[100, 100, 140, 150]]
-    rules = DetectionRules(motion=False)
-    lookout = Lookout(finder, rules)
-    searched = watch(finder, rules, 4, lookout=lookout)
+    settings = DetectionSettings(motion=False)
+    search = FaceSearch(finder, settings)
+    searched = watch(finder, settings, 4, search=search)
     assert finder.asked[:2] == ["near", "far"]
     assert "near" not in finder.asked[2:], "it stays with the closer look"
     assert 20 < sum(searched) < 30, "seven times a second, not twenty-five"
     finder.far = []
     finder.asked.clear()
-    watch(finder, rules, 20, lookout=lookout, first=100)
+    watch(finder, settings, 20, search=search, first=100)
     assert finder.asked[-50:].count("far") == 0, "until there is nobody far any more"
 
 
@@ -157,23 +160,23 @@ def test_a_closer_look_that_finds_nothing_of_use_is_not_stayed_with(far: list[li
     finder = Finder()
     finder.near = [[400, 100, 460, 160]]
     finder.far = far
-    searched = watch(finder, DetectionRules(motion=False), 10)
+    searched = watch(finder, DetectionSettings(motion=False), 10)
     assert all(searched)
     assert finder.asked.count("far") == 3, "one in four seconds"
 
 
 def test_near_never_looks_closer_and_far_always_does() -> None:
     near, far = Finder(), Finder()
-    watch(near, DetectionRules(motion=False, reach="near"), 10)
+    watch(near, DetectionSettings(motion=False, faces="near"), 10)
     assert set(near.asked) == {"near"}
-    watch(far, DetectionRules(motion=False, reach="far"), 10)
+    watch(far, DetectionSettings(motion=False, faces="far"), 10)
     assert set(far.asked) == {"far"}
 
 
 def test_knobs_take_away_what_the_settings_allow() -> None:
     finder = Finder()
-    rules = DetectionRules(motion=False, reach="far", every=2)
-    searched = watch(finder, rules, 4, profile=LoadProfile(detect_every=5, closer_looks=False))
+    settings = DetectionSettings(motion=False, faces="far", detect_every=2)
+    searched = watch(finder, settings, 4, profile=LoadProfile(detect_every=5, closer_looks=False))
     assert sum(searched) == 20
     assert set(finder.asked) == {"near"}
     assert LoadProfile().reductions == []
@@ -182,7 +185,7 @@ def test_knobs_take_away_what_the_settings_allow() -> None:
 
 def test_without_liveness_and_occlusion_knobs_those_models_are_not_run() -> None:
     models = FakeFaces(lambda _: [Someone(1, 300)])
-    pipeline = Pipeline(models, Sink(), PipelineRules())
+    pipeline = Pipeline(models, Sink(), PipelineSettings())
     pipeline.load_profile = LoadProfile(liveness=False, occlusion=False)
     for index in range(30):
         pipeline.step(frame_of(lambda _: [Someone(1, 300)], index))

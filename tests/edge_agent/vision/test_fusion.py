@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edge_agent.vision.best_shot import ShotRules
+from edge_agent.config.settings import ShotSettings
 from edge_agent.vision.fusion import FusedShots, fuse
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from shared.fusion import SAME_PERSON
 from shared.wire.template import Template, unit_rows
 from tests.support.fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
@@ -41,10 +41,10 @@ def test_one_shot_is_itself_and_none_is_refused() -> None:
 
 
 def watch(
-    scene: Scene, frames: int = 150, *, rules: ShotRules | None = None, finish: bool = True
+    scene: Scene, frames: int = 150, *, settings: ShotSettings | None = None, finish: bool = True
 ) -> tuple[Sink, FakeFaces]:
     models, sink = FakeFaces(scene), Sink()
-    pipeline = Pipeline(models, sink, PipelineRules(shots=rules or ShotRules()))
+    pipeline = Pipeline(models, sink, PipelineSettings(shots=settings or ShotSettings()))
     for index in range(frames):
         pipeline.step(frame_of(scene, index))
     if finish:
@@ -86,7 +86,7 @@ def test_a_clearly_better_shot_that_comes_late_still_becomes_part_of_the_fused_p
 
 
 def test_without_fusion_a_probe_is_one_shot() -> None:
-    sink, _ = watch(turning, rules=ShotRules(fuse=1))
+    sink, _ = watch(turning, settings=ShotSettings(fuse=1))
     assert [probe.shots for probe in sink.probes] == [1]
 
 

@@ -2,15 +2,17 @@
 
 import pytest
 
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
-from edge_agent.vision.quality_gate import LivenessRules
+from edge_agent.config.settings import LivenessSettings
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from tests.support.fake_faces import FakeFaces, Sink, Someone, frame_of
 
 
-def watch(rules: LivenessRules, live: float, frames: int = 60) -> tuple[FakeFaces, Sink, Pipeline]:
+def watch(
+    settings: LivenessSettings, live: float, frames: int = 60
+) -> tuple[FakeFaces, Sink, Pipeline]:
     scene = lambda _: [Someone(1, 300)]  # noqa: E731
     models, sink = FakeFaces(scene, live={1: live}), Sink()
-    pipeline = Pipeline(models, sink, PipelineRules(liveness=rules))
+    pipeline = Pipeline(models, sink, PipelineSettings(liveness=settings))
     for index in range(frames):
         pipeline.step(frame_of(scene, index))
     pipeline.finish()
@@ -18,13 +20,13 @@ def watch(rules: LivenessRules, live: float, frames: int = 60) -> tuple[FakeFace
 
 
 def test_a_track_that_does_not_seem_live_makes_no_probe_and_says_why() -> None:
-    models, sink, pipeline = watch(LivenessRules("refuse", threshold=0.5), live=0.2)
+    models, sink, pipeline = watch(LivenessSettings(policy="refuse", threshold=0.5), live=0.2)
     assert (sink.probes, models.batches) == ([], [])
     assert pipeline.counts.unidentified == {"liveness": 1}
 
 
 def test_one_that_does_makes_a_probe_that_says_how_live_it_seemed() -> None:
-    _, sink, _ = watch(LivenessRules("refuse", threshold=0.5), live=0.7)
+    _, sink, _ = watch(LivenessSettings(policy="refuse", threshold=0.5), live=0.7)
     (probe,) = sink.probes
     assert probe.liveness == pytest.approx(0.7)
     factor = probe.quality.factors[-1]
@@ -40,7 +42,9 @@ def test_a_refusal_rests_on_several_looks_not_on_one() -> None:
             return score * 0 if self.liveness_looks == 1 else score  # one odd frame
 
     models, sink = Moody(scene), Sink()
-    pipeline = Pipeline(models, sink, PipelineRules(liveness=LivenessRules("refuse", 0.5)))
+    pipeline = Pipeline(
+        models, sink, PipelineSettings(liveness=LivenessSettings(policy="refuse", threshold=0.5))
+    )
     for index in range(12):
         pipeline.step(frame_of(scene, index))
     assert len(sink.probes) == 1
@@ -57,7 +61,9 @@ def test_no_shot_is_so_good_that_one_look_lets_it_pass() -> None:
             return score if self.liveness_looks % 3 == 1 else score * 0
 
     models, sink = Lucky(scene), Sink()
-    pipeline = Pipeline(models, sink, PipelineRules(liveness=LivenessRules("refuse", 0.5)))
+    pipeline = Pipeline(
+        models, sink, PipelineSettings(liveness=LivenessSettings(policy="refuse", threshold=0.5))
+    )
     for index in range(50):
         pipeline.step(frame_of(scene, index))
     pipeline.finish()
@@ -65,12 +71,12 @@ def test_no_shot_is_so_good_that_one_look_lets_it_pass() -> None:
 
 
 def test_reported_it_gates_nothing() -> None:
-    models, sink, _ = watch(LivenessRules("report", threshold=0.5), live=0.1)
+    models, sink, _ = watch(LivenessSettings(policy="report", threshold=0.5), live=0.1)
     assert [probe.liveness for probe in sink.probes] == [pytest.approx(0.1)]
     assert models.liveness_looks == 1, "a look for each shot that is judged, no more"
 
 
 def test_off_the_model_is_not_asked() -> None:
-    models, sink, _ = watch(LivenessRules("off"), live=0.1)
+    models, sink, _ = watch(LivenessSettings(policy="off"), live=0.1)
     assert [probe.liveness for probe in sink.probes] == [None]
     assert models.liveness_looks == 0

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.vision.motion import MotionWatch
+from edge_agent.vision.motion import MotionDetector
 from models.types import BgrImage
 
 WIDTH, HEIGHT, FPS = 320, 180, 10
@@ -34,13 +34,13 @@ class Night:
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False)
 
 
-def share_searched(watch: MotionWatch, night: Night, frames: int) -> float:
+def share_searched(detector: MotionDetector, night: Night, frames: int) -> float:
     awake_until, searched_at, searched = -1, -IDLE, 0
     for index in range(frames):
-        if watch.moved(night.picture()):
+        if detector.has_moved(night.picture()):
             awake_until = index + AWAKE
         if index < awake_until or index - searched_at >= IDLE:
-            watch.searched()
+            detector.set_reference()
             searched_at = index
             searched += 1
     return searched / frames
@@ -48,26 +48,26 @@ def share_searched(watch: MotionWatch, night: Night, frames: int) -> float:
 
 @pytest.mark.parametrize("noise", [1.0, 8.0, 20.0])
 def test_a_noisy_picture_is_no_motion_and_who_walks_in_is_seen_at_once(noise: float) -> None:
-    watch, night = MotionWatch(), Night(noise)
-    assert share_searched(watch, night, 20 * FPS) < 0.15
+    detector, night = MotionDetector(), Night(noise)
+    assert share_searched(detector, night, 20 * FPS) < 0.15
     # At 10 pictures a second; the walker is a tenth of the picture wide and enters within 0.4 s.
-    seen = [watch.moved(night.picture(walker_x=-30 + 8 * index)) for index in range(1, 5)]
+    seen = [detector.has_moved(night.picture(walker_x=-30 + 8 * index)) for index in range(1, 5)]
     assert any(seen), "before the whole of the person is in the picture"
 
 
 def test_who_fills_most_of_the_picture_is_motion_all_the_same() -> None:
-    watch, night = MotionWatch(), Night(8.0)
-    share_searched(watch, night, 10 * FPS)
+    detector, night = MotionDetector(), Night(8.0)
+    share_searched(detector, night, 10 * FPS)
     image = night.picture()
     image[:, 50:] += 40
-    assert watch.moved(image)
+    assert detector.has_moved(image)
 
 
 def test_long_motion_does_not_make_a_camera_blind_to_the_next() -> None:
-    watch, night = MotionWatch(), Night(8.0)
-    share_searched(watch, night, 10 * FPS)
+    detector, night = MotionDetector(), Night(8.0)
+    share_searched(detector, night, 10 * FPS)
     for index in range(30 * FPS):  # half a minute of somebody who moves about in one place
-        watch.moved(night.picture(walker_x=150 + 20 * (index % 2)))
-        watch.searched()
-    share_searched(watch, night, 5 * FPS)
-    assert watch.moved(night.picture(walker_x=150))
+        detector.has_moved(night.picture(walker_x=150 + 20 * (index % 2)))
+        detector.set_reference()
+    share_searched(detector, night, 5 * FPS)
+    assert detector.has_moved(night.picture(walker_x=150))

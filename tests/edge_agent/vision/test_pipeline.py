@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 
 from edge_agent.capture.camera import Frame
-from edge_agent.vision.best_shot import ShotRules
-from edge_agent.vision.face_search import DetectionRules
-from edge_agent.vision.pipeline import Pipeline, PipelineRules
-from edge_agent.vision.tracker import TrackingRules
+from edge_agent.config.camera import DetectionSettings
+from edge_agent.config.settings import ShotSettings
+from edge_agent.vision.best_shot import ShotTuning
+from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from tests.support.fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
 
-RULES = PipelineRules(tracking=TrackingRules(keep_missed_s=0.4))
+SETTINGS = PipelineSettings(shots=ShotSettings(keep_missed_s=0.4))
 
 
 def watch(
     scene: Scene,
     frames: int,
     *,
-    rules: PipelineRules = RULES,
+    settings: PipelineSettings = SETTINGS,
     backdrop: Callable[[int], int] = lambda _: 0,
     turned: Callable[[int], bool] = lambda _: False,
     finish: bool = True,
 ) -> tuple[FakeFaces, Sink, Pipeline]:
     models, sink = FakeFaces(scene, turned=turned), Sink()
-    pipeline = Pipeline(models, sink, rules)
+    pipeline = Pipeline(models, sink, settings)
     for index in range(frames):
         pipeline.step(frame_of(scene, index, backdrop=backdrop(index)))
     if finish:
@@ -77,8 +77,8 @@ def test_a_better_shot_that_waited_becomes_a_probe_when_the_track_ends() -> None
 
 def test_a_track_makes_a_bounded_number_of_probes_however_it_improves() -> None:
     models, sink, _ = watch(lambda index: [Someone(1, 300, score=min(1, 0.1 + index / 800))], 720)
-    assert len(sink.probes) == ShotRules().max_probes
-    assert sum(models.batches) <= ShotRules().max_embeddings
+    assert len(sink.probes) == ShotSettings().max_probes
+    assert sum(models.batches) <= ShotTuning().max_embeddings
 
 
 def test_faces_of_one_frame_are_embedded_as_one_batch() -> None:
@@ -152,7 +152,7 @@ def test_the_check_of_a_doubted_track_that_shows_the_same_person_is_fused_with_i
     # Hidden for a moment, and then in another light: the track is doubted, checked, and the same.
     scene: Scene = lambda index: [Someone(1, 300)] * (not 50 <= index < 56)  # noqa: E731
     models, sink = FakeFaces(scene), Sink()
-    pipeline = Pipeline(models, sink, RULES)
+    pipeline = Pipeline(models, sink, SETTINGS)
     for index in range(150):
         frame = frame_of(scene, index)
         if index >= 56:  # a lamp from the left
@@ -174,7 +174,7 @@ def test_a_face_that_looks_as_it_did_when_aligned_is_not_embedded_again() -> Non
         return shown(index) if not 50 <= index < 56 else []
 
     models, sink = FakeFaces(scene), Sink()
-    pipeline = Pipeline(models, sink, RULES)
+    pipeline = Pipeline(models, sink, SETTINGS)
     for index in range(150):
         frame = frame_of(scene, index)
         if index >= 56:  # a lamp from the left: the box looks like another face's
@@ -194,7 +194,7 @@ def test_a_face_that_is_half_covered_for_a_moment_is_nobody_else() -> None:
             return []
         return shown(index, x=100 + 2 * index, covered=94 <= index < 100)
 
-    models, sink, pipeline = watch(scene, 200, rules=PipelineRules())
+    models, sink, pipeline = watch(scene, 200, settings=PipelineSettings())
     assert [person_of(probe) for probe in sink.probes] == [1]
     assert pipeline.counts.tracks == 1
     assert sum(models.batches) <= 2
@@ -237,42 +237,42 @@ def test_a_track_that_is_doubted_for_a_minute_costs_little_and_still_notices_ano
     people = {probe.track_id: person_of(probe) for probe in sink.probes}
     assert list(people.values()) == [1, 2]
     assert all(person_of(probe) == people[probe.track_id] for probe in sink.probes)
-    assert len(sink.probes) <= 2 * ShotRules().max_probes
+    assert len(sink.probes) <= 2 * ShotSettings().max_probes
     assert sum(models.batches) < 40
 
 
 def test_stills_have_nothing_to_do_with_one_another() -> None:
     scene: Scene = lambda index: [Someone(1, 300)]  # noqa: E731
     models, sink = FakeFaces(scene), Sink()
-    pipeline = Pipeline(models, sink, RULES)
+    pipeline = Pipeline(models, sink, SETTINGS)
     for index in range(3):
         pipeline.step(frame_of(scene, index, alone=True))
     assert len({probe.track_id for probe in sink.probes}) == 3
 
 
 def test_frames_between_detections_cost_nothing_and_tracks_go_on() -> None:
-    rules = PipelineRules(detection=DetectionRules(every=5))
-    _, sink, pipeline = watch(lambda index: [Someone(1, 200 + 2 * index)], 100, rules=rules)
+    settings = PipelineSettings(detection=DetectionSettings(detect_every=5))
+    _, sink, pipeline = watch(lambda index: [Someone(1, 200 + 2 * index)], 100, settings=settings)
     assert pipeline.counts.searched == 20
     assert len({probe.track_id for probe in sink.probes}) == 1
 
 
 def test_while_everybody_in_view_is_known_every_second_frame_is_searched() -> None:
-    rules = PipelineRules(detection=DetectionRules(motion=False, reach="near"))
-    _, _, pipeline = watch(lambda index: [Someone(1, 200 + index)], 200, rules=rules)
+    settings = PipelineSettings(detection=DetectionSettings(motion=False, faces="near"))
+    _, _, pipeline = watch(lambda index: [Someone(1, 200 + index)], 200, settings=settings)
     assert 100 <= pipeline.counts.searched <= 108
-    empty = watch(lambda _: [], 200, rules=rules)[2]
+    empty = watch(lambda _: [], 200, settings=settings)[2]
     assert empty.counts.searched == 200, "who comes into an empty room is seen at once"
 
 
 @pytest.mark.parametrize("arrival", [100, 101])
 def test_who_joins_one_who_is_known_has_a_probe_within_300_ms(arrival: int) -> None:
-    rules = PipelineRules(detection=DetectionRules(motion=False, reach="near"))
+    settings = PipelineSettings(detection=DetectionSettings(motion=False, faces="near"))
 
     def scene(index: int) -> list[Someone]:
         return [Someone(1, 150), *([Someone(2, 450, score=0.5)] if index >= arrival else [])]
 
-    _, sink, _ = watch(scene, arrival + round(0.3 * 25) + 1, rules=rules, finish=False)
+    _, sink, _ = watch(scene, arrival + round(0.3 * 25) + 1, settings=settings, finish=False)
     assert [person_of(probe) for probe in sink.probes] == [1, 2]
 
 
@@ -317,7 +317,7 @@ def restless(change: Callable[[Frame, int], Frame], frames: int = 150) -> tuple[
     """Somebody stands there in the first 100 frames, whose frames are changed on their way."""
     scene: Scene = lambda index: [Someone(1, 300)] * (index < 100)  # noqa: E731
     sink = Sink()
-    pipeline = Pipeline(FakeFaces(scene), sink, RULES)
+    pipeline = Pipeline(FakeFaces(scene), sink, SETTINGS)
     for index in range(frames):
         pipeline.step(change(frame_of(scene, index), index))
     return sink, pipeline
@@ -359,7 +359,7 @@ def test_boxes_without_area_and_outside_of_the_picture_are_nobody() -> None:
     there = Someone(1, 300)
     odd = [Someone(2, 100, size=0), Someone(3, -500, y=-500), Someone(4, 5000, y=5000, size=4000)]
     sink = Sink()
-    pipeline = Pipeline(FakeFaces(lambda _: [there, *odd]), sink, RULES)
+    pipeline = Pipeline(FakeFaces(lambda _: [there, *odd]), sink, SETTINGS)
     for index in range(30):
         pipeline.step(frame_of(lambda _: [there], index))
     pipeline.finish()

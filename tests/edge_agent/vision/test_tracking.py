@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from edge_agent.config.settings import ShotSettings
 from edge_agent.vision.assignment import assign
 from edge_agent.vision.fingerprints import Fingerprint
-from edge_agent.vision.tracker import Tracker, TrackingRules, TrackingStep
+from edge_agent.vision.tracker import Tracker, TrackingStep
 
 FPS = 25.0
 Boxes = NDArray[np.float32]
@@ -129,7 +130,7 @@ def test_a_face_that_is_covered_from_one_side_is_found_when_it_comes_out_on_the_
 
 
 def test_a_face_that_is_gone_ends_its_track_once() -> None:
-    tracker = Tracker(TrackingRules(keep_missed_s=0.5))
+    tracker = Tracker(ShotSettings(keep_missed_s=0.5))
     ended: list[str] = []
     for frame in range(60):
         step = tracker.update(boxes_at(np.array([[100.0, 200.0]])[: int(frame < 10)]), frame / FPS)
@@ -176,7 +177,7 @@ def test_a_split_track_goes_on_in_its_place_under_a_new_id() -> None:
 
 
 def test_a_still_is_a_track_at_once() -> None:
-    step = Tracker(TrackingRules().of_stills()).update(boxes_at(np.array([[1.0, 1.0]])), 0.0)
+    step = Tracker(stills=True).update(boxes_at(np.array([[1.0, 1.0]])), 0.0)
     assert step.tracks[0].confirmed
 
 
@@ -245,7 +246,7 @@ def test_by_place_alone_they_would_have_been_mixed_up() -> None:
 
 
 def test_where_nothing_has_changed_who_was_seen_is_still_there_and_who_was_hidden_leaves() -> None:
-    tracker = Tracker(TrackingRules(keep_missed_s=0.5))
+    tracker = Tracker(ShotSettings(keep_missed_s=0.5))
     both = np.array([[100.0, 200.0], [500.0, 200.0]])
     for frame in range(5):
         tracker.update(boxes_at(both), frame / FPS)
