@@ -20,11 +20,14 @@ import cv2
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import URL, Dialect, Engine, create_engine
+from sqlalchemy.engine.default import DefaultDialect
 from werkzeug.routing import Rule
 
 from match_server.app import create_app
 from match_server.container import Services, build_services
 from match_server.data_folder import page_secret
+from match_server.db import engines
 from match_server.db.database import Database
 from match_server.db.migrations import migrate
 from match_server.process.bootstrap import prepare
@@ -234,6 +237,27 @@ def _compile_each_route_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rule, "_compile_builder", compile_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_each_statement_once() -> Iterator[None]:
+    """SQLAlchemy compiles each statement for each database; here, once a process and driver.
+
+    Each test has a database of its own, which differs from others of its kind in its URL only.
+    """
+    cache_of: dict[type[Dialect], Any] = {}
+
+    def create(url: URL, **options: Any) -> Engine:
+        engine = create_engine(url, query_cache_size=5000, **options)
+        cache = cache_of.setdefault(type(engine.dialect), engine._compiled_cache)
+        engine._compiled_cache = cache
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:  # a dialect is part of the key in that cache
+        patch.setattr(DefaultDialect, "__hash__", lambda dialect: hash(type(dialect)))
+        patch.setattr(DefaultDialect, "__eq__", lambda a, b: type(a) is type(b))
+        patch.setattr(engines, "create_engine", create)
         yield
 
 
