@@ -1,1 +1,1 @@
-"""The database: engines, sessions, tables, migrations, and what other processes are told by it."""
+"""The database: engines, sessions, tables, migrations, and signals between processes."""

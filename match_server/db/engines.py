@@ -1,4 +1,4 @@
-"""What is different about SQLite and PostgreSQL: engines, connections, and how a write begins."""
+"""The differences between SQLite and PostgreSQL: engines, connections, and how a write begins."""
 
 import sqlite3
 import time
@@ -12,17 +12,17 @@ from match_server.db.commit_signal import CHANNEL
 from match_server.db.text_search import FOLDED, folded
 from shared.errors import ConfigurationError
 
-BUSY_TIMEOUT_MS = 10_000  # how long a write waits for those before it
+BUSY_TIMEOUT_MS = 10_000  # how long a write waits for earlier writes
 
-SQLITE_CONNECTIONS = 300  # kept open at most: one for each thread that a worker can have, and some
-_KEPT_CONNECTIONS = 5  # to PostgreSQL, by each process; more are opened while they are needed
+SQLITE_CONNECTIONS = 300  # kept open at most: more than a worker has threads
+_KEPT_CONNECTIONS = 5  # to PostgreSQL, by each process; more are open only while in use
 _PING_AFTER_S = 1.0
-_WRITERS = 0x4D75737465722077  # any number, the same in every process: the advisory lock's name
+_WRITERS = 0x4D75737465722077  # the key of the advisory lock: any number, the same in every process
 
 _POSTGRESQL_CONNECT = {
     "connect_timeout": 5,
     "application_name": "muster",
-    # A server that vanished without a word is noticed within half a minute.
+    # A server that vanished is noticed within half a minute.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -30,25 +30,25 @@ _POSTGRESQL_CONNECT = {
 }
 _POSTGRESQL_SESSION = (
     f"SET lock_timeout = {BUSY_TIMEOUT_MS}",
-    # A process that hangs in the middle of a write must not hold up all others.
+    # A process that hangs during a write must not block all others.
     "SET idle_in_transaction_session_timeout = '60s'",
     "SET TIME ZONE 'UTC'",
-    # What was answered is kept; a stronger setting than `on` stays as it is.
+    # A confirmed write is on the disk; a stronger setting than `on` stays as it is.
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') = 'off'",
 )
 
 
 def parsed_url(url: str | URL) -> URL:
-    """The URL with its driver. ConfigurationError for a database that is not supported."""
+    """The URL with its driver. Raises ConfigurationError for a database that is not supported."""
     try:
         parsed = make_url(url)
     except ArgumentError:  # whose text may show a password
-        raise ConfigurationError(f"database_url: this is no URL; {_EXAMPLES}") from None
+        raise ConfigurationError(f"database_url: invalid URL; {_EXAMPLES}") from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise ConfigurationError(f"database_url: {parsed.drivername!r} is not known; {_EXAMPLES}")
+        raise ConfigurationError(f"database_url: unknown driver {parsed.drivername!r}; {_EXAMPLES}")
     if parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigurationError(
             f"database_url: a database in memory would be another one in each process; {_EXAMPLES}"
@@ -67,10 +67,10 @@ def sqlite_path(url: URL) -> Path | None:
 
 
 def open_engine(url: URL, connections: int) -> Engine:
-    """An engine whose connections are set up for durability. Nothing is connected yet.
+    """An engine whose connections are set up for durability. It does not connect yet.
 
-    `connections` is how many to PostgreSQL this process opens at most. Parameters hold templates
-    and names, so errors never show them.
+    `connections` is the highest number of connections to PostgreSQL. Errors never show parameters,
+    because these hold templates and names.
     """
     if url.get_backend_name() == "sqlite":
         engine = create_engine(
@@ -96,25 +96,25 @@ def open_engine(url: URL, connections: int) -> Engine:
         raise ConfigurationError(f"database_url: {_EXAMPLES}") from None
     event.listen(engine, "connect", _prepare_postgresql)
     event.listen(engine, "begin", _begin_postgresql)
-    _ask_rested_connections(engine)
+    _ping_idle_connections(engine)
     return engine
 
 
 def read_options(url: URL) -> dict[str, Any]:
     """Execution options of a session that sees one state of the database and changes nothing."""
     if url.get_backend_name() == "sqlite":
-        return {}  # so is every transaction of a write-ahead log
+        return {}  # with a write-ahead log every transaction is like that
     return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 def let_wait(connection: Connection) -> None:
-    """For this transaction: its process may be silent for longer than any that hangs."""
+    """Let this transaction be idle for longer than the timeout for processes that hang."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     for pragma in (
         # 8 KiB pages hold seven templates where 4 KiB pages hold three with much room wasted.
         "page_size = 8192",
@@ -122,7 +122,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "synchronous = FULL",
         "foreign_keys = ON",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
-        "secure_delete = ON",  # an erased template leaves no bytes in free pages
+        "secure_delete = ON",  # free pages hold no bytes of erased templates
     ):
         connection.execute(f"PRAGMA {pragma}")
     connection.create_function(FOLDED, 1, folded, deterministic=True)
@@ -144,12 +144,12 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    """One writer at a time, as in SQLite, among all processes and machines.
+    """Takes a lock, so that there is one writer at a time among all processes, as in SQLite.
 
     Nearly every write ends with the counter of the change feed, whose row is locked until the
-    commit is on the disk: they queue in any case. Queueing at the beginning instead means that
-    whatever a write has read stays true until it commits, and that no two of them can deadlock.
-    Whoever listens hears of it when it has committed.
+    commit is on the disk, so writes queue in any case. Because they queue at the beginning, what a
+    write reads does not change until its commit, and no two writes can deadlock.
+    Processes that listen get the notification after the commit.
     """
     if _writes(connection):
         connection.exec_driver_sql(
@@ -161,17 +161,17 @@ def _writes(connection: Connection) -> bool:
     return bool(connection.get_execution_options().get("muster_writes", False))
 
 
-def _ask_rested_connections(engine: Engine) -> None:
-    """Before a connection is used that has rested, ask whether the server is still at its end.
+def _ping_idle_connections(engine: Engine) -> None:
+    """Ping the server before an idle connection is used again.
 
-    After a restart of PostgreSQL the pool begins anew with the first that is found dead.
+    After a restart of PostgreSQL the first ping that fails empties the pool.
     """
 
-    def rest(_connection: object, record: Any) -> None:
-        record.info["rests_since_s"] = time.monotonic()
+    def note_idle(_connection: object, record: Any) -> None:
+        record.info["idle_since_s"] = time.monotonic()
 
-    def ask(connection: Any, record: Any, _proxy: object) -> None:
-        since_s = record.info.get("rests_since_s", time.monotonic())
+    def ping(connection: Any, record: Any, _proxy: object) -> None:
+        since_s = record.info.get("idle_since_s", time.monotonic())
         if time.monotonic() - since_s < _PING_AFTER_S:
             return
         dialect: Any = engine.dialect
@@ -180,5 +180,5 @@ def _ask_rested_connections(engine: Engine) -> None:
         except dialect.loaded_dbapi.Error:
             raise InvalidatePoolError from None
 
-    event.listen(engine, "checkin", rest)
-    event.listen(engine, "checkout", ask)
+    event.listen(engine, "checkin", note_idle)
+    event.listen(engine, "checkout", ping)

@@ -1,7 +1,7 @@
-"""Statements that are compiled once and run in the driver's own words.
+"""Statements that are compiled once and run on a cursor of the driver.
 
-A session and its results cost ten to fifty times what SQLite takes for a row found by its key.
-Where a request does little else, that is most of its time.
+A session and its results cost ten to fifty times as much as SQLite needs to find a row by its key.
+That is most of the time of a small request.
 """
 
 import json
@@ -18,13 +18,13 @@ Parameter = str | int | Sequence[int] | Sequence[str]
 
 
 class Prepared:
-    """One select in one database's words, for lists of up to one length. Thread-safe.
+    """One select, compiled for one database and for lists of one length. Thread-safe.
 
-    Parameters are texts, whole numbers, and lists of these for an `IN` of an expanding parameter.
+    Parameters are texts, whole numbers, and lists of these for `IN` (an expanding parameter).
 
-    SQLite's driver lets go of the interpreter's lock at each row. Where many threads search, each
-    time another one takes it: with 32, two hundred changes of thread for one search. So what is
-    asked with a list comes as one row.
+    The driver of SQLite releases the interpreter's lock at each row. With 32 threads that search,
+    this cost two hundred thread switches in one search. So a select with a list returns its rows
+    as one row of JSON.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class Prepared:
         compiled: Any = statement.compile(dialect=dialect)
         state = compiled.construct_expanded_state(params)
         self._text: str = state.statement
-        self._in_one_row = bool(state.parameter_expansion) and _fits_one_row(statement, dialect)
-        if self._in_one_row:
+        self._as_json = bool(state.parameter_expansion) and _fits_json(statement, dialect)
+        if self._as_json:
             names = ", ".join(f"c{place}" for place in range(len(statement.selected_columns)))
             self._text = (
-                f"WITH found({names}) AS ({self._text}) "  # noqa: S608  # names made here
-                f"SELECT json_group_array(json_array({names})) FROM found"
+                f"WITH result({names}) AS ({self._text}) "  # noqa: S608  # names c0, c1 …
+                f"SELECT json_group_array(json_array({names})) FROM result"
             )
         self._expansion: Mapping[str, Sequence[str]] = state.parameter_expansion
         self._order: Sequence[str] | None = state.positiontup  # None: the driver takes names
@@ -49,16 +49,16 @@ class Prepared:
         self._reading = [(place, read) for place, read in enumerate(reading) if read is not None]
 
     def rows(self, cursor: Any, params: Mapping[str, Parameter]) -> list[tuple[Any, ...]]:
-        """Run it on a cursor of the driver, with lists as long as those it was made with."""
+        """Run the select on a cursor of the driver. Lists must have the first length."""
         values: dict[str, Any] = {}
         for name, value in params.items():
             if isinstance(value, str | int):
                 values[name] = value
             else:
                 values.update(zip(self._expansion[name], value, strict=True))
-        given = values if self._order is None else [values[name] for name in self._order]
-        cursor.execute(self._text, given)
-        if self._in_one_row:
+        arguments = values if self._order is None else [values[name] for name in self._order]
+        cursor.execute(self._text, arguments)
+        if self._as_json:
             rows: list[list[Any]] = json.loads(cursor.fetchall()[0][0])
         else:
             rows = [list(row) for row in cursor.fetchall()]
@@ -68,10 +68,10 @@ class Prepared:
         return list(map(tuple, rows))
 
 
-def _fits_one_row(statement: Statement, dialect: Dialect) -> bool:
-    """Whether SQLite writes all columns as JSON and loses nothing: no bytes, no fractions."""
+def _fits_json(statement: Statement, dialect: Dialect) -> bool:
+    """Whether SQLite can write all columns as JSON without loss: no bytes, no fractions."""
     types: Iterable[Any] = (column.type for column in statement.selected_columns)
-    kinds = {getattr(one, "impl_instance", one).python_type for one in types}
+    kinds = {getattr(kind, "impl_instance", kind).python_type for kind in types}
     return dialect.name == "sqlite" and kinds <= {bool, int, str, datetime}
 
 
@@ -82,22 +82,22 @@ def insert_many(
     rows: Iterable[tuple[Any, ...]],
     same: Mapping[str, Any],
 ) -> None:
-    """Insert rows, given as the values of `columns`; `same` holds what they have in common.
+    """Insert rows, each with the values of `columns`; `same` holds values that all rows share.
 
-    What a column means is worked out once, not for each row: SQLAlchemy's own way takes longer for
-    a row than SQLite does.
+    The conversion of each column is looked up once, not for each row: SQLAlchemy's own insert takes
+    longer for a row than SQLite does.
     """
     dialect = connection.dialect
     names = [*columns, *same]
     binds = [
-        # Bytes are what both drivers take.
+        # Both drivers take bytes as they are.
         None
-        if isinstance(table.c[one].type, LargeBinary)
-        else table.c[one].type.dialect_impl(dialect).bind_processor(dialect)
-        for one in names
+        if isinstance(table.c[name].type, LargeBinary)
+        else table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
+        for name in names
     ]
-    given = zip(same.values(), binds[len(columns) :], strict=True)
-    common = tuple(value if bind is None else bind(value) for value, bind in given)
+    shared = zip(same.values(), binds[len(columns) :], strict=True)
+    common = tuple(value if bind is None else bind(value) for value, bind in shared)
     own = [(place, bind) for place, bind in enumerate(binds[: len(columns)]) if bind is not None]
     whole: Iterable[tuple[Any, ...]] = (row + common for row in rows)
     if own:
@@ -117,7 +117,7 @@ def _copy(
     names: Sequence[str],
     rows: Iterable[tuple[Any, ...]],
 ) -> None:
-    """Insert rows by PostgreSQL's COPY, with the errors that an INSERT has."""
+    """Insert rows by COPY of PostgreSQL. Raises the same errors as an INSERT."""
     quote = connection.dialect.identifier_preparer.quote
     text = f"COPY {quote(table.name)} ({', '.join(map(quote, names))}) FROM STDIN"
     driver: Any = connection.connection.driver_connection

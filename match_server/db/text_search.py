@@ -1,4 +1,4 @@
-"""Names that contain a text, whatever the case of its letters and their accents."""
+"""Search for names that contain a text, without regard to case and accents."""
 
 import re
 import unicodedata
@@ -9,9 +9,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 FOLDED = "muster_folded"
-"""The name of `folded` as a function of SQLite."""
+"""The name under which `folded` is a function of SQLite."""
 
-_MARKS = "[\u0300-\u036f]"  # combining: what decomposition makes of accents
+_MARKS = "[\u0300-\u036f]"  # combining characters: accents after decomposition
 
 
 def folded(text: str) -> str:
@@ -20,7 +20,7 @@ def folded(text: str) -> str:
 
 
 class _Folded(FunctionElement[str]):
-    """`folded` of a column, computed by the database."""
+    """`folded` of a column, which the database computes."""
 
     type = Text()
     inherit_cache = True
@@ -33,11 +33,11 @@ def _on_sqlite(element: _Folded, compiler: SQLCompiler, **options: object) -> st
 
 @compiles(_Folded, "postgresql")
 def _on_postgresql(element: _Folded, compiler: SQLCompiler, **options: object) -> str:
-    """Letters are lowered by the database's locale: in the locale `C` those of ASCII alone."""
+    """The locale of the database decides which letters have lower case: in `C` only ASCII."""
     text = compiler.process(element.clauses, **options)
     return f"regexp_replace(normalize(lower({text}), NFKD), '{_MARKS}', '', 'g')"
 
 
 def contains(column: SQLColumnExpression[str], text: str) -> ColumnElement[bool]:
-    """Whether a column contains a text, compared as `folded`."""
+    """Whether a column contains a text; both are compared `folded`."""
     return _Folded(column).contains(folded(text), autoescape=True)

@@ -1,4 +1,4 @@
-"""The database's shape, version by version (Alembic), packaged with the server."""
+"""Migrations of the schema (Alembic)."""
 
 import re
 from functools import cache
@@ -16,15 +16,15 @@ from match_server.db.tables import Table
 from shared.errors import ConfigurationError, Unavailable
 
 _HALF = (
-    "it is half of one version and half of another. Something other than Muster has changed it, or "
-    "it was copied in parts. Go back to a backup"
+    "it is half of one version and half of another. Another program has changed it, or it was "
+    "copied in parts. Go back to a backup"
 )
 _MISFIT = re.compile(r"already exists|no such (table|column)|does not exist|duplicate column")
-_SQLITE = b"SQLite format 3\0"  # how such a file begins
+_SQLITE = b"SQLite format 3\0"  # the first bytes of a database file
 
 
 def migrate(database: Database, revision: str = "head") -> str:
-    """Bring the database to `revision` (`base` takes everything away); answers where it is.
+    """Bring the database to `revision` (`base` drops all tables). Returns its revision.
 
     All steps run in one transaction: a failed migration leaves the database as it was.
     """
@@ -45,7 +45,7 @@ def migrate(database: Database, revision: str = "head") -> str:
 
 
 def migrate_on(connection: Connection, revision: str) -> str:
-    """`migrate` as a part of a transaction that `Database.connection` began."""
+    """As `migrate`, inside a transaction of `Database.connection`."""
     config = _config()
     config.attributes["connection"] = connection
     current = current_on(connection)
@@ -60,13 +60,13 @@ def migrate_on(connection: Connection, revision: str) -> str:
 
 
 def current_revision(database: Database) -> str | None:
-    """The version that the database has; None before the first migration."""
+    """The revision of the database; None before the first migration."""
     with database.read() as session:
         return current_on(session.connection())
 
 
 def current_on(connection: Connection) -> str | None:
-    """`current_revision` as this connection sees it. ConfigurationError where it has several."""
+    """As `current_revision`, on a connection. Raises ConfigurationError if there are several."""
     revisions = MigrationContext.configure(connection).get_current_heads()
     if len(revisions) > 1:
         raise ConfigurationError(f"the database names several versions of itself: {_HALF}")
@@ -74,7 +74,7 @@ def current_on(connection: Connection) -> str | None:
 
 
 def require_tables(database: Database) -> None:
-    """Raises ConfigurationError where tables of the database's version are missing."""
+    """Raises ConfigurationError if a table of this version is missing."""
     with database.read() as session:
         there = inspect(session.connection()).get_table_names()
     missing = sorted(Table.metadata.tables.keys() - set(there))
@@ -84,27 +84,29 @@ def require_tables(database: Database) -> None:
 
 @cache
 def known_revisions() -> tuple[str, ...]:
-    """The versions that this code knows, newest first; read once, because /readyz needs no key."""
-    return tuple(one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions())
+    """The revisions that this code knows, newest first. Read once, because /readyz needs no key."""
+    return tuple(
+        script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    )
 
 
 def head_revision() -> str:
-    """The version that this code needs."""
+    """The revision that this code needs."""
     return known_revisions()[0]
 
 
 def require_known(current: str | None) -> None:
-    """Raises ConfigurationError when a newer version has brought the database to its shape."""
+    """Raises ConfigurationError if a newer version of Muster has migrated the database."""
     if current is not None and current not in known_revisions():
         raise ConfigurationError(
             f"the database is at migration {current!r}, which this version {version('muster')} "
-            f"does not know (it ends at {head_revision()!r}): a newer one has written it. Install "
-            "that one again, or start with a copy from before"
+            f"does not know (it ends at {head_revision()!r}): a newer version has migrated it. "
+            "Install that version again, or go back to a backup from before"
         )
 
 
 def require_database(file: Path | None) -> None:
-    """Raises ConfigurationError when there is a file, of SQLite, that is no database."""
+    """Raises ConfigurationError if the file exists and is no database of SQLite."""
     if file is None:
         return
     try:
@@ -115,7 +117,7 @@ def require_database(file: Path | None) -> None:
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
     if start not in (b"", _SQLITE):
-        raise ConfigurationError(f"{file} is no SQLite database, or a damaged one")
+        raise ConfigurationError(f"{file} is not an SQLite database, or it is damaged")
 
 
 def _config() -> Config:
@@ -126,12 +128,12 @@ def _config() -> Config:
 
 
 def is_older(revision: str, current: str | None) -> bool:
-    """Whether going to `revision` would be a way back. ConfigurationError for an unknown one."""
+    """Whether `revision` is older than `current`. Raises ConfigurationError if it is unknown."""
     if revision == "head":
         return False
     newest_first = [*known_revisions(), "base"]
     if revision not in newest_first:
         raise ConfigurationError(
-            f"there is no migration {revision!r}; there are {', '.join(newest_first)} and head"
+            f"there is no migration {revision!r}; known are {', '.join(newest_first)} and head"
         )
     return newest_first.index(revision) > newest_first.index(current or "base")

@@ -291,13 +291,13 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path):
     for command in (["key", "list"], ["migrate"], ["doctor"]):
         text = _run(*command, "--data-dir", tmp_path, code=1)
         assert "'9042'" in text
-        assert "a newer one has written it" in text
+        assert "a newer version has migrated it" in text
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path):
     (tmp_path / "muster.db").write_text("This is a letter, not a database.")
     text = _run("key", "list", "--data-dir", tmp_path, code=1)
-    assert f"{tmp_path / 'muster.db'} is no SQLite database" in text
+    assert f"{tmp_path / 'muster.db'} is not an SQLite database" in text
 
 
 def test_a_database_that_does_not_answer_is_told_with_the_reason(tmp_path, monkeypatch):
