@@ -18,7 +18,7 @@ from match_server.api.picture_limit import PictureLimit
 from match_server.api.routes import all_routes
 from match_server.api.view import view_of
 from match_server.container import Services
-from match_server.pages.live import pages
+from match_server.pages.blueprint import pages
 from match_server.services.audit.chain import Actor, act_as
 from match_server.services.metrics import Metrics
 from shared.errors import MalformedInput, MusterError

@@ -23,6 +23,22 @@ _PLAIN: Final = {
     COVERED: "covered (searched all the same)",
 }
 
+PHOTO_TERMS: Final = {
+    **_PLAIN,
+    "interocular": "the face is too small",
+    "size": "the face is too small",
+    "pitch": "looking up or down",
+    "roll": "tilted",
+    "liveness": "looks like a picture of a picture",
+    "occlusion": "covered",  # also of factors whose names begin so
+    "align_score": "the face is not seen clearly",
+    "eyes_open": "eyes closed",
+    "mouth_open": "mouth open",
+    "no_face": "no face was found in it",
+    "doubtful_face": "hardly a face",
+}
+"""The same for the photos that a person enrolls, who can see what is meant."""
+
 
 def in_plain_terms(factor: str) -> str:
     """What a quality factor that did not pass means to the person who hung up the camera."""

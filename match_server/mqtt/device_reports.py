@@ -1,7 +1,7 @@
-"""What boxes and server say about the boxes themselves: health in, configurations out and back.
+"""Messages about the boxes themselves: health in, desired configurations out, reported ones in.
 
-A connection of its own beside the consumer's: health must not wait behind probes, and is not worth
-making them wait. It is answered at once, because a box measures its clock by the answer.
+They have a connection of their own, so that health and probes do not wait for each other. A health
+message gets its answer at once, because the box measures its clock by it.
 """
 
 import logging
@@ -29,18 +29,18 @@ log = logging.getLogger(__name__)
 _GROUP: Final = "muster-devices"
 _KEEPALIVE_S: Final = 30
 _LOOP_S: Final = 0.5
-_LOOK_S: Final = 1.0  # between looks at what is desired in the database
+_LOOK_S: Final = 1.0  # between reads of the desired configurations in the database
 _PAUSE_S: Final = 5.0
 
-Said = TypeVar("Said", HealthMessage, ReportedConfig)
+Report = TypeVar("Report", HealthMessage, ReportedConfig)
 
 
-class DeviceDesk:
-    """Takes health and reports in, and keeps `config/desired` at the broker as the database says.
+class DeviceReports:
+    """Takes health and reports, and keeps `config/desired` at the broker as in the database.
 
-    What the broker holds is learnt from the broker itself, which sends retained messages to whoever
-    subscribes; so nothing is remembered between runs, and several desks do no harm. All work is
-    done in the thread that calls `run`.
+    The broker sends its retained messages to every subscriber, so nothing has to be remembered
+    between runs, and several processes may do this at once. All work is done in the thread that
+    calls `run`.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class DeviceDesk:
         configurations: Configurations,
         keys: MessageKeys | None = None,
     ) -> None:
-        """With `keys`, signatures are asked for where they say so."""
+        """With `keys`, signatures are checked."""
         self._broker = broker
         self._keys = keys
         self._health = health
         self._configurations = configurations
         self._stop = threading.Event()
-        self._retained: dict[DeviceTopics, bytes] = {}  # `config/desired`, as the broker holds it
+        self._retained: dict[DeviceTopics, bytes] = {}  # `config/desired` at the broker
         self._looked_s = 0.0
         self._client = broker.client("-devices", reconnect=False)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
 
     def run(self) -> None:
-        """Until `stop`; a broker that is away is tried again."""
+        """Serves until `stop`; connects again when the broker is away."""
         while not self._stop.is_set():
             try:
                 self._client.connect(
@@ -75,19 +75,20 @@ class DeviceDesk:
                 self._serve()
             except OSError as error:
                 log.warning(
-                    "no desk for devices: no broker", extra={"reason": why_no_broker(error)}
+                    "Device reports wait for the broker",
+                    extra={"reason": why_no_broker(error)},
                 )
-            except Exception:  # a fault of this program: it would end this thread for good
-                log.exception("the desk for devices failed; it begins anew")
+            except Exception:  # a bug would end this thread for good
+                log.exception("Device reports failed; connecting again")
             self._stop.wait(_PAUSE_S)
 
     def stop(self) -> None:
-        """Let `run` return soon; from any thread."""
+        """Makes `run` return soon; may be called from any thread."""
         self._stop.set()
 
     def _serve(self) -> None:
         self._retained.clear()
-        self._looked_s = time.monotonic()  # first hear what the broker holds
+        self._looked_s = time.monotonic()  # first receive the retained messages
         while not self._stop.is_set():
             if self._client.loop(_LOOP_S) != mqtt.MQTT_ERR_SUCCESS:
                 return
@@ -100,7 +101,10 @@ class DeviceDesk:
         self, client: mqtt.Client, _data: Any, _flags: Any, reason: ReasonCode, _props: Any
     ) -> None:
         if reason.is_failure:
-            log.error("the broker refuses the desk for devices", extra={"reason": str(reason)})
+            log.error(
+                "The broker refused device reports",
+                extra={"reason": str(reason)},
+            )
             return
         client.subscribe(
             [
@@ -126,9 +130,9 @@ class DeviceDesk:
                 self._take_report(topics, bytes(message.payload), retained=message.retain)
         except MusterError as error:  # health comes again; a report is retained
             extra = {"device": topics.device, "reason": error.message}
-            log.warning("what a device says of itself cannot be kept now", extra=extra)
-        except Exception:  # it would stand before what all other devices say
-            log.exception("what a device says of itself is left aside: a fault of this program")
+            log.warning("Failed to store a device report for now", extra=extra)
+        except Exception:  # a bug would stop the reports of all devices
+            log.exception("Skipped a device report because of a bug")
 
     def _note_retained(self, topics: DeviceTopics, body: bytes) -> None:
         if body:
@@ -150,44 +154,44 @@ class DeviceDesk:
 
     def _publish_desired(self) -> None:
         try:
-            wanted = self._configurations.desired()
+            rows = self._configurations.desired()
         except MusterError as error:
-            log.warning("configurations cannot be read now", extra={"reason": error.message})
+            log.warning("Failed to read configurations for now", extra={"reason": error.message})
             return
-        known = {DeviceTopics(one.site, one.device): one for one in wanted}
-        for topics, one in known.items():
-            self._publish_one(topics, one)
-        for topics in self._retained.keys() - known.keys():  # of a device that was forgotten
+        known = {DeviceTopics(row.site, row.device): row for row in rows}
+        for topics, row in known.items():
+            self._publish_config(topics, row)
+        for topics in self._retained.keys() - known.keys():  # of a deleted device
             self._client.publish(topics.of("config/desired"), b"", qos=1, retain=True)
 
-    def _publish_one(self, topics: DeviceTopics, wanted: DeviceConfig) -> None:
-        """Sealed for a device that signs: the passwords of its cameras stand in it."""
-        topic, body = topics.of("config/desired"), wanted.desired.model_dump_json().encode()
+    def _publish_config(self, topics: DeviceTopics, row: DeviceConfig) -> None:
+        """Encrypts it for a device that signs: it holds the passwords of its cameras."""
+        topic, body = topics.of("config/desired"), row.desired.model_dump_json().encode()
         key = None
-        if self._keys is not None and wanted.message_key is not None:
-            key = self._keys.of(topics, wanted.message_key)
-            if key is None:  # revoked: the box has to be enrolled again before it hears anything
+        if self._keys is not None and row.message_key is not None:
+            key = self._keys.of(topics, row.message_key)
+            if key is None:  # revoked: the box has to be enrolled again
                 return
-        if _held(self._retained.get(topics), topic, key) != wanted.desired:
+        if _current(self._retained.get(topics), topic, key) != row.desired:
             sealed = body if key is None else key.seal(topic, body)
             self._client.publish(topic, sealed, qos=1, retain=True)
 
 
-def _read(kind: type[Said], topics: DeviceTopics, payload: bytes) -> Said | None:
-    """The message; None, with a line in the log, where it is none or is about another device."""
+def _read(kind: type[Report], topics: DeviceTopics, payload: bytes) -> Report | None:
+    """Returns the message; None, with a log line, if it is invalid or about another device."""
     try:
-        said = kind.model_validate_json(payload)
+        report = kind.model_validate_json(payload)
     except ValidationError:
-        log.warning("a message about a device is none", extra={"device": topics.device})
+        log.warning("Ignored an invalid device report", extra={"device": topics.device})
         return None
-    if said.device != topics.device:
-        log.warning("a device speaks for another", extra={"device": topics.device})
+    if report.device != topics.device:
+        log.warning("Ignored a report of a device about another", extra={"device": topics.device})
         return None
-    return said
+    return report
 
 
-def _held(retained: bytes | None, topic: str, key: MessageKey | None) -> DesiredConfig | None:
-    """The configuration that the broker holds, if it is in the form that the device takes."""
+def _current(retained: bytes | None, topic: str, key: MessageKey | None) -> DesiredConfig | None:
+    """Returns the retained configuration, if it is in the form that the device accepts."""
     if retained is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The topics that automations made for Double Take listen to."""
+"""The topics of Double Take, for automations that were made for it."""
 
 import json
 import re
@@ -8,13 +8,13 @@ from match_server.schemas.events import EventView
 from shared.clock import rfc3339
 
 GONE_AFTER_S = 30.0
-"""The count of a camera goes back to 0 after this."""
+"""After this time the count of a camera goes back to 0."""
 
 _ROOT = "double-take"
 
 
 def messages(event: EventView) -> list[tuple[str, str]]:
-    """Topics and payloads for an event that is live."""
+    """Returns topics and payloads for a live event."""
     face = _face(event)
     common: dict[str, Any] = {
         "id": event.id,
@@ -26,7 +26,7 @@ def messages(event: EventView) -> list[tuple[str, str]]:
     }
     match = event.person is not None
     counts = {"person": 1, "match": int(match), "miss": 0, "unknown": int(not match)}
-    told = [
+    publications = [
         (
             f"{_ROOT}/cameras/{event.camera.lower()}",
             {
@@ -41,28 +41,28 @@ def messages(event: EventView) -> list[tuple[str, str]]:
     ]
     if event.person is not None:
         name = topic_part(event.person.name)
-        told.append((f"{_ROOT}/matches/{name}", {**common, "match": face}))
+        publications.append((f"{_ROOT}/matches/{name}", {**common, "match": face}))
     else:
         unknown = {**common, "unknown": face, "unknowns": [face]}
-        told.append((f"{_ROOT}/matches/unknown", unknown))
-    return [(topic, json.dumps(payload, ensure_ascii=False)) for topic, payload in told]
+        publications.append((f"{_ROOT}/matches/unknown", unknown))
+    return [(topic, json.dumps(payload, ensure_ascii=False)) for topic, payload in publications]
 
 
 def count_topic(camera: str) -> str:
-    """Where the number of persons before a camera is said."""
+    """Returns the topic of the number of persons in front of a camera."""
     return f"{_ROOT}/cameras/{camera.lower()}/person"
 
 
 def topic_part(name: str) -> str:
-    """A person's name as one level of a topic: words joined by hyphens, letters and digits alone.
+    """Returns a name as one level of a topic: letters and digits, words joined by hyphens.
 
-    Double Take takes Latin letters only and would leave nothing of other names; here they stay.
+    Double Take keeps Latin letters only, which leaves nothing of other names; here they stay.
     """
     return re.sub(r"[^\w-]|_", "", re.sub(r"\s+", "-", name.strip())) or "_"
 
 
 def _seconds(event: EventView) -> float:
-    """From the shown picture to the answer."""
+    """Returns the time from the shown picture to the decision."""
     return round(max(0.0, (event.received_at - event.captured_at).total_seconds()), 2)
 
 

@@ -1,8 +1,8 @@
-"""Home Assistant's MQTT discovery: what it is told of a camera, and under which topics.
+"""Home Assistant's MQTT discovery: the sensors of a camera and their topics.
 
-Nothing that names a person is retained: a broker would give it out again after a restart, when
-nobody is there, and could not be made to forget it. What is retained are the descriptions of the
-sensors alone. States are said again every half minute, and Home Assistant drops those that are not.
+No message that names a person is retained: a broker would send it again after a restart, when the
+person has left, and it could not be deleted reliably. Only the descriptions of the sensors are
+retained. States are published again every half minute; Home Assistant drops those that are not.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from match_server.schemas.events import CameraPresence
 
 NOBODY = "nobody"
 STRANGER = "stranger"
-"""Not `unknown`: that is Home Assistant's own word for a sensor that has not said anything yet."""
+"""Not `unknown`: that is Home Assistant's own state of a sensor without a value."""
 
 REPEAT_S = 30.0
 _EXPIRE_S = 95  # three times, and a little
@@ -29,14 +29,14 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The names under which one server tells Home Assistant of its cameras."""
+    """The names under which a server describes its cameras to Home Assistant."""
 
-    prefix: str  # of discovery topics, as Home Assistant is set up
+    prefix: str  # of discovery topics, as configured in Home Assistant
     node: str  # of this server: two servers on one broker have different ones
     version: str
 
     def configs(self, cameras: list[tuple[str, str]]) -> dict[str, str]:
-        """Topic and payload of every sensor of these cameras (device, camera); to be retained."""
+        """Returns topic and payload of each sensor of these cameras (device, camera)."""
         return {
             f"{self.prefix}/{component}/{self.node}/{identifier}/config": json.dumps(config)
             for device, camera in cameras
@@ -44,7 +44,7 @@ class Discovery:
         }
 
     def subscription(self) -> str:
-        """Where all descriptions stand that this server ever gave, also of cameras now gone."""
+        """Returns the topic filter of all descriptions of this server, also of removed cameras."""
         return f"{self.prefix}/+/{self.node}/+/config"
 
     def _sensors(self, device: str, camera: str) -> list[tuple[str, str, Json]]:
@@ -99,22 +99,22 @@ class Discovery:
 
 
 def state_topic(device: str, camera: str, kind: str) -> str:
-    """Where the state of a camera's sensor is said."""
+    """Returns the topic of the state of a camera's sensor."""
     return f"{_ROOT}/{device}/{camera}/{kind}"
 
 
 def counts(seen: CameraPresence) -> Mapping[str, str]:
-    """Topic and state of what is counted before a camera."""
-    place = seen.device, seen.camera
+    """Returns topic and state of the sensors that count people in front of a camera."""
+    camera = seen.device, seen.camera
     return {
-        state_topic(*place, "people"): str(seen.in_view),
-        state_topic(*place, "unknown"): "ON" if seen.unknown else "OFF",
-        state_topic(*place, "online"): "ON" if seen.online else "OFF",
+        state_topic(*camera, "people"): str(seen.in_view),
+        state_topic(*camera, "unknown"): "ON" if seen.unknown else "OFF",
+        state_topic(*camera, "online"): "ON" if seen.online else "OFF",
     }
 
 
 def identifier_of(name: str) -> str:
-    """A name as Home Assistant's topics allow it; different names stay different."""
+    """Returns a name as Home Assistant's topics allow it; different names stay different."""
     plain = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
     if plain == name:
         return name

@@ -1,4 +1,4 @@
-"""Events out to the broker: for the boxes, Home Assistant, and whoever listens."""
+"""Publishes events at the broker: for boxes, Home Assistant and other subscribers."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ from paho.mqtt.properties import Properties
 
 from match_server.db.leader_lock import LeaderLock
 from match_server.mqtt.client import why_no_broker
-from match_server.mqtt.sensors import Announcer, Message
+from match_server.mqtt.sensors import Message, Sensors
 from match_server.services.metrics import Metrics
 from match_server.services.sightings.event_feed import Told, Updates
 from shared.clock import Clock
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 READER = "mqtt"
 NO_SITE = "main"
-"""The site of a device that has only ever spoken over HTTP, as the agent's default is."""
+"""The site of a device that uses HTTP only: the default of the agent."""
 
 _POLL_S = 0.05
 _LOOK_AGAIN_S = 0.5
@@ -37,7 +37,7 @@ _CURSOR_EVERY_S = 1.0
 
 
 class _BrokerGone(Exception):
-    """The connection cannot be used any more; a new one is made."""
+    """The connection is lost; the thread opens a new one."""
 
 
 class Publisher:
@@ -57,7 +57,7 @@ class Publisher:
         updates: Updates,
         leader: LeaderLock,
         clock: Clock,
-        announcer: Announcer,
+        sensors: Sensors,
         metrics: Metrics,
     ) -> None:
         self._metrics = metrics
@@ -65,7 +65,7 @@ class Publisher:
         self._updates = updates
         self._leader = leader
         self._clock = clock
-        self._announcer = announcer
+        self._sensors = sensors
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt-events", daemon=True)
 
@@ -83,16 +83,16 @@ class Publisher:
                 if self._leader.acquire():
                     self._publish()
             except _BrokerGone as error:
-                log.warning("events wait for the broker", extra={"reason": str(error)})
+                log.warning("Events wait for the broker", extra={"reason": str(error)})
             except MusterError as error:
-                log.warning("events wait", extra={"reason": error.message})
+                log.warning("Events wait", extra={"reason": error.message})
             except Exception:
-                log.exception("publishing events failed; it begins anew")
+                log.exception("Failed to publish events; connecting again")
             self._stop.wait(_PAUSE_S)
         self._leader.release()
 
     def _publish(self) -> None:
-        """Over one connection, until it or the leader lock is lost, or the thread is to stop."""
+        """Publishes over one connection, until it or the leader lock is lost, or `close`."""
         client = self._connected()
         try:
             reached = self._start_from()
@@ -100,10 +100,10 @@ class Publisher:
             looked_s = -_LOOK_AGAIN_S
             while not self._stop.wait(_POLL_S):
                 if not client.is_connected():
-                    raise _BrokerGone("the connection is gone")
-                told, reached = self._updates.after(reached, _BATCH)
-                self._send(client, [message for one in told for message in self._messages(one)])
-                self._metrics.delivery("mqtt", "taken", len(told))
+                    raise _BrokerGone("the connection is lost")
+                events, reached = self._updates.after(reached, _BATCH)
+                self._send(client, [message for row in events for message in self._messages(row)])
+                self._metrics.delivery("mqtt", "taken", len(events))
                 now_s = time.monotonic()
                 if reached != noted and now_s - noted_s >= _CURSOR_EVERY_S:
                     self._updates.note_reached(READER, reached)
@@ -112,17 +112,17 @@ class Publisher:
                     looked_s = now_s
                     if not self._leader.acquire():
                         return
-                    self._send(client, self._announcer.due(self._clock.now()))
+                    self._send(client, self._sensors.on_time(self._clock.now()))
             if reached != noted:
                 self._updates.note_reached(READER, reached)
-            self._send(client, self._announcer.farewell())
+            self._send(client, self._sensors.on_close())
         finally:
             with contextlib.suppress(ValueError):
                 client.disconnect()
             client.loop_stop()
 
     def _start_from(self) -> int:
-        """Where the last publisher stopped; at the first start, the present."""
+        """Returns where the last publisher stopped; at the first start, the newest event."""
         reached = self._updates.reached(READER)
         if reached is None:
             reached = self._updates.newest()
@@ -137,21 +137,21 @@ class Publisher:
             client: mqtt.Client, _d: object, _f: object, reason: object, _p: object
         ) -> None:
             if getattr(reason, "is_failure", False):
-                log.error("the broker refuses us", extra={"reason": str(reason)})
+                log.error("The broker refused the connection", extra={"reason": str(reason)})
                 return
-            topics = self._announcer.subscriptions()
+            topics = self._sensors.subscriptions()
             if topics:
                 client.subscribe([(topic, 1) for topic in topics])
             ready.set()
 
         client.on_connect = connected
-        client.on_message = lambda _client, _data, message: self._announcer.heard(
+        client.on_message = lambda _client, _data, message: self._sensors.on_message(
             message.topic, bytes(message.payload)
         )
-        will = self._announcer.will()
+        will = self._sensors.will()
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
-        self._announcer.begin()
+        self._sensors.on_connect()
         try:
             client.connect(
                 self._broker.host, self._broker.port, keepalive=_KEEPALIVE_S, clean_start=True
@@ -161,21 +161,21 @@ class Publisher:
         client.loop_start()
         if not ready.wait(_ACK_S):
             client.loop_stop()
-            raise _BrokerGone("it does not let us in")
+            raise _BrokerGone("it does not accept the connection")
         return client
 
-    def _messages(self, told: Told) -> list[Message]:
-        event = told.event
-        topic = DeviceTopics(told.site or NO_SITE, event.device).of("event")
+    def _messages(self, row: Told) -> list[Message]:
+        event = row.event
+        topic = DeviceTopics(row.site or NO_SITE, event.device).of("event")
         expiry_s = _LATE_EXPIRY_S
         if event.live:
             left = (event.expires_at - self._clock.now()).total_seconds()
             expiry_s = max(1, math.ceil(left))
         own = Message(topic, event.model_dump_json(), expiry_s=expiry_s)
-        return [own, *self._announcer.of(event, self._clock.now())]
+        return [own, *self._sensors.on_event(event, self._clock.now())]
 
     def _send(self, client: mqtt.Client, messages: list[Message]) -> None:
-        """Publish and wait for the broker to have taken it."""
+        """Publishes, and waits until the broker has acknowledged."""
         sent = [
             client.publish(
                 message.topic,
@@ -187,12 +187,12 @@ class Publisher:
             for message in messages
         ]
         deadline_s = time.monotonic() + _ACK_S
-        for one in sent:
+        for publication in sent:
             try:
-                one.wait_for_publish(max(0.0, deadline_s - time.monotonic()))
+                publication.wait_for_publish(max(0.0, deadline_s - time.monotonic()))
             except (RuntimeError, ValueError) as error:
                 raise _BrokerGone(str(error)) from error
-            if not one.is_published():
+            if not publication.is_published():
                 raise _BrokerGone("it does not acknowledge")
 
 

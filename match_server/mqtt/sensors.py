@@ -1,4 +1,4 @@
-"""What is said besides the events themselves: sensors' states, and when they go back."""
+"""States of the sensors of Home Assistant and Double Take, and when they expire."""
 
 import json
 import threading
@@ -12,24 +12,24 @@ from match_server.services.presence import Presence
 from shared.clock import rfc3339
 
 _LAST_PERSON_S = 30.0
-"""Without another look, the last person of a camera is nobody after this."""
+"""Without a new event, the last person of a camera becomes `nobody` after this time."""
 
-_Place = tuple[str, str]  # device, camera
+_Camera = tuple[str, str]  # device, camera
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One publication."""
+    """A message to publish."""
 
     topic: str
     payload: str
     retain: bool = False
-    expiry_s: int | None = None  # the broker drops it for those who were away longer
+    expiry_s: int | None = None  # after which the broker drops it for absent subscribers
 
 
 @dataclass(slots=True)
 class _Shown:
-    """Whom the sensor "last person" of one camera shows."""
+    """The state of the sensor "last person" of a camera."""
 
     event: str
     state: str
@@ -38,19 +38,19 @@ class _Shown:
 
 
 @dataclass(slots=True)
-class _Said:
-    """What was said over this connection; thrown away with it."""
+class _Sent:
+    """What was sent over this connection; discarded with it."""
 
     configs: dict[str, str] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     repeat_at: datetime | None = None
-    counts: bool = False  # of Double Take's cameras, that nobody is before
+    counts: bool = False  # whether the counts of Double Take's cameras were set to 0
 
 
-class Announcer:
-    """Says what Home Assistant and Double Take listen to. Without these two it says nothing.
+class Sensors:
+    """Makes the messages for Home Assistant and Double Take; none where both are off.
 
-    `heard` is called by the client's thread, everything else by the publisher's.
+    The client's thread calls `on_message`, the publisher's thread all others.
     """
 
     def __init__(
@@ -60,18 +60,18 @@ class Announcer:
         self._discovery = discovery
         self._double_take = double_take
         self._lock = threading.Lock()  # guards the next two
-        self._found: set[str] = set()  # descriptions that stand at the broker
-        self._born = False  # Home Assistant has started anew
-        self._said = _Said()
-        self._shown: dict[_Place, _Shown] = {}
-        self._known: set[_Place] = set()
-        self._counted: dict[str, datetime] = {}  # Double Take's cameras, until when they count 1
+        self._retained: set[str] = set()  # topics of descriptions at the broker
+        self._restarted = False  # whether Home Assistant has restarted
+        self._sent = _Sent()
+        self._shown: dict[_Camera, _Shown] = {}
+        self._known: set[_Camera] = set()
+        self._counted: dict[str, datetime] = {}  # Double Take's cameras: until when the count is 1
 
-    def begin(self) -> None:
-        """A new connection: nothing was said over it yet."""
-        self._said = _Said()
+    def on_connect(self) -> None:
+        """Forgets what was sent over the last connection."""
+        self._sent = _Sent()
         with self._lock:
-            self._found.clear()
+            self._retained.clear()
 
     def subscriptions(self) -> list[str]:
         if self._discovery is None:
@@ -79,109 +79,109 @@ class Announcer:
         return [self._discovery.subscription(), f"{self._discovery.prefix}/status"]
 
     def will(self) -> Message | None:
-        """What the broker is to say when we are gone."""
+        """Returns the message that the broker publishes when the connection is lost."""
         if self._discovery is None:
             return None
         return Message(homeassistant.AVAILABILITY, "offline", retain=True)
 
-    def farewell(self) -> list[Message]:
+    def on_close(self) -> list[Message]:
         will = self.will()
         return [] if will is None else [will]
 
-    def heard(self, topic: str, payload: bytes) -> None:
-        """A message of one of our subscriptions."""
+    def on_message(self, topic: str, payload: bytes) -> None:
+        """Takes a message of one of the subscriptions."""
         if self._discovery is None:
             return
         with self._lock:
             if topic == f"{self._discovery.prefix}/status":
-                self._born = self._born or payload == b"online"
+                self._restarted = self._restarted or payload == b"online"
             elif payload:
-                self._found.add(topic)
+                self._retained.add(topic)
             else:
-                self._found.discard(topic)
+                self._retained.discard(topic)
 
-    def of(self, event: EventView, now: datetime) -> list[Message]:
-        """What follows of an event. Only live ones change a state: nothing late opens a door."""
-        place = event.device, event.camera
-        if place not in self._known:
-            self._presence.note_cameras([place])
-            self._known.add(place)
-        said: list[Message] = []
+    def on_event(self, event: EventView, now: datetime) -> list[Message]:
+        """Returns the messages for an event. Only live events change a state."""
+        camera = event.device, event.camera
+        if camera not in self._known:
+            self._presence.note_cameras([camera])
+            self._known.add(camera)
+        messages: list[Message] = []
         if event.live and self._double_take:
-            said += [Message(topic, text) for topic, text in doubletake.messages(event)]
-            said.append(Message(doubletake.count_topic(event.camera), "1"))
+            messages += [Message(topic, text) for topic, text in doubletake.messages(event)]
+            messages.append(Message(doubletake.count_topic(event.camera), "1"))
             self._counted[event.camera] = now + timedelta(seconds=doubletake.GONE_AFTER_S)
         if self._discovery is None:
-            return said
-        shown = self._shown.get(place)
+            return messages
+        shown = self._shown.get(camera)
         if event.live:
-            self._shown[place] = _shown(event, now)
-        elif shown is not None and shown.event == event.id and _forgotten(event):
-            del self._shown[place]
-        return said + self._last_person(place)
+            self._shown[camera] = _shown(event, now)
+        elif shown is not None and shown.event == event.id and _withdrawn(event):
+            del self._shown[camera]
+        return messages + self._last_person(camera)
 
-    def due(self, now: datetime) -> list[Message]:
-        """What is to be said because time has passed; asked for about twice a second."""
-        said = []
-        for camera, until in list(self._counted.items()):
+    def on_time(self, now: datetime) -> list[Message]:
+        """Returns the messages that are due now; called about twice a second."""
+        messages = []
+        for name, until in list(self._counted.items()):
             if now >= until:
-                del self._counted[camera]
-                said.append(Message(doubletake.count_topic(camera), "0"))
-        if self._double_take and not self._said.counts:
-            self._said.counts = True  # a process that died may have left a 1 behind
-            cameras = {one.camera for one in self._presence.now().items}
+                del self._counted[name]
+                messages.append(Message(doubletake.count_topic(name), "0"))
+        if self._double_take and not self._sent.counts:
+            self._sent.counts = True  # a crashed process may have left a 1
+            cameras = {item.camera for item in self._presence.now().items}
             gone = sorted(cameras - self._counted.keys())
-            said += [Message(doubletake.count_topic(camera), "0") for camera in gone]
+            messages += [Message(doubletake.count_topic(name), "0") for name in gone]
         if self._discovery is None:
-            return said
+            return messages
         seen = self._presence.now().items
-        self._known = {(one.device, one.camera) for one in seen}
-        said += self._descriptions(self._discovery, seen)
+        self._known = {(item.device, item.camera) for item in seen}
+        messages += self._descriptions(self._discovery, seen)
         with self._lock:
-            born, self._born = self._born, False
-        if born or self._said.repeat_at is None or now >= self._said.repeat_at:
-            self._said.states.clear()
-            self._said.repeat_at = now + timedelta(seconds=REPEAT_S)
-            said.append(Message(homeassistant.AVAILABILITY, "online", retain=True))
-        for one in seen:
-            place = one.device, one.camera
-            shown = self._shown.get(place)
+            restarted, self._restarted = self._restarted, False
+        if restarted or self._sent.repeat_at is None or now >= self._sent.repeat_at:
+            self._sent.states.clear()
+            self._sent.repeat_at = now + timedelta(seconds=REPEAT_S)
+            messages.append(Message(homeassistant.AVAILABILITY, "online", retain=True))
+        for item in seen:
+            camera = item.device, item.camera
+            shown = self._shown.get(camera)
             if shown is not None and now >= shown.until:
-                del self._shown[place]
-            said += self._changed(dict(homeassistant.counts(one)))
-            said += self._last_person(place)
-        return said
+                del self._shown[camera]
+            messages += self._changed(dict(homeassistant.counts(item)))
+            messages += self._last_person(camera)
+        return messages
 
     def _descriptions(self, discovery: Discovery, seen: list[CameraPresence]) -> list[Message]:
-        """Describe what is new or was lost, take back what is gone."""
-        configs = discovery.configs([(one.device, one.camera) for one in seen])
+        """Describes new cameras, and deletes the descriptions of removed cameras."""
+        configs = discovery.configs([(item.device, item.camera) for item in seen])
         with self._lock:
-            gone = (self._found | self._said.configs.keys()) - configs.keys()
-            if self._born:
-                self._said.configs.clear()
-        said = [
+            gone = (self._retained | self._sent.configs.keys()) - configs.keys()
+            if self._restarted:
+                self._sent.configs.clear()
+        messages = [
             Message(topic, payload, retain=True)
             for topic, payload in configs.items()
-            if self._said.configs.get(topic) != payload
+            if self._sent.configs.get(topic) != payload
         ]
-        self._said.configs = configs
-        return said + [Message(topic, "", retain=True) for topic in sorted(gone)]
+        self._sent.configs = configs
+        return messages + [Message(topic, "", retain=True) for topic in sorted(gone)]
 
-    def _last_person(self, place: _Place) -> list[Message]:
-        shown = self._shown.get(place)
+    def _last_person(self, camera: _Camera) -> list[Message]:
+        shown = self._shown.get(camera)
         state, attributes = (NOBODY, "{}") if shown is None else (shown.state, shown.attributes)
         return self._changed(
             {
-                state_topic(*place, "attributes"): attributes,
-                state_topic(*place, "person"): state,
+                state_topic(*camera, "attributes"): attributes,
+                state_topic(*camera, "person"): state,
             }
         )
 
     def _changed(self, states: dict[str, str]) -> list[Message]:
         new = {
-            topic: state for topic, state in states.items() if self._said.states.get(topic) != state
+            topic: state for topic, state in states.items() if self._sent.states.get(topic) != state
         }
-        self._said.states |= new
+        self._sent.states |= new
         return [Message(topic, state) for topic, state in new.items()]
 
 
@@ -191,7 +191,7 @@ def _shown(event: EventView, now: datetime) -> _Shown:
         "event": event.id,
         "decision": event.decision,
         "person_id": None if event.person is None else event.person.id,
-        "collection": event.collection,  # without which an id may be of several persons
+        "collection": event.collection,  # an id may be of several persons in different collections
         "similarity": event.similarity,
         "captured_at": rfc3339(event.captured_at),
         "expires_at": rfc3339(event.expires_at),
@@ -200,5 +200,5 @@ def _shown(event: EventView, now: datetime) -> _Shown:
     return _Shown(event.id, state, json.dumps(attributes), until)
 
 
-def _forgotten(event: EventView) -> bool:
+def _withdrawn(event: EventView) -> bool:
     return event.person_erased or event.merged_into is not None

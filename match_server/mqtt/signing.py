@@ -1,4 +1,4 @@
-"""Signatures beside the messages of this server's clients at the broker."""
+"""Signatures of MQTT messages: checking those of devices, and signing those for devices."""
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -10,13 +10,13 @@ from shared.wire.topics import DeviceTopics
 
 
 def signer(keys: MessageKeys, topics: DeviceTopics, message: mqtt.MQTTMessage) -> MessageKey | None:
-    """The key that signed what has come; None: it need not be. Raises Forbidden."""
+    """Returns the key that signed a message; None if none is needed. Raises Forbidden."""
     signature = signature_of(message.properties)
     return keys.signer(topics, message.topic, bytes(message.payload), signature)
 
 
 def signed(key: MessageKey | None, topic: str, body: bytes) -> Properties | None:
-    """The properties with which a message to a device is published; None without a key."""
+    """Returns the properties of a signed message to a device; None without a key."""
     if key is None:
         return None
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""Cookies of the pages: out of reach of scripts and of other sites, over TLS only where it is."""
+"""Cookies of the pages: hidden from scripts and other sites, and sent over TLS only, if it is."""
 
 from flask import request
 from werkzeug.wrappers import Response
 
 
-def give_cookie(response: Response, name: str, value: str, max_age_s: int) -> None:
+def set_cookie(response: Response, name: str, value: str, max_age_s: int) -> None:
     response.set_cookie(
         name,
         value,
@@ -15,5 +15,5 @@ def give_cookie(response: Response, name: str, value: str, max_age_s: int) -> No
     )
 
 
-def take_cookie(response: Response, name: str) -> None:
+def delete_cookie(response: Response, name: str) -> None:
     response.delete_cookie(name, httponly=True, samesite="Strict")

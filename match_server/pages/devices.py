@@ -1,4 +1,4 @@
-"""The pages about boxes: how they are, why nobody was recognised, and inviting a new one."""
+"""The pages about boxes: their state, why faces were not recognised, and inviting a new box."""
 
 import contextlib
 from collections import Counter
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import segno
-from flask import Blueprint, Request, g, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, Request, g, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from match_server.api.auth import Gatekeeper
 from match_server.api.client_connection import server_address
 from match_server.api.errors import status_of
 from match_server.container import Services
+from match_server.pages.lists import page_count, page_number
 from match_server.schemas.devices import DeviceDetail, DeviceQuery, LedgerQuery
 from match_server.services.audit.chain import Actor, act_as
 from match_server.services.auth.keys import Permission
@@ -26,7 +27,7 @@ _WIDTH, _HEIGHT = 240.0, 40.0  # of a curve, in its own units
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One bar of the ledger: how often, of all tracks."""
+    """A bar of the ledger: the number of tracks and their share."""
 
     text: str
     tracks: int
@@ -35,7 +36,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class CameraLedger:
-    """Why faces before one camera were not recognised, in the last seven days."""
+    """Why faces in front of a camera were not recognised, in the last seven days."""
 
     camera: str
     tracks: int
@@ -48,8 +49,8 @@ class CameraLedger:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """One box as the page shows it."""
+class BoxView:
+    """A box as the page shows it."""
 
     device: DeviceDetail
     ledger: list[CameraLedger]
@@ -58,7 +59,7 @@ class Shown:
 
     @property
     def in_trouble(self) -> bool:
-        """Whether it said that something is wrong, with itself or with a camera."""
+        """Whether it reports a problem of its own or of a camera."""
         health = self.device.health
         if health is None:
             return False
@@ -67,79 +68,72 @@ class Shown:
 
 
 def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatekeeper) -> None:
-    """`/devices` and `/devices/<device>/invite`."""
+    """Adds `/devices` and `/devices/<device>/invite`."""
 
     @blueprint.get("/devices")
     def devices() -> AnyResponse:
-        visitor = gatekeeper.viewer(request)
-        if visitor is None:
-            return redirect(url_for("pages.login"))
         now = services.clock.now()
-        asked = request.args.get("page", default=1, type=int)
-        number = min(max(asked, 1), 1_000_000)
+        number = page_number()
         listed = services.devices.page(DeviceQuery(size=_SHOWN, page=number))
-        shown = []
-        for one in listed.items:
-            with contextlib.suppress(NotFound):  # forgotten since it was listed
-                shown.append(_shown(services, one.name, now))
-        shown.sort(key=lambda one: (not one.in_trouble, one.device.online, one.device.name))
+        boxes = []
+        for device in listed.items:
+            with contextlib.suppress(NotFound):  # deleted since it was listed
+                boxes.append(_view(services, device.name, now))
+        boxes.sort(key=lambda box: (not box.in_trouble, box.device.online, box.device.name))
         return make_response(
             render_template(
                 "devices.html",
-                boxes=shown,
-                online=sum(one.device.online for one in shown),
-                troubled=sum(one.in_trouble for one in shown),
+                boxes=boxes,
+                online=sum(box.device.online for box in boxes),
+                troubled=sum(box.in_trouble for box in boxes),
                 total=listed.total,
                 number=number,
-                pages=-(-listed.total // _SHOWN),
+                pages=page_count(listed.total, _SHOWN),
                 now=now,
-                by_key=visitor.key_id != "open-page",
             )
         )
 
     @blueprint.route("/devices/<device>/invite", methods=["GET", "POST"])
     def invite(device: str) -> AnyResponse:
-        """A code and its QR picture, for an admin's key that is given for this one time."""
-        if gatekeeper.viewer(request) is None:
-            return redirect(url_for("pages.login"))
+        """Makes a code and its QR picture, with an admin's key that is used for this only."""
         values: dict[str, object] = {"device": device, "error": None, "made": None, "picture": None}
         status = 200
         if request.method == "POST":
             try:
-                given = request.form.get("key", "").strip()
-                admin = gatekeeper.admit_form(request, given, Permission.ADMINISTER)
+                key = request.form.get("key", "").strip()
+                admin = gatekeeper.admit_form(request, key, Permission.ADMINISTER)
                 act_as(Actor(who=f"key {admin.key_id}", role=admin.role, request_id=g.request_id))
                 address = services.settings.public_url or _address_of(request)
                 made = services.device_codes.make(device)
             except MusterError as error:
                 values["error"], status = error.message, status_of(error)
             else:
-                told = made.invitation or Invitation(address, plain_code(made.code)).text()
-                picture = segno.make(told, error="m", micro=False)
+                text = made.invitation or Invitation(address, plain_code(made.code)).text()
+                picture = segno.make(text, error="m", micro=False)
                 values["made"] = made
                 values["picture"] = picture.svg_inline(
                     scale=6, border=4, light="#fff", omitsize=True
                 )
-                values["server"] = Invitation.read(told).server
+                values["server"] = Invitation.read(text).server
         return make_response(render_template("invite.html", **values), status)
 
 
-def _address_of(asked: Request) -> str:
-    """The address by which the request reached this machine.
+def _address_of(page_request: Request) -> str:
+    """Returns the address by which the request reached this machine.
 
-    The name that a browser sends (`Host`) is not asked: a page of somebody else may have chosen it,
-    and a box would then send its probes there. Raises Conflict where only a name would do.
+    The name that a browser sends (`Host`) is not used: a page of another site may have chosen it,
+    and a box would then send its probes there. Raises Conflict where an address is not enough.
     """
-    if asked.scheme != "http" or "X-Forwarded-For" in asked.headers:
+    if page_request.scheme != "http" or "X-Forwarded-For" in page_request.headers:
         raise Conflict(
             "boxes need the address by which they reach this server: set public_url "
             "(MUSTER_PUBLIC_URL) and start the server again"
         )
-    host, port = server_address(asked.environ)
+    host, port = server_address(page_request.environ)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _shown(services: Services, name: str, now: datetime) -> Shown:
+def _view(services: Services, name: str, now: datetime) -> BoxView:
     device = services.devices.get(name)
     since = (now - timedelta(days=_LEDGER_DAYS)).date()
     days = services.ledgers.of(name, LedgerQuery(since=since)).items
@@ -159,16 +153,18 @@ def _shown(services: Services, name: str, now: datetime) -> Shown:
         )
         for camera, reasons in sorted(cameras.items())
     ]
-    temperatures = [one.temperature_c for one in device.history if one.temperature_c is not None]
-    return Shown(device, ledger, _curve(temperatures), _ago(device.last_seen_at, now))
+    temperatures = [
+        sample.temperature_c for sample in device.history if sample.temperature_c is not None
+    ]
+    return BoxView(device, ledger, _curve(temperatures), _ago(device.last_seen_at, now))
 
 
 def _curve(values: list[float]) -> str:
-    """Points of an SVG polyline, the first value left, 20 to 90 degrees from bottom to top."""
+    """Returns points of an SVG polyline: time to the right, 20 to 90 degrees upwards."""
     if len(values) < 2:
         return ""
     step = _WIDTH / (len(values) - 1)
-    heights = [_HEIGHT * (1 - (min(max(one, 20.0), 90.0) - 20.0) / 70.0) for one in values]
+    heights = [_HEIGHT * (1 - (min(max(value, 20.0), 90.0) - 20.0) / 70.0) for value in values]
     return " ".join(f"{place * step:.1f},{height:.1f}" for place, height in enumerate(heights))
 
 

@@ -1,20 +1,20 @@
-"""How the pages put things into words."""
+"""Values as the pages show them."""
 
 from datetime import datetime
 
 from shared.errors import MusterError
 
 
-def in_words(error: MusterError) -> str:
-    """A sentence for the page: with a capital, and an end."""
+def as_sentence(error: MusterError) -> str:
+    """Returns the error's message as a sentence."""
     return f"{error.message[:1].upper()}{error.message[1:]}."
 
 
 def clock_time(moment: datetime) -> str:
-    """What a page shows until its script writes the visitor's own time there."""
+    """Returns the time in UTC; a script replaces it by the visitor's local time."""
     return f"{moment:%H:%M:%S} UTC"
 
 
 def day_time(moment: datetime) -> str:
-    """The same with the day."""
+    """Returns day and time in UTC; a script replaces it by the visitor's local time."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -10,12 +10,11 @@ from match_server.container import Services, build_services
 from match_server.data_folder import NoData
 from match_server.db.leader_lock import leader_lock
 from match_server.mqtt.client import broker_of
-from match_server.mqtt.device_reports import DeviceDesk
+from match_server.mqtt.device_reports import DeviceReports
 from match_server.mqtt.homeassistant import Discovery
-from match_server.mqtt.intake import Consumer, Listening
+from match_server.mqtt.intake import Consumer
 from match_server.mqtt.publisher import Publisher
-from match_server.mqtt.sensors import Announcer
-from match_server.mqtt.tracks import track_listening
+from match_server.mqtt.sensors import Sensors
 from match_server.process.bootstrap import require_data
 from match_server.process.json_logging import set_up_logging
 from match_server.process.notifiers import webhook_deliverer
@@ -27,13 +26,13 @@ __all__ = ["Broker", "Consumer", "broker_of", "run_ingest"]
 
 log = logging.getLogger(__name__)
 
-_SERVER_S = 30.0  # that a server may take to make its data, at its first start
+_SERVER_S = 30.0  # that a server may take to create its data, at its first start
 _LOOK_S = 2.0
-_DESK_S = 5.0  # for what the desk for devices has in hand at the end
+_REPORTS_S = 5.0  # for the reports in work at the end
 
 
 def run_ingest(settings: Settings) -> None:
-    """Consume until SIGTERM or SIGINT."""
+    """Consumes until SIGTERM or SIGINT."""
     set_up_logging(settings.log_level)
     broker = broker_of(settings)
     _await_data(settings)
@@ -41,28 +40,28 @@ def run_ingest(settings: Settings) -> None:
     services = build_services(settings)
     services.first_start()
     keys = services.message_keys
-    consumer = Consumer(broker, services.probes, listenings(services), keys)
-    desk = DeviceDesk(broker, services.health_reports, services.configurations, keys)
-    at_the_desk = threading.Thread(target=desk.run, name="device-desk", daemon=True)
+    consumer = Consumer(broker, services.probes, services.presence, keys)
+    reports = DeviceReports(broker, services.health_reports, services.configurations, keys)
+    reporting = threading.Thread(target=reports.run, name="device-reports", daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: consumer.stop())
-    tellers = (event_publisher(services, broker), webhook_deliverer(services))
-    at_the_desk.start()
-    for teller in tellers:
-        teller.start()
+    notifiers = (event_publisher(services, broker), webhook_deliverer(services))
+    reporting.start()
+    for notifier in notifiers:
+        notifier.start()
     try:
         consumer.run()
     finally:
-        for teller in tellers:
-            teller.close()
-        desk.stop()
-        at_the_desk.join(_DESK_S)
+        for notifier in notifiers:
+            notifier.close()
+        reports.stop()
+        reporting.join(_REPORTS_S)
         services.close()
         end_sharing()
 
 
 def _await_data(settings: Settings) -> None:
-    """Waits a moment for a server that was started together with this. Raises NoData."""
+    """Waits a moment for a server that was started at the same time. Raises NoData."""
     until_s = time.monotonic() + _SERVER_S
     while True:
         try:
@@ -75,13 +74,8 @@ def _await_data(settings: Settings) -> None:
         time.sleep(_LOOK_S)
 
 
-def listenings(services: Services) -> list[Listening]:
-    """What is heard from boxes besides probes and status; a new kind is a line here."""
-    return [track_listening(services.presence)]
-
-
 def event_publisher(services: Services, broker: Broker) -> Publisher:
-    """Publishes events, as soon as it is started and holds the leader lock."""
+    """Returns the publisher of events, which works while it holds the leader lock."""
     settings = services.settings
     discovery = Discovery(
         settings.home_assistant_prefix, settings.home_assistant_node, version("muster")
@@ -91,7 +85,7 @@ def event_publisher(services: Services, broker: Broker) -> Publisher:
         services.updates,
         leader_lock(services.database, "mqtt-events", settings.data_dir),
         services.clock,
-        Announcer(
+        Sensors(
             services.presence,
             discovery if settings.home_assistant else None,
             double_take=settings.double_take,

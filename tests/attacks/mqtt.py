@@ -25,9 +25,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.processes import broker, find_broker
 from match_server.container import Services, build_services
-from match_server.mqtt.device_reports import DeviceDesk
+from match_server.mqtt.device_reports import DeviceReports
 from match_server.process.bootstrap import prepare
-from match_server.process.ingest import Consumer, broker_of, listenings
+from match_server.process.ingest import Consumer, broker_of
 from match_server.schemas.devices import DeviceQuery, LedgerQuery
 from match_server.schemas.events import EventQuery
 from match_server.services.recognition.face_engine import FaceEngine
@@ -347,8 +347,8 @@ def server_of(settings: Settings, services: Services) -> Iterator[Stumbles]:
     stumbles = Stumbles()
     logging.getLogger("match_server").addHandler(stumbles)
     at = broker_of(settings)
-    consumer = Consumer(at, services.probes, listenings(services))
-    desk = DeviceDesk(at, services.health_reports, services.configurations)
+    consumer = Consumer(at, services.probes, services.presence)
+    desk = DeviceReports(at, services.health_reports, services.configurations)
     ready = threading.Event()
     threads = [
         threading.Thread(target=consumer.run, args=(ready.set,)),

@@ -1,15 +1,8 @@
 // Adding, correcting and erasing people: calls of the contract, with the cookie of the last hour.
 "use strict";
 
-const PLAIN = { // quality factors in the words of who took the picture
-  interocular: "the face is too small", size: "the face is too small",
-  brightness: "too dark or too bright", sharpness: "blurred", yaw: "turned away",
-  pitch: "looking up or down", roll: "tilted", liveness: "looks like a picture of a picture",
-  missing: "partly outside of the picture", distance2center: "partly outside of the picture",
-  align_score: "the face is not seen clearly", eyes_open: "eyes closed", mouth_open: "mouth open",
-  no_face: "no face was found in it", doubtful_face: "what was found is hardly a face",
-};
-const inWords = (factor) => (factor.startsWith("occlusion") ? "covered" : PLAIN[factor] ?? factor);
+const TERMS = JSON.parse(document.currentScript.dataset.photoTerms); // quality factors in plain words
+const inPlainTerms = (factor) => TERMS[factor.startsWith("occlusion") ? "occlusion" : factor] ?? factor;
 
 class Refused extends Error {
   constructor(status, body) {
@@ -102,7 +95,8 @@ async function enrollPhotos(photos, who, collection, store, verdicts, conclude, 
 
 function tellRefused(line, photo, name, verdict, collection, more, again) {
   const details = verdict.details ?? {};
-  const reasons = (details.reasons ?? []).map(inWords);
+  const factors = details.reasons ?? [];
+  const reasons = factors.map(inPlainTerms);
   line.dataset.state = "bad";
   if (verdict.code === "several_faces") {
     line.textContent = `${name}: shows several faces. Which one is meant? `;
@@ -117,7 +111,7 @@ function tellRefused(line, photo, name, verdict, collection, more, again) {
   } else {
     line.textContent = `${name}: ${reasons.length ? `refused: ${[...new Set(reasons)].join(", ")}` : sentence(verdict.message)} `;
   }
-  const forcible = details.lookalike || verdict.code === "unlike_person" || (reasons.length && !reasons.includes(PLAIN.no_face));
+  const forcible = details.lookalike || verdict.code === "unlike_person" || (factors.length && !factors.includes("no_face"));
   if (!forcible) return;
   const anyway = element("button", "Enroll all the same", { type: "button", className: "quiet" });
   anyway.addEventListener("click", again(more, true));

@@ -25,8 +25,8 @@ from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.server_link import BrokerLink
 from edge_agent.outbox.outbox import Outbox
 from match_server.db.tables import Device
-from match_server.mqtt.device_reports import DeviceDesk
-from match_server.process.ingest import Consumer, broker_of, listenings
+from match_server.mqtt.device_reports import DeviceReports
+from match_server.process.ingest import Consumer, broker_of
 from match_server.schemas.devices import ConfigPut, DeviceCreate, DevicePatch
 from shared.clock import SystemClock
 from shared.mqtt_client import MqttLogin
@@ -172,8 +172,8 @@ def serve(settings, stack):
     def start(services, **changes):
         at = broker_of(settings.model_copy(update=changes))
         keys = services.message_keys
-        consumer = Consumer(at, services.probes, listenings(services), keys)
-        desk = DeviceDesk(at, services.health_reports, services.configurations, keys)
+        consumer = Consumer(at, services.probes, services.presence, keys)
+        desk = DeviceReports(at, services.health_reports, services.configurations, keys)
         ready = threading.Event()
         for work, end in ((lambda: consumer.run(ready.set), consumer.stop), (desk.run, desk.stop)):
             thread = threading.Thread(target=work)

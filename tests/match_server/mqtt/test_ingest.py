@@ -17,10 +17,10 @@ from sqlalchemy import select
 from demo.processes import find_broker
 from match_server.db.tables import Device
 from match_server.mqtt.client import why_no_broker
-from match_server.mqtt.intake import Listening
 from match_server.process.ingest import Consumer, broker_of
 from shared.encryption import Key
 from shared.errors import ConfigurationError, Unavailable
+from shared.ids import new_id
 from shared.wire.messages import ProbeMessage
 from shared.wire.topics import DeviceTopics
 from tests.attacks import mqtt as attacks
@@ -316,21 +316,20 @@ class TestOverABroker:
 
     @pytest.mark.backends("sqlite")
     def test_a_message_larger_than_any_of_ours_reaches_no_memory(self, api, settings, broker, box):
-        sizes = []
+        tracks = NotedTracks()
         address = f"mqtt://127.0.0.1:{broker.port}"
-        tracks = Listening("track", lambda _, payload: sizes.append(len(payload)), shared=True)
         at = broker_of(settings.model_copy(update={"broker": address}))
-        consumer = Consumer(at, api.services.probes, [tracks])
+        consumer = Consumer(at, api.services.probes, tracks)
         ready = threading.Event()
         thread = threading.Thread(target=consumer.run, args=(ready.set,))
         thread.start()
         assert ready.wait(TIMEOUT_S)
-        for size in (3_000_000, 10, 1_100_000, 20):
-            box.send(b"x" * size, TOPICS.of("track"))
-        wait_until(lambda: 20 in sizes, "the last message")
+        for in_view, size in enumerate((3_000_000, 1_000, 1_100_000, 1_000)):
+            box.send(track(in_view).ljust(size), TOPICS.of("track"))
+        wait_until(lambda: 3 in tracks.in_view, "the last message")
         consumer.stop()
         thread.join(TIMEOUT_S)
-        assert sizes == [10, 20]
+        assert tracks.in_view == [1, 3]
 
     def test_a_fuzzed_device_stands_before_no_other(self, api, helpers, settings, broker):
         told = settings.model_copy(update={"broker": f"mqtt://127.0.0.1:{broker.port}"})
@@ -346,6 +345,22 @@ class TestOverABroker:
             )
         far.close()
         assert stumbles.seen == []
+
+
+class NotedTracks:
+    def __init__(self):
+        self.in_view = []
+
+    def note(self, messages):
+        self.in_view += [message.in_view for message in messages]
+
+
+def track(in_view):
+    """A track message as bytes."""
+    now = "2026-11-20T12:00:00Z"
+    fields = {"device": TOPICS.device, "camera": "door", "track_id": new_id(), "state": "began"}
+    fields |= {"at": now, "began_at": now, "in_view": in_view, "probes": 0}
+    return json.dumps(fields).encode()
 
 
 class StumblingIntake:

@@ -16,7 +16,7 @@ from demo.processes import find_broker, free_port, running
 from match_server.mqtt.client import broker_of
 from match_server.mqtt.homeassistant import Discovery, identifier_of
 from match_server.mqtt.intake import Consumer
-from match_server.process.ingest import event_publisher, listenings
+from match_server.process.ingest import event_publisher
 from shared.ids import new_id
 from tests.support.waiting import TIMEOUT_S, wait_until
 
@@ -373,7 +373,7 @@ def test_a_count_that_was_left_behind_goes_back_to_nobody(make_api, helpers, lis
 
 def test_track_messages_come_over_the_broker_too(api, broker, listen):
     settings = api.services.settings.model_copy(update={"broker": broker})
-    consumer = Consumer(broker_of(settings), api.services.probes, listenings(api.services))
+    consumer = Consumer(broker_of(settings), api.services.probes, api.services.presence)
     ready = threading.Event()
     thread = threading.Thread(target=consumer.run, args=(ready.set,))
     thread.start()
