@@ -27,7 +27,7 @@ from match_server.services.encryption.secrets import Secrets
 from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.calibrations import Calibrations
 from match_server.services.enrollment.collections import Collections
-from match_server.services.enrollment.create_on_search import Newcomers
+from match_server.services.enrollment.create_on_search import CreateOnSearch
 from match_server.services.enrollment.enrollment import Enroller
 from match_server.services.enrollment.groups import Groups
 from match_server.services.enrollment.learning import Learner
@@ -47,6 +47,7 @@ from match_server.services.privacy.erasure import Erasures
 from match_server.services.privacy.erasure_journal import ErasureJournal
 from match_server.services.privacy.orphan_files import OrphanFiles
 from match_server.services.privacy.retention import RetentionSweep
+from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.engines import (
     Engines,
     FindEngine,
@@ -59,7 +60,7 @@ from match_server.services.recognition.operating_point import OperatingPoints
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from match_server.services.recognition.verification import Verification
 from match_server.services.sightings.decisions import Decisions
-from match_server.services.sightings.event_feed import Updates
+from match_server.services.sightings.event_feed import EventFeed
 from match_server.services.sightings.intake import Probes
 from match_server.services.sightings.queries import Events
 from match_server.services.sightings.track_templates import TrackTemplates
@@ -104,6 +105,7 @@ class Services:
     imports: Imports
     verification: Verification
     identification: Identification
+    create_on_search: CreateOnSearch
     probes: Probes
     events: Events
     decisions: Decisions
@@ -112,7 +114,7 @@ class Services:
     page_sessions: PageSessions
     metrics: Metrics
     presence: Presence
-    updates: Updates
+    event_feed: EventFeed
     webhooks: Webhooks
     access: AccessLog
     audit: Audit
@@ -178,10 +180,12 @@ def build_services(
     watched = _watched(open_gallery, metrics)
     galleries = Galleries(database, vault, watched, folder=settings.data_dir / "galleries")
     files = FileStore(settings.data_dir, database)
-    enroller = Enroller(database, engines, galleries, files, clock, vault, points)
+    recognition = Recognition(database, engines, galleries, vault, points, clock)
+    collections = Collections(recognition, files)
     bulk = BulkVectors(database, clock, vault)
+    enroller = Enroller(recognition, files)
     batches = Batches(enroller, bulk)
-    collections = Collections(database, engines, files, clock, vault, points)
+    identification = Identification(recognition)
     policy_warnings = PolicyWarnings(collections)
     keys = Keys(database, clock)
     devices = Devices(database, keys, clock)
@@ -211,45 +215,26 @@ def build_services(
         persons=Persons(database, files, clock),
         groups=Groups(database, clock),
         references=References(database, files, clock, vault),
-        reembedding=Reembedding(database, vault, files, clock, points.references),
-        comparisons=ModelComparisons(database, vault, points),
+        reembedding=Reembedding(recognition, files),
+        comparisons=ModelComparisons(recognition),
         rotation=Rotation(database, vault, secrets, files, clock),
         storages=Storages(database, files, clock),
         enroller=enroller,
         bulk=bulk,
         batches=batches,
         imports=Imports(collections, batches, settings.max_body_bytes),
-        verification=Verification(database, engines, vault, points),
-        identification=Identification(
-            database,
-            engines,
-            galleries,
-            Newcomers(database, galleries, clock, vault, points),
-            clock,
-            vault,
-            points,
-        ),
-        probes=Probes(
-            database,
-            galleries,
-            files,
-            clock,
-            settings.default_collection,
-            vault,
-            points,
-            tracks,
-            metrics,
-        ),
+        verification=Verification(recognition),
+        identification=identification,
+        create_on_search=CreateOnSearch(recognition, identification),
+        probes=Probes(recognition, files, tracks, metrics, settings.default_collection),
         events=Events(database, files, vault, clock),
-        decisions=Decisions(
-            database, vault, points, Learner(galleries, vault, points, clock), clock
-        ),
+        decisions=Decisions(recognition, Learner(recognition)),
         keys=keys,
         message_keys=MessageKeys(database, keys, settings.unsigned_messages),
         page_sessions=PageSessions(database, clock),
         metrics=metrics,
         presence=Presence(database, clock),
-        updates=Updates(database, clock),
+        event_feed=EventFeed(database, clock),
         webhooks=Webhooks(database, clock, secrets),
         access=access,
         audit=audit,

@@ -145,8 +145,8 @@ def run(
     With `plots` of None, plots are drawn if matplotlib is installed. Raises PackError when the
     collection's model is not installed, Unusable when there are too few pictures.
     """
+    from match_server.calibration.comparisons import compare
     from match_server.evaluation.by_pictures import missed_by_pictures
-    from match_server.evaluation.comparisons import compare
     from match_server.evaluation.folder import read_folder
     from match_server.evaluation.html_report import html_report
     from match_server.evaluation.measurement import as_reference, measure

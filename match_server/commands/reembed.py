@@ -12,7 +12,7 @@ from match_server.commands.progress import progress
 if TYPE_CHECKING:
     from match_server.container import Services
     from match_server.services.model_change.comparison import Comparison
-    from match_server.services.model_change.reembedding import Standing
+    from match_server.services.model_change.state import ChangeState
     from match_server.services.recognition.face_engine import FaceEngine
     from match_server.settings import Settings
 
@@ -92,19 +92,19 @@ def reembed(
             return
         models = _models(services, collection, pack)
 
-        def step() -> "Standing":
+        def step() -> "ChangeState":
             if switch:
                 return services.reembedding.switch(
                     collection, threshold, accept_left=accept_missing
                 )
             if rollback:
                 return services.reembedding.rollback(collection, accept_left=accept_missing)
-            return services.reembedding.standing(collection)
+            return services.reembedding.state(collection)
 
-        standing = _prepared(services, collection, models, step)
+        state = _prepared(services, collection, models, step)
         compared = services.comparisons.compare(collection) if compare else None
-    value = asdict(standing) | ({} if compared is None else {"comparison": asdict(compared)})
-    print_result(as_json, value, "\n".join([*_progress(standing), *_compared(compared)]))
+    value = asdict(state) | ({} if compared is None else {"comparison": asdict(compared)})
+    print_result(as_json, value, "\n".join([*_progress(state), *_compared(compared)]))
 
 
 def _models(services: "Services", collection: str, pack: str | None) -> "FaceEngine":
@@ -113,8 +113,8 @@ def _models(services: "Services", collection: str, pack: str | None) -> "FaceEng
     from models.packs.choice import DetectorChoice
 
     if pack is None:
-        standing = services.reembedding.standing(collection)
-        return services.engines.of_model(standing.other_model_id)
+        state = services.reembedding.state(collection)
+        return services.engines.of_model(state.other_model_id)
     settings = services.settings
     detector = DetectorChoice(settings.model_detector)
     return installed_engine(pack, settings.picture_limits, detector)
@@ -124,8 +124,8 @@ def _prepared(
     services: "Services",
     collection: str,
     models: "FaceEngine",
-    step: Callable[[], "Standing"],
-) -> "Standing":
+    step: Callable[[], "ChangeState"],
+) -> "ChangeState":
     """Prepares the templates and takes the step; again, if templates were enrolled in between."""
     from match_server.services.model_change.reembedding import NotPrepared
 
@@ -140,17 +140,17 @@ def _prepared(
     raise RuntimeError("unreachable: the last try returns or raises")
 
 
-def _progress(standing: "Standing") -> list[str]:
+def _progress(state: "ChangeState") -> list[str]:
     lines = [
-        f"{standing.collection} uses {standing.model_id}; "
-        f"{standing.done} of {standing.templates} templates are there of {standing.other_model_id}."
+        f"{state.collection} uses {state.model_id}; "
+        f"{state.done} of {state.templates} templates are there of {state.other_model_id}."
     ]
-    if standing.left:
-        lines.append(f"{len(standing.left)} cannot be made again; their persons need new photos:")
-        lines += [f"  {left.person}  {left.reason}" for left in standing.left[:_LISTED]]
-        if len(standing.left) > _LISTED:
-            lines.append(f"  … and {len(standing.left) - _LISTED} more (--json lists them all)")
-    if standing.switched:
+    if state.left:
+        lines.append(f"{len(state.left)} cannot be made again; their persons need new photos:")
+        lines += [f"  {left.person}  {left.reason}" for left in state.left[:_LISTED]]
+        if len(state.left) > _LISTED:
+            lines.append(f"  … and {len(state.left) - _LISTED} more (--json lists them all)")
+    if state.switched:
         lines.append("--rollback leads back; --finish deletes the old templates.")
     return lines
 

@@ -6,10 +6,10 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from match_server.calibration.comparisons import Comparisons
 from match_server.calibration.grid import BINS, bins_of, edges
 from match_server.calibration.likelihood import cllr, fit, least_cllr
 from match_server.calibration.tail import fit_tail
-from match_server.evaluation.comparisons import Comparisons
 from match_server.evaluation.rates import Curve, Estimate, Rates, rates_of
 from match_server.schemas.calibrations import (
     CalibrationCurves,

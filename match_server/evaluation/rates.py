@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from match_server.calibration.comparisons import Comparisons, d_prime
 from match_server.calibration.grid import BINS, at_least, bins_of, centres, edges
-from match_server.evaluation.comparisons import Comparisons
 
 REPLICATES = 1000
 _CONFIDENCE = 0.95
@@ -110,14 +110,6 @@ def equal_error(fmr: Floats, fnmr: Floats) -> float:
     gap_before, gap = fmr[above - 1] - fnmr[above - 1], fmr[above] - fnmr[above]
     share = gap_before / (gap_before - gap)
     return float(fmr[above - 1] + share * (fmr[above] - fmr[above - 1]))
-
-
-def d_prime(
-    genuine_mean: float, genuine_sd: float, impostor_mean: float, impostor_sd: float
-) -> float:
-    """How many standard deviations lie between both kinds (Daugman, 2000)."""
-    spread = np.sqrt((genuine_sd**2 + impostor_sd**2) / 2)
-    return float((genuine_mean - impostor_mean) / spread) if spread > 0 else 0.0
 
 
 def _weights(groups: int, seed: int) -> Floats:

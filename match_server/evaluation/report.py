@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from match_server.calibration.calibration import Calibration, fmr_for_fpir, fpir_for_fmr, limits_of
+from match_server.calibration.comparisons import Comparisons, Pair
 from match_server.calibration.grid import STEP
-from match_server.evaluation.comparisons import Comparisons, Pair
 from match_server.evaluation.folder import ReadFolder
 from match_server.evaluation.measurement import Measured
 from match_server.evaluation.slices import FPIR, Slice, slices_of

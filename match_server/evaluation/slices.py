@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from match_server.evaluation.comparisons import Comparisons
+from match_server.calibration.comparisons import Comparisons
 from match_server.evaluation.folder import ReadFolder
 from match_server.evaluation.rates import share_interval
 from match_server.schemas.base import ApiModel

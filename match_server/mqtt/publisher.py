@@ -14,7 +14,7 @@ from match_server.db.leader_lock import LeaderLock
 from match_server.mqtt.client import why_no_broker
 from match_server.mqtt.sensors import Message, Sensors
 from match_server.services.metrics import Metrics
-from match_server.services.sightings.event_feed import Told, Updates
+from match_server.services.sightings.event_feed import EventFeed, EventNotice
 from shared.clock import Clock
 from shared.errors import MusterError
 from shared.mqtt_client import Broker
@@ -54,7 +54,7 @@ class Publisher:
     def __init__(
         self,
         broker: Broker,
-        updates: Updates,
+        updates: EventFeed,
         leader: LeaderLock,
         clock: Clock,
         sensors: Sensors,
@@ -164,9 +164,9 @@ class Publisher:
             raise _BrokerGone("it does not accept the connection")
         return client
 
-    def _messages(self, row: Told) -> list[Message]:
-        event = row.event
-        topic = DeviceTopics(row.site or NO_SITE, event.device).of("event")
+    def _messages(self, notice: EventNotice) -> list[Message]:
+        event = notice.event
+        topic = DeviceTopics(notice.site or NO_SITE, event.device).of("event")
         expiry_s = _LATE_EXPIRY_S
         if event.live:
             left = (event.expires_at - self._clock.now()).total_seconds()

@@ -82,7 +82,7 @@ def event_publisher(services: Services, broker: Broker) -> Publisher:
     )
     return Publisher(
         broker,
-        services.updates,
+        services.event_feed,
         leader_lock(services.database, "mqtt-events", settings.data_dir),
         services.clock,
         Sensors(

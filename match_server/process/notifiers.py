@@ -13,7 +13,7 @@ def webhook_deliverer(services: Services, retry: RetryPolicy | None = None) -> D
     settings = services.settings
     return Deliverer(
         services.database,
-        services.updates,
+        services.event_feed,
         Caller(
             timeout_s=settings.webhook_timeout_s,
             private=settings.webhook_private_addresses,

@@ -1,21 +1,25 @@
-"""A collection as a search needs it: read in one lean step, without its metadata."""
+"""A collection as a search needs it: read with one prepared statement, without its metadata."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import aliased
 
 from match_server.db.database import Reader
-from match_server.db.tables import Calibration, Collection, Device, Json
+from match_server.db.tables import Calibration, Collection, Device
+from match_server.schemas.collections import Policy, stored_policy
 from shared.errors import CollectionUnavailable, NotFound
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
-    """What is searched, and by which policy it is decided. Fields as in the table.
+class CollectionRef:
+    """A collection as it was when it was read.
 
-    Scopes are equal when a search of one is a search of the other; counts may differ.
+    Two are equal when a search of one has the result of a search of the other; the counts of
+    templates and persons may differ.
     """
 
     number: int
@@ -24,11 +28,11 @@ class Scope:
     dimension: int
     generation: int
     encrypted: bool
-    policy: Json
     created_at: datetime
-    calibration: int | None  # number of the one in use
+    calibration: int | None  # number of the adopted calibration
     templates: int = field(compare=False)
     persons: int = field(compare=False)
+    policy: Policy
 
 
 _CALIBRATION = (
@@ -48,11 +52,11 @@ _COLUMNS = (
     Collection.dimension,
     Collection.generation,
     Collection.encrypted,
-    Collection.policy,
     Collection.created_at,
     _CALIBRATION,
     Collection.template_count,
     Collection.person_count,
+    Collection.policy,
 )
 _BY_NAME = select(*_COLUMNS).where(Collection.name == bindparam("name"))
 
@@ -68,21 +72,26 @@ _OF_DEVICE = select(*_COLUMNS).where(
 )
 
 
-def scope_named(reader: Reader, name: str) -> Scope:
+def collection_ref(reader: Reader, name: str) -> CollectionRef:
     """The collection of that name, as it is now. Raises NotFound when there is none."""
     for row in reader.execute(_BY_NAME, {"name": name}):
-        return Scope(*row)
+        return _ref(row)
     raise NotFound(f"there is no collection {name!r}")
 
 
-def scope_of_device(reader: Reader, device: str, default: str) -> Scope:
-    """The collection that a device's probes search: its own, else the one named `default`.
+def collection_ref_of_device(reader: Reader, device: str, default: str) -> CollectionRef:
+    """The collection that a device's probes search: its own, else the collection named `default`.
 
-    Raises CollectionUnavailable when that is gone: probes wait until it is there again.
+    Raises CollectionUnavailable when that does not exist: probes wait until it exists again.
     """
     for row in reader.execute(_OF_DEVICE, {"device": device, "default": default}):
-        return Scope(*row)
+        return _ref(row)
     raise CollectionUnavailable(
-        f"probes search the collection {default!r}, which is gone: "
+        f"probes search the collection {default!r}, which does not exist: "
         "create it, or name another in the settings"
     )
+
+
+def _ref(row: Iterable[Any]) -> CollectionRef:
+    *values, policy = row
+    return CollectionRef(*[*values, stored_policy(policy)])

@@ -1,4 +1,4 @@
-"""One thread that looks at the feeds for all who wait, however many they are."""
+"""One thread that reads the feeds' positions for all requests that wait for changes."""
 
 import logging
 import threading
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 EVENTS: Final = -1
 """In place of a collection's number: the numbers of events."""
-_POLL_S: Final = 0.25  # where nobody is told of the commits of other processes
-_PAUSE_S: Final = 1.0  # when the database does not answer
+_POLL_S: Final = 0.25  # where commits of other processes give no signal
+_PAUSE_S: Final = 1.0  # while the database cannot be read
 
 _NEWEST = select(func.max(Change.seq)).where(Change.collection_number == bindparam("collection"))
 
@@ -41,7 +41,7 @@ class FeedWait:
         self._watch.discard(self)
 
     def block(self, stopping: Callable[[], bool]) -> None:
-        """Wait in this thread, where there is no worker that parks requests."""
+        """Wait in this thread, where no worker can park the request."""
         over = threading.Event()
         self.start(over.set)
         try:
@@ -52,10 +52,10 @@ class FeedWait:
 
 
 class FeedWatch:
-    """Wakes each wait when its feed has moved, or its time is over. Thread-safe.
+    """Ends each wait when its feed has a new change, or at its deadline. Thread-safe.
 
-    A look costs one short question for the server and one for each feed that has waits. The list
-    of waits is bounded by the connections of the worker.
+    Each poll costs one short query, and one more for each feed that has waits. The number of waits
+    is bounded by the connections of the worker.
     """
 
     def __init__(self, database: Database) -> None:
@@ -64,11 +64,11 @@ class FeedWatch:
         self._waits: set[FeedWait] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._positions = (-1, -1)  # of changes and events, at the last look
-        self._newest: dict[int, int] = {}  # by feed, as of then
+        self._positions = (-1, -1)  # of changes and events, at the last poll
+        self._newest: dict[int, int] = {}  # by feed, at that poll
 
     def wait(self, feed: int, since: int, deadline_s: float) -> FeedWait:
-        """A wait that has not begun yet."""
+        """A wait that has not been started yet."""
         return FeedWait(self, feed, since, deadline_s)
 
     def add(self, wait: FeedWait) -> None:
@@ -104,18 +104,18 @@ class FeedWatch:
                 waits = list(self._waits)
             signals = self._database.commit_signal.signals
             try:
-                self._look({wait.feed for wait in waits})
+                self._poll({wait.feed for wait in waits})
             except MusterError as error:
-                log.warning("The feeds cannot be read", extra={"why": error.message})
+                log.warning("Failed to read the feeds", extra={"why": error.message})
                 time.sleep(_PAUSE_S)
-            except Exception:  # those who wait must be let go in time whatever happens
-                log.exception("The feeds cannot be read")
+            except Exception:  # the deadlines of the waits must hold in any case
+                log.exception("Failed to read the feeds")
                 time.sleep(_PAUSE_S)
             self._wake_due(waits)
             self._database.commit_signal.wait(signals, _POLL_S)
 
-    def _look(self, feeds: set[int]) -> None:
-        """Learn how far each of these feeds has come."""
+    def _poll(self, feeds: set[int]) -> None:
+        """Read the newest number of each of these feeds."""
         positions = position(self._database), position(self._database, "events")
         if positions != self._positions:
             self._newest = {EVENTS: positions[1]}

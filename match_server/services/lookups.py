@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, contains_eager
 
 from match_server.db.tables import Collection, Group, Person, Storage
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 from shared.errors import NotFound
 
 Row = TypeVar("Row")
@@ -19,10 +19,10 @@ _VARIABLES = 500  # values in one IN (...), below every database's limit
 
 def collection_named(session: Session, name: str) -> Collection:
     """The collection of that name."""
-    found = session.scalars(select(Collection).where(Collection.name == name)).one_or_none()
-    if found is None:
+    row = session.scalars(select(Collection).where(Collection.name == name)).one_or_none()
+    if row is None:
         raise NotFound(f"there is no collection {name!r}")
-    return found
+    return row
 
 
 def numbers_of(collection: str) -> Select[int]:
@@ -30,55 +30,57 @@ def numbers_of(collection: str) -> Select[int]:
     return select(Collection.number).where(Collection.name == collection)
 
 
-def person_named(session: Session, collection: Collection, person_id: str) -> Person:
+def person_named(
+    session: Session, collection: Collection | CollectionRef, person_id: str
+) -> Person:
     """The person of that id in a collection."""
-    found = session.scalars(
+    row = session.scalars(
         select(Person).where(Person.collection_number == collection.number, Person.id == person_id)
     ).one_or_none()
-    if found is None:
+    if row is None:
         raise NotFound(f"there is no person {person_id!r} in collection {collection.name!r}")
-    return found
+    return row
 
 
 def group_named(session: Session, group_id: str) -> Group:
     """The group of that id, with its collection."""
-    found = session.scalars(
+    row = session.scalars(
         select(Group)
         .join(Group.collection)
         .options(contains_eager(Group.collection))
         .where(Group.id == group_id)
     ).one_or_none()
-    if found is None:
+    if row is None:
         raise NotFound(f"there is no group {group_id!r}")
-    return found
+    return row
 
 
 def groups_of(
-    session: Session, group_ids: Sequence[str], *owners: Collection | Scope
+    session: Session, group_ids: Sequence[str], *collections: Collection | CollectionRef
 ) -> list[Group]:
     """The groups of these ids, all in these collections. NotFound names the first that is not."""
-    found = {
+    by_id = {
         group.id: group
         for group in session.scalars(
             select(Group).where(
-                Group.collection_number.in_([owner.number for owner in owners]),
+                Group.collection_number.in_([collection.number for collection in collections]),
                 Group.id.in_(group_ids),
             )
         )
     }
     for group_id in group_ids:
-        if group_id not in found:
-            names = ", ".join(repr(owner.name) for owner in owners)
+        if group_id not in by_id:
+            names = ", ".join(repr(collection.name) for collection in collections)
             raise NotFound(f"there is no group {group_id!r} in {names}")
-    return [found[group_id] for group_id in dict.fromkeys(group_ids)]
+    return [by_id[group_id] for group_id in dict.fromkeys(group_ids)]
 
 
 def storage_named(session: Session, name: str) -> Storage:
     """The storage of that name."""
-    found = session.scalars(select(Storage).where(Storage.name == name)).one_or_none()
-    if found is None:
+    row = session.scalars(select(Storage).where(Storage.name == name)).one_or_none()
+    if row is None:
         raise NotFound(f"there is no storage {name!r}")
-    return found
+    return row
 
 
 def batches(items: Sequence[Item], size: int = _VARIABLES) -> Iterator[Sequence[Item]]:

@@ -1,4 +1,4 @@
-"""Who is before the cameras now: from what boxes say of tracks, put right by their health."""
+"""Persons in view of the cameras now: from track messages, corrected by health messages."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from shared.wire.device import HealthMessage
 from shared.wire.messages import TrackMessage
 
 _LATE = timedelta(seconds=60)
-"""A track message this far from its time says nothing about now: it is left aside."""
+"""A track message this far from its time is ignored."""
 
 _SILENCE = timedelta(seconds=120)
-"""A box that said nothing at all for so long (it sends its health every 30 s) sees nobody."""
+"""A device without any message for this long (it sends its health every 30 s) is offline."""
 
 
 _SETTLED = timedelta(seconds=5)
-"""Health that is this much younger than the last word on a track is right where they differ."""
+"""Health that is this much newer than the last track message wins where they differ."""
 
 _BLIND = ("stalled", "lost", "ended")
 
@@ -44,7 +44,7 @@ class _Place:
 
 @dataclass(slots=True)
 class _Decided:
-    """Whom searches found on the tracks that are in view of one camera."""
+    """The results of searches for the tracks in view of one camera."""
 
     persons: list[PersonName]
     unknown: int  # sightings of nobody enrolled
@@ -55,16 +55,16 @@ _NOBODY = _Decided([], 0, [])
 
 
 class Presence:
-    """The faces that are in view, by camera."""
+    """Stores and reads which faces are in view, by camera."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def note(self, messages: Sequence[TrackMessage]) -> TracksTaken:
-        """Take what boxes say of their tracks, in whatever order and however often it comes."""
+        """Store track messages, in any order and any number of times."""
         now = self._clock.now()
-        timely = [one for one in messages if abs(now - one.at) <= _LATE]
+        timely = [message for message in messages if abs(now - message.at) <= _LATE]
         if timely:
             with self._database.write() as session:
                 for message in timely:
@@ -72,7 +72,7 @@ class Presence:
         return TracksTaken(taken=len(timely), late=len(messages) - len(timely))
 
     def now(self) -> Presences:
-        """Everybody who is in view, of every camera that was ever heard of."""
+        """The persons in view of every known camera."""
         now = self._clock.now()
         with self._database.read() as session:
             rows = session.execute(
@@ -84,37 +84,37 @@ class Presence:
             blind = _blind_since(session)
         views = []
         for camera, site, online, seen_at in rows:
-            heard_at = max(camera.heard_at, seen_at or camera.heard_at)
+            last_seen_at = max(camera.received_at, seen_at or camera.received_at)
             place = _Place(camera.device, camera.camera)
-            sees = place not in blind or camera.heard_at > blind[place]
-            there = online is not False and now - heard_at <= _SILENCE and sees
-            seen = decided.get(place, _NOBODY) if there else _NOBODY
-            named = len(seen.persons)
-            in_view = max(camera.in_view, named) if there else 0
-            unknown = min(seen.unknown, in_view - named)
+            sees = place not in blind or camera.received_at > blind[place]
+            visible = online is not False and now - last_seen_at <= _SILENCE and sees
+            result = decided.get(place, _NOBODY) if visible else _NOBODY
+            named = len(result.persons)
+            in_view = max(camera.in_view, named) if visible else 0
+            unknown = min(result.unknown, in_view - named)
             views.append(
                 CameraPresence(
                     device=camera.device,
                     site=site,
                     camera=camera.camera,
-                    online=there,
+                    online=visible,
                     in_view=in_view,
-                    persons=seen.persons,
+                    persons=result.persons,
                     unknown=unknown,
                     undecided=in_view - named - unknown,
-                    sightings=seen.sightings,
+                    sightings=result.sightings,
                 )
             )
         return Presences(items=views)
 
     def note_cameras(self, places: Iterable[tuple[str, str]]) -> None:
-        """Remember cameras that are only known by their events, so far without tracks."""
+        """Store cameras that are known only by their events, without tracks."""
         now = self._clock.now()
         with self._database.write() as session:
             for device, camera in places:
                 if session.get(CameraView, (device, camera)) is None:
                     session.add(
-                        CameraView(device=device, camera=camera, in_view=0, at=now, heard_at=now)
+                        CameraView(device=device, camera=camera, in_view=0, at=now, received_at=now)
                     )
 
 
@@ -123,14 +123,14 @@ def _note(session: Session, message: TrackMessage, now: datetime) -> None:
     camera = session.get(CameraView, key)
     older = camera is not None and message.at < camera.at
     if camera is None:
-        camera = CameraView(device=key[0], camera=key[1], in_view=0, at=message.at, heard_at=now)
+        camera = CameraView(device=key[0], camera=key[1], in_view=0, at=message.at, received_at=now)
         session.add(camera)
-    camera.heard_at = now
+    camera.received_at = now
     track = session.get(TrackInView, (*key, message.track_id))
     if message.state == "ended":
         if track is not None:
             session.delete(track)
-    elif track is None and not older:  # one that is older may have ended meanwhile
+    elif track is None and not older:  # an older track may have ended already
         session.add(
             TrackInView(
                 device=key[0],
@@ -141,43 +141,43 @@ def _note(session: Session, message: TrackMessage, now: datetime) -> None:
         )
     if not older:
         camera.in_view, camera.at = message.in_view, message.at
-        if message.in_view == 0:  # heals what a lost message left behind
+        if message.in_view == 0:  # also ends tracks whose last message was lost
             session.flush()
             _forget_tracks(session, *key)
     session.flush()
 
 
 def note_health(session: Session, message: HealthMessage, now: datetime) -> None:
-    """Take what a box says of its cameras: which it has, and how many faces each has in view.
+    """Update the cameras of a device: which exist, and how many faces each has in view.
 
-    So a camera is known before anybody passes it, one that is taken away is forgotten, and what a
-    lost message about a track left behind is put right. `at` of a camera stays that of its last
-    track message: these may come a little later than health that was written after them.
+    So a camera is known before a person passes it, a removed camera is deleted, and tracks whose
+    last message was lost are ended. `at` of a camera stays that of its last track message, because
+    track messages may arrive a little later than health that was written after them.
     """
     if not message.cameras or abs(now - message.at) > _LATE:
         return
-    found = {
+    known = {
         camera.camera: camera
         for camera in session.scalars(select(CameraView).where(CameraView.device == message.device))
     }
-    for said in message.cameras:
-        camera = found.pop(said.camera, None)
+    for report in message.cameras:
+        camera = known.pop(report.camera, None)
         if camera is None:
             session.add(
                 CameraView(
                     device=message.device,
-                    camera=said.camera,
-                    in_view=said.in_view,
+                    camera=report.camera,
+                    in_view=report.in_view,
                     at=message.at - _SETTLED,
-                    heard_at=now,
+                    received_at=now,
                 )
             )
-        elif camera.in_view != said.in_view and message.at - camera.at > _SETTLED:
-            camera.in_view = said.in_view
-            if said.in_view == 0:
-                _forget_tracks(session, message.device, said.camera)
-    for gone in found.values():
-        if now - gone.heard_at > _SILENCE:
+        elif camera.in_view != report.in_view and message.at - camera.at > _SETTLED:
+            camera.in_view = report.in_view
+            if report.in_view == 0:
+                _forget_tracks(session, message.device, report.camera)
+    for gone in known.values():
+        if now - gone.received_at > _SILENCE:
             _forget_tracks(session, gone.device, gone.camera)
             session.delete(gone)
 
@@ -189,7 +189,7 @@ def _forget_tracks(session: Session, device: str, camera: str) -> None:
 
 
 def _blind_since(session: Session) -> dict[_Place, datetime]:
-    """The cameras that give no pictures, by the newest health of their box, and when it came."""
+    """The cameras without pictures, by the newest health of their device, with its receipt."""
     newest = select(func.max(DeviceHealth.number)).group_by(DeviceHealth.device_number)
     rows = session.execute(
         select(Device.name, DeviceHealth.received_at, DeviceHealth.message)
@@ -205,7 +205,7 @@ def _blind_since(session: Session) -> dict[_Place, datetime]:
 
 
 def _decided(session: Session) -> dict[_Place, _Decided]:
-    """What searches said of the tracks in view: each person once, however many tracks show one."""
+    """The results of searches for the tracks in view, with each person once."""
     rows = session.execute(
         select(
             TrackInView.device,

@@ -38,8 +38,8 @@ from match_server.process.bootstrap import prepare
 from match_server.process.open_services import open_services
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
+from match_server.services import key_rotation
 from match_server.services.audit.chain import append_notes
-from match_server.services.encryption import key_rotation
 from match_server.services.privacy.erasure_journal import FILE as JOURNAL
 from match_server.services.privacy.orphan_files import OrphanFiles
 from match_server.settings import Settings

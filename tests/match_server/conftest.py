@@ -144,8 +144,8 @@ class Api:
         role = "device:door-1" if role == "device" else role
         if role not in self.keys:
             kind, _, device = role.partition(":")
-            wanted = KeyCreate(role=kind, name=role, device=device or None)
-            self.keys[role] = self.services.keys.create(wanted).key
+            request = KeyCreate(role=kind, name=role, device=device or None)
+            self.keys[role] = self.services.keys.create(request).key
         return self.keys[role]
 
     def call(self, method: str, path: str, role: str | None = "admin", **arguments: Any):

@@ -39,7 +39,7 @@ def search_routes(services: Services) -> Routes:
         """Search a collection: who is this?"""
         if body.newcomer is not None:
             current_principal().require(Permission.ENROLL)
-        return services.identification.search(collection, body)
+        return services.create_on_search.search(collection, body)
 
     @routes.add(
         "POST",

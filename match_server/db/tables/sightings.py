@@ -180,7 +180,7 @@ class CameraView(Table):
     camera: Mapped[str] = mapped_column(Name, primary_key=True)
     in_view: Mapped[int] = mapped_column(Integer)
     at: Mapped[datetime] = mapped_column(UtcTime)  # by the box's clock
-    heard_at: Mapped[datetime] = mapped_column(UtcTime)
+    received_at: Mapped[datetime] = mapped_column("heard_at", UtcTime)
 
 
 class TrackInView(Table):

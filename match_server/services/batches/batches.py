@@ -1,8 +1,8 @@
-"""Enrolling many: one verdict each, one bad picture never fails the rest, memory stays bounded.
+"""Enrolls batches: each item gets a verdict, a bad picture fails no other, memory is bounded.
 
-Pictures of one person that follow each other are compared before the first is enrolled, so that
-the wrong one is refused whatever its place. Templates from elsewhere are gathered and written by
-the thousand, because a commit to the disk costs far more than a row.
+Consecutive pictures of one person are compared before the first is enrolled, so that a wrong
+picture is refused in any position. Templates are written by the thousand, because a commit to the
+disk costs far more than a row.
 """
 
 import logging
@@ -27,7 +27,7 @@ _PICTURE_BYTES = 48_000_000  # of these together, unless it is one
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to be enrolled, or why it cannot even be read."""
+    """A line or picture to be enrolled, or the error why it cannot be read."""
 
     index: int
     file: str | None
@@ -35,7 +35,7 @@ class Item:
 
 
 class Batches:
-    """Takes batches in."""
+    """Enrolls batches of pictures and templates."""
 
     def __init__(self, enroller: Enroller, bulk: BulkVectors) -> None:
         self._enroller = enroller
@@ -48,9 +48,9 @@ class Batches:
         options: BatchQuery,
         resume: Resume | None = None,
     ) -> Iterator[BatchVerdict]:
-        """The verdicts, in the order of the items, each when it is on the disk.
+        """Yield the verdicts in the order of the items, each when it is on the disk.
 
-        `resume` is brought forward in the transactions of the vectors that it counts.
+        `resume` is updated in the transactions of the templates that it counts.
         """
         return chain.from_iterable(self.groups(collection, items, options, resume))
 
@@ -67,9 +67,9 @@ class Batches:
         *,
         admitted: Callable[[], None] = lambda: None,
     ) -> Iterator[Sequence[BatchVerdict]]:
-        """As `run`, those together that came on the disk together.
+        """As `run`, with the verdicts of one transaction together.
 
-        `admitted` is called before each is written; it ends the batch by raising.
+        `admitted` is called before each write; it ends the batch by raising.
         """
         for kind, some in _runs(items):
             try:
@@ -87,13 +87,13 @@ class Batches:
     def _written(
         self, collection: str, items: Sequence[Item], resume: Resume | None
     ) -> Sequence[BatchVerdict]:
-        """The verdicts. After an unexpected error the halves are written, down to the one row that
+        """Write templates. After an unexpected error the halves are written, down to the row that
         causes it.
         """
-        vectors = [(one.index, one.line) for one in items if isinstance(one.line, BatchLine)]
+        vectors = [(item.index, item.line) for item in items if isinstance(item.line, BatchLine)]
         try:
             return self._bulk.add(collection, vectors, resume)
-        except MusterError as error:  # the transaction is undone: none of them is there
+        except MusterError as error:  # the transaction was rolled back: none of them is stored
             return [refusal(place, line.file, error) for place, line in vectors]
         except Exception:
             if len(items) == 1:
@@ -114,28 +114,28 @@ class Batches:
         options: BatchQuery,
         admitted: Callable[[], None],
     ) -> list[BatchVerdict]:
-        """Enroll pictures of one person: looked at together, so that the odd one out is found
-        also where it comes first."""
+        """Enroll pictures of one person, compared together, so that an outlier is refused in any
+        position."""
         verdicts: dict[int, BatchVerdict] = {}
         prepared: list[tuple[Item, Prepared]] = []
         for item in items:
             with _alone(item, verdicts):
-                one = self._prepared(collection, item, options)
-                if isinstance(one, Enrolled):
-                    verdicts[item.index] = _verdict(item, one)
+                picture = self._prepared(collection, item, options)
+                if isinstance(picture, Enrolled):
+                    verdicts[item.index] = _verdict(item, picture)
                 else:
-                    prepared.append((item, one))
-        against: Sequence[MusterError | None]
+                    prepared.append((item, picture))
+        errors: Sequence[MusterError | None]
         try:
-            against = self._enroller.compared([one for _, one in prepared])
+            errors = self._enroller.compared([picture for _, picture in prepared])
         except MusterError as error:
-            against = [error] * len(prepared)
-        for (item, one), wrong in zip(prepared, against, strict=True):
+            errors = [error] * len(prepared)
+        for (item, picture), unlike in zip(prepared, errors, strict=True):
             with _alone(item, verdicts):
-                if wrong is not None:
-                    raise wrong
+                if unlike is not None:
+                    raise unlike
                 admitted()
-                verdicts[item.index] = _verdict(item, self._stored(collection, one))
+                verdicts[item.index] = _verdict(item, self._stored(collection, picture))
         return [verdicts[item.index] for item in items]
 
     def _prepared(self, collection: str, item: Item, options: BatchQuery) -> Prepared | Enrolled:
@@ -168,7 +168,7 @@ class _Kind(Enum):
 
 
 def _runs(items: Iterable[Item]) -> Iterator[tuple[_Kind, list[Item]]]:
-    """Items that follow each other and are enrolled together; what is held is bounded."""
+    """Group consecutive items that are enrolled together; memory is bounded."""
     run: list[Item] = []
     kind, person, held = _Kind.UNREADABLE, ("", False), 0
     for item in items:
@@ -200,7 +200,7 @@ def _of(item: Item) -> tuple[_Kind, tuple[str, bool], int]:
 
 @contextmanager
 def _alone(item: Item, verdicts: dict[int, BatchVerdict]) -> Iterator[None]:
-    """An error is this item's verdict and fails no other."""
+    """Turn an error into the verdict of this item."""
     try:
         yield
     except MusterError as error:
@@ -212,7 +212,7 @@ def _alone(item: Item, verdicts: dict[int, BatchVerdict]) -> Iterator[None]:
 
 def _refused(item: Item) -> BatchVerdict:
     if not isinstance(item.line, MusterError):
-        raise RuntimeError("an item that can be read was to be refused")
+        raise RuntimeError("a readable item cannot be refused")
     return refusal(item.index, item.file, item.line)
 
 

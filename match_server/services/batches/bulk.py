@@ -1,4 +1,4 @@
-"""Vectors from elsewhere by the thousand: one transaction, few statements, the same rows."""
+"""Writes thousands of templates from other systems in one transaction with few statements."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ from shared.errors import Conflict, MusterError, NotFound
 from shared.ids import new_ids
 
 VectorItem = tuple[int, BatchLine]
-"""One template of a batch, and its place in it."""
+"""A template of a batch, and its index in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The file that the vectors come from: how far it got is written with them."""
+    """The file that the templates come from; the number of read lines is stored with them."""
 
     sha256: bytes
 
 
-class _Someone(NamedTuple):
+class _PersonRow(NamedTuple):
     number: int
     name: PersonName
 
 
 _Key = tuple[str, bool]
-"""What a person is looked for by: an id, or (True) an id or a name."""
+"""The key of a person: an id, or with True an id or a name."""
 
 
 class _Ready(NamedTuple):  # one for each line, and a tuple is soon made
-    """A template that may be written, once its person is there."""
+    """A template that can be written when its person exists."""
 
     place: int
     line: BatchLine
@@ -57,7 +57,7 @@ class _Ready(NamedTuple):  # one for each line, and a tuple is soon made
 
 
 class BulkVectors:
-    """Writes many templates at once. As `add_template` does it seeks no lookalike."""
+    """Writes many templates at once, without a check of lookalikes, as `add_template` does."""
 
     def __init__(self, database: Database, clock: Clock, vault: Vault) -> None:
         self._database = database
@@ -65,94 +65,96 @@ class BulkVectors:
         self._clock = clock
 
     def add(
-        self, collection: str, items: Sequence[VectorItem], resume: Resume | None = None
+        self, collection_name: str, items: Sequence[VectorItem], resume: Resume | None = None
     ) -> list[BatchVerdict]:
-        """Write what can be written and answer a verdict for each, in order.
+        """Write the valid templates, and return a verdict for each item in order.
 
         Raises NotFound when there is no such collection.
         """
         verdicts: dict[int, BatchVerdict] = {}
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-        readable = _readable(owner, items, verdicts)  # nobody waits for us meanwhile
+            collection = collection_named(session, collection_name)
+        readable = _readable(collection, items, verdicts)  # before the write lock
         now = self._clock.now()
         with self._database.write() as session:
-            free = _room(session, owner)
-            persons = _Persons(session, owner, now)
+            free = _room(session, collection)
+            persons = _Persons(session, collection, now)
             ready = persons.settle(readable, free, verdicts)
-            cipher = self._vault.cipher(session, owner)
-            first_seq = _write(session, owner, ready, persons, now, cipher)
+            cipher = self._vault.cipher(session, collection)
+            first_seq = _write(session, collection, ready, persons, now, cipher)
             if resume is not None:
-                _note(session, owner, resume, items[-1][0] + 1)
-        for seq, one in enumerate(ready, start=first_seq):
-            verdicts[one.place] = _accepted(one, persons.of(one.key).name, seq)
+                _note(session, collection, resume, items[-1][0] + 1)
+        for seq, template in enumerate(ready, start=first_seq):
+            verdicts[template.place] = _accepted(template, persons.of(template.key).name, seq)
         return [verdicts[place] for place, _ in items]
 
-    def lines_done(self, collection: str, resume: Resume) -> int:
+    def lines_done(self, name: str, resume: Resume) -> int:
         """How many lines of this file were imported before."""
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-            row = session.get(ImportedFile, (owner.number, resume.sha256))
+            collection = collection_named(session, name)
+            row = session.get(ImportedFile, (collection.number, resume.sha256))
             return 0 if row is None else row.lines
 
 
 class _Persons:
-    """Whose the templates of one batch are: found in few queries, the new ones made together."""
+    """The persons of one batch: looked up in few queries, new persons created together."""
 
-    def __init__(self, session: Session, owner: Collection, now: datetime) -> None:
+    def __init__(self, session: Session, collection: Collection, now: datetime) -> None:
         self._session = session
-        self._owner = owner
+        self._collection = collection
         self._now = now
-        self._by_key: dict[_Key, _Someone | Conflict] = {}
+        self._by_key: dict[_Key, _PersonRow | Conflict] = {}
 
-    def of(self, key: _Key) -> _Someone:
-        """The person of a template that is `settle`d."""
-        found = self._by_key[key]
-        if not isinstance(found, _Someone):
-            raise RuntimeError("a template without a person was to be written")
-        return found
+    def of(self, key: _Key) -> _PersonRow:
+        """The person of a template that `settle` has returned."""
+        person = self._by_key[key]
+        if not isinstance(person, _PersonRow):
+            raise RuntimeError("a template has no person")
+        return person
 
     def settle(
         self, readable: Sequence[_Ready], free: int, refused: dict[int, BatchVerdict]
     ) -> list[_Ready]:
-        """Those templates that have a person and room; persons who are missing are made."""
-        self._find({one.key for one in readable})
+        """The templates that can be written; missing persons are created."""
+        self._find({template.key for template in readable})
         ready: list[_Ready] = []
         fresh: dict[_Key, BatchLine] = {}
-        for one in readable:
+        for template in readable:
             try:
                 if len(ready) >= free:
                     raise Conflict(
-                        f"collection {self._owner.name!r} is full: it may hold "
-                        f"{self._owner.max_templates} templates"
+                        f"collection {self._collection.name!r} is full: it may hold "
+                        f"{self._collection.max_templates} templates"
                     )
-                known = self._by_key.get(one.key)
+                known = self._by_key.get(template.key)
                 if isinstance(known, Conflict):
                     raise known
-                if known is None and one.key not in fresh:
-                    line = one.line
-                    if line.person or line.external_id or line.groups:  # could contradict others
+                if known is None and template.key not in fresh:
+                    line = template.line
+                    if line.person or line.external_id or line.groups:  # could conflict with others
                         person, _ = add_person(
-                            self._session, self._owner, line.new_person(), self._now
+                            self._session, self._collection, line.new_person(), self._now
                         )
-                        self._by_key[one.key] = _someone(person.number, person.id, person.name)
+                        self._by_key[template.key] = _person_row(
+                            person.number, person.id, person.name
+                        )
                     else:
-                        fresh[one.key] = line
+                        fresh[template.key] = line
             except MusterError as error:
-                refused[one.place] = refusal(one.place, one.line.file, error)
+                refused[template.place] = refusal(template.place, template.line.file, error)
             else:
-                ready.append(one)
+                ready.append(template)
         if fresh:
             self._make(fresh)
         return ready
 
     def _find(self, keys: Iterable[_Key]) -> None:
         columns = select(Person.number, Person.id, Person.name).where(
-            Person.collection_number == self._owner.number
+            Person.collection_number == self._collection.number
         )
         texts = sorted({text for text, _ in keys})
-        for some in batches(sorted({text for text, named in keys if named})):
-            for row in self._session.execute(columns.where(Person.name.in_(some))):
+        for portion in batches(sorted({text for text, named in keys if named})):
+            for row in self._session.execute(columns.where(Person.name.in_(portion))):
                 several = (row.name, True) in self._by_key
                 self._by_key[row.name, True] = (
                     Conflict(
@@ -160,16 +162,16 @@ class _Persons:
                         "meant as `person`"
                     )
                     if several
-                    else _someone(row.number, row.id, row.name)
+                    else _person_row(row.number, row.id, row.name)
                 )
-        for some in batches(texts):
-            for row in self._session.execute(columns.where(Person.id.in_(some))):
-                someone = _someone(row.number, row.id, row.name)
-                self._by_key[row.id, True] = self._by_key[row.id, False] = someone
+        for portion in batches(texts):
+            for row in self._session.execute(columns.where(Person.id.in_(portion))):
+                person = _person_row(row.number, row.id, row.name)
+                self._by_key[row.id, True] = self._by_key[row.id, False] = person
 
     def _make(self, fresh: dict[_Key, BatchLine]) -> None:
-        """New persons with no more than a name, metadata and an expiry, all at once."""
-        session, owner = self._session, self._owner
+        """Create persons who have only a name, metadata and an expiry, all at once."""
+        session, collection = self._session, self._collection
         last = session.scalar(select(func.max(Person.number))) or 0
         ids = new_ids(len(fresh))
         columns = ["id", "name", "metadata", "expires_at"]
@@ -177,36 +179,38 @@ class _Persons:
             (new_id, new.name, new.metadata, new.expires_at)
             for new_id, new in zip(ids, fresh.values(), strict=True)
         )
-        same = {"collection_number": owner.number, "created_at": self._now}
+        same = {"collection_number": collection.number, "created_at": self._now}
         _insert(session, Person, columns, rows, same)
-        _tell(session, owner, "person_created", Person, last, len(fresh), self._now)
+        _record(session, collection, "person_created", Person, last, len(fresh), self._now)
         made = select(Person.number).where(Person.number > last).order_by(Person.number)
         numbers = session.scalars(made).all()
         fields = []
         for number, new_id, (key, new) in zip(numbers, ids, fresh.items(), strict=True):
-            self._by_key[key] = _someone(number, new_id, new.name or "")
+            self._by_key[key] = _person_row(number, new_id, new.name or "")
             fields += field_rows(number, new.metadata)
         if fields:
             values = (tuple(row.values()) for row in fields)
             _insert(session, PersonField, list(fields[0]), values, {})
         session.execute(
             update(Collection)
-            .where(Collection.number == owner.number)
+            .where(Collection.number == collection.number)
             .values(person_count=Collection.person_count + len(fresh))
         )
 
 
-def _someone(number: int, person_id: str, name: str) -> _Someone:
-    return _Someone(number, PersonName(id=person_id, name=name))
+def _person_row(number: int, person_id: str, name: str) -> _PersonRow:
+    return _PersonRow(number, PersonName(id=person_id, name=name))
 
 
 def _readable(
-    owner: Collection, items: Sequence[VectorItem], refused: dict[int, BatchVerdict]
+    collection: Collection, items: Sequence[VectorItem], refused: dict[int, BatchVerdict]
 ) -> list[_Ready]:
-    given = [(line.template, line.model_id) for _, line in items]
+    vectors = [(line.template, line.model_id) for _, line in items]
     readable = []
     ids = new_ids(len(items))
-    for (place, line), stored, new_id in zip(items, stored_forms(given, owner), ids, strict=True):
+    for (place, line), stored, new_id in zip(
+        items, stored_forms(vectors, collection), ids, strict=True
+    ):
         if isinstance(stored, MusterError):
             refused[place] = refusal(place, line.file, stored)
         else:
@@ -215,94 +219,94 @@ def _readable(
     return readable
 
 
-def _room(session: Session, owner: Collection) -> int:
-    """Templates that the collection can still take; its row is locked until the end.
+def _room(session: Session, collection: Collection) -> int:
+    """How many more templates the collection can take; its row stays locked until the end.
 
     Raises ModelMismatch when its model has just been changed, NotFound when it was erased.
     """
     row = session.execute(
         select(Collection.template_count, Collection.max_templates)
-        .where(Collection.number == owner.number)
+        .where(Collection.number == collection.number)
         .with_for_update()
     ).one_or_none()
     if row is None:
-        raise NotFound(f"collection {owner.name!r} has just been erased")
-    require_generation(session, owner)
+        raise NotFound(f"collection {collection.name!r} has just been erased")
+    require_generation(session, collection)
     limit = 2**62 if row.max_templates is None else row.max_templates
     return max(int(limit - row.template_count), 0)
 
 
 def _write(
     session: Session,
-    owner: Collection,
+    collection: Collection,
     ready: Sequence[_Ready],
     persons: _Persons,
     now: datetime,
     cipher: Cipher,
 ) -> int:
-    """Insert the templates and their lines of the feed; answers the number of the first line."""
+    """Insert the templates and their changes, and return the number of the first change."""
     if not ready:
         return 0
     last = session.scalar(select(func.max(Template.number))) or 0
     columns = ["id", "person_number", "vector"]
     templates = (
         (
-            one.template_id,
-            persons.of(one.key).number,
-            cipher.seal_vector(one.template_id, owner.model_id, one.vector),
+            template.template_id,
+            persons.of(template.key).number,
+            cipher.seal_vector(template.template_id, collection.model_id, template.vector),
         )
-        for one in ready
+        for template in ready
     )
     same = {
-        "collection_number": owner.number,
-        "model_id": owner.model_id,
+        "collection_number": collection.number,
+        "model_id": collection.model_id,
         "data_key": cipher.data_key,
         "created_at": now,
     }
     _insert(session, Template, columns, templates, same)
-    first_seq = _tell(session, owner, "template_added", Template, last, len(ready), now)
+    first_seq = _record(session, collection, "template_added", Template, last, len(ready), now)
     session.execute(
         update(Collection)
-        .where(Collection.number == owner.number)
+        .where(Collection.number == collection.number)
         .values(template_count=Collection.template_count + len(ready))
     )
     return first_seq
 
 
-def _tell(
+def _record(
     session: Session,
-    owner: Collection,
+    collection: Collection,
     kind: Kind,
     table: type[Person | Template],
     last: int,
     count: int,
     now: datetime,
 ) -> int:
-    """Lines of the feed for the rows numbered above `last`, in their order; answers the first's.
+    """Insert changes for the rows numbered above `last`, and return the first change's number.
 
-    There is one writer at a time, so those rows are its own. One audit entry is for all: the feed
-    has their ids from that number on.
+    There is one writer at a time, so those rows are its own. One audit entry is for all of them:
+    the feed has their ids from that number on.
     """
     first_seq = next_number(session, "changes", count) - count + 1
     place = func.row_number().over(order_by=table.number)
     numbered = literal(None, Change.template_number.type) if table is Person else Template.number
     lines = select(
         place + (first_seq - 1),
-        literal(owner.number),
+        literal(collection.number),
         literal(kind),
         table.id,
         numbered,
         literal(now, Change.at.type),
     ).where(table.number > last)
     columns = ["seq", "collection_number", "kind", "subject", "template_number", "at"]
-    told: Any = session.execute(
+    inserted: Any = session.execute(
         insert(Change).from_select(columns, lines), execution_options={"preserve_rowcount": True}
     )
-    if told.rowcount != count:
-        raise RuntimeError(f"{told.rowcount} rows are new where {count} were written")
+    if inserted.rowcount != count:
+        raise RuntimeError(f"{inserted.rowcount} rows are new where {count} were written")
     details: dict[str, JsonValue] = {"first_seq": first_seq, "count": count}
     action = "persons_created" if table is Person else "templates_added"
-    note(session, Note(action, now, collection_number=owner.number, details=details))
+    note(session, Note(action, now, collection_number=collection.number, details=details))
     return first_seq
 
 
@@ -313,31 +317,31 @@ def _insert(
     rows: Iterable[tuple[Any, ...]],
     same: dict[str, Any],
 ) -> None:
-    """Plain rows, past the unit of work: nobody asks for them as objects afterwards."""
+    """Insert plain rows without ORM objects, because no object is needed afterwards."""
     insert_many(session.connection(), table.__table__, columns, rows, same)
 
 
-def _note(session: Session, owner: Collection, resume: Resume, lines: int) -> None:
-    row = session.get(ImportedFile, (owner.number, resume.sha256))
+def _note(session: Session, collection: Collection, resume: Resume, lines: int) -> None:
+    row = session.get(ImportedFile, (collection.number, resume.sha256))
     if row is None:
-        row = ImportedFile(collection_number=owner.number, sha256=resume.sha256, lines=0)
+        row = ImportedFile(collection_number=collection.number, sha256=resume.sha256, lines=0)
         session.add(row)
     row.lines = max(row.lines, lines)
 
 
-def _accepted(one: _Ready, person: PersonName, seq: int) -> BatchVerdict:
+def _accepted(template: _Ready, person: PersonName, seq: int) -> BatchVerdict:
     return BatchVerdict(
-        index=one.place,
-        file=one.line.file,
+        index=template.place,
+        file=template.line.file,
         status="accepted",
         person=person,
-        template_id=one.template_id,
+        template_id=template.template_id,
         seq=seq,
     )
 
 
 def refusal(index: int, file: str | None, error: MusterError) -> BatchVerdict:
-    """The verdict on what could not be enrolled."""
+    """The verdict on an item that could not be enrolled."""
     return BatchVerdict(
         index=index,
         file=file,

@@ -1,4 +1,4 @@
-"""Which folder each person's pictures come from: two folders of one name may be two people."""
+"""Detects two folders of the same person's name, which may be two people."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from shared.errors import Conflict
 
 
 class PersonFolders:
-    """The folders of one import or batch, by the name of the person that they stand for."""
+    """The folders of one import or batch, by the person's name."""
 
     def __init__(self, files: Iterable[str] = (), *, separators: str = "/\\") -> None:
-        """`files` are paths `…/<person>/<file>`, those that are known beforehand.
+        """`files` are paths `…/<person>/<file>` that are known beforehand.
 
-        `separators` part folders: clients send both, and in a name of this machine a backslash
-        belongs to an escape.
+        `separators` are the characters between folders: clients send both, but in the name of a
+        local file a backslash belongs to an escape.
         """
         self._separators = separators
         self._by_name: dict[str, list[str]] = {}
@@ -29,8 +29,8 @@ class PersonFolders:
             folders.append(folder)
 
     def checked(self, item: Item) -> Item:
-        """The item, or its refusal where another folder has the same name: who is meant by which
-        cannot be known, and one person must not become of two."""
+        """The item, or an error where another folder has the same name: two people must not become
+        one person."""
         if item.file is None:
             return item
         name, _ = self._folder_of(item.file)

@@ -1,4 +1,4 @@
-"""Batches as they come over HTTP: read piece by piece, never held as a whole."""
+"""Reads batches from HTTP requests in pieces, never as a whole."""
 
 import codecs
 import sys
@@ -25,17 +25,17 @@ from shared.errors import (
 )
 
 _CHUNK = 64 * 1024
-_DECODER_BYTES = 16 * _CHUNK  # what it may hold of a part's headers; contents are passed on
+_DECODER_BYTES = 16 * _CHUNK  # bound of a part's headers; contents are passed on
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
 def items_of(request: Request, max_bytes: int) -> Iterator[Item]:
-    """The things to be enrolled in the body of a request, each at most `max_bytes` large.
+    """The items in the body of a request, each at most `max_bytes` large.
 
-    What cannot be read is an item as well, so that it gets its verdict and the rest goes on.
-    Raises UnsupportedMedia at once when the body is of another kind.
+    An unreadable part is an item with an error, so that it gets a verdict and the rest goes on.
+    Raises UnsupportedMedia at once when the body has another media type.
     """
-    # The limit of other bodies is lifted: what is held is one picture, which has its own limit.
+    # The limit of other bodies does not apply: one picture is held at a time, with its own limit.
     request.max_content_length = sys.maxsize
     if request.mimetype == NDJSON:
         return _to_the_end(lines_of(request.stream, max_bytes))
@@ -48,7 +48,7 @@ def items_of(request: Request, max_bytes: int) -> Iterator[Item]:
 
 
 def lines_of(stream: IO[bytes], max_bytes: int, *, start: int = 0) -> Iterator[Item]:
-    """NDJSON from line `start` on; empty lines are passed over, but counted."""
+    """NDJSON from line `start` on; empty lines are skipped, but counted."""
     for index, text in enumerate(_lines(stream, 2 * max_bytes)):  # base64 is a third longer
         if index < start or (text is not None and not text.removeprefix(codecs.BOM_UTF8).strip()):
             continue
@@ -74,7 +74,7 @@ def picture_item(index: int, file: str, person: str, data: bytes) -> Item:
 
 
 def _lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
-    """The lines of a stream; None for one that is too long, of which no more is held."""
+    """The lines of a stream; None for a line that is too long, which is not held."""
     held = bytearray()
     too_long = False
     while chunk := stream.read(_CHUNK):
@@ -94,7 +94,7 @@ def _lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
 
 
 class _Decoder(MultipartDecoder):
-    """Reads the name of a file that is not UTF-8 with U+FFFD in it, where werkzeug would stop."""
+    """Reads a file name that is not UTF-8 with U+FFFD, where werkzeug would raise."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         return super()._parse_headers(data.decode("utf-8", "replace").encode())
@@ -150,7 +150,7 @@ def _item(
 
 
 def _to_the_end(items: Iterator[Item]) -> Iterator[Item]:
-    """All items; a body that is cut off or faulty ends with an item that says so."""
+    """All items; a truncated or invalid body ends with an item that has the error."""
     index = -1
     try:
         for item in items:

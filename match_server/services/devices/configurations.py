@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from match_server.db.database import Database
 from match_server.db.tables import Device, DeviceConfiguration, Json
 from match_server.schemas.devices import ConfigPut, ConfigView, Searched
-from match_server.services.collection_ref import scope_of_device
+from match_server.services.collection_ref import collection_ref_of_device
 from match_server.services.devices.devices import device_named, mark_device_seen
 from match_server.services.encryption.secrets import Secrets
 from models.packs.manifest import built_in_manifest
@@ -134,7 +134,7 @@ class Configurations:
             model_id = built_in_manifest().pack(pack).model_id
         except PackError:
             return  # one of the box's own manifest: the box will know
-        scope = scope_of_device(session.connection(), device, self._default_collection)
+        scope = collection_ref_of_device(session.connection(), device, self._default_collection)
         if model_id != scope.model_id:
             raise ModelMismatch(
                 f"the pack {pack!r} makes templates of {model_id}, but this device searches "
@@ -168,7 +168,7 @@ class Configurations:
 def _searched(session: Session, device: str, default: str) -> Searched | None:
     """The collection that a box's probes search; None where it is gone."""
     try:
-        scope = scope_of_device(session.connection(), device, default)
+        scope = collection_ref_of_device(session.connection(), device, default)
     except Unavailable:
         return None
     return Searched(collection=scope.name, model_id=scope.model_id)

@@ -22,7 +22,7 @@ from match_server.db.tables import Change, Group, Membership, Person, Template
 from match_server.schemas.feed import ChangesQuery, SnapshotQuery
 from match_server.services.auth.keys import Principal
 from match_server.services.change_feed import position
-from match_server.services.collection_ref import Scope, scope_named
+from match_server.services.collection_ref import CollectionRef, collection_ref
 from match_server.services.devices.followers import Followers, Grant
 from match_server.services.encryption.stored_templates import read_templates
 from match_server.services.encryption.vault import Cipher, Vault
@@ -50,7 +50,7 @@ _PART = 1000  # templates in one line of a snapshot: 1.4 MB at 512 values
 class Followed:
     """One collection as one follower may see it."""
 
-    scope: Scope
+    scope: CollectionRef
     grant: Grant
 
     @property
@@ -115,7 +115,7 @@ class Feed:
 
         Raises Forbidden when it is nothing, NotFound when there is no such collection.
         """
-        scope = scope_named(self._database, query.collection)
+        scope = collection_ref(self._database, query.collection)
         if principal.role != "device":
             groups = tuple(sorted(set(query.groups)))
             return Followed(scope, Grant(None, groups, names=True))

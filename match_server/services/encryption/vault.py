@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from match_server.db.database import Database, Reader
 from match_server.db.tables import Collection, DataKey
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 from shared.encryption import Key, Keyring, about
 from shared.errors import ConfigurationError, Damaged, KeyMissing
 
@@ -92,7 +92,7 @@ class Vault:
         self._ring: Keyring | None = None
         self._opened: dict[str, Key] = {}  # data keys by their ids, which are made from them
 
-    def cipher(self, reader: Reader, owner: Collection | Scope) -> Cipher:
+    def cipher(self, reader: Reader, owner: Collection | CollectionRef) -> Cipher:
         """How this collection is written and read now.
 
         Raises KeyMissing when it is encrypted and the master key for it was not given.
@@ -186,7 +186,9 @@ class Vault:
                     locked.append(owner.name)
             return locked
 
-    def _open(self, owner: Collection | Scope, purpose: str, key_id: str, wrapped: bytes) -> Key:
+    def _open(
+        self, owner: Collection | CollectionRef, purpose: str, key_id: str, wrapped: bytes
+    ) -> Key:
         try:
             key = Key(self._unwrap(wrapped, _wrapping(owner.number, purpose, key_id)))
         except KeyMissing as error:

@@ -1,1 +1,1 @@
-"""Who is enrolled: collections, persons, groups, references, and batches of them."""
+"""Collections, persons, groups, references and calibrations."""

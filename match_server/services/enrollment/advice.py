@@ -1,4 +1,4 @@
-"""What helps most to recognise a person: more pictures, best from the camera itself."""
+"""Advice for a person with few references: more pictures, best from the camera itself."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ ENOUGH = 3
 
 
 def advice(references: int, missed: Sequence[float] | None) -> str | None:
-    """What to do for a person with so many references; None: nothing.
+    """The advice for a person with this many references; None: there are enough.
 
     `missed` are the shares of searches that miss a person with one, two and three references, as
     the reference calibration of the model has them; None where it has none.
@@ -17,13 +17,15 @@ def advice(references: int, missed: Sequence[float] | None) -> str | None:
     if references == 0:
         return "no picture: nobody is recognised by this name until one is enrolled"
     more = ENOUGH - references
-    said = f"{_NUMBERS[references]}: enroll {_MORE[more]} more, best from the camera itself"
+    text = f"{_NUMBERS[references]}: enroll {_MORE[more]} more, best from the camera itself"
     if missed is None:
-        return said
-    now, then = (f"{share * 100:.1f}" for share in (missed[references - 1], missed[ENOUGH - 1]))
+        return text
+    current, enough = (
+        f"{share * 100:.1f}" for share in (missed[references - 1], missed[ENOUGH - 1])
+    )
     return (
-        f"{said}; of people who pass a camera, {now} % are missed with {references}, {then} % "
-        f"with {ENOUGH} (measured on photographs)"
+        f"{text}; of people who pass a camera, {current} % are missed with {references}, "
+        f"{enough} % with {ENOUGH} (measured on photographs)"
     )
 
 

@@ -17,9 +17,9 @@ from match_server.schemas.calibrations import (
     CalibrationRemoved,
     CalibrationView,
 )
+from match_server.schemas.collections import stored_policy
 from match_server.services.change_feed import record
-from match_server.services.collection_ref import scope_named
-from match_server.services.enrollment.collections import policy_of
+from match_server.services.collection_ref import collection_ref
 from match_server.services.lookups import collection_named
 from match_server.services.paging import each, page_of
 from match_server.services.recognition.operating_point import OperatingPoints
@@ -28,15 +28,15 @@ from shared.errors import Conflict, ModelMismatch, NotFound, Unusable
 
 
 class Calibrations:
-    """Adopting, reading and taking away what was measured of a collection's model."""
+    """Adopts, reads and removes the calibrations of collections."""
 
     def __init__(self, database: Database, clock: Clock, points: OperatingPoints) -> None:
         self._database = database
         self._clock = clock
         self._points = points
 
-    def adopt(self, collection: str, file: CalibrationFile) -> CalibrationAdopted:
-        """From now on the collection decides by this calibration; the last one is retired.
+    def adopt(self, collection_name: str, file: CalibrationFile) -> CalibrationAdopted:
+        """Use this calibration for the collection, and retire the one before.
 
         Raises ModelMismatch for another model's, Unusable when the file was changed or damaged.
         """
@@ -48,16 +48,16 @@ class Calibrations:
             )
         now = self._clock.now()
         with self._database.write() as session:
-            owner = collection_named(session, collection)
-            if file.model_id != owner.model_id:
+            collection = collection_named(session, collection_name)
+            if file.model_id != collection.model_id:
                 raise ModelMismatch(
-                    f"the calibration is of {file.model_id!r}, and collection {owner.name!r} holds "
-                    f"templates of {owner.model_id!r}: thresholds of two models have nothing in "
-                    "common"
+                    f"the calibration is of {file.model_id!r}, and collection {collection.name!r} "
+                    f"holds templates of {collection.model_id!r}: thresholds of two models have "
+                    "nothing in common"
                 )
-            _retire(session, owner, now=now)
+            _retire(session, collection, now=now)
             row = Calibration(
-                collection_number=owner.number,
+                collection_number=collection.number,
                 model_id=file.model_id,
                 sha256=file.sha256,
                 file=file.model_dump(mode="json"),
@@ -66,27 +66,31 @@ class Calibrations:
             session.add(row)
             details: dict[str, JsonValue] = {"fields": ["calibration"], "sha256": file.sha256}
             seq = record(
-                session, owner.number, "collection_updated", owner.name, now, details=details
+                session,
+                collection.number,
+                "collection_updated",
+                collection.name,
+                now,
+                details=details,
             )
             session.flush()
-            view, scope = _view(row), scope_named(session, owner.name)
-        return CalibrationAdopted(
-            seq=seq, operating_point=self._points.of(scope).view, **dict(view)
-        )
+            view, ref = _view(row), collection_ref(session, collection.name)
+        return CalibrationAdopted(seq=seq, operating_point=self._points.of(ref).view, **dict(view))
 
-    def get(self, collection: str) -> CalibrationView:
+    def get(self, collection_name: str) -> CalibrationView:
         """The calibration in use, else the model's reference. Raises NotFound for neither."""
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-            number = scope_named(session, owner.name).calibration
+            collection = collection_named(session, collection_name)
+            number = collection_ref(session, collection.name).calibration
             row = None if number is None else session.get(Calibration, number)
         if row is not None:
             return _view(row)
-        reference = self._points.references.calibration(owner.model_id)
+        reference = self._points.references.calibration(collection.model_id)
         if reference is None:
             raise NotFound(
-                f"collection {collection!r} has adopted no calibration of {owner.model_id!r}, and "
-                "the model's pack brings none; `match-server evaluate` measures one"
+                f"collection {collection_name!r} has adopted no calibration of "
+                f"{collection.model_id!r}, and the model's pack brings none; "
+                "`match-server evaluate` measures one"
             )
         return CalibrationView(
             calibration_from="reference",
@@ -96,48 +100,53 @@ class Calibrations:
             calibration=reference.file,
         )
 
-    def history(self, collection: str, paging: Paging) -> Page[CalibrationLine]:
-        """All that were ever adopted, the newest first."""
+    def history(self, name: str, paging: Paging) -> Page[CalibrationLine]:
+        """All calibrations that were ever adopted, the newest first."""
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-            wanted = select(Calibration).where(Calibration.collection_number == owner.number)
+            collection = collection_named(session, name)
+            statement = select(Calibration).where(
+                Calibration.collection_number == collection.number
+            )
             newest_first = Calibration.number.desc()
-            return page_of(session, wanted, paging, newest_first, views=each(_line))
+            return page_of(session, statement, paging, newest_first, views=each(_line))
 
-    def remove(self, collection: str) -> CalibrationRemoved:
+    def remove(self, collection_name: str) -> CalibrationRemoved:
         """Retire the calibration in use; the model's reference takes its place.
 
         Raises Conflict when there is no reference and the policy derives its threshold.
         """
         now = self._clock.now()
         with self._database.write() as session:
-            owner = collection_named(session, collection)
-            reference = self._points.references.calibration(owner.model_id)
-            if policy_of(owner).threshold is None and reference is None:
+            collection = collection_named(session, collection_name)
+            reference = self._points.references.calibration(collection.model_id)
+            if stored_policy(collection.policy).threshold is None and reference is None:
                 raise Conflict(
                     "the policy derives its threshold from the calibration: give it a `threshold` "
                     "first"
                 )
-            if not _retire(session, owner, now=now):
-                raise NotFound(f"collection {collection!r} has adopted no calibration")
+            if not _retire(session, collection, now=now):
+                raise NotFound(f"collection {collection_name!r} has adopted no calibration")
             seq = record(
                 session,
-                owner.number,
+                collection.number,
                 "collection_updated",
-                owner.name,
+                collection.name,
                 now,
                 details={"fields": ["calibration"]},
             )
-            return CalibrationRemoved(seq=seq, collection=owner.name)
+            return CalibrationRemoved(seq=seq, collection=collection.name)
 
 
-def _retire(session: Session, owner: Collection, *, now: datetime) -> bool:
-    """Whether there was one to retire. Those of other models stay: a change may be undone."""
+def _retire(session: Session, collection: Collection, *, now: datetime) -> bool:
+    """Retire the calibration in use, and return whether there was one.
+
+    Those of other models stay, because a change of model may be undone.
+    """
     retired = session.execute(
         update(Calibration)
         .where(
-            Calibration.collection_number == owner.number,
-            Calibration.model_id == owner.model_id,
+            Calibration.collection_number == collection.number,
+            Calibration.model_id == collection.model_id,
             Calibration.retired_at.is_(None),
         )
         .values(retired_at=now)

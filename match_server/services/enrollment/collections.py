@@ -6,7 +6,6 @@ from pydantic import JsonValue, ValidationError
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from match_server.db.database import Database
 from match_server.db.tables import Collection, DataKey, Event, Image, Json, Person
 from match_server.db.text_search import contains
 from match_server.schemas.base import Page
@@ -21,14 +20,11 @@ from match_server.schemas.collections import (
     stored_policy,
 )
 from match_server.services.change_feed import position, record
-from match_server.services.collection_ref import Scope, scope_named
-from match_server.services.encryption.vault import Vault
+from match_server.services.collection_ref import collection_ref
 from match_server.services.lookups import collection_named, count_of
 from match_server.services.paging import each, page_of
-from match_server.services.recognition.engines import Engines
-from match_server.services.recognition.operating_point import OperatingPoints
+from match_server.services.recognition.context import Recognition
 from match_server.services.storage.files import FileStore
-from shared.clock import Clock
 from shared.errors import Conflict, MalformedInput
 
 _BYTES_A_VALUE = 2  # float16
@@ -37,46 +33,38 @@ _BYTES_A_VALUE = 2  # float16
 class Collections:
     """Creating, reading, changing and erasing collections."""
 
-    def __init__(
-        self,
-        database: Database,
-        engines: Engines,
-        files: FileStore,
-        clock: Clock,
-        vault: Vault,
-        points: OperatingPoints,
-    ) -> None:
-        self._vault = vault
-        self._points = points
-        self._database = database
-        self._engines = engines
+    def __init__(self, recognition: Recognition, files: FileStore) -> None:
+        self._database = recognition.database
+        self._engines = recognition.engines
+        self._vault = recognition.vault
+        self._points = recognition.points
+        self._clock = recognition.clock
         self._files = files
-        self._clock = clock
 
-    def create(self, wanted: CollectionCreate) -> CollectionWritten:
+    def create(self, request: CollectionCreate) -> CollectionWritten:
         """A new collection of this server's model. Conflict when the name is taken."""
         now = self._clock.now()
         with self._database.write() as session:
-            self._require_free(session, wanted.name)
+            self._require_free(session, request.name)
             model_id = self._engines.default.model_id
             row = Collection(
-                name=wanted.name,
+                name=request.name,
                 model_id=model_id,
                 dimension=self._engines.default.dimension,
-                max_templates=wanted.max_templates,
+                max_templates=request.max_templates,
                 template_count=0,
                 person_count=0,
                 generation=0,
-                encrypted=wanted.encrypted,
-                meta=dict(wanted.metadata),
-                policy=self._new_policy(wanted.policy, model_id),
+                encrypted=request.encrypted,
+                meta=dict(request.metadata),
+                policy=self._new_policy(request.policy, model_id),
                 created_at=now,
             )
             session.add(row)
             session.flush()
-            if wanted.encrypted:
+            if request.encrypted:
                 self._vault.add_keys(session, row, now)
-            self._require_ground(session, row)
+            self._require_measurements(session, row)
             seq = record(session, row.number, "collection_created", row.name, now)
             return CollectionWritten(seq=seq, **dict(self._view(session, row)))
 
@@ -89,28 +77,28 @@ class Collections:
 
     def page(self, query: CollectionQuery) -> Page[CollectionView]:
         """Collections by name."""
-        wanted = select(Collection)
+        statement = select(Collection)
         if query.q is not None:
-            wanted = wanted.where(contains(Collection.name, query.q))
+            statement = statement.where(contains(Collection.name, query.q))
         if query.model_id is not None:
-            wanted = wanted.where(Collection.model_id == query.model_id)
+            statement = statement.where(Collection.model_id == query.model_id)
         with self._database.read() as session:
             views = each(partial(self._view, session))
-            return page_of(session, wanted, query, Collection.name, views=views)
+            return page_of(session, statement, query, Collection.name, views=views)
 
     def get(self, name: str) -> CollectionView:
         with self._database.read() as session:
             return self._view(session, collection_named(session, name))
 
     def change(self, name: str, patch: CollectionPatch) -> CollectionWritten:
-        """Change what the patch gives; of the policy, the points that it gives."""
-        given = patch.model_fields_set
+        """Change the fields of the patch; of the policy, the settings that the patch names."""
+        fields = patch.model_fields_set
         with self._database.write() as session:
             row = collection_named(session, name)
             if patch.name is not None and patch.name != row.name:
                 self._require_free(session, patch.name)
                 row.name = patch.name
-            if "max_templates" in given:
+            if "max_templates" in fields:
                 if patch.max_templates is not None and patch.max_templates < row.template_count:
                     raise Conflict(f"the collection already holds {row.template_count} templates")
                 row.max_templates = patch.max_templates
@@ -119,10 +107,10 @@ class Collections:
             if patch.policy is not None:
                 row.policy = _checked(patch.policy.applied_to(row.policy))
                 session.flush()
-                self._require_ground(session, row)
+                self._require_measurements(session, row)
             now = self._clock.now()
-            fields: dict[str, JsonValue] = {"fields": [*sorted(given)]}
-            seq = record(session, row.number, "collection_updated", row.name, now, details=fields)
+            details: dict[str, JsonValue] = {"fields": [*sorted(fields)]}
+            seq = record(session, row.number, "collection_updated", row.name, now, details=details)
             session.flush()
             return CollectionWritten(seq=seq, **dict(self._view(session, row)))
 
@@ -138,15 +126,15 @@ class Collections:
             snapshots = session.scalars(
                 select(Event.snapshot).where(Event.collection_number == row.number)
             ).all()
-            self._files.doom(session, [(one.file, one.storage_number) for one in photos])
+            self._files.doom(session, [(photo.file, photo.storage_number) for photo in photos])
             erased = self._files.doom_snapshots(session, snapshots)
             session.execute(delete(Event).where(Event.collection_number == row.number))
-            mine = DataKey.collection_number == row.number
-            keys = count_of(session, select(func.count()).where(mine))
+            own_keys = DataKey.collection_number == row.number
+            keys = count_of(session, select(func.count()).where(own_keys))
             now = self._clock.now()
             destroyed: dict[str, JsonValue] = {"data_keys": keys} if keys else {}
             seq = record(session, row.number, "collection_erased", row.name, now, details=destroyed)
-            answer = CollectionErased(
+            erased_collection = CollectionErased(
                 seq=seq,
                 name=row.name,
                 persons=row.person_count,
@@ -156,7 +144,7 @@ class Collections:
                 data_keys=keys,
             )
             session.execute(delete(Collection).where(Collection.number == row.number))
-        return answer.model_copy(update={"pending": self._files.sweep()})
+        return erased_collection.model_copy(update={"pending": self._files.sweep()})
 
     def position(self) -> int:
         """Where the change feed stands."""
@@ -164,19 +152,19 @@ class Collections:
             return position(session)
 
     def _new_policy(self, policy: Policy, model_id: str) -> Json:
-        """The policy of a new collection, with the default operating point where none is given."""
+        """The policy of a new collection, completed with the default operating point."""
         stored = policy.model_dump(mode="json")
         if policy.sets_the_point:
             return stored
-        given = {name: stored[name] for name in policy.model_fields_set}
-        return {**stored, **self._points.references.default_policy(model_id), **given}
+        chosen = {name: stored[name] for name in policy.model_fields_set}
+        return {**stored, **self._points.references.default_policy(model_id), **chosen}
 
-    def _require_ground(self, session: Session, row: Collection) -> None:
-        """Raises Conflict when the policy asks for what nothing was measured for.
+    def _require_measurements(self, session: Session, row: Collection) -> None:
+        """Raises Conflict when the policy needs a calibration or traffic that is not known.
 
-        Traffic that was measured is kept with the policy, as the least to reckon with.
+        Measured traffic is kept with the policy as its least traffic.
         """
-        point = self._points.require(scope_named(session, row.name))
+        point = self._points.require(collection_ref(session, row.name))
         measured = point.view.traffic if point.view.traffic_from == "measured" else None
         if point.policy.least_traffic is None and measured and point.policy.false_alarms_per_day:
             row.policy = {**row.policy, "least_traffic": measured}
@@ -193,8 +181,8 @@ class Collections:
             max_templates=row.max_templates,
             encrypted=row.encrypted,
             metadata=row.meta,
-            policy=policy_of(row),
-            operating_point=self._points.of(scope_named(session, row.name)).view,
+            policy=stored_policy(row.policy),
+            operating_point=self._points.named(session, row.name).view,
             created_at=row.created_at,
         )
 
@@ -204,17 +192,12 @@ class Collections:
             raise Conflict(f"there is already a collection {name!r}")
 
 
-def policy_of(row: Collection | Scope) -> Policy:
-    """The stored policy, typed."""
-    return stored_policy(row.policy)
-
-
 def _count_named(name: str) -> Select[int]:
     return select(func.count()).select_from(Collection).where(Collection.name == name)
 
 
 def _checked(policy: Json) -> Json:
-    """A policy put together from what was stored and what is given, as it is stored."""
+    """A changed policy, validated, as it is stored. Raises MalformedInput."""
     try:
         return stored_policy(policy).model_dump(mode="json")
     except ValidationError as error:

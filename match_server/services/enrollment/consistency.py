@@ -1,7 +1,7 @@
-"""Whether the pictures of one person show one person: the odd one out is named, not enrolled.
+"""Checks that the pictures of a person show the same person; outliers are refused.
 
-Pictures are compared with the person's references by the mean of these, which is as good as the
-best of several (decision 34), and with each other where there are no references yet.
+Pictures are compared with the mean of the person's references, which is as good as the best of
+several (decision 34), and with each other where there are no references yet.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ UNLIKE_FNMR = 0.002
 """Share of comparisons of one person that are below the limit, by the calibration."""
 
 UNLIKE_FMR = 0.01
-"""No more strangers than this may reach the limit, whatever wrong labels among the pictures of
-the calibration do to its lowest similarities of one person."""
+"""Share of strangers that may reach the limit: wrong labels among the pictures of the calibration
+must not lower it further."""
 
 _WITHOUT_CALIBRATION = 0.5  # of the threshold in use
 
@@ -28,10 +28,10 @@ Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
 @dataclass(frozen=True, slots=True)
 class Unlike:
-    """A picture that shows somebody else than the others, or may do so."""
+    """A picture that shows another person than the others, or may do so."""
 
-    similarity: float  # with the person, or with the most alike of the other pictures
-    undecided: bool  # which of the pictures are the wrong ones cannot be told
+    similarity: float  # with the person, or with the most similar of the other pictures
+    undecided: bool  # it cannot be decided which of the pictures are wrong
 
     def error(
         self,
@@ -40,7 +40,7 @@ class Unlike:
         person: PersonName | None,
         lookalike: PersonName | None,
     ) -> UnlikePerson:
-        """The refusal, naming the similarity, the limit and, where known, who it is instead."""
+        """The error, with the similarity, the limit and, if known, the lookalike."""
         details: dict[str, JsonValue] = {
             "similarity": round(self.similarity, 4),
             "limit": round(limit, 4),
@@ -50,35 +50,35 @@ class Unlike:
         if lookalike is not None:
             details["lookalike"] = lookalike.model_dump()
         if self.undecided:
-            said = (
+            message = (
                 f"the pictures of {name!r} do not show one person (similarity "
                 f"{self.similarity:.2f}, at least {limit:.2f} is asked), and which are the right "
                 "ones cannot be told: take out the wrong ones"
             )
         else:
-            said = (
+            message = (
                 f"the picture is unlike the other pictures of {name!r} (similarity "
                 f"{self.similarity:.2f}, at least {limit:.2f} is asked): it may show somebody "
                 "else; take it out"
             )
         if lookalike is not None:
-            said = f"{said} (it is alike to {lookalike.name!r})"
-        return UnlikePerson(f"{said}, or pass force=1", **details)
+            message = f"{message} (it is alike to {lookalike.name!r})"
+        return UnlikePerson(f"{message}, or pass force=1", **details)
 
 
 def unlike_limit(point: OperatingPoint) -> float:
     """The similarity below which a picture is unlike the person, by the calibration in use."""
     if point.calibration is None:
         return _WITHOUT_CALIBRATION * point.threshold
-    of_one_person = point.calibration.threshold_of_fnmr(UNLIKE_FNMR)
-    return max(of_one_person, point.calibration.threshold_for(UNLIKE_FMR).similarity)
+    by_fnmr = point.calibration.threshold_of_fnmr(UNLIKE_FNMR)
+    return max(by_fnmr, point.calibration.threshold_for(UNLIKE_FMR).similarity)
 
 
-def odd_ones(pictures: Rows, references: Rows, limit: float) -> list[Unlike | None]:
-    """For each of n new pictures of one person what speaks against it; None: nothing.
+def outliers(pictures: Rows, references: Rows, limit: float) -> list[Unlike | None]:
+    """For each of n new pictures of one person an `Unlike`; None: it fits the others.
 
-    With references, these say who the person is. Without, the largest set of pictures that are
-    alike does, whatever their order; where two sets are equally large, none is believed.
+    Pictures are compared with the references. Without references they are compared with the largest
+    set of similar pictures; where two sets are equally large, all pictures are undecided.
     """
     if len(pictures) == 0:
         return []
@@ -105,11 +105,11 @@ def _against(pictures: Rows, references: Rows, limit: float) -> list[Unlike | No
 
 
 def similarities_to(pictures: Rows, references: Rows) -> list[float]:
-    """How alike each picture is to a person: the cosine with the mean of the references."""
+    """The similarity of each picture to a person: the cosine with the mean of the references."""
     mean = references.astype(np.float64).mean(axis=0)
     length = float(np.linalg.norm(mean))
-    if length < 1e-6:  # references that cancel each other out: the best of them says more
+    if length < 1e-6:  # references that cancel each other out: compare with the best of them
         best: list[float] = (pictures.astype(np.float64) @ references.T).max(axis=1).tolist()
         return best
-    found: list[float] = (pictures.astype(np.float64) @ (mean / length)).tolist()
-    return found
+    similarities: list[float] = (pictures.astype(np.float64) @ (mean / length)).tolist()
+    return similarities

@@ -30,56 +30,58 @@ from shared.ids import new_id
 
 
 class Groups:
-    """Creating, reading, changing and erasing groups, and who is in them."""
+    """Creates, reads, changes and erases groups, and their members."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
-    def create(self, wanted: GroupCreate) -> GroupWritten:
+    def create(self, request: GroupCreate) -> GroupWritten:
         """A new, empty group. Conflict when its id or its name is taken."""
         now = self._clock.now()
         with self._database.write() as session:
-            owner = collection_named(session, wanted.collection)
+            collection = collection_named(session, request.collection)
             row = Group(
-                id=wanted.id or new_id(),
-                collection_number=owner.number,
-                collection=owner,
-                name=wanted.name,
-                meta=dict(wanted.metadata),
+                id=request.id or new_id(),
+                collection_number=collection.number,
+                collection=collection,
+                name=request.name,
+                meta=dict(request.metadata),
                 created_at=now,
             )
             _require_free(session, Group.id == row.id, f"a group {row.id!r}")
-            _require_name_free(session, owner, row.name)
+            _require_name_free(session, collection, row.name)
             session.add(row)
             session.flush()
-            seq = record(session, owner.number, "group_created", row.id, now)
+            seq = record(session, collection.number, "group_created", row.id, now)
             return GroupWritten(seq=seq, **dict(_view(session, row)))
 
     def page(self, query: GroupQuery) -> Page[GroupView]:
         """Groups by collection and name."""
-        wanted = select(Group).join(Group.collection).options(contains_eager(Group.collection))
+        statement = select(Group).join(Group.collection).options(contains_eager(Group.collection))
         with self._database.read() as session:
             if query.collection is not None:
-                owner = collection_named(session, query.collection)
-                wanted = wanted.where(Group.collection_number == owner.number)
+                collection = collection_named(session, query.collection)
+                statement = statement.where(Group.collection_number == collection.number)
             if query.q is not None:
-                wanted = wanted.where(contains(Group.name, query.q))
+                statement = statement.where(contains(Group.name, query.q))
             if query.person is not None:
                 members = select(Membership.group_number).join(
                     Person, Person.number == Membership.person_number
                 )
-                wanted = wanted.where(Group.number.in_(members.where(Person.id == query.person)))
+                statement = statement.where(
+                    Group.number.in_(members.where(Person.id == query.person))
+                )
             by_name = Collection.name, Group.name, Group.number
             views = partial(_views, session)
-            return page_of(session, wanted, query, *by_name, views=views)
+            return page_of(session, statement, query, *by_name, views=views)
 
     def get(self, group_id: str) -> GroupView:
         with self._database.read() as session:
             return _view(session, group_named(session, group_id))
 
     def change(self, group_id: str, patch: GroupPatch) -> GroupWritten:
-        """Change what the patch gives."""
+        """Change the fields of the patch."""
         with self._database.write() as session:
             row = group_named(session, group_id)
             if patch.name is not None and patch.name != row.name:
@@ -104,24 +106,24 @@ class Groups:
             seq = record(session, row.collection_number, "group_erased", row.id, now)
             return GroupErased(seq=seq, group=row.id, persons=len(persons))
 
-    def put_persons(self, group_id: str, wanted: MembersPut) -> MembersWritten:
-        """Let persons in and out in one step. NotFound names whom the collection does not have."""
+    def put_persons(self, group_id: str, request: MembersPut) -> MembersWritten:
+        """Add and remove persons in one step. NotFound names a person that the collection lacks."""
         with self._database.write() as session:
             row = group_named(session, group_id)
-            joining = _numbers(session, row.collection, wanted.add)
-            for person_id in wanted.add:
+            joining = _numbers(session, row.collection, request.add)
+            for person_id in request.add:
                 if person_id not in joining:
                     raise NotFound(
                         f"there is no person {person_id!r} in collection {row.collection.name!r}"
                     )
-            leaving = _numbers(session, row.collection, wanted.remove)
+            leaving = _numbers(session, row.collection, request.remove)
             added = join_group(session, row, joining.values())
             removed = _leave_group(session, row, leaving.values())
             now = self._clock.now()
-            # Who follows only this group learns of each who came or went.
+            # Followers of this group alone need each added and removed person.
             touched = sorted({**joining, **leaving})
             record_all(session, row.collection_number, "person_updated", touched, now)
-            moved: dict[str, JsonValue] = {"added": [*wanted.add], "removed": [*wanted.remove]}
+            moved: dict[str, JsonValue] = {"added": [*request.add], "removed": [*request.remove]}
             seq = record(
                 session, row.collection_number, "group_updated", row.id, now, details=moved
             )
@@ -153,7 +155,7 @@ def join_group(session: Session, group: Group, person_numbers: Iterable[int]) ->
 
 
 def set_groups(session: Session, person: Person, groups: Sequence[Group]) -> None:
-    """Let a person be in exactly these groups."""
+    """Make these the groups of a person."""
     session.execute(delete(Membership).where(Membership.person_number == person.number))
     for group in groups:
         join_group(session, group, [person.number])
@@ -161,7 +163,7 @@ def set_groups(session: Session, person: Person, groups: Sequence[Group]) -> Non
 
 def group_ids(session: Session, person_numbers: Sequence[int]) -> dict[int, list[str]]:
     """The ids of each person's groups, in order of their creation."""
-    found: dict[int, list[str]] = {}
+    ids: dict[int, list[str]] = {}
     for numbers in batches(sorted(person_numbers)):
         rows = session.execute(
             select(Membership.person_number, Group.id)
@@ -170,8 +172,8 @@ def group_ids(session: Session, person_numbers: Sequence[int]) -> dict[int, list
             .order_by(Group.number)
         )
         for number, group_id in rows:
-            found.setdefault(number, []).append(group_id)
-    return found
+            ids.setdefault(number, []).append(group_id)
+    return ids
 
 
 def _leave_group(session: Session, group: Group, person_numbers: Iterable[int]) -> int:
@@ -186,17 +188,17 @@ def _leave_group(session: Session, group: Group, person_numbers: Iterable[int]) 
     return left
 
 
-def _numbers(session: Session, owner: Collection, person_ids: Sequence[str]) -> dict[str, int]:
-    """The numbers of those persons that there are, by id."""
-    found: dict[str, int] = {}
+def _numbers(session: Session, collection: Collection, person_ids: Sequence[str]) -> dict[str, int]:
+    """The numbers of the persons that exist, by id."""
+    numbers: dict[str, int] = {}
     for ids in batches(sorted(set(person_ids))):
         rows = session.execute(
             select(Person.id, Person.number).where(
-                Person.collection_number == owner.number, Person.id.in_(ids)
+                Person.collection_number == collection.number, Person.id.in_(ids)
             )
         )
-        found.update((row.id, row.number) for row in rows)
-    return found
+        numbers.update((row.id, row.number) for row in rows)
+    return numbers
 
 
 def _view(session: Session, row: Group) -> GroupView:
@@ -232,9 +234,9 @@ def _sizes(session: Session, rows: Sequence[Group]) -> dict[int, int]:
     return sizes
 
 
-def _require_name_free(session: Session, owner: Collection, name: str) -> None:
-    which = (Group.collection_number == owner.number) & (Group.name == name)
-    _require_free(session, which, f"a group named {name!r} in collection {owner.name!r}")
+def _require_name_free(session: Session, collection: Collection, name: str) -> None:
+    which = (Group.collection_number == collection.number) & (Group.name == name)
+    _require_free(session, which, f"a group named {name!r} in collection {collection.name!r}")
 
 
 def _require_free(session: Session, which: ColumnElement[bool], what: str) -> None:

@@ -44,50 +44,50 @@ class Persons:
         self._files = files
         self._clock = clock
 
-    def create(self, collection: str, wanted: PersonCreate) -> PersonWritten:
+    def create(self, name: str, request: PersonCreate) -> PersonWritten:
         """A new person. Conflict when the id or the external id is taken in the collection."""
         now = self._clock.now()
         with self._database.write() as session:
-            owner = collection_named(session, collection)
-            person, seq = add_person(session, owner, wanted, now)
+            collection = collection_named(session, name)
+            person, seq = add_person(session, collection, request, now)
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
 
-    def page(self, collection: str, query: PersonQuery) -> Page[PersonView]:
-        """Persons in the order of their enrollment, filtered by what the query names."""
+    def page(self, collection_name: str, query: PersonQuery) -> Page[PersonView]:
+        """Persons in the order of their enrollment, filtered by the query."""
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-            wanted = select(Person).where(Person.collection_number == owner.number)
+            collection = collection_named(session, collection_name)
+            statement = select(Person).where(Person.collection_number == collection.number)
             if query.q is not None:
-                wanted = wanted.where(contains(Person.name, query.q))
+                statement = statement.where(contains(Person.name, query.q))
             if query.external_id is not None:
-                wanted = wanted.where(Person.external_id == query.external_id)
+                statement = statement.where(Person.external_id == query.external_id)
             if query.group is not None:
-                (group,) = groups_of(session, [query.group], owner)
-                wanted = wanted.where(Person.number.in_(_members(group)))
+                (group,) = groups_of(session, [query.group], collection)
+                statement = statement.where(Person.number.in_(_members(group)))
             if query.expired is not None:
                 gone = Person.expires_at.is_not(None) & (Person.expires_at <= self._clock.now())
-                wanted = wanted.where(gone if query.expired else ~gone)
+                statement = statement.where(gone if query.expired else ~gone)
             for condition in query.filter:
-                wanted = wanted.where(fits(condition))
+                statement = statement.where(fits(condition))
             views = partial(self._views, session)
-            return page_of(session, wanted, query, Person.number, views=views)
+            return page_of(session, statement, query, Person.number, views=views)
 
-    def get(self, collection: str, person_id: str) -> PersonView:
+    def get(self, name: str, person_id: str) -> PersonView:
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-            return self._view(session, person_named(session, owner, person_id))
+            collection = collection_named(session, name)
+            return self._view(session, person_named(session, collection, person_id))
 
-    def change(self, collection: str, person_id: str, patch: PersonPatch) -> PersonWritten:
-        """Change what the patch gives."""
+    def change(self, collection_name: str, person_id: str, patch: PersonPatch) -> PersonWritten:
+        """Change the fields of the patch."""
         with self._database.write() as session:
-            owner = collection_named(session, collection)
-            person = person_named(session, owner, person_id)
+            collection = collection_named(session, collection_name)
+            person = person_named(session, collection, person_id)
             if patch.name is not None:
                 person.name = patch.name
             if "external_id" in patch.model_fields_set and patch.external_id != person.external_id:
                 if patch.external_id is not None:
-                    taken = Person.external_id == patch.external_id
-                    _require_free(session, owner, taken, "a person with this external id")
+                    is_taken = Person.external_id == patch.external_id
+                    _require_free(session, collection, is_taken, "a person with this external id")
                 person.external_id = patch.external_id
             if patch.metadata is not None:
                 person.meta = dict(patch.metadata)
@@ -95,11 +95,13 @@ class Persons:
             if "expires_at" in patch.model_fields_set:
                 person.expires_at = patch.expires_at
             if patch.groups is not None:
-                set_groups(session, person, groups_of(session, patch.groups, owner))
+                set_groups(session, person, groups_of(session, patch.groups, collection))
             session.flush()
             now = self._clock.now()
             fields: dict[str, JsonValue] = {"fields": [*sorted(patch.model_fields_set)]}
-            seq = record(session, owner.number, "person_updated", person.id, now, details=fields)
+            seq = record(
+                session, collection.number, "person_updated", person.id, now, details=fields
+            )
             return PersonWritten(seq=seq, **dict(self._view(session, person)))
 
     def _view(self, session: Session, person: Person) -> PersonView:
@@ -130,29 +132,29 @@ class Persons:
 
 
 def add_person(
-    session: Session, owner: Collection, wanted: PersonCreate, now: datetime
+    session: Session, collection: Collection, request: PersonCreate, now: datetime
 ) -> tuple[Person, int]:
     """A new person in a collection, and the number of its line in the feed. Raises Conflict."""
     person = Person(
-        id=wanted.id or new_id(),
-        collection_number=owner.number,
-        name=wanted.name,
-        external_id=wanted.external_id,
-        meta=dict(wanted.metadata),
-        expires_at=wanted.expires_at,
+        id=request.id or new_id(),
+        collection_number=collection.number,
+        name=request.name,
+        external_id=request.external_id,
+        meta=dict(request.metadata),
+        expires_at=request.expires_at,
         created_at=now,
     )
-    _require_free(session, owner, Person.id == person.id, f"a person {person.id!r}")
+    _require_free(session, collection, Person.id == person.id, f"a person {person.id!r}")
     if person.external_id is not None:
         taken = Person.external_id == person.external_id
-        _require_free(session, owner, taken, "a person with this external id")
-    groups = groups_of(session, wanted.groups, owner)
+        _require_free(session, collection, taken, "a person with this external id")
+    groups = groups_of(session, request.groups, collection)
     session.add(person)
-    owner.person_count = Collection.person_count + 1
+    collection.person_count = Collection.person_count + 1
     session.flush()
     set_groups(session, person, groups)
     keep_fields(session, person)
-    return person, record(session, owner.number, "person_created", person.id, now)
+    return person, record(session, collection.number, "person_created", person.id, now)
 
 
 def _members(group: Group) -> Select[int]:
@@ -160,16 +162,16 @@ def _members(group: Group) -> Select[int]:
 
 
 def _counts(
-    session: Session, owner: InstrumentedAttribute[int], numbers: Sequence[int]
+    session: Session, collection: InstrumentedAttribute[int], numbers: Sequence[int]
 ) -> dict[int, int]:
-    """How many rows each of these persons owns."""
-    counted = select(owner, func.count()).where(owner.in_(numbers)).group_by(owner)
+    """How many rows each of these persons has."""
+    counted = select(collection, func.count()).where(collection.in_(numbers)).group_by(collection)
     return {row[0]: row[1] for row in session.execute(counted)}
 
 
 def _require_free(
-    session: Session, owner: Collection, which: ColumnElement[bool], what: str
+    session: Session, collection: Collection, which: ColumnElement[bool], what: str
 ) -> None:
-    taken = select(func.count()).where(Person.collection_number == owner.number, which)
+    taken = select(func.count()).where(Person.collection_number == collection.number, which)
     if count_of(session, taken):
-        raise Conflict(f"there is already {what} in collection {owner.name!r}")
+        raise Conflict(f"there is already {what} in collection {collection.name!r}")

@@ -1,4 +1,4 @@
-"""Which collections name people by a threshold that nobody should trust."""
+"""Warnings about collections whose threshold is not measured or too low."""
 
 import logging
 
@@ -11,7 +11,7 @@ _COLLECTIONS = 1000
 
 
 class PolicyWarnings:
-    """What the operating points of the collections warn of, in the log and for `doctor`."""
+    """The warnings of the collections' operating points, for the log and for `doctor`."""
 
     def __init__(self, collections: Collections) -> None:
         self._collections = collections

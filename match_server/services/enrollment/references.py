@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
@@ -14,8 +12,7 @@ from match_server.db.tables import Collection, Image, Person, SpareTemplate, Tem
 from match_server.schemas.base import Page, Paging
 from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
 from match_server.services.change_feed import record
-from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.galleries import stored_rows
+from match_server.services.encryption.vault import Vault
 from match_server.services.lookups import collection_named, count_of, person_named
 from match_server.services.paging import page_of
 from match_server.services.storage.files import FileStore
@@ -25,7 +22,7 @@ from shared.wire.quality import Quality
 
 
 class References:
-    """The images and templates of all persons."""
+    """Lists and removes the images and templates of persons."""
 
     def __init__(self, database: Database, files: FileStore, clock: Clock, vault: Vault) -> None:
         self._database = database
@@ -36,10 +33,10 @@ class References:
     def images(self, collection: str, person_id: str, paging: Paging) -> Page[ImageView]:
         with self._database.read() as session:
             person = _person(session, collection, person_id)
-            wanted = select(Image).where(Image.person_number == person.number)
-            wanted = wanted.options(joinedload(Image.storage))
+            statement = select(Image).where(Image.person_number == person.number)
+            statement = statement.options(joinedload(Image.storage))
             views = partial(_image_views, session, person.id)
-            return page_of(session, wanted, paging, Image.id, views=views)
+            return page_of(session, statement, paging, Image.id, views=views)
 
     def image(self, image_id: str) -> ImageView:
         with self._database.read() as session:
@@ -51,7 +48,7 @@ class References:
         """A kept photo and its media type. Raises NotFound when it was not kept."""
         try:
             return self._photo(image_id)
-        except NotFound:  # a rotation of keys may have put another file in its place just now
+        except NotFound:  # a rotation of keys may have replaced the file just now
             return self._photo(image_id)
 
     def _photo(self, image_id: str) -> tuple[bytes, str]:
@@ -61,22 +58,29 @@ class References:
                 raise NotFound(
                     f"the photo of image {image_id!r} was not kept (enroll with store=1)"
                 )
-            cipher = self._vault.cipher(session, _owner(session, row.person))
+            cipher = self._vault.cipher(session, _collection_of(session, row.person))
         return self._files.read(row.file, row.storage, cipher=cipher), _media_type(row)
 
     def remove_image(self, image_id: str) -> Removed:
         """Remove an image, its photo and the templates made from it."""
         with self._database.write() as session:
             row = _image(session, image_id)
-            owner = _owner(session, row.person)
+            collection = _collection_of(session, row.person)
             self._files.doom(session, [(row.file, row.storage_number)])
             which = Template.image_id == row.id
-            templates, seq = remove_templates(session, owner, which, row.person.id, self._clock)
+            templates, seq = remove_templates(
+                session, collection, which, row.person.id, self._clock
+            )
             if not templates:
                 now = self._clock.now()
                 removed: dict[str, JsonValue] = {"image_removed": row.id}
                 seq = record(
-                    session, owner.number, "person_updated", row.person.id, now, details=removed
+                    session,
+                    collection.number,
+                    "person_updated",
+                    row.person.id,
+                    now,
+                    details=removed,
                 )
             session.execute(delete(Image).where(Image.id == row.id))
         pending = self._files.sweep()
@@ -85,10 +89,10 @@ class References:
     def templates(self, collection: str, person_id: str, paging: Paging) -> Page[TemplateView]:
         with self._database.read() as session:
             person = _person(session, collection, person_id)
-            wanted = select(Template).where(Template.person_number == person.number)
+            statement = select(Template).where(Template.person_number == person.number)
             return page_of(
                 session,
-                wanted,
+                statement,
                 paging,
                 Template.number,
                 views=lambda rows: [template_view(row, person.id) for row in rows],
@@ -105,18 +109,24 @@ class References:
             ).one_or_none()
             if row is None:
                 raise NotFound(f"there is no template {template_id!r}")
-            owner = _owner(session, row.person)
+            collection = _collection_of(session, row.person)
             which = Template.number == row.number
-            templates, seq = remove_templates(session, owner, which, row.person.id, self._clock)
+            templates, seq = remove_templates(
+                session, collection, which, row.person.id, self._clock
+            )
         return Removed(seq=seq, images=0, templates=templates)
 
 
 def remove_templates(
-    session: Session, owner: Collection, which: ColumnElement[bool], person_id: str, clock: Clock
+    session: Session,
+    collection: Collection,
+    which: ColumnElement[bool],
+    person_id: str,
+    clock: Clock,
 ) -> tuple[int, int]:
-    """Delete the templates of a person that a condition names, and tell the feed of each.
+    """Delete the templates of a person that match a condition, with a change in the feed for each.
 
-    Answers how many they were, and the number of the last line in the feed (0 for none).
+    Returns their count, and the number of the last change in the feed (0 for none).
     """
     seq = 0
     rows = session.execute(select(Template.number, Template.id).where(which)).all()
@@ -124,42 +134,31 @@ def remove_templates(
         now = clock.now()
         seq = record(
             session,
-            owner.number,
+            collection.number,
             "template_removed",
             template_id,
             now,
             template_number=number,
             person=person_id,
         )
-    ids = select(Template.id).where(which)  # their counterparts of another model go as well
+    ids = select(Template.id).where(which)  # their counterparts of another model are deleted too
     session.execute(delete(SpareTemplate).where(SpareTemplate.id.in_(ids)))
     session.execute(delete(Unembedded).where(Unembedded.template_id.in_(ids)))
     session.execute(delete(Template).where(which))
     session.execute(
         update(Collection)
-        .where(Collection.number == owner.number)
+        .where(Collection.number == collection.number)
         .values(template_count=Collection.template_count - len(rows))
     )
     return len(rows), seq
 
 
-def rows_of_person(
-    session: Session, owner: Collection, person: Person | None, cipher: Cipher
-) -> NDArray[np.float32]:
-    """The templates of a person as unit rows (n, dimension); none for nobody."""
-    if person is None:
-        return np.empty((0, owner.dimension), np.float32)
-    stored = session.execute(
-        select(Template.id, Template.vector).where(Template.person_number == person.number)
-    ).all()
-    vectors = cipher.open_vectors(owner.model_id, [(row.id, row.vector) for row in stored])
-    return stored_rows(vectors, owner.dimension).astype(np.float32)
-
-
 def reference_count(session: Session, person: Person) -> int:
     """How many templates a person has."""
-    mine = select(func.count()).select_from(Template).where(Template.person_number == person.number)
-    return count_of(session, mine)
+    statement = (
+        select(func.count()).select_from(Template).where(Template.person_number == person.number)
+    )
+    return count_of(session, statement)
 
 
 def template_view(row: Template, person_id: str) -> TemplateView:
@@ -177,7 +176,7 @@ def _person(session: Session, collection: str, person_id: str) -> Person:
     return person_named(session, collection_named(session, collection), person_id)
 
 
-def _owner(session: Session, person: Person) -> Collection:
+def _collection_of(session: Session, person: Person) -> Collection:
     return session.get_one(Collection, person.collection_number)
 
 
@@ -194,19 +193,19 @@ def _image(session: Session, image_id: str) -> Image:
 
 
 def _templates_of(session: Session, image_ids: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    by_image: dict[str, list[str]] = {}
     rows = session.execute(
         select(Template.image_id, Template.id)
         .where(Template.image_id.in_(image_ids))
         .order_by(Template.number)
     )
     for image_id, template_id in rows:
-        found.setdefault(str(image_id), []).append(template_id)
-    return found
+        by_image.setdefault(str(image_id), []).append(template_id)
+    return by_image
 
 
 def _media_type(row: Image) -> str:
-    """Rows of earlier versions name a JPEG of several pictures in a way that no browser knows."""
+    """The media type; rows of earlier versions have `image/mpo`, which no browser knows."""
     return "image/jpeg" if row.media_type == "image/mpo" else row.media_type
 
 

@@ -1,4 +1,4 @@
-"""The rows that an enrollment adds, each in the transaction of whoever adds them."""
+"""The rows that an enrollment adds, in the transaction of the caller."""
 
 from datetime import datetime
 
@@ -28,7 +28,7 @@ def add_image(
     now: datetime,
     cipher: Cipher,
 ) -> Image:
-    """The row of a picture; `file` is where it is kept, None when it is not."""
+    """Add the row of a picture; `file` is its kept copy, None when it is not kept."""
     image = Image(
         id=new_id(),
         person_number=person.number,
@@ -48,7 +48,7 @@ def add_image(
 
 def add_template(
     session: Session,
-    owner: Collection,
+    collection: Collection,
     person: Person,
     template: FaceTemplate,
     image: Image | None,
@@ -56,17 +56,17 @@ def add_template(
     now: datetime,
     cipher: Cipher,
 ) -> tuple[Template, int]:
-    """The row of a template, and its number in the feed.
+    """Add the row of a template, and return it with its number in the change feed.
 
     Raises Conflict when the collection is full, ModelMismatch when its model has just changed.
     """
-    take_room(session, owner, 1)
-    require_model(template.model_id, owner)
+    take_room(session, collection, 1)
+    require_model(template.model_id, collection)
     template_id = new_id()
     vector = template.vector.astype("<f2").tobytes()
     row = Template(
         id=template_id,
-        collection_number=owner.number,
+        collection_number=collection.number,
         person_number=person.number,
         image_id=None if image is None else image.id,
         model_id=template.model_id,
@@ -79,7 +79,7 @@ def add_template(
     session.flush()
     seq = record(
         session,
-        owner.number,
+        collection.number,
         "template_added",
         row.id,
         now,
@@ -90,16 +90,16 @@ def add_template(
     return row, seq
 
 
-def take_room(session: Session, owner: Collection, templates: int) -> None:
-    """Count templates before they are added, so that two at once cannot both take the last place.
+def take_room(session: Session, collection: Collection, templates: int) -> None:
+    """Count templates before they are added, so that two requests cannot both take the last place.
 
     Raises Conflict when there is no room for all of them.
     """
     taken = session.execute(
         update(Collection)
         .where(
-            Collection.number == owner.number,
-            Collection.generation == owner.generation,
+            Collection.number == collection.number,
+            Collection.generation == collection.generation,
             Collection.max_templates.is_(None)
             | (Collection.template_count + templates <= Collection.max_templates),
         )
@@ -107,17 +107,20 @@ def take_room(session: Session, owner: Collection, templates: int) -> None:
         .returning(Collection.number)
     ).all()
     if not taken:
-        require_generation(session, owner)
+        require_generation(session, collection)
         raise Conflict(
-            f"collection {owner.name!r} is full: it may hold {owner.max_templates} templates",
-            max_templates=owner.max_templates,
+            f"collection {collection.name!r} is full: it may hold "
+            f"{collection.max_templates} templates",
+            max_templates=collection.max_templates,
         )
 
 
-def require_generation(session: Session, owner: Collection) -> None:
+def require_generation(session: Session, collection: Collection) -> None:
     """Raises ModelMismatch when the collection's model was changed since `owner` was read."""
-    now = session.scalar(select(Collection.generation).where(Collection.number == owner.number))
-    if now != owner.generation:
+    now = session.scalar(
+        select(Collection.generation).where(Collection.number == collection.number)
+    )
+    if now != collection.generation:
         raise ModelMismatch(
-            f"the model of collection {owner.name!r} has just been changed; send it again"
+            f"the model of collection {collection.name!r} has just been changed; send it again"
         )

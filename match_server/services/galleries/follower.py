@@ -1,8 +1,8 @@
 """One collection's gallery in one process, kept up to date from the change feed.
 
-Whatever is compared with the database is read before it: the gallery's watermark first, then the
-feed's position. Changes that a gallery contains were committed before they were written to its
-files, so a watermark above a position that was read later is of another or an older database.
+The gallery's watermark is read before the feed's position that it is compared with. Changes that a
+gallery contains were committed before they were written to its files, so a watermark above a
+position that was read later is of another or an older database.
 """
 
 import logging
@@ -24,7 +24,7 @@ from match_server.db.database import Database
 from match_server.db.engines import let_wait
 from match_server.db.tables import Change, Collection, Template
 from match_server.services.change_feed import position
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.stored_templates import Readable, read_templates
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import count_of
@@ -46,27 +46,27 @@ _ATTEMPTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A gallery that holds every write up to `seq` (and perhaps later ones)."""
+    """A gallery that holds every write up to `seq`, and perhaps later writes."""
 
     gallery: Gallery
     seq: int
 
 
 class GalleryFollower:
-    """One collection's gallery, which holds everything in the feed up to its watermark."""
+    """One collection's gallery, which holds every change up to its watermark."""
 
     def __init__(
         self,
         database: Database,
         vault: Vault,
-        collection: Collection | Scope,
+        collection: Collection | CollectionRef,
         open_gallery: OpenGallery,
         folder: Path | None,
     ) -> None:
         self._database = database
         self._vault = vault
-        self._owner = collection
-        self._collection = collection.number
+        self._collection = collection
+        self._number = collection.number
         self._model_id = collection.model_id
         self._dimension = collection.dimension
         self._origin = f"{collection.number}/{collection.model_id}/{collection.created_at}"
@@ -99,14 +99,14 @@ class GalleryFollower:
             gallery = self._opened() if self._gallery is None else self._gallery
             for _ in range(_ATTEMPTS):
                 if self._brought_up(gallery, compare=compare):
-                    self._gallery = gallery  # only now: nobody searches one that is half loaded
+                    self._gallery = (
+                        gallery  # not before: a half loaded gallery must not be searched
+                    )
                     return Reached(gallery, gallery.watermark)
-        raise CollectionUnavailable(
-            "other processes write the gallery's files all the time; try again"
-        )
+        raise CollectionUnavailable("other processes keep writing the gallery's files; try again")
 
     def _brought_up(self, gallery: SegmentedGallery, *, compare: bool) -> bool:
-        """Bring the gallery to the feed's position; False: other processes interfered, try again.
+        """Bring the gallery to the feed's position; False: another process interfered, try again.
 
         The watermark is read before the session begins: the position that it sees is never older.
         """
@@ -128,18 +128,18 @@ class GalleryFollower:
             if difference is None:
                 return True
             log.error(
-                "The gallery differs from the database and is rebuilt",
-                extra={"collection": self._collection, "why": difference},
+                "Rebuilding a gallery that differs from the database",
+                extra={"collection": self._number, "why": difference},
             )
             return self._rebuild(session, gallery, newest, difference) and gallery.damage is None
 
     def _difference(self, session: Session, gallery: SegmentedGallery, newest: int) -> str | None:
-        """How the gallery differs from the database as of `newest`; None: it does not.
+        """How the gallery differs from the database at `newest`; None: it does not.
 
         Counts are compared first, ids only where the counts differ. Templates that cannot be read
-        are known to be left out.
+        are left out on purpose.
         """
-        here = Template.collection_number == self._collection
+        here = Template.collection_number == self._number
         expected = count_of(session, select(func.count()).select_from(Template).where(here))
         count = gallery.count_at(newest)
         if count is None or count + len(self.damaged) == expected:
@@ -150,7 +150,7 @@ class GalleryFollower:
         here &= Template.model_id == self._model_id
         numbers = session.scalars(select(Template.number).where(here).order_by(Template.number))
         stored = np.fromiter(numbers, dtype=np.uint64)
-        cipher, missing = self._vault.cipher(session, self._owner), 0
+        cipher, missing = self._vault.cipher(session, self._collection), 0
         for chunk in _chunks(np.setdiff1d(stored, held).tolist()):
             missing += self._read(cipher, self._rows(session, chunk)).numbers.shape[0]
         surplus = np.setdiff1d(held, stored).shape[0]
@@ -169,19 +169,20 @@ class GalleryFollower:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def _require_generation(self, session: Session) -> None:
-        """Raises when the collection uses another model by now: nobody may search the old one."""
-        wanted = select(Collection.generation).where(Collection.number == self._collection)
-        generation = session.scalar(wanted)
-        if generation is not None and generation != self._owner.generation:
+        """Raises ModelMismatch when the collection's model was changed since."""
+        statement = select(Collection.generation).where(Collection.number == self._number)
+        generation = session.scalar(statement)
+        if generation is not None and generation != self._collection.generation:
             raise ModelMismatch(
-                f"the model of collection {self._owner.name!r} has just been changed; search again"
+                f"the model of collection {self._collection.name!r} has just been changed; "
+                "search again"
             )
 
     def _opened(self) -> SegmentedGallery:
         started_s = time.monotonic()
         gallery = self._open(self._folder, self._dimension, self._origin)
         if gallery.watermark:
-            self._log("gallery mapped", gallery, started_s, seq=gallery.watermark)
+            self._log("Mapped a gallery", gallery, started_s, seq=gallery.watermark)
             if gallery.dead:
                 self._compact_soon(gallery)
         return gallery
@@ -191,7 +192,7 @@ class GalleryFollower:
         let_wait(session.connection())
         done = gallery.rebuild(self._all_templates(session), newest)
         if done:
-            self._log("gallery built from the database", gallery, started_s, why=why)
+            self._log("Built a gallery from the database", gallery, started_s, why=why)
         return done
 
     def _log(self, what: str, gallery: Gallery, started_s: float, **more: object) -> None:
@@ -199,7 +200,7 @@ class GalleryFollower:
         log.info(
             what,
             extra={
-                "collection": self._collection,
+                "collection": self._number,
                 "templates": len(gallery),
                 "took_s": took_s,
                 **more,
@@ -210,11 +211,11 @@ class GalleryFollower:
         self, session: Session
     ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.float16]]]:
         self.damaged = frozenset()
-        after, cipher = 0, self._vault.cipher(session, self._owner)
+        after, cipher = 0, self._vault.cipher(session, self._collection)
         while rows := session.execute(
             select(Template.number, Template.id, Template.vector)
             .where(
-                Template.collection_number == self._collection,
+                Template.collection_number == self._number,
                 Template.model_id == self._model_id,
                 Template.number > after,
             )
@@ -226,18 +227,18 @@ class GalleryFollower:
             yield read.numbers, read.vectors
 
     def _read(self, cipher: Cipher, rows: Sequence[Any]) -> Readable:
-        """Rows (number, id, vector); the log says which cannot be read and are left out."""
+        """Read rows (number, id, vector); rows that cannot be read are logged and left out."""
         stored = [(row.number, row.id, row.vector) for row in rows]
         read = read_templates(cipher, self._model_id, self._dimension, stored)
         for number, (template_id, why) in read.damaged.items():
             if number not in self.damaged:
-                where = {"collection": self._collection, "template": template_id, "why": why}
-                log.error("a template cannot be read, and nobody is found by it", extra=where)
+                where = {"collection": self._number, "template": template_id, "why": why}
+                log.error("Failed to read a template, so no search finds it", extra=where)
         self.damaged |= read.damaged.keys()
         return read
 
     def _rows(self, session: Session, numbers: Sequence[int]) -> Sequence[Any]:
-        """Number, id and stored vector of each of these templates that is there."""
+        """Number, id and stored vector of those of these templates that exist."""
         return session.execute(
             select(Template.number, Template.id, Template.vector).where(
                 Template.number.in_(numbers), Template.model_id == self._model_id
@@ -245,12 +246,12 @@ class GalleryFollower:
         ).all()
 
     def _replay(self, session: Session, gallery: SegmentedGallery, since: int, newest: int) -> None:
-        """Everything after `since` up to `newest` in one step: never found half applied."""
+        """Apply the changes after `since` up to `newest` in one step."""
         added, removed = set[int](), set[int]()
         changes = session.execute(
             select(Change.kind, Change.template_number)
             .where(
-                Change.collection_number == self._collection,
+                Change.collection_number == self._number,
                 Change.seq > since,
                 Change.seq <= newest,
                 Change.template_number.is_not(None),
@@ -261,42 +262,42 @@ class GalleryFollower:
             if number is not None:
                 (removed if kind == "template_removed" else added).add(number)
         parts = list[Readable]()
-        cipher = self._vault.cipher(session, self._owner)
+        cipher = self._vault.cipher(session, self._collection)
         for chunk in _chunks(sorted(added - removed)):
             parts.append(self._read(cipher, self._rows(session, chunk)))
-        none = np.empty((0, self._dimension), np.float16)
+        empty = np.empty((0, self._dimension), np.float16)
         gallery.apply(
             since,
             newest,
             remove=np.array(sorted(removed), dtype=np.uint64),
-            ids=np.concatenate([np.empty(0, np.uint64), *(one.numbers for one in parts)]),
-            vectors=np.concatenate([none, *(one.vectors for one in parts)]).astype(np.float32),
+            ids=np.concatenate([np.empty(0, np.uint64), *(part.numbers for part in parts)]),
+            vectors=np.concatenate([empty, *(part.vectors for part in parts)]).astype(np.float32),
         )
         self.damaged -= removed
         if removed:
             self._compact_soon(gallery)
 
     def _compact_soon(self, gallery: SegmentedGallery) -> None:
-        """Rewrite the segments without what was erased, a while from now and not all at once."""
+        """Rewrite the segments without erased templates, after a random delay."""
         if not isinstance(gallery, SharedGallery) or self._compaction is not None:
             return
 
         def compact() -> None:
             self._compaction = None
             try:
-                if gallery.dead:  # otherwise another process was quicker
+                if gallery.dead:  # else another process has compacted it
                     gallery.compact()
             except OSError:
-                log.exception("erased templates are still in the segments' files")
+                log.exception("Failed to remove erased templates from segments")
 
-        wait_s = _COMPACT_AFTER_S * random.uniform(1, 2)  # noqa: S311  # not all workers at once
+        wait_s = _COMPACT_AFTER_S * random.uniform(1, 2)  # noqa: S311  # workers must not start together
         self._compaction = threading.Timer(wait_s, compact)
         self._compaction.daemon = True
         self._compaction.start()
 
 
 def _unusable(damage: str | None, watermark: int, newest: int) -> str | None:
-    """Why the database must be read instead of the feed; None: it need not.
+    """Why the gallery must be rebuilt from the database; None: replaying the feed is enough.
 
     `newest` was read after the others.
     """

@@ -1,29 +1,26 @@
 """The galleries of one process, each kept up to date from the change feed.
 
 Durable first, searchable second: a write is finished when it is in the database, and every
-process applies what is new there before it searches. So all workers answer alike, a client that
-was told of a write finds it, and an erased person is not found again by any of them.
+process applies new changes of the database before it searches. So all workers return the same
+result, a client finds what it has written, and no worker finds an erased person again.
 
-Segments on disk are a cache that the processes share: a start maps them and replays what the feed
-has after them. What cannot be used (missing, damaged, of another database, ahead of it) is written
-anew from the database, and the log says so.
+Segments on disk are a cache that the processes share: a process maps them at its start and replays
+the changes after them. Segments that cannot be used (missing, damaged, of another database, ahead
+of it) are rebuilt from the database, and the log says so.
 """
 
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import select
 
 from match_server.db.database import Database
 from match_server.db.tables import Collection
 from match_server.services.change_feed import position
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Vault
 from match_server.services.galleries.follower import GalleryFollower, OpenGallery, Reached
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
@@ -63,7 +60,9 @@ class Galleries:
         self._followers: dict[_Kind, GalleryFollower] = {}
         self._seen = 0
 
-    def caught_up(self, collection: Collection | Scope, min_seq: int | None = None) -> Reached:
+    def caught_up(
+        self, collection: Collection | CollectionRef, min_seq: int | None = None
+    ) -> Reached:
         """The collection's gallery with everything that was committed before this call.
 
         With `min_seq`, waits up to 2 s for a write of that number; Unavailable when it does not
@@ -86,14 +85,14 @@ class Galleries:
             time.sleep(_POLL_S)
 
     def warm(self) -> None:
-        """Open the galleries of all collections, so that the first search need not wait."""
+        """Open the galleries of all collections before the first search."""
         with self._database.read() as session:
             collections = list(session.scalars(select(Collection)))
         for collection in collections:
             try:
                 self.caught_up(collection)
             except (KeyMissing, Damaged) as error:
-                log.warning("a gallery stays closed", extra={"why": error.message})
+                log.warning("Failed to open a gallery", extra={"why": error.message})
 
     def compare(self) -> None:
         """Compare the open galleries with the database; one that differs is rebuilt, and logged."""
@@ -103,7 +102,9 @@ class Galleries:
             try:
                 follower.catch_up(compare=True)
             except (KeyMissing, Damaged, ModelMismatch) as error:
-                log.warning("A gallery cannot be compared", extra={"why": error.message})
+                log.warning(
+                    "Failed to compare a gallery with the database", extra={"why": error.message}
+                )
 
     def lag(self) -> int:
         """Changes that the galleries of this process have not applied yet, at most of any."""
@@ -113,36 +114,40 @@ class Galleries:
         return max((newest - seq for seq in reached if seq is not None), default=0)
 
     def damaged(self) -> int:
-        """Templates that this process found and could not read: nobody is found by them."""
+        """Templates that this process could not read, so that no search finds them."""
         with self._lock:
             return sum(len(follower.damaged) for follower in self._followers.values())
 
     def scrub(self, collection_number: int) -> bool:
         """Rewrite a collection's files without what was removed; whether none of it is left."""
         with self._database.read() as session:
-            owner = session.get(Collection, collection_number)
-        if owner is None or owner.encrypted or self._folder is None:  # there are no files
+            collection = session.get(Collection, collection_number)
+        if collection is None or collection.encrypted or self._folder is None:  # there are no files
             return True
-        for number in range(owner.generation):  # of models before this one, left by a crash
-            shutil.rmtree(self._folder / _folder_name_of(owner.number, number), ignore_errors=True)
-        gallery = self.caught_up(owner).gallery
+        for number in range(collection.generation):  # of models before this one, left by a crash
+            shutil.rmtree(
+                self._folder / _folder_name_of(collection.number, number), ignore_errors=True
+            )
+        gallery = self.caught_up(collection).gallery
         if not isinstance(gallery, SharedGallery):
             return True
         try:
             if gallery.dead:
                 gallery.compact()
         except OSError as error:  # a full disk, most often: tried again
-            log.warning("Erased templates stay in segments", extra={"why": error.strerror})
+            log.warning(
+                "Failed to remove erased templates from segments", extra={"why": error.strerror}
+            )
         return not gallery.dead
 
     def close(self) -> None:
-        """Seal what is private to this process, so that the next start has less to replay."""
+        """Seal this process's own segments, so that the next start has less to replay."""
         with self._lock:
             followers, self._followers = list(self._followers.values()), {}
         for follower in followers:
             follower.close()
 
-    def _follower(self, collection: Collection | Scope) -> GalleryFollower:
+    def _follower(self, collection: Collection | CollectionRef) -> GalleryFollower:
         with self._lock:
             kind = collection.number, collection.generation
             follower = self._followers.get(kind)
@@ -159,7 +164,7 @@ class Galleries:
             return follower
 
     def _forget_erased(self, seq: int) -> None:
-        """Let go of the galleries of collections and models that are gone, and of their files."""
+        """Close the galleries of erased collections and former models, and delete their files."""
         with self._lock:
             open_before = set(self._followers)  # the database is read after it: none is newer
         with self._database.read() as session:
@@ -173,15 +178,10 @@ class Galleries:
             follower.close(erase=True)
 
 
-def stored_rows(vectors: Sequence[bytes], dimension: int) -> NDArray[np.float16]:
-    """Stored templates as rows (n, dimension), float16."""
-    return np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
-
-
 _Kind = tuple[int, int]  # number of the collection, and which of its models
 
 
-def _folder_name(collection: Collection | Scope) -> str:
+def _folder_name(collection: Collection | CollectionRef) -> str:
     return _folder_name_of(collection.number, collection.generation)
 
 

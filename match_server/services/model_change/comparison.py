@@ -1,4 +1,4 @@
-"""Two models on the same faces: what a change of model would do, seen before it is made."""
+"""Compares two models on the same faces, before a collection changes its model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,27 +8,24 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from match_server.calibration.comparisons import Comparisons, compare, d_prime
 from match_server.calibration.grid import at_least, edges
-from match_server.db.database import Database
 from match_server.db.tables import SpareTemplate, Template
-from match_server.evaluation.comparisons import Comparisons, compare
-from match_server.evaluation.rates import d_prime
-from match_server.services.collection_ref import scope_named
-from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.galleries import stored_rows
+from match_server.services.encryption.vault import Cipher
 from match_server.services.lookups import batches, collection_named
-from match_server.services.model_change.reembedding import both_models, change_of
-from match_server.services.recognition.operating_point import OperatingPoints
+from match_server.services.model_change.state import both_models, change_of
+from match_server.services.recognition.context import Recognition
+from match_server.services.recognition.stored_rows import stored_rows
 from shared.errors import Unusable
 
-_ROUNDING = 1e-6  # a step of the grid is found by its decimal, too
+_ROUNDING = 1e-6  # so that a threshold equal to a step of the grid selects that step
 MOST_TEMPLATES = 10_000
-"""Compared at most: 50 million pairs, some ten seconds."""
+"""The most templates that are compared: 50 million pairs, about ten seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One model, by the comparisons of templates of both. Rates are None without such pairs."""
+class ModelFigures:
+    """The figures of one model, from its comparisons; None without the comparisons for it."""
 
     model_id: str
     genuine_mean: float | None
@@ -36,7 +33,9 @@ class Judged:
     impostor_mean: float | None
     impostor_sd: float | None
     d_prime: float | None
-    first_right: float | None  # share of the mated whose most alike template is their own
+    first_right: (
+        float | None
+    )  # share of mated templates whose most similar template is of the same person
     threshold: float
     fmr: float | None  # at that threshold
     fnmr: float | None
@@ -50,29 +49,29 @@ class Comparison:
     persons: int
     genuine: int  # comparisons
     impostor: int
-    current: Judged  # at the collection's threshold
-    other: Judged  # at the lowest threshold whose FMR is no higher
+    current: ModelFigures  # at the collection's threshold
+    other: ModelFigures  # at the lowest threshold whose FMR is no higher
 
 
 class ModelComparisons:
     """Compares a collection's model with the one that is prepared beside it."""
 
-    def __init__(self, database: Database, vault: Vault, points: OperatingPoints) -> None:
-        self._database = database
-        self._points = points
-        self._vault = vault
+    def __init__(self, recognition: Recognition) -> None:
+        self._database = recognition.database
+        self._points = recognition.points
+        self._vault = recognition.vault
 
     def compare(self, name: str) -> Comparison:
-        """Both models on those templates that there are of both.
+        """Compare both models on the templates that exist of both.
 
-        Of large collections whole persons are drawn at random (seeded). Raises NotFound when no
+        From large collections whole persons are drawn at random (seeded). Raises NotFound when no
         change of model is under way, Unusable when nothing can be compared yet.
         """
-        threshold = self._points.of(scope_named(self._database, name)).threshold
+        threshold = self._points.named(self._database, name).threshold
         with self._database.read() as session:
-            owner = collection_named(session, name)
-            other_id = change_of(session, owner).model_id
-            ids = both_models(owner, other_id).with_only_columns(
+            collection = collection_named(session, name)
+            other_id = change_of(session, collection).model_id
+            ids = both_models(collection, other_id).with_only_columns(
                 Template.id, Template.person_number
             )
             chosen = _whole_persons([(row.id, row.person_number) for row in session.execute(ids)])
@@ -82,8 +81,8 @@ class ModelComparisons:
                     f"{other_id!r} yet",
                     reasons=["no_template"],
                 )
-            cipher = self._vault.cipher(session, owner)
-            old = _vectors(session, cipher, Template, owner.model_id, list(chosen))
+            cipher = self._vault.cipher(session, collection)
+            old = _vectors(session, cipher, Template, collection.model_id, list(chosen))
             new = _vectors(session, cipher, SpareTemplate, other_id, list(chosen))
         _, persons = np.unique(list(chosen.values()), return_inverse=True)
         before = compare(old, persons.astype(np.int64))
@@ -94,18 +93,18 @@ class ModelComparisons:
             persons=before.persons,
             genuine=before.genuine_moments.count,
             impostor=before.impostor_moments.count,
-            current=_judged(owner.model_id, before, threshold),
-            other=_judged(other_id, after, threshold_for(after, fmr, threshold)),
+            current=_figures(collection.model_id, before, threshold),
+            other=_figures(other_id, after, threshold_for(after, fmr, threshold)),
         )
 
 
-def _judged(model_id: str, compared: Comparisons, threshold: float) -> Judged:
+def _figures(model_id: str, compared: Comparisons, threshold: float) -> ModelFigures:
     genuine, impostor = compared.genuine_moments, compared.impostor_moments
     fmr, fnmr = rates_at(compared, threshold)
     both = genuine.count > 1 and impostor.count > 1
     mated = ~np.isnan(compared.mated_best) & ~np.isnan(compared.impostor_best)
     right = compared.mated_best[mated] > compared.impostor_best[mated]
-    return Judged(
+    return ModelFigures(
         model_id=model_id,
         genuine_mean=genuine.mean if genuine.count else None,
         genuine_sd=genuine.sd if genuine.count else None,
@@ -146,18 +145,20 @@ def _vectors(
     model_id: str,
     ids: Sequence[str],
 ) -> NDArray[np.float16]:
-    """Templates of a model, in the order of their ids given."""
+    """Templates of a model, in the order of `ids`."""
     stored: dict[str, bytes] = {}
-    for some in batches(ids):
-        wanted = select(table.id, table.vector).where(table.id.in_(some))
-        found = session.execute(wanted.where(table.model_id == model_id))
-        stored.update({row.id: row.vector for row in found})
-    opened = cipher.open_vectors(model_id, [(one, stored[one]) for one in ids])
+    for portion in batches(ids):
+        statement = select(table.id, table.vector).where(table.id.in_(portion))
+        rows = session.execute(statement.where(table.model_id == model_id))
+        stored.update({row.id: row.vector for row in rows})
+    opened = cipher.open_vectors(
+        model_id, [(template_id, stored[template_id]) for template_id in ids]
+    )
     return stored_rows(opened, len(opened[0]) // 2)
 
 
 def _whole_persons(rows: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """Templates of persons drawn at random, as many as may be compared, and whose they are."""
+    """Templates of persons drawn at random, at most MOST_TEMPLATES, each with its person."""
     by_person: dict[int, list[str]] = {}
     for template_id, person in rows:
         by_person.setdefault(person, []).append(template_id)

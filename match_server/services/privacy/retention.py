@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
 from match_server.db.tables import Collection, Event, EventTemplate, Person, Probe
+from match_server.schemas.collections import stored_policy
 from match_server.schemas.retention import Retention, Swept
 from match_server.services.audit.chain import Note, note
-from match_server.services.enrollment.collections import policy_of
 from match_server.services.lookups import count_of
 from match_server.services.privacy.erasure import Erasures
 from match_server.services.storage.files import FileStore
@@ -190,7 +190,7 @@ class RetentionSweep:
         ).all()
         return [
             *(
-                self._limits_of(one.number, one.name, policy_of(one).retention)
+                self._limits_of(one.number, one.name, stored_policy(one.policy).retention)
                 for one in collections
             ),
             self._limits_of(None, None, None),

@@ -1,1 +1,1 @@
-"""Who is this? Templates, searches, candidates, and the policy that decides."""
+"""Face models, identification (1:N), verification (1:1) and the policy that decides."""

@@ -1,4 +1,4 @@
-"""Who is who in one picture: every person is named once, judged over all faces together."""
+"""Decides the identity of all faces of one picture together, so that each person is named once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from match_server.services.recognition.candidates import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A line of a candidate list with the operating point of the collection that it is from."""
+    """A candidate with the operating point of its collection."""
 
     candidate: Candidate
     threshold: float  # similarity from which the candidate may be named
@@ -19,41 +19,41 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said of one face."""
+    """The decision on one face."""
 
     decision: Decision
-    named: Listed | None  # who it is, when identified
+    named: Listed | None  # the person, when identified
 
 
 def judge(lists: Sequence[Sequence[Listed]]) -> list[Verdict]:
     """The verdict on each face of one picture, from their candidate lists (best first).
 
-    One person cannot be two faces of a picture. The face that is most alike keeps a name
-    (`claims`), another takes its next candidate from the threshold up, or is `unknown`.
+    One person cannot be two faces of a picture. The most similar face keeps the name (`claims`);
+    another face takes its next candidate at or above the threshold, or is `unknown`.
 
-    Of one face alone this is `decide`: `ambiguous` when another person is less than the margin
-    behind, or is more alike but below the threshold of its own collection. A rival is out of the
-    running when another face has claimed it that is more alike by the margin.
+    For a single face this is `decide`: `ambiguous` when another person is less than the margin
+    behind, or is more similar but below the threshold of its own collection. A rival does not count
+    when another face has claimed it and is more similar by the margin.
     """
     claimed = claims(lists)
     return [_verdict(lists, claimed, face) for face in range(len(lists))]
 
 
 def claims(lists: Sequence[Sequence[Listed]]) -> list[int | None]:
-    """For each face the place in its list of the person that it may be named; None: nobody.
+    """For each face the index in its list of the person that it may be named; None: nobody.
 
-    Among all ways to give each face at most one person, each person to at most one face, it is the
-    one whose similarities, sorted from the best down, are greatest in the order of a dictionary.
-    So no face loses its name to one that is less alike, as it might under the greatest sum. As
-    both sides want the same (similarity), taking the best pair that is left finds it: Gale and
-    Shapley, "College Admissions and the Stability of Marriage", 1962, has but one solution here.
-    Equal similarities go to the face that comes first.
+    Each face gets at most one person and each person at most one face. Of all such assignments
+    this one has the lexicographically greatest similarities, sorted from the best down. So no face
+    loses its name to a less similar face, as it might under the greatest sum. Both sides prefer
+    the higher similarity, so taking the best remaining pair finds the only stable matching (Gale
+    and Shapley, "College Admissions and the Stability of Marriage", 1962). Equal similarities go
+    to the first face.
     """
     pairs = sorted(
-        (-one.candidate.similarity, face, place)
+        (-listed.candidate.similarity, face, place)
         for face, candidates in enumerate(lists)
-        for place, one in enumerate(candidates)
-        if one.candidate.similarity >= one.threshold
+        for place, listed in enumerate(candidates)
+        if listed.candidate.similarity >= listed.threshold
     )
     claimed: list[int | None] = [None] * len(lists)
     taken: set[int] = set()
@@ -77,10 +77,10 @@ def _verdict(
         for index, (other, taken) in enumerate(zip(lists, claimed, strict=True))
         if taken is not None and index != face
     }
-    for rival in (one for one in lists[face] if one is not named):
+    for rival in (listed for listed in lists[face] if listed is not named):
         similarity, margin = rival.candidate.similarity, max(named.margin, rival.margin)
         claim = claims_of_others.get(rival.candidate.person_number)
-        out_of_the_running = claim is not None and claim - similarity >= margin
-        if not out_of_the_running and named.candidate.similarity - similarity < margin:
+        is_excluded = claim is not None and claim - similarity >= margin
+        if not is_excluded and named.candidate.similarity - similarity < margin:
             return Verdict("ambiguous", None)
     return Verdict("identified", named)

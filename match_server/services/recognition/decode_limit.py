@@ -1,4 +1,4 @@
-"""Room for few pictures at once: what they need while they are decoded is what bounds memory."""
+"""Limits how many pictures are decoded at the same time, which bounds memory."""
 
 import threading
 from pathlib import Path
@@ -10,12 +10,12 @@ _STATM = Path("/proc/self/statm")  # its second number: resident pages
 _GROWN_PAGES = 16_384  # 64 MiB
 
 
-class PictureRoom:
-    """Lets `places` threads in at a time; the others wait. Use it as a context manager.
+class DecodeLimit:
+    """A context manager that at most `places` threads enter at a time; the others wait.
 
-    25 megapixels take about 0.3 GiB from the JPEG to the templates, and glibc keeps what was freed
-    for the thread that used it: sixteen uploads at once held 2.8 GiB long after they were answered.
-    So who leaves gives freed pages back, if the process has grown since they were given back last.
+    25 megapixels take about 0.3 GiB from the JPEG to the templates, and glibc keeps freed memory
+    for the thread that used it: sixteen uploads at once held 2.8 GiB long after their responses.
+    So each exit returns freed pages to the system, if the process has grown since the last return.
     """
 
     def __init__(self, places: int) -> None:
@@ -39,7 +39,7 @@ class PictureRoom:
 
 
 def _resident_pages() -> int:
-    """0 where the system does not say."""
+    """0 where the system does not report it."""
     try:
         return int(_STATM.read_text(encoding="ascii").split()[1])
     except OSError:

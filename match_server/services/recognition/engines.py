@@ -1,10 +1,10 @@
-"""The face models of each collection: after a change of model they are not the same for all."""
+"""The face models of each collection, which differ after a change of model."""
 
 import threading
 from collections.abc import Callable
 
 from match_server.db.tables import Collection
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.recognition.face_engine import FaceEngine
 from models.face_models import open_models
 from models.images.decoding import PictureLimits
@@ -14,7 +14,7 @@ from models.packs.store import installed, installed_names, require
 from shared.errors import PackError
 
 FindEngine = Callable[[str], FaceEngine]
-"""The engine of a model id that is not this server's own. Raises PackError."""
+"""Finds the engine of a model id other than this server's own. Raises PackError."""
 
 
 class Engines:
@@ -26,12 +26,12 @@ class Engines:
         self._lock = threading.Lock()
         self._engines = {default.model_id: default}
 
-    def of(self, owner: Collection | Scope) -> FaceEngine:
-        """The models whose templates the collection holds.
+    def of(self, collection: Collection | CollectionRef) -> FaceEngine:
+        """The models that make the collection's templates.
 
         Raises PackError when no pack with them is installed.
         """
-        return self.of_model(owner.model_id)
+        return self.of_model(collection.model_id)
 
     def of_model(self, model_id: str) -> FaceEngine:
         """The models that make templates of this id. Raises PackError when there are none."""
@@ -43,12 +43,12 @@ class Engines:
 
 
 def own_engine(name: str, limits: PictureLimits, detector: DetectorChoice) -> FaceEngine:
-    """The models of a pack that may not be installed yet: it is needed by the first picture.
+    """The models of a pack that may not be installed yet; the first picture needs it.
 
     Raises PackError when there is no such pack or it makes no templates.
     """
-    there = installed(name)
-    pack = built_in_manifest().pack(name) if there is None else there.pack
+    installed_pack = installed(name)
+    pack = built_in_manifest().pack(name) if installed_pack is None else installed_pack.pack
     return _engine(name, pack, limits, detector)
 
 
@@ -64,14 +64,17 @@ def _engine(name: str, pack: Pack, limits: PictureLimits, detector: DetectorChoi
     embedder = pack.file_for("embedder")
     if pack.model_id is None or embedder is None or embedder.dimension is None:
         raise PackError(f"the pack {name!r} makes no templates")
-    seeing = detector.of(pack)
+    detector_of_pack = detector.of(pack)
     return FaceEngine(
-        pack.model_id, embedder.dimension, lambda: open_models(name, detector=seeing), limits
+        pack.model_id,
+        embedder.dimension,
+        lambda: open_models(name, detector=detector_of_pack),
+        limits,
     )
 
 
 def find_installed(limits: PictureLimits, detector: DetectorChoice) -> FindEngine:
-    """Looks for a model among the packs that are installed on this machine."""
+    """Finds a model among the packs that are installed on this machine."""
 
     def find(model_id: str) -> FaceEngine:
         for name in installed_names():

@@ -1,4 +1,4 @@
-"""Which face of a picture an enrollment means: said by the call, or the only one of its size."""
+"""Chooses the face of a picture that is enrolled: by the request, or the only one of its size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,38 +11,38 @@ from models.types import Face
 from shared.errors import MalformedInput, NoFace, SeveralFaces
 
 LIKE_SIZE = 0.8
-"""A face of at least this share of the largest one's size is of like size (decision 34)."""
+"""A face with at least this share of the largest face's size is of like size (decision 34)."""
 
 LIKE_SIZE_OFF_CENTRE = 0.65
-"""... where the largest is not in the middle of the picture: who is meant most often is."""
+"""The same where the largest face is off centre: the intended face is most often central."""
 
 LIKE_SIZE_CUT_OFF = 0.5
-"""... where the largest is cut off by the picture's edge: then it is hardly the one meant."""
+"""The same where the picture's edge cuts off the largest face: it is rarely the intended face."""
 
 _OFF_CENTRE = 0.3  # of a face's size, from the picture's middle
-_CUT_OFF = 0.05  # of a face's size: so close to the picture's edge a box is taken for cut off
+_CUT_OFF = 0.05  # of a face's size: a box this close to the picture's edge counts as cut off
 
 SURE_FACE = 0.5
-"""Certainty from which something that was found is taken for a face (decision 34)."""
+"""Certainty from which a detection counts as a face (decision 34)."""
 
-LEAST_OVERLAP = 0.3  # of a box that a call gives with the face that it means, as IoU
+LEAST_OVERLAP = 0.3  # of a requested box with a face, as intersection over union
 _MOST_LISTED = 50
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 
 Certainty = Callable[[int], float]
-"""How surely the face of this index is one, 0 to 1; asked only where it matters."""
+"""The certainty that the detection of this index is a face, 0 to 1; called only where needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaceChoice:
-    """What a call says of the face that it means; by default nothing."""
+    """The face that a request chooses; by default it chooses none."""
 
     face: int | Literal["largest"] | None = None  # an index in the order of `detect`
     box: Box | None = None  # x1 y1 x2 y2, pixels
 
     @property
-    def is_given(self) -> bool:
+    def is_set(self) -> bool:
         return self.face is not None or self.box is not None
 
 
@@ -52,7 +52,7 @@ class ChosenFace:
 
     face: Face
     index: int  # in the order of `detect`: largest first
-    faces: int  # found in the picture
+    faces: int  # detected in the picture
     certainty: float  # 0..1
 
 
@@ -64,11 +64,11 @@ def choose_face(
     *,
     force: bool = False,
 ) -> ChosenFace:
-    """The face that is meant, of faces in the order of `detect` in a picture of size `frame`.
+    """Choose among faces in the order of `detect`, in a picture of size `frame`.
 
-    Without a choice it is the largest sure face. Raises SeveralFaces where another sure face is of
-    like size, and not cut off by the picture's edge; NoFace where there is none, or (unless
-    `force`) none that is surely a face; MalformedInput for a choice that fits no face.
+    Without a choice it is the largest certain face. Raises SeveralFaces where another certain face
+    is of like size and not cut off by the picture's edge; NoFace where there is none, or (unless
+    `force`) none that is certainly a face; MalformedInput for a choice that fits no face.
     """
     if not faces:
         raise NoFace(
@@ -95,7 +95,7 @@ def choose_face(
 
 
 def obstacles(faces: Sequence[Face], frame: tuple[int, int]) -> list[str]:
-    """Why nobody should be created from the first of these faces, whose certainties are known."""
+    """The reasons not to create a person from the first of these faces; certainties are known."""
     try:
         choose_face(faces, frame, FaceChoice(), lambda index: faces[index].certainty or 0.0)
     except (NoFace, SeveralFaces) as error:
@@ -106,7 +106,7 @@ def obstacles(faces: Sequence[Face], frame: tuple[int, int]) -> list[str]:
 
 
 def listed(faces: Sequence[Face]) -> list[JsonValue]:
-    """The faces of a picture as an error lists them, so that a call can say which it means."""
+    """The faces of a picture as an error lists them, so that a client can choose."""
     return [
         {
             "index": index,
@@ -125,7 +125,7 @@ def _largest(
     any_size: bool,
     force: bool,
 ) -> ChosenFace:
-    """The largest sure face. Certainties are asked in the order of size, as few as will do."""
+    """The largest certain face. Certainties are computed in the order of size, as few as needed."""
     chosen: ChosenFace | None = None
     best = 0.0
     for index, face in enumerate(faces):
@@ -151,7 +151,7 @@ def _largest(
 
 
 def _is_like(largest: Face, other: Face, frame: tuple[int, int]) -> bool:
-    """Whether another face may be meant as well as the largest: by size, and whole."""
+    """Whether another face may be intended instead of the largest: of like size, and whole."""
     if _is_cut_off(largest, frame):
         return size_of(other) >= LIKE_SIZE_CUT_OFF * size_of(largest)
     least = LIKE_SIZE_OFF_CENTRE if _is_off_centre(largest, frame) else LIKE_SIZE
@@ -159,13 +159,13 @@ def _is_like(largest: Face, other: Face, frame: tuple[int, int]) -> bool:
 
 
 def _is_off_centre(face: Face, frame: tuple[int, int]) -> bool:
-    x1, y1, x2, y2 = _box_of(face)
+    x1, y1, x2, y2 = box_of(face)
     away = np.hypot((x1 + x2 - frame[0]) / 2, (y1 + y2 - frame[1]) / 2)
     return bool(away > _OFF_CENTRE * size_of(face))
 
 
 def _is_cut_off(face: Face, frame: tuple[int, int]) -> bool:
-    x1, y1, x2, y2 = _box_of(face)
+    x1, y1, x2, y2 = box_of(face)
     return min(x1, y1, frame[0] - x2, frame[1] - y2) < _CUT_OFF * size_of(face)
 
 
@@ -175,26 +175,26 @@ def size_of(face: Face) -> float:
     return float(np.sqrt(width * height))
 
 
-def overlap(one: Box, other: Box) -> float:
+def overlap(first: Box, second: Box) -> float:
     """Intersection over union of two boxes x1 y1 x2 y2."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
     if width <= 0 or height <= 0:
         return 0.0
-    areas = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (one, other))
+    areas = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (first, second))
     return width * height / (areas - width * height)
 
 
 def _overlapping(faces: Sequence[Face], box: Box) -> int:
     """The face that overlaps a box most. Raises MalformedInput where none does."""
-    overlaps = [overlap(_box_of(face), box) for face in faces]
+    overlaps = [overlap(box_of(face), box) for face in faces]
     best = int(np.argmax(overlaps))
     if overlaps[best] < LEAST_OVERLAP:
         raise MalformedInput("box: no face of the picture lies there", faces=listed(faces))
     return best
 
 
-def _box_of(face: Face) -> Box:
+def box_of(face: Face) -> Box:
     x1, y1, x2, y2 = (float(value) for value in face.box)
     return x1, y1, x2, y2
 

@@ -1,4 +1,4 @@
-"""The face models as this server uses them: known by name at once, opened when first needed."""
+"""The face models of this server: known by name at once, opened when first needed."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from match_server.services.recognition.decode_limit import PictureRoom
+from match_server.services.recognition.decode_limit import DecodeLimit
 from match_server.services.recognition.face_choice import ChosenFace, FaceChoice, choose_face
 from models.images.decoding import Picture, PictureLimits, open_picture
 from models.quality.quality import DOORWAY, OFF, PASSPORT, Gate
@@ -16,27 +16,27 @@ from models.types import BgrImage, Face
 from shared.errors import NoFace
 
 GATES: dict[str, Gate] = {"doorway": DOORWAY, "passport": PASSPORT, "off": OFF}
-_PICTURES_AT_ONCE = 2  # one is decoded while the models look at the other
+_PICTURES_AT_ONCE = 2  # one is decoded while the models analyze the other
 
 
 class Analyzer(Protocol):
-    """What this server asks of face models."""
+    """The part of face models that this server uses."""
 
     def analyze(self, image: BgrImage, *, gate: Gate = ..., embed: bool = True) -> list[Face]:
         """All faces of one picture; templates as one batch."""
         ...
 
     def certainty(self, image: BgrImage, face: Face) -> float:
-        """How surely something that was found is a face, 0 to 1."""
+        """The certainty that a detection is a face, 0 to 1."""
         ...
 
 
 class FaceEngine:
-    """The models of one process, and what reading pictures for them may cost.
+    """The models of one process, with limits on the pictures that they read.
 
-    They are opened by the first picture, after the worker has forked (sessions do not survive a
-    fork), and by one thread. One picture is looked at at a time: the models use the cores that
-    there are, and two pictures at once would only double the memory.
+    The first picture opens them, after the worker has forked (sessions do not survive a fork). One
+    picture is analyzed at a time: the models use all cores, and two pictures at once would only
+    double the memory.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FaceEngine:
         self.dimension = dimension
         self._open = open_models
         self._limits = limits or PictureLimits()
-        self._room = PictureRoom(_PICTURES_AT_ONCE)
+        self._decode_limit = DecodeLimit(_PICTURES_AT_ONCE)
         self._lock = threading.Lock()
         self._models: Analyzer | None = None
 
@@ -64,35 +64,37 @@ class FaceEngine:
 
         Raises PackError when the models are not installed, else as `open_picture`.
         """
-        with self._looking(picture, gate, embed=embed) as look:
-            return look.faces
+        with self._analysis(picture, gate, embed=embed) as analysis:
+            return analysis.faces
 
     def judged(self, picture: bytes, *, gate: str = "off") -> tuple[list[Face], tuple[int, int]]:
         """As `analyze`, each face with its certainty (some 20 ms a face); and the picture's size,
         width and height."""
-        with self._looking(picture, gate) as look:
+        with self._analysis(picture, gate) as analysis:
             faces = [
-                replace(face, certainty=look.certainty(index))
-                for index, face in enumerate(look.faces)
+                replace(face, certainty=analysis.certainty(index))
+                for index, face in enumerate(analysis.faces)
             ]
-            return faces, look.frame
+            return faces, analysis.frame
 
     def chosen(
         self, picture: bytes, choice: FaceChoice, *, gate: str = "off", force: bool = False
     ) -> ChosenFace:
-        """The face of a picture that an enrollment means; raises as `choose_face`."""
-        with self._looking(picture, gate) as look:
-            return choose_face(look.faces, look.frame, choice, look.certainty, force=force)
+        """The face of a picture that is enrolled; raises as `choose_face`."""
+        with self._analysis(picture, gate) as analysis:
+            return choose_face(
+                analysis.faces, analysis.frame, choice, analysis.certainty, force=force
+            )
 
     @contextmanager
-    def _looking(self, picture: bytes, gate: str, *, embed: bool = True) -> Iterator["_Look"]:
-        """A picture with its faces, while the models may be asked about it."""
-        with self._room:
+    def _analysis(self, picture: bytes, gate: str, *, embed: bool = True) -> Iterator["_Analysis"]:
+        """A picture with its faces, while the models are available for more of it."""
+        with self._decode_limit:
             seen = open_picture(picture, self._limits)
             with self._lock:
                 models = self._opened()
                 faces = models.analyze(seen.image, gate=GATES[gate], embed=embed)
-                yield _Look(models, seen, sorted(faces, key=_area, reverse=True))
+                yield _Analysis(models, seen, sorted(faces, key=_area, reverse=True))
 
     def largest(self, picture: bytes, *, gate: str = "off") -> tuple[Face, int]:
         """The largest face, and how many there are. Raises NoFace when there is none."""
@@ -111,20 +113,20 @@ class FaceEngine:
         return self._models
 
 
-class _Look:
+class _Analysis:
     """The faces of one picture, largest first, in the pixels of the file."""
 
     def __init__(self, models: Analyzer, seen: Picture, faces: list[Face]) -> None:
         self._models = models
         self._image = seen.image
-        self._found = faces  # in the pixels of the image as it was read
+        self._detected = faces  # in the pixels of the image as it was read
         self.faces = [_enlarged(face, seen.reduction) for face in faces]
         height, width = (side * seen.reduction for side in seen.image.shape[:2])
         self.frame = width, height
 
     def certainty(self, index: int) -> float:
-        """How surely one of them is a face, 0 to 1."""
-        return self._models.certainty(self._image, self._found[index])
+        """The certainty that the detection of this index is a face, 0 to 1."""
+        return self._models.certainty(self._image, self._detected[index])
 
 
 def _enlarged(face: Face, reduction: int) -> Face:

@@ -1,7 +1,7 @@
-"""Which templates a search is about: persons in groups, and persons whose fields fit.
+"""Filters of a search: persons in groups, and persons whose fields match conditions.
 
-What metadata says is kept once more in `person_fields`, a row a value, so that a condition is an
-ordinary indexed comparison on every database.
+The values of metadata are also stored in `person_fields`, one row for each value, so that a
+condition is an indexed comparison on every database.
 """
 
 import math
@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 
 from match_server.db.tables import Collection, Group, Membership, Person, PersonField, Template
 from match_server.schemas.selection import FIELD_CHARACTERS, PREFIX, Condition, Scalar
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 
 _COLUMNS: dict[str, Any] = {"name": Person.name, "external_id": Person.external_id, "id": Person.id}
 
 
 def keep_fields(session: Session, person: Person) -> None:
-    """Bring `person_fields` up to date with the metadata of a person that has a number."""
+    """Update `person_fields` from the metadata of a stored person."""
     session.execute(delete(PersonField).where(PersonField.person_number == person.number))
     rows = field_rows(person.number, person.meta)
     if rows:
@@ -45,18 +45,18 @@ def field_rows(person_number: int, metadata: Mapping[str, Any]) -> list[dict[str
 
 def among(
     session: Session,
-    owner: Collection | Scope,
+    collection: Collection | CollectionRef,
     groups: Sequence[Group] | None,
     conditions: Sequence[Condition],
 ) -> NDArray[np.uint64] | None:
-    """Numbers (n,) of the templates that may be found, ascending; None: all of the collection.
+    """Numbers (n,) of the templates that are searched, ascending; None: all of the collection.
 
-    A person is meant who is in one of the groups, where groups are given, and whom every condition
-    fits.
+    They are those of persons who are in one of the groups, if there are groups, and who match
+    every condition.
     """
     if groups is None and not conditions:
         return None
-    persons = select(Person.number).where(Person.collection_number == owner.number)
+    persons = select(Person.number).where(Person.collection_number == collection.number)
     if groups is not None:
         numbers = [group.number for group in groups]
         members = select(Membership.person_number).where(Membership.group_number.in_(numbers))
@@ -65,7 +65,7 @@ def among(
         persons = persons.where(fits(condition))
     templates = session.scalars(
         select(Template.number)
-        .where(Template.collection_number == owner.number, Template.person_number.in_(persons))
+        .where(Template.collection_number == collection.number, Template.person_number.in_(persons))
         .order_by(Template.number)
     )
     return np.fromiter(templates, dtype=np.uint64)
@@ -99,15 +99,15 @@ def _compared(column: Any, op: str, values: Sequence[Scalar]) -> ColumnElement[b
 
 def _by_kind(values: Sequence[Scalar]) -> Iterator[tuple[Any, list[Scalar]]]:
     """The values by the column that holds their kind: "1", 1 and true are three values."""
-    yield PersonField.text, [one for one in values if isinstance(one, str)]
-    yield PersonField.truth, [one for one in values if isinstance(one, bool)]
-    yield PersonField.number, [one for one in values if not isinstance(one, str | bool)]
+    yield PersonField.text, [value for value in values if isinstance(value, str)]
+    yield PersonField.truth, [value for value in values if isinstance(value, bool)]
+    yield PersonField.number, [value for value in values if not isinstance(value, str | bool)]
 
 
 def _scalars(path: str, value: Any) -> Iterator[tuple[str, str | bool | float]]:
-    """Each value in metadata that a condition can name, with its dotted path.
+    """Each value in metadata that a condition can compare, with its dotted path.
 
-    Of a list every element counts; null is no value; what has too long a path is left out.
+    Every element of a list counts; null and values with too long a path are left out.
     """
     if isinstance(value, Mapping):
         for key, inner in value.items():

@@ -1,4 +1,4 @@
-"""The operating point: which threshold a policy comes to, at the gallery's size of this moment."""
+"""The operating point: the threshold that a policy gives at the gallery's present size."""
 
 import math
 import threading
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from match_server.calibration.calibration import Calibration, fmr_for_fpir
 from match_server.calibration.likelihood import match_probabilities
-from match_server.db.database import Database
+from match_server.db.database import Database, Reader
 from match_server.db.tables import Calibration as CalibrationRow
 from match_server.db.tables import Event
 from match_server.schemas.calibrations import CalibrationFile
@@ -21,9 +21,8 @@ from match_server.schemas.collections import (
     CalibrationFrom,
     OperatingPointView,
     Policy,
-    stored_policy,
 )
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef, collection_ref
 from match_server.services.recognition.candidates import Candidate
 from match_server.services.recognition.operating_point_view import set_by, shown
 from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
@@ -31,17 +30,17 @@ from shared.clock import Clock
 from shared.errors import Conflict
 
 LOOSEST_FPIR = 0.1
-"""However little traffic there is, no more strangers than one in ten may be given a name."""
+"""With any traffic, at most one stranger in ten may be given a name."""
 
 LOOKS_OF_A_TRACK = 2.0
-"""Searches that the answers to one track count as, however many: they rest on the same shots.
+"""The searches of one track count as this many, because they share their shots.
 
-Measured on shots of different days, which resemble each other less than those of one visit: see
+Measured on shots of different days, which are less similar than those of one visit: see
 decision 36.
 """
 
 LOOSEST_FMR = 1e-3
-"""However small the gallery, no more comparisons of strangers may match. See decision 38."""
+"""The highest FMR, for galleries of any size. See decision 38."""
 
 _TRAFFIC_DAYS = 7
 _TRAFFIC_KEPT_S = 600.0
@@ -50,7 +49,7 @@ _CALIBRATIONS_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Tracks of persons not enrolled, and how many searches one of them counts as."""
+    """Tracks of persons not enrolled, and the searches that one track counts as."""
 
     tracks_per_day: float | None  # None: not known
     source: Literal["given", "measured"] | None
@@ -59,7 +58,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """What one collection decides by, now."""
+    """The threshold of one collection now, and what it is derived from."""
 
     threshold: float  # cosine, -1..1
     policy: Policy
@@ -67,7 +66,7 @@ class OperatingPoint:
     templates: int
     persons: int
     traffic: Traffic
-    reachable: bool  # False: no threshold keeps what the policy asks for
+    reachable: bool  # False: no threshold reaches the policy's target
 
     @property
     def margin(self) -> float:
@@ -75,7 +74,7 @@ class OperatingPoint:
 
     @property
     def comparisons(self) -> float:
-        """That one track of a stranger brings."""
+        """Comparisons that one track of a stranger causes."""
         return max(self.templates, 1) * self.traffic.probes_per_track
 
     @property
@@ -87,51 +86,53 @@ class OperatingPoint:
 
     @property
     def view(self) -> OperatingPointView:
-        """As clients see it, with what it means."""
+        """The point as clients see it, with an explanation."""
         return shown(self)
 
     def judged(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """A candidate list (best first) with its match probabilities."""
         if self.calibration is None:
             return list(candidates)
-        probabilities = self.probabilities([one.similarity for one in candidates])
+        probabilities = self.probabilities([candidate.similarity for candidate in candidates])
         return [
-            replace(one, match_probability=probability)
-            for one, probability in zip(candidates, probabilities, strict=True)
+            replace(candidate, match_probability=probability)
+            for candidate, probability in zip(candidates, probabilities, strict=True)
         ]
 
     def probabilities(self, similarities: Sequence[float]) -> list[float | None]:
-        """For each of a candidate list (best first) the probability that it is the probe."""
+        """For each similarity of a candidate list (best first) the match probability."""
         if self.calibration is None:
             return [None] * len(similarities)
         ratio = self.calibration.likelihood
         return list(
-            match_probabilities([ratio.log_ratio(one) for one in similarities], self.persons)
+            match_probabilities(
+                [ratio.log_ratio(similarity) for similarity in similarities], self.persons
+            )
         )
 
 
 def operating_point(
-    scope: Scope, calibration: Calibration | None, traffic: Traffic
+    collection: CollectionRef, calibration: Calibration | None, traffic: Traffic
 ) -> OperatingPoint:
-    """The point of a collection's policy. Never lower for more templates.
+    """The operating point of a collection's policy. More templates never lower the threshold.
 
-    A wanted FPIR (or FPIR = false alarms / traffic) needs an FMR of 1 - (1 - FPIR)^(1/n) in each
-    of n comparisons: as many as there are templates, times the probes of a track. Templates of
-    one person are not independent, so this asks for rather too much than too little. In a small
-    gallery the FMR stays at LOOSEST_FMR or below. Without the calibration that a policy needs,
-    nobody is named: its threshold is then 1.
+    A target FPIR (or FPIR = false alarms / traffic) needs an FMR of 1 - (1 - FPIR)^(1/n) in each
+    of n comparisons: the number of templates, times the probes of a track. Templates of one person
+    are not independent, so the threshold is rather too high than too low. In a small gallery the
+    FMR stays at LOOSEST_FMR or below. Without the calibration that a policy needs, the threshold
+    is 1 and nobody is named.
     """
-    policy = stored_policy(scope.policy)
+    policy = collection.policy
     point = OperatingPoint(
         threshold=1.0 if policy.threshold is None else policy.threshold,
         policy=policy,
         calibration=calibration,
-        templates=scope.templates,
-        persons=scope.persons,
+        templates=collection.templates,
+        persons=collection.persons,
         traffic=traffic,
         reachable=policy.threshold is not None,
     )
-    fpir = _wanted_fpir(policy, traffic)
+    fpir = _target_fpir(policy, traffic)
     if policy.threshold is not None or calibration is None or fpir is None:
         return point
     derived = calibration.threshold_for(min(fmr_for_fpir(fpir, point.comparisons), LOOSEST_FMR))
@@ -141,15 +142,15 @@ def operating_point(
 
 
 def shown_threshold(similarity: float) -> float:
-    """A threshold rounded up to what is shown, so that what is shown is what decides."""
+    """A threshold rounded up to the shown decimals, so that the shown value decides."""
     return min(math.ceil(similarity * 1e6) / 1e6, 1.0)
 
 
 class OperatingPoints:
-    """The points of this server's collections, derived from what is cached. Thread-safe.
+    """The operating points of this server's collections. Thread-safe.
 
-    Of a probe this costs some arithmetic: counts come with the scope that is searched, parsed
-    calibrations and measured traffic are kept.
+    For a probe this costs some arithmetic: the counts come with the collection that is searched,
+    parsed calibrations and measured traffic are cached.
     """
 
     def __init__(self, database: Database, clock: Clock, references: ReferenceCalibrations) -> None:
@@ -160,31 +161,35 @@ class OperatingPoints:
         self._calibrations: OrderedDict[int, Calibration] = OrderedDict()
         self._traffic: dict[int, tuple[float, Traffic]] = {}  # by collection, with when
 
-    def of(self, scope: Scope, *, searched: int | None = None) -> OperatingPoint:
+    def of(self, collection: CollectionRef, *, searched: int | None = None) -> OperatingPoint:
         """The operating point of a collection as it was read.
 
         `searched` is the number of templates of a search over several collections.
         """
-        calibration = self._calibration(scope)
-        if searched is not None and searched > scope.templates:
-            scope = replace(scope, templates=searched)
-        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(scope)
-        return operating_point(scope, calibration, traffic)
+        calibration = self._calibration(collection)
+        if searched is not None and searched > collection.templates:
+            collection = replace(collection, templates=searched)
+        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(collection)
+        return operating_point(collection, calibration, traffic)
 
-    def require(self, scope: Scope) -> OperatingPoint:
-        """The same, of a policy that is being set. Raises Conflict where it lacks its ground."""
-        calibration = self._calibration(scope)
-        policy = stored_policy(scope.policy)
+    def named(self, reader: Reader, collection: str) -> OperatingPoint:
+        """The operating point of the collection of that name, as it is now."""
+        return self.of(collection_ref(reader, collection))
+
+    def require(self, collection: CollectionRef) -> OperatingPoint:
+        """The same for a new policy; Conflict without the calibration or traffic that it needs."""
+        calibration = self._calibration(collection)
+        policy = collection.policy
         if policy.threshold is not None:
-            return self.of(scope)
+            return self.of(collection)
         if calibration is None:
             raise Conflict(
-                f"`{set_by(policy)}` needs a calibration of {scope.model_id!r}: measure one with "
-                "`match-server evaluate FOLDER --adopt`, or set a `threshold`: its pack brings no "
-                "reference",
+                f"`{set_by(policy)}` needs a calibration of {collection.model_id!r}: measure one "
+                "with `match-server evaluate FOLDER --adopt`, or set a `threshold`: its pack "
+                "brings no reference",
                 reasons=["no_calibration"],
             )
-        traffic = self.traffic_of(scope, anew=True)
+        traffic = self.traffic_of(collection, refresh=True)
         if policy.false_alarms_per_day is not None and traffic.tracks_per_day is None:
             raise Conflict(
                 "`false_alarms_per_day` needs the traffic, which is not known yet: give `traffic` "
@@ -192,19 +197,22 @@ class OperatingPoints:
                 "reported for a day",
                 reasons=["no_traffic"],
             )
-        return operating_point(scope, calibration, traffic)
+        return operating_point(collection, calibration, traffic)
 
-    def traffic_of(self, scope: Scope, *, anew: bool = False) -> Traffic:
-        """Given traffic, else what the events of the last days say; `anew`: look now."""
+    def traffic_of(self, collection: CollectionRef, *, refresh: bool = False) -> Traffic:
+        """The policy's traffic, else measured from the events of the last days.
+
+        With `refresh` it is measured now, not taken from the cache.
+        """
         now_s = self._clock.monotonic_s()
         with self._lock:
-            at_s, measured = self._traffic.get(scope.number, (-math.inf, _UNKNOWN_TRAFFIC))
-        if anew or now_s - at_s >= _TRAFFIC_KEPT_S:
+            at_s, measured = self._traffic.get(collection.number, (-math.inf, _UNKNOWN_TRAFFIC))
+        if refresh or now_s - at_s >= _TRAFFIC_KEPT_S:
             with self._database.read() as session:
-                measured = _measured(session, scope.number, self._clock.now())
+                measured = _measured(session, collection.number, self._clock.now())
             with self._lock:
-                self._traffic[scope.number] = (now_s, measured)
-        policy = stored_policy(scope.policy)
+                self._traffic[collection.number] = (now_s, measured)
+        policy = collection.policy
         if policy.traffic is not None:
             return Traffic(policy.traffic, "given", measured.probes_per_track)
         least, tracks = policy.least_traffic, measured.tracks_per_day
@@ -212,17 +220,17 @@ class OperatingPoints:
             return measured
         return Traffic(max(least, tracks or 0.0), "measured", measured.probes_per_track)
 
-    def of_tracks(self, scope: Scope) -> OperatingPoint:
-        """The point for what cameras see: a track is answered several times."""
-        calibration = self._calibration(scope)
-        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(scope)
+    def of_tracks(self, collection: CollectionRef) -> OperatingPoint:
+        """The point for probes of cameras, where one track is searched several times."""
+        calibration = self._calibration(collection)
+        traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(collection)
         counted = replace(traffic, probes_per_track=LOOKS_OF_A_TRACK)
-        return operating_point(scope, calibration, counted)
+        return operating_point(collection, calibration, counted)
 
-    def _calibration(self, scope: Scope) -> Calibration | None:
-        number = scope.calibration
+    def _calibration(self, collection: CollectionRef) -> Calibration | None:
+        number = collection.calibration
         if number is None:
-            return self.references.calibration(scope.model_id)
+            return self.references.calibration(collection.model_id)
         with self._lock:
             known = self._calibrations.get(number)
         if known is not None:
@@ -242,7 +250,7 @@ _FILE = select(CalibrationRow.file).where(CalibrationRow.number == bindparam("nu
 
 
 def _measured(session: Session, collection: int, now: datetime) -> Traffic:
-    """Unknown tracks of the last days; not known before the first event is a day old."""
+    """Unknown tracks of the last days; unknown until the first event is a day old."""
     since = now - timedelta(days=_TRAFFIC_DAYS)
     first = session.scalar(
         select(func.min(Event.received_at)).where(Event.collection_number == collection)
@@ -261,7 +269,7 @@ def _measured(session: Session, collection: int, now: datetime) -> Traffic:
     return Traffic(tracks / days, "measured", each)
 
 
-def _wanted_fpir(policy: Policy, traffic: Traffic) -> float | None:
+def _target_fpir(policy: Policy, traffic: Traffic) -> float | None:
     if policy.target_fpir is not None:
         return policy.target_fpir
     if policy.false_alarms_per_day is None or traffic.tracks_per_day is None:

@@ -1,4 +1,4 @@
-"""An operating point as clients see it, with the sentences that explain it."""
+"""An operating point as clients see it, with sentences that explain it."""
 
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 TOLERATED_FPIR = 0.02
-"""From here on a fixed threshold is warned of."""
+"""The FPIR from which a fixed threshold causes a warning."""
 
 
 def shown(point: "OperatingPoint") -> OperatingPointView:
-    """The point with what follows from it: rates, false alarms, and how far that is measured."""
+    """The point with its expected rates and false alarms, and whether they are extrapolated."""
     calibration, traffic = point.calibration, point.traffic
     fmr = bound = fpir = alarms = extrapolated = None
     if calibration is not None:
@@ -48,7 +48,7 @@ def shown(point: "OperatingPoint") -> OperatingPointView:
 
 
 def set_by(policy: Policy) -> SetBy:
-    """Which of the three points of a policy is given."""
+    """The setting of a policy that determines the threshold."""
     if policy.target_fpir is not None:
         return "target_fpir"
     return "threshold" if policy.threshold is not None else "false_alarms_per_day"
@@ -59,7 +59,7 @@ def _short(value: float | None) -> float | None:
 
 
 def _explained(view: OperatingPointView, policy: Policy, calibration: Calibration | None) -> str:
-    """The derivation in a few sentences."""
+    """The derivation of the threshold in a few sentences."""
     if calibration is None:
         if view.set_by == "threshold":
             return (
@@ -73,30 +73,30 @@ def _explained(view: OperatingPointView, policy: Policy, calibration: Calibratio
     size = f"{view.templates:,} templates" + (
         f" and {view.probes_per_track:g} searches a track" if view.probes_per_track > 1 else ""
     )
-    said = [_asked(view, policy)]
+    sentences = [_policy_sentence(view, policy)]
     if not view.reachable:
-        said.append(f"With {size} no threshold keeps that: only exact copies are named.")
+        sentences.append(f"With {size} no threshold keeps that: only exact copies are named.")
     else:
-        said.append(
+        sentences.append(
             f"With {size}, a similarity of {view.threshold:.3f} means that one comparison of "
-            f"strangers in {_one_in(view.fmr)} is a false match, and {view.fpir:.2%} of the "
+            f"strangers in {_inverse(view.fmr)} is a false match, and {view.fpir:.2%} of the "
             f"strangers' tracks are given a name ({strangers_named(view.fpir or 0.0)})."
         )
     if calibration.file.reference is not None:
-        said.append(
+        sentences.append(
             f"By the model pack's reference, measured on {calibration.file.reference.pictures}, "
             "not on your cameras: `match-server evaluate FOLDER --adopt` measures your own."
         )
     if view.extrapolated:
-        said.append(
+        sentences.append(
             f"That rate is extrapolated: the calibration measured down to one in "
-            f"{_one_in(calibration.tail.fmr)}. By its data alone it is only sure that the rate is "
-            f"below one in {_one_in(view.fmr_upper_bound)}."
+            f"{_inverse(calibration.tail.fmr)}. By its data alone it is only sure that the rate is "
+            f"below one in {_inverse(view.fmr_upper_bound)}."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
-def _asked(view: OperatingPointView, policy: Policy) -> str:
+def _policy_sentence(view: OperatingPointView, policy: Policy) -> str:
     if policy.target_fpir is not None:
         return f"Wanted: at most {policy.target_fpir:.2%} of strangers are given a name."
     if policy.false_alarms_per_day is not None:
@@ -107,7 +107,7 @@ def _asked(view: OperatingPointView, policy: Policy) -> str:
 
 
 def _warning(view: OperatingPointView) -> str | None:
-    """What is wrong with the point and what to do; None when it is as it should be."""
+    """What is wrong with the point and what to do; None when nothing is wrong."""
     if view.calibration_from is None:
         if view.set_by != "threshold":
             return None  # nobody is named: the explanation says so
@@ -137,5 +137,5 @@ def strangers_named(fpir: float) -> str:
     return f"{count} of {share.denominator}"
 
 
-def _one_in(rate: float | None) -> str:
+def _inverse(rate: float | None) -> str:
     return "—" if not rate else f"{1 / rate:,.0f}" if rate > 1e-12 else "a million millions"

@@ -17,15 +17,15 @@ from shared.gallery import Candidates, Gallery
 
 
 @dataclass(frozen=True, slots=True)
-class _Owner:
+class _Enrolled:
     person_number: int
     person_id: str
     person_name: str
     template_id: str
 
 
-TEMPLATES_A_PERSON = 4  # asked of the gallery for each wanted person, to begin with
-_LEAST_OWNERS = 16
+TEMPLATES_A_PERSON = 4  # requested from the gallery for each person at first
+_LEAST_LOOKUPS = 16
 _VARIABLES = 500
 
 
@@ -37,51 +37,55 @@ def rank_persons(
     now: datetime,
     *,
     among: NDArray[np.uint64] | None = None,  # numbers of the templates that may be found
-    at_least: float = -1.0,  # similarity below which nobody is of interest
-    found: list[Candidates] | None = None,
+    at_least: float = -1.0,  # similarity below which no candidate is needed
+    first_hits: list[Candidates] | None = None,
 ) -> list[list[Candidate]]:
-    """The `limit` persons most alike each probe: each once, by the best of their templates.
+    """The `limit` persons most similar to each probe: each once, by the best of their templates.
 
-    What the reader cannot see (erased) and who has expired is left out. A list that gets too
-    short by that, or by persons with many templates, is asked for again, longer, until it is full
-    or the gallery exhausted. With `at_least` there is less to scan for. `found` saves the first
-    search when it was made before, e.g. outside a write lock.
+    Erased and expired persons are left out. When that, or persons with many templates, make a list
+    too short, the gallery is searched again for a longer one, until the list is full or the
+    gallery exhausted. `at_least` shortens the scan. `first_hits` are the hits of an earlier search,
+    e.g. from outside a write lock.
     """
     ask = limit * TEMPLATES_A_PERSON
-    lists = gallery.search(probes, ask, threshold=at_least, among=among) if found is None else found
-    answer = [_persons(reader, one, limit, now) for one in lists]
+    lists = (
+        gallery.search(probes, ask, threshold=at_least, among=among)
+        if first_hits is None
+        else first_hits
+    )
+    ranked = [_persons(reader, hits, limit, now) for hits in lists]
     size = len(gallery) if among is None else len(among)
     while ask < size:
-        short = [
+        unfilled = [
             row
-            for row, persons in enumerate(answer)
+            for row, persons in enumerate(ranked)
             if len(persons) < limit and len(lists[row]) >= ask
         ]
-        if not short:
+        if not unfilled:
             break
         ask = min(ask * 4, size)
-        longer = gallery.search(probes[short], ask, threshold=at_least, among=among)
-        for row, one in zip(short, longer, strict=True):
-            lists[row] = one
-            answer[row] = _persons(reader, one, limit, now)
-    return answer
+        longer = gallery.search(probes[unfilled], ask, threshold=at_least, among=among)
+        for row, hits in zip(unfilled, longer, strict=True):
+            lists[row] = hits
+            ranked[row] = _persons(reader, hits, limit, now)
+    return ranked
 
 
 def _persons(reader: Reader, hits: Candidates, limit: int, now: datetime) -> list[Candidate]:
     best: dict[int, Candidate] = {}  # by person; the first hit of each is the best
     numbers, similarities = hits.ids.tolist(), hits.similarities.tolist()
-    start, portion = 0, max(2 * limit, _LEAST_OWNERS)  # often enough: most have few templates
+    start, portion = 0, max(2 * limit, _LEAST_LOOKUPS)  # often enough: most have few templates
     while start < len(numbers) and len(best) < limit:
         end = start + min(portion, _VARIABLES)
-        owners = _owners(reader, numbers[start:end], now)
+        by_number = _enrolled(reader, numbers[start:end], now)
         for number, similarity in zip(numbers[start:end], similarities[start:end], strict=True):
-            owner = owners.get(number)
-            if owner is not None and owner.person_number not in best:
-                best[owner.person_number] = Candidate(
-                    person_number=owner.person_number,
-                    person_id=owner.person_id,
-                    person_name=owner.person_name,
-                    template_id=owner.template_id,
+            enrolled = by_number.get(number)
+            if enrolled is not None and enrolled.person_number not in best:
+                best[enrolled.person_number] = Candidate(
+                    person_number=enrolled.person_number,
+                    person_id=enrolled.person_id,
+                    person_name=enrolled.person_name,
+                    template_id=enrolled.template_id,
                     similarity=as_cosine(similarity),
                 )
         start, portion = end, 4 * portion
@@ -89,16 +93,19 @@ def _persons(reader: Reader, hits: Candidates, limit: int, now: datetime) -> lis
 
 
 def all_present(reader: Reader, candidates: Iterable[Candidate], now: datetime) -> bool:
-    """Whether every candidate is still there as it was: template, person and name."""
-    wanted = {(one.template_id, one.person_number, one.person_name) for one in candidates}
+    """Whether every candidate still exists unchanged: template, person and name."""
+    expected = {
+        (candidate.template_id, candidate.person_number, candidate.person_name)
+        for candidate in candidates
+    }
     present = set()
-    for some in batches(list({template for template, _, _ in wanted})):
+    for portion in batches(list({template for template, _, _ in expected})):
         for template_id, person_number, name, expires_at in reader.execute(
-            _PRESENT, {"templates": list(some)}
+            _PRESENT, {"templates": list(portion)}
         ):
             if not is_expired(expires_at, now):
                 present.add((template_id, person_number, name))
-    return present == wanted
+    return present == expected
 
 
 _PRESENT = (
@@ -106,19 +113,19 @@ _PRESENT = (
     .join(Person, Person.number == Template.person_number)
     .where(Template.id.in_(bindparam("templates", expanding=True)))
 )
-_OWNERS = (
+_ENROLLED = (
     select(Template.number, Template.id, Person.number, Person.id, Person.name, Person.expires_at)
     .join(Person, Person.number == Template.person_number)
     .where(Template.number.in_(bindparam("numbers", expanding=True)))
 )
 
 
-def _owners(reader: Reader, numbers: list[int], now: datetime) -> dict[int, _Owner]:
-    """Whose the templates are, without those that are gone and those who have expired."""
+def _enrolled(reader: Reader, numbers: list[int], now: datetime) -> dict[int, _Enrolled]:
+    """The persons of these templates, without erased and expired ones."""
     return {
-        number: _Owner(person_number, person_id, name, template_id)
+        number: _Enrolled(person_number, person_id, name, template_id)
         for number, template_id, person_number, person_id, name, expires_at in reader.execute(
-            _OWNERS, {"numbers": numbers}
+            _ENROLLED, {"numbers": numbers}
         )
         if not is_expired(expires_at, now)
     }

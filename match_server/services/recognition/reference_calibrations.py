@@ -1,4 +1,4 @@
-"""Reference calibrations: what a collection decides by before it has adopted one of its own."""
+"""Reference calibrations of model packs, for collections without a calibration of their own."""
 
 import logging
 import threading
@@ -14,11 +14,11 @@ from models.packs.references import reference_of, threshold_of
 log = logging.getLogger(__name__)
 
 UNKNOWN_MODEL_THRESHOLD = 0.5
-"""Of a model whose manifest gives none: rather no name than a wrong one."""
+"""The threshold of a model whose manifest has none: high, to avoid false matches."""
 
 
 class ReferenceCalibrations:
-    """The calibrations and thresholds that packs bring, by model. Thread-safe."""
+    """The calibrations and thresholds of model packs, by model. Thread-safe."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class ReferenceCalibrations:
             return self._calibrations[model_id]
 
     def threshold(self, model_id: str) -> float:
-        """The threshold of a model's manifest, for where there is no calibration."""
+        """The threshold of a model's manifest, used without a calibration."""
         return self._find_threshold(model_id) or UNKNOWN_MODEL_THRESHOLD
 
     def missed(self, model_id: str) -> list[float] | None:
-        """The shares missed with one, two and three references; None where nobody measured."""
+        """The shares missed with one, two and three references; None if they were not measured."""
         calibration = self.calibration(model_id)
         if calibration is None or calibration.file.reference is None:
             return None

@@ -1,13 +1,10 @@
-"""Detection and verification: what needs no gallery."""
+"""Detection, and verification (1:1): neither needs a gallery."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
-from match_server.db.database import Database
-from match_server.db.tables import Template
 from match_server.schemas.search import (
     Detected,
     FaceView,
@@ -15,13 +12,12 @@ from match_server.schemas.search import (
     VerifyRequest,
     VerifySide,
 )
-from match_server.services.collection_ref import scope_named
-from match_server.services.encryption.vault import Vault
-from match_server.services.galleries.galleries import stored_rows
-from match_server.services.lookups import collection_named, person_named
+from match_server.services.collection_ref import collection_ref
+from match_server.services.lookups import person_named
+from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.detection import detection_of, embedded
-from match_server.services.recognition.engines import Engines
-from match_server.services.recognition.operating_point import OperatingPoint, OperatingPoints
+from match_server.services.recognition.operating_point import OperatingPoint
+from match_server.services.recognition.stored_rows import rows_of_person
 from match_server.services.recognition.template_input import read_vector
 from match_server.services.recognition.verification_point import VerificationPoint
 from models.types import Face
@@ -32,31 +28,25 @@ Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
 
 class Verification:
-    """The read side of recognition: nothing that it does is stored."""
+    """Detects and compares faces. It only reads."""
 
-    def __init__(
-        self,
-        database: Database,
-        engines: Engines,
-        vault: Vault,
-        points: OperatingPoints,
-    ) -> None:
-        self._vault = vault
-        self._points = points
-        self._database = database
-        self._engines = engines
+    def __init__(self, recognition: Recognition) -> None:
+        self._database = recognition.database
+        self._engines = recognition.engines
+        self._vault = recognition.vault
+        self._points = recognition.points
 
     def detect(self, picture: bytes, gate: str = "doorway") -> Detected:
         """All faces of a picture, largest first, their quality held to the ranges of a gate."""
         faces = self._engines.default.analyze(picture, gate=gate, embed=False)
         return Detected(faces=[_face_view(face) for face in faces])
 
-    def verify(self, wanted: VerifyRequest) -> Verified:
-        """Whether two are the same person; a person stands for all of their templates."""
-        model_id = self._model_of(wanted.pair)
+    def verify(self, request: VerifyRequest) -> Verified:
+        """Whether both sides are the same person; a person stands for all of their templates."""
+        model_id = self._model_of(request.pair)
         sides = [
             self._side(side, model_id, name)
-            for side, name in zip(wanted.pair, ("first", "second"), strict=True)
+            for side, name in zip(request.pair, ("first", "second"), strict=True)
         ]
         (first, first_model, _), (second, second_model, _) = sides
         if first_model != second_model:
@@ -65,7 +55,7 @@ class Verification:
             )
         points = [point for _, _, point in sides if point is not None]
         verification = self._verification(first_model, points)
-        threshold = wanted.threshold
+        threshold = request.threshold
         if threshold is None:
             threshold = verification.threshold(len(first) * len(second))
         products = first.astype(np.float64) @ second.astype(np.float64).T
@@ -79,19 +69,17 @@ class Verification:
         )
 
     def _verification(self, model_id: str, points: Sequence[OperatingPoint]) -> VerificationPoint:
-        """By what two of this model are compared; `points` are those of the persons' collections.
+        """The operating point for two templates of this model.
 
-        The highest threshold that a policy gives counts, else a calibration, a collection's own
-        before the model's reference.
+        `points` are those of the persons' collections. The highest threshold of their policies
+        decides; else a calibration, a collection's own before the model's reference.
         """
-        given = [point.policy.threshold for point in points]
         references = self._points.references
-        calibrations = [point.calibration for point in points]
+        thresholds = [point.policy.threshold for point in points]
+        calibrations = [point.calibration for point in points if point.calibration is not None]
         return VerificationPoint(
-            fixed=max((one for one in given if one is not None), default=None),
-            calibration=next(
-                (one for one in calibrations if one is not None), references.calibration(model_id)
-            ),
+            fixed=max((each for each in thresholds if each is not None), default=None),
+            calibration=calibrations[0] if calibrations else references.calibration(model_id),
             uncalibrated=references.threshold(model_id),
         )
 
@@ -101,15 +89,15 @@ class Verification:
             if side.model_id is not None:
                 return side.model_id
             if side.collection is not None:
-                return scope_named(self._database, side.collection).model_id
+                return collection_ref(self._database, side.collection).model_id
         return self._engines.default.model_id
 
     def _side(
         self, side: VerifySide, model_id: str, name: str
     ) -> tuple[Rows, str, OperatingPoint | None]:
-        """One side of a verification: its rows, their model, and its collection's point.
+        """The rows of one side, their model, and the operating point of the person's collection.
 
-        Of a picture a template of `model_id` is made. Raises NoFace, which names the side.
+        A picture gets a template of `model_id`. Raises NoFace, which names the side.
         """
         if side.image is not None:
             try:
@@ -127,26 +115,22 @@ class Verification:
             template = read_vector(side.template, side.model_id)
             return template.vector[np.newaxis], side.model_id, None
         with self._database.read() as session:
-            owner = collection_named(session, side.collection or "")
-            scope = scope_named(session, owner.name)
-            person = person_named(session, owner, side.person or "")
-            stored = session.execute(
-                select(Template.id, Template.vector).where(Template.person_number == person.number)
-            ).all()
-            cipher = self._vault.cipher(session, owner)
-            vectors = cipher.open_vectors(owner.model_id, [(row.id, row.vector) for row in stored])
-        if not vectors:
+            collection = collection_ref(session, side.collection or "")
+            person = person_named(session, collection, side.person or "")
+            rows = rows_of_person(
+                session, collection, person, self._vault.cipher(session, collection)
+            )
+        if not len(rows):
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
-        rows = stored_rows(vectors, owner.dimension).astype(np.float32)
-        return rows, owner.model_id, self._points.of(scope)
+        return rows, collection.model_id, self._points.of(collection)
 
 
 def _face_view(face: Face) -> FaceView:
-    found = detection_of(face, 1)
+    detection = detection_of(face, 1)
     return FaceView(
-        box=found.box,
-        score=found.score,
-        landmarks=found.landmarks,
+        box=detection.box,
+        score=detection.score,
+        landmarks=detection.landmarks,
         pose=face.pose,
         quality=face.quality,
         liveness=face.liveness,

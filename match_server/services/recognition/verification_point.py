@@ -1,4 +1,4 @@
-"""The operating point of a comparison 1:1, which has nothing to do with a gallery's size."""
+"""The operating point of a verification (1:1), which does not depend on a gallery's size."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ VERIFICATION_FMR = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class VerificationPoint:
-    """By what a verification is decided."""
+    """The threshold of a verification, and where it comes from."""
 
     fixed: float | None  # the threshold of a policy, cosine
     calibration: Calibration | None
-    uncalibrated: float  # the threshold where neither is there
+    uncalibrated: float  # the threshold without either
 
     def threshold(self, comparisons: int) -> float:
-        """The similarity from which the best of so many comparisons is a match."""
+        """The similarity from which the best of this many comparisons is a match."""
         if self.fixed is not None:
             return self.fixed
         if self.calibration is None:

@@ -1,4 +1,4 @@
-"""What a sighting shows of its probes: the best of them, and for how long it is fresh."""
+"""The probe that a sighting shows: the best of its probes; and how long the sighting is live."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,8 @@ from match_server.schemas.base import Decision
 from match_server.schemas.collections import Policy
 from match_server.schemas.events import EventView
 from match_server.schemas.persons import PersonName
-from match_server.schemas.search import CandidateView
-from match_server.services.collection_ref import Scope
-from match_server.services.recognition.candidates import Candidate
+from match_server.services.collection_ref import CollectionRef
+from match_server.services.recognition.candidates import Candidate, views_of
 from match_server.services.recognition.operating_point import OperatingPoint
 from match_server.services.sightings.queries import view_of
 from match_server.services.sightings.track_templates import SearchedShots
@@ -24,11 +23,11 @@ _STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one probe says."""
+    """The result of one probe's search."""
 
     decision: Decision
     candidates: Sequence[Candidate]  # best first
-    scope: Scope  # that was searched
+    collection: CollectionRef  # that was searched
     point: OperatingPoint  # that decided
     shots: SearchedShots  # that were searched
     received_at: datetime
@@ -48,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """Until when somebody may act on what a sighting says, and on whose behalf."""
+    """How long a client may act on a sighting's decision and person."""
 
     decision: str
     person_number: int | None
@@ -60,12 +59,12 @@ class Freshness:
         return cls(event.decision, event.person_number, event.live, event.expires_at)
 
     def carry_over(self, event: Event) -> None:
-        """Let the sighting stay fresh as long as this, if this says the same of the same person.
+        """Keep the sighting live as long as this, if both have the same decision and person.
 
-        Only what arrived in time counts: nothing that was late makes a sighting look live.
+        Only probes that arrived in time count: a late probe never makes a sighting live.
         """
-        said = event.decision, event.person_number
-        if not self.live or said != (self.decision, self.person_number):
+        shown = event.decision, event.person_number
+        if not self.live or shown != (self.decision, self.person_number):
             return
         event.expires_at = max(event.expires_at, self.expires_at) if event.live else self.expires_at
         event.live = True
@@ -77,21 +76,20 @@ def _freshness(message: ProbeMessage, verdict: Verdict) -> Freshness:
     return Freshness(
         verdict.decision,
         verdict.person_number,
-        # A box whose clock runs ahead must not make old news look fresh: neither way may be far
-        # off.
+        # A device whose clock is ahead must not make old probes live, so both directions count.
         live=abs(age) <= window,
         expires_at=min(message.captured_at, verdict.received_at) + window,
     )
 
 
 def keep_fresh(event: Event, message: ProbeMessage, verdict: Verdict) -> None:
-    """A weaker probe that says the same keeps the sighting fresh."""
+    """A weaker probe with the same decision keeps the sighting live."""
     if not event.person_erased and event.review is None:
         _freshness(message, verdict).carry_over(event)
 
 
 def names_another(event: Event, person_number: int) -> bool:
-    """Whether the event is that of somebody else."""
+    """Whether the event identifies another person."""
     return event.decision == "identified" and event.person_number not in (None, person_number)
 
 
@@ -106,10 +104,10 @@ def better_of_track(track: EventTrack, message: ProbeMessage, verdict: Verdict) 
 
 
 def better_of_sighting(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
-    """Whether the sighting is to say what this probe says.
+    """Whether the sighting must show this probe.
 
-    The answer to fused shots takes the place of what was said of fewer shots of the same track,
-    unless other tracks of the sighting show its person.
+    The result of fused shots replaces the result of fewer shots of the same track, unless other
+    tracks of the sighting show its person.
     """
     if event.person_erased:
         return True
@@ -123,14 +121,14 @@ def better_of_sighting(event: Event, message: ProbeMessage, verdict: Verdict) ->
 
 
 def keeps_picture(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
-    """Whether the sighting goes on showing the picture that it has: the better of one track."""
+    """Whether the sighting keeps its picture: the better one of the same track."""
     same_track = message.track_id == (event.shown_track_id or event.track_id)
     better = message.quality.score >= event.quality_score or event.snapshot is None
     return same_track and verdict.shots.replaces and not better
 
 
 def evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
-    """How much a probe says, to be compared."""
+    """The order of probes: identified before ambiguous before unknown, then by figures."""
     strength = _STRENGTH[decision]
     return strength, (similarity or 0.0) if decision == "identified" else quality
 
@@ -144,13 +142,13 @@ def show(
     fresh: bool,
     keep_picture: bool = False,
 ) -> None:
-    """Let the event show this probe; `fresh`: it has shown none before.
+    """Let the event show this probe. With `fresh`, it has shown none before.
 
-    `keep_picture`: it shows what the probe says, with the picture of the shot before.
+    With `keep_picture`, it shows the probe's decision and keeps the picture of the earlier shot.
     """
     was = None if fresh or event.person_erased else Freshness.of(event)
     now = _freshness(message, verdict)
-    event.collection_number = verdict.scope.number
+    event.collection_number = verdict.collection.number
     event.decision = verdict.decision
     event.person_number = verdict.person_number
     event.person_erased = False
@@ -177,21 +175,9 @@ def show(
 
 def view_of_probe(event: Event, verdict: Verdict, local_person: PersonName | None) -> EventView:
     """The event that shows this probe, as clients see it."""
-    person: PersonName | None = None
-    if verdict.decision == "identified":
-        best = verdict.candidates[0]
-        person = PersonName(id=best.person_id, name=best.person_name)
-    candidates = [
-        CandidateView.of(
-            PersonName(id=one.person_id, name=one.person_name),
-            one.template_id,
-            one.similarity,
-            one.match_probability,
-            rank=rank,
-        )
-        for rank, one in enumerate(verdict.candidates, start=1)
-    ]
-    return view_of(event, verdict.scope.name, person, candidates, local_person)
+    person = verdict.candidates[0].person if verdict.decision == "identified" else None
+    candidates = views_of(verdict.candidates)
+    return view_of(event, verdict.collection.name, person, candidates, local_person)
 
 
 def candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
@@ -200,12 +186,12 @@ def candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
         {
             "event_id": event.id,
             "rank": rank,
-            "person_number": one.person_number,
-            "template_id": one.template_id,
-            "similarity": one.similarity,
-            "match_probability": one.match_probability,
+            "person_number": candidate.person_number,
+            "template_id": candidate.template_id,
+            "similarity": candidate.similarity,
+            "match_probability": candidate.match_probability,
         }
-        for rank, one in enumerate(verdict.candidates, start=1)
+        for rank, candidate in enumerate(verdict.candidates, start=1)
     ]
 
 

@@ -1,4 +1,4 @@
-"""A person's word on sightings: it relabels what is alike, is learnt from, and can be undone."""
+"""Decisions of users on sightings: they relabel similar sightings, and can be undone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pydantic import JsonValue
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from match_server.db.database import Database
 from match_server.db.tables import (
     Collection,
     Event,
@@ -29,52 +28,42 @@ from match_server.schemas.decisions import (
 from match_server.schemas.persons import PersonName
 from match_server.services.audit.chain import Note, current_actor, note
 from match_server.services.change_feed import next_number
-from match_server.services.collection_ref import scope_named
-from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.learning import Learner, Lesson
-from match_server.services.galleries.galleries import stored_rows
 from match_server.services.lookups import person_named
-from match_server.services.recognition.operating_point import OperatingPoints
-from shared.clock import Clock
+from match_server.services.recognition.context import Recognition
+from match_server.services.recognition.stored_rows import stored_rows
 from shared.errors import Conflict, Damaged, KeyMissing, NotFound
 from shared.ids import new_id
 
 LIKE = "like"
-"""`review` of a sighting that was relabelled because it is like one that somebody corrected."""
+"""`review` of a sighting that was relabelled because it is similar to a corrected one."""
 
 _MOST_ALIKE = 2_000  # earlier sightings that are looked at, the newest first
 
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """What a sighting says."""
+    """A decision on a sighting, and the person."""
 
     decision: str
     person: Person | None
 
 
 class Decisions:
-    """Takes and undoes decisions."""
+    """Stores and undoes decisions."""
 
-    def __init__(
-        self,
-        database: Database,
-        vault: Vault,
-        points: OperatingPoints,
-        learner: Learner,
-        clock: Clock,
-    ) -> None:
-        self._database = database
-        self._vault = vault
-        self._points = points
+    def __init__(self, recognition: Recognition, learner: Learner) -> None:
+        self._database = recognition.database
+        self._vault = recognition.vault
+        self._points = recognition.points
+        self._clock = recognition.clock
         self._learner = learner
-        self._clock = clock
 
-    def decide(self, event_id: str, given: DecisionGiven) -> DecisionView:
-        """Note a decision; one that was there before is undone first.
+    def decide(self, event_id: str, request: DecisionGiven) -> DecisionView:
+        """Store a decision, after undoing an earlier decision on the same sighting.
 
-        Raises NotFound; Conflict for a sighting that is part of another, and for a confirmation of
-        one that names nobody.
+        Raises NotFound; Conflict for a sighting that is part of another, and for the confirmation
+        of a sighting without a person.
         """
         now = self._clock.now()
         with self._database.write() as session:
@@ -84,40 +73,44 @@ class Decisions:
                     f"this sighting is part of {event.merged_into!r}: decide on that one",
                     merged_into=event.merged_into,
                 )
-            owner = _owner(session, event)
+            collection = _collection_of(session, event)
             former = _decision_of(session, event)
             if former is not None:
-                self._undo(session, owner, former)
+                self._undo(session, collection, former)
             _free(session, event)
-            label = _label(session, owner, event, given)
+            label = _label(session, collection, event, request)
             decision = EventDecision(
                 id=new_id(),
                 event_id=event.id,
-                kind=given.decision,
+                kind=request.decision,
                 person_number=None if label.person is None else label.person.number,
                 actor=current_actor().who[:63],
                 at=now,
             )
             session.add(decision)
             session.flush()
-            own = self._template(session, owner, event.id)
-            alike = [] if given.decision == "confirmed" else self._alike(session, owner, event, own)
-            _relabel(session, event, decision, label, given.decision)
-            for other in alike:
+            own = self._template(session, collection, event.id)
+            similar = (
+                []
+                if request.decision == "confirmed"
+                else self._alike(session, collection, event, own)
+            )
+            _relabel(session, event, decision, label, request.decision)
+            for other in similar:
                 _relabel(session, other, decision, label, LIKE)
             lesson = Lesson(None, None)
             if label.person is not None:
-                lesson = self._learner.learn(session, owner, label.person, event, own, now)
+                lesson = self._learner.learn(session, collection, label.person, event, own, now)
                 decision.template_id = lesson.template_id
             details: dict[str, JsonValue] = {
-                "decision": given.decision,
-                "relabelled": len(alike),
+                "decision": request.decision,
+                "relabelled": len(similar),
                 "learnt": lesson.template_id,
             }
             person = None if label.person is None else label.person.id
-            note(session, Note("event_decided", now, event.id, person, owner.number, details))
+            note(session, Note("event_decided", now, event.id, person, collection.number, details))
             session.flush()
-            return _view(decision, label.person, len(alike), lesson)
+            return _view(decision, label.person, len(similar), lesson)
 
     def get(self, event_id: str) -> DecisionView:
         """The decision on a sighting. Raises NotFound when there is none."""
@@ -131,72 +124,72 @@ class Decisions:
             return _view(decision, person, count, Lesson(decision.template_id, None))
 
     def undo(self, event_id: str) -> DecisionUndone:
-        """Put back what a decision changed: labels, and the reference that was learnt."""
+        """Restore the labels that a decision changed, and remove the learnt reference."""
         now = self._clock.now()
         with self._database.write() as session:
             event = _event(session, event_id)
-            owner = _owner(session, event)
+            collection = _collection_of(session, event)
             decision = _required(session, event)
             kind, learnt = decision.kind, decision.template_id
-            restored = self._undo(session, owner, decision)
+            restored = self._undo(session, collection, decision)
             details: dict[str, JsonValue] = {
                 "decision": kind,
                 "restored": restored,
                 "forgotten": learnt,
             }
-            note(session, Note("event_undecided", now, event.id, None, owner.number, details))
+            note(session, Note("event_undecided", now, event.id, None, collection.number, details))
             return DecisionUndone(event=event.id, restored=restored, template_id=learnt)
 
-    def _undo(self, session: Session, owner: Collection, decision: EventDecision) -> int:
+    def _undo(self, session: Session, collection: Collection, decision: EventDecision) -> int:
         labels = session.scalars(
             select(EventLabel).where(EventLabel.decision_id == decision.id)
         ).all()
         for label in labels:
             _restore(session, session.get_one(Event, label.event_id), label)
         if decision.template_id is not None:
-            self._learner.forget(session, owner, decision.template_id)
+            self._learner.forget(session, collection, decision.template_id)
         session.execute(delete(EventDecision).where(EventDecision.id == decision.id))
         session.expire_all()
         return len(labels)
 
     def _template(
-        self, session: Session, owner: Collection, event_id: str
+        self, session: Session, collection: Collection, event_id: str
     ) -> NDArray[np.float32] | None:
         """The unit row of a sighting's template, of the collection's model; None without one."""
-        found = self._templates(session, owner, [event_id])
-        return found.get(event_id)
+        by_event = self._templates(session, collection, [event_id])
+        return by_event.get(event_id)
 
     def _templates(
-        self, session: Session, owner: Collection, events: Sequence[str]
+        self, session: Session, collection: Collection, events: Sequence[str]
     ) -> dict[str, NDArray[np.float32]]:
         rows = session.execute(
             select(EventTemplate.event_id, EventTemplate.id, EventTemplate.vector).where(
-                EventTemplate.event_id.in_(events), EventTemplate.model_id == owner.model_id
+                EventTemplate.event_id.in_(events), EventTemplate.model_id == collection.model_id
             )
         ).all()
-        cipher = self._vault.cipher(session, owner)
-        found = {}
+        cipher = self._vault.cipher(session, collection)
+        by_event = {}
         for event_id, row_id, vector in rows:
             try:
-                opened = cipher.open_vectors(owner.model_id, [(row_id, vector)])
-                (row,) = stored_rows(opened, owner.dimension).astype(np.float32)
-            except (Damaged, KeyMissing):  # sealed with a key that was destroyed since
+                opened = cipher.open_vectors(collection.model_id, [(row_id, vector)])
+                (row,) = stored_rows(opened, collection.dimension).astype(np.float32)
+            except (Damaged, KeyMissing):  # encrypted with a key that was destroyed since
                 continue
-            found[event_id] = row
-        return found
+            by_event[event_id] = row
+        return by_event
 
     def _alike(
         self,
         session: Session,
-        owner: Collection,
+        collection: Collection,
         event: Event,
-        own: NDArray[np.float32] | None,
+        template: NDArray[np.float32] | None,
     ) -> list[Event]:
-        """Sightings that made the same mistake: the others of the track, and earlier ones alike.
+        """Sightings with the same mistake: others of the track, and similar earlier sightings.
 
-        Alike: said to show the same (person, or nobody), at least as similar to this one as the
-        threshold asks, and more similar to it than to the person they were taken for. Those on
-        which a person has decided stay as they are.
+        A similar sighting has the same person (or none), reaches the threshold in comparison with
+        this one, and is more similar to it than to its own person. Sightings with a user's decision
+        are left out.
         """
         tracks = [event.track_id, *([event.shown_track_id] if event.shown_track_id else [])]
         same_track = (
@@ -212,7 +205,7 @@ class Decisions:
         others = session.scalars(
             select(Event)
             .where(
-                Event.collection_number == owner.number,
+                Event.collection_number == collection.number,
                 Event.id != event.id,
                 Event.merged_into.is_(None),
                 Event.review.is_(None),
@@ -221,25 +214,29 @@ class Decisions:
             .order_by(Event.last_captured_at.desc())
             .limit(_MOST_ALIKE)
         ).all()
-        found = [one for one in others if one.track_id in tracks or one.shown_track_id in tracks]
-        if own is None:
-            return found
-        threshold = self._points.of(scope_named(session, owner.name)).threshold
-        rest = {one.id: one for one in others if one not in found}
-        for event_id, row in self._templates(session, owner, list(rest)).items():
-            other = rest[event_id]
-            named = other.similarity if other.decision == "identified" else None
-            similarity = float(row @ own)
+        similar = [
+            other for other in others if other.track_id in tracks or other.shown_track_id in tracks
+        ]
+        if template is None:
+            return similar
+        threshold = self._points.named(session, collection.name).threshold
+        rest = {other.id: other for other in others if other not in similar}
+        for event_id, row in self._templates(session, collection, list(rest)).items():
+            earlier = rest[event_id]
+            named = earlier.similarity if earlier.decision == "identified" else None
+            similarity = float(row @ template)
             if similarity >= threshold and similarity > (named or -1.0):
-                found.append(other)
-        return found
+                similar.append(earlier)
+        return similar
 
 
-def _label(session: Session, owner: Collection, event: Event, given: DecisionGiven) -> _Label:
-    """What the decision makes of a sighting."""
-    if given.decision == "person":
-        return _Label("identified", person_named(session, owner, given.person or ""))
-    if given.decision != "confirmed":
+def _label(
+    session: Session, collection: Collection, event: Event, request: DecisionGiven
+) -> _Label:
+    """The label that the decision gives a sighting."""
+    if request.decision == "person":
+        return _Label("identified", person_named(session, collection, request.person or ""))
+    if request.decision != "confirmed":
         return _Label("unknown", None)
     if event.decision != "identified" or event.person_number is None:
         raise Conflict("this sighting names nobody: say who it is with decision `person`")
@@ -262,7 +259,7 @@ def _relabel(
     event.person_number = None if label.person is None else label.person.number
     event.person_erased = False
     event.review = review
-    _touched(session, event)
+    _mark_changed(session, event)
 
 
 def _restore(session: Session, event: Event, label: EventLabel) -> None:
@@ -273,18 +270,18 @@ def _restore(session: Session, event: Event, label: EventLabel) -> None:
     )
     event.review = None
     session.delete(label)
-    _touched(session, event)
+    _mark_changed(session, event)
 
 
-def _touched(session: Session, event: Event) -> None:
-    """Those who watch are told; a word that comes later opens no door."""
+def _mark_changed(session: Session, event: Event) -> None:
+    """Give the event a new revision; a later decision never makes it live."""
     event.live = False
     event.revision = next_number(session, "events")
     session.flush()
 
 
 def _free(session: Session, event: Event) -> None:
-    """Take a sighting out of another's decision, which relabelled it."""
+    """Undo the relabelling of this sighting by the decision on another sighting."""
     label = session.get(EventLabel, event.id)
     if label is not None:
         _restore(session, event, label)
@@ -297,13 +294,13 @@ def _event(session: Session, event_id: str) -> Event:
     return event
 
 
-def _owner(session: Session, event: Event) -> Collection:
-    owner = None
+def _collection_of(session: Session, event: Event) -> Collection:
+    collection = None
     if event.collection_number is not None:
-        owner = session.get(Collection, event.collection_number)
-    if owner is None:
+        collection = session.get(Collection, event.collection_number)
+    if collection is None:
         raise NotFound("the collection of this sighting was erased")
-    return owner
+    return collection
 
 
 def _decision_of(session: Session, event: Event) -> EventDecision | None:
@@ -315,7 +312,7 @@ def _decision_of(session: Session, event: Event) -> EventDecision | None:
 def _required(session: Session, event: Event) -> EventDecision:
     decision = _decision_of(session, event)
     if decision is None:
-        raise NotFound(f"nobody has decided on event {event.id!r}")
+        raise NotFound(f"there is no decision on event {event.id!r}")
     return decision
 
 

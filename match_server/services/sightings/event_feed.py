@@ -1,4 +1,4 @@
-"""What there is to tell: events in the order of their writes, as they are at that moment."""
+"""Events in the order of their writes, for webhooks and MQTT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from match_server.db.database import Database
 from match_server.db.tables import Device, Event, EventReader, Group, Membership
 from match_server.schemas.events import EventView
 from match_server.services.change_feed import position
-from match_server.services.sightings.queries import as_told, rows_with_views
+from match_server.services.sightings.queries import as_of, rows_with_views
 from shared.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An event as it is told, with what is needed to choose who is told."""
+class EventNotice:
+    """An event to be sent, with the fields that the filters of receivers use."""
 
-    event: EventView  # `live` only as long as somebody may act on it
+    event: EventView  # `live` only as long as a client may act on it
     collection_number: int | None
     groups: frozenset[str]  # ids of the groups that the person is in
     site: str | None  # of the device, where it is known
 
 
-class Updates:
-    """Reading events for those who tell others of them."""
+class EventFeed:
+    """Reads events for senders of notifications."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -35,36 +35,41 @@ class Updates:
         """The number of the last write to any event."""
         return position(self._database, "events")
 
-    def after(self, revision: int, limit: int) -> tuple[list[Told], int]:
+    def after(self, revision: int, limit: int) -> tuple[list[EventNotice], int]:
         """The next events written after a revision, in order, and the revision reached by them."""
         with self._database.read() as session:
             newest = position(session, "events")
             if revision >= newest:
                 return [], newest
-            wanted = select(Event).where(Event.revision > revision)
-            wanted = wanted.order_by(Event.revision).limit(limit)
-            rows = rows_with_views(session, wanted)
+            statement = select(Event).where(Event.revision > revision)
+            statement = statement.order_by(Event.revision).limit(limit)
+            rows = rows_with_views(session, statement)
             last = rows[-1][1].revision if rows else newest
-            return self._told(session, rows), last if len(rows) == limit else max(newest, last)
+            return self._notices(session, rows), last if len(rows) == limit else max(newest, last)
 
-    def these(self, ids: Sequence[str]) -> dict[str, Told]:
-        """Events by their ids, as they are now; one that is gone is left out."""
+    def these(self, ids: Sequence[str]) -> dict[str, EventNotice]:
+        """Events by their ids, as they are now; deleted events are left out."""
         with self._database.read() as session:
             rows = rows_with_views(session, select(Event).where(Event.id.in_(ids)))
-            return {told.event.id: told for told in self._told(session, rows)}
+            return {notice.event.id: notice for notice in self._notices(session, rows)}
 
     def reached(self, reader: str) -> int | None:
-        """The revision up to which a reader has told everything; None: it has never been here."""
+        """The revision up to which a reader has sent everything; None: the reader is new."""
         with self._database.read() as session:
             row = session.get(EventReader, reader)
             return None if row is None else row.revision
 
     def note_reached(self, reader: str, revision: int) -> None:
-        """Remember it; written before that is what a reader who dies will tell again."""
+        """Store the revision up to which a reader has sent everything.
+
+        After a crash the reader sends later events again.
+        """
         with self._database.write() as session:
             session.merge(EventReader(name=reader, revision=revision))
 
-    def _told(self, session: Session, rows: Sequence[tuple[Event, EventView]]) -> list[Told]:
+    def _notices(
+        self, session: Session, rows: Sequence[tuple[Event, EventView]]
+    ) -> list[EventNotice]:
         if not rows:
             return []
         now = self._clock.now()
@@ -80,8 +85,8 @@ class Updates:
         devices = session.execute(select(Device.name, Device.site).where(named))
         sites = {row.name: row.site for row in devices}
         return [
-            Told(
-                as_told(view, now),
+            EventNotice(
+                as_of(view, now),
                 row.collection_number,
                 frozenset(groups.get(row.person_number, ())),
                 sites.get(row.device),

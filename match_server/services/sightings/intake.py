@@ -1,8 +1,8 @@
-"""Probes: each is searched once, decided once, and kept as part of a sighting.
+"""Probes: each is searched once, decided once, and stored as part of a sighting.
 
-A probe is answered after its transaction is on the disk. The search is made before that
-transaction, so that nobody waits for it; inside, everybody who was found must still be there: an
-erasure that was quicker means another search.
+The result is returned after the transaction is on the disk. The search runs before the
+transaction, so that it blocks no other writer. Inside the transaction all candidates must still
+exist; an erasure in between causes another search.
 """
 
 import contextlib
@@ -15,24 +15,24 @@ import numpy as np
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from match_server.db.database import Database, Reader
+from match_server.db.database import Reader
 from match_server.db.tables import Device, Probe
 from match_server.schemas.collections import Policy
 from match_server.schemas.events import ProbeResult
 from match_server.services.change_feed import position
-from match_server.services.collection_ref import Scope, scope_of_device
+from match_server.services.collection_ref import CollectionRef, collection_ref_of_device
 from match_server.services.devices.devices import mark_device_seen
 from match_server.services.devices.sequence_gaps import note_sequence
-from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.galleries import Galleries
+from match_server.services.encryption.vault import Cipher
 from match_server.services.metrics import Metrics
 from match_server.services.recognition.candidates import Candidate, decide
-from match_server.services.recognition.operating_point import OperatingPoint, OperatingPoints
+from match_server.services.recognition.context import Recognition
+from match_server.services.recognition.operating_point import OperatingPoint
 from match_server.services.recognition.ranking import all_present, rank_persons
 from match_server.services.recognition.template_input import template_of
 from match_server.services.sightings.best_shot import Verdict
 from match_server.services.sightings.probe_templates import ShownTemplate, keep_templates
-from match_server.services.sightings.queries import as_told, event_view
+from match_server.services.sightings.queries import as_of, event_view
 from match_server.services.sightings.sightings import Sightings
 from match_server.services.sightings.track_templates import (
     FusedProbes,
@@ -40,7 +40,6 @@ from match_server.services.sightings.track_templates import (
     TrackTemplates,
 )
 from match_server.services.storage.files import FileStore, Kept
-from shared.clock import Clock
 from shared.errors import CollectionUnavailable, Conflict, MalformedInput, ModelMismatch
 from shared.wire.messages import ProbeMessage, StatusMessage
 from shared.wire.template import Template
@@ -52,19 +51,19 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class _Readable:
-    """A probe that can be searched, and the collection that it is for."""
+    """A valid probe, and the collection that it searches."""
 
     message: ProbeMessage
-    scope: Scope
+    collection: CollectionRef
     template: Template
 
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """A probe with whom it looks like."""
+    """A probe with its candidates."""
 
     message: ProbeMessage
-    scope: Scope
+    collection: CollectionRef
     point: OperatingPoint  # as it was when the search was made
     shots: SearchedShots  # of its track, that were searched for it
     candidates: Sequence[Candidate]  # best first
@@ -72,32 +71,28 @@ class _Searched:
 
 
 class _Outdated(Exception):
-    """Between the search and the transaction something changed that the search had found."""
+    """Data that the search used was changed before the transaction."""
 
 
 class Probes:
-    """Takes probes in, over whichever transport they came."""
+    """Searches and stores probes from every transport."""
 
     def __init__(
         self,
-        database: Database,
-        galleries: Galleries,
+        recognition: Recognition,
         files: FileStore,
-        clock: Clock,
-        default_collection: str,
-        vault: Vault,
-        points: OperatingPoints,
         tracks: TrackTemplates,
         metrics: Metrics,
+        default_collection: str,
     ) -> None:
-        self._metrics = metrics
-        self._vault = vault
-        self._points = points
-        self._tracks = tracks
-        self._database = database
-        self._galleries = galleries
+        self._database = recognition.database
+        self._galleries = recognition.galleries
+        self._vault = recognition.vault
+        self._points = recognition.points
+        self._clock = recognition.clock
         self._files = files
-        self._clock = clock
+        self._tracks = tracks
+        self._metrics = metrics
         self._default_collection = default_collection
 
     def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult:
@@ -110,22 +105,22 @@ class Probes:
     ) -> list[ProbeResult]:
         """Search, decide and store probes, in one transaction; a known one is a `duplicate`.
 
-        A probe that can never be stored (model, template) is answered `refused`, without harm to
-        the others. Raises Unavailable, with nothing stored, when trying later may help; where it
-        is one collection only that cannot be searched, CollectionUnavailable.
+        A probe that can never be stored (model, template) is `refused`; the others are stored.
+        Raises Unavailable, with nothing stored, when a later attempt may succeed; where only one
+        collection cannot be searched, CollectionUnavailable.
         """
         if not messages:
             return []
-        for turn in range(_TRIES):
+        for attempt in range(_TRIES):
             try:
-                # In the last turn without fusing: others write to the same track all the time.
-                results = self._accepted(messages, site, fuse=turn < _TRIES - 1)
+                # The last attempt does not fuse, because other writers keep changing the track.
+                results = self._accepted(messages, site, fuse=attempt < _TRIES - 1)
             except _Outdated:
                 continue
             self._count(results)
             return results
         raise CollectionUnavailable(
-            f"during each of {_TRIES} searches somebody was erased; send the probes again"
+            f"a person was erased during each of {_TRIES} searches; send the probes again"
         )
 
     def _accepted(
@@ -138,17 +133,17 @@ class Probes:
                 [message for message in messages if message.probe_id not in known]
             )
         with self._metrics.stage("search"):
-            sent = [(one.message, one.scope) for one in readable.values()]
-            fused = self._tracks.read(sent) if fuse else None
+            pairs = [(probe.message, probe.collection) for probe in readable.values()]
+            fused = self._tracks.read(pairs) if fuse else None
             searched = self._search(readable, fused, now)
         with self._metrics.stage("store"), contextlib.ExitStack() as files:
             snapshots: dict[str, Kept | None] = {}
             ciphers: dict[int, Cipher] = {}  # by collection
-            for probe_id, one in searched.items():
-                scope = one.scope
-                if scope.number not in ciphers:
-                    ciphers[scope.number] = self._vault.cipher(self._database, scope)
-                data, cipher = one.message.thumbnail_jpeg, ciphers[scope.number]
+            for probe_id, probe in searched.items():
+                collection = probe.collection
+                if collection.number not in ciphers:
+                    ciphers[collection.number] = self._vault.cipher(self._database, collection)
+                data, cipher = probe.message.thumbnail_jpeg, ciphers[collection.number]
                 snapshots[probe_id] = files.enter_context(
                     self._files.kept("snapshots", data, cipher=cipher)
                 )
@@ -181,43 +176,48 @@ class Probes:
         self, messages: Sequence[ProbeMessage]
     ) -> tuple[dict[str, _Readable], dict[str, ProbeResult]]:
         """The probes that can be searched, and the refusals of the others; both by probe id."""
-        scopes: dict[str, Scope] = {}  # by device
+        collections: dict[str, CollectionRef] = {}  # by device
         readable: dict[str, _Readable] = {}
         refused: dict[str, ProbeResult] = {}
         for message in messages:
             probe_id = message.probe_id
             if probe_id in readable or probe_id in refused:
                 continue
-            if message.device not in scopes:
-                scopes[message.device] = self._scope(self._database, message.device)
-            scope = scopes[message.device]
+            if message.device not in collections:
+                collections[message.device] = self._collection_of(self._database, message.device)
+            collection = collections[message.device]
             try:
-                template = template_of(message.template, message.model_id, scope)
+                template = template_of(message.template, message.model_id, collection)
             except (ModelMismatch, MalformedInput) as error:
                 refused[probe_id] = ProbeResult.refused(probe_id, error)
             else:
-                readable[probe_id] = _Readable(message, scope, template)
+                readable[probe_id] = _Readable(message, collection, template)
         return readable, refused
 
     def _search(
         self, probes: Mapping[str, _Readable], fused: FusedProbes | None, now: datetime
     ) -> dict[str, _Searched]:
-        """Whom the probes look like, fused with their tracks: one search for each collection."""
-        found: dict[str, _Searched] = {}
-        for number in {one.scope.number for one in probes.values()}:
-            some = [one for one in probes.values() if one.scope.number == number]
-            scope = some[0].scope
-            point = self._points.of_tracks(scope)
-            shots = [_shots_of(one, fused, point) for one in some]
-            rows = np.stack([one.template.vector for one in shots])
-            reached = self._galleries.caught_up(scope)
+        """The candidates of the probes, fused with their tracks: one search for each collection."""
+        results: dict[str, _Searched] = {}
+        for number in {probe.collection.number for probe in probes.values()}:
+            group = [probe for probe in probes.values() if probe.collection.number == number]
+            collection = group[0].collection
+            point = self._points.of_tracks(collection)
+            shots = [_shots_of(probe, fused, point) for probe in group]
+            rows = np.stack([probe.template.vector for probe in shots])
+            reached = self._galleries.caught_up(collection)
             length = _list_length(point.policy)
             lists = rank_persons(self._database, reached.gallery, rows, length, now)
-            for one, what, candidates in zip(some, shots, lists, strict=True):
-                found[one.message.probe_id] = _Searched(
-                    one.message, scope, point, what, point.judged(candidates), reached.seq
+            for probe, searched, candidates in zip(group, shots, lists, strict=True):
+                results[probe.message.probe_id] = _Searched(
+                    probe.message,
+                    collection,
+                    point,
+                    searched,
+                    point.judged(candidates),
+                    reached.seq,
                 )
-        return {probe_id: found[probe_id] for probe_id in probes}
+        return {probe_id: results[probe_id] for probe_id in probes}
 
     def _store(
         self,
@@ -228,70 +228,70 @@ class Probes:
         site: str | None,
         now: datetime,
     ) -> tuple[dict[str, ProbeResult], int]:
-        """Store what was searched; answers the results of what is new, and files to be deleted."""
+        """Store searched probes; returns the results of new probes, and the files to be deleted."""
         if not searched:
             return {}, 0
-        sightings = Sightings(session, len(searched))  # nobody else stores events from here on
+        sightings = Sightings(session, len(searched))  # from here on no other writer stores events
         ids = {"ids": list(searched)}
-        known = set(session.connection().scalars(_KNOWN, ids))  # by another worker, meanwhile
-        new = [one for probe_id, one in searched.items() if probe_id not in known]
+        known = set(session.connection().scalars(_KNOWN, ids))  # by another worker in the meantime
+        new = [probe for probe_id, probe in searched.items() if probe_id not in known]
         spare = [snapshots[probe_id] for probe_id in known]
-        unused = [one.name for one in spare if one is not None]
+        unused = [probe.name for probe in spare if probe is not None]
         results: dict[str, ProbeResult] = {}
         if new:
             self._require_current(session.connection(), new, now)
-            _note_devices(session, [one.message for one in new], site, now)
-            verdicts = [(one.message, _verdict(one, now)) for one in new]
+            _note_devices(session, [probe.message for probe in new], site, now)
+            verdicts = [(probe.message, _verdict(probe, now)) for probe in new]
             sightings.load(verdicts)
             for message, verdict in verdicts:
                 probe_id = message.probe_id
                 view, left_over = sightings.add(message, verdict, snapshots[probe_id])
                 unused += left_over
                 results[probe_id] = ProbeResult(
-                    probe_id=probe_id, status="accepted", event=as_told(view, now)
+                    probe_id=probe_id, status="accepted", event=as_of(view, now)
                 )
             sightings.write()
             shown = [
-                ShownTemplate(event, one.shots.template, ciphers[one.scope.number])
-                for event, probe in sightings.shown.items()
-                for one in [searched[probe]]
+                ShownTemplate(event, probe.shots.template, ciphers[probe.collection.number])
+                for event, shown_probe in sightings.shown.items()
+                for probe in [searched[shown_probe]]
             ]
             keep_templates(session, shown)
-        own = {one.name for one in snapshots.values() if one is not None}
+        own = {probe.name for probe in snapshots.values() if probe is not None}
         self._files.discard([name for name in unused if name in own])
         return results, self._files.doom_snapshots(session, set(unused) - own)
 
     def _require_current(self, reader: Reader, new: Sequence[_Searched], now: datetime) -> None:
         """Raises unless the transaction sees the collections and persons that were searched."""
-        for device, searched in {one.message.device: one.scope for one in new}.items():
-            scope = self._scope(reader, device)
-            if scope.number != searched.number:
+        for device, searched in {probe.message.device: probe.collection for probe in new}.items():
+            collection = self._collection_of(reader, device)
+            if collection.number != searched.number:
                 raise CollectionUnavailable(
                     "the collection was replaced during the search; send the probe again"
                 )
-            if scope != searched:
+            if collection != searched:
                 raise _Outdated
-        if any(one.seq < position(reader) for one in new):
-            found = [candidate for one in new for candidate in one.candidates]
-            if not all_present(reader, found, now):
+        if any(probe.seq < position(reader) for probe in new):
+            candidates = [candidate for probe in new for candidate in probe.candidates]
+            if not all_present(reader, candidates, now):
                 raise _Outdated
 
     def _known(self, messages: Sequence[ProbeMessage]) -> set[str]:
         ids = [message.probe_id for message in messages]
         return {probe_id for (probe_id,) in self._database.execute(_KNOWN, {"ids": ids})}
 
-    def _scope(self, reader: Reader, device: str) -> Scope:
-        return scope_of_device(reader, device, self._default_collection)
+    def _collection_of(self, reader: Reader, device: str) -> CollectionRef:
+        return collection_ref_of_device(reader, device, self._default_collection)
 
     def note_status(self, site: str, message: StatusMessage) -> None:
-        """Remember what a device (or its last will) says about being online."""
+        """Store whether a device is online, as the device or its last will reports."""
         now = self._clock.now()
         with self._database.write() as session:
             named = select(Device).where(Device.name == message.device)
             device = session.scalars(named).one_or_none()
             if message.online:
                 device = mark_device_seen(session, message.device, site, now)
-            if device is not None:  # a will that outlived its device brings nobody back
+            if device is not None:  # the last will of a deleted device creates no device
                 device.online, device.status_at = message.online, now
 
 
@@ -299,7 +299,7 @@ _KNOWN = select(Probe.id).where(Probe.id.in_(bindparam("ids", expanding=True)))
 
 
 def _list_length(policy: Policy) -> int:
-    """Persons to be ranked: those to be kept, and two at least, so that the margin can be seen."""
+    """How many persons are ranked: those that are kept, and at least two for the margin."""
     return max(policy.candidates, 2)
 
 
@@ -308,22 +308,22 @@ def _shots_of(probe: _Readable, fused: FusedProbes | None, point: OperatingPoint
     message = probe.message
     if fused is None:
         return SearchedShots(probe.template, message.shots, replaces=message.shots > 1)
-    return fused.add(message, probe.template, probe.scope, point)
+    return fused.add(message, probe.template, probe.collection, point)
 
 
 def _verdict(searched: _Searched, received_at: datetime) -> Verdict:
     point = searched.point
     decision = decide(searched.candidates, point.threshold, point.margin)
     kept = searched.candidates[: point.policy.candidates]
-    return Verdict(decision, kept, searched.scope, point, searched.shots, received_at)
+    return Verdict(decision, kept, searched.collection, point, searched.shots, received_at)
 
 
 def _duplicate(session: Session, message: ProbeMessage, now: datetime) -> ProbeResult:
-    """The answer to a probe that was stored before, with its sighting as it looks now."""
+    """The result of a probe that was stored before, with its sighting as it is now."""
     probe = session.get(Probe, message.probe_id)
     if probe is None:
         raise _Outdated  # deleted since it was looked up
-    if probe.device != message.device:  # whose sighting is none of its business
+    if probe.device != message.device:  # the sighting belongs to that device
         return ProbeResult(
             probe_id=message.probe_id,
             status="refused",
@@ -331,14 +331,14 @@ def _duplicate(session: Session, message: ProbeMessage, now: datetime) -> ProbeR
             message="another device has sent a probe with this id: give each an id of its own",
         )
     view = None if probe.event_id is None else event_view(session, probe.event_id)
-    told = None if view is None else as_told(view, now)
-    return ProbeResult(probe_id=message.probe_id, status="duplicate", event=told)
+    current = None if view is None else as_of(view, now)
+    return ProbeResult(probe_id=message.probe_id, status="duplicate", event=current)
 
 
 def _note_devices(
     session: Session, messages: Sequence[ProbeMessage], site: str | None, received_at: datetime
 ) -> None:
-    """Count probes under their devices, and say so when numbers are missing before them."""
+    """Count probes of their devices, and note gaps in their sequence numbers."""
     devices: dict[str, Device] = {}
     for message in messages:
         device = devices.get(message.device)

@@ -1,4 +1,4 @@
-"""Templates of the probes that sightings show: kept as long as their thumbnails, to learn from."""
+"""Templates of the probes that sightings show, kept as long as their thumbnails for learning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from shared.wire.template import Template
 
 @dataclass(frozen=True, slots=True)
 class ShownTemplate:
-    """What was searched with the probe that a sighting shows now."""
+    """The searched template of the probe that a sighting shows now."""
 
     event_id: str
     template: Template
@@ -23,23 +23,23 @@ class ShownTemplate:
 
 
 def keep_templates(session: Session, shown: Sequence[ShownTemplate]) -> None:
-    """Store them in the place of what the sightings showed before."""
+    """Store these templates in place of the sightings' earlier ones."""
     if not shown:
         return
-    for ids in batches([one.event_id for one in shown]):
+    for ids in batches([template.event_id for template in shown]):
         session.execute(delete(EventTemplate).where(EventTemplate.event_id.in_(ids)))
     rows = []
-    for one in shown:
-        row_id, model_id = new_id(), one.template.model_id
-        vector = one.template.vector.astype("<f2").tobytes()
-        sealed = one.cipher.seal_vector(row_id, model_id, vector)
-        row = {"id": row_id, "event_id": one.event_id, "model_id": model_id, "vector": sealed}
+    for template in shown:
+        row_id, model_id = new_id(), template.template.model_id
+        vector = template.template.vector.astype("<f2").tobytes()
+        sealed = template.cipher.seal_vector(row_id, model_id, vector)
+        row = {"id": row_id, "event_id": template.event_id, "model_id": model_id, "vector": sealed}
         rows.append(row)
     session.execute(insert(EventTemplate), rows)
 
 
 def keep_better_template(session: Session, into: str, gone: str, *, better: bool) -> None:
-    """Of two sightings that become one (`gone` part of `into`), keep the template that is shown."""
+    """Merge the templates of two sightings (`gone` into `into`), keeping the shown template."""
     worse = into if better else gone
     session.execute(delete(EventTemplate).where(EventTemplate.event_id == worse))
     if better:

@@ -1,4 +1,4 @@
-"""Events as they are read: paged, one by one, and live."""
+"""Reads events: in pages, singly, and as a live stream."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ Kind = Literal["created", "updated", "merged"]
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One message of the live stream. `merged`: it turned out to be part of another sighting."""
+    """One message of the live stream; `merged`: the sighting became part of another."""
 
     kind: Kind
     event: EventView
@@ -49,15 +49,15 @@ class Events:
 
     def page(self, query: EventQuery) -> Page[EventView]:
         """Events, newest first."""
-        wanted = _filtered(select(Event).where(Event.merged_into.is_(None)), query)
+        statement = _filtered(select(Event).where(Event.merged_into.is_(None)), query)
         if query.since is not None:
-            wanted = wanted.where(Event.received_at >= query.since)
+            statement = statement.where(Event.received_at >= query.since)
         if query.until is not None:
-            wanted = wanted.where(Event.received_at < query.until)
+            statement = statement.where(Event.received_at < query.until)
         with self._database.read() as session:
             newest_first = Event.received_at.desc(), Event.id.desc()
-            wanted = wanted.options(*_WITH_NAMES)
-            return page_of(session, wanted, query, *newest_first, views=each(_view))
+            statement = statement.options(*_WITH_NAMES)
+            return page_of(session, statement, query, *newest_first, views=each(_view))
 
     def get(self, event_id: str) -> EventView:
         with self._database.read() as session:
@@ -70,7 +70,7 @@ class Events:
         """The JPEG thumbnail. Raises NotFound when there is none."""
         try:
             return self._snapshot(event_id)
-        except NotFound:  # a better one may have taken its place just now
+        except NotFound:  # a better snapshot may have replaced it just now
             return self._snapshot(event_id)
 
     def _snapshot(self, event_id: str) -> bytes:
@@ -78,8 +78,8 @@ class Events:
             row = session.get(Event, event_id)
             if row is None or row.snapshot is None:
                 raise NotFound(f"there is no snapshot of event {event_id!r}")
-            owner = session.get(Collection, row.collection_number)
-            cipher = Cipher(0) if owner is None else self._vault.cipher(session, owner)
+            collection = session.get(Collection, row.collection_number)
+            cipher = Cipher(0) if collection is None else self._vault.cipher(session, collection)
         return self._files.read(row.snapshot, cipher=cipher)
 
     def revision(self) -> int:
@@ -88,21 +88,21 @@ class Events:
             return position(session, "events")
 
     def persons(self, now: datetime) -> int:
-        """How many persons are enrolled: those who have a template and have not expired."""
+        """How many persons have a template and have not expired."""
         enrolled = select(Template.number).where(Template.person_number == Person.number).exists()
         unexpired = Person.expires_at.is_(None) | (Person.expires_at > now)
         with self._database.read() as session:
             return count_of(session, select(func.count()).where(enrolled, unexpired))
 
     def since(self, revision: int, query: StreamQuery) -> tuple[list[Update], int]:
-        """What was written after a revision, in order, and the revision reached by that."""
+        """The events written after a revision, in order, and the revision that is reached."""
         with self._database.read() as session:
             newest = position(session, "events")
             if revision >= newest:
                 return [], newest
-            wanted = _filtered(select(Event), query).where(Event.revision > revision)
+            statement = _filtered(select(Event), query).where(Event.revision > revision)
             rows = session.scalars(
-                wanted.order_by(Event.revision).limit(_BATCH).options(*_WITH_NAMES)
+                statement.order_by(Event.revision).limit(_BATCH).options(*_WITH_NAMES)
             ).all()
             reached = rows[-1].revision if len(rows) == _BATCH else newest
             now = self._clock.now()
@@ -128,52 +128,52 @@ def event_view(session: Session, event_id: str) -> EventView | None:
     return None if row is None else _view(row)
 
 
-def rows_with_views(session: Session, wanted: Select[Event]) -> list[tuple[Event, EventView]]:
+def rows_with_views(session: Session, statement: Select[Event]) -> list[tuple[Event, EventView]]:
     """The events of a query, each with what clients see of it."""
-    return [(row, _view(row)) for row in session.scalars(wanted.options(*_WITH_NAMES))]
+    return [(row, _view(row)) for row in session.scalars(statement.options(*_WITH_NAMES))]
 
 
-def as_told(view: EventView, now: datetime) -> EventView:
-    """The event as it is told at this moment: `live` only as long as somebody may act on it.
+def as_of(view: EventView, now: datetime) -> EventView:
+    """The event at this time: `live` only as long as a client may act on it.
 
-    An event is told again when something is added to it, or when a stream resumes: what was live
-    once must not look so then.
+    An event is sent again when it changes and when a stream resumes; an expired event must not be
+    live then.
     """
     live = view.live and now <= view.expires_at and view.merged_into is None
     live = live and not view.person_erased
     return view if live == view.live else view.model_copy(update={"live": live})
 
 
-def _filtered(wanted: Select[Event], query: EventQuery | StreamQuery) -> Select[Event]:
+def _filtered(statement: Select[Event], query: EventQuery | StreamQuery) -> Select[Event]:
     if query.camera is not None:
-        wanted = wanted.where(Event.camera == query.camera)
+        statement = statement.where(Event.camera == query.camera)
     if query.decision is not None:
-        wanted = wanted.where(Event.decision == query.decision)
+        statement = statement.where(Event.decision == query.decision)
     if query.collection is not None:
-        wanted = wanted.where(Event.collection_number.in_(numbers_of(query.collection)))
+        statement = statement.where(Event.collection_number.in_(numbers_of(query.collection)))
     if query.person is not None:
         persons = select(Person.number).where(Person.id == query.person)
-        wanted = wanted.where(Event.person_number.in_(persons))
-    return wanted
+        statement = statement.where(Event.person_number.in_(persons))
+    return statement
 
 
 def _update(row: Event, seen: int, now: datetime) -> Update:
     if row.merged_into is not None:
         return Update("merged", _view(row))
     kind: Kind = "created" if row.created_revision > seen else "updated"
-    return Update(kind, as_told(_view(row), now))
+    return Update(kind, as_of(_view(row), now))
 
 
 def _view(row: Event) -> EventView:
     candidates = [
         CandidateView.of(
-            PersonName(id=one.person.id, name=one.person.name),
-            one.template_id,
-            one.similarity,
-            one.match_probability,
+            PersonName(id=candidate.person.id, name=candidate.person.name),
+            candidate.template_id,
+            candidate.similarity,
+            candidate.match_probability,
             rank=rank,
         )
-        for rank, one in enumerate(row.candidates, start=1)
+        for rank, candidate in enumerate(row.candidates, start=1)
     ]
     return view_of(
         row,
@@ -234,10 +234,10 @@ def view_of(
 def _local_view(row: Event, person: PersonName | None) -> LocalView | None:
     if row.local_decision is None:
         return None
-    said = row.decision, row.person_number
+    decided = row.decision, row.person_number
     return LocalView(
         decision=cast(Decision, row.local_decision),
         person=person,
         similarity=row.local_similarity,
-        agrees=said == (row.local_decision, row.local_person_number),
+        agrees=decided == (row.local_decision, row.local_person_number),
     )

@@ -1,4 +1,4 @@
-"""The rows that a probe leaves: its sighting (event), the candidates of that, itself."""
+"""The rows of a probe: its sighting (event), the candidates, and the probe itself."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -49,7 +49,7 @@ _OF_TRACKS = (
     .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
     .options(joinedload(EventTrack.event))
 )
-# Most tracks are new and most persons were not here just now: that is asked without mapping.
+# Most tracks and persons have no recent sighting: these queries skip ORM mapping.
 _ANY_TRACK = (
     select(EventTrack.event_id)
     .where(EventTrack.track_id.in_(bindparam("tracks", expanding=True)))
@@ -61,7 +61,7 @@ _NEARBY = select(Event.id).where(
     Event.last_captured_at >= bindparam("since"),
     Event.first_captured_at <= bindparam("until"),
 )
-# Of a gallery that it was never given a box may not learn by naming ids.
+# A device must not learn ids of a gallery that it does not follow.
 _HELD = (
     select(Collection.number)
     .join(Follower, Follower.collection_number == Collection.number)
@@ -84,11 +84,11 @@ _CANDIDATES = (
     .where(EventCandidate.event_id == bindparam("event"))
     .order_by(EventCandidate.rank)
 )
-# Of bare tables: there is nothing to map.
+# Plain tables, without ORM mapping.
 _NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
 _NEW_PROBES = insert(cast(SqlTable, Probe.__table__))
 
-# What a sighting shows: all of it is of its best probe.
+# Columns that a sighting takes from its best probe.
 _SHOWN = (
     "collection_number",
     "decision",
@@ -113,20 +113,17 @@ _SHOWN = (
 
 _Track = tuple[str, str, str]  # device, camera, track id
 _CLOCK_WAS_SET = timedelta(hours=1)
-"""Looks that lie further apart than their receipts, by so much, are of a clock that was set."""
+"""A device's clock was set if capture times differ more than receipt times by this."""
 
 
 class Sightings:
-    """The sightings that the probes of one transaction are part of.
-
-    Rows are gathered and written together by `write`, which ends the work.
-    """
+    """The sightings of the probes of one transaction; `write` writes all rows together."""
 
     def __init__(self, session: Session, most: int) -> None:
-        """Takes the numbers for `most` probes, and with them the turn to write events.
+        """Take the numbers for `most` probes, which locks the writing of events.
 
-        Until this transaction ends nobody else does, so what it reads from here on is as it is:
-        two tracks of one person, stored by two processes at once, are one sighting.
+        No other transaction writes events until this one ends, so two tracks of one person,
+        stored by two processes at once, become one sighting.
         """
         self._session = session
         self._revision = next_number(session, "events", most) - most
@@ -138,14 +135,14 @@ class Sightings:
         self.shown: dict[str, str] = {}  # the probe that each event shows, of those added
 
     def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
-        """Read what is known of these probes' tracks and persons; all of them will be added."""
+        """Read the stored tracks and recent sightings of these probes, before they are added."""
         own = {message.track_id for message, _ in probes}
         tracks = list(own | {verdict.shots.earlier_track for _, verdict in probes} - {None})
         if self._session.connection().execute(_ANY_TRACK, {"tracks": tracks}).first() is not None:
             for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
                 self._tracks[track.device, track.camera, track.track_id] = track
                 self._events[track.event_id] = track.event
-        named = [one for one in probes if one[1].person_number is not None]
+        named = [probe for probe in probes if probe[1].person_number is not None]
         if not named:
             return
         window = timedelta(seconds=max(verdict.policy.sighting_s for _, verdict in named))
@@ -154,8 +151,8 @@ class Sightings:
             {
                 "persons": list({verdict.person_number for _, verdict in named}),
                 "cameras": list({message.camera for message, _ in named}),
-                "since": min(_seen_at(*one) for one in named) - window,
-                "until": max(_seen_at(*one) for one in named) + window,
+                "since": min(_seen_at(*probe) for probe in named) - window,
+                "until": max(_seen_at(*probe) for probe in named) + window,
             },
         )
         for ids in batches(list(set(near) - self._events.keys())):
@@ -165,11 +162,11 @@ class Sightings:
     def add(
         self, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None
     ) -> tuple[EventView, list[str]]:
-        """The sighting that the probe is part of, new or brought up to date, as it looks now.
+        """Add a probe to a new or stored sighting, and return the sighting's view.
 
-        It shows its best probe: of one track that of the most shots, else an identified one before
-        an ambiguous before an unknown, among the identified the most similar, among the others the
-        best quality. Answers as well the snapshot files that nobody needs any more.
+        The sighting shows its best probe: of one track the probe of the most shots; else identified
+        before ambiguous before unknown, among identified probes the most similar, among others the
+        best quality. Also returns the snapshot files that are not needed any more.
         """
         self._revision += 1
         unused: list[str | None] = []
@@ -203,7 +200,7 @@ class Sightings:
         return self._still_shown(event), [name for name in unused if name is not None]
 
     def write(self) -> None:
-        """Write what was gathered."""
+        """Write the gathered rows."""
         self._session.flush()
         if self._replaced:
             old = EventCandidate.event_id.in_(self._replaced)
@@ -223,19 +220,20 @@ class Sightings:
         track: EventTrack | None,
         unused: list[str | None],
     ) -> Event | None:
-        """The sighting that this probe is part of; None: it begins one.
+        """The stored sighting that this probe belongs to; None: it begins a new one.
 
-        That of its track, unless the track turns out to show another person than the other tracks
-        of it. A named one, besides, is that of the same person before the same camera a short
-        while before or after; where there are several, they become one, the eldest. An unknown one
-        is that of an unknown face of a moment ago whose template agrees.
+        It is the sighting of the probe's track, unless the track shows another person than the
+        other tracks of the sighting. An identified probe also belongs to a sighting of the same
+        person at the same camera a short time before or after; several such sightings are merged
+        into the eldest. An unknown probe belongs to a recent unknown sighting with a similar
+        template.
         """
         current = None if track is None else track.event
         person = verdict.person_number
         if current is not None and current.review is not None:
             return current
         if person is None:
-            return current or self._stranger_seen_before(message, verdict)
+            return current or self._recent_stranger(message, verdict)
         if current is not None and track is not None and names_another(current, person):
             if not better_of_track(track, message, verdict):
                 return current
@@ -253,8 +251,8 @@ class Sightings:
                 unused.append(self._absorb(eldest, event))
         return eldest
 
-    def _stranger_seen_before(self, message: ProbeMessage, verdict: Verdict) -> Event | None:
-        """The sighting of the same unknown face that was out of sight for a moment."""
+    def _recent_stranger(self, message: ProbeMessage, verdict: Verdict) -> Event | None:
+        """The sighting of the same unknown face, after a short time out of view."""
         earlier = verdict.shots.earlier_track if verdict.decision == "unknown" else None
         track = self._tracks.get((message.device, message.camera, earlier)) if earlier else None
         unknown = track is not None and track.event.person_number is None
@@ -263,7 +261,7 @@ class Sightings:
         return track.event if track.event.decision == "unknown" else None
 
     def _near(self, message: ProbeMessage, verdict: Verdict, person: int) -> list[Event]:
-        """Sightings of this person before this camera, so close in time that they are the same."""
+        """Sightings of this person at this camera within the policy's time for one sighting."""
         window = timedelta(seconds=verdict.policy.sighting_s)
         if not window:
             return []
@@ -276,13 +274,13 @@ class Sightings:
             and event.merged_into is None
             and event.review is None
             and event.first_captured_at - window <= seen_at <= event.last_captured_at + window
-            # One of before `_seen_at` was used may reach a year ahead.
+            # Sightings stored before `_seen_at` existed may reach a year ahead.
             and event.last_captured_at <= verdict.received_at + window
         ]
 
     def _absorb(self, into: Event, gone: Event) -> str | None:
-        """Make `gone` a part of `into`; answers the snapshot that nobody needs any more."""
-        self.write()  # what is moved below must be there
+        """Merge `gone` into `into`, and return the snapshot that is not needed any more."""
+        self.write()  # the rows moved below must be stored
         into.probes += gone.probes
         into.tracks += gone.tracks
         _extend(into, gone.first_captured_at, gone.last_captured_at, gone.received_at)
@@ -351,7 +349,7 @@ class Sightings:
         message: ProbeMessage,
         verdict: Verdict,
     ) -> None:
-        """Remember the sighting of this track, and the best that the track itself has shown."""
+        """Store the sighting of this track, and the track's best probe."""
         if track is None:
             device, camera, track_id = key
             track = self._tracks[key] = EventTrack(device=device, camera=camera, track_id=track_id)
@@ -371,7 +369,7 @@ class Sightings:
     def _note_local(
         self, event: Event, message: ProbeMessage, verdict: Verdict, *, better: bool
     ) -> None:
-        """Keep what the box had decided by itself: of the shown probe, else of any that has it."""
+        """Store the device's own decision: of the shown probe, else of the first probe with one."""
         local = message.local
         if local is None:
             return
@@ -423,18 +421,18 @@ class Sightings:
 
 
 def _seen_at(message: ProbeMessage, verdict: Verdict) -> datetime:
-    """When the face was there: not after it was received, whatever the box's clock says.
+    """When the face was captured, but not after the receipt, because a device's clock may be ahead.
 
-    Else one probe from a clock that jumped a year ahead would make all sightings of that year one.
+    Else one probe of a clock that is a year ahead would merge all sightings of that year.
     """
     return min(message.captured_at, verdict.received_at)
 
 
 def _extend(event: Event, first: datetime, last: datetime, received_at: datetime) -> None:
-    """Let the sighting reach from `first` to `last` as well, of which one was received then.
+    """Extend the sighting to include `first` to `last`, received at `received_at`.
 
-    Where the box's clock was set in between, only the later time counts: a sighting that reaches
-    over what was never seen would take in whatever arrives late.
+    If the device's clock was set in between, only the later times count: a sighting must not span
+    a time without probes, else it would absorb late probes.
     """
     limit = _CLOCK_WAS_SET + abs(received_at - event.received_at)
     if first - event.last_captured_at > limit:

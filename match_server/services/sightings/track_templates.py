@@ -1,8 +1,8 @@
-"""What the probes of one track have shown so far, so that they are searched fused.
+"""Fuses the probes of one track, so that a search uses all shots of the track.
 
-Boxes of this project fuse by themselves. Others send one shot at a time under one track id: such a
-probe is searched as the mean of the track so far, where it agrees with that. For this, templates of
-probes are kept for a short while (the setting `fuse_tracks_s`), sealed where their collection is.
+The edge agent fuses shots itself. Other clients send one shot at a time under one track id: such a
+probe is searched as the mean of the track so far, if it agrees with it. For this, templates of
+probes are kept for a short time (the setting `fuse_tracks_s`), encrypted like their collection.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
 from match_server.db.tables import TrackTemplate
-from match_server.services.collection_ref import Scope
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.recognition.operating_point import OperatingPoint
 from shared.clock import Clock
@@ -26,11 +26,11 @@ from shared.fusion import SAME_PERSON, SAME_PERSON_FMR, weighted_mean
 from shared.wire.messages import ProbeMessage
 from shared.wire.template import Template, unit_rows
 
-_MOST_SHOTS = 16  # beyond, older shots count for less and less
-_MOST_NEARBY = 32  # tracks that new ones are compared with, the newest
-_SAME_VISIT = 0.5  # cosine, where no calibration says better
+_MOST_SHOTS = 16  # above this, older shots count less
+_MOST_NEARBY = 32  # newest tracks that a new track is compared with
+_SAME_VISIT = 0.5  # cosine, without a calibration
 _SAME_VISIT_FMR = 1e-5
-_LEAST_WEIGHT = 1e-2  # of a shot without any quality: its template must survive float16
+_LEAST_WEIGHT = 1e-2  # of a shot of no quality, so that its template survives float16
 
 TrackKey = tuple[str, str, str]  # device, camera, track id
 
@@ -49,12 +49,14 @@ class TrackShots:
 
 @dataclass(frozen=True, slots=True)
 class SearchedShots:
-    """What is searched for one probe."""
+    """The template that is searched for one probe."""
 
     template: Template
     shots: int  # that the template rests on
-    replaces: bool  # the answer stands for the track so far, whatever was said of fewer shots
-    earlier_track: str | None = None  # of this camera that shows the same face, for a new track
+    replaces: bool  # the result replaces earlier results of the track
+    earlier_track: str | None = (
+        None  # earlier track of this camera with the same face, if the track is new
+    )
 
 
 def add_shot(
@@ -62,10 +64,10 @@ def add_shot(
 ) -> tuple[TrackShots, SearchedShots]:
     """The track with this probe, and what is searched for it.
 
-    A single shot is fused with a track that it agrees with (cosine of at least `same_person`). One
-    that does not is searched by itself, and from then on no answer of the track replaces another
-    one unseen: they are compared. What its sender has fused already stands as it is. A probe
-    that arrives after a newer one of a sender that fuses adds nothing.
+    A single shot is fused with its track if it agrees with it (cosine of at least `same_person`).
+    A shot that does not agree is searched alone, and from then on results of the track are compared
+    and do not replace each other. Shots that the sender has fused stay as they are. If the sender
+    fuses, a probe that arrives after a newer one adds nothing.
     """
     sender_fuses = message.shots > 1 or (before is not None and before.sender_fuses)
     own = TrackShots(
@@ -90,10 +92,10 @@ def add_shot(
 
 
 def same_visit_limit(point: OperatingPoint) -> float:
-    """The cosine from which two tracks of a camera show one stranger who came back.
+    """The cosine from which two tracks of a camera show the same stranger.
 
-    Stricter than for shots of one track: nothing but the templates says that they belong together,
-    and a false join would hide a person.
+    It is stricter than for shots of one track, because only the templates connect the tracks, and
+    a false match would hide a person.
     """
     if point.calibration is None:
         return _SAME_VISIT
@@ -101,7 +103,7 @@ def same_visit_limit(point: OperatingPoint) -> float:
 
 
 def same_person_limit(point: OperatingPoint) -> float:
-    """The cosine from which two shots of a track are fused: by the calibration, if there is one."""
+    """The cosine from which two shots of a track are fused, by the calibration if there is one."""
     if point.calibration is None:
         return SAME_PERSON
     return point.calibration.threshold_for(SAME_PERSON_FMR).similarity
@@ -109,36 +111,40 @@ def same_person_limit(point: OperatingPoint) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What is known of one track."""
+    """The stored state of one track."""
 
     probe_id: str  # that wrote it
     shots: TrackShots | None  # None: too old, or of another collection or model
 
 
 class FusedProbes:
-    """The probes of one transaction, fused with what their tracks have shown before."""
+    """The probes of one transaction, fused with the earlier shots of their tracks."""
 
     def __init__(
         self, stored: Mapping[TrackKey, _Row], nearby: Mapping[TrackKey, TrackShots]
     ) -> None:
         self._stored = stored  # as it was before the search
         self._nearby = nearby  # other tracks of the same cameras
-        self._changed: dict[TrackKey, tuple[TrackShots, Scope, str]] = {}
+        self._changed: dict[TrackKey, tuple[TrackShots, CollectionRef, str]] = {}
         self._tracks: set[TrackKey] = set()
 
     def add(
-        self, message: ProbeMessage, template: Template, scope: Scope, point: OperatingPoint
+        self,
+        message: ProbeMessage,
+        template: Template,
+        collection: CollectionRef,
+        point: OperatingPoint,
     ) -> SearchedShots:
-        """What is searched for one more probe; probes are added in the order of their arrival."""
+        """Add a probe, and return the template to search; probes are added in order of arrival."""
         key = _key_of(message)
         self._tracks.add(key)
         stored, changed = self._stored.get(key), self._changed.get(key)
         before = changed[0] if changed else stored.shots if stored else None
         after, searched = add_shot(before, message, template, same_person_limit(point))
         if after is not before:
-            # As it will be read, so that probes of one list end as they would one by one.
-            after = replace(after, **_parts(_packed_sum(after), scope.model_id))
-            self._changed[key] = after, scope, message.probe_id
+            # Rounded as in storage, so that a list of probes has the same result as single probes.
+            after = replace(after, **_parts(_packed_sum(after), collection.model_id))
+            self._changed[key] = after, collection, message.probe_id
         if before is not None:
             return searched
         return replace(searched, earlier_track=self._earlier_track(message, template, point))
@@ -146,7 +152,7 @@ class FusedProbes:
     def _earlier_track(
         self, message: ProbeMessage, template: Template, point: OperatingPoint
     ) -> str | None:
-        """The track of this camera a short while ago that shows the same face; None: none does."""
+        """The recent track of this camera that shows the same face; None: there is none."""
         window = timedelta(seconds=point.policy.sighting_s)
         changed = {key: shots for key, (shots, *_) in self._changed.items()}
         alike = [
@@ -164,24 +170,24 @@ class FusedProbes:
         """Whether no other transaction has written these tracks since they were read."""
         if not self._tracks:
             return True
-        found = {
+        written = {
             (device, camera, track_id): probe_id
             for device, camera, track_id, probe_id in session.connection().execute(
                 _WRITTEN_BY, {"tracks": _ids(self._tracks)}
             )
         }
         read = {key: row.probe_id for key, row in self._stored.items()}
-        return all(found.get(key) == read.get(key) for key in self._tracks)
+        return all(written.get(key) == read.get(key) for key in self._tracks)
 
     def write(self, session: Session, ciphers: Mapping[int, Cipher], now: datetime) -> None:
-        """Store what the tracks have shown with these probes."""
+        """Store the tracks with these probes."""
         connection = session.connection()
         replaced = [_names(key) for key in self._changed if key in self._stored]
         if replaced:
             connection.execute(_DELETE, replaced)
         rows = [
-            _packed(key, shots, ciphers[scope.number], scope, probe_id, now)
-            for key, (shots, scope, probe_id) in self._changed.items()
+            _packed(key, shots, ciphers[collection.number], collection, probe_id, now)
+            for key, (shots, collection, probe_id) in self._changed.items()
         ]
         if rows:
             connection.execute(_INSERT, rows)
@@ -196,36 +202,38 @@ class TrackTemplates:
         self._clock = clock
         self._kept = timedelta(seconds=kept_s)
 
-    def read(self, probes: Sequence[tuple[ProbeMessage, Scope]]) -> FusedProbes | None:
-        """What is known of the tracks of these probes; None where nothing is to be kept."""
+    def read(self, probes: Sequence[tuple[ProbeMessage, CollectionRef]]) -> FusedProbes | None:
+        """Read the tracks of these probes; None where fusing is off."""
         if not self._kept or not probes:
             return None
-        scopes = {_key_of(message): scope for message, scope in probes}
+        collections = {_key_of(message): collection for message, collection in probes}
         rows = {}
-        for row in self._database.execute(_ROWS_OF_TRACKS, {"tracks": _ids(scopes)}):
+        for row in self._database.execute(_ROWS_OF_TRACKS, {"tracks": _ids(collections)}):
             key: TrackKey = row[:3]
-            if key in scopes:
-                rows[key] = self._unpacked(key, row[3:], scopes[key])
-        return FusedProbes(rows, self._nearby({key: scopes[key] for key in scopes.keys() - rows}))
+            if key in collections:
+                rows[key] = self._unpacked(key, row[3:], collections[key])
+        return FusedProbes(
+            rows, self._nearby({key: collections[key] for key in collections.keys() - rows})
+        )
 
-    def _nearby(self, new: Mapping[TrackKey, Scope]) -> dict[TrackKey, TrackShots]:
-        """What other tracks have shown lately to the cameras of new tracks."""
-        cameras = {key[:2]: scope for key, scope in new.items()}
+    def _nearby(self, new: Mapping[TrackKey, CollectionRef]) -> dict[TrackKey, TrackShots]:
+        """Recent shots of other tracks at the cameras of new tracks."""
+        cameras = {key[:2]: collection for key, collection in new.items()}
         if not cameras:
             return {}
         nearby = {}
-        wanted: dict[str, Any] = {"cameras": sorted({camera for _, camera in cameras})}
-        wanted |= {"most": _MOST_NEARBY, "skipped": 0}
-        for row in self._database.execute(_ROWS_OF_CAMERAS, wanted):
+        parameters: dict[str, Any] = {"cameras": sorted({camera for _, camera in cameras})}
+        parameters |= {"most": _MOST_NEARBY, "skipped": 0}
+        for row in self._database.execute(_ROWS_OF_CAMERAS, parameters):
             key: TrackKey = row[:3]
-            scope = cameras.get(key[:2])
-            shots = None if scope is None else self._unpacked(key, row[3:], scope).shots
+            collection = cameras.get(key[:2])
+            shots = None if collection is None else self._unpacked(key, row[3:], collection).shots
             if shots is not None:
                 nearby[key] = shots
         return nearby
 
     def sweep(self) -> int:
-        """Delete what was kept for long enough; answers how many rows."""
+        """Delete expired rows, and return how many they were."""
         old = TrackTemplate.received_at < self._clock.now() - self._kept
         with self._database.read() as session:
             if session.execute(select(TrackTemplate.track_id).where(old).limit(1)).first() is None:
@@ -234,21 +242,21 @@ class TrackTemplates:
             gone = session.execute(delete(TrackTemplate).where(old).returning(TrackTemplate.shots))
             return len(gone.all())
 
-    def _unpacked(self, key: TrackKey, values: Sequence[Any], scope: Scope) -> _Row:
-        probe_id, collection, model_id, vector, shots, fuses, captured, received, disputed = values
-        usable = (collection, model_id) == (scope.number, scope.model_id)
+    def _unpacked(self, key: TrackKey, values: Sequence[Any], collection: CollectionRef) -> _Row:
+        probe_id, number, model_id, vector, shots, fuses, captured, received, disputed = values
+        usable = (number, model_id) == (collection.number, collection.model_id)
         if not usable or received < self._clock.now() - self._kept:
             return _Row(probe_id, None)
-        cipher = self._vault.cipher(self._database, scope)
+        cipher = self._vault.cipher(self._database, collection)
         try:
             (opened,) = cipher.open_vectors(model_id, [("/".join(key), vector)])
             parts = _parts(opened, model_id)
-        except (Damaged, KeyMissing, MalformedInput):  # sealed with a key that was retired since
+        except (Damaged, KeyMissing, MalformedInput):  # encrypted with a key that was retired since
             return _Row(probe_id, None)
-        found = TrackShots(
+        unpacked = TrackShots(
             shots=shots, sender_fuses=fuses, captured_at=captured, disputed=disputed, **parts
         )
-        return _Row(probe_id, found)
+        return _Row(probe_id, unpacked)
 
 
 _COLUMNS = cast(SqlTable, TrackTemplate.__table__).c
@@ -307,7 +315,12 @@ def _parts(packed: bytes, model_id: str) -> dict[str, Any]:
 
 
 def _packed(
-    key: TrackKey, shots: TrackShots, cipher: Cipher, scope: Scope, probe_id: str, now: datetime
+    key: TrackKey,
+    shots: TrackShots,
+    cipher: Cipher,
+    collection: CollectionRef,
+    probe_id: str,
+    now: datetime,
 ) -> dict[str, Any]:
     device, camera, track_id = key
     vector = _packed_sum(shots)
@@ -316,9 +329,9 @@ def _packed(
         "camera": camera,
         "track_id": track_id,
         "probe_id": probe_id,
-        "collection_number": scope.number,
-        "model_id": scope.model_id,
-        "vector": cipher.seal_vector("/".join(key), scope.model_id, vector),
+        "collection_number": collection.number,
+        "model_id": collection.model_id,
+        "vector": cipher.seal_vector("/".join(key), collection.model_id, vector),
         "shots": shots.shots,
         "sender_fuses": shots.sender_fuses,
         "captured_at": shots.captured_at,

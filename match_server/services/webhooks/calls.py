@@ -13,7 +13,7 @@ from enum import Enum, auto
 from http.client import HTTPConnection, HTTPException
 
 from match_server.schemas.webhooks import web_address
-from match_server.services.sightings.event_feed import Told
+from match_server.services.sightings.event_feed import EventNotice
 from match_server.services.webhooks.addresses import Refused, addresses_of, port_of
 from match_server.services.webhooks.signing import signed_headers
 from shared.clock import rfc3339
@@ -46,7 +46,7 @@ class Caller:
     private: bool
     version: str  # of the server
 
-    def call(self, url: str, secret: bytes, told: Told, now: datetime) -> Answer:
+    def call(self, url: str, secret: bytes, told: EventNotice, now: datetime) -> Answer:
         """Send one event as it is now."""
         event = told.event
         body = json.dumps(

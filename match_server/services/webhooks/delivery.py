@@ -22,7 +22,7 @@ from match_server.db.leader_lock import LeaderLock
 from match_server.db.tables import Delivery, Json, Webhook
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.metrics import Metrics
-from match_server.services.sightings.event_feed import Told, Updates
+from match_server.services.sightings.event_feed import EventFeed, EventNotice
 from match_server.services.webhooks.calls import Answer, Caller, Outcome
 from shared.backoff import Backoff
 from shared.clock import Clock
@@ -60,7 +60,7 @@ class _Progress:
     failures: int
     failing_since: datetime | None
     taken: list[str] = field(default_factory=list)  # events
-    failed: list[tuple[Told, Answer]] = field(default_factory=list)
+    failed: list[tuple[EventNotice, Answer]] = field(default_factory=list)
     delivered_at: datetime | None = None
     retry_at: datetime | None = None
     gone: str | None = None
@@ -76,7 +76,7 @@ class Deliverer:
     def __init__(
         self,
         database: Database,
-        updates: Updates,
+        updates: EventFeed,
         caller: Caller,
         leader: LeaderLock,
         secrets: Secrets,
@@ -188,7 +188,7 @@ class Deliverer:
             self._write(number, progress)
         return something and progress.retry_at is None and progress.gone is None
 
-    def _waiting(self, number: int) -> Sequence[Told]:
+    def _waiting(self, number: int) -> Sequence[EventNotice]:
         """What is to be tried again now, least tried first."""
         with self._database.read() as session:
             ids = session.scalars(
@@ -204,7 +204,7 @@ class Deliverer:
         events = self._updates.these(ids)
         return [events[one] for one in ids if one in events]
 
-    def _call(self, webhook: Webhook, told: Told, progress: _Progress) -> None:
+    def _call(self, webhook: Webhook, told: EventNotice, progress: _Progress) -> None:
         now = self._clock.now()
         try:
             secret = self._secrets.of_webhook(webhook)
@@ -256,7 +256,7 @@ class Deliverer:
             )
 
     def _set_aside(
-        self, session: Session, number: int, told: Told, answer: Answer, next_at: datetime
+        self, session: Session, number: int, told: EventNotice, answer: Answer, next_at: datetime
     ) -> None:
         """Keep an event that was not taken, for another call or as a dead letter."""
         now = self._clock.now()
@@ -275,7 +275,7 @@ class Deliverer:
         row.dead_at = now if answer.outcome is Outcome.NEVER or too_long else None
 
 
-def _wanted(filters: Json, told: Told) -> bool:
+def _wanted(filters: Json, told: EventNotice) -> bool:
     """Whether a webhook with these filters is told of this event.
 
     Of an erasure everybody is told who may have been told of the event: it names nobody.

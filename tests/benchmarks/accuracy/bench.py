@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from match_server.calibration.calibration import Calibration
-from match_server.evaluation.comparisons import compare
+from match_server.calibration.comparisons import compare
 from match_server.evaluation.measurement import measure
 from match_server.schemas.collections import Policy
 from match_server.services.recognition.operating_point import OperatingPoint

@@ -12,7 +12,8 @@ from edge_agent.vision.fusion import fuse
 from match_server.calibration.calibration import Calibration
 from match_server.evaluation.rates import share_interval
 from match_server.schemas.base import Decision
-from match_server.services.collection_ref import Scope
+from match_server.schemas.collections import stored_policy
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.recognition.operating_point import (
     OperatingPoint,
     Traffic,
@@ -134,14 +135,14 @@ def point_of(
     policy: Json, calibration: Calibration | None, persons: int, templates: int, model_id: str
 ) -> OperatingPoint:
     """The operating point that the server derives for a collection of this size."""
-    scope = Scope(
+    scope = CollectionRef(
         number=1,
         name="bench",
         model_id=model_id,
         dimension=0,
         generation=1,
         encrypted=False,
-        policy=policy,
+        policy=stored_policy(policy),
         created_at=datetime.now(UTC),
         calibration=None,
         templates=templates,

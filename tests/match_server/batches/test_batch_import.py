@@ -120,8 +120,8 @@ def test_a_process_killed_at_any_moment_leaves_whole_batches_only(api, vectors, 
     commits = []
     original = bulk._note
 
-    def dying(session, owner, resume, lines):
-        original(session, owner, resume, lines)
+    def dying(session, collection, resume, lines):
+        original(session, collection, resume, lines)
         commits.append(lines)
         if len(commits) == 2:
             raise KeyboardInterrupt

@@ -122,16 +122,16 @@ def test_an_unexpected_fault_at_one_template_refuses_that_one_alone(
 ):
     write = bulk._write
 
-    def failing(session, owner, ready, *others):
-        if any(one.line.name == "P5" for one in ready):
+    def failing(session, collection, ready, *others):
+        if any(template.line.name == "P5" for template in ready):
             raise OverflowError("in a driver")
-        return write(session, owner, ready, *others)
+        return write(session, collection, ready, *others)
 
     monkeypatch.setattr(bulk, "_write", failing)
     verdicts = _lines(api, *[_vector_line(helpers, f"P{seed}", seed) for seed in range(9)])
-    assert [one["index"] for one in verdicts if one.get("code") == "internal"] == [5]
+    assert [verdict["index"] for verdict in verdicts if verdict.get("code") == "internal"] == [5]
     assert _statuses(verdicts).count("accepted") == 8
-    assert [one.index for one in caplog.records if one.exc_info] == [5]
+    assert [record.index for record in caplog.records if record.exc_info] == [5]
     assert api.ok("GET", "/v1/collections/default")["templates"] == 8
 
 
@@ -452,7 +452,7 @@ def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
 
 def test_a_client_that_falls_silent_keeps_what_was_written_and_is_told(api, helpers):
     class Silent(io.BytesIO):
-        """One line, then nothing until the socket's patience ends."""
+        """One line, then nothing until the socket's timeout."""
 
         def readinto(self, buffer):
             read = super().readinto(buffer)
@@ -477,9 +477,9 @@ def test_a_collection_that_is_erased_while_vectors_are_read_takes_none(api, help
     lines = [_vector_line(helpers, f"P{seed}", seed) for seed in range(3)]
     original = bulk.stored_forms
 
-    def erasing(given, owner):
+    def erasing(vectors, collection):
         api.ok("DELETE", "/v1/collections/short")
-        return original(given, owner)
+        return original(vectors, collection)
 
     monkeypatch.setattr(bulk, "stored_forms", erasing)
     items = [(place, BatchLine(**line)) for place, line in enumerate(lines)]

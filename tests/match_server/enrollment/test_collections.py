@@ -95,8 +95,8 @@ def test_a_collection_made_again_under_the_same_name_is_empty(api, helpers):
 def test_collections_are_found_by_part_of_the_name_and_by_model(api, helpers):
     for name in ("staff-north", "staff-south", "visitors"):
         api.ok("POST", "/v1/collections", json={"name": name})
-    found = api.ok("GET", "/v1/collections?q=STAFF&size=1")
-    assert (found["total"], [one["name"] for one in found["items"]]) == (2, ["staff-north"])
+    page = api.ok("GET", "/v1/collections?q=STAFF&size=1")
+    assert (page["total"], [item["name"] for item in page["items"]]) == (2, ["staff-north"])
     assert api.ok("GET", f"/v1/collections?model_id={helpers.MODEL}")["total"] == 4
     assert api.ok("GET", "/v1/collections?model_id=other")["total"] == 0
 

@@ -33,9 +33,9 @@ def test_a_picture_is_enrolled_and_found(api, helpers):
     assert made["detection"]["faces"] == 1
     assert made["detection"]["box"] == [10, 10, 90, 90]
     assert made["url"] is None
-    found = api.search(helpers.unit_vector(int.from_bytes(bytes(RED), "big")))
-    assert found["seq"] >= made["seq"]
-    best = found["probes"][0]["candidates"][0]
+    answer = api.search(helpers.unit_vector(int.from_bytes(bytes(RED), "big")))
+    assert answer["seq"] >= made["seq"]
+    best = answer["probes"][0]["candidates"][0]
     assert (best["person"]["id"], best["template_id"]) == (person, made["template_id"])
 
 

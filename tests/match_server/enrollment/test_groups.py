@@ -45,7 +45,7 @@ def test_persons_come_and_go_in_one_call_that_counts_what_changed(api):
     again = _put(api, group, remove=[ann, "never-there"])
     assert (again["added"], again["removed"]) == (0, 0)
     listed = api.ok("GET", f"{PERSONS}?group={group}")
-    assert [one["id"] for one in listed["items"]] == [bob, cleo]
+    assert [item["id"] for item in listed["items"]] == [bob, cleo]
     assert listed["total"] == 2
 
 
@@ -76,8 +76,8 @@ def test_a_person_is_in_many_groups_from_its_creation_or_by_a_patch(api):
     assert api.ok("GET", f"{PERSONS}/{ann}")["groups"] == [day, night]
     changed = api.ok("PATCH", f"{PERSONS}/{ann}", json={"groups": [kitchen]})
     assert changed["groups"] == [kitchen]
-    found = api.ok("GET", f"/v1/groups?person={ann}")
-    assert [one["name"] for one in found["items"]] == ["Kitchen"]
+    page = api.ok("GET", f"/v1/groups?person={ann}")
+    assert [item["name"] for item in page["items"]] == ["Kitchen"]
     assert api.ok("PATCH", f"{PERSONS}/{ann}", json={"groups": []})["groups"] == []
 
 
@@ -101,7 +101,7 @@ def test_an_unknown_person_leaves_the_group_as_it_was(api):
     body = {"add": [bob, "nobody"], "remove": [ann]}
     api.refused(404, "PUT", f"/v1/groups/{group}/persons", json=body)
     listed = api.ok("GET", f"{PERSONS}?group={group}")
-    assert [one["id"] for one in listed["items"]] == [ann]
+    assert [item["id"] for item in listed["items"]] == [ann]
 
 
 def test_a_person_in_both_lists_is_a_contradiction(api):
@@ -130,9 +130,9 @@ def test_the_same_name_in_another_collection_is_another_group(api):
 
 
 def test_paging_gives_each_group_once(api):
-    wanted = sorted(_group(api, f"G{number}", id=f"g{number}") for number in range(7))
+    expected = sorted(_group(api, f"G{number}", id=f"g{number}") for number in range(7))
     pages = [api.ok("GET", f"/v1/groups?size=3&page={page}") for page in (1, 2, 3, 4)]
-    assert [one["id"] for page in pages for one in page["items"]] == wanted
+    assert [item["id"] for page in pages for item in page["items"]] == expected
     assert {page["total"] for page in pages} == {7}
 
 

@@ -31,8 +31,8 @@ def test_a_person_keeps_what_was_given(api):
 
 def test_a_name_in_two_unicode_spellings_is_one_name(api):
     api.person("Zoe\u0308")
-    found = api.ok("GET", PERSONS, query_string={"q": "Zo\u00eb"})
-    assert found["total"] == 1
+    page = api.ok("GET", PERSONS, query_string={"q": "Zo\u00eb"})
+    assert page["total"] == 1
 
 
 def test_names_are_found_whatever_their_case_and_accents(api):
@@ -59,7 +59,7 @@ def test_persons_are_listed_by_conditions_and_by_expiry(api):
     api.person("Cleo", metadata={"floor": 5})
 
     def names(**query):
-        return [one["name"] for one in api.ok("GET", PERSONS, query_string=query)["items"]]
+        return [item["name"] for item in api.ok("GET", PERSONS, query_string=query)["items"]]
 
     condition = {"field": "metadata.floor", "op": "gte", "value": 4}
     assert names(filter=json.dumps([condition])) == ["Bob", "Cleo"]
@@ -71,9 +71,9 @@ def test_persons_are_listed_by_conditions_and_by_expiry(api):
 
 
 def test_paging_gives_each_person_once(api):
-    wanted = [api.person(f"P{number}") for number in range(7)]
+    expected = [api.person(f"P{number}") for number in range(7)]
     pages = [api.ok("GET", f"{PERSONS}?size=3&page={page}") for page in (1, 2, 3, 4)]
-    assert [one["id"] for page in pages for one in page["items"]] == wanted
+    assert [item["id"] for page in pages for item in page["items"]] == expected
     assert {page["total"] for page in pages} == {7}
 
 
@@ -139,7 +139,7 @@ def test_erasure_answers_what_was_erased_and_leaves_nothing(api, helpers):
     after = api.ok("GET", f"/v1/events/{event['id']}")
     assert after["person"] is None
     assert after["person_erased"] is True
-    assert [one["person"]["id"] for one in after["candidates"]] == [other]
+    assert [item["person"]["id"] for item in after["candidates"]] == [other]
     api.refused(404, "GET", f"/v1/events/{event['id']}/snapshot")
     api.refused(404, "GET", f"{PERSONS}/{person}")
     assert api.names(vector) == ["Bob"]
@@ -172,10 +172,10 @@ def test_a_probe_that_was_searched_before_the_erasure_names_nobody_after_it(
     search = gallery.search
 
     def erase_meanwhile(*arguments, **options):
-        found = search(*arguments, **options)
+        candidates = search(*arguments, **options)
         if api.call("GET", f"{PERSONS}/{person}").status_code == 200:
             api.ok("DELETE", f"{PERSONS}/{person}")
-        return found
+        return candidates
 
     monkeypatch.setattr(gallery, "search", erase_meanwhile)
     event = api.send(api.probe(vector))[0]["event"]

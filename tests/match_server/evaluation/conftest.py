@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from match_server.calibration.calibration import Calibration
+from match_server.calibration.comparisons import Comparisons, Moments, compare
 from match_server.calibration.grid import BINS, edges
-from match_server.evaluation.comparisons import Comparisons, Moments, compare
 from match_server.evaluation.measurement import measure
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from match_server.calibration.calibration import Calibration, fmr_for_fpir, fpir_for_fmr, limits_of
+from match_server.calibration.comparisons import compare
 from match_server.calibration.grid import BINS, edges
 from match_server.calibration.likelihood import (
     _pool_adjacent_violators,
@@ -20,7 +21,6 @@ from match_server.calibration.likelihood import (
     match_probabilities,
 )
 from match_server.calibration.tail import fit_tail
-from match_server.evaluation.comparisons import compare
 from match_server.schemas.calibrations import CalibrationFile
 from shared.errors import Unusable
 

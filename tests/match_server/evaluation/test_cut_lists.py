@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from match_server.services.collection_ref import scope_named
+from match_server.services.collection_ref import collection_ref
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_answers_are_those_of_the_whole_list_cut_afterwards(api, crowd, margin):
 def test_the_scan_is_told_what_need_not_be_found(api, crowd, monkeypatch):
     told: list[float] = []
     gallery = api.services.galleries.caught_up(
-        scope_named(api.services.database, "default")
+        collection_ref(api.services.database, "default")
     ).gallery
     search = type(gallery).search
 

@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from match_server.calibration.comparisons import compare
 from match_server.evaluation.charts import HEIGHT, WIDTH, charts_of
-from match_server.evaluation.comparisons import compare
-from match_server.services.collection_ref import Scope
+from match_server.schemas.collections import Policy
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.recognition.operating_point import Traffic, operating_point
 
 
@@ -63,7 +64,9 @@ def test_names_of_collections_cannot_become_markup(visitor):
 def test_charts_stay_within_their_frame_whatever_was_measured(people, persons, clock):
     rows, who = people.faces(persons, persons, 3)
     file = people.calibrated(compare(rows, who))
-    scope = Scope(1, "c", "some@1", 128, 0, False, {"threshold": 0.4}, clock.now(), 1, 70, 9)
+    scope = CollectionRef(
+        1, "c", "some@1", 128, 0, False, clock.now(), 1, 70, 9, Policy(threshold=0.4)
+    )
     calibration = people.calibration(file)
     point = operating_point(scope, calibration, Traffic(None, None)).view
     for chart in charts_of(file, point):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from match_server.calibration.calibration import Calibration, fpir_for_fmr
-from match_server.services.collection_ref import Scope
+from match_server.schemas.collections import stored_policy
+from match_server.services.collection_ref import CollectionRef
 from match_server.services.recognition.operating_point import (
     LOOSEST_FMR,
     LOOSEST_FPIR,
@@ -18,9 +19,10 @@ STRANGERS = 4000
 NO_TRAFFIC = Traffic(None, None)
 
 
-def _scope(policy: dict, templates: int) -> Scope:
+def _scope(policy: dict, templates: int) -> CollectionRef:
     moment = datetime(2026, 11, 22, tzinfo=UTC)
-    return Scope(1, "c", "some@1", 128, 0, False, policy, moment, 1, templates, templates)
+    counts = templates, templates
+    return CollectionRef(1, "c", "some@1", 128, 0, False, moment, 1, *counts, stored_policy(policy))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from match_server.calibration.comparisons import MAX_GROUPS, compare
 from match_server.calibration.grid import at_least, bins_of, edges
-from match_server.evaluation.comparisons import MAX_GROUPS, compare
 from match_server.evaluation.rates import equal_error, rates_of, zero_errors_bound
 
 
@@ -62,8 +62,8 @@ def test_every_pair_is_counted_once_and_on_the_right_side(pictures):
 def test_tiles_do_not_change_what_is_counted(people, monkeypatch):
     rows, persons = people.faces(1, 30, 3)
     whole = compare(rows, persons)
-    monkeypatch.setattr("match_server.evaluation.comparisons._TILE_ROWS", 7)
-    monkeypatch.setattr("match_server.evaluation.comparisons._TILE_COLUMNS", 11)
+    monkeypatch.setattr("match_server.calibration.comparisons._TILE_ROWS", 7)
+    monkeypatch.setattr("match_server.calibration.comparisons._TILE_COLUMNS", 11)
     tiled = compare(rows, persons)
     assert (whole.genuine == tiled.genuine).all()
     assert (whole.impostor == tiled.impostor).all()

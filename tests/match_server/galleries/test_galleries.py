@@ -13,10 +13,10 @@ def _default(services):
         return collection_named(session, "default")
 
 
-def _contents(index, services, probe):
-    gallery = index.caught_up(_default(services)).gallery
-    (found,) = gallery.search(probe[np.newaxis], 1000)
-    return found.ids.tolist(), found.similarities.tolist()
+def _contents(galleries, services, probe):
+    gallery = galleries.caught_up(_default(services)).gallery
+    (candidates,) = gallery.search(probe[np.newaxis], 1000)
+    return candidates.ids.tolist(), candidates.similarities.tolist()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -32,8 +32,8 @@ def test_following_and_loading_lead_to_the_same_gallery(api, helpers, seed):
         if choice < 2 or not persons:
             persons.append(api.person(f"P{step}"))
         elif choice < 7:
-            owner = persons[random.integers(len(persons))]
-            templates.append(api.template(owner, helpers.unit_vector(step))["id"])
+            template_person = persons[random.integers(len(persons))]
+            templates.append(api.template(template_person, helpers.unit_vector(step))["id"])
         elif choice < 9 and templates:
             template = templates.pop(random.integers(len(templates)))
             api.call("DELETE", f"/v1/templates/{template}")

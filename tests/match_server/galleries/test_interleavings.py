@@ -81,7 +81,7 @@ def test_a_gallery_that_lost_somebody_is_noticed_and_mended(api, helpers, worker
     index.compare()
     assert searched(index, api.services) == {1, 2} == stored(api.services)
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert record.message == "The gallery differs from the database and is rebuilt"
+    assert record.message == "Rebuilding a gallery that differs from the database"
     assert record.why == "2 templates are missing in it, 0 are not in the database"
 
 
@@ -162,9 +162,9 @@ class Life:
 
     def catch_up(self, name: int) -> None:
         before, last = set(self.templates), max(self.templates, default=0)
-        found = searched(self.workers[name], self.api.services)
-        assert before & self.templates.keys() <= found
-        assert {number for number in found if number <= last} <= before
+        numbers = searched(self.workers[name], self.api.services)
+        assert before & self.templates.keys() <= numbers
+        assert {number for number in numbers if number <= last} <= before
 
     def seal(self, name: int) -> None:
         gallery_of(self.workers[name], self.api.services).seal()

@@ -18,31 +18,31 @@ def index(api, tmp_path):
     started = []
 
     def start():
-        for one in started:
-            one.close()
+        for galleries in started:
+            galleries.close()
         started[:] = [
             Galleries(api.services.database, api.services.vault, folder=tmp_path / "galleries")
         ]
         return started[0]
 
     yield start
-    for one in started:
-        one.close()
+    for galleries in started:
+        galleries.close()
 
 
 @pytest.fixture
-def said(caplog):
+def log_messages(caplog):
     """The follower's messages since the last call."""
     caplog.set_level(logging.INFO, logger="match_server.services.galleries.follower")
 
     def messages():
-        found = [
+        messages_and_reasons = [
             (record.message, getattr(record, "why", ""))
             for record in caplog.records
             if record.name == "match_server.services.galleries.follower"
         ]
         caplog.clear()
-        return found
+        return messages_and_reasons
 
     return messages
 
@@ -52,26 +52,26 @@ def _gallery(index, services):
         return index.caught_up(collection_named(session, "default")).gallery
 
 
-def _found(gallery, vector):
+def _similarities(gallery, vector):
     (candidates,) = gallery.search(vector[np.newaxis], 10)
     return dict(zip(candidates.ids.tolist(), candidates.similarities.tolist(), strict=True))
 
 
-def test_a_start_maps_the_segments_and_replays_what_came_after(api, helpers, index, said):
+def test_a_start_maps_the_segments_and_replays_what_came_after(api, helpers, index, log_messages):
     api.person("Ann", helpers.unit_vector(1))
     _gallery(index(), api.services)
-    assert said() == [("gallery built from the database", "there were no segments")]
+    assert log_messages() == [("Built a gallery from the database", "there were no segments")]
     bob = api.person("Bob", helpers.unit_vector(2))
     api.person("Cid", helpers.unit_vector(3))
     api.ok("DELETE", f"/v1/collections/default/persons/{bob}")
     gallery = _gallery(index(), api.services)
-    assert [message for message, _ in said()] == ["gallery mapped"]
+    assert [message for message, _ in log_messages()] == ["Mapped a gallery"]
     assert len(gallery) == 2
-    assert _found(gallery, helpers.unit_vector(3))[3] == pytest.approx(1, abs=1e-3)
-    assert 2 not in _found(gallery, helpers.unit_vector(2))
+    assert _similarities(gallery, helpers.unit_vector(3))[3] == pytest.approx(1, abs=1e-3)
+    assert 2 not in _similarities(gallery, helpers.unit_vector(2))
 
 
-def test_what_a_crash_left_unsealed_is_replayed(api, helpers, tmp_path, said):
+def test_what_a_crash_left_unsealed_is_replayed(api, helpers, tmp_path, log_messages):
     folder = tmp_path / "galleries"
     _gallery(Galleries(api.services.database, api.services.vault, folder=folder), api.services)
     crashed = Galleries(api.services.database, api.services.vault, folder=folder)  # never closed
@@ -93,28 +93,32 @@ def _damage_segment(folder):
 
 
 @pytest.mark.parametrize("damage", [_damage_manifest, _damage_segment])
-def test_damaged_segments_are_named_and_written_anew(api, helpers, index, said, tmp_path, damage):
+def test_damaged_segments_are_named_and_written_anew(
+    api, helpers, index, log_messages, tmp_path, damage
+):
     api.person("Ann", helpers.unit_vector(1))
     _gallery(index(), api.services)
     index()  # closes the first, which seals
     damage(tmp_path / "galleries" / "1")
-    said()
+    log_messages()
     gallery = _gallery(index(), api.services)
-    ((message, why),) = [one for one in said() if one[0] != "gallery mapped"]
-    assert message == "gallery built from the database"
+    ((message, why),) = [each for each in log_messages() if each[0] != "Mapped a gallery"]
+    assert message == "Built a gallery from the database"
     assert why != "there were no segments"
-    assert _found(gallery, helpers.unit_vector(1)) == {1: pytest.approx(1, abs=1e-3)}
+    assert _similarities(gallery, helpers.unit_vector(1)) == {1: pytest.approx(1, abs=1e-3)}
 
 
-def test_segments_ahead_of_the_database_are_not_trusted(api, helpers, index, said, tmp_path):
+def test_segments_ahead_of_the_database_are_not_trusted(
+    api, helpers, index, log_messages, tmp_path
+):
     api.person("Ann", helpers.unit_vector(1))
     gallery = _gallery(index(), api.services)
     ahead = gallery.watermark + 1000
     gallery.apply(gallery.watermark, ahead, remove=np.array([1], dtype=np.uint64))
     gallery.seal()
-    said()
+    log_messages()
     gallery = _gallery(index(), api.services)
-    assert "ahead of the database" in dict(said())["gallery built from the database"]
+    assert "ahead of the database" in dict(log_messages())["Built a gallery from the database"]
     assert len(gallery) == 1
 
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from sqlalchemy import select, update
 
 from match_server import container
+from match_server.calibration.comparisons import compare
 from match_server.calibration.grid import STEP
 from match_server.commands.cli import main
 from match_server.db.tables import Collection, Image, SpareTemplate, Template
-from match_server.evaluation.comparisons import compare
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.schemas.collections import DEFAULT_FPIR, DEFAULT_MARGIN, Policy
 from match_server.services.model_change.comparison import rates_at, threshold_for
@@ -88,7 +88,7 @@ def enroll(api, helpers, name, n, *, store=1):
     return person, made
 
 
-def found(api, helpers, n):
+def names_found(api, helpers, n):
     """Who is found with a picture."""
     data = {"image": (io.BytesIO(helpers.paint((colour(n), 80))), "a.png")}
     probe = api.ok("POST", "/v1/collections/staff/search", data=data)["probes"][0]
@@ -101,15 +101,15 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
     people = [enroll(api, helpers, f"P{n}", n) for n in range(5)]
     before = api.ok("GET", "/v1/collections/staff")
     assert work.prepare("staff", other).done == 5
-    assert found(api, helpers, 3) == ["P3"]
+    assert names_found(api, helpers, 3) == ["P3"]
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == helpers.MODEL
 
-    standing = work.switch("staff", 0.6)
-    assert (standing.model_id, standing.switched) == (OTHER, True)
+    state = work.switch("staff", 0.6)
+    assert (state.model_id, state.switched) == (OTHER, True)
     after = api.ok("GET", "/v1/collections/staff")
     assert (after["model_id"], after["dimension"]) == (OTHER, OTHER_DIMENSION)
     assert (after["templates"], after["policy"]["threshold"]) == (5, 0.6)
-    assert [found(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
+    assert [names_found(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
     ids = {one["template_id"] for _, one in people}
     with api.services.database.read() as session:
         rows = session.scalars(select(Template)).all()
@@ -125,12 +125,12 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
     work.rollback("staff")
     again = api.ok("GET", "/v1/collections/staff")
     assert (again["model_id"], again["policy"]) == (helpers.MODEL, before["policy"])
-    assert found(api, helpers, 9) == ["Late"]
-    assert [found(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
+    assert names_found(api, helpers, 9) == ["Late"]
+    assert [names_found(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
 
     work.switch("staff", 0.6)
     assert work.finish("staff") == 6
-    assert found(api, helpers, 9) == ["Late"]
+    assert names_found(api, helpers, 9) == ["Late"]
     with api.services.database.read() as session:
         assert session.scalars(select(SpareTemplate)).all() == []
     with pytest.raises(NotFound):
@@ -143,10 +143,10 @@ def test_other_processes_follow_the_switch(api, make_api, helpers, other):
     key_file = api.services.settings.encryption_key_file
     beside = make_api(encryption_key_file=key_file)
     beside.services.engines._find = lambda model_id: other
-    assert found(beside, helpers, 1) == ["Ann"]
+    assert names_found(beside, helpers, 1) == ["Ann"]
     api.services.reembedding.prepare("staff", other)
     api.services.reembedding.switch("staff", 0.6)
-    assert found(beside, helpers, 1) == ["Ann"]
+    assert names_found(beside, helpers, 1) == ["Ann"]
     galleries = api.services.settings.data_dir / "galleries"
     beside.services.galleries.close()
     with api.services.database.read() as session:
@@ -161,10 +161,10 @@ def test_enrollments_between_prepare_and_switch_are_waited_for(api, helpers, oth
     enroll(api, helpers, "Bob", 2)
     with pytest.raises(NotPrepared, match="1 templates"):
         work.switch("staff", 0.6)
-    assert found(api, helpers, 2) == ["Bob"]  # nothing was changed
+    assert names_found(api, helpers, 2) == ["Bob"]  # nothing was changed
     assert work.prepare("staff", other).done == 2
     work.switch("staff", 0.6)
-    assert found(api, helpers, 2) == ["Bob"]
+    assert names_found(api, helpers, 2) == ["Bob"]
 
 
 def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, helpers, other):
@@ -175,19 +175,19 @@ def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, hel
     with api.services.database.read() as session:
         file = session.scalar(select(Image.file).where(Image.id == gone["image_id"]))
     (api.services.settings.data_dir / file).unlink()
-    standing = work.prepare("staff", other)
-    reasons = {one.template: (one.person, one.reason) for one in standing.left}
+    state = work.prepare("staff", other)
+    reasons = {one.template: (one.person, one.reason) for one in state.left}
     assert reasons[made["template_id"]] == (bob, "no_photo")
     assert reasons[gone["template_id"]][1] == "photo_missing"
     with pytest.raises(Conflict, match="2 templates"):
         work.switch("staff", 0.6)
     work.switch("staff", 0.6, accept_left=True)
-    assert found(api, helpers, 1) == ["Ann"]
-    assert found(api, helpers, 2) == []
+    assert names_found(api, helpers, 1) == ["Ann"]
+    assert names_found(api, helpers, 2) == []
     assert api.ok("GET", "/v1/collections/staff")["templates"] == 1
-    assert {one.person for one in work.standing("staff").left} >= {bob}
+    assert {one.person for one in work.state("staff").left} >= {bob}
     work.rollback("staff")
-    assert found(api, helpers, 2) == ["Bob"]  # kept until the end
+    assert names_found(api, helpers, 2) == ["Bob"]  # kept until the end
     assert api.ok("GET", "/v1/collections/staff")["templates"] == 3
 
 
@@ -221,7 +221,7 @@ def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
     stop.set()
     thread.join()
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == OTHER
-    assert [found(api, helpers, n) for n in made] == [[f"P{n}"] for n in made]
+    assert [names_found(api, helpers, n) for n in made] == [[f"P{n}"] for n in made]
     with api.services.database.read() as session:
         assert set(session.scalars(select(Template.model_id))) == {OTHER}
 
@@ -238,8 +238,8 @@ def test_the_face_that_was_enrolled_is_taken_not_another_in_the_photo(api, helpe
         session.execute(update(Image).values(detection=detection))
     api.services.reembedding.prepare("staff", other)
     api.services.reembedding.switch("staff", 0.6)
-    assert found(api, helpers, 1) == ["Ann"]
-    assert found(api, helpers, 2) == []
+    assert names_found(api, helpers, 1) == ["Ann"]
+    assert names_found(api, helpers, 2) == []
 
 
 def test_an_erased_person_is_gone_from_both_models(api, helpers, other):
@@ -252,7 +252,7 @@ def test_an_erased_person_is_gone_from_both_models(api, helpers, other):
     with api.services.database.read() as session:
         assert session.scalars(select(SpareTemplate)).all() == []
     work.switch("staff", 0.6)
-    assert found(api, helpers, 1) == found(api, helpers, 2) == []
+    assert names_found(api, helpers, 1) == names_found(api, helpers, 2) == []
 
 
 @on_sqlite
@@ -282,8 +282,8 @@ def test_both_models_are_compared_on_the_same_photos(api, helpers, other):
         stored = session.execute(
             select(Template.id, Template.vector).order_by(Template.number)
         ).all()
-        owner = session.scalars(select(Collection).where(Collection.name == "staff")).one()
-        cipher = api.services.vault.cipher(session, owner)
+        collection = session.scalars(select(Collection).where(Collection.name == "staff")).one()
+        cipher = api.services.vault.cipher(session, collection)
         vectors = cipher.open_vectors(helpers.MODEL, [(row.id, row.vector) for row in stored])
     rows = np.frombuffer(b"".join(vectors), "<f2").reshape(6, -1).astype(np.float64)
     impostors = (rows @ rows.T)[np.triu_indices(6, 1)]
@@ -298,10 +298,10 @@ def test_the_proposed_threshold_is_the_lowest_with_no_more_false_matches(seed):
     rows = random.standard_normal((60, 16)) + 2 * random.standard_normal((20, 16))[persons]
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
     compared = compare(rows, persons)
-    wanted = 0.01
-    threshold = threshold_for(compared, wanted, 0.35)
-    assert rates_at(compared, threshold)[0] <= wanted
-    assert rates_at(compared, threshold - STEP)[0] > wanted
+    expected = 0.01
+    threshold = threshold_for(compared, expected, 0.35)
+    assert rates_at(compared, threshold)[0] <= expected
+    assert rates_at(compared, threshold - STEP)[0] > expected
     similarities = rows.astype(np.float32) @ rows.astype(np.float32).T
     others = similarities[persons[:, None] < persons[None, :]]
     assert rates_at(compared, threshold)[0] == pytest.approx((others >= threshold).mean(), abs=2e-3)
@@ -321,13 +321,13 @@ def test_a_wished_rate_stays_by_the_reference_of_the_other_model(api, other, bef
     text = renamed.model_copy(update={"sha256": renamed.digest()}).model_dump_json().encode()
     api.services.points.references._find_reference = lambda _model: text
     with api.services.database.write() as session:
-        (owner,) = session.scalars(select(Collection).where(Collection.name == "staff"))
-        owner.policy = {**Policy.model_validate({**before, "candidates": 7}).model_dump()}
+        (collection,) = session.scalars(select(Collection).where(Collection.name == "staff"))
+        collection.policy = {**Policy.model_validate({**before, "candidates": 7}).model_dump()}
     work = api.services.reembedding
     work.prepare("staff", other)
     work.switch("staff")
-    wanted = {"threshold": None, "candidates": 7, **after}
-    assert {name: _policy(api)[name] for name in wanted} == wanted
+    expected = {"threshold": None, "candidates": 7, **after}
+    assert {name: _policy(api)[name] for name in expected} == expected
     work.rollback("staff")
     assert _policy(api)["candidates"] == 7
 
@@ -365,7 +365,7 @@ def test_the_command_prepares_compares_switches_and_finishes(api, helpers, monke
     run("--rollback")
     assert f"uses {OTHER}" in run("--switch", "--threshold", "0.55").output
     assert _policy(api)["threshold"] == 0.55
-    assert found(api, helpers, 2) == ["P2"]
+    assert names_found(api, helpers, 2) == ["P2"]
     run("--rollback")
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == helpers.MODEL
     assert "3 templates" in run("--finish").output

@@ -145,7 +145,7 @@ def test_a_change_that_is_killed_goes_on_is_compared_made_and_undone(settings):
     died = subprocess.run([sys.executable, "-c", DIES], env=environment, timeout=120, check=False)
     assert died.returncode == -signal.SIGKILL
     services = build_services(settings)
-    begun = services.reembedding.standing("staff")
+    begun = services.reembedding.state("staff")
     services.close()
     assert 0 < begun.done < begun.templates == 10
     assert who_is(settings, "obama3.jpg") == ("identified", "Obama")

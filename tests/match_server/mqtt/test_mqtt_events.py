@@ -100,7 +100,9 @@ def publish(broker):
         publisher = event_publisher(api.services, broker_of(settings))
         publisher.start()
         started.append(publisher)
-        wait_until(lambda: api.services.updates.reached("mqtt") is not None, "a publisher's start")
+        wait_until(
+            lambda: api.services.event_feed.reached("mqtt") is not None, "a publisher's start"
+        )
         return publisher
 
     yield begin
@@ -428,7 +430,7 @@ def test_after_a_brokers_absence_nothing_old_looks_live_and_nothing_is_missing(
                 url, EVENTS, client_id="listener", clean_start=False, properties=session
             )
             publisher.start()
-            wait_until(lambda: api.services.updates.reached("mqtt") is not None, "a start")
+            wait_until(lambda: api.services.event_feed.reached("mqtt") is not None, "a start")
         sent = [api.send(api.probe(helpers.unit_vector(n)))[0]["event"]["id"] for n in range(3)]
         api.clock.advance(11)
         with running(command, log):

@@ -53,11 +53,11 @@ def test_names_are_those_that_brute_force_over_all_assignments_finds(seed):
     lists = [_list(one) for one in scores]
     expected = _brute_force(scores, 0.4)
     places = claims(lists)
-    found = [
+    persons_named = [
         None if place is None else lists[face][place].candidate.person_number
         for face, place in enumerate(places)
     ]
-    assert found == expected
+    assert persons_named == expected
     assert _named(lists) == expected
 
 

@@ -5,20 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from match_server.services.recognition.decode_limit import PictureRoom
+from match_server.services.recognition.decode_limit import DecodeLimit
 
 PLACES = 2
 
 
 def test_no_more_are_inside_than_there_are_places():
-    room = PictureRoom(PLACES)
+    limit = DecodeLimit(PLACES)
     met = threading.Barrier(PLACES)  # as many as there are places do get in together
     lock = threading.Lock()
     inside = most = 0
 
     def visit(_: int) -> None:
         nonlocal inside, most
-        with room:
+        with limit:
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -32,9 +32,9 @@ def test_no_more_are_inside_than_there_are_places():
 
 
 def test_a_failure_gives_its_place_back():
-    room = PictureRoom(1)
+    limit = DecodeLimit(1)
     for _ in range(3):
-        with pytest.raises(ValueError, match="broken"), room:
+        with pytest.raises(ValueError, match="broken"), limit:
             raise ValueError("broken")
-    with room:
+    with limit:
         pass

@@ -82,11 +82,11 @@ def test_conditions_choose_as_a_loop_over_all_persons_would(api, helpers, seed):
         metadata = {} if value is None else {"value": value}
         api.person(name, helpers.unit_vector(100 + number), metadata=metadata)
     for op, holds in (("gte", operator.ge), ("lte", operator.le), ("eq", operator.eq)):
-        wanted = float(random.integers(-5, 6)) / 2
-        expected = {n for n, value in held.items() if value is not None and holds(value, wanted)}
-        found = api.names(probe, filter=_where(("metadata.value", op, wanted)), limit=100)
-        assert set(found) == expected
-        assert len(found) == len(expected)
+        limit = float(random.integers(-5, 6)) / 2
+        expected = {n for n, value in held.items() if value is not None and holds(value, limit)}
+        results = api.names(probe, filter=_where(("metadata.value", op, limit)), limit=100)
+        assert set(results) == expected
+        assert len(results) == len(expected)
 
 
 def test_a_filter_follows_the_metadata_of_a_person(api, helpers):
@@ -258,16 +258,16 @@ class TestSeveralCollections:
 
     def test_lists_are_merged_as_if_all_were_one(self, api, helpers, three):
         answer = self._everywhere(api, helpers, three, ["visitors", "staff"], limit=5)
-        found = answer["probes"][0]["candidates"]
-        assert [one["person"]["name"] for one in found] == [
+        results = answer["probes"][0]["candidates"]
+        assert [one["person"]["name"] for one in results] == [
             "staff 0",
             "visitors 0",
             "staff 1",
             "visitors 1",
             "staff 2",
         ]
-        assert [one["collection"] for one in found[:2]] == ["staff", "visitors"]
-        assert [one["rank"] for one in found] == [1, 2, 3, 4, 5]
+        assert [one["collection"] for one in results[:2]] == ["staff", "visitors"]
+        assert [one["rank"] for one in results] == [1, 2, 3, 4, 5]
         assert (answer["searched"], answer["probes"][0]["collection"]) == (8, "staff")
 
     def test_each_candidate_is_judged_by_its_own_collection(self, api, helpers, three):
@@ -308,8 +308,8 @@ class TestSeveralCollections:
         assert self._everywhere(api, helpers, three, ["staff", "staff"])["searched"] == 4
 
     def test_an_enrolled_template_of_any_of_them_searches_all(self, api, helpers, three):
-        found = self._everywhere(api, helpers, three, ["staff"])["probes"][0]["candidates"][0]
-        body = {"template_id": found["template_id"], "collections": ["visitors", "staff"]}
+        results = self._everywhere(api, helpers, three, ["staff"])["probes"][0]["candidates"][0]
+        body = {"template_id": results["template_id"], "collections": ["visitors", "staff"]}
         answer = api.ok("POST", "/v1/search", json=body)["probes"][0]
         assert answer["person"]["name"] == "staff 0"
 

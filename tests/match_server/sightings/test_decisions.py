@@ -37,7 +37,7 @@ def _event(api, event):
     return api.ok("GET", f"/v1/events/{event}")
 
 
-def _said(api, event):
+def _label(api, event):
     view = _event(api, event)
     name = None if view["person"] is None else view["person"]["id"]
     return view["decision"], name, view["review"]
@@ -48,16 +48,16 @@ def test_a_correction_relabels_earlier_sightings_that_are_alike_and_can_be_undon
     earlier = sighting(helpers.unit_vector(3, near=stranger, similarity=0.9))
     annas = sighting(helpers.unit_vector(4, near=helpers.unit_vector(1), similarity=0.9))
     corrected = sighting(stranger)
-    assert _said(api, earlier) == ("identified", "anna", None)
+    assert _label(api, earlier) == ("identified", "anna", None)
     made = _decide(api, corrected, decision="person", person="bert")
     assert (made["person"]["id"], made["relabelled"], made["template_id"]) == ("bert", 1, None)
-    assert _said(api, corrected) == ("identified", "bert", "person")
-    assert _said(api, earlier) == ("identified", "bert", "like")
-    assert _said(api, annas) == ("identified", "anna", None)
+    assert _label(api, corrected) == ("identified", "bert", "person")
+    assert _label(api, earlier) == ("identified", "bert", "like")
+    assert _label(api, annas) == ("identified", "anna", None)
     undone = api.ok("DELETE", f"/v1/events/{corrected}/decision", "enroller")
     assert undone["restored"] == 2
     for event in (corrected, earlier):
-        assert _said(api, event) == ("identified", "anna", None)
+        assert _label(api, event) == ("identified", "anna", None)
     assert api.call("GET", f"/v1/events/{corrected}/decision").status_code == 404
 
 
@@ -68,7 +68,7 @@ def test_wrong_and_discard_leave_nobody_and_what_probes_say_later_changes_nothin
         _decide(api, event, decision=kind)
         track = _event(api, event)["track_id"]
         api.send(api.probe(stranger, track_id=track, quality={"score": 0.99, "factors": []}))
-        assert _said(api, event) == ("unknown", None, kind)
+        assert _label(api, event) == ("unknown", None, kind)
         assert _event(api, event)["live"] is False
 
 
@@ -90,7 +90,7 @@ def test_a_second_decision_takes_the_place_of_the_first(seen):
     _decide(api, event, decision="wrong")
     _decide(api, event, decision="person", person="bert")
     api.ok("DELETE", f"/v1/events/{event}/decision", "enroller")
-    assert _said(api, event) == ("identified", "anna", None)
+    assert _label(api, event) == ("identified", "anna", None)
 
 
 def _templates(api, person):
@@ -188,14 +188,14 @@ def test_an_enroller_confirms_and_corrects_on_the_page_without_a_script(seen):
     api.client.post("/edit", data={"key": api.key("enroller"), "next": f"/events/{event}"})
     elsewhere = {"Sec-Fetch-Site": "cross-site"}
     api.client.post(path, data={"decision": "wrong"}, headers=elsewhere)
-    assert _said(api, event) == ("identified", "anna", None)
+    assert _label(api, event) == ("identified", "anna", None)
     page = api.client.post(path, data={"decision": "person", "who": "Bert"}, follow_redirects=True)
     assert "Somebody said that this is <bdi>bert</bdi>" in page.get_data(as_text=True)
-    assert _said(api, event) == ("identified", "bert", "person")
+    assert _label(api, event) == ("identified", "bert", "person")
     nobody = api.client.post(path, data={"decision": "person", "who": "Zoe"})
     assert (nobody.status_code, "Zoe" in nobody.get_data(as_text=True)) == (404, True)
     api.client.post(path, data={"decision": "undo"})
-    assert _said(api, event) == ("identified", "anna", None)
+    assert _label(api, event) == ("identified", "anna", None)
 
 
 def test_decisions_are_audited_and_watchers_are_told(seen):
@@ -203,9 +203,9 @@ def test_decisions_are_audited_and_watchers_are_told(seen):
     event = sighting(stranger)
     before = api.services.events.revision()
     _decide(api, event, decision="wrong")
-    told, _ = api.services.updates.after(before, 10)
-    assert [(one.event.id, one.event.review) for one in told] == [(event, "wrong")]
-    actions = [one["action"] for one in api.ok("GET", "/v1/audit?size=5")["items"]]
+    notices, _ = api.services.event_feed.after(before, 10)
+    assert [(notice.event.id, notice.event.review) for notice in notices] == [(event, "wrong")]
+    actions = [entry["action"] for entry in api.ok("GET", "/v1/audit?size=5")["items"]]
     assert "event_decided" in actions
 
 

@@ -18,7 +18,7 @@ class Box:
 
     def health(self, *cameras, ago_s=0.0):
         """Cameras as (name, state, faces in view)."""
-        told = [
+        cameras_in_message = [
             {"camera": name, "state": state, "fps": 5.0, "frames": 9, "dropped": 0, "in_view": seen}
             for name, state, seen in cameras
         ]
@@ -28,7 +28,7 @@ class Box:
         message = {"device": "door-1", "at": at, "version": "1", "model_id": "m", "uptime_s": 5.0}
         message |= {"processors": 4, "memory_bytes": 1, "waiting": 0, "dropped": 0}
         path = "/v1/devices/door-1/health"
-        self._api.ok("POST", path, "device", json=message | {"cameras": told})
+        self._api.ok("POST", path, "device", json=message | {"cameras": cameras_in_message})
 
     def track(self, state, in_view, track=None):
         track, now = track or new_id(), self._api.clock.now().isoformat()

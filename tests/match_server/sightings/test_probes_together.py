@@ -38,7 +38,7 @@ def test_the_probes_of_one_track_in_a_list_end_as_they_would_one_by_one(api, hel
     vectors = [helpers.unit_vector(9), helpers.unit_vector(8, near=ann, similarity=0.6), ann]
     vectors += [helpers.unit_vector(7), helpers.unit_vector(6, near=ann, similarity=0.5)]
 
-    def told(track, camera, send):
+    def sent(track, camera, send):
         probes = [
             api.probe(
                 vector,
@@ -52,10 +52,10 @@ def test_the_probes_of_one_track_in_a_list_end_as_they_would_one_by_one(api, hel
         fields = ("decision", "similarity", "probes", "candidates", "person")
         return [{name: one["event"][name] for name in fields} for one in send(probes)]
 
-    together = told(
+    together = sent(
         "01a203dc-d1ba-7d44-99e4-4cda1934ccb9", "front", lambda probes: api.send(*probes)
     )
-    single = told(
+    single = sent(
         "01a203dc-d1ba-7d44-99e4-4cda1934cccc",
         "back",
         lambda probes: [api.send(one)[0] for one in probes],

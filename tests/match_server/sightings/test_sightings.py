@@ -325,17 +325,19 @@ def test_the_same_probe_sent_to_two_workers_at_once_is_counted_once(make_api, he
 def test_a_track_and_a_person_are_looked_up_by_an_index(make_services):
     """Else each probe would read all that was ever seen."""
     services = make_services()
-    asked = (
+    queries = (
         "SELECT event_id FROM event_tracks WHERE track_id IN ('a', 'b')",
         "SELECT id FROM events WHERE person_number IN (1, 2) AND camera IN ('a', 'b') "
         "AND last_captured_at >= '2026-01-01'",
     )
     with services.database.read() as session:
         if services.database.is_sqlite:
-            plans = [session.execute(text(f"EXPLAIN QUERY PLAN {one}")).all() for one in asked]
+            plans = [
+                session.execute(text(f"EXPLAIN QUERY PLAN {query}")).all() for query in queries
+            ]
         else:
             session.execute(text("SET LOCAL enable_seqscan = off"))
-            plans = [session.execute(text(f"EXPLAIN {one}")).all() for one in asked]
+            plans = [session.execute(text(f"EXPLAIN {query}")).all() for query in queries]
     assert "pk_event_tracks" in str(plans[0]) or "sqlite_autoindex_event_tracks" in str(plans[0])
     assert "ix_events_sighting" in str(plans[1])
 

@@ -66,7 +66,7 @@ def deliver():
         services = api.services
         deliverer = Deliverer(
             services.database,
-            services.updates,
+            services.event_feed,
             Caller(timeout_s=timeout_s, private=private, version="test"),
             leader_lock(services.database, "webhooks", services.settings.data_dir),
             services.secrets,

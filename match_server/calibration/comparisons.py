@@ -142,6 +142,14 @@ def compare(rows: NDArray[np.float16], persons: NDArray[np.int64], *, seed: int 
     )
 
 
+def d_prime(
+    genuine_mean: float, genuine_sd: float, impostor_mean: float, impostor_sd: float
+) -> float:
+    """How many standard deviations lie between genuine and impostor (Daugman, 2000)."""
+    spread = np.sqrt((genuine_sd**2 + impostor_sd**2) / 2)
+    return float((genuine_mean - impostor_mean) / spread) if spread > 0 else 0.0
+
+
 def _groups(persons: int, seed: int) -> NDArray[np.int64]:
     """The group of each person: up to MAX_GROUPS persons, one of their own."""
     order = np.random.default_rng(seed).permutation(persons)
