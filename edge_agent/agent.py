@@ -22,48 +22,48 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FINISH_S: Final = 5.0  # for the frame that is worked on and the probes of open tracks
-_STOP_S: Final = 0.8  # for delivery at the end; what is left stays in the outbox
+_FINISH_S: Final = 5.0  # for the current frame and the probes of open tracks
+_STOP_S: Final = 0.8  # for delivery at the end; other probes stay in the outbox
 _TRIM_S: Final = 2.0
 _HANGING_S: Final = 60.0
-_BROKEN_FRAMES: Final = 5  # one after the other: then it is the pipeline that is broken
+_BROKEN_FRAMES: Final = 5  # in a row: then the pipeline is broken
 
 
 @dataclass(frozen=True, slots=True)
 class CameraReport:
-    """What became of one camera's frames."""
+    """The counts of one camera's frames."""
 
     name: str
     frames: int
     dropped: int  # live frames that a newer one replaced
     seconds: float  # from the first frame to the last
-    failed: str | None  # why the camera ended before its time
+    failed: str | None  # why the camera failed
 
 
 class CameraThread(threading.Thread):
-    """Feeds one camera's frames to its pipeline until told to stop or until the film ends."""
+    """Runs one camera's frames through its pipeline until it is stopped or the film ends."""
 
     def __init__(self, capture: Capture, pipeline: Pipeline) -> None:
         super().__init__(name=f"camera-{capture.name}", daemon=True)
         self.capture = capture
-        self.capture.on_silence = pipeline.finish  # whoever was in view is not watched any more
+        self.capture.on_silence = pipeline.finish  # ends the tracks of all faces in view
         self.pipeline = pipeline
         self._max_fps = capture.max_fps  # as the settings have it
         self.failure: Exception | None = None
-        self._broken_frames = 0  # one after the other, up to now
-        self._broke_last: Exception | None = None  # what broke the pipeline at the newest frame
-        self._said_broken = False
+        self._broken_frames = 0  # in a row, so far
+        self._broke_last: Exception | None = None  # the error at the newest frame
+        self._broken_reported = False
         self._seconds = 0.0
-        self._at_work_since_s: float | None = None  # on the frame that it has
+        self._frame_began_s: float | None = None  # None between two frames
 
     def run(self) -> None:
         try:
             began_s = time.monotonic()
             try:
                 for frame in self.capture:
-                    self._at_work_since_s = time.monotonic()
+                    self._frame_began_s = time.monotonic()
                     self._step(frame)
-                    self._at_work_since_s = None
+                    self._frame_began_s = None
                 if self._broke_last is not None:
                     raise self._broke_last
             finally:
@@ -77,7 +77,7 @@ class CameraThread(threading.Thread):
             self.failure = error
 
     def _step(self, frame: Frame) -> None:
-        """Works on a frame; passes over one that a library breaks at, but not one after another."""
+        """Processes a frame. Skips one at which a library fails, unless several in a row do."""
         try:
             self.pipeline.step(frame)
         except MusterError:
@@ -87,18 +87,18 @@ class CameraThread(threading.Thread):
             if self._broken_frames >= _BROKEN_FRAMES:
                 raise
             self._broke_last = error
-            if not self._said_broken:
-                self._said_broken = True
+            if not self._broken_reported:
+                self._broken_reported = True
                 log.exception(
-                    "Camera %s: a frame broke the pipeline; passed over", self.capture.name
+                    "Camera %s: skipped a frame that broke the pipeline", self.capture.name
                 )
         else:
             self._broken_frames, self._broke_last = 0, None
 
     @property
     def hangs(self) -> bool:
-        """Whether one frame has taken far longer than any frame can. A camera may be silent."""
-        since_s = self._at_work_since_s
+        """Whether one frame takes far too long. A camera without pictures does not hang."""
+        since_s = self._frame_began_s
         return since_s is not None and time.monotonic() - since_s > _HANGING_S
 
     def limit(self, profile: LoadProfile) -> None:
@@ -145,7 +145,7 @@ class Agent:
     def run(self) -> None:
         """Returns when `stopping` is set, or when every camera has ended.
 
-        Raises what broke a pipeline, once the others have been told to stop.
+        Raises the error of a broken pipeline, after it has stopped the others.
         """
         if self.delivery is not None:
             self.delivery.start()
@@ -182,14 +182,14 @@ class Agent:
 
     @property
     def failed(self) -> bool:
-        """Whether no camera came to its end."""
+        """Whether every camera failed."""
         return all(camera.failure is not None for camera in self.cameras)
 
     def close(self) -> None:
-        """Ends delivery; what is not delivered stays in the outbox."""
+        """Ends delivery; other probes stay in the outbox."""
         if self.delivery is None or self.delivery.stop(_STOP_S):
             self.outbox.close()
-        else:  # the far end still owes an answer; every commit is on the disk already
+        else:  # a request is still open; every commit is on the disk already
             self.outbox.retry()
         if self.galleries is not None:
             self.galleries.close(_STOP_S)
@@ -197,10 +197,15 @@ class Agent:
             self.ledger.close()
 
     def _broken(self) -> Exception | None:
-        """What ended delivery, or a camera though its source was well."""
+        """The error of delivery, or of a camera whose source did not fail."""
         failures = [camera.failure for camera in self.cameras]
         if self.delivery is not None:
             failures.append(self.delivery.failure)
         return next(
-            (one for one in failures if one is not None and not isinstance(one, SourceError)), None
+            (
+                failure
+                for failure in failures
+                if failure is not None and not isinstance(failure, SourceError)
+            ),
+            None,
         )

@@ -94,7 +94,7 @@ def open_ledger(settings: AgentSettings) -> Ledger:
 
 
 def open_galleries(settings: AgentSettings, model_id: str) -> "Galleries | None":
-    """What the box knows by itself, from its disk; None where the settings want nothing of it."""
+    """The device's own galleries, from its disk; None where the settings switch them off."""
     if settings.gallery.mode == "off":
         return None
     from edge_agent.gallery.manager import Galleries

@@ -1,1 +1,1 @@
-"""Cameras, films and pictures: from what a setting names to frames."""
+"""Reads frames from cameras, films and pictures."""

@@ -1,4 +1,4 @@
-"""Capture: the frames of one camera, in order from a film, always the newest from a live source."""
+"""Capture: the frames of one camera; all of a film, the newest ones of a live source."""
 
 import logging
 import random
@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Final, Literal
 
 from edge_agent.capture.image_region import cut_region, upright
-from edge_agent.capture.latest_frame import Slot, Taken
+from edge_agent.capture.latest_frame import LatestFrame, RawFrame
 from edge_agent.capture.source import Source
-from edge_agent.capture.stall import FROZEN_S, FreezeWatch, StallLimit
+from edge_agent.capture.stall import FROZEN_S, FreezeDetector, StallLimit
 from edge_agent.config.camera import ViewSettings
 from models.types import BgrImage
 from shared.addresses import redacted_text
@@ -23,22 +23,22 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
-_QUIET_S: Final = 2.0  # a camera that gave nothing for so long is called stalled
-_HEALTHY_S: Final = 60.0  # failures are forgotten after so long without one
-_GONE_S: Final = 2.5  # of an outage; longer, and whoever was in view is taken to have left
-_SLOW_START_S: Final = 5.0  # a first picture that takes longer is waited for: a keyframe
+_QUIET_S: Final = 2.0  # a camera without pictures for so long is stalled
+_HEALTHY_S: Final = 60.0  # after so long without a failure, the next one is the first again
+_GONE_S: Final = 2.5  # of an outage; after a longer one, all faces in view have left
+_SLOW_START_S: Final = 5.0  # a first picture that takes longer waits for a keyframe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of one camera: the region of it that is looked at."""
+    """One picture of one camera, cut to the region that is searched."""
 
     image: BgrImage  # (height, width, 3)
     captured_at: datetime  # timezone-aware, UTC, by the box's clock
-    time_s: float  # stream time: what passed between two frames in the world
-    index: int  # from 0, of the frames that were taken
+    time_s: float  # stream time: the time between two frames in the scene
+    index: int  # from 0, of the frames that were processed
     camera: str
-    alone: bool = False  # a still that has nothing to do with the frames before and after
+    alone: bool = False  # a still: a scene of its own
     origin: tuple[int, int] = (0, 0)  # x, y of `image` in the camera's whole upright picture ...
     whole: tuple[int, int] | None = None  # ... and that picture's width and height, if larger
 
@@ -49,7 +49,7 @@ class Frame:
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """Width and height of the whole upright picture, which boxes refer to outside."""
+        """Width and height of the whole upright picture, which the boxes of probes refer to."""
         return self.whole or self.size
 
 
@@ -58,8 +58,8 @@ class ReadMode:
     """How a camera is read."""
 
     live: bool  # newest frame only; older ones are dropped and counted
-    reconnect: bool  # come back after a failure, for ever, with growing pauses
-    realtime: bool = False  # play a film at its own pace, as a live camera would give it
+    reconnect: bool  # open it again after each failure, with growing pauses
+    realtime: bool = False  # play a film at its own speed
 
 
 State = Literal["starting", "running", "stalled", "lost", "ended"]
@@ -88,13 +88,13 @@ class Capture:
         jitter: random.Random | None = None,
     ) -> None:
         self.name = name
-        self.max_fps = max_fps  # frames a second, at most; others are passed over undecoded
+        self.max_fps = max_fps  # frames a second, at most; others are not decoded
         self.last_frame_at: datetime | None = None
         self.error: str | None = None  # why there are no pictures; None while there are
-        self.unreadable = 0  # pictures that were passed over; of a film, frames that are lost
-        self.on_silence: Callable[[], None] = lambda: None  # called once in each longer outage
+        self.unreadable = 0  # pictures that were skipped; of a film, lost frames
+        self.on_silence: Callable[[], None] = lambda: None  # called once in each long outage
         self._open = open_source
-        self._source: Source | None = None  # that was opened last
+        self._source: Source | None = None  # the last one that was opened
         self._mode = mode
         self._stop = stop
         self._view = view or ViewSettings()
@@ -102,27 +102,27 @@ class Capture:
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=jitter)
         self._count = 0
         self._stall = stall or StallLimit()
-        self._freeze = FreezeWatch()
-        self._failures = 0  # since the camera was last well for a minute
-        self._lost_s: float | None = None  # monotonic: when the outage began that lasts
+        self._freeze = FreezeDetector()
+        self._failures = 0  # since the camera last ran for a minute without one
+        self._lost_s: float | None = None  # monotonic: when the present outage began
         self._back_s = 0.0  # monotonic: when the last outage ended
-        self._comes_and_goes = False
-        self._silence_said = False
-        self._slow_start_said = False
-        self._dropped = 0  # by the slots before this one
-        self._slot: Slot | None = None
+        self._is_unsteady = False
+        self._silence_reported = False
+        self._slow_start_reported = False
+        self._dropped = 0  # on connections before this one
+        self._latest: LatestFrame | None = None
         self._seen_s: float | None = None  # monotonic, of the newest frame
         self._ended = False
 
     @property
     def dropped(self) -> int:
-        """Live frames that a newer one replaced before anybody took them."""
-        slot = self._slot
-        return self._dropped + (0 if slot is None else slot.dropped)
+        """Live frames that a newer one replaced before they were processed."""
+        latest = self._latest
+        return self._dropped + (0 if latest is None else latest.dropped)
 
     @property
     def state(self) -> State:
-        """How the camera is, for any thread that asks."""
+        """The state of the camera; any thread may read it."""
         if self._ended:
             return "ended"
         if self._lost_s is not None:
@@ -135,7 +135,7 @@ class Capture:
         return "stalled" if live else "running"
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError for a source that fails, unless the manner is to reconnect."""
+        """Raises SourceError for a source that fails, unless the mode is to reconnect."""
         try:
             yield from self._through_outages()
         finally:
@@ -147,7 +147,7 @@ class Capture:
             try:
                 yield from self._until_end()
                 return
-            except Exception as raised:  # whatever a library raises costs this camera alone
+            except Exception as raised:  # an error of any library stops this camera alone
                 error = as_source_error(raised)
             self.error = error.message
             if not self._mode.reconnect:
@@ -161,69 +161,69 @@ class Capture:
         self._failures += 1
         if self._failures == 1:
             log.error("Camera %s: %s; trying again", self.name, error.message)
-        elif self._lost_s is None and not self._comes_and_goes:
-            self._comes_and_goes = True
+        elif self._lost_s is None and not self._is_unsteady:
+            self._is_unsteady = True
             log.warning(
-                "Camera %s comes and goes: %s; no more is said until it is well for a minute",
+                "Camera %s comes and goes: %s; not logged again until it has run for a minute",
                 self.name,
                 error.message,
             )
         if self._lost_s is None:
-            self._lost_s, self._silence_said = now_s, False
+            self._lost_s, self._silence_reported = now_s, False
         silent_s = now_s - (self._lost_s if self._seen_s is None else self._seen_s)
-        if silent_s > _GONE_S and not self._silence_said:
-            self._silence_said = True
+        if silent_s > _GONE_S and not self._silence_reported:
+            self._silence_reported = True
             self.on_silence()
 
     def _forget_failures(self, now_s: float) -> None:
-        """After a minute without a failure. Called while there are pictures."""
+        """Resets the failures after a minute without one. Called while there are pictures."""
         if not self._failures or self._lost_s is not None or now_s - self._back_s < _HEALTHY_S:
             return
-        if self._comes_and_goes:
+        if self._is_unsteady:
             log.warning("Camera %s has given pictures for a minute", self.name)
-        self._failures, self._comes_and_goes = 0, False
+        self._failures, self._is_unsteady = 0, False
 
     def _came_back(self, now_s: float) -> None:
-        if not self._comes_and_goes:
+        if not self._is_unsteady:
             log.warning("Camera %s gives pictures again", self.name)
         self._lost_s, self._back_s = None, now_s
 
     def _until_end(self) -> Iterator[Frame]:
         reader = self._live() if self._mode.live or self._mode.realtime else self._in_order()
-        for taken in reader:
+        for raw in reader:
             now_s = self._clock.monotonic_s()
-            if self._mode.live and self._freeze.is_frozen(taken.image, now_s):
+            if self._mode.live and self._freeze.is_frozen(raw.image, now_s):
                 raise SourceError(f"it has given the very same picture for {FROZEN_S:.0f} s")
             if self._lost_s is not None:
                 self._came_back(now_s)
             self._forget_failures(now_s)
             self.error = None
-            self.last_frame_at = taken.captured_at
+            self.last_frame_at = raw.captured_at
             self._seen_s = now_s
-            yield self._frame(taken)
+            yield self._frame(raw)
             self._count += 1
 
     def _pass_over(self, error: UnreadablePicture) -> None:
-        """One bad picture is no outage: it is counted, and said at the 1st, 10th, 100th …"""
+        """Counts an unreadable picture, and logs the 1st, 10th, 100th …"""
         self.unreadable += 1
         if self.unreadable == 10 ** (len(str(self.unreadable)) - 1):
             log.warning(
-                "Camera %s: passed over %d unreadable picture(s); the last: %s",
+                "Camera %s: skipped %d unreadable picture(s); the last: %s",
                 self.name,
                 self.unreadable,
                 error.message,
             )
 
-    def _frame(self, taken: Taken) -> Frame:
-        whole = upright(taken.image, self._view)
+    def _frame(self, raw: RawFrame) -> Frame:
+        whole = upright(raw.image, self._view)
         image, origin = cut_region(whole, self._view)
         return Frame(
             image,
-            taken.captured_at,
-            taken.time_s,
+            raw.captured_at,
+            raw.time_s,
             self._count,
             self.name,
-            taken.alone,
+            raw.alone,
             origin,
             (whole.shape[1], whole.shape[0]),
         )
@@ -232,7 +232,7 @@ class Capture:
         self._source = source = self._open()
         return source
 
-    def _in_order(self) -> Iterator[Taken]:
+    def _in_order(self) -> Iterator[RawFrame]:
         source = self._opened()
         pace = Pace(lambda: None if source.stills else self.max_fps)
         try:
@@ -247,13 +247,13 @@ class Capture:
                 except UnreadablePicture as error:
                     self._pass_over(error)
                     continue
-                yield Taken(image, time_s, self._clock.now(), source.stills)
+                yield RawFrame(image, time_s, self._clock.now(), source.stills)
         finally:
             source.close()
 
-    def _live(self) -> Iterator[Taken]:
+    def _live(self) -> Iterator[RawFrame]:
         pace = Pace(lambda: self.max_fps)
-        self._slot = slot = Slot(
+        self._latest = latest = LatestFrame(
             self._opened,
             self._stop,
             self._clock,
@@ -264,27 +264,27 @@ class Capture:
             unreadable=self._pass_over,
         )
         began_s, first = self._clock.monotonic_s(), True
-        slot.start()
+        latest.start()
         try:
-            while (taken := slot.take()) is not None:
+            while (raw := latest.take()) is not None:
                 if first and self._mode.live:
-                    self._say_slow_start(self._clock.monotonic_s() - began_s)
+                    self._report_slow_start(self._clock.monotonic_s() - began_s)
                 first = False
-                yield taken
+                yield raw
         finally:
-            slot.close()
-            self._slot = None
-            self._dropped += slot.dropped
+            latest.close()
+            self._latest = None
+            self._dropped += latest.dropped
 
-    def _say_slow_start(self, took_s: float) -> None:
+    def _report_slow_start(self, took_s: float) -> None:
         slow_s = _SLOW_START_S + (0 if self.max_fps is None else 1 / self.max_fps)
-        if took_s > slow_s and not self._slow_start_said:
-            self._slow_start_said = True
-            log.warning("Camera %s: %s", self.name, slow_start(took_s))
+        if took_s > slow_s and not self._slow_start_reported:
+            self._slow_start_reported = True
+            log.warning("Camera %s: %s", self.name, slow_start_advice(took_s))
 
 
-def slow_start(took_s: float) -> str:
-    """The sentence about a camera whose first picture takes long."""
+def slow_start_advice(took_s: float) -> str:
+    """Explains why the first picture took long, and what to change in the camera."""
     return (
         f"the first picture took {took_s:.0f} s. If its keyframes are so far apart, each outage "
         "lasts as long: set the keyframe (I-frame, GOP) interval in the camera to 1 to 4 s"
@@ -292,7 +292,7 @@ def slow_start(took_s: float) -> str:
 
 
 def as_source_error(error: Exception) -> SourceError:
-    """What a library raised, as the fault of the source that it is, without secrets."""
+    """Turns any error that a source raised into a SourceError without secrets."""
     if isinstance(error, SourceError):
         return error
     if isinstance(error, MusterError):
@@ -305,14 +305,14 @@ def as_source_error(error: Exception) -> SourceError:
 
 
 class Pace:
-    """Chooses frames so that there are no more than so many a second, evenly."""
+    """Chooses frames evenly so that there are at most `max_fps` a second."""
 
     def __init__(self, max_fps: Callable[[], float | None]) -> None:
         self._max_fps = max_fps
         self._due_s: float | None = None
 
     def is_due(self, time_s: float) -> bool:
-        """Whether the frame of stream time `time_s` is wanted."""
+        """Whether the frame of stream time `time_s` is chosen."""
         max_fps = self._max_fps()
         if max_fps is None:
             self._due_s = None

@@ -1,4 +1,4 @@
-"""Films: every frame that can be read, at the times that the container gives them."""
+"""Reads films: every readable frame, with the times of the container."""
 
 import logging
 from pathlib import Path
@@ -13,20 +13,20 @@ from shared.errors import SourceError, UnreadablePicture
 
 log = logging.getLogger(__name__)
 
-_TOLERATED: Final = 0.1  # of a film's frames: what is lost beyond it is a failure
-_EARLY: Final = 0.05  # of its length: what is missing beyond it at the end is said
-_SLACK_S: Final = 0.5  # sound often goes on for a little longer than the picture
+_TOLERATED: Final = 0.1  # of a film's frames: more lost frames are a failure
+_EARLY: Final = 0.05  # of its length: more missing time at the end is reported
+_SLACK_S: Final = 0.5  # sound is often a little longer than the picture
 _TRIES: Final = 32  # grabs that fail in a row at the end of a film
 _MOST_TRIES: Final = 20_000  # where the container announces more frames: damage may be long
-_BACK_S: Final = 2.0  # times that fall back by more begin anew, as where two films were joined
-_COUNTING: Final = (b"ftyp", b"AVI ")  # containers that know how many frames they hold
+_BACK_S: Final = 2.0  # a time earlier by more starts a new film, as where two were joined
+_COUNTING: Final = (b"ftyp", b"AVI ")  # containers that state the exact number of frames
 
 
 class Film:
     """A video file, every frame in order. Stream time is that of the container, from 0 on.
 
-    Damaged packets are passed over. At the end, what was lost is said; SourceError where that is
-    more than a tenth of the film.
+    Damaged packets are skipped. At the end, lost frames are logged; more than a tenth of the film
+    raise SourceError.
     """
 
     live, stills = False, False
@@ -54,7 +54,7 @@ class Film:
         self._read = 0
         self._damaged = 0
         self._time_s: float | None = None  # of the newest frame
-        self._zero_s = 0.0  # what the container's times begin with
+        self._zero_s = 0.0  # the container's first time
 
     def grab(self) -> float | None:
         failed = 0
@@ -87,7 +87,7 @@ class Film:
         if time_s < self._time_s - _BACK_S:
             time_s = self._time_s + self._frame_s
             self._zero_s = raw_s - time_s
-        # Frames without times, or with times that damage has mixed up, follow one another.
+        # Frames without times, or with damaged ones, follow each other at the frame rate.
         return time_s if time_s > self._time_s else self._time_s + self._frame_s
 
     def _end(self) -> None:
@@ -102,17 +102,17 @@ class Film:
         if self._counts_frames:
             missing = self._announced - self._read
         self.lost = lost = max(self._damaged, missing)
-        said = (
+        report = (
             f"{self._path}: {lost} of about {self._read + lost} frames could not be read; "
             f"{self._read} were" + (f", up to second {ends_s:.1f}" if early else "")
         )
         if lost > _TOLERATED * (self._read + lost):
-            raise SourceError(f"{said}. It is damaged or cut short", source=str(self._path))
-        log.warning("%s. It is damaged in part", said)
+            raise SourceError(f"{report}. It is damaged or cut short", source=str(self._path))
+        log.warning("%s. It is damaged in part", report)
 
 
 def _head(path: Path) -> bytes:
-    """What kind of container it is, of those whose files begin with a length or RIFF."""
+    """The kind of container, of those whose files begin with a length or RIFF."""
     with path.open("rb") as file:
         head = file.read(12)
     return head[4:8] if head[4:8] == _COUNTING[0] else head[8:12]

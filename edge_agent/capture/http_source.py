@@ -1,4 +1,4 @@
-"""Cameras at an http:// address: a row of JPEG pictures, or a still picture that is asked for."""
+"""Reads cameras at an http:// address: MJPEG streams, and still pictures requested repeatedly."""
 
 import re
 import time
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from edge_agent.capture.source import Source
 
 _OPEN_S: Final = 10.0
-_STILLS_A_SECOND: Final = 2.0  # unless the settings ask for another pace
+_STILLS_A_SECOND: Final = 2.0  # unless the settings have another rate
 _READ_BYTES: Final = 65_536
-_ROWS: Final = ("multipart/x-mixed-replace", "multipart/mixed")
+_MJPEG_TYPES: Final = ("multipart/x-mixed-replace", "multipart/mixed")
 _BOUNDARY: Final = re.compile(r"boundary\s*=\s*(\"[^\"]*\"|[^;\s]+)", re.IGNORECASE)
 _TRUST: Final = "set the camera's ca_file to its certificate, or to the authority that signed it"
 _BUSY: Final = (408, 429)
 
 
 def open_over_http(spec: str, settings: ConnectionSettings, stall_s: float) -> "Source | None":
-    """The camera at an address, or None where something else is found, such as a video stream.
+    """Opens the camera at an address. None for another content, such as a video stream.
 
-    Raises SourceError where nothing is to be had.
+    Raises SourceError where the camera cannot be opened.
     """
     camera = _Camera(spec, settings)
     response = camera.get(stall_s)
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind in _ROWS:
+    if kind in _MJPEG_TYPES:
         return MjpegStream(camera.name, response, _boundary(response), stall_s)
     response.close()
     if kind.startswith("image/"):
@@ -55,11 +55,11 @@ class _Camera:
         self._session = requests.Session()
         self._session.headers["Accept-Encoding"] = "identity"  # pictures are compressed already
         self._session.auth = None if login is None else CameraLogin(*login)
-        # With each request: what the environment says goes before what a session was told.
+        # Given with each request, because the environment overrides the settings of a session.
         self._trust = True if settings.ca_file is None else str(settings.ca_file)
 
     def get(self, silence_s: float) -> requests.Response:
-        """An answer that is well, its body not yet read. Raises SourceError for any other."""
+        """A successful response, its body not yet read. Raises SourceError for any other."""
         timeout = (_OPEN_S, max(_OPEN_S, silence_s))
         try:
             response = self._session.get(
@@ -93,9 +93,9 @@ class _Camera:
 
 
 class StillCamera:
-    """A camera that gives one picture a request, asked `fps` times a second.
+    """A camera with one picture for each request, `fps` times a second.
 
-    An answer that the camera is busy is a picture less, no outage.
+    A response that the camera is busy counts as an unreadable picture, not as an outage.
     """
 
     live, stills = True, False
@@ -111,7 +111,7 @@ class StillCamera:
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         self._due_s = max(self._due_s + self._every_s, time.monotonic())
         try:
-            self._picture = self._fetched()
+            self._picture = self._fetch()
         except UnreadablePicture as error:
             self._picture = error
         return time.monotonic()
@@ -121,7 +121,7 @@ class StillCamera:
             raise self._picture
         if self._picture.startswith(b"\xff\xd8"):
             return decode_jpeg(self._picture)
-        # Here, not above: a box without such a camera does without these decoders' memory.
+        # Imported here: a device without such a camera saves the memory of these decoders.
         from models.images.decoding import PictureLimits, read_picture
 
         try:
@@ -132,7 +132,7 @@ class StillCamera:
     def close(self) -> None:
         self._camera.close()
 
-    def _fetched(self) -> bytes:
+    def _fetch(self) -> bytes:
         data, began_s = bytearray(), time.monotonic()
         response = self._camera.get(self._stall_s)
         try:
@@ -150,7 +150,7 @@ class StillCamera:
 
 
 def _boundary(response: requests.Response) -> bytes:
-    """What is announced to stand between two pictures; empty where nothing is."""
-    found = _BOUNDARY.search(response.headers.get("Content-Type", ""))
-    # Some cameras already write the two dashes here that belong in front of each use.
-    return found[1].strip('"').lstrip("-").encode() if found else b""
+    """The announced boundary between two pictures; empty where there is none."""
+    boundary = _BOUNDARY.search(response.headers.get("Content-Type", ""))
+    # Some cameras announce it with the two dashes that stand before each use.
+    return boundary[1].strip('"').lstrip("-").encode() if boundary else b""

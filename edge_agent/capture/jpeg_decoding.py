@@ -1,4 +1,4 @@
-"""Pictures as cameras send them, bounded before they are decoded."""
+"""Decodes JPEG pictures of cameras, within limits that are checked before decoding."""
 
 from functools import cache
 from typing import Final
@@ -11,16 +11,16 @@ from models.types import BgrImage
 from shared.errors import MalformedInput, SourceError, UnreadablePicture
 from shared.malloc_trim import memory_limit_bytes
 
-_SHARE: Final = 8  # a decoded picture may take this part of the memory; three are held at a time
+_SHARE: Final = 8  # a decoded picture may use 1/8 of the memory; three are in memory at a time
 _BYTES_A_PIXEL: Final = 3
-_LARGEST: Final = 50_000_000  # pixels: no camera has more
-_LEAST: Final = 2_100_000  # 1920 × 1080 is read whatever the memory
+_MAX_PIXELS: Final = 50_000_000  # pixels: no camera has more
+_MIN_PIXELS: Final = 2_100_000  # 1920 × 1080 is always read
 
 
 @cache
 def max_pixels() -> int:
     """How many pixels a picture may have: 22 million where the service may use 512 MiB."""
-    return min(_LARGEST, max(_LEAST, memory_limit_bytes() // _SHARE // _BYTES_A_PIXEL))
+    return min(_MAX_PIXELS, max(_MIN_PIXELS, memory_limit_bytes() // _SHARE // _BYTES_A_PIXEL))
 
 
 def require_size(name: str, width: float, height: float) -> None:
@@ -36,7 +36,7 @@ def require_size(name: str, width: float, height: float) -> None:
 def decode_jpeg(data: bytes) -> BgrImage:
     """The picture in `data`.
 
-    Raises UnreadablePicture; for one that is too large, or asks for too much, before decoding.
+    Raises UnreadablePicture; for one that is too large, before decoding.
     """
     if not data:
         raise UnreadablePicture("the picture is empty")

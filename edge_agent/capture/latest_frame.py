@@ -1,4 +1,4 @@
-"""A thread that reads a live source, and room for its newest frame."""
+"""A thread that reads a live source and keeps its newest frame."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _OPEN_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Taken:
+class RawFrame:
     """A picture as its source gave it."""
 
     image: BgrImage
@@ -27,13 +27,12 @@ class Taken:
     alone: bool
 
 
-class Slot:
-    """Room for one frame, filled by a thread of its own: a newer frame replaces one not taken.
+class LatestFrame:
+    """The newest frame of a source, read by a thread of its own. It replaces one not yet taken.
 
-    A `watched` source that gives nothing for longer than `stall` allows has failed, whatever its
-    library thinks of it, and so has one that has given no first picture a minute after it was to be
-    opened. A picture that cannot be read is passed over and given to `unreadable`, in the reading
-    thread. A `paced` source, a film, is played at its own speed.
+    A `watched` source fails when it gives nothing for longer than `stall` allows, or no first
+    picture within a minute. `unreadable` is called, in the reading thread, for each picture that
+    cannot be read. A `paced` source, a film, is played at its own speed.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class Slot:
         self._watched = watched
         self._stall = stall
         self._unreadable = unreadable
-        self._unreadable_why: str | None = None  # of the newest picture, where it was not readable
+        self._unreadable_why: str | None = None  # of the newest picture, where it cannot be read
         self._changed = threading.Condition()
-        self._newest: Taken | None = None
+        self._newest: RawFrame | None = None
         self._ended = False
         self._closing = False
         self._error: Exception | None = None
@@ -70,8 +69,8 @@ class Slot:
     def start(self) -> None:
         self._thread.start()
 
-    def take(self) -> Taken | None:
-        """Waits for a frame that was not taken yet; None at the end or when told to stop.
+    def take(self) -> RawFrame | None:
+        """Waits for a new frame; None at the end or when `stop` is set.
 
         Raises the reader's error after the last frame was taken.
         """
@@ -85,11 +84,11 @@ class Slot:
                 if self._ended:
                     return None
                 self._check_stall()
-                self._changed.wait(_LOOK_S)  # `stop` notifies nobody
+                self._changed.wait(_LOOK_S)  # setting `stop` does not notify
         return None
 
     def close(self) -> None:
-        """Lets the thread go; it closes the source itself when its last read returns."""
+        """Ends the thread, which closes the source when its last read returns."""
         self._closing = True
         self._thread.join(_CLOSE_S)
 
@@ -111,7 +110,7 @@ class Slot:
         error: Exception | None = None
         try:
             self._read_all()
-        except Exception as raised:  # handed to the thread that takes, which raises it
+        except Exception as raised:  # `take` raises it in its own thread
             error = raised
         with self._changed:
             self._error, self._ended = error, True
@@ -127,9 +126,9 @@ class Slot:
                 if time_s is None:
                     return
                 if not self._is_due(time_s):
-                    self._came()
+                    self._note_picture()
                     continue
-                # When it came, not when it was decoded; a film's comes when its time has come.
+                # The time before decoding; for a film, the time at which the frame is due.
                 captured_at = self._clock.now()
                 try:
                     image = source.retrieve()
@@ -137,21 +136,21 @@ class Slot:
                     self._unreadable_why = error.message
                     self._unreadable(error)
                     continue
-                self._came()
+                self._note_picture()
                 if self._paced:
                     self._stop.wait(max(0.0, began_s + time_s - self._clock.monotonic_s()))
                     captured_at = self._clock.now()
-                self._offer(Taken(image, time_s, captured_at, source.stills))
+                self._offer(RawFrame(image, time_s, captured_at, source.stills))
         finally:
             source.close()
 
-    def _came(self) -> None:
-        """A picture came that can be read, as far as anybody has tried."""
+    def _note_picture(self) -> None:
+        """Notes that a picture came, readable or not decoded."""
         self._alive_s = self._clock.monotonic_s()
         self._unreadable_why = None
         self._stall.came(self._alive_s)
 
-    def _offer(self, frame: Taken) -> None:
+    def _offer(self, frame: RawFrame) -> None:
         with self._changed:
             if self._newest is not None:
                 self.dropped += 1

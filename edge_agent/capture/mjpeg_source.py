@@ -1,7 +1,7 @@
-"""Network cameras that give JPEG after JPEG over HTTP (multipart/x-mixed-replace, RFC 2046).
+"""Reads MJPEG streams over HTTP (multipart/x-mixed-replace, RFC 2046).
 
-Of the pictures that have come, only the newest is decoded: a camera that is faster than this
-machine costs no growing delay.
+Only the newest received picture is decoded, so that a camera that is faster than this machine
+causes no growing delay.
 """
 
 import re
@@ -20,8 +20,8 @@ from shared.errors import SourceError
 MAX_JPEG_BYTES: Final = 16 * 1024 * 1024  # no camera's JPEG is larger
 _READ_BYTES: Final = 65_536
 _MAX_HEADERS: Final = 16 * 1024
-_KEPT: Final = 1024  # bytes in which a delimiter may have begun
-_AT_ONCE: Final = 32  # pictures that are passed over in one go, at most
+_KEPT: Final = 1024  # bytes that may hold the beginning of a delimiter
+_AT_ONCE: Final = 32  # pictures that are skipped at a time, at most
 _LENGTH: Final = re.compile(rb"^content-length:\s*(\d+)", re.IGNORECASE | re.MULTILINE)
 _HEADERS_END: Final = re.compile(rb"\r?\n\r?\n")
 _DELIMITER: Final = re.compile(
@@ -32,7 +32,7 @@ _DELIMITER: Final = re.compile(
 class MjpegStream:
     """An open stream of JPEG pictures; stream time is the monotonic clock.
 
-    `name` is the address as it may be logged, `boundary` the announced one, without dashes.
+    `name` is the address without secrets; `boundary` is the announced one, without dashes.
     """
 
     live, stills = True, False
@@ -61,23 +61,23 @@ class MjpegStream:
         self._response.close()
 
     def _newest(self) -> bytes:
-        """The newest picture that has come whole, waiting for one if there is none."""
+        """The newest complete picture. It waits where there is none."""
         jpeg: bytes | None = None
         began_s = time.monotonic()
         for _ in range(_AT_ONCE):
             following = self._parts.next()
             while following is None:
                 late = time.monotonic() - began_s > self._stall_s
-                if jpeg is not None and (late or not self._more_has_come()):
+                if jpeg is not None and (late or not self._has_more_data()):
                     return jpeg
-                if late:  # a camera that drips has stalled too
+                if late:  # a camera that sends too slowly has stalled
                     raise SourceError(
                         f"{self._name} gives no whole picture in {self._stall_s:g} s",
                         source=self._name,
                     )
                 data = self._receive()
                 if not data and jpeg is not None:
-                    return jpeg  # the next call will find that it was the last
+                    return jpeg  # the next call notices the end
                 if not data:
                     raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
                 self._parts.feed(data)
@@ -86,36 +86,36 @@ class MjpegStream:
         return jpeg or b""
 
     def _receive(self) -> bytes:
-        """What has come, waiting for it; nothing at the end."""
+        """Waits for data and returns it; empty at the end."""
         try:
             data: bytes = self._response.raw.read1(_READ_BYTES)
             return data
-        except (OSError, HTTPException, urllib3.exceptions.HTTPError) as error:  # or a timeout
+        except (OSError, HTTPException, urllib3.exceptions.HTTPError) as error:  # timeouts included
             raise SourceError(f"{self._name} gives nothing any more", source=self._name) from error
 
-    def _more_has_come(self) -> bool:
+    def _has_more_data(self) -> bool:
         poll = select.poll()  # not select(), which knows no descriptor beyond 1023
         poll.register(self._response.raw.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
 
 class _Parts:
-    """Takes a stream of bytes apart, as cameras really write it: with lengths or without.
+    """Splits a stream of bytes into pictures, with or without content lengths.
 
-    Where another delimiter is used than was announced, the one that is used counts.
+    Where a camera uses another delimiter than it announced, the used one counts.
     """
 
     def __init__(self, boundary: bytes) -> None:
         self._mark = b"--" + boundary
         self._announced = bool(boundary)
         self._buffer = bytearray()
-        self._between = 0  # bytes since the last picture that belong to none
+        self._between = 0  # bytes since the last picture that belong to no picture
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
 
     def next(self) -> bytes | None:
-        """The next whole picture; None until more bytes were fed. ValueError for what is none."""
+        """The next complete picture; None where bytes are missing. ValueError for other data."""
         start = self._buffer.find(self._mark) if self._announced else -1
         if start < 0:
             used = _DELIMITER.search(self._buffer)
@@ -123,11 +123,11 @@ class _Parts:
                 self._mark, self._announced = used[1], True
                 start = used.start(1)
         if start < 0:
-            idle = max(0, len(self._buffer) - _KEPT)  # the rest may hold half a delimiter
+            idle = max(0, len(self._buffer) - _KEPT)  # the rest may hold a part of a delimiter
             del self._buffer[:idle]
             self._between += idle
             if self._between > MAX_JPEG_BYTES:
-                raise ValueError("what it gives are not the pictures that it promised")
+                raise ValueError("it sends other data than the announced pictures")
             return None
         self._between = 0
         headers = _HEADERS_END.search(self._buffer, start)
@@ -135,18 +135,18 @@ class _Parts:
             if len(self._buffer) - start > _MAX_HEADERS:
                 raise ValueError("a picture's headers have no end")
             return None
-        said = _LENGTH.search(self._buffer, start, headers.start() + 2)
-        if said is not None:
-            end = headers.end() + int(said[1])
-            if int(said[1]) > MAX_JPEG_BYTES:
-                raise ValueError(f"a picture of {int(said[1])} bytes is too large")
-            whole = len(self._buffer) >= end
+        length = _LENGTH.search(self._buffer, start, headers.start() + 2)
+        if length is not None:
+            end = headers.end() + int(length[1])
+            if int(length[1]) > MAX_JPEG_BYTES:
+                raise ValueError(f"a picture of {int(length[1])} bytes is too large")
+            complete = len(self._buffer) >= end
         else:
             end = self._buffer.find(self._mark, headers.end())
             if len(self._buffer) - start > MAX_JPEG_BYTES:
                 raise ValueError("a picture has no end")
-            whole = end >= 0
-        if not whole:
+            complete = end >= 0
+        if not complete:
             return None
         jpeg = bytes(self._buffer[headers.end() : end])
         del self._buffer[:end]
@@ -154,8 +154,8 @@ class _Parts:
 
 
 def _limit_silence(response: requests.Response, stall_s: float) -> None:
-    """Opening may take longer than a camera may then be silent."""
-    # There is no public way to the socket behind a response; without one, opening's limit stays.
+    """Sets the timeout of an open stream, which is shorter than that of opening it."""
+    # The socket of a response is not public; where it is not found, the timeout of opening stays.
     body = getattr(getattr(response.raw, "_fp", None), "fp", None)
     sock: Any = getattr(getattr(body, "raw", None), "_sock", None)
     if sock is not None:

@@ -1,4 +1,4 @@
-"""Cameras and streams behind OpenCV: USB through V4L2, the network through FFmpeg."""
+"""Reads cameras with OpenCV: USB cameras through V4L2, network streams through FFmpeg."""
 
 import os
 import threading
@@ -21,14 +21,14 @@ from shared.addresses import redacted
 from shared.errors import SourceError
 
 _OPEN_S: Final = 10.0
-_FIRST_S: Final = 45.0  # for the first picture, which waits for a keyframe
+_FIRST_S: Final = 45.0  # for the first picture, which is a keyframe
 _OPTIONS: Final = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 class OpenCvCamera:
-    """A camera or stream behind OpenCV; stream time is the monotonic clock.
+    """A camera or stream that OpenCV reads; stream time is the monotonic clock.
 
-    `name` is how it may be called in a log. For a first picture it is asked for `first_s` seconds.
+    `name` has no secrets and may stand in a log. The first picture may take `first_s` seconds.
     """
 
     live, stills = True, False
@@ -57,8 +57,8 @@ class OpenCvCamera:
         return time.monotonic()
 
     def retrieve(self) -> BgrImage:
-        there, image = self._capture.retrieve()
-        if not there:
+        success, image = self._capture.retrieve()
+        if not success:
             raise SourceError(f"{self._name} gives no pictures any more", source=self._name)
         return as_bgr(image)
 
@@ -67,6 +67,7 @@ class OpenCvCamera:
 
 
 def open_usb_camera(spec: str, settings: ConnectionSettings) -> OpenCvCamera:
+    """Opens a USB camera by its number or device file. Raises SourceError where it cannot."""
     path = Path(f"/dev/video{spec}" if spec.isdecimal() else spec)
     if not path.exists():
         others = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
@@ -75,7 +76,7 @@ def open_usb_camera(spec: str, settings: ConnectionSettings) -> OpenCvCamera:
             source=spec,
         )
     capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
-    # MJPG first: raw pictures at full size do not pass through USB 2 at a camera's full rate.
+    # MJPG first: USB 2 is too slow for raw pictures at full size and rate.
     capture.set(cv2.CAP_PROP_FOURCC, float(cv2.VideoWriter.fourcc(*"MJPG")))
     if settings.size is not None:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, settings.size[0])
@@ -88,7 +89,7 @@ def open_usb_camera(spec: str, settings: ConnectionSettings) -> OpenCvCamera:
 
 
 def open_stream(spec: str, settings: ConnectionSettings, stall_s: float = LEAST_S) -> OpenCvCamera:
-    """A network stream through FFmpeg, which may be silent for `stall_s` once it runs."""
+    """Opens a network stream through FFmpeg. It fails when it sends nothing for `stall_s`."""
     scheme, name = urlsplit(spec).scheme, redacted(spec)
     limits = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
@@ -112,27 +113,27 @@ def open_stream(spec: str, settings: ConnectionSettings, stall_s: float = LEAST_
 
 
 class _FfmpegOptions:
-    """OpenCV hands options to FFmpeg through the environment alone, and a process has only one.
+    """FFmpeg's options, which OpenCV reads from an environment variable of the process.
 
-    So streams that ask for the same may be opened at the same time; others wait for them.
+    Streams with the same options may be opened at the same time; others wait for them.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._opening = 0
         self._options: str | None = None
-        self._given = os.environ.get(_OPTIONS)  # by whoever started this process
+        self._inherited = os.environ.get(_OPTIONS)
 
     @contextmanager
     def hold(self, options: str | None) -> Iterator[None]:
-        """While it is held, what is opened gets `options`; None leaves OpenCV's own (TCP)."""
+        """Streams that are opened in the `with` block get `options`; None is the default, TCP."""
         with self._changed:
             self._changed.wait_for(lambda: not self._opening or self._options == options)
             self._options = options
             self._opening += 1
             if options is not None:
                 os.environ[_OPTIONS] = (
-                    options if self._given is None else f"{self._given}|{options}"
+                    options if self._inherited is None else f"{self._inherited}|{options}"
                 )
         try:
             yield
@@ -141,16 +142,16 @@ class _FfmpegOptions:
                 self._opening -= 1
                 if not self._opening and options is not None:
                     del os.environ[_OPTIONS]
-                    if self._given is not None:
-                        os.environ[_OPTIONS] = self._given
+                    if self._inherited is not None:
+                        os.environ[_OPTIONS] = self._inherited
                 self._changed.notify_all()
 
 
-_ffmpeg_options: Final = _FfmpegOptions()  # of the process, as the environment is
+_ffmpeg_options: Final = _FfmpegOptions()  # one for the process, like the environment
 
 
 def split_login(spec: str) -> tuple[str, tuple[str, str] | None]:
-    """An address without the name and password that stand in it, and these."""
+    """The address without its name and password, and these; None where it has none."""
     parts = urlsplit(spec)
     if parts.username is None:
         return spec, None
@@ -159,7 +160,7 @@ def split_login(spec: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def with_login(spec: str, login: tuple[str, str] | None) -> str:
-    """The address as FFmpeg wants it; a login of its own gives way to `login`."""
+    """The address with `login`, which replaces one that stands in the address."""
     if login is None:
         return spec
     parts = urlsplit(split_login(spec)[0])
@@ -168,5 +169,5 @@ def with_login(spec: str, login: tuple[str, str] | None) -> str:
 
 
 def as_bgr(image: NDArray[Any]) -> BgrImage:
-    """OpenCV types its pictures as anything; a capture gives 8-bit BGR, which is said here."""
+    """Types a picture of OpenCV, which is 8-bit BGR, but has no exact type."""
     return image.astype(np.uint8, copy=False)

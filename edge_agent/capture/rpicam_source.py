@@ -1,26 +1,26 @@
-"""Raspberry Pi cameras through `rpicam-vid` (libcamera), which needs no bindings."""
+"""Reads Raspberry Pi cameras through the program `rpicam-vid` (libcamera)."""
 
 import shutil
 import subprocess
 from typing import Final
 
 from edge_agent.capture.stall import LEAST_S
-from edge_agent.capture.subprocess_source import FD, PipeCommand, PipeSource
+from edge_agent.capture.subprocess_source import FD, PipeCommand, SubprocessSource
 from shared.errors import SourceError
 
 DEFAULT_SIZE: Final = (1280, 720)
 _ALIGNED: Final = 128  # bytes to which a Pi 5 pads rows; a Pi 4 to 64
-_ONE_FRAME_S: Final = 15.0
-_MOST_PADDING: Final = 512
+_FRAME_TIMEOUT_S: Final = 15.0
+_MAX_PADDING: Final = 512
 
 
 def open_rpicam(
     spec: str, size: tuple[int, int] | None, fps: float | None, stall_s: float = LEAST_S
-) -> PipeSource:
-    """`rpicam:<number>`. SourceError without the program, or for a size that it cannot give.
+) -> SubprocessSource:
+    """Opens `rpicam:<number>`. Raises SourceError without the program, or for an invalid size.
 
-    The program pads each row of a frame and does not say by how much. Rows of a multiple of 128
-    bytes need none on any board; for another width one frame is taken first and measured.
+    The program pads each row of a frame to an unknown length. Rows of a multiple of 128 bytes have
+    no padding on any board; for another width, the length of one frame is measured first.
     """
     number = spec.removeprefix("rpicam:") or "0"
     if not number.isdecimal():
@@ -33,33 +33,35 @@ def open_rpicam(
     if fps:
         arguments += ["--framerate", f"{fps:g}"]
     command = PipeCommand(tuple(arguments), (width, height), planar=True, row_bytes=row_bytes)
-    return PipeSource(spec, command, stall_s)
+    return SubprocessSource(spec, command, stall_s)
 
 
 def expects_no_padding(width: int) -> bool:
-    """Whether rows of this width are read without measuring what pads them."""
+    """Whether rows of this width have no padding on any board."""
     return width % _ALIGNED == 0
 
 
 def measured_row_bytes(spec: str, size: tuple[int, int]) -> int:
-    """Bytes of a luma row, padding included, told from the length of one frame."""
+    """Bytes of a luma row with its padding, measured by the length of one frame."""
     width, height = size
     try:
         done = subprocess.run(
             [*_command(spec, size), "--frames", "1", "--output", "-"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_ONE_FRAME_S,
+            timeout=_FRAME_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SourceError(f"{spec} gives no frame in {_ONE_FRAME_S:.0f} s", source=spec) from None
+        raise SourceError(
+            f"{spec} gives no frame in {_FRAME_TIMEOUT_S:.0f} s", source=spec
+        ) from None
     length = len(done.stdout)
     if not length:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise SourceError(f"{spec} gives no frame: {''.join(said) or 'no reason given'}")
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise SourceError(f"{spec} gives no frame: {''.join(reason) or 'no reason given'}")
     row_bytes, rest = divmod(length * 2, height * 3)
-    if rest or row_bytes % 2 or not width <= row_bytes <= width + _MOST_PADDING:
+    if rest or row_bytes % 2 or not width <= row_bytes <= width + _MAX_PADDING:
         raise SourceError(
             f"{spec} gives frames of {length} bytes, which are not {width} × {height}: choose a "
             f"width that is a multiple of {_ALIGNED}, such as 640, 1280 or 1920",

@@ -1,4 +1,4 @@
-"""Sources: what a camera's `source` setting names, opened and read picture by picture."""
+"""Opens the source that the setting `source` of a camera names."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from edge_agent.capture.jpeg_decoding import max_pixels
 from edge_agent.capture.opencv_source import OpenCvCamera, open_stream, open_usb_camera
 from edge_agent.capture.rpicam_source import open_rpicam
 from edge_agent.capture.stall import UNKNOWN_S
-from edge_agent.capture.subprocess_source import PipeSource, gstreamer_command
+from edge_agent.capture.subprocess_source import SubprocessSource, gstreamer_command
 from edge_agent.config.camera import ConnectionSettings
 from models.images.formats import format_of
 from models.types import BgrImage
@@ -36,23 +36,23 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether pictures come at the world's pace, so that old ones are worth nothing."""
+        """Whether pictures come in real time, so that only the newest counts."""
         ...
 
     @property
     def stills(self) -> bool:
-        """Whether pictures have nothing to do with one another: each is a scene of its own."""
+        """Whether each picture is a scene of its own."""
         ...
 
     def grab(self) -> float | None:
-        """Goes on to the next picture; its stream time in seconds, None at the end.
+        """Advances to the next picture. Returns its stream time in seconds, None at the end.
 
-        Only films and folders end: a live source that gives nothing any more raises SourceError.
+        Only films and folders end: a live source without further pictures raises SourceError.
         """
         ...
 
     def retrieve(self) -> BgrImage:
-        """The picture that was gone on to; it belongs to the caller. Not every one need be."""
+        """Decodes the picture that `grab` advanced to. The caller may change it."""
         ...
 
     def close(self) -> None: ...
@@ -65,7 +65,7 @@ def is_live(spec: str) -> bool:
 
 
 def read(source: Source) -> tuple[BgrImage, float] | None:
-    """The next picture and its stream time in seconds; None at the end. As `Source.grab`."""
+    """The next picture and its stream time in seconds; None at the end. It raises like `grab`."""
     time_s = source.grab()
     return None if time_s is None else (source.retrieve(), time_s)
 
@@ -77,13 +77,13 @@ def open_source(
 
     - `/dev/video0` or `0`: a USB camera (V4L2)
     - `rtsp://…`: a network camera, over TCP or UDP
-    - `http://…`: a network camera's row of JPEG pictures, a still picture, or a stream
+    - `http://…`: a network camera's MJPEG stream, a still picture, or another stream
     - `rpicam:0`: a Raspberry Pi camera, through `rpicam-vid` (or `libcamera-vid`)
     - `v4l2src ! videoconvert` and the like, anything with ` ! `: a GStreamer pipeline
     - a path: a folder of pictures, a picture or a film
 
-    A camera that is silent for longer than `stall_s` fails. Raises SourceError, which names the
-    source without its secrets and says what would be right, or ConfigurationError where the
+    A camera that sends nothing for longer than `stall_s` fails. Raises SourceError, which names the
+    source without its secrets and says what is valid, or ConfigurationError where the
     password cannot be read.
     """
     settings = settings or ConnectionSettings()
@@ -97,7 +97,7 @@ def open_source(
     if scheme in _STREAMS:
         _require_address(spec)
     if scheme in ("http", "https"):
-        # Here, not above: a box without such a camera does without this library's memory.
+        # Imported here: a device without such a camera saves the memory of this library.
         from edge_agent.capture.http_source import open_over_http
 
         pictures = open_over_http(spec, settings, stall_s)
@@ -163,7 +163,7 @@ class _Pictures:
             except SourceError as error:
                 if self._alone:
                     raise
-                log.warning("%s", error.message)  # one bad picture never stops the rest
+                log.warning("%s", error.message)  # the other pictures are read all the same
                 continue
             self._count += 1
             return float(self._count - 1)
@@ -186,7 +186,7 @@ def _gstreamer(pipeline: str, stall_s: float) -> Source:
         whole = pipeline if "appsink" in pipeline else f"{pipeline} ! videoconvert ! appsink"
         capture = cv2.VideoCapture(whole, cv2.CAP_GSTREAMER)
         return OpenCvCamera(redacted(pipeline), capture, "does gst-launch-1.0 run it?")
-    return PipeSource(redacted(pipeline), gstreamer_command(pipeline), stall_s)
+    return SubprocessSource(redacted(pipeline), gstreamer_command(pipeline), stall_s)
 
 
 def _pictures_in(folder: Path) -> list[Path]:
@@ -209,7 +209,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _read_picture_file(path: Path) -> BgrImage:
-    # Here, not above: a box that watches a camera does without the picture decoders' memory.
+    # Imported here: a device that reads cameras saves the memory of these decoders.
     from models.images.decoding import PictureLimits, read_picture
 
     try:

@@ -1,4 +1,4 @@
-"""How long a camera may be silent, by its own pace, and whether its picture has frozen."""
+"""How long a camera may send nothing, by its own pace, and whether its picture has frozen."""
 
 from collections import deque
 from typing import Final
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from models.types import BgrImage
 
-LEAST_S: Final = 4.5  # a camera of several pictures a second that is silent for so long has stalled
-UNKNOWN_S: Final = 10.0  # while the pace of a camera is not known
+LEAST_S: Final = 4.5  # a camera with several pictures a second has stalled after so long
+UNKNOWN_S: Final = 10.0  # while the pace of the camera is unknown
 _LONGEST_S: Final = 60.0
-_INTERVALS: Final = 4.0  # silence of so many of its longest intervals is a stall
-_KNOWN: Final = 2  # intervals from which a pace is known
+_INTERVALS: Final = 4.0  # a stall is longer than this many of its longest intervals
+_KNOWN: Final = 2  # intervals that are enough to know the pace
 _REMEMBERED: Final = 16
 
 FROZEN_S: Final = 60.0  # longer than between two keyframes, which renew even a motionless picture
@@ -20,15 +20,15 @@ _SAMPLE_EVERY: Final = 8  # pixels
 
 
 class StallLimit:
-    """The silence that is allowed to one camera, kept over its connections.
+    """How long one camera may send nothing. It remembers the pace over several connections.
 
-    `fps` is what the camera was asked for, if it was. Written by the thread that reads the camera.
+    `fps` is the configured frame rate. The thread that reads the camera writes it.
     """
 
     def __init__(self, fps: float | None = None) -> None:
-        asked_s = 0.0 if fps is None else _INTERVALS / fps
-        self._longest_s = max(_LONGEST_S, asked_s)
-        self._unknown_s = max(UNKNOWN_S, asked_s)
+        configured_s = 0.0 if fps is None else _INTERVALS / fps
+        self._longest_s = max(_LONGEST_S, configured_s)
+        self._unknown_s = max(UNKNOWN_S, configured_s)
         self._intervals: deque[float] = deque(maxlen=_REMEMBERED)
         self._last_s: float | None = None
 
@@ -39,26 +39,26 @@ class StallLimit:
         return min(self._longest_s, max(LEAST_S, _INTERVALS * max(tuple(self._intervals))))
 
     def opened(self) -> None:
-        """A new connection: its first picture tells nothing of the pace."""
+        """Begins a new connection: the time to its first picture is no interval."""
         self._last_s = None
 
     def came(self, now_s: float) -> None:
-        """A picture came."""
+        """Adds a picture."""
         if self._last_s is not None:
             self._intervals.append(now_s - self._last_s)
         self._last_s = now_s
 
     def stalled(self) -> None:
-        """The camera was silent for too long; if its pace is not known it may just be slow."""
+        """Notes a stall. A camera with an unknown pace gets more time, because it may be slow."""
         if len(self._intervals) < _KNOWN:
             self._unknown_s = min(2 * self._unknown_s, self._longest_s)
 
 
-class FreezeWatch:
-    """Notices a camera that sends the same picture over and over. One thread uses it.
+class FreezeDetector:
+    """Notices a camera that sends the same picture again and again. One thread uses it.
 
-    No two pictures of a sensor are the same in every pixel. A clock that the camera writes into a
-    frozen picture hides the fault from this.
+    Two pictures of a sensor always differ in some pixels. It cannot notice a frozen picture into
+    which the camera writes the time.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Cameras behind a child process: GStreamer and Raspberry Pi cameras without bindings.
+"""Reads cameras through a child process: GStreamer and Raspberry Pi cameras.
 
-PyPI's OpenCV is built without GStreamer. So the child writes raw frames into a pipe of its own, and
-nothing is encoded or decoded on the way.
+PyPI's OpenCV is built without GStreamer. The child writes raw frames into a pipe, so nothing is
+encoded or decoded on the way.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from shared.errors import SourceError
 
 _START_S: Final = 15.0
 _KEPT_LINES: Final = 8
-_PIPE_BYTES: Final = 1024 * 1024  # what an unprivileged process may ask for
+_PIPE_BYTES: Final = 1024 * 1024  # the most for an unprivileged process
 FD: Final = "{fd}"
 _WIDTH: Final = re.compile(r"fdsink-muster.*\bwidth=\(int\)(\d+)")
 _HEIGHT: Final = re.compile(r"fdsink-muster.*\bheight=\(int\)(\d+)")
@@ -39,12 +39,12 @@ _HEIGHT: Final = re.compile(r"fdsink-muster.*\bheight=\(int\)(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class PipeCommand:
-    """A command that writes raw frames to the file descriptor that stands for `{fd}`.
+    """A command that writes raw frames to the file descriptor `{fd}`.
 
-    `size` (width, height) where it is known before; else the child says it on its standard output
-    in GStreamer's words (`width=(int)640`). `planar` frames are I420 whose luma rows have
-    `row_bytes` (default: the width) and whose chroma rows half of it; others are BGR with rows
-    padded to four bytes. `secrets` are words that the child may repeat and a log must not hold.
+    `size` is (width, height), or None where the child writes it to its standard output in
+    GStreamer's format (`width=(int)640`). `planar` frames are I420: their luma rows have
+    `row_bytes` (default: the width), their chroma rows half of it. Other frames are BGR with rows
+    padded to four bytes. `secrets` are words of the child's output that must not be logged.
     """
 
     arguments: tuple[str, ...]
@@ -55,7 +55,7 @@ class PipeCommand:
 
 
 def gstreamer_command(pipeline: str) -> PipeCommand:
-    """`gst-launch-1.0` for a pipeline without its sink; SourceError where it is not installed."""
+    """The `gst-launch-1.0` command for a pipeline. Raises SourceError where it is not installed."""
     program = shutil.which("gst-launch-1.0")
     if program is None:
         raise SourceError(
@@ -75,30 +75,30 @@ def gstreamer_command(pipeline: str) -> PipeCommand:
     return PipeCommand(tuple(words), None, planar=False, secrets=secrets)
 
 
-class PipeSource:
-    """The frames of a child process. A child that is silent for `stall_s` has stalled."""
+class SubprocessSource:
+    """The frames of a child process. It fails when it sends nothing for `stall_s`."""
 
     live, stills = True, False
 
     def __init__(self, name: str, command: PipeCommand, stall_s: float = LEAST_S) -> None:
-        """Starts the child; SourceError when it ends, or says no frame size in 15 s."""
+        """Starts the child. Raises SourceError when it ends, or reports no frame size in 15 s."""
         self._name = name
         self._stall_s = stall_s
         self._planar = command.planar
         self._row_bytes = command.row_bytes
         self._secrets = command.secrets
         self._size = command.size
-        self._rows: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # of the frame, as it came
-        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._told = threading.Event()
+        self._rows: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # of the newest frame
+        self._errors: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._size_known = threading.Event()
         self._frames, self._child = _start(command)
-        self._listener = threading.Thread(target=self._listen, name="pipe-words", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="pipe-output", daemon=True)
         self._listener.start()
         if self._size is None:
-            self._told.wait(_START_S)
+            self._size_known.wait(_START_S)
         if self._size is None:
             self.close()
-            raise self._over("cannot be started")
+            raise self._failed("cannot be started")
         try:
             require_size(name, *self._size)
         except SourceError:
@@ -132,43 +132,43 @@ class PipeSource:
             self._frames = -1
 
     def _read_rows(self, rows: int, stride: int) -> NDArray[np.uint8]:
-        """One frame of `rows` × `stride` bytes; SourceError when it does not come in time."""
+        """Reads one frame of `rows` × `stride` bytes. Raises SourceError after the timeout."""
         buffer = np.empty((rows, stride), np.uint8)
         rest = buffer.data.cast("B")
         poll = select.poll()  # not select(), which knows no descriptor beyond 1023
         poll.register(self._frames, select.POLLIN)
         while rest:
             if not poll.poll(self._stall_s * 1000):
-                raise self._over(f"has given nothing for {self._stall_s:.3g} s")
+                raise self._failed(f"has given nothing for {self._stall_s:.3g} s")
             count = os.readv(self._frames, [rest])
             if not count:
-                raise self._over("gives no pictures any more")
+                raise self._failed("gives no pictures any more")
             rest = rest[count:]
         return buffer
 
     def _listen(self) -> None:
-        """Reads what the child says: the frame's size, and the reason if it fails."""
-        words = self._child.stdout
-        if words is None:
-            raise SourceError(f"{self._name} was started without a pipe for its words")
-        with words:
-            for line in words:
+        """Reads the output of the child: the frame's size, and the reasons of a failure."""
+        output = self._child.stdout
+        if output is None:
+            raise SourceError(f"{self._name} was started without a pipe for its output")
+        with output:
+            for line in output:
                 text = line.decode(errors="replace").strip()
                 width, height = _WIDTH.search(text), _HEIGHT.search(text)
                 if self._size is None and width and height:
                     self._size = (int(width[1]), int(height[1]))
-                    self._told.set()
+                    self._size_known.set()
                 elif re.search(r"error|fail|cannot|no ", text, re.IGNORECASE):
-                    self._said.append(redacted_text(text, self._secrets))
-        self._told.set()
+                    self._errors.append(redacted_text(text, self._secrets))
+        self._size_known.set()
 
-    def _over(self, what: str) -> SourceError:
-        reason = "; ".join(self._said) or "it said no reason"
+    def _failed(self, what: str) -> SourceError:
+        reason = "; ".join(self._errors) or "it said no reason"
         return SourceError(f"{self._name} {what}: {reason}", source=self._name)
 
 
 def unpadded(rows: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """I420 rows (height × 3/2, row bytes) without what pads them: (height × 3/2, width)."""
+    """I420 rows (height × 3/2, row bytes) without their padding: (height × 3/2, width)."""
     row_bytes = rows.shape[1]
     if row_bytes == width:
         return rows
@@ -178,10 +178,10 @@ def unpadded(rows: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def _start(command: PipeCommand) -> tuple[int, subprocess.Popen[bytes]]:
-    """The reading end of a new pipe, and the child that writes into it."""
+    """Starts the child. Returns the reading end of its pipe, and the process."""
     frames, writing_end = os.pipe()
     try:
-        with contextlib.suppress(OSError):  # a small pipe is slower, not wrong
+        with contextlib.suppress(OSError):  # a small pipe only costs speed
             fcntl.fcntl(frames, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         child = subprocess.Popen(
             [word.replace(FD, str(writing_end)) for word in command.arguments],

@@ -1,1 +1,1 @@
-"""Settings of the agent, its cameras and its secrets."""
+"""Settings and secrets of the edge agent."""

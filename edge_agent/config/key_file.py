@@ -1,11 +1,10 @@
-"""The key of a box: it seals the outbox and the gallery. Given, or made beside them.
+"""The key of a device: it encrypts the outbox and the gallery.
 
 It comes from the settings, else from systemd, else from a file in the state folder.
 
-What each protects from: a key beside the store, from whoever gets a copy of the store alone (a
-backup, a file that was sent); a key that systemd unseals with the machine's TPM, also from whoever
-takes the card or disk out of the box. Neither protects from somebody who is root on the box while
-it runs.
+A key in the state folder protects a copy of the outbox or gallery alone, such as a backup. A key
+that systemd decrypts with the machine's TPM also protects a stolen card or disk. Neither protects
+from root on the running device.
 """
 
 import errno
@@ -20,18 +19,18 @@ from shared.files import write_durably
 CREDENTIAL: Final = "gallery-key"  # its name for systemd's LoadCredential(Encrypted)=
 _FILE: Final = "gallery.key"
 TAKES_NOTHING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""Faults of a disk that is full, read-only or broken: somebody may help."""
+"""Errors of a disk that is full, read-only or broken. A person may repair it."""
 
 
-def box_keys(state_dir: Path, given: Path | None) -> Keyring:
-    """The keys in the file `given`, else in systemd's credential, else in the state folder.
+def device_keys(state_dir: Path, key_file: Path | None) -> Keyring:
+    """The keys in `key_file`, else in systemd's credential, else in the state folder.
 
-    Only there is one made when it is missing, for this user alone (0600). Raises
-    ConfigurationError for a file that cannot be read or holds no key, Unavailable where the disk
-    does not take a new one at the moment.
+    In the state folder a missing key is made, for this user alone (0600). Raises
+    ConfigurationError for a file that cannot be read or holds no key, Unavailable where a new key
+    cannot be written at the moment.
     """
-    if given is not None:
-        return Keyring.from_file(given)
+    if key_file is not None:
+        return Keyring.from_file(key_file)
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if credentials and (Path(credentials) / CREDENTIAL).exists():
         return Keyring.from_file(Path(credentials) / CREDENTIAL)
@@ -42,7 +41,7 @@ def box_keys(state_dir: Path, given: Path | None) -> Keyring:
 
 
 def _make(path: Path) -> None:
-    """A new key, durable before anything is sealed with it; never one that is half written."""
+    """Writes a new key. It is on the disk, and complete, before it encrypts anything."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(path, f"{Key.new().text}\n".encode("ascii"), mode=0o600)

@@ -1,4 +1,4 @@
-"""Secrets, which never stand in a configuration: each in its own file, or in the environment."""
+"""Reads secrets. Each stands in its own file or in the environment, never in the settings."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,10 @@ from shared.errors import ConfigurationError
 def read_secret(
     path: Path | None, variable: str | None = None, *, blanks: bool = True
 ) -> str | None:
-    """A secret from its file or, failing that, from the environment; None where there is none.
+    """A secret from its file or, without a file, from the environment; None where it is not set.
 
-    A password may hold blanks; for what never does, `blanks` is False.
-
-    Raises ConfigurationError for a file that cannot be read or holds something else.
+    `blanks`: the secret may contain blanks, as a password. Raises ConfigurationError for a file
+    that cannot be read or does not hold one line.
     """
     if path is None:
         return None if variable is None else os.environ.get(variable) or None

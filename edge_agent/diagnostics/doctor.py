@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from edge_agent.capture.camera import slow_start
+from edge_agent.capture.camera import slow_start_advice
 from edge_agent.capture.first_frame import first_picture, waits_for_keyframe
 from edge_agent.capture.source import is_live
 from edge_agent.config.camera import CameraSettings
@@ -78,7 +78,7 @@ def _camera(camera: CameraSettings) -> Check:
         advice = "is the lens covered, or the room dark?"
         return Check(what, "doubtful", "gives pictures without content", advice)
     if waits_for_keyframe(camera) and took_s > _SLOW_S:
-        found = f"{width} × {height}, {kind}; {slow_start(took_s)}"
+        found = f"{width} × {height}, {kind}; {slow_start_advice(took_s)}"
         return Check(what, "doubtful", found)
     return Check(what, "well", f"{width} × {height}, {kind}")
 

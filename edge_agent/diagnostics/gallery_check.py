@@ -6,7 +6,7 @@ Asking the server would acknowledge changes that this process has not made.
 from collections.abc import Iterator
 from datetime import timedelta
 
-from edge_agent.config.key_file import box_keys
+from edge_agent.config.key_file import device_keys
 from edge_agent.config.settings import AgentSettings
 from edge_agent.gallery.edge_gallery import LocalGallery
 from edge_agent.gallery.encrypted_store import open_store
@@ -34,7 +34,7 @@ def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Check:
     )
     if not path.exists():
         return Check(what, "doubtful", "nothing has been received yet", given)
-    keys = box_keys(settings.state_dir, settings.gallery.key_file)
+    keys = device_keys(settings.state_dir, settings.gallery.key_file)
     store, state, _ = open_store(path, name, keys, mend=False)
     try:
         if state is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from edge_agent.config.key_file import box_keys
+from edge_agent.config.key_file import device_keys
 from edge_agent.config.settings import AgentSettings
 from edge_agent.delivery.transport import TellsLocalEvents
 from edge_agent.gallery.edge_gallery import LocalGallery
@@ -42,7 +42,7 @@ class Galleries:
         self.followers: list[Follower] = []
         clock = clock or SystemClock()
         try:
-            keys = box_keys(settings.state_dir, wanted.key_file)
+            keys = device_keys(settings.state_dir, wanted.key_file)
         except Unavailable as error:  # the disk is full: the cameras go on without galleries
             self._problems.append(error.message)
             log.error("Galleries are left out until the next start: %s", error.message)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from edge_agent.config.key_file import box_keys
+from edge_agent.config.key_file import device_keys
 from shared.encryption import MAGIC, Keyring, about
 from shared.errors import KeyMissing, Unavailable
 
@@ -56,7 +56,7 @@ class ProbeEncryption:
 
     def _keys(self) -> Keyring:
         if self._ring is None:
-            self._ring = box_keys(self._folder, self._key_file)
+            self._ring = device_keys(self._folder, self._key_file)
         return self._ring
 
     def _about(self, sequence: int, probe_id: str) -> bytes:

@@ -1,1 +1,1 @@
-"""From frames to probes: face search, tracks, best shots, templates."""
+"""Makes probes of frames: face search, tracks, best shots, templates."""

@@ -5,11 +5,12 @@ from numpy.typing import NDArray
 
 
 def assign(cost: NDArray[np.float64], possible: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Pairs (row, column), each used once: as many as possible, and of those the cheapest set.
+    """The cheapest set of the most pairs (row, column); each row and column is used once.
 
-    `cost` (n, m) counts only where `possible` (n, m). Where every row's cheapest column is another
-    one, which is nearly every frame, that is the optimum; else it is found by shortest augmenting
-    paths (Hungarian method in the form of Jonker and Volgenant, 1987), O(n² m).
+    Only pairs that are `possible` (n, m) are used, with their `cost` (n, m). Where the cheapest
+    columns of all rows differ, as in nearly every frame, they are the optimum. Otherwise it is
+    computed by shortest augmenting paths (Hungarian method in the form of Jonker and Volgenant,
+    1987), O(n² m).
     """
     rows = np.flatnonzero(possible.any(axis=1))
     if not len(rows):
@@ -21,7 +22,7 @@ def assign(cost: NDArray[np.float64], possible: NDArray[np.bool_]) -> list[tuple
     columns = np.flatnonzero(possible[rows].any(axis=0))
     part = allowed[:, columns]
     finite = part[np.isfinite(part)]
-    # Dearer than any set of possible pairs: an impossible pair is taken only for want of another.
+    # More than any set of possible pairs costs: an impossible pair is only used without another.
     forbidden = (float(np.abs(finite).max()) + 1.0) * 2 * (len(rows) + len(columns))
     filled = np.where(np.isfinite(part), part, forbidden)
     chosen = _shortest_paths(filled) if len(rows) <= len(columns) else _transposed(filled)
@@ -41,10 +42,10 @@ def _shortest_paths(cost: NDArray[np.float64]) -> list[tuple[int, int]]:
     n, m = cost.shape
     row_price = np.zeros(n)
     column_price = np.zeros(m)
-    row_of = np.full(m, -1)  # the row that a column is given to
+    row_of = np.full(m, -1)  # the row that each column is assigned to
     for start in range(n):
         shortest = np.full(m, np.inf)
-        came_from = np.full(m, -1)  # the column before on the path; -1: straight from `start`
+        came_from = np.full(m, -1)  # the previous column on the path; -1: `start`
         done = np.zeros(m, dtype=bool)
         row, reached, column = start, 0.0, -1
         while True:

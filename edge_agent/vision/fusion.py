@@ -9,7 +9,7 @@ from shared.wire.template import Template
 
 @dataclass(slots=True)
 class FusedShots:
-    """The best shots of a track, each pair surely of one person, and their mean template."""
+    """The best shots of a track, which surely show one person, and their mean template."""
 
     _shots: list[tuple[float, Template]] = field(default_factory=list)  # best score first
 
@@ -18,12 +18,12 @@ class FusedShots:
 
     @property
     def best_score(self) -> float:
-        """The highest quality score of the shots; 0 where there are none."""
+        """The highest quality score of the shots; 0 without shots."""
         return max((score for score, _ in self._shots), default=0.0)
 
     @property
     def template(self) -> Template:
-        """The mean of the shots. Raises ValueError where there are none."""
+        """The mean template. Raises ValueError without shots."""
         return fuse(self._shots)
 
     def agrees(self, template: Template, alike: float) -> bool:
@@ -42,11 +42,11 @@ class FusedShots:
 def fuse(shots: Sequence[tuple[float, Template]]) -> Template:
     """The mean of the templates, weighted by their shots' quality scores, at unit length again.
 
-    All are of one model, and of one person: opposite templates have no mean direction. Of a single
-    shot it is that shot's template. Raises ValueError for none.
+    All must be of one model and one person: opposite templates have no mean direction. For a single
+    shot it is that shot's template. Raises ValueError without shots.
     """
     if not shots:
-        raise ValueError("nothing can be fused from no shot")
+        raise ValueError("there is no shot to fuse")
     if len(shots) == 1:
         return shots[0][1]
     return weighted_mean(shots)[0]

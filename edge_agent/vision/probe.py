@@ -1,4 +1,4 @@
-"""A probe as the box makes it; the outbox numbers it, the wire contract is how it travels."""
+"""A probe as the device makes it. The outbox numbers it before it is sent as a message."""
 
 import base64
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class Probe:
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the whole upright picture
     frame_size: tuple[int, int]  # width, height of that picture in pixels
     thumbnail: bytes | None  # JPEG
-    local: LocalDecision | None = None  # what the box itself made of it
-    shots: int = 1  # of the track, that the template is fused from
+    local: LocalDecision | None = None  # the decision of the device itself
+    shots: int = 1  # of the track, of which the template is fused
 
     def message(self, device: str, sequence: int) -> ProbeMessage:
-        """The probe in the words of the wire contract, as number `sequence` of `device`."""
+        """The probe as a wire message, with number `sequence` of `device`."""
         thumbnail = None if self.thumbnail is None else base64.b64encode(self.thumbnail).decode()
         return ProbeMessage(
             probe_id=self.probe_id,
@@ -53,5 +53,5 @@ class Probe:
 
     @property
     def size_bytes(self) -> int:
-        """About what the probe takes in memory and in the outbox."""
+        """The approximate size of the probe in memory and in the outbox."""
         return self.template.vector.nbytes + len(self.thumbnail or b"") * 4 // 3 + 1024

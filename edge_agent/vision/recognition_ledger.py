@@ -1,7 +1,7 @@
-"""The ledger: why faces before each camera were or were not recognised, day by day.
+"""The ledger: daily counts of how the tracks of each camera ended, and why without a probe.
 
-Totals in SQLite beside the outbox. A commit survives `kill -9`; a power cut may take the last few
-counts with it (`synchronous=NORMAL`): an SD card lives longer without a sync for every passer-by.
+The counts stand in SQLite beside the outbox. A commit survives `kill -9`; a power cut may lose the
+last few counts (`synchronous=NORMAL`), because a sync for each track would wear an SD card.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 __all__ = ["COVERED", "NO_LOOK", "Ledger", "Refusals", "TrackLedger", "in_plain_terms", "plainly"]
 
 KEPT_DAYS: Final = 60
-_OUTCOME: Final = "(with probe)"  # no factor has such a name
+_OUTCOME: Final = "(with probe)"  # the name of no factor
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS tally (
     day TEXT NOT NULL,
@@ -46,7 +46,7 @@ DELETE FROM tally WHERE day NOT IN (SELECT DISTINCT day FROM tally ORDER BY day 
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """How the tracks of one camera and day ended that gave no probe, in plain terms."""
+    """The counts of one camera and day, with reasons in plain words."""
 
     camera: str
     day: date
@@ -56,7 +56,7 @@ class Refusals:
 
 
 class TrackLedger(Protocol):
-    """Where the pipeline enters each track that ended."""
+    """Receives each track that ended."""
 
     def enter(self, camera: str, ended_at: datetime, reason: str | None) -> None: ...
 
@@ -64,10 +64,10 @@ class TrackLedger(Protocol):
 class Ledger:
     """Daily totals per camera. Safe to use from several threads.
 
-    The newest 60 days that saw a track are kept: counted, not reckoned from today, because a
-    clock that is wrong for a minute must not wipe out what was seen before. While the disk takes
-    nothing, totals are added up in memory: as many as there are cameras and reasons, no more.
-    Raises Unavailable when the file cannot be opened at all.
+    The newest 60 days with a track are kept. They are not computed from today, because a clock
+    that is wrong for a minute must not delete older days. While the disk cannot be written, counts
+    are kept in memory, one for each camera and reason. Raises Unavailable when the file cannot be
+    opened.
     """
 
     def __init__(self, path: Path, *, kept_days: int = KEPT_DAYS) -> None:
@@ -83,11 +83,10 @@ class Ledger:
             raise Unavailable(f"the ledger {path} cannot be opened: {error}") from error
 
     def enter(self, camera: str, ended_at: datetime, reason: str | None) -> None:
-        """One track ended; `reason` is the main factor why it gave no probe, None where it did.
+        """Counts a track that ended. `reason` is the main factor why it gave no probe, else None.
 
-        `COVERED` is a track that gave probes, all of a covered face.
-
-        Never raises for a disk that takes nothing.
+        `COVERED` is the reason of a track whose probes all show a covered face. It does not raise
+        an error where the disk cannot be written.
         """
         day = ended_at.astimezone(UTC).date().isoformat()
         with self._lock:
@@ -122,7 +121,7 @@ class Ledger:
                 self._connection.execute(_FORGET, (self._kept_days,))
         except sqlite3.Error as error:
             if not self._failing:
-                log.error("The ledger %s takes nothing at the moment: %s", self._path, error)
+                log.error("Cannot write the ledger %s at the moment: %s", self._path, error)
             self._failing = True
             return
         self._unsaved.clear()
@@ -130,15 +129,15 @@ class Ledger:
 
 
 def plainly(days: Sequence[LedgerDay]) -> list[Refusals]:
-    """The same days with reasons that need no knowledge of quality factors."""
-    told = []
-    for one in days:
+    """The same days with reasons in plain words instead of quality factors."""
+    refusals = []
+    for day in days:
         reasons: Counter[str] = Counter()
-        for factor, tracks in one.reasons.items():
+        for factor, tracks in day.reasons.items():
             reasons[in_plain_terms(factor)] += tracks
         ordered = dict(reasons.most_common())
-        told.append(Refusals(one.camera, one.day, one.tracks, one.with_probe, ordered))
-    return told
+        refusals.append(Refusals(day.camera, day.day, day.tracks, day.with_probe, ordered))
+    return refusals
 
 
 def _as_days(totals: Counter[tuple[str, str, str]], since: date | None) -> list[LedgerDay]:
@@ -159,11 +158,11 @@ def _as_days(totals: Counter[tuple[str, str, str]], since: date | None) -> list[
                 reasons=dict((+counts).most_common()),
             )
         )
-    return sorted(days, key=lambda one: one.day, reverse=True)
+    return sorted(days, key=lambda total: total.day, reverse=True)
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Opens or creates the file. One that is no database is moved aside: it only counts."""
+    """Opens or creates the file. A damaged one is renamed: it holds nothing but counts."""
     try:
         return _connect(path)
     except sqlite3.DatabaseError as error:
@@ -173,7 +172,7 @@ def _open(path: Path) -> sqlite3.Connection:
         path.rename(aside)
         for companion in ("-wal", "-shm"):
             path.with_name(path.name + companion).unlink(missing_ok=True)
-        log.error("The ledger %s is damaged: kept as %s, a new one begins", path, aside)
+        log.error("The ledger %s is damaged: kept as %s, started a new one", path, aside)
         return _connect(path)
 
 

@@ -1,4 +1,4 @@
-"""Shots: one look at one tracked face, with all that is needed to judge it later."""
+"""Shots: one picture of one tracked face, with all data to judge it later."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +12,7 @@ from edge_agent.capture.camera import Frame
 from models.types import BgrImage, Detections, Shapes
 from shared.wire.quality import Quality
 
-_CONTEXT: Final = 3.0  # what pose, liveness and thumbnail need around a box, and a little more
+_CONTEXT: Final = 3.0  # times the box: what pose, liveness and thumbnail need around it
 _THUMBNAIL_MARGIN: Final = 1.7
 _THUMBNAIL_SIDE: Final = 192
 _THUMBNAIL_BYTES: Final = 65_536
@@ -20,18 +20,18 @@ _THUMBNAIL_BYTES: Final = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """One face in one frame. It keeps a cut-out of the frame, not the frame."""
+    """One face in one frame. It keeps the part of the frame around the face."""
 
     captured_at: datetime  # UTC
     time_s: float  # stream time
-    frame_size: tuple[int, int]  # width, height in pixels of what was looked at ...
+    frame_size: tuple[int, int]  # width, height in pixels of the searched frame ...
     origin: tuple[int, int]  # ... which begins here in the camera's whole upright picture ...
     source_size: tuple[int, int]  # ... of this width and height
     detection: Detections  # this face alone, pixels of the frame
     shapes: Shapes  # this face alone, pixels of the frame
     chip: BgrImage  # (112, 112, 3) aligned
-    quality: Quality  # with the pose as far as the points tell it
-    scene: BgrImage  # the frame around the face
+    quality: Quality  # with the pose that follows from the points
+    scene: BgrImage  # the part of the frame around the face
     scene_boxes: NDArray[np.float32]  # (1, 4) x1 y1 x2 y2, pixels of the scene
 
     @property
@@ -67,7 +67,7 @@ def take_shot(
 
 
 def thumbnail(shot: Shot) -> bytes | None:
-    """A JPEG of the face with a margin, at most 64 KiB; None where no such picture can be made."""
+    """A JPEG of the face with a margin, at most 64 KiB; None where that is not possible."""
     height, width = shot.scene.shape[:2]
     x1, y1, x2, y2 = _window(shot.scene_boxes[0], (width, height), _THUMBNAIL_MARGIN)
     part = shot.scene[y1:y2, x1:x2]
@@ -87,8 +87,8 @@ def _window(
 ) -> tuple[int, int, int, int]:
     """The box enlarged about its centre and moved inside a picture of this size, as whole pixels.
 
-    Moved, not cut: a model that does the same with a smaller factor finds in the cut-out what it
-    would have found in the whole picture.
+    It is moved, not cut: a model that does the same with a smaller factor gets the same pixels
+    from the scene as from the whole picture.
     """
     edges = []
     for low, high, limit in ((box[0], box[2], size[0]), (box[1], box[3], size[1])):

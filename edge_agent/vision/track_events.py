@@ -1,4 +1,4 @@
-"""Faces that come into a camera's view and leave it, on their way to whoever wants to know now."""
+"""Events of faces that come into a camera's view and leave it, until they are sent."""
 
 import threading
 from collections import deque
@@ -24,11 +24,13 @@ class TrackChange:
     at: datetime  # UTC, by the box's clock
     began_at: datetime  # `at` less the track's duration by the monotonic clock
     in_view: int  # confirmed faces before this camera after this change
-    probes: int = 0  # that the track has given so far
-    reasons: tuple[str, ...] = field(default=())  # of one that gave none: factors, worst first
+    probes: int = 0  # of the track so far
+    reasons: tuple[str, ...] = field(
+        default=()
+    )  # why it gave none: quality factors, the most frequent first
 
     def message(self, device: str) -> TrackMessage:
-        """The change in the words of the wire contract."""
+        """The change as a wire message."""
         return TrackMessage(
             device=device,
             camera=self.camera,
@@ -43,17 +45,17 @@ class TrackChange:
 
 
 class TrackSink(Protocol):
-    """Where a pipeline says who comes and goes."""
+    """Receives the changes of a pipeline's tracks."""
 
     def put(self, changes: Sequence[TrackChange]) -> None: ...
 
 
 class TrackQueue:
-    """Changes in memory until they are sent: news, worth nothing when it is old.
+    """Changes in memory until they are sent.
 
-    Owned by the agent, filled by the cameras, emptied by the delivery. It holds at most 256
-    changes; beyond that the oldest is dropped, and so is what waited for longer than 30 s. Both
-    are counted in `dropped`. Safe to use from several threads.
+    The agent owns it, the cameras fill it, the delivery empties it. It holds at most 256 changes:
+    further ones replace the oldest, and changes older than 30 s are not sent. `dropped` counts
+    both. Safe to use from several threads.
     """
 
     def __init__(self, device: str, *, clock: Clock | None = None) -> None:
@@ -76,7 +78,7 @@ class TrackQueue:
                 observer()
 
     def take(self, limit: int = 64) -> list[TrackMessage]:
-        """Removes and answers the oldest changes that are still news, as messages."""
+        """Removes the oldest changes that are still recent, and returns them as messages."""
         taken: list[TrackMessage] = []
         with self._lock:
             oldest_s = self._clock.monotonic_s() - _FRESH_S

@@ -29,12 +29,12 @@ Corners = tuple[float, float, float, float]
 # acceleration (per second squared) in place and in size. A head turns back within half a second.
 _MEASURED: Final = np.array([0.05, 0.05, 0.08, 0.08])
 _ACCELERATION: Final = np.array([6.0, 6.0, 2.0, 2.0])
-# Box heights per second: how wrong "standing still" may be at first. Who walks by close to a camera
-# moves by ten and more of them, three of these deviations.
+# Box heights per second: the deviation of a new face's speed, which is assumed to be 0. A person
+# who passes close to a camera moves ten box heights a second, which is three deviations.
 _FIRST_SPEED: Final = 3.0
 _LONGEST_STEP_S: Final = 1.0
 _MOST_GROWTH: Final = 1.4  # of a predicted size over one step, and as much less the other way
-_UNSEEN_SPEED_S: Final = 1.0  # the speed of a face that is not seen is believed for about so long
+_UNSEEN_SPEED_S: Final = 1.0  # the speed of an unseen face decays to zero in about this time
 # What a wholly different fingerprint costs, in units of the cost of a position: more than any two
 # positions within reach differ by, because a face does not change from one frame to the next.
 _FINGERPRINTS: Final = 3.0
@@ -235,7 +235,7 @@ class Tracker:
                         ended.append(track)
                     continue
                 (box,) = _to_corners(self._state[index : index + 1, 0]).tolist()
-                # What hid the face had begun to cut its box: it does not go on shrinking unseen.
+                # What hides the face cuts its box first: the box must not shrink further.
                 self._state[index, 1, 2:] = 0.0
                 self._tracks[index] = replace(track, row=None, box=_corners(box))
             kept.append(index)

@@ -104,8 +104,8 @@ def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
     assert said == [
         "Camera door: no camera /dev/video0; trying again",
         "Camera door gives pictures again",
-        "Camera door comes and goes: the cable is out; no more is said until it is well for a "
-        "minute",
+        "Camera door comes and goes: the cable is out; not logged again until it has run "
+        "for a minute",
     ]
 
 
@@ -316,8 +316,8 @@ def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_fo
     assert [record.getMessage() for record in caplog.records] == [
         "Camera door: the cable is out; trying again",
         "Camera door gives pictures again",
-        "Camera door comes and goes: the cable is out; no more is said until it is well for a "
-        "minute",
+        "Camera door comes and goes: the cable is out; not logged again until it has run "
+        "for a minute",
     ]
     assert capture._backoff.pause_s(capture._failures) >= 4, "one picture does not make it well"
     caplog.clear()

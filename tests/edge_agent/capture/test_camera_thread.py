@@ -66,7 +66,7 @@ def test_a_frame_at_which_a_library_breaks_is_passed_over_and_said_once(
     assert thread.failure is None
     assert thread.report().frames == 200
     assert [line for line in caplog.messages if "broke" in line] == [
-        "Camera door: a frame broke the pipeline; passed over"
+        "Camera door: skipped a frame that broke the pipeline"
     ]
 
 

@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_be_read_is_passed_over_without_an_outage(
     def script(write: Write) -> None:
         for level in (10, 60, 110):
             write(camera.part(bad))
-            time.sleep(0.02)  # so that it is not passed over for being older than another
+            time.sleep(0.02)  # so that it is not skipped for an older one
             write(camera.part(jpeg(level)))
             taken.acquire(timeout=10)
 
@@ -268,7 +268,7 @@ def test_a_camera_that_hangs_up_is_opened_again(camera: MjpegCamera) -> None:
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
-        (b"x" * 17_000_000, "not the pictures"),
+        (b"x" * 17_000_000, "other data than"),
         (b"--frame\r\nContent-Length: 99999999999\r\n\r\n", "too large"),
         (b"--frame\r\nContent-Length: 5\r\n\r\nhello", "no JPEG"),
         (b"--frame\r\nContent-Length: 0\r\n\r\n", "is empty"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.config.key_file import CREDENTIAL, box_keys
+from edge_agent.config.key_file import CREDENTIAL, device_keys
 from edge_agent.gallery.encrypted_store import open_store
 from shared.encryption import Key, Keyring
 from shared.errors import ConfigurationError, Damaged
@@ -182,18 +182,18 @@ def test_kill_9_at_any_moment_leaves_what_the_store_says_it_holds(tmp_path: Path
 
 
 def test_the_key_is_made_once_for_this_user_alone(tmp_path: Path) -> None:
-    first = box_keys(tmp_path, None)
+    first = device_keys(tmp_path, None)
     assert stat.S_IMODE((tmp_path / "gallery.key").stat().st_mode) == 0o600
-    assert box_keys(tmp_path, None).current.id == first.current.id
+    assert device_keys(tmp_path, None).current.id == first.current.id
 
 
 def test_a_given_key_is_never_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        box_keys(tmp_path, tmp_path / "missing")
+        device_keys(tmp_path, tmp_path / "missing")
     given = Key.new()
     (tmp_path / CREDENTIAL).write_text(given.text)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert box_keys(tmp_path / "state", None).current.id == given.id
+    assert device_keys(tmp_path / "state", None).current.id == given.id
     assert not (tmp_path / "state").exists()
 
 

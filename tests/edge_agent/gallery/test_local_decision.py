@@ -11,7 +11,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_agent.config.key_file import box_keys
+from edge_agent.config.key_file import device_keys
 from edge_agent.config.loading import settings_of
 from edge_agent.delivery.fallback import FallbackTransport
 from edge_agent.delivery.http import HttpTransport
@@ -210,7 +210,7 @@ def test_the_doctor_says_how_the_gallery_is(tmp_path: Path) -> None:
     }
     settings, clock = settings_of(table), MovableClock()
     model_id = "compact-mobilefacenet-512@1"
-    keys = box_keys(tmp_path, None)
+    keys = device_keys(tmp_path, None)
     store = Store(settings.gallery_path("staff"), "staff", keys)
     store.begin(head(model_id=model_id))
     store.extend(part([person(1)], {101: 1}))
