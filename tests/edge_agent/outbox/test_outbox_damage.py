@@ -89,7 +89,7 @@ def test_a_file_that_breaks_while_it_is_open_is_set_aside_and_the_box_goes_on(
     goes_on(outbox, 300)
     (aside,) = tmp_path.glob(f"{NAME}.damaged-*")
     assert aside.stat().st_mode & 0o077 == 0
-    assert f"with the {len(saved)} waiting probes that could be read" in caplog.text
+    assert f"the {len(saved)} waiting probes that could be read" in caplog.text
     outbox.close()
 
 
