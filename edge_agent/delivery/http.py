@@ -9,23 +9,23 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.config.timeouts import Timeouts
-from edge_agent.delivery.batching import Window
-from edge_agent.delivery.http_session import Answer, ServerSession, TooSlow
+from edge_agent.delivery.batching import BatchWindow
+from edge_agent.delivery.http_session import ServerResponse, ServerSession, TimedOut
 from edge_agent.outbox.records import StoredProbe
 from shared.addresses import redacted
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Forbidden, MusterError, Unauthenticated, Unavailable
 from shared.wire.messages import ProbeReceipt, TrackMessage
 
-_MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-_AT_FAULT: Final = frozenset({400, 409, 413, 415, 422})
-"""What the server answers when the request itself is wrong and will stay so."""
-_UNKNOWN_CALL: Final = frozenset({404, 405})
-"""What a server answers that is older than the call."""
+_MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
+_INVALID_REQUEST: Final = frozenset({400, 409, 413, 415, 422})
+"""Status codes for a request that is invalid, also when it is repeated."""
+_UNKNOWN_PATH: Final = frozenset({404, 405})
+"""Status codes of a server that is older than the API call."""
 
 
 class _Receipt(BaseModel):
-    """One entry of the answer; the decision that may come with it is of no use to the box."""
+    """One entry of the response. The device does not use the decision in it."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,17 +35,17 @@ class _Receipt(BaseModel):
     message: str | None = None
 
 
-class _Answer(BaseModel):
+class _Receipts(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     probes: list[_Receipt] = Field(max_length=1000)
 
 
 class HttpTransport:
-    """The road over HTTP(S). One request at a time, over one kept connection.
+    """Delivers over HTTP(S). One request at a time, over one kept connection.
 
     `url` is the server's base address; `ca_file` a private certificate authority. Redirects are not
-    followed: a key is for one server. `close` ends a request that is under way.
+    followed: a key is for one server. `close` ends a running request.
     """
 
     def __init__(
@@ -65,105 +65,107 @@ class HttpTransport:
         if parts.username is not None or parts.password is not None:
             raise ConfigurationError("a key does not belong into the server's address")
         self._session = ServerSession(url, key, ca_file=ca_file, timeouts=timeouts)
-        self._window = Window(clock or SystemClock())
+        self._window = BatchWindow(clock or SystemClock())
 
     @property
     def name(self) -> str:
         return self._session.name
 
     def open(self, wake: Callable[[], None]) -> None:
-        """Nothing to prepare: the connection is made by the first request."""
+        """Does nothing: the first request connects."""
 
     def exchange(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
-        offered = self._window.choose(batch)
+        sent = self._window.choose(batch)
         try:
-            receipts = self._offer(offered)
-        except TooSlow:
-            self._window.was_too_slow(offered)
+            receipts = self._send(sent)
+        except TimedOut:
+            self._window.timed_out(sent)
             raise
-        except _Broken:
-            self._window.broke_the_server(offered)
+        except _ServerFailed:
+            self._window.server_failed(sent)
             raise
-        self._window.went_well()
+        self._window.succeeded()
         return receipts
 
     def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
-        body = "[" + ",".join(one.model_dump_json() for one in messages) + "]"
-        answer = self._post("/v1/tracks", body.encode())
-        if not answer.ok and answer.status not in _AT_FAULT | _UNKNOWN_CALL:
-            raise self._as_error(answer)
+        body = "[" + ",".join(message.model_dump_json() for message in messages) + "]"
+        response = self._post("/v1/tracks", body.encode())
+        if not response.ok and response.status not in _INVALID_REQUEST | _UNKNOWN_PATH:
+            raise self._as_error(response)
 
     def close(self, timeout_s: float) -> None:
         self._session.close()
 
-    def _offer(self, probes: Sequence[StoredProbe]) -> list[ProbeReceipt]:
-        answer = self._post("/v1/probes", b"[" + b",".join(one.body for one in probes) + b"]")
-        if answer.ok:
-            return self._receipts(answer, probes)
-        if answer.status not in _AT_FAULT:
-            raise self._as_error(answer)
+    def _send(self, probes: Sequence[StoredProbe]) -> list[ProbeReceipt]:
+        response = self._post("/v1/probes", b"[" + b",".join(one.body for one in probes) + b"]")
+        if response.ok:
+            return self._receipts(response, probes)
+        if response.status not in _INVALID_REQUEST:
+            raise self._as_error(response)
         if len(probes) > 1:
-            return self._offer_each(probes)
-        refusal = answer.refusal
+            return self._send_each(probes)
+        refusal = response.refusal
         return [
             ProbeReceipt(
                 probe_id=probes[0].probe_id,
                 status="refused",
                 code=refusal.code,
-                message=refusal.message or f"HTTP {answer.status}",
+                message=refusal.message or f"HTTP {response.status}",
             )
         ]
 
-    def _offer_each(self, probes: Sequence[StoredProbe]) -> list[ProbeReceipt]:
-        """Which of them is at fault is found by offering each alone, as far as that goes."""
+    def _send_each(self, probes: Sequence[StoredProbe]) -> list[ProbeReceipt]:
+        """Sends each probe alone, because one of them made the request invalid."""
         receipts: list[ProbeReceipt] = []
         for probe in probes:
             try:
-                receipts += self._offer([probe])
+                receipts += self._send([probe])
             except MusterError:
                 if not receipts:
                     raise
-                break  # what was answered counts; the rest is offered again
+                break  # the receipts so far count; the rest is sent again later
         return receipts
 
-    def _post(self, path: str, body: bytes) -> Answer:
-        return self._session.call("POST", path, body=body, most_bytes=_MAX_ANSWER_BYTES)
+    def _post(self, path: str, body: bytes) -> ServerResponse:
+        return self._session.call("POST", path, body=body, max_bytes=_MAX_RESPONSE_BYTES)
 
-    def _receipts(self, answer: Answer, offered: Sequence[StoredProbe]) -> list[ProbeReceipt]:
-        """The receipts for what was offered; what else the answer names is not ours to forget."""
-        ours = {probe.probe_id for probe in offered}
+    def _receipts(
+        self, response: ServerResponse, sent: Sequence[StoredProbe]
+    ) -> list[ProbeReceipt]:
+        """Returns the receipts for the sent probes; others in the response are ignored."""
+        sent_ids = {probe.probe_id for probe in sent}
         receipts: list[ProbeReceipt] = []
         try:
-            named = _Answer.model_validate_json(answer.body).probes
+            entries = _Receipts.model_validate_json(response.body).probes
         except ValidationError as error:
             raise Unavailable(
-                f"the {self.name} answered {answer.status} without receipts:"
+                f"the {self.name} answered {response.status} without receipts:"
                 " is that a match-server?"
             ) from error
-        for one in named:
-            if one.probe_id in ours:
-                with suppress(ValidationError):  # a word that is not known here is no receipt
-                    receipts.append(ProbeReceipt.model_validate(one.model_dump()))
+        for entry in entries:
+            if entry.probe_id in sent_ids:
+                with suppress(ValidationError):  # an unknown status is no receipt
+                    receipts.append(ProbeReceipt.model_validate(entry.model_dump()))
         if not receipts:
             raise Unavailable(f"the {self.name} answered without a receipt for what it was sent")
         return receipts
 
-    def _as_error(self, answer: Answer) -> MusterError:
-        said = answer.refusal.message or answer.reason
-        if answer.status == 401:
-            return Unauthenticated(f"the {self.name} does not know this box's key: {said}")
-        if answer.status == 403:
-            return Forbidden(f"the {self.name} does not take probes with this key: {said}")
-        if answer.status in (408, 429) or answer.status >= 500:
-            kind = _Broken if answer.status == 500 else Unavailable
+    def _as_error(self, response: ServerResponse) -> MusterError:
+        reason = response.refusal.message or response.reason
+        if response.status == 401:
+            return Unauthenticated(f"the {self.name} does not know this box's key: {reason}")
+        if response.status == 403:
+            return Forbidden(f"the {self.name} does not take probes with this key: {reason}")
+        if response.status in (408, 429) or response.status >= 500:
+            kind = _ServerFailed if response.status == 500 else Unavailable
             return kind(
-                f"the {self.name} answered {answer.status}: {said}",
-                retry_after_s=answer.retry_after_s,
+                f"the {self.name} answered {response.status}: {reason}",
+                retry_after_s=response.retry_after_s,
             )
         return Unavailable(
-            f"the {self.name} answered {answer.status} {said}: is that a match-server?"
+            f"the {self.name} answered {response.status} {reason}: is that a match-server?"
         )
 
 
-class _Broken(Unavailable):
-    """The server failed at what it was offered, and says that this is its own fault."""
+class _ServerFailed(Unavailable):
+    """The server had an internal error (500) while it handled the request."""

@@ -1,4 +1,4 @@
-"""Requests to one match-server: each ends by its deadline, whatever the server does or does not."""
+"""Requests to one match-server. Each ends by its deadline, also with a hostile server."""
 
 import threading
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ _IDENTITY: Final = "identity"
 Query = dict[str, str | int | float]
 
 
-class TooSlow(Unavailable):
-    """The far end takes longer than its time; less to do at once may help."""
+class TimedOut(Unavailable):
+    """The server did not respond in time; a smaller request may help."""
 
 
 class Bearer(requests.auth.AuthBase):
-    """Given as `auth`, so that a .netrc of the machine cannot replace the key."""
+    """As `auth`, because a .netrc of the machine would replace a header."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -42,15 +42,15 @@ class Bearer(requests.auth.AuthBase):
         return request
 
 
-class Nobody(requests.auth.AuthBase):
-    """Says nothing of who asks, also where the machine has a .netrc."""
+class NoAuth(requests.auth.AuthBase):
+    """Sends no login, also where the machine has a .netrc."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
 
 class Refusal(BaseModel):
-    """What a server says of a call that it does not answer."""
+    """The error in a response."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -59,8 +59,8 @@ class Refusal(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A server's whole answer."""
+class ServerResponse:
+    """A whole response."""
 
     status: int
     reason: str
@@ -82,8 +82,8 @@ class Answer:
 class ServerSession:
     """One request at a time, over one kept connection. Redirects are not followed.
 
-    A server that is silent for `silence_s`, or takes longer than `request_s` in all, has failed;
-    so has one whose connection `close` cuts, from any thread. Calls raise Unavailable, or TooSlow.
+    A request fails when the server is silent for `silence_s` or takes longer than `request_s` in
+    all, and when `close` is called, from any thread. Calls raise Unavailable, or TimedOut.
     `ca_file` is a private certificate authority.
     """
 
@@ -98,17 +98,17 @@ class ServerSession:
         self.base = url.rstrip("/")
         self.name = f"server {self.base}"
         self._timeouts = timeouts or Timeouts()
-        self._line = _Line(self._timeouts.request_s)
+        self._connection = _OpenConnection(self._timeouts.request_s)
         self._closed = False
         self._session = requests.Session()
-        self._session.auth = Nobody() if key is None else Bearer(key)
+        self._session.auth = NoAuth() if key is None else Bearer(key)
         self._session.headers["Content-Type"] = "application/json"
-        # A few bytes that unpack into gigabytes are not read at all: see `_send`.
+        # No compression: a few bytes could unpack into gigabytes. See `_send`.
         self._session.headers["Accept-Encoding"] = _IDENTITY
         if ca_file is not None:
             self._session.verify = str(ca_file)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Adapter(self._line))
+            self._session.mount(scheme, _Adapter(self._connection))
 
     def call(
         self,
@@ -117,30 +117,30 @@ class ServerSession:
         *,
         body: bytes | None = None,
         query: Query | None = None,
-        most_bytes: int,
+        max_bytes: int,
         wait_s: float = 0.0,
-    ) -> Answer:
-        """The answer, of `most_bytes` at most; the server was asked to wait for `wait_s`."""
+    ) -> ServerResponse:
+        """Returns a response of at most `max_bytes`; the server may wait `wait_s` with it."""
         with (
-            self._ended_in_time(self._timeouts.request_s + wait_s),
+            self._deadline(self._timeouts.request_s + wait_s),
             self._send(method, path, body, query, wait_s) as response,
         ):
-            return self._whole(response, most_bytes)
+            return self._read(response, max_bytes)
 
     @contextmanager
     def stream(self, path: str, query: Query, within_s: float) -> Iterator[requests.Response]:
-        """GETs what is read bit by bit, within `within_s`. Reading raises Unavailable too."""
-        with self._ended_in_time(within_s), self._send("GET", path, None, query, 0.0) as response:
+        """GETs a response to be read in parts, within `within_s`. Reading may raise Unavailable."""
+        with self._deadline(within_s), self._send("GET", path, None, query, 0.0) as response:
             yield response
 
-    def answer(self, response: requests.Response) -> Answer:
-        """What a streamed response says where it is no stream."""
-        return self._whole(response, _CHUNK_BYTES)
+    def whole(self, response: requests.Response) -> ServerResponse:
+        """Reads a streamed response that is an error."""
+        return self._read(response, _CHUNK_BYTES)
 
     def close(self) -> None:
-        """Ends what is under way; further calls raise Unavailable."""
+        """Ends a running request; later calls raise Unavailable."""
         self._closed = True
-        self._line.cut()
+        self._connection.cut()
         self._session.close()
 
     def _send(
@@ -159,32 +159,34 @@ class ServerSession:
         )
         if response.headers.get("Content-Encoding", _IDENTITY).lower() != _IDENTITY:
             response.close()
-            raise Unavailable(f"the {self.name} answered compressed, which it was not asked for")
+            raise Unavailable(f"the {self.name} sent a compressed response that was not requested")
         return response
 
-    def _whole(self, response: requests.Response, most_bytes: int) -> Answer:
+    def _read(self, response: requests.Response, max_bytes: int) -> ServerResponse:
         body = bytearray()
         for chunk in response.iter_content(_CHUNK_BYTES):
             body += chunk
-            if len(body) > most_bytes:
-                raise Unavailable(f"the {self.name} answered far more than was asked for")
+            if len(body) > max_bytes:
+                raise Unavailable(f"the {self.name} sent a response that is far too large")
         pause_s = _retry_after_s(response.headers.get("Retry-After", ""))
-        return Answer(response.status_code, response.reason or "", bytes(body), pause_s)
+        return ServerResponse(response.status_code, response.reason or "", bytes(body), pause_s)
 
     @contextmanager
-    def _ended_in_time(self, within_s: float) -> Iterator[None]:
-        """Cuts the line when the time is over; says every failure in this product's words."""
-        self._line.is_cut = False
+    def _deadline(self, within_s: float) -> Iterator[None]:
+        """Closes the connection after `within_s`, and translates the errors of `requests`."""
+        self._connection.is_cut = False
         if self._closed:
             raise Unavailable(f"the connection to the {self.name} is closed")
-        timer = threading.Timer(within_s, self._line.cut)
+        timer = threading.Timer(within_s, self._connection.cut)
         timer.daemon = True
         timer.start()
         try:
             yield
         except requests.RequestException as error:
-            if isinstance(error, requests.Timeout) or (self._line.is_cut and not self._closed):
-                raise TooSlow(f"the {self.name} did not answer in time") from error
+            if isinstance(error, requests.Timeout) or (
+                self._connection.is_cut and not self._closed
+            ):
+                raise TimedOut(f"the {self.name} did not respond in time") from error
             if isinstance(error, requests.exceptions.SSLError):
                 raise Unavailable(
                     f"the {self.name} has no certificate that is trusted here"
@@ -194,8 +196,8 @@ class ServerSession:
             timer.cancel()
 
 
-class _Line:
-    """The connection that is in use, so that another thread can end it."""
+class _OpenConnection:
+    """The connection in use, so that another thread can close it."""
 
     def __init__(self, send_s: float) -> None:
         self.send_s = send_s
@@ -206,47 +208,48 @@ class _Line:
         self.is_cut = True
         sock = None if self.connection is None else self.connection.sock
         if sock is not None:
-            with suppress(OSError):  # ended by itself meanwhile
-                # Not TLS's own shutdown, which takes what the reading thread still needs.
+            with suppress(OSError):  # it was closed meanwhile
+                # Not TLS's own shutdown: the reading thread still needs its state.
                 socket.shutdown(sock, SHUT_RDWR)
 
     def connected(self, connection: HTTPConnection) -> None:
         if self.is_cut:
             connection.close()
-            raise TimeoutError("the time was over before there was a connection")
+            raise TimeoutError("the time ran out before the connection was made")
         if connection.sock is not None:
-            connection.sock.settimeout(self.send_s)  # else sending ends when connecting should
+            # Else the timeout of connecting applies to sending.
+            connection.sock.settimeout(self.send_s)
 
 
 class _Adapter(HTTPAdapter):
-    """Makes connections that the line knows of."""
+    """Makes connections that `_OpenConnection` can close."""
 
-    def __init__(self, line: _Line) -> None:
-        self._line = line
+    def __init__(self, open_connection: _OpenConnection) -> None:
+        self._connection = open_connection
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        _watch(self.poolmanager, self._line)
+        _watch(self.poolmanager, self._connection)
 
     def proxy_manager_for(self, proxy: Any, **options: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **options)
-        _watch(manager, self._line)
+        _watch(manager, self._connection)
         return manager
 
 
-def _watch(manager: PoolManager, line: _Line) -> None:
+def _watch(manager: PoolManager, open_connection: _OpenConnection) -> None:
     class Plain(HTTPConnection):
         def connect(self) -> None:
-            line.connection = self
+            open_connection.connection = self
             super().connect()
-            line.connected(self)
+            open_connection.connected(self)
 
     class Secure(HTTPSConnection):
         def connect(self) -> None:
-            line.connection = self
+            open_connection.connection = self
             super().connect()
-            line.connected(self)
+            open_connection.connected(self)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -257,12 +260,12 @@ def _watch(manager: PoolManager, line: _Line) -> None:
     manager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
 
-def _retry_after_s(said: str) -> float | None:
-    """`Retry-After` (RFC 9110, 10.2.3) in seconds, at most an hour; None where it is not said."""
-    if said.isascii() and said.isdigit():
-        return min(float(said), _LONGEST_PAUSE_S)
+def _retry_after_s(value: str) -> float | None:
+    """Returns `Retry-After` (RFC 9110, 10.2.3) in seconds, at most an hour; None if invalid."""
+    if value.isascii() and value.isdigit():
+        return min(float(value), _LONGEST_PAUSE_S)
     try:
-        wait_s = (parsedate_to_datetime(said) - SystemClock().now()).total_seconds()
+        wait_s = (parsedate_to_datetime(value) - SystemClock().now()).total_seconds()
     except (TypeError, ValueError):
         return None
     return min(max(wait_s, 0.0), _LONGEST_PAUSE_S)

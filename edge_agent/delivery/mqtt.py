@@ -3,12 +3,10 @@
 import logging
 import math
 import queue
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import paho.mqtt.client as paho
@@ -18,8 +16,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from edge_agent.config.settings import BrokerSettings
+from edge_agent.delivery.mqtt_flights import NO_SUBSCRIBERS, Flights
+from edge_agent.delivery.mqtt_reconnect import ReconnectPauses
 from edge_agent.outbox.records import StoredProbe
-from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.errors import (
     Damaged,
@@ -44,49 +43,30 @@ log = logging.getLogger(__name__)
 
 _SESSION_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 20
-_MAX_RECONNECT_S: Final = 30.0
-_MAX_RESEND_S: Final = 60.0
-_UNHEARD_RESEND: Final = Backoff(1.0, _MAX_RESEND_S)
 _CONNECTING_S: Final = 5.0
 _KEPT_RECEIPTS: Final = 10_000
-_TRACK_NEWS_S: Final = 30  # who came and who left is no news after that
-_LOCAL_NEWS_S: Final = 30  # and who it was, no reason to open a door
+_TRACK_EXPIRY_S: Final = 30  # an older message about people in view is useless
+_LOCAL_EXPIRY_S: Final = 30  # an older decision is no reason to open a door
 _PACKET_HEAD_BYTES: Final = 160  # of a PUBLISH: fixed header, packet id, properties, signature
 _LONGEST_TOPIC_BYTES: Final = 256
-_SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5.0, 3.14.2.1: DISCONNECT "Session taken over"
-_SHORT_S: Final = 5.0  # a connection that the broker closes so soon is not wanted
-_CUT_SHORT: Final = 3  # of them within that time: most likely two boxes have one name
-_CUT_SHORT_WITHIN_S: Final = 600.0
-_CUT_SHORT_PAUSE_S: Final = 60.0
-_SAY_AGAIN_S: Final = 3600.0
-_NO_SUBSCRIBERS: Final = 0x10  # MQTT 5.0, 3.4.2.1: PUBACK "No matching subscribers"
-_REFUSES_US: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
+_LOG_AGAIN_S: Final = 3600.0
+_LOGIN_REFUSED: Final = frozenset({0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C})
 """MQTT 5.0, 3.2.2.2: CONNACK codes that a person must do something about (name, key, ban)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """One probe on its way."""
-
-    message: int  # paho's number of the newest copy
-    copies: int  # sent so far
-    sent_at_s: float  # when the newest was, on the monotonic clock
-    patience_s: float  # how long it may stay unanswered
-
-
 class MqttTransport:
-    """The road over an MQTT 5 broker (`mqtt://host[:port]`, `mqtts://…` for TLS).
+    """Delivers over an MQTT 5 broker (`mqtt://host[:port]`, `mqtts://…` for TLS).
 
     A broker's acknowledgement proves only that the broker has a probe. So a probe counts as
-    delivered when the server's ReceiptMessage names it; until then it is published again after
-    `resend_s`, then twice that, up to a minute, and sooner where the broker says that nobody
-    listens. Each copy expires at the broker when the next is due, so that copies do not pile up
-    there while no server listens. In flight is at most what `exchange` is given; receipts that
-    nobody has collected are bounded too (oldest dropped: the probe is then sent again, and answered
-    as a duplicate).
+    delivered when the server's ReceiptMessage names it. Until then it is published again after
+    `resend_s`, then after twice that, up to a minute, and sooner where the broker reports no
+    subscribers. Each copy expires at the broker when the next is due, so that copies do not pile
+    up there while no server listens. At most one batch of `exchange` is under way; the number of
+    receipts not yet collected is bounded as well (the oldest is dropped, then the probe is sent
+    again and confirmed as a duplicate).
 
-    With a `key` every message is signed, and of the server's only those count that are signed (or,
-    with passwords in them, sealed) with it: whoever else can write at the broker gives no receipts.
+    With a `key` every message is signed. Of the messages from the broker only those count that
+    are signed (or encrypted) with the same key, so other clients of the broker cannot forge them.
     """
 
     def __init__(
@@ -102,23 +82,18 @@ class MqttTransport:
         self._topics = topics
         self._broker = _broker(url, topics, login or MqttLogin())
         self._key = key
-        self._resend = Backoff(resend_s, _MAX_RESEND_S)
         self._clock = clock or SystemClock()
+        self._flights = Flights(resend_s, self._clock)
+        self._pauses = ReconnectPauses(topics.device, self._clock)
         self._lock = threading.Lock()
-        self._flights: dict[str, _Flight] = {}
         self._receipts: deque[ProbeReceipt] = deque(maxlen=_KEPT_RECEIPTS)
         self._ready = threading.Event()
-        self._refused: str | None = None  # the broker's reason, when it turned the box away
-        self._denied: str | None = None  # its reason, when it does not take the box's probes
-        self._broken: Exception | None = None  # what would have ended the client's thread
-        self._largest: int | None = None  # bytes of a packet that the broker takes
-        self._connected_s = -math.inf  # when the newest connection was made
-        self._cut_short: deque[float] = deque(maxlen=_CUT_SHORT)  # when, connections just made
-        self._say_cut_short_s = -math.inf
-        self._say_forged_s = -math.inf
-        self._taken: deque[tuple[int, ReasonCode]] = deque(maxlen=_KEPT_RECEIPTS)  # by message
-        self._nobody_listens = False
-        self._patient_until_s = 0.0  # while the first connection is being made
+        self._refused: str | None = None  # why the broker refuses the connection
+        self._broken: Exception | None = None  # an unexpected error in the client's thread
+        self._max_packet_bytes: int | None = None  # largest packet of the broker, in bytes
+        self._log_forged_s = -math.inf  # when forged messages may be logged again
+        self._no_subscribers = False
+        self._connecting_until_s = 0.0  # while the first connection is being made
         self._wake: Callable[[], None] = lambda: None
         self._listeners: dict[str, Callable[[bytes], None]] = {}  # by topic, besides receipts
         self._client = self._make_client()
@@ -129,7 +104,7 @@ class MqttTransport:
 
     def open(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._patient_until_s = self._clock.monotonic_s() + _CONNECTING_S
+        self._connecting_until_s = self._clock.monotonic_s() + _CONNECTING_S
         self._client.connect_async(
             self._broker.host,
             self._broker.port,
@@ -145,115 +120,95 @@ class MqttTransport:
         receipts = self._collect(batch)
         if receipts:
             return receipts
-        self._notice_taken()
-        now_s = self._clock.monotonic_s()
         if not self._ready.is_set():
-            if now_s < self._patient_until_s and self._refused is None:
+            if self._clock.monotonic_s() < self._connecting_until_s and self._refused is None:
                 return []
-            raise self._why_not()
-        for probe in batch:
-            flight = self._flights.get(probe.probe_id)
-            if flight is None or now_s - flight.sent_at_s >= flight.patience_s:
-                self._publish(probe, flight, now_s)
-        if self._denied is not None:
-            raise Forbidden(f"the {self.name} does not take this box's probes: {self._denied}")
+            raise self._connection_error()
+        for probe in self._flights.due(batch):
+            self._publish(probe)
+        if (denied := self._flights.denied) is not None:
+            raise Forbidden(f"the {self.name} does not take this box's probes: {denied}")
         return []
 
     def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
         if not self._ready.is_set():
-            raise self._why_not()
+            raise self._connection_error()
         for message in messages:
-            self._send("track", message.model_dump_json().encode(), expiry_s=_TRACK_NEWS_S)
+            self._send("track", message.model_dump_json().encode(), expiry_s=_TRACK_EXPIRY_S)
 
     def send_local(self, message: LocalEventMessage) -> None:
-        """Tells those at the broker, if it is there now, what the box decided by itself."""
+        """Publishes a decision of this device, if the broker is connected."""
         if self._ready.is_set():
-            self._send("event", message.model_dump_json().encode(), expiry_s=_LOCAL_NEWS_S)
+            self._send("event", message.model_dump_json().encode(), expiry_s=_LOCAL_EXPIRY_S)
 
-    def listen(self, kind: TopicKind, take: Callable[[bytes], None]) -> None:
-        self._listeners[self._topics.of(kind)] = take
+    def listen(self, kind: TopicKind, handle: Callable[[bytes], None]) -> None:
+        self._listeners[self._topics.of(kind)] = handle
 
-    def say(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
+    def send_message(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
         if not self._ready.is_set():
-            raise self._why_not()
-        room = self._room()
-        if room is not None and len(body.encode()) > room:
-            raise Unavailable(f"the {self.name} takes packets of {self._largest} bytes at most")
+            raise self._connection_error()
+        max_bytes = self._max_body_bytes()
+        if max_bytes is not None and len(body.encode()) > max_bytes:
+            raise Unavailable(
+                f"the {self.name} takes packets of {self._max_packet_bytes} bytes at most"
+            )
         self._send(kind, body.encode(), qos=1 if retain else 0, retain=retain)
 
     def close(self, timeout_s: float) -> None:
         if self._ready.is_set():
             with suppress(RuntimeError):  # the connection is gone in this moment
-                self._say_online(False).wait_for_publish(timeout_s / 2)
+                self._send_status(False).wait_for_publish(timeout_s / 2)
         self._client.disconnect()
-        # It waits for the client's thread, which may be waiting for a broker that says nothing.
+        # `loop_stop` waits for the client's thread, which may wait for a silent broker.
         ending = threading.Thread(target=self._client.loop_stop, name="mqtt-end", daemon=True)
         ending.start()
         ending.join(timeout_s / 2)
 
-    def _give_up_patience(self) -> None:
-        if self._patient_until_s:
-            self._patient_until_s = 0.0
+    def _stop_connecting(self) -> None:
+        if self._connecting_until_s:
+            self._connecting_until_s = 0.0
             self._wake()
 
     def _collect(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
         with self._lock:
             receipts = list(self._receipts)
             self._receipts.clear()
-            waiting = {probe.probe_id for probe in batch}
-            answered = {receipt.probe_id for receipt in receipts}
-            for probe_id in list(self._flights):
-                if probe_id in answered or probe_id not in waiting:
-                    del self._flights[probe_id]
+        confirmed = {receipt.probe_id for receipt in receipts}
+        self._flights.remove(confirmed, {probe.probe_id for probe in batch})
         return receipts
 
-    def _publish(self, probe: StoredProbe, before: _Flight | None, now_s: float) -> None:
-        copies = 1 if before is None else before.copies + 1
-        patience_s = self._resend.limit_s(copies)
-        expiry_s = max(1, round(patience_s))
-        body = self._fitting(probe.body)
+    def _publish(self, probe: StoredProbe) -> None:
+        body = self._reduced(probe.body)
         if body is None:
             return
-        info = self._send("probe", body, expiry_s=expiry_s)
-        self._flights[probe.probe_id] = _Flight(info.mid, copies, now_s, patience_s)
+        timeout_s = self._flights.timeout_s(probe.probe_id)
+        info = self._send("probe", body, expiry_s=max(1, round(timeout_s)))
+        self._flights.published(probe.probe_id, info.mid)
 
-    def _fitting(self, body: bytes) -> bytes | None:
-        """A probe as the broker takes it: without its thumbnail where that would be too large.
+    def _reduced(self, body: bytes) -> bytes | None:
+        """Returns a probe without its thumbnail where it would be too large; None if it still is.
 
-        A broker closes the connection of whoever sends more than it announced.
+        A broker closes the connection of a client that sends more than the announced limit.
         """
-        room = self._room()
-        if room is None or len(body) <= room:
+        max_bytes = self._max_body_bytes()
+        if max_bytes is None or len(body) <= max_bytes:
             return body
         small = ProbeMessage.model_validate_json(body).model_copy(update={"thumbnail": None})
         bare = small.model_dump_json().encode()
-        if len(bare) <= room:
+        if len(bare) <= max_bytes:
             return bare
-        self._denied = f"it takes packets of {self._largest} bytes, and a probe has {len(bare)}"
+        self._flights.denied = (
+            f"it takes packets of {self._max_packet_bytes} bytes, and a probe has {len(bare)}"
+        )
         return None
 
-    def _room(self) -> int | None:
-        """Bytes of a message that fit into a packet; None: the broker names no limit."""
-        if self._largest is None:
+    def _max_body_bytes(self) -> int | None:
+        """Returns the largest message that fits into a packet; None where there is no limit."""
+        if self._max_packet_bytes is None:
             return None
-        return self._largest - _PACKET_HEAD_BYTES - _LONGEST_TOPIC_BYTES
+        return self._max_packet_bytes - _PACKET_HEAD_BYTES - _LONGEST_TOPIC_BYTES
 
-    def _notice_taken(self) -> None:
-        """What the broker said of copies under way: taken, taken for nobody, or not taken."""
-        said: dict[int, ReasonCode] = {}
-        while self._taken:
-            message, reason = self._taken.popleft()
-            said[message] = reason
-        for probe_id, flight in self._flights.items():
-            if flight.message not in said:
-                continue
-            reason = said[flight.message]
-            self._denied = str(reason) if reason.is_failure else None
-            if reason.value == _NO_SUBSCRIBERS:  # sooner again than where somebody has it
-                patience_s = min(flight.patience_s, _UNHEARD_RESEND.limit_s(flight.copies))
-                self._flights[probe_id] = replace(flight, patience_s=patience_s)
-
-    def _say_online(self, online: bool) -> paho.MQTTMessageInfo:
+    def _send_status(self, online: bool) -> paho.MQTTMessageInfo:
         return self._send("status", self._status(online), retain=True)
 
     def _status(self, online: bool) -> bytes:
@@ -275,13 +230,13 @@ class MqttTransport:
         return self._client.publish(topic, body, qos=qos, retain=retain, properties=signed)
 
     def _signed(self, packet_type: int, topic: str, body: bytes) -> Properties:
-        """The properties of a message, with its signature where the box has a key."""
+        """Returns the properties of a message, with its signature where the device has a key."""
         signed = properties(packet_type)
         if self._key is not None:
             signed.UserProperty = (PROPERTY, self._key.sign(topic, body))
         return signed
 
-    def _why_not(self) -> MusterError:
+    def _connection_error(self) -> MusterError:
         if self._refused is not None:
             return Unauthenticated(f"the {self.name} turns this box away: {self._refused}")
         return Unavailable(f"the {self.name} cannot be reached")
@@ -291,7 +246,7 @@ class MqttTransport:
         topic, offline = self._topics.status, self._status(False)
         will = self._signed(PacketTypes.WILLMESSAGE, topic, offline)
         client.will_set(topic, offline, qos=1, retain=True, properties=will)
-        _reconnect_after(client, 1.0, _MAX_RECONNECT_S)
+        self._pauses.reset(client)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_subscribe = self._on_subscribe
@@ -306,16 +261,16 @@ class MqttTransport:
         self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:
-            self._refused = str(reason) if reason.value in _REFUSES_US else None
-            self._give_up_patience()
+            self._refused = str(reason) if reason.value in _LOGIN_REFUSED else None
+            self._stop_connecting()
             return
         self._refused = None
-        self._connected_s = self._clock.monotonic_s()
-        self._note_largest(getattr(properties, "MaximumPacketSize", None))
+        self._pauses.connected()
+        self._note_max_packet(getattr(properties, "MaximumPacketSize", None))
         client.subscribe([(topic, 1) for topic in (self._topics.receipt, *self._listeners)])
 
     def _on_connect_fail(self, *_arguments: Any) -> None:
-        self._give_up_patience()
+        self._stop_connecting()
 
     def _on_subscribe(
         self, _client: paho.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _props: Any
@@ -323,56 +278,42 @@ class MqttTransport:
         if not reasons or reasons[0].is_failure:
             self._refused = f"it does not let the box read {self._topics.receipt}"
             return
-        self._say_online(True)
-        self._patient_until_s = 0.0
+        self._send_status(True)
+        self._connecting_until_s = 0.0
         self._ready.set()
         self._wake()
 
-    def _note_largest(self, largest: int | None) -> None:
-        if largest != self._largest and largest is not None:
+    def _note_max_packet(self, largest: int | None) -> None:
+        if largest != self._max_packet_bytes and largest is not None:
             log.warning(
                 "The %s takes packets of %d bytes at most: thumbnails that make a probe larger are "
                 "left out",
                 self.name,
                 largest,
             )
-        self._largest = largest
+        self._max_packet_bytes = largest
 
     def _on_disconnect(
         self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _props: Any
     ) -> None:
         self._ready.clear()
-        now_s = self._clock.monotonic_s()
-        if reason.value == _SESSION_TAKEN_OVER or now_s - self._connected_s < _SHORT_S:
-            self._cut_short.append(now_s)
-        if len(self._cut_short) < _CUT_SHORT or now_s - self._cut_short[0] > _CUT_SHORT_WITHIN_S:
-            _reconnect_after(client, 1.0, _MAX_RECONNECT_S)
-            return
-        _reconnect_after(client, _CUT_SHORT_PAUSE_S, 2 * _CUT_SHORT_PAUSE_S)
-        if now_s >= self._say_cut_short_s:
-            self._say_cut_short_s = now_s + _SAY_AGAIN_S
-            log.error(
-                "The %s closes each connection soon after it was made, as it does when two boxes "
-                "have one name: give each a `device` name of its own (this one is %r)",
-                self.name,
-                self._topics.device,
-            )
+        self._pauses.disconnected(client, reason, self.name)
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         try:
             self._take(message.topic, self._trusted(message))
         except ValidationError:
-            log.warning("A message on %s is none and is left aside", message.topic)
+            log.warning("Ignored an invalid message on %s", message.topic)
         except UnicodeDecodeError:
-            log.warning("A message of the %s has no topic and is left aside", self.name)
+            log.warning("Ignored a message without a topic from the %s", self.name)
         except (Damaged, Forbidden) as error:
-            self._say_forged(error)
-        except Exception as error:  # it would end this thread, and the road in silence
+            self._log_forged(error)
+        except Exception as error:  # it would end this thread without a report
             self._broken = error
             self._wake()
 
     def _trusted(self, message: paho.MQTTMessage) -> bytes:
-        """What the server has said. Raises Forbidden or Damaged for what it did not say."""
+        """Returns the payload. Raises Forbidden or Damaged where the server did not send it."""
         topic, payload = message.topic, bytes(message.payload)
         if self._key is None:
             return payload
@@ -382,12 +323,12 @@ class MqttTransport:
             raise Forbidden(f"a message on {topic} is not signed with this box's key")
         return payload
 
-    def _say_forged(self, error: MusterError) -> None:
+    def _log_forged(self, error: MusterError) -> None:
         now_s = self._clock.monotonic_s()
-        if now_s >= self._say_forged_s:
-            self._say_forged_s = now_s + _SAY_AGAIN_S
+        if now_s >= self._log_forged_s:
+            self._log_forged_s = now_s + _LOG_AGAIN_S
             log.error(
-                "What comes over the %s is not all the server's, and that is left aside (%s). If "
+                "Ignored a message from the %s that the server did not send (%s). If "
                 "no receipts come at all, the server does not know the key of this box, or is "
                 "older than its agent: enroll the box again, or update the server",
                 self.name,
@@ -407,18 +348,18 @@ class MqttTransport:
     def _on_publish(
         self, _client: paho.Client, _data: Any, mid: int, reason: ReasonCode, _props: Any
     ) -> None:
-        self._taken.append((mid, reason))
-        nobody = reason.value == _NO_SUBSCRIBERS
-        if nobody and not self._nobody_listens:
+        self._flights.acknowledged(mid, reason)
+        no_subscribers = reason.value == NO_SUBSCRIBERS
+        if no_subscribers and not self._no_subscribers:
             log.warning(
-                "The %s says that nobody listens for probes: is `match-server ingest` running?",
+                "The %s reports no subscriber for probes: is `match-server ingest` running?",
                 self.name,
             )
-        self._nobody_listens = nobody
+        self._no_subscribers = no_subscribers
 
 
 def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: float) -> None:
-    """Connects as the agent would, but under another client id, so as not to push the agent off.
+    """Connects like the agent, but with another client id, so that the agent stays connected.
 
     Raises ConfigurationError, Unavailable or Unauthenticated with the reason.
     """
@@ -440,14 +381,6 @@ def try_broker(url: str, topics: DeviceTopics, login: MqttLogin, timeout_s: floa
         client.loop_stop()
     if reason.is_failure:
         raise Unauthenticated(f"the broker {name} turns this box away: {reason}")
-
-
-def _reconnect_after(client: paho.Client, first_s: float, longest_s: float) -> None:
-    """Boxes that lost one broker in one moment do not all come back to it in one moment."""
-    # The client doubles the first delay, and takes fractions, though it names whole seconds.
-    first_s *= random.uniform(0.5, 1.5)  # noqa: S311
-    longest_s = max(first_s, longest_s * random.uniform(0.5, 1.0))  # noqa: S311
-    client.reconnect_delay_set(first_s, longest_s)  # type: ignore[arg-type]
 
 
 def login_of(broker: BrokerSettings) -> MqttLogin:

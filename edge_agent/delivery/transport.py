@@ -1,4 +1,4 @@
-"""What the delivery loop asks of a road to the server."""
+"""Protocols of a transport: the way on which probes and messages reach the server."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -9,53 +9,53 @@ from shared.wire.topics import TopicKind
 
 
 class Transport(Protocol):
-    """A road to the server. Its contract is tested for every implementation alike."""
+    """Delivers probes. The same tests check every implementation."""
 
     @property
     def name(self) -> str:
-        """The road and its far end as a person would like to read it, without secrets."""
+        """The kind and the address of the other end, for people, without secrets."""
         ...
 
     def open(self, wake: Callable[[], None]) -> None:
-        """Prepares the road; never fails because the far end is away.
+        """Prepares the transport; never fails because the other end is unreachable.
 
-        `wake` may be called from any thread when receipts have come or the road is free again.
+        `wake` may be called from any thread, when receipts have come or the connection works again.
         """
         ...
 
     def exchange(self, batch: Sequence[StoredProbe]) -> list[ProbeReceipt]:
-        """Offers probes in order, and answers the receipts that have come so far.
+        """Sends probes in order, and returns the receipts that have come so far.
 
-        A probe without a receipt is offered again later: the call decides whether it is time to
-        send it once more. Only the server's own word is a receipt.
+        A probe without a receipt is passed again later: the transport decides when to send it
+        again. Only the server's own message is a receipt.
 
-        Raises Unavailable (later may help; `details["retry_after_s"]` where the server says when),
-        Unauthenticated or Forbidden (a person must do something; the probes are kept).
+        Raises Unavailable (a later attempt may help; `details["retry_after_s"]` where the server
+        names a time), Unauthenticated or Forbidden (a person must act; the probes are kept).
         """
         ...
 
     def send_tracks(self, messages: Sequence[TrackMessage]) -> None:
-        """Tells the far end who came and who left; nobody asks again whether it has heard.
+        """Sends who came into view and who left, once; no receipt is expected.
 
-        Raises as `exchange` does. A far end that knows no such messages is told nothing.
+        Raises as `exchange` does. Nothing is sent to a server that does not know such messages.
         """
         ...
 
     def close(self, timeout_s: float) -> None:
-        """Says goodbye where the road has a way to, within about `timeout_s`."""
+        """Signs off where the transport can, within about `timeout_s`."""
         ...
 
 
 @runtime_checkable
 class CarriesMessages(Protocol):
-    """A road that carries messages about the box itself beside its probes."""
+    """A transport that also carries messages about the device itself."""
 
-    def listen(self, kind: TopicKind, take: Callable[[bytes], None]) -> None:
-        """Has `take` called, in the road's thread, with each message of a kind; before `open`."""
+    def listen(self, kind: TopicKind, handle: Callable[[bytes], None]) -> None:
+        """Registers, before `open`, a handler for messages of a kind; any thread may call it."""
         ...
 
-    def say(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
-        """Sends it now or not at all; what is retained is sent until the far end has it.
+    def send_message(self, kind: TopicKind, body: str, *, retain: bool = False) -> None:
+        """Sends it now or not at all. A retained message is sent until the other end has it.
 
         Raises as `exchange` does.
         """
@@ -63,9 +63,9 @@ class CarriesMessages(Protocol):
 
 
 @runtime_checkable
-class TellsLocalEvents(Protocol):
-    """A road on which others listen too: its broker may be near when the server is not."""
+class SendsLocalEvents(Protocol):
+    """A transport with other listeners: a broker may be near while the server is unreachable."""
 
     def send_local(self, message: LocalEventMessage) -> None:
-        """Tells them what the box decided by itself; never raises, never waits."""
+        """Sends a decision that the device made by itself; never raises, never waits."""
         ...

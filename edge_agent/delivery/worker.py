@@ -1,4 +1,4 @@
-"""Delivery: offers what the outbox holds to the server until the server has answered for it."""
+"""Delivery: sends the probes of the outbox until the server has confirmed them."""
 
 import logging
 import random
@@ -15,19 +15,19 @@ from shared.wording import sentence
 
 log = logging.getLogger(__name__)
 
-_WINDOW: Final = 32  # probes offered at a time
+_WINDOW: Final = 32  # probes sent at a time
 _WINDOW_BYTES: Final = 1024 * 1024
 _IDLE_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
-_TURNED_AWAY_PAUSE_S: Final = 15.0
+_REFUSED_PAUSE_S: Final = 15.0
 
 
 class Delivery:
-    """One thread between one outbox and one transport.
+    """One thread that sends the probes of one outbox over one transport, oldest first.
 
-    It offers the oldest probes in order. What goes wrong on the way is said once, in one line, and
-    once more when it works again; in between it tries with growing, jittered pauses.
+    It logs a failure once, and once more when delivery works again; in between it tries again with
+    growing, jittered pauses.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Delivery:
         self._tracks = tracks
         self._clock = clock or SystemClock()
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=jitter)
-        self._moved = threading.Condition()  # notified when probes left the outbox
-        self._called = threading.Condition()  # guards the three flags below
-        self._fresh = False  # the outbox has something new
-        self._road_free = False  # the transport has receipts, or is connected again
+        self._removed = threading.Condition()  # notified when probes left the outbox
+        self._wake = threading.Condition()  # guards the three flags below
+        self._fresh = False  # the outbox has new probes
+        self._transport_ready = False  # the transport has receipts, or is connected again
         self._stopping = False
         self._failures = 0
         self._blocked = False  # the last attempt failed
@@ -57,38 +57,38 @@ class Delivery:
 
     @property
     def complaint(self) -> str | None:
-        """Why nothing can be delivered at the moment; None when all is well."""
+        """Why nothing can be delivered at the moment; None while it works."""
         return self._complaint
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the thread though nobody told it to stop; None while all is well."""
+        """The error that ended the thread; None while it runs or was stopped."""
         return self._failure
 
     def start(self) -> None:
-        self._outbox.observe(self._call_fresh)
+        self._outbox.observe(self._on_new_probes)
         if self._tracks is not None:
-            self._tracks.observe(self._call_fresh)
-        self._transport.open(self._call_road_free)
+            self._tracks.observe(self._on_new_probes)
+        self._transport.open(self._on_transport_ready)
         self._thread.start()
 
     def drained(self, timeout_s: float) -> bool:
-        """Waits until the outbox is empty; whether it became so within `timeout_s`."""
-        with self._moved:
-            return self._moved.wait_for(self._is_empty_or_broken, timeout_s) and self._is_empty()
+        """Waits until the outbox is empty; returns False where `timeout_s` is too short."""
+        with self._removed:
+            return self._removed.wait_for(self._is_empty_or_broken, timeout_s) and self._is_empty()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends the thread and closes the transport; what is not delivered stays in the outbox.
+        """Ends the thread and closes the transport; undelivered probes stay in the outbox.
 
-        It takes `timeout_s` and half as long again at most. False when the thread still waits
-        for the far end after that.
+        It takes at most one and a half times `timeout_s`. Returns False when the thread still
+        waits for the other end after that.
         """
-        with self._called:
+        with self._wake:
             self._stopping = True
-            self._called.notify()
+            self._wake.notify()
         self._thread.join(timeout_s)
         began_s = self._clock.monotonic_s()
-        self._transport.close(timeout_s / 2)  # ends an exchange where the road can
+        self._transport.close(timeout_s / 2)  # ends a running exchange where the transport can
         self._thread.join(max(0.0, began_s + timeout_s / 2 - self._clock.monotonic_s()))
         return not self._thread.is_alive()
 
@@ -102,29 +102,29 @@ class Delivery:
     def _run(self) -> None:
         try:
             self._deliver()
-        except Exception as error:  # the agent looks for it, and ends rather than go on in silence
-            log.exception("Delivery is broken")
+        except Exception as error:  # the agent reads it and ends
+            log.exception("Delivery failed")
             self._failure = error
             self._notify()
 
     def _deliver(self) -> None:
         while not self._stopping:
             pause_s = self._step()
-            if not self._blocked:  # else they wait for as long as they are news
+            if not self._blocked:  # else the messages wait until they expire
                 self._send_tracks()
-            with self._called:
-                self._called.wait_for(self._is_called, pause_s)
-                self._fresh = self._road_free = False
+            with self._wake:
+                self._wake.wait_for(self._must_continue, pause_s)
+                self._fresh = self._transport_ready = False
         if not self._blocked:
             self._send_tracks()
 
-    def _is_called(self) -> bool:
-        # New probes do not cut a pause short that the far end needs; only its own call does.
-        heeds_fresh = self._complaint is None
-        return self._stopping or self._road_free or (heeds_fresh and self._fresh)
+    def _must_continue(self) -> bool:
+        # New probes do not shorten a pause after a failure; only the transport itself does.
+        new_probes = self._complaint is None and self._fresh
+        return self._stopping or self._transport_ready or new_probes
 
     def _step(self) -> float:
-        """Offers one batch; answers how long to wait for something to happen, in seconds."""
+        """Sends one batch; returns how many seconds to wait before the next."""
         self._blocked = False
         try:
             self._outbox.retry()
@@ -137,7 +137,7 @@ class Delivery:
         except (Unavailable, Unauthenticated, Forbidden) as error:
             return self._failed(error)
         if self._complaint is not None:
-            log.warning("The %s takes probes again", self._transport.name)
+            log.warning("The %s accepts probes again", self._transport.name)
         self._complaint, self._failures = None, 0
         if not receipts:
             return _IDLE_S
@@ -145,12 +145,12 @@ class Delivery:
         return 0.0
 
     def _send_tracks(self) -> None:
-        """Says who came and who left: after the probes, once, and never in their way."""
+        """Sends who came and who left: once, after the probes."""
         while self._tracks is not None and (messages := self._tracks.take()):
             try:
                 self._transport.send_tracks(messages)
             except (Unavailable, Unauthenticated, Forbidden) as error:
-                log.debug("%d changes in view are not told: %s", len(messages), error.message)
+                log.debug("Dropped %d track messages: %s", len(messages), error.message)
                 self._tracks.lost(len(messages))
                 return
 
@@ -158,28 +158,28 @@ class Delivery:
         self._blocked = True
         self._failures += 1
         if self._complaint != error.message and not self._stopping:
-            log.error("%s; %s", sentence(error.message), self._what_waits())
+            log.error("%s; %s", sentence(error.message), self._backlog())
         self._complaint = error.message
-        at_least_s = 0.0 if isinstance(error, Unavailable) else _TURNED_AWAY_PAUSE_S
+        at_least_s = 0.0 if isinstance(error, Unavailable) else _REFUSED_PAUSE_S
         pause_s = self._backoff.pause_s(self._failures, at_least_s=at_least_s)
         return max(retry_after_s(error), pause_s)
 
-    def _what_waits(self) -> str:
+    def _backlog(self) -> str:
         try:
             return f"{self._outbox.counts().waiting} probes wait in the outbox"
-        except Unavailable as error:  # the disk itself may be the trouble
+        except Unavailable as error:  # the disk itself may have failed
             return error.message
 
-    def _call_fresh(self) -> None:
-        with self._called:
+    def _on_new_probes(self) -> None:
+        with self._wake:
             self._fresh = True
-            self._called.notify()
+            self._wake.notify()
 
-    def _call_road_free(self) -> None:
-        with self._called:
-            self._road_free = True
-            self._called.notify()
+    def _on_transport_ready(self) -> None:
+        with self._wake:
+            self._transport_ready = True
+            self._wake.notify()
 
     def _notify(self) -> None:
-        with self._moved:
-            self._moved.notify_all()
+        with self._removed:
+            self._removed.notify_all()

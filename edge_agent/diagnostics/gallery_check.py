@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from edge_agent.config.key_file import device_keys
 from edge_agent.config.settings import AgentSettings
-from edge_agent.gallery.edge_gallery import LocalGallery
+from edge_agent.gallery.edge_gallery import EdgeGallery
 from edge_agent.gallery.encrypted_store import open_store
 from models.packs.manifest import built_in_manifest
 from shared.checks import Check
@@ -35,13 +35,13 @@ def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Check:
     if not path.exists():
         return Check(what, "doubtful", "nothing has been received yet", given)
     keys = device_keys(settings.state_dir, settings.gallery.key_file)
-    store, state, _ = open_store(path, name, keys, mend=False)
+    store, state, _ = open_store(path, name, keys, repair=False)
     try:
         if state is None:
             return Check(what, "doubtful", "it is empty", given)
         keep = timedelta(hours=settings.gallery.max_age_h)
         model_id = built_in_manifest().pack(settings.models.pack).model_id or ""
-        gallery = LocalGallery(store, name, model_id, keep, clock)
+        gallery = EdgeGallery(store, name, model_id, keep, clock)
         gallery.load(state)
         found = f"{len(gallery)} templates, followed to {state.seq}"
         if (unusable := gallery.unusable()) is not None:
@@ -50,7 +50,7 @@ def _gallery(settings: AgentSettings, name: str, clock: Clock) -> Check:
         if gallery.damage is not None:
             advice = "let the box reach the server; if it comes again, the card or disk is worn"
             return Check(what, "doubtful", f"{found}; {gallery.damage}", advice)
-        ago_h = (gallery.now() - state.told_at).total_seconds() / 3600
+        ago_h = (gallery.now() - state.server_at).total_seconds() / 3600
         return Check(what, "well", f"{found}; the server was heard {ago_h:.1f} hours ago")
     finally:
         store.close()

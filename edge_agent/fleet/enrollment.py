@@ -139,7 +139,7 @@ def _redeem(invitation: Invitation, ca_file: Path | None, timeouts: Timeouts) ->
     session = ServerSession(invitation.server, None, ca_file=ca_file, timeouts=timeouts)
     body = json.dumps({"code": invitation.code, "signs": True}).encode()
     try:
-        answer = session.call("POST", "/v1/devices/enroll", body=body, most_bytes=_MOST_BYTES)
+        answer = session.call("POST", "/v1/devices/enroll", body=body, max_bytes=_MOST_BYTES)
     except Unavailable as error:
         if isinstance(error.__cause__, Exception):
             raise _unreachable(invitation.server, error.__cause__) from error

@@ -66,10 +66,10 @@ class BrokerLink:
     def send_health(self, message: HealthMessage) -> None:
         with self._lock:
             self._sent = [*self._sent[1 - _UNANSWERED :], (message, self._offset.mark())]
-        self._road.say("health", message.model_dump_json())
+        self._road.send_message("health", message.model_dump_json())
 
     def send_report(self, report: ReportedConfig) -> None:
-        self._road.say("config/reported", report.model_dump_json(), retain=True)
+        self._road.send_message("config/reported", report.model_dump_json(), retain=True)
 
     # Called in the client's thread.
 
@@ -135,7 +135,7 @@ class HttpLink:
         self, method: str, path: str, answer: type[_Answer], body: BaseModel | None = None
     ) -> _Answer:
         data = None if body is None else body.model_dump_json(exclude_none=True).encode()
-        said = self._session.call(method, self._path + path, body=data, most_bytes=_MOST_BYTES)
+        said = self._session.call(method, self._path + path, body=data, max_bytes=_MOST_BYTES)
         what = f"{self._session.base}{self._path}{path}"
         if not said.ok:
             raise Unavailable(f"{what} answered {said.status}")

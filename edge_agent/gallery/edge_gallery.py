@@ -1,4 +1,4 @@
-"""One collection on the box: what the store holds, searched in memory, decided by its policy."""
+"""One collection on the device: searched in memory, decided by the collection's policy."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.gallery.encrypted_store import State, Store
-from edge_agent.gallery.quantised_index import Codes
+from edge_agent.gallery.quantised_index import QuantisedIndex
 from shared.clock import Clock
 from shared.decision import Decision, as_cosine, decide
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
@@ -20,24 +20,24 @@ from shared.wire.template import Template
 
 log = logging.getLogger(__name__)
 
-_PERSONS: Final = 2  # that a decision looks at: the best, and whether another is as near
-_FIRST_ASK: Final = 4 * _PERSONS  # templates, to begin with: a person may have several
+_PERSONS: Final = 2  # for a decision: the best, and whether another is as near
+_FIRST_LIMIT: Final = 4 * _PERSONS  # templates: a person may have several
 _ROUNDING: Final = 1e-6  # similarities are compared as single precision, as the server does
-_FEW_LOST: Final = 3  # rows that do not open, or a hundredth of all: with more nothing is decided
-_MOST_DEAD: Final = 4096
-_TIME_KEPT_S: Final = 600.0
+_MAX_LOST: Final = 3  # damaged rows, or a hundredth of all: with more there is no decision
+_MAX_REMOVED: Final = 4096
+_NOTE_TIME_S: Final = 600.0
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What the box made of one probe."""
+class LocalResult:
+    """The device's decision on one probe."""
 
     collection: str
     decision: Decision
     person: FeedPerson | None  # when identified
-    similarity: float | None  # of the best candidate; None: nobody came near the threshold
-    seq: int  # of the feed, that the gallery had reached
+    similarity: float | None  # of the best candidate; None: no candidate near the threshold
+    seq: int  # of the feed, at the decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class _Candidate:
     similarity: float
 
 
-class LocalGallery:
-    """A follower's copy. One thread follows (the writing calls), any may ask for decisions.
+class EdgeGallery:
+    """A copy of a collection. One thread writes, any thread may call `decide`.
 
-    `keep` is how long the copy is good for without a word from the server; then it is deleted.
+    After `keep` without a response from the server, the copy is deleted.
     """
 
     def __init__(
@@ -60,88 +60,87 @@ class LocalGallery:
         self._model_id = model_id
         self._keep = keep
         self._clock = clock
-        self._lock = threading.Lock()  # guards the fields below against each other
+        self._lock = threading.Lock()  # so that state and index fit together
         self._state: State | None = None
-        self._codes: Codes | None = None
+        self._index: QuantisedIndex | None = None
         self._anchor: tuple[datetime, float] | None = None  # a known time, by monotonic_s
-        self._heard_server = False  # so the anchor is the server's time
+        self._server_time = False  # whether the anchor is the server's time
         self._noted_s = clock.monotonic_s()
-        self._damage: str | None = None  # of the store, met while deciding
-        self._expiry: datetime | None = None  # nobody expires before; None: not looked yet
+        self._damage: str | None = None  # of the store, noticed by a decision
+        self._expiry: datetime | None = None  # of the first person to expire; None: unknown
 
-    # -- as it is --------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     @property
     def state(self) -> State | None:
         return self._state
 
     def __len__(self) -> int:
-        codes = self._codes
-        return 0 if codes is None else len(codes)
+        index = self._index
+        return 0 if index is None else len(index)
 
     def now(self) -> datetime:
-        """How late it is, never earlier than it is known to have been.
+        """Returns the time: the server's, continued by the monotonic clock.
 
-        The server's clock is believed, carried on by the monotonic one. Before the server was
-        heard, the box's own, unless that has fallen behind what it has shown before: many boxes
-        have no clock that runs while they are off.
+        Before the first response of the server it is the device's own clock, but never earlier
+        than the last known time: many devices have no clock that runs while they are off.
         """
         anchor, wall = self._anchor, self._clock.now()
         if anchor is None:
             return wall
         known = anchor[0] + timedelta(seconds=self._clock.monotonic_s() - anchor[1])
-        return known if self._heard_server else max(wall, known)
+        return known if self._server_time else max(wall, known)
 
     @property
     def damage(self) -> str | None:
-        """What of the store cannot be read: it is to be fetched anew, once the server is heard."""
+        """Why the store must be downloaded again from the server; None while it is sound."""
         if self._damage is not None:
             return self._damage
         lost = self._store.lost
         if not lost:
             return None
         return (
-            f"{lost} of its rows cannot be read, so some may be unknown here; everything is "
-            "fetched anew as soon as the server is reached"
+            f"{lost} of its rows cannot be read, so some persons may be unknown here; all is "
+            "downloaded again as soon as the server is reached"
         )
 
     def unusable(self) -> str | None:
-        """Why no decision is made at the moment; None: one can be."""
+        """Returns why no decision can be made at the moment; None where one can."""
         state = self._state
         if self._damage is not None:
             return self._damage
-        if self._store.lost > max(_FEW_LOST, len(self) // 100) or (
+        if self._store.lost > max(_MAX_LOST, len(self) // 100) or (
             self._store.lost and not len(self)
         ):
             return self.damage
-        if state is None or self._codes is None or not state.caught_up:
+        if state is None or self._index is None or not state.caught_up:
             return "the gallery has not been received yet"
         if state.gallery.model_id != self._model_id:
             return (
                 f"the gallery is of the model {state.gallery.model_id!r}, "
                 f"this box embeds with {self._model_id!r}"
             )
-        if self.now() - state.told_at > self._keep:
-            return "the server has not been heard for so long that nobody may be known any more"
+        if self.now() - state.server_at > self._keep:
+            return "the server has not been heard for so long that the gallery has expired"
         return None
 
     # -- following -------------------------------------------------------------------------------
 
     def load(self, state: State | None) -> None:
-        """Read everything from the store into memory."""
-        codes = None
+        """Reads the whole store into memory."""
+        index = None
         if state is not None and state.whole:
-            codes = Codes(state.gallery.dimension)
+            index = QuantisedIndex(state.gallery.dimension)
             for numbers, rows in self._store.templates():
-                codes.add(numbers, rows)
+                index.add(numbers, rows)
         with self._lock:
-            self._state, self._codes = state, codes
+            self._state, self._index = state, index
         self._expiry = None
-        if state is not None and not self._heard_server:
+        if state is not None and not self._server_time:
             self._anchor = state.seen_at, self._clock.monotonic_s()
 
     def begin(self, head: SnapshotHead) -> None:
-        """A snapshot begins: nothing that was held counts any more. Raises ModelMismatch."""
+        """Begins a snapshot, which replaces the content. Raises ModelMismatch."""
         if head.gallery.model_id != self._model_id:
             self.clear()
             raise ModelMismatch(
@@ -149,9 +148,9 @@ class LocalGallery:
                 f"this box embeds with {self._model_id!r}: they are never compared"
             )
         with self._lock:
-            self._codes = None
+            self._index = None
         self._store.begin(head)
-        self._heard(head.at)
+        self._note_response(head.at)
 
     def extend(self, part: SnapshotPart) -> None:
         self._store.extend(part)
@@ -162,46 +161,46 @@ class LocalGallery:
         self.load(self._store.state())
 
     def apply(self, changes: FeedChanges) -> None:
-        """Make changes: durable first, then searchable; gone here before it is acknowledged."""
-        codes = self._codes
-        if codes is None:
+        """Applies changes first to the store, then to the index; then they may be acknowledged."""
+        index = self._index
+        if index is None:
             raise Damaged("changes came for a gallery that is not loaded")
         applied = self._store.apply(changes)
-        codes.remove(applied.removed)
-        codes.add(applied.numbers, applied.rows)
+        index.remove(applied.removed)
+        index.add(applied.numbers, applied.rows)
         if self._expiry is not None:
             self._expiry = min([self._expiry, *_expiries(changes.persons)])
-        self._heard(changes.at)
-        if codes.dead > len(codes) // 4 + _MOST_DEAD:
+        self._note_response(changes.at)
+        if index.removed > len(index) // 4 + _MAX_REMOVED:
             self.load(self._state)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Deletes everything."""
         with self._lock:
-            self._state, self._codes = None, None
+            self._state, self._index = None, None
         self._store.clear()
         self._damage = None
 
     def close(self) -> None:
-        """Let go of the store; what is in it stays."""
+        """Closes the store and keeps its content."""
         with self._lock:
-            self._state, self._codes = None, None
+            self._state, self._index = None, None
         self._store.close()
 
     def tidy(self) -> None:
-        """What time does: an old copy is deleted, and those who have expired with it."""
+        """Deletes an old copy, and expired persons."""
         state, now = self._state, self.now()
         if state is None:
             return
-        if now - state.told_at > self._keep:
+        if now - state.server_at > self._keep:
             log.warning(
-                "Gallery %s: the server was last heard at %s; everything is forgotten",
+                "Gallery %s: the server was last heard at %s; deleting the copy",
                 self.collection,
-                f"{state.told_at:%Y-%m-%d %H:%M} UTC",
+                f"{state.server_at:%Y-%m-%d %H:%M} UTC",
             )
             self.clear()
             return
-        if self._clock.monotonic_s() - self._noted_s >= _TIME_KEPT_S:
+        if self._clock.monotonic_s() - self._noted_s >= _NOTE_TIME_S:
             self._noted_s = self._clock.monotonic_s()
             self._store.note_time(now)
         if self._expiry is None or self._expiry <= now:
@@ -209,45 +208,45 @@ class LocalGallery:
 
     def _drop_expired(self, now: datetime) -> None:
         expired, self._expiry = [], _NEVER
-        for one in self._store.persons():
-            if _is_expired(one, now):
-                expired.append(one.number)
+        for person in self._store.persons():
+            if _is_expired(person, now):
+                expired.append(person.number)
             else:
-                self._expiry = min([self._expiry, *_expiries([one])])
+                self._expiry = min([self._expiry, *_expiries([person])])
         if expired:
-            gone = self._store.drop_persons(expired)
-            if self._codes is not None:
-                self._codes.remove(gone)
+            dropped = self._store.drop_persons(expired)
+            if self._index is not None:
+                self._index.remove(dropped)
 
-    def _heard(self, at: datetime) -> None:
-        self._anchor, self._heard_server = (at, self._clock.monotonic_s()), True
+    def _note_response(self, at: datetime) -> None:
+        self._anchor, self._server_time = (at, self._clock.monotonic_s()), True
         self._state = self._store.state()
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def decide(self, template: Template) -> Found | None:
-        """Who it is, by this gallery alone; None where it cannot be used (see `unusable`)."""
+    def decide(self, template: Template) -> LocalResult | None:
+        """Decides by this gallery alone; returns None where it is unusable (see `unusable`)."""
         with self._lock:
-            state, codes = self._state, self._codes
-        if state is None or codes is None or self.unusable() is not None:
+            state, index = self._state, self._index
+        if state is None or index is None or self.unusable() is not None:
             return None
         if template.model_id != state.gallery.model_id:
             return None
         policy = state.gallery
-        # As it travels, so that the server decides about the same numbers.
+        # Rounded as on the wire, so that the server decides on the same numbers.
         probe = template.vector.astype(np.float16).astype(np.float32)
         try:
-            candidates = self._candidates(codes, probe, policy.threshold - policy.margin)
+            candidates = self._candidates(index, probe, policy.threshold - policy.margin)
         except (Unavailable, Damaged, KeyMissing) as error:
             log.error("Gallery %s: %s", self.collection, error.message)
             if not isinstance(error, Unavailable) or isinstance(error, KeyMissing):
                 self._damage = error.message
             return None
-        if self.unusable() is not None:  # so much of it turned out not to open
+        if self.unusable() is not None:  # the search met too many damaged rows
             return None
         decision = decide(candidates, policy.threshold, policy.margin)
         best = candidates[0] if candidates else None
-        return Found(
+        return LocalResult(
             collection=self.collection,
             decision=decision,
             person=best.person if best is not None and decision == "identified" else None,
@@ -256,30 +255,32 @@ class LocalGallery:
         )
 
     def _candidates(
-        self, codes: Codes, probe: NDArray[np.float32], floor: float
+        self, index: QuantisedIndex, probe: NDArray[np.float32], floor: float
     ) -> list[_Candidate]:
-        """The nearest persons who have not expired, each once, by the best of their templates."""
-        ask, now, lost = _FIRST_ASK, self.now(), self._store.lost
+        """Returns the nearest persons who have not expired, each with the best template."""
+        limit, now, lost = _FIRST_LIMIT, self.now(), self._store.lost
         while True:
-            hits = codes.search(probe, ask, floor - _ROUNDING, self._store.rows)
-            owners = self._store.owners([number for number, _ in hits])
-            if self._store.lost > lost:  # they were in the way of others: without them, again
+            hits = index.search(probe, limit, floor - _ROUNDING, self._store.rows)
+            persons = self._store.persons_of([number for number, _ in hits])
+            if (
+                self._store.lost > lost
+            ):  # damaged rows took places of others: search again without them
                 lost = self._store.lost
-                codes.remove(self._store.lost_templates())
+                index.remove(self._store.lost_templates())
                 continue
             best: dict[int, _Candidate] = {}
             for number, similarity in hits:
-                owner = owners.get(number)
-                if owner is not None and not _is_expired(owner, now):
-                    as_sent = float(np.float32(similarity))
-                    best.setdefault(owner.number, _Candidate(owner, as_sent))
-            if len(best) >= _PERSONS or len(hits) < ask:
+                person = persons.get(number)
+                if person is not None and not _is_expired(person, now):
+                    rounded = float(np.float32(similarity))
+                    best.setdefault(person.number, _Candidate(person, rounded))
+            if len(best) >= _PERSONS or len(hits) < limit:
                 return list(best.values())[:_PERSONS]
-            ask *= 4
+            limit *= 4
 
 
 def _expiries(persons: Sequence[FeedPerson]) -> list[datetime]:
-    return [one.expires_at for one in persons if one.expires_at is not None]
+    return [person.expires_at for person in persons if person.expires_at is not None]
 
 
 def _is_expired(person: FeedPerson, now: datetime) -> bool:

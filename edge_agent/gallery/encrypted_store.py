@@ -1,10 +1,9 @@
-"""The box's copy of one collection: encrypted on its disk, whole at every moment.
+"""The device's copy of one collection: encrypted on its disk, and consistent at every moment.
 
-SQLite in WAL mode with `synchronous=FULL`: what the feed said and how far it was followed are
-written in one transaction, so that after `kill -9` or a power cut the store says of itself exactly
-what it holds. Every person and template is an envelope (AES-256-GCM) that opens only in its own
-row; ids and names of persons are inside. In the open stand numbers that the server gave, and how
-many rows there are.
+SQLite in WAL mode with `synchronous=FULL`: the changes of the feed and their number are written in
+one transaction, so that the state is right also after `kill -9` or a power cut. Every person and
+template is encrypted (AES-256-GCM) and can be decrypted in its own row only; ids and names of
+persons are inside. Not encrypted are the server's numbers and the count of rows.
 """
 
 import json
@@ -19,7 +18,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_agent.gallery.schema import as_error, delete_database, empty, open_database
 from shared.encryption import Keyring, about
@@ -33,7 +32,7 @@ from shared.wire.change_feed import (
     SnapshotPart,
 )
 
-_READ: Final = 2048  # templates opened at a time
+_BATCH: Final = 2048  # templates decrypted at a time
 _MAX_BYTES: Final = 512 * 1024 * 1024
 
 Numbers = NDArray[np.uint64]
@@ -41,16 +40,18 @@ Rows = NDArray[np.float16]
 
 
 class State(BaseModel):
-    """How far the store is, kept beside what it holds."""
+    """Which changes of the feed the store holds; kept in the store itself."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     gallery: Gallery
-    seq: int  # of the feed: everything up to it is in here, once the snapshot is whole
-    after: int | None = None  # while a snapshot is taken: the last template so far
-    caught_up: bool = False  # with the changes since: only then is a snapshot the truth
-    told_at: datetime  # the server's clock, when it was last heard
-    seen_at: datetime  # the latest time that the box has seen since
+    seq: int  # of the feed: the store holds all up to it, once the snapshot is whole
+    after: int | None = None  # during a snapshot: the last template so far
+    caught_up: bool = False  # with the changes since the snapshot: only then it is complete
+    server_at: datetime = Field(  # the server's clock at its last response
+        validation_alias="told_at", serialization_alias="told_at"
+    )
+    seen_at: datetime  # the latest time that the device has known since
 
     @property
     def whole(self) -> bool:
@@ -59,7 +60,7 @@ class State(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Applied:
-    """What a step changed in the store, for those who hold it in memory."""
+    """What changed in the store, for the index in memory."""
 
     removed: Numbers
     numbers: Numbers  # of the templates that are new
@@ -67,11 +68,11 @@ class Applied:
 
 
 class Store:
-    """One collection's copy. Thread-safe: one writes while others read.
+    """One collection's copy. Thread-safe: one thread writes while others read.
 
-    Raises Unavailable when the disk takes or gives nothing, Damaged or KeyMissing when what is on
-    it cannot be opened: `clear` it then, the server has everything. A single row that does not open
-    is passed over and entered in `lost`: it must not cost a box that is alone all the others.
+    Raises Unavailable when the disk fails or is full, Damaged or KeyMissing when the content cannot
+    be decrypted: `clear` it then, the server has everything. A single damaged row is skipped and
+    counted in `lost`, because a device that is offline needs all others.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Store:
         self._reader = self._open()
 
     def state(self) -> State | None:
-        """How far the store is; None: it holds nothing."""
+        """Returns None where the store is empty."""
         with self._reads() as cursor:
             row = cursor.execute("SELECT sealed FROM state").fetchone()
         if row is None:
@@ -99,28 +100,28 @@ class Store:
 
     @property
     def lost(self) -> int:
-        """Rows met so far that do not open, of templates and of persons."""
+        """Number of rows that could not be decrypted so far, of templates and of persons."""
         return len(self._lost)
 
     def lost_templates(self) -> Numbers:
-        """Of templates: their own row, or their person's, does not open."""
+        """Returns the templates whose own row, or whose person's row, cannot be decrypted."""
         return np.array([n for kind, n in self._lost.copy() if kind == "template"], dtype=np.uint64)
 
     def begin(self, head: SnapshotHead) -> None:
-        """Empty the store, for a snapshot that begins."""
+        """Empties the store at the beginning of a snapshot."""
         self._lost = set()
         with self._transaction() as cursor:
             empty(cursor)
             self._put_state(
                 cursor,
                 State(
-                    gallery=head.gallery, seq=head.seq, after=0, told_at=head.at, seen_at=head.at
+                    gallery=head.gallery, seq=head.seq, after=0, server_at=head.at, seen_at=head.at
                 ),
             )
-        self._forget_log()
+        self._truncate_log()
 
     def extend(self, part: SnapshotPart) -> None:
-        """Add a part of the snapshot, and remember how far it is."""
+        """Adds a part of the snapshot, and stores the position in it."""
         state = self._known_state()
         with self._transaction() as cursor:
             self._put_persons(cursor, part.persons)
@@ -128,31 +129,31 @@ class Store:
             self._put_state(cursor, state.model_copy(update={"after": part.after}))
 
     def complete(self) -> None:
-        """The snapshot is whole."""
+        """Ends the snapshot."""
         state = self._known_state()
         with self._transaction() as cursor:
             self._put_state(cursor, state.model_copy(update={"after": None}))
 
     def apply(self, changes: FeedChanges) -> Applied:
-        """Make these changes and remember their number, in one transaction."""
+        """Applies the changes and stores their number, in one transaction."""
         before = self._known_state()
         with self._transaction() as cursor:
             removed = set(changes.removed)
             for number in changes.left:
-                held = cursor.execute("SELECT number FROM template WHERE person = ?", (number,))
-                removed |= {row[0] for row in held}
-            owners = _owners(cursor, removed) | set(changes.left)
+                rows = cursor.execute("SELECT number FROM template WHERE person = ?", (number,))
+                removed |= {row[0] for row in rows}
+            changed = _persons_of(cursor, removed) | set(changes.left)
             cursor.executemany("DELETE FROM template WHERE number = ?", [(n,) for n in removed])
             self._put_persons(cursor, changes.persons)
-            numbers, rows = self._put_templates(
+            numbers, added = self._put_templates(
                 cursor, changes.templates, changes.gallery.dimension
             )
-            # Somebody without templates is nobody here: the name goes with the last of them.
-            owners |= {person.number for person in changes.persons}
+            # A person without templates is deleted, with the name.
+            changed |= {person.number for person in changes.persons}
             cursor.executemany(
                 "DELETE FROM person WHERE number = ?1"
                 " AND NOT EXISTS (SELECT 1 FROM template WHERE person = ?1)",
-                [(number,) for number in owners],
+                [(number,) for number in changed],
             )
             self._put_state(
                 cursor,
@@ -160,28 +161,28 @@ class Store:
                     gallery=changes.gallery,
                     seq=changes.seq,
                     caught_up=before.caught_up or not changes.more,
-                    told_at=changes.at,
+                    server_at=changes.at,
                     seen_at=changes.at,
                 ),
             )
         if removed:
-            self._forget_log()
-        return Applied(np.array(sorted(removed), dtype=np.uint64), numbers, rows)
+            self._truncate_log()
+        return Applied(np.array(sorted(removed), dtype=np.uint64), numbers, added)
 
     def note_time(self, seen_at: datetime) -> None:
-        """Remember how late it is: a box without a clock must not take an old day for today."""
+        """Stores the time: a device without a battery clock must not start with an old one."""
         state = self.state()
         if state is not None and seen_at > state.seen_at:
             with self._transaction() as cursor:
                 self._put_state(cursor, state.model_copy(update={"seen_at": seen_at}))
 
     def clear(self) -> None:
-        """Forget everything, also what is damaged."""
+        """Deletes everything, also a damaged file."""
         self._lost = set()
         try:
             with self._transaction() as cursor:
                 empty(cursor)
-            self._forget_log()
+            self._truncate_log()
         except Damaged:
             with self._writing, self._reading:
                 self._writer.close()
@@ -190,19 +191,19 @@ class Store:
                 self._writer, self._reader = self._open(), self._open()
 
     def drop_persons(self, numbers: Sequence[int]) -> Numbers:
-        """Forget persons with all of their templates; answers the numbers of these."""
-        gone: list[int] = []
+        """Deletes persons with all of their templates; returns the numbers of the templates."""
+        dropped: list[int] = []
         with self._transaction() as cursor:
             for number in numbers:
                 rows = cursor.execute("SELECT number FROM template WHERE person = ?", (number,))
-                gone += [row[0] for row in rows]
+                dropped += [row[0] for row in rows]
                 cursor.execute("DELETE FROM template WHERE person = ?", (number,))
                 cursor.execute("DELETE FROM person WHERE number = ?", (number,))
-        self._forget_log()
-        return np.array(gone, dtype=np.uint64)
+        self._truncate_log()
+        return np.array(dropped, dtype=np.uint64)
 
     def templates(self) -> Iterator[tuple[Numbers, Rows]]:
-        """All templates, some at a time."""
+        """Yields all templates in batches."""
         state = self._known_state()
         after = 0
         while True:
@@ -210,58 +211,58 @@ class Store:
                 rows = cursor.execute(
                     "SELECT number, person, sealed FROM template WHERE number > ?"
                     " ORDER BY number LIMIT ?",
-                    (after, _READ),
+                    (after, _BATCH),
                 ).fetchall()
             if not rows:
                 return
             after = rows[-1][0]
-            yield self._opened(rows, state)
+            yield self._decrypted(rows, state)
 
     def rows(self, numbers: Sequence[int]) -> dict[int, Rows]:
-        """The templates of these numbers that are here."""
+        """Returns the stored templates with these numbers."""
         if not numbers:
             return {}
         with self._reads() as cursor:
-            found = cursor.execute(
+            stored = cursor.execute(
                 "SELECT number, person, sealed FROM template"
                 " WHERE number IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(numbers)),),
             ).fetchall()
-        opened, rows = self._opened(found, self._known_state())
-        return dict(zip(opened.tolist(), rows, strict=True))
+        readable, rows = self._decrypted(stored, self._known_state())
+        return dict(zip(readable.tolist(), rows, strict=True))
 
-    def owners(self, numbers: Sequence[int]) -> dict[int, FeedPerson]:
-        """Whose these templates are, by the templates' numbers."""
+    def persons_of(self, numbers: Sequence[int]) -> dict[int, FeedPerson]:
+        """Returns the persons of these templates, by the templates' numbers."""
         with self._reads() as cursor:
-            found = cursor.execute(
+            rows = cursor.execute(
                 "SELECT template.number, person.number, person.sealed FROM template"
                 " JOIN person ON person.number = template.person"
                 " WHERE template.number IN (SELECT value FROM json_each(?))",
                 (json.dumps(list(numbers)),),
             ).fetchall()
-        owners = {}
-        for number, person, sealed in found:
-            owner = self._person(person, sealed)
-            if owner is None:
+        persons = {}
+        for number, person_number, sealed in rows:
+            person = self._person(person_number, sealed)
+            if person is None:
                 self._lost.add(("template", number))
             else:
-                owners[number] = owner
-        return owners
+                persons[number] = person
+        return persons
 
     def persons(self) -> Iterator[FeedPerson]:
-        """Everybody who is held."""
+        """Yields all persons."""
         after = 0
         while True:
             with self._reads() as cursor:
                 rows = cursor.execute(
                     "SELECT number, sealed FROM person WHERE number > ? ORDER BY number LIMIT ?",
-                    (after, _READ),
+                    (after, _BATCH),
                 ).fetchall()
             if not rows:
                 return
             after = rows[-1][0]
-            opened = (self._person(number, sealed) for number, sealed in rows)
-            yield from (one for one in opened if one is not None)
+            persons = (self._person(number, sealed) for number, sealed in rows)
+            yield from (person for person in persons if person is not None)
 
     def close(self) -> None:
         with self._writing, self._reading:
@@ -274,11 +275,13 @@ class Store:
     def _known_state(self) -> State:
         state = self.state()
         if state is None:
-            raise Damaged("the gallery holds nothing, so nothing can be added to it")
+            raise Damaged("the gallery is empty, so nothing can be added to it")
         return state
 
     def _put_state(self, cursor: sqlite3.Cursor, state: State) -> None:
-        sealed = self._keys.seal(state.model_dump_json().encode(), self._about("state", 1))
+        sealed = self._keys.seal(
+            state.model_dump_json(by_alias=True).encode(), self._about("state", 1)
+        )
         cursor.execute("INSERT OR REPLACE INTO state (id, sealed) VALUES (1, ?)", (sealed,))
 
     def _put_persons(self, cursor: sqlite3.Cursor, persons: Sequence[FeedPerson]) -> None:
@@ -286,36 +289,38 @@ class Store:
             "INSERT OR REPLACE INTO person (number, sealed) VALUES (?, ?)",
             [
                 (
-                    one.number,
+                    person.number,
                     self._keys.seal(
-                        one.model_dump_json().encode(), self._about("person", one.number)
+                        person.model_dump_json().encode(), self._about("person", person.number)
                     ),
                 )
-                for one in persons
+                for person in persons
             ],
         )
 
     def _put_templates(
         self, cursor: sqlite3.Cursor, templates: FeedTemplates, dimension: int
     ) -> tuple[Numbers, Rows]:
-        """Those that were not here yet."""
+        """Stores templates; returns those that were not stored before."""
         rows = templates.rows(dimension)
-        fresh = []
-        for place, (number, person) in enumerate(
+        new = []
+        for index, (number, person) in enumerate(
             zip(templates.numbers, templates.persons, strict=True)
         ):
-            sealed = self._keys.seal(rows[place].tobytes(), self._about("template", number, person))
+            sealed = self._keys.seal(rows[index].tobytes(), self._about("template", number, person))
             cursor.execute(
                 "INSERT OR IGNORE INTO template (number, person, sealed) VALUES (?, ?, ?)",
                 (number, person, sealed),
             )
             if cursor.rowcount:
-                fresh.append(place)
-        numbers = np.array([templates.numbers[place] for place in fresh], dtype=np.uint64)
-        return numbers, rows[fresh]
+                new.append(index)
+        numbers = np.array([templates.numbers[index] for index in new], dtype=np.uint64)
+        return numbers, rows[new]
 
-    def _opened(self, rows: Sequence[tuple[int, int, bytes]], state: State) -> tuple[Numbers, Rows]:
-        """Numbers and templates of those rows (number, person, envelope) that open."""
+    def _decrypted(
+        self, rows: Sequence[tuple[int, int, bytes]], state: State
+    ) -> tuple[Numbers, Rows]:
+        """Returns numbers and templates of the rows that can be decrypted."""
         numbers, plain = [], []
         for number, person, sealed in rows:
             try:
@@ -328,7 +333,7 @@ class Store:
         return np.array(numbers, dtype=np.uint64), shaped
 
     def _person(self, number: int, sealed: bytes) -> FeedPerson | None:
-        """The person of a row; None where it does not open."""
+        """Returns None where the row cannot be decrypted."""
         try:
             plain = self._keys.open(sealed, self._about("person", number))
         except Damaged:
@@ -339,8 +344,8 @@ class Store:
     def _about(self, kind: str, *parts: int) -> bytes:
         return about(f"gallery-{kind}", self._collection, *parts)
 
-    def _forget_log(self) -> None:
-        """Let no copy of what was erased lie in the write-ahead log, also not an encrypted one."""
+    def _truncate_log(self) -> None:
+        """Removes the (encrypted) copies of erased rows from the write-ahead log."""
         with self._writing:
             try:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -377,19 +382,19 @@ def open_store(
     keys: Keyring,
     *,
     max_bytes: int = _MAX_BYTES,
-    mend: bool = True,
+    repair: bool = True,
 ) -> tuple[Store, State | None, str | None]:
-    """The store at `path`, its state, and why it had to be emptied (None: it had not).
+    """Returns the store at `path`, its state, and why the file was replaced (None: it was not).
 
-    What cannot be opened (another key, damage) is a copy that nobody can use: it is deleted.
-    Without `mend` it is left as it is, and MusterError raised.
+    A file that cannot be decrypted (another key, damage) is useless and is deleted. Without
+    `repair` it is left as it is, and MusterError is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         return _opened_store(Store(path, collection, keys, max_bytes))
     except (Damaged, KeyMissing) as error:
         why = error.message
-        if not mend:
+        if not repair:
             raise
     delete_database(path)
     return Store(path, collection, keys, max_bytes), None, why
@@ -408,7 +413,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _owners(cursor: sqlite3.Cursor, numbers: set[int]) -> set[int]:
+def _persons_of(cursor: sqlite3.Cursor, numbers: set[int]) -> set[int]:
     rows = cursor.execute(
         "SELECT DISTINCT person FROM template WHERE number IN (SELECT value FROM json_each(?))",
         (json.dumps(sorted(numbers)),),

@@ -1,8 +1,8 @@
-"""Codes of templates in memory, half the room of the templates: exact search over rows elsewhere.
+"""Exact search with quantised templates in memory, and the templates themselves elsewhere.
 
-The engine of `shared.gallery` keeps each row (1,024 bytes) beside its code (518 bytes). A box has
-no room for both, and should not hold more of people's faces in the open than it must. So it keeps
-the codes; the few rows that they cannot decide about are fetched from the encrypted store.
+The index of `shared.gallery` keeps each template (1,024 bytes) beside its code (518 bytes). A small
+device has no memory for both, and should hold as few plain templates as possible. So it keeps the
+codes, and reads the few templates that the codes cannot decide on from the encrypted store.
 """
 
 import math
@@ -19,16 +19,16 @@ from shared.gallery.kernels import best_kernel
 from shared.gallery.scan import Kernel
 from shared.gallery.segment import View, bits_of, new_shelf
 
-_BLOCK: Final = 4096  # places: whole groups of 16
+_BLOCK: Final = 4096  # slots: whole groups of 16
 
 Numbers = NDArray[np.uint64]
 Fetch = Callable[[Sequence[int]], dict[int, NDArray[np.float16]]]
-"""Rows of templates by number; those that are gone are left out."""
+"""Returns templates by number, without those that no longer exist."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Codes of `_BLOCK` places. The shelf's rows are scratch paper that all blocks share."""
+    """Codes of `_BLOCK` slots. All blocks share one buffer for the rows."""
 
     view: View
     alive: NDArray[np.bool_]  # (_BLOCK,)
@@ -38,16 +38,16 @@ class _Block:
         return self.view.shelf.count
 
 
-class Codes:
-    """Templates by their codes. One writer at a time; searches go on meanwhile."""
+class QuantisedIndex:
+    """Codes of templates. One thread writes at a time, while others search."""
 
     def __init__(self, dimension: int, *, kernel: Kernel | None = None) -> None:
         self._book = CodeBook(dimension)
         self._kernel = kernel or best_kernel()
         self._scratch = np.zeros((_BLOCK, dimension), dtype=np.float16)
         self._writing = threading.Lock()
-        self._blocks: tuple[_Block, ...] = ()  # what searches read: replaced, never changed
-        self.dead = 0  # places that hold nobody any more
+        self._blocks: tuple[_Block, ...] = ()  # searches read it: it is replaced, never changed
+        self.removed = 0  # slots of removed templates
 
     def __len__(self) -> int:
         return sum(int(block.alive.sum()) for block in self._blocks)
@@ -57,35 +57,35 @@ class Codes:
         return self._book.dimension
 
     def add(self, numbers: Numbers, rows: NDArray[np.float16]) -> None:
-        """Templates (n, dimension) under numbers (n,) that are not there."""
+        """Adds templates (n, dimension) with new numbers (n,)."""
         with self._writing:
             while numbers.shape[0]:
                 block = self._room()
                 first = block.count
-                some = min(numbers.shape[0], _BLOCK - first)
-                last = first + some
-                self._scratch[first:last] = rows[:some]
+                count = min(numbers.shape[0], _BLOCK - first)
+                last = first + count
+                self._scratch[first:last] = rows[:count]
                 shelf = block.view.shelf
-                shelf.ids[first:last] = numbers[:some]
+                shelf.ids[first:last] = numbers[:count]
                 self._kernel.encode(self._book, shelf, first, None, last, 1)
                 alive = block.alive.copy()
                 alive[first:last] = True
                 view = replace(block.view, shelf=replace(shelf, count=last))
                 self._blocks = (*self._blocks[:-1], _Block(view, alive))
-                numbers, rows = numbers[some:], rows[some:]
+                numbers, rows = numbers[count:], rows[count:]
 
     def remove(self, numbers: Numbers) -> None:
-        """Forget these; those that are not there are ignored."""
+        """Removes templates; unknown numbers are ignored."""
         with self._writing:
-            self._blocks = tuple(self._less(block, numbers) for block in self._blocks)
+            self._blocks = tuple(self._without(block, numbers) for block in self._blocks)
 
     def search(
         self, probe: NDArray[np.float32], limit: int, threshold: float, fetch: Fetch
     ) -> list[tuple[int, float]]:
-        """Numbers and similarities of the nearest, best first: the list of a brute-force search.
+        """Returns numbers and similarities of the nearest, best first; exact, as brute force.
 
-        At most `limit` of at least `threshold`. Similarities are of the rows as stored, computed in
-        double precision.
+        At most `limit` of at least `threshold`. Similarities are computed from the stored templates
+        in double precision.
         """
         blocks = [block for block in self._blocks if block.count]
         if not blocks:
@@ -99,37 +99,37 @@ class Codes:
             floor = max(floor, float(np.partition(low, -limit)[-limit]))
         possible = numbers[high >= floor].tolist()
         wide = probe.astype(np.float64)
-        found = [
+        scored = [
             (number, math.fsum((row.astype(np.float64) * wide).tolist()))
             for number, row in fetch(possible).items()
         ]
-        ranked = sorted(found, key=lambda one: (-one[1], one[0]))
-        return [one for one in ranked if one[1] >= threshold][:limit]
+        ranked = sorted(scored, key=lambda hit: (-hit[1], hit[0]))
+        return [hit for hit in ranked if hit[1] >= threshold][:limit]
 
     def _bounds(
         self, blocks: Sequence[_Block], probe: NDArray[np.float32]
     ) -> list[tuple[Numbers, NDArray[np.float64], NDArray[np.float64]]]:
-        """Number, least and greatest possible similarity of all that is alive."""
-        answer = []
+        """Returns number, least and greatest possible similarity of all templates."""
+        bounds = []
         for block in blocks:
             estimates, margins = self._kernel.bounds(self._book, block.view, probe, 2)
             live = np.flatnonzero(block.alive)
             estimates, margins = estimates[live], margins[live]
-            answer.append((block.view.shelf.ids[live], estimates - margins, estimates + margins))
-        return answer
+            bounds.append((block.view.shelf.ids[live], estimates - margins, estimates + margins))
+        return bounds
 
     def _room(self) -> _Block:
-        """The last block, or a new one where that is full."""
+        """Returns the last block, or a new one where the last is full."""
         if not self._blocks or self._blocks[-1].count == _BLOCK:
             shelf = replace(new_shelf(self._book, _BLOCK), rows=self._scratch)
-            nobody = np.zeros(_BLOCK, dtype=np.bool_)
-            view = View(shelf, bits_of(nobody), 0)
-            self._blocks = (*self._blocks, _Block(view, nobody))
+            empty = np.zeros(_BLOCK, dtype=np.bool_)
+            view = View(shelf, bits_of(empty), 0)
+            self._blocks = (*self._blocks, _Block(view, empty))
         return self._blocks[-1]
 
-    def _less(self, block: _Block, numbers: Numbers) -> _Block:
-        gone = np.isin(block.view.shelf.ids, numbers) & block.alive
-        if not gone.any():
+    def _without(self, block: _Block, numbers: Numbers) -> _Block:
+        removed = np.isin(block.view.shelf.ids, numbers) & block.alive
+        if not removed.any():
             return block
-        self.dead += int(gone.sum())
-        return _Block(block.view, block.alive & ~gone)
+        self.removed += int(removed.sum())
+        return _Block(block.view, block.alive & ~removed)

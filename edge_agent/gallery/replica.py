@@ -1,4 +1,4 @@
-"""Follows the server's change feed with one local gallery: one thread, one collection."""
+"""Keeps one gallery in step with the server's change feed: one thread for one collection."""
 
 import logging
 import random
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from edge_agent.gallery.edge_gallery import LocalGallery
+from edge_agent.gallery.edge_gallery import EdgeGallery
 from shared.backoff import Backoff, retry_after_s
 from shared.clock import Clock, SystemClock
 from shared.errors import (
@@ -25,17 +25,17 @@ from shared.wire.change_feed import FeedChanges, SnapshotHead, SnapshotPart
 
 log = logging.getLogger(__name__)
 
-_WAIT_S: Final = 20.0  # that the server holds a call open for something to happen
-_LEAST_S: Final = 1.0  # an empty answer that comes sooner was not waited for
-_CROWDED_PAUSE_S: Final = 8.0  # then: the server has no place for one more who waits
+_WAIT_S: Final = 20.0  # for which the server may keep a request open until there is a change
+_MIN_WAIT_S: Final = 1.0  # an empty response that comes sooner: the server did not wait
+_BUSY_PAUSE_S: Final = 8.0  # then: too many requests wait at the server
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
-_TOLD_OFF_PAUSE_S: Final = 60.0  # a person must do something first
+_REFUSED_PAUSE_S: Final = 60.0  # a person must act first
 _TIDY_S: Final = 300.0
 
 
-class Source(Protocol):
-    """What a follower asks of the server; `edge_agent.gallery.feed_client.FeedClient`."""
+class Feed(Protocol):
+    """The feed of the server; `edge_agent.gallery.feed_client.FeedClient`."""
 
     def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges: ...
 
@@ -47,22 +47,22 @@ class Source(Protocol):
 
 
 class Follower:
-    """Keeps one gallery like the server's; says once what is wrong, and once that it works again.
+    """Copies the changes of one collection. It logs each failure once, and once its end.
 
-    A box that is told that it may not hold the collection (or that there is none) forgets it.
+    Where the server refuses the collection or has deleted it, the copy is deleted.
     """
 
     def __init__(
         self,
-        gallery: LocalGallery,
-        source: Source,
+        gallery: EdgeGallery,
+        feed: Feed,
         *,
         clock: Clock | None = None,
         jitter: random.Random | None = None,
         wait_s: float = _WAIT_S,
     ) -> None:
         self.gallery = gallery
-        self._source = source
+        self._feed = feed
         self._clock = clock or SystemClock()
         self._jitter = jitter or random.Random()  # noqa: S311  # spreads retries, hides nothing
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, jitter=self._jitter)
@@ -78,21 +78,21 @@ class Follower:
 
     @property
     def in_touch(self) -> bool:
-        """Whether the server answered when it was last asked."""
+        """Whether the last request to the server succeeded."""
         return self._in_touch
 
     @property
     def complaint(self) -> str | None:
-        """Why the gallery is not followed at the moment; None when all is well."""
+        """Why the feed cannot be followed at the moment; None while it is followed."""
         return self._complaint
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Whether the thread has ended; one that waits for an answer ends after that, by itself.
+        """Returns whether the thread has ended; else it ends after its present request.
 
-        The gallery is closed with it, and not to be asked any more.
+        The gallery is closed with it.
         """
         self._stopping.set()
         if self._thread.ident is None:
@@ -102,20 +102,22 @@ class Follower:
         return not self._thread.is_alive()
 
     def step(self) -> float:
-        """One call to the server and what follows from it; answers how long to pause, in s."""
+        """Sends one request and applies the response; returns the pause before the next, in s."""
         try:
             pause_s = self._follow()
         except SnapshotNeeded as error:
-            log.warning("Gallery %s begins anew: %s", self.gallery.collection, error.message)
+            log.warning(
+                "Gallery %s needs a new snapshot: %s", self.gallery.collection, error.message
+            )
             self.gallery.clear()
             return 0.0
         except (Damaged, KeyMissing) as error:
-            log.error("Gallery %s is fetched anew: %s", self.gallery.collection, error.message)
+            log.error("Gallery %s is downloaded again: %s", self.gallery.collection, error.message)
             self.gallery.clear()
             return self._failed(error, in_touch=self._in_touch)
         except (Forbidden, NotFound, ModelMismatch) as error:
             if self.gallery.state is not None:
-                log.warning("Gallery %s is forgotten", self.gallery.collection)
+                log.warning("Deleting gallery %s", self.gallery.collection)
                 self.gallery.clear()
             return self._failed(error, in_touch=True)
         except (Unauthenticated, Unavailable) as error:
@@ -135,7 +137,7 @@ class Follower:
             self._close()
 
     def _close(self) -> None:
-        self._source.close()
+        self._feed.close()
         self.gallery.close()
 
     def _follow(self) -> float:
@@ -144,31 +146,31 @@ class Follower:
             self._take_snapshot(0 if state is None else state.after or 0)
             return 0.0
         began_s = self._clock.monotonic_s()
-        patient = state.caught_up and self._in_touch and damage is None
-        wait_s = self._wait_s if patient else 0.0
-        changes = self._source.changes(
+        may_wait = state.caught_up and self._in_touch and damage is None
+        wait_s = self._wait_s if may_wait else 0.0
+        changes = self._feed.changes(
             self.gallery.collection, state.seq, state.gallery.scope, wait_s
         )
         if self._stopping.is_set():
             return 0.0
-        if damage is not None:  # only now: until the server is heard, what is left is all there is
+        if damage is not None:  # only now: without the server, the remaining rows are useful
             raise Damaged(damage)
-        quick = self._clock.monotonic_s() - began_s < min(_LEAST_S, self._wait_s)
+        quick = self._clock.monotonic_s() - began_s < min(_MIN_WAIT_S, self._wait_s)
         self.gallery.apply(changes)
         if wait_s and quick and changes.seq == state.seq:
-            return _CROWDED_PAUSE_S * self._jitter.uniform(0.5, 1.5)
+            return _BUSY_PAUSE_S * self._jitter.uniform(0.5, 1.5)
         return 0.0
 
     def _take_snapshot(self, after: int) -> None:
-        """A new one, or what is left of one that was cut short, if it is still the same."""
+        """Downloads a snapshot, or the rest of one that was cut short."""
         collection = self.gallery.collection
-        with self._source.snapshot(collection, after) as (head, parts):
+        with self._feed.snapshot(collection, after) as (head, parts):
             state = self.gallery.state
             self._in_touch = True
             if after == 0 or state is None:
                 self.gallery.begin(head)
             elif state.gallery.scope != head.gallery.scope:
-                raise SnapshotNeeded("what this box may hold has changed meanwhile")
+                raise SnapshotNeeded("the part that this box may hold has changed")
             for part in parts:
                 self.gallery.extend(part)
                 if self._stopping.is_set():
@@ -183,7 +185,7 @@ class Follower:
             log.error("Gallery %s: %s", self.gallery.collection, error.message)
         self._complaint = error.message
         needs_person = isinstance(error, Forbidden | NotFound | ModelMismatch | Unauthenticated)
-        at_least_s = _TOLD_OFF_PAUSE_S if needs_person else 0.0
+        at_least_s = _REFUSED_PAUSE_S if needs_person else 0.0
         pause_s = self._backoff.pause_s(self._failures, at_least_s=at_least_s)
         return max(retry_after_s(error), pause_s)
 

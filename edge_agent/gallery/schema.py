@@ -1,4 +1,4 @@
-"""The file under the box's copy of a collection: its tables, and how it is opened."""
+"""The database file of one collection on the device: its tables, and how it is opened."""
 
 import sqlite3
 from pathlib import Path
@@ -28,16 +28,15 @@ _PRAGMAS: Final = (
     "journal_mode = WAL",
     "synchronous = FULL",
     "secure_delete = ON",
-    "cache_size = -1024",  # KiB: the box has better uses for memory
+    "cache_size = -1024",  # KiB: memory is scarce
 )
 
 
 def open_database(path: Path, max_bytes: int) -> sqlite3.Connection:
-    """A connection for one thread at a time; for this user alone (0600).
+    """Returns a connection for one thread at a time. Only this user may read the file (0600).
 
-    The file grows to `max_bytes`, whatever a server sends.
-
-    Raises Damaged where the file is no database, Unavailable where it cannot be opened now.
+    The file never grows beyond `max_bytes`, whatever a server sends. Raises Damaged where the file
+    is no database, Unavailable where it cannot be opened now.
     """
     connection: sqlite3.Connection | None = None
     try:
@@ -58,15 +57,15 @@ def open_database(path: Path, max_bytes: int) -> sqlite3.Connection:
 
 
 def as_error(path: Path, error: sqlite3.Error | OSError) -> MusterError:
-    """Damaged where the file itself is bad, Unavailable where the disk is full or busy."""
-    said = f"the gallery {path}: {error}"
+    """Returns Damaged for a damaged file, Unavailable for a full or busy disk."""
+    message = f"the gallery {path}: {error}"
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        said += "; free some space, or let it be larger (gallery.max_mib)"
-    bad = isinstance(error, sqlite3.DatabaseError)
+        message += "; free some space, or let it be larger (gallery.max_mib)"
+    damaged = isinstance(error, sqlite3.DatabaseError)
     return (
-        Damaged(said)
-        if bad and not isinstance(error, sqlite3.OperationalError)
-        else Unavailable(said)
+        Damaged(message)
+        if damaged and not isinstance(error, sqlite3.OperationalError)
+        else Unavailable(message)
     )
 
 

@@ -24,7 +24,7 @@ from edge_agent.config.settings import AgentSettings
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.worker import Delivery
 from edge_agent.factory import open_outbox, open_transport
-from edge_agent.gallery.edge_gallery import Found, LocalGallery
+from edge_agent.gallery.edge_gallery import EdgeGallery, LocalResult
 from edge_agent.gallery.manager import Galleries
 from edge_agent.outbox.outbox import Outbox
 from shared.wire.template import Template, encode_template
@@ -93,7 +93,7 @@ class Box:
         self.galleries.start()
 
     @property
-    def gallery(self) -> LocalGallery:
+    def gallery(self) -> EdgeGallery:
         return self.galleries.followers[0].gallery
 
     def names(self, seed: int) -> str | None:
@@ -302,7 +302,7 @@ def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
     assert len(box) == 4000
 
     def name(seed: int) -> str | None:
-        found: Found | None = box.decide(template_of(seed))
+        found: LocalResult | None = box.decide(template_of(seed))
         return None if found is None or found.person is None else found.person.name
 
     assert [name(seed) for seed in range(0, 4000, 333)] == [
@@ -312,7 +312,7 @@ def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
     galleries.close(TIMEOUT_S)
 
 
-def assert_both_decide_alike(world: World, box: LocalGallery) -> None:
+def assert_both_decide_alike(world: World, box: EdgeGallery) -> None:
     """About probes just above and just below the threshold, server and box say the same."""
     random = np.random.default_rng(4)
     probes = []

@@ -159,6 +159,6 @@ def test_an_address_where_somebody_listens_and_never_speaks_is_a_server_that_is_
             wait_until(
                 lambda: box.delivery.complaint is not None, "the box notices that its requests fail"
             )
-        assert "did not answer in time" in str(box.delivery.complaint)
+        assert "did not respond in time" in str(box.delivery.complaint)
         assert box.outbox.counts().waiting == len(box.stored)
         assert box.end()

@@ -147,7 +147,7 @@ def test_a_broker_without_subscribers_is_told_to_the_owner_and_tried_again_soon(
     delivery.start()
     try:
         assert not delivery.drained(1.0)
-        assert any("nobody listens" in record.getMessage() for record in caplog.records)
+        assert any("reports no subscriber" in record.getMessage() for record in caplog.records)
         far_end.start()
         assert delivery.drained(20)
     finally:

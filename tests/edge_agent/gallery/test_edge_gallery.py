@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.gallery.edge_gallery import LocalGallery
+from edge_agent.gallery.edge_gallery import EdgeGallery
 from edge_agent.gallery.encrypted_store import Store
 from shared.errors import ModelMismatch
 from tests.support.edge_galleries import (
@@ -39,12 +39,12 @@ def clock() -> MovableClock:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, clock: MovableClock) -> Callable[[], tuple[LocalGallery, Store]]:
+def opened(tmp_path: Path, clock: MovableClock) -> Callable[[], tuple[EdgeGallery, Store]]:
     """The gallery over one folder, as it is after a start of the box."""
 
-    def start() -> tuple[LocalGallery, Store]:
+    def start() -> tuple[EdgeGallery, Store]:
         store = make_store(tmp_path)
-        local = LocalGallery(store, COLLECTION, MODEL, KEEP, clock)
+        local = EdgeGallery(store, COLLECTION, MODEL, KEEP, clock)
         local.load(store.state())
         return local, store
 
@@ -52,20 +52,20 @@ def opened(tmp_path: Path, clock: MovableClock) -> Callable[[], tuple[LocalGalle
 
 
 @pytest.fixture
-def known(opened: Callable[[], tuple[LocalGallery, Store]]) -> LocalGallery:
+def known(opened: Callable[[], tuple[EdgeGallery, Store]]) -> EdgeGallery:
     local, store = opened()
     fill(store)
     local.load(store.state())
     return local
 
 
-def decided(local: LocalGallery, row: np.ndarray) -> tuple[str, str | None]:
+def decided(local: EdgeGallery, row: np.ndarray) -> tuple[str, str | None]:
     found = local.decide(template(row))
     assert found is not None, local.unusable()
     return found.decision, None if found.person is None else found.person.id
 
 
-def test_it_decides_by_the_policy_that_came_with_the_feed(known: LocalGallery) -> None:
+def test_it_decides_by_the_policy_that_came_with_the_feed(known: EdgeGallery) -> None:
     assert decided(known, near(vector(101), 0.9)) == ("identified", "p1")
     assert decided(known, near(vector(101), 0.4)) == ("unknown", None)
     known.apply(changes(11, gallery=gallery(threshold=0.3)))
@@ -77,7 +77,7 @@ def test_it_decides_by_the_policy_that_came_with_the_feed(known: LocalGallery) -
 
 
 def test_two_who_are_as_near_are_ambiguous_but_one_person_twice_is_not(
-    known: LocalGallery,
+    known: EdgeGallery,
 ) -> None:
     between = vector(101) + vector(102)
     between /= np.linalg.norm(between)
@@ -104,7 +104,7 @@ def _all_near(owners: dict[int, int], row: np.ndarray) -> object:
 
 
 def test_an_erased_person_is_nobody_at_once_and_after_a_start(
-    known: LocalGallery, opened: Callable[[], tuple[LocalGallery, Store]]
+    known: EdgeGallery, opened: Callable[[], tuple[EdgeGallery, Store]]
 ) -> None:
     known.apply(changes(11, removed=[101]))
     assert decided(known, vector(101)) == ("unknown", None)
@@ -114,7 +114,7 @@ def test_an_erased_person_is_nobody_at_once_and_after_a_start(
 
 
 def test_who_expires_while_the_box_is_alone_is_nobody_from_then_on(
-    opened: Callable[[], tuple[LocalGallery, Store]], clock: MovableClock
+    opened: Callable[[], tuple[EdgeGallery, Store]], clock: MovableClock
 ) -> None:
     local, store = opened()
     store.begin(head())
@@ -133,7 +133,7 @@ def test_who_expires_while_the_box_is_alone_is_nobody_from_then_on(
 
 
 def test_a_box_whose_clock_fell_back_does_not_take_an_old_day_for_today(
-    opened: Callable[[], tuple[LocalGallery, Store]], clock: MovableClock
+    opened: Callable[[], tuple[EdgeGallery, Store]], clock: MovableClock
 ) -> None:
     local, store = opened()
     store.begin(head())
@@ -151,7 +151,7 @@ def test_a_box_whose_clock_fell_back_does_not_take_an_old_day_for_today(
 
 
 def test_a_clock_that_runs_wild_is_not_believed_while_the_server_is_heard(
-    known: LocalGallery, clock: MovableClock
+    known: EdgeGallery, clock: MovableClock
 ) -> None:
     known.apply(changes(11))
     clock.moment += timedelta(days=365)
@@ -161,8 +161,8 @@ def test_a_clock_that_runs_wild_is_not_believed_while_the_server_is_heard(
 
 
 def test_after_too_long_without_the_server_everything_is_forgotten(
-    known: LocalGallery,
-    opened: Callable[[], tuple[LocalGallery, Store]],
+    known: EdgeGallery,
+    opened: Callable[[], tuple[EdgeGallery, Store]],
     clock: MovableClock,
 ) -> None:
     clock.pass_by(hours=71)
@@ -177,10 +177,10 @@ def test_after_too_long_without_the_server_everything_is_forgotten(
 
 
 def test_another_model_is_never_compared(
-    known: LocalGallery, tmp_path: Path, clock: MovableClock
+    known: EdgeGallery, tmp_path: Path, clock: MovableClock
 ) -> None:
     assert known.decide(template(vector(101), model="other@2")) is None
-    box = LocalGallery(make_store(tmp_path), COLLECTION, "other@2", KEEP, clock)
+    box = EdgeGallery(make_store(tmp_path), COLLECTION, "other@2", KEEP, clock)
     box.load(make_store(tmp_path).state())
     assert "other@2" in (box.unusable() or "")
     assert box.decide(template(vector(101), model="other@2")) is None
@@ -190,7 +190,7 @@ def test_another_model_is_never_compared(
 
 
 def test_a_snapshot_alone_is_not_yet_the_truth(
-    opened: Callable[[], tuple[LocalGallery, Store]],
+    opened: Callable[[], tuple[EdgeGallery, Store]],
 ) -> None:
     local, _ = opened()
     local.begin(head(seq=5))
@@ -205,18 +205,18 @@ def test_a_snapshot_alone_is_not_yet_the_truth(
     assert decided(local, vector(102)) == ("identified", "p2")
 
 
-def test_codes_of_many_who_left_are_let_go_of(known: LocalGallery) -> None:
+def test_index_of_many_who_left_are_let_go_of(known: EdgeGallery) -> None:
     crowd = {number: number for number in range(1000, 7000)}
     known.apply(changes(11, persons=[person(one) for one in crowd], templates=templates(crowd)))
     known.apply(changes(12, left=list(range(1000, 6900))))
     assert len(known) == 103
-    assert known._codes is not None
-    assert known._codes.dead == 0
+    assert known._index is not None
+    assert known._index.removed == 0
     assert decided(known, vector(6950)) == ("identified", "p6950")
 
 
 def test_who_expires_is_deleted_also_when_the_expiry_came_later(
-    known: LocalGallery, clock: MovableClock
+    known: EdgeGallery, clock: MovableClock
 ) -> None:
     known.tidy()  # nobody expires, as it seems
     known.apply(changes(11, persons=[person(2, expires_at=NOON + timedelta(hours=1))]))
@@ -231,7 +231,7 @@ def test_who_expires_is_deleted_also_when_the_expiry_came_later(
 @pytest.mark.parametrize("table", ["template", "person"])
 @pytest.mark.parametrize("started_since", [True, False])
 def test_a_row_that_does_not_open_costs_nobody_else(
-    opened: Callable[[], tuple[LocalGallery, Store]],
+    opened: Callable[[], tuple[EdgeGallery, Store]],
     tmp_path: Path,
     table: str,
     started_since: bool,
@@ -254,7 +254,7 @@ def test_a_row_that_does_not_open_costs_nobody_else(
 
 
 def test_a_gallery_of_which_much_does_not_open_decides_nothing(
-    opened: Callable[[], tuple[LocalGallery, Store]], tmp_path: Path
+    opened: Callable[[], tuple[EdgeGallery, Store]], tmp_path: Path
 ) -> None:
     _, store = opened()
     fill(store, 40)

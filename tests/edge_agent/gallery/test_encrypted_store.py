@@ -41,7 +41,7 @@ def test_what_went_in_comes_out(tmp_path: Path) -> None:
     rows = store.rows([101, 999])
     assert list(rows) == [101]
     assert rows[101].tobytes() == vector(101).astype("<f2").tobytes()
-    assert {one.id for one in store.owners([101, 103]).values()} == {"p1", "p3"}
+    assert {one.id for one in store.persons_of([101, 103]).values()} == {"p1", "p3"}
     state = store.state()
     assert state is not None
     assert (state.seq, state.whole, state.caught_up) == (10, True, True)
@@ -204,7 +204,7 @@ def test_time_is_remembered_only_forwards(tmp_path: Path) -> None:
     store.note_time(NOON.replace(hour=15))
     state = store.state()
     assert state is not None
-    assert (state.seen_at.hour, state.told_at) == (18, NOON)
+    assert (state.seen_at.hour, state.server_at) == (18, NOON)
 
 
 def test_a_disk_that_takes_nothing_is_said_to(tmp_path: Path) -> None:

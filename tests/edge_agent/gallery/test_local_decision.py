@@ -17,7 +17,7 @@ from edge_agent.delivery.fallback import FallbackTransport
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.mqtt import MqttTransport
 from edge_agent.diagnostics.gallery_check import examine_galleries
-from edge_agent.gallery.edge_gallery import Found
+from edge_agent.gallery.edge_gallery import LocalResult
 from edge_agent.gallery.encrypted_store import Store
 from edge_agent.gallery.local_decision import Hook, Recognizer
 from edge_agent.gallery.manager import Galleries
@@ -40,17 +40,17 @@ AMY = FeedPerson(number=1, id="amy", name="Amy Farrah")
 class Says:
     """A gallery with one answer."""
 
-    def __init__(self, answer: Found | None) -> None:
+    def __init__(self, answer: LocalResult | None) -> None:
         self.answer = answer
         self.asked = 0
 
-    def decide(self, template: Template) -> Found | None:
+    def decide(self, template: Template) -> LocalResult | None:
         self.asked += 1
         return self.answer
 
 
-KNOWN = Found("staff", "identified", AMY, 0.8, 7)
-STRANGER = Found("visitors", "unknown", None, None, 9)
+KNOWN = LocalResult("staff", "identified", AMY, 0.8, 7)
+STRANGER = LocalResult("visitors", "unknown", None, None, 9)
 
 
 class Heard:

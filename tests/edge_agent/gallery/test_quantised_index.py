@@ -1,10 +1,10 @@
-"""Search over codes alone gives the list of a search over everything."""
+"""Search over index alone gives the list of a search over everything."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.gallery.quantised_index import Codes
+from edge_agent.gallery.quantised_index import QuantisedIndex
 from shared.gallery.kernels import compiled_kernels
 from shared.gallery.numpy_kernel import PlainKernel
 from shared.gallery.scan import Kernel
@@ -56,18 +56,18 @@ def probes(shelf: Shelf, dimension: int) -> list[NDArray[np.float32]]:
 @pytest.mark.parametrize("dimension", [40, 512])
 def test_every_list_is_that_of_brute_force(kernel: Kernel, dimension: int) -> None:
     shelf = Shelf(dimension, seed=dimension)
-    codes = Codes(dimension, kernel=kernel)
+    index = QuantisedIndex(dimension, kernel=kernel)
     for start in range(0, COUNT, 1300):  # blocks are filled in parts
         some = slice(start, start + 1300)
-        codes.add(shelf.numbers[some], shelf.rows[some])
+        index.add(shelf.numbers[some], shelf.rows[some])
     gone = shelf.numbers[::7]
-    codes.remove(gone)
+    index.remove(gone)
     shelf.gone = set(gone.tolist())
-    assert len(codes) == COUNT - len(gone)
-    assert codes.dead == len(gone)
+    assert len(index) == COUNT - len(gone)
+    assert index.removed == len(gone)
     for limit, threshold in ((1, -1.0), (8, -1.0), (8, 0.5)):
         for probe in probes(shelf, dimension):
-            got = codes.search(probe, limit, threshold, shelf.fetch)
+            got = index.search(probe, limit, threshold, shelf.fetch)
             wanted = shelf.brute_force(probe, limit, threshold)
             assert [number for number, _ in got] == [number for number, _ in wanted]
             assert [score for _, score in got] == pytest.approx([score for _, score in wanted])
@@ -76,20 +76,20 @@ def test_every_list_is_that_of_brute_force(kernel: Kernel, dimension: int) -> No
 
 def test_what_the_store_has_lost_is_no_candidate() -> None:
     shelf = Shelf(64, seed=1)
-    codes = Codes(64)
-    codes.add(shelf.numbers, shelf.rows)
+    index = QuantisedIndex(64)
+    index.add(shelf.numbers, shelf.rows)
     probe = shelf.rows[4].astype(np.float32)
-    (first, _), *_ = codes.search(probe, 3, -1.0, shelf.fetch)
+    (first, _), *_ = index.search(probe, 3, -1.0, shelf.fetch)
     assert first == int(shelf.numbers[4])
     shelf.gone.add(first)  # erased on the disk, a moment before it is here
-    assert first not in dict(codes.search(probe, 3, -1.0, shelf.fetch))
+    assert first not in dict(index.search(probe, 3, -1.0, shelf.fetch))
 
 
 def test_a_gallery_without_anybody_finds_nobody() -> None:
-    codes = Codes(64)
+    index = QuantisedIndex(64)
     probe = np.full(64, 0.125, np.float32)
-    assert codes.search(probe, 3, -1.0, lambda _: {}) == []
-    codes.add(np.array([7], np.uint64), np.full((1, 64), 0.125, np.float16))
-    codes.remove(np.array([7, 8], np.uint64))
-    assert codes.search(probe, 3, -1.0, lambda _: {}) == []
-    assert len(codes) == 0
+    assert index.search(probe, 3, -1.0, lambda _: {}) == []
+    index.add(np.array([7], np.uint64), np.full((1, 64), 0.125, np.float16))
+    index.remove(np.array([7, 8], np.uint64))
+    assert index.search(probe, 3, -1.0, lambda _: {}) == []
+    assert len(index) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.gallery.edge_gallery import LocalGallery
+from edge_agent.gallery.edge_gallery import EdgeGallery
 from edge_agent.gallery.encrypted_store import Store
 from edge_agent.gallery.replica import Follower
 from shared.errors import Forbidden, NotFound, SnapshotNeeded, Unauthenticated, Unavailable
@@ -35,7 +35,7 @@ class Box:
         self.clock = MovableClock()
         self.source = ScriptedSource()
         self.store = make_store(folder)
-        self.gallery = LocalGallery(self.store, COLLECTION, MODEL, timedelta(hours=72), self.clock)
+        self.gallery = EdgeGallery(self.store, COLLECTION, MODEL, timedelta(hours=72), self.clock)
         self.gallery.load(self.store.state())
         self.follower = Follower(
             self.gallery, self.source, clock=self.clock, jitter=random.Random(1)
@@ -174,7 +174,7 @@ def test_a_server_that_sends_without_end_fills_neither_disk_nor_memory(tmp_path:
     box = Box(tmp_path)
     box.store.close()
     store = Store(tmp_path / "gallery.db", COLLECTION, keys(), most)
-    box.gallery = LocalGallery(store, COLLECTION, MODEL, timedelta(hours=72), box.clock)
+    box.gallery = EdgeGallery(store, COLLECTION, MODEL, timedelta(hours=72), box.clock)
     box.follower = Follower(box.gallery, box.source, clock=box.clock, jitter=random.Random(1))
     for first in (0, 10_000):
         parts = [
