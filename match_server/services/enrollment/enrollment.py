@@ -185,7 +185,7 @@ class Enroller:
         return None
 
     def write(self, prepared: Prepared) -> Enrolled:
-        """Enroll what was prepared. Raises Conflict for a lookalike (unless `force`)."""
+        """Store a prepared reference. Raises Conflict for a lookalike (unless `force`)."""
         statement, who, template = prepared.request, prepared.who, prepared.template
         collection_name = prepared.collection.name
         with self._database.read() as session:

@@ -132,7 +132,7 @@ class Groups:
 
 
 def join_group(session: Session, group: Group, person_numbers: Iterable[int]) -> int:
-    """Let persons of the group's collection in; answers how many were not in it before."""
+    """Add persons of the group's collection; returns how many were not in it before."""
     joined = 0
     for numbers in batches(sorted(person_numbers)):
         inside = set(

@@ -39,7 +39,7 @@ OpenGallery = Callable[[Path | None, int, str], SegmentedGallery]
 _CHUNK = 8192  # rows read at a time: 8 MiB of float16 at 512 dimensions
 _VARIABLES = 500  # numbers in one IN (...), below every database's limit
 _COMPACT_AFTER_S = 30.0
-"""Erased templates are gone from the segments' files within twice this time."""
+"""Erased templates are removed from the segments' files within twice this time."""
 _ATTEMPTS = 16
 """Rounds of a catch-up, each undone by another process that wrote segments at that moment."""
 
@@ -84,7 +84,7 @@ class GalleryFollower:
         return None if gallery is None else gallery.watermark
 
     def catch_up(self, *, compare: bool = False) -> Reached:
-        """Apply what was committed before this call.
+        """Apply the changes that were committed before this call.
 
         With `compare`, and whenever the gallery is opened, its templates are compared with the
         database's; one that differs is rebuilt. Raises CollectionUnavailable, ModelMismatch.
@@ -159,7 +159,7 @@ class GalleryFollower:
         return f"{missing} templates are missing in it, {surplus} are not in the database"
 
     def close(self, *, erase: bool = False) -> None:
-        """Stop following. With `erase`, the files go as well: the collection is gone."""
+        """Stop following. With `erase`, delete the files too, because the collection was erased."""
         with self._lock:
             if self._compaction is not None:
                 self._compaction.cancel()

@@ -119,7 +119,7 @@ class Galleries:
             return sum(len(follower.damaged) for follower in self._followers.values())
 
     def scrub(self, collection_number: int) -> bool:
-        """Rewrite a collection's files without what was removed; whether none of it is left."""
+        """Rewrite a collection's files without removed templates; returns whether none is left."""
         with self._database.read() as session:
             collection = session.get(Collection, collection_number)
         if collection is None or collection.encrypted or self._folder is None:  # there are no files

@@ -5,16 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import Table as SqlTable
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import Session, joinedload
 
 from match_server.db.tables import (
     Collection,
-    Device,
     Event,
     EventCandidate,
     EventTrack,
-    Follower,
     Person,
     Probe,
 )
@@ -22,15 +20,12 @@ from match_server.schemas.events import EventView
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
 from match_server.services.change_feed import next_number
-from match_server.services.devices.followers import count_decision
 from match_server.services.lookups import batches
 from match_server.services.sightings.best_shot import (
-    Freshness,
     Verdict,
     better_of_sighting,
     better_of_track,
     candidate_rows,
-    evidence,
     keep_fresh,
     keeps_picture,
     names_another,
@@ -38,7 +33,8 @@ from match_server.services.sightings.best_shot import (
     show,
     view_of_probe,
 )
-from match_server.services.sightings.probe_templates import keep_better_template
+from match_server.services.sightings.local_decision import note_local_decision
+from match_server.services.sightings.merging import extend, is_better, merge
 from match_server.services.sightings.queries import view_of
 from match_server.services.storage.files import Kept
 from shared.ids import new_id
@@ -61,16 +57,6 @@ _NEARBY = select(Event.id).where(
     Event.last_captured_at >= bindparam("since"),
     Event.first_captured_at <= bindparam("until"),
 )
-# A device must not learn ids of a gallery that it does not follow.
-_HELD = (
-    select(Collection.number)
-    .join(Follower, Follower.collection_number == Collection.number)
-    .join(Device, Device.number == Follower.device_number)
-    .where(Collection.name == bindparam("collection"), Device.name == bindparam("device"))
-)
-_OF_ID = select(Person.number).where(
-    Person.collection_number == bindparam("collection"), Person.id == bindparam("id")
-)
 _NAME = select(Person.id, Person.name).where(Person.number == bindparam("number"))
 _CANDIDATES = (
     select(
@@ -88,32 +74,7 @@ _CANDIDATES = (
 _NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
 _NEW_PROBES = insert(cast(SqlTable, Probe.__table__))
 
-# Columns that a sighting takes from its best probe.
-_SHOWN = (
-    "collection_number",
-    "decision",
-    "person_number",
-    "person_erased",
-    "similarity",
-    "threshold",
-    "shots",
-    "captured_at",
-    "received_at",
-    "live",
-    "expires_at",
-    "quality",
-    "quality_score",
-    "liveness",
-    "box",
-    "frame_size",
-    "snapshot",
-    "data_key",
-    *(_LOCAL := ("local_decision", "local_person_number", "local_similarity")),
-)
-
 _Track = tuple[str, str, str]  # device, camera, track id
-_CLOCK_WAS_SET = timedelta(hours=1)
-"""A device's clock was set if capture times differ more than receipt times by this."""
 
 
 class Sightings:
@@ -180,7 +141,7 @@ class Sightings:
             event.revision = self._revision
             event.probes += 1
             seen_at = _seen_at(message, verdict)
-            _extend(event, seen_at, seen_at, verdict.received_at)
+            extend(event, seen_at, seen_at, verdict.received_at)
             better = event.review is None and better_of_sighting(event, message, verdict)
         keep_picture = not fresh and (not better or keeps_picture(event, message, verdict))
         left_over = None if snapshot is None else snapshot.name
@@ -190,7 +151,7 @@ class Sightings:
         if better:
             show(event, message, verdict, snapshot, fresh=fresh, keep_picture=keep_picture)
             self.shown[event.id] = message.probe_id
-        self._note_local(event, message, verdict, better=better)
+        note_local_decision(self._session, event, message, verdict, better=better)
         if better:
             if not fresh:
                 self._replaced.add(event.id)
@@ -280,47 +241,16 @@ class Sightings:
 
     def _absorb(self, into: Event, gone: Event) -> str | None:
         """Merge `gone` into `into`, and return the snapshot that is not needed any more."""
-        self.write()  # the rows moved below must be stored
-        into.probes += gone.probes
-        into.tracks += gone.tracks
-        _extend(into, gone.first_captured_at, gone.last_captured_at, gone.received_at)
-        candidates = EventCandidate.event_id
-        better = evidence(gone.decision, gone.similarity, gone.quality_score) > evidence(
-            into.decision, into.similarity, into.quality_score
-        )
-        unused = into.snapshot if better else gone.snapshot
-        keep_better_template(self._session, into.id, gone.id, better=better)
+        self.write()  # the rows that are moved must be stored
+        better = is_better(gone, into)
         shown = self.shown.pop(gone.id, None)
         if better and shown is not None:
             self.shown[into.id] = shown
-        if better:
-            was = Freshness.of(into)
-            for name in _SHOWN:
-                setattr(into, name, getattr(gone, name))
-            into.shown_track_id = gone.shown_track_id or gone.track_id
-            was.carry_over(into)
-            self._session.execute(delete(EventCandidate).where(candidates == into.id))
-            self._session.execute(
-                update(EventCandidate).where(candidates == gone.id).values(event_id=into.id)
-            )
-        else:
-            Freshness.of(gone).carry_over(into)
-            if into.local_decision is None:
-                for name in _LOCAL:
-                    setattr(into, name, getattr(gone, name))
-            self._session.execute(delete(EventCandidate).where(candidates == gone.id))
-        gone.merged_into, gone.live, gone.snapshot, gone.data_key = into.id, False, None, None
-        gone.person_number = gone.local_person_number = None
-        gone.revision = next_number(self._session, "events")
+        unused = into.snapshot if better else gone.snapshot
         for track in self._tracks.values():
             if track.event is gone:
                 track.event = into
-        self._session.flush()
-        moved = {"event_id": into.id}
-        self._session.execute(
-            update(EventTrack).where(EventTrack.event_id == gone.id).values(moved)
-        )
-        self._session.execute(update(Probe).where(Probe.event_id == gone.id).values(moved))
+        merge(self._session, into, gone, better=better)
         return unused
 
     def _begin(self, message: ProbeMessage, seen_at: datetime) -> Event:
@@ -366,28 +296,6 @@ class Sightings:
         track.similarity = verdict.similarity
         track.quality_score = message.quality.score
 
-    def _note_local(
-        self, event: Event, message: ProbeMessage, verdict: Verdict, *, better: bool
-    ) -> None:
-        """Store the device's own decision: of the shown probe, else of the first probe with one."""
-        local = message.local
-        if local is None:
-            return
-        named = {"collection": local.collection, "device": message.device}
-        held = self._session.execute(_HELD, named).one_or_none()
-        person = (
-            None
-            if held is None or local.person is None
-            else self._session.scalar(_OF_ID, {"collection": held.number, "id": local.person})
-        )
-        agrees = (verdict.decision, verdict.person_number) == (local.decision, person)
-        if held is not None:
-            count_decision(self._session, message.device, held.number, agrees=agrees)
-        if better or event.local_decision is None:
-            event.local_decision = local.decision
-            event.local_person_number = person
-            event.local_similarity = local.similarity
-
     def _shown(self, event: Event, verdict: Verdict) -> EventView:
         """The event that shows this probe, as clients see it."""
         return view_of_probe(event, verdict, self._name(event.local_person_number))
@@ -426,17 +334,3 @@ def _seen_at(message: ProbeMessage, verdict: Verdict) -> datetime:
     Else one probe of a clock that is a year ahead would merge all sightings of that year.
     """
     return min(message.captured_at, verdict.received_at)
-
-
-def _extend(event: Event, first: datetime, last: datetime, received_at: datetime) -> None:
-    """Extend the sighting to include `first` to `last`, received at `received_at`.
-
-    If the device's clock was set in between, only the later times count: a sighting must not span
-    a time without probes, else it would absorb late probes.
-    """
-    limit = _CLOCK_WAS_SET + abs(received_at - event.received_at)
-    if first - event.last_captured_at > limit:
-        event.first_captured_at, event.last_captured_at = first, last
-    elif event.first_captured_at - last <= limit:
-        event.first_captured_at = min(event.first_captured_at, first)
-        event.last_captured_at = max(event.last_captured_at, last)

@@ -62,7 +62,7 @@ class SearchedShots:
 def add_shot(
     before: TrackShots | None, message: ProbeMessage, template: Template, same_person: float
 ) -> tuple[TrackShots, SearchedShots]:
-    """The track with this probe, and what is searched for it.
+    """Add a probe to its track; returns the track and the template to search.
 
     A single shot is fused with its track if it agrees with it (cosine of at least `same_person`).
     A shot that does not agree is searched alone, and from then on results of the track are compared

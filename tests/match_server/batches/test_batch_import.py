@@ -1,4 +1,4 @@
-"""`match-server import`: folders and files, verdicts, and going on after an interruption."""
+"""`match-server import`: folders, files, verdicts, and continuing after an interruption."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Many at once: a verdict each, one bad picture never fails the rest, in bounded memory."""
+"""Batches: a verdict for each item, independent failures, bounded memory."""
 
 import base64
 import io
@@ -390,7 +390,7 @@ def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
     sent = []
 
     class Slow(io.RawIOBase):
-        """A client that sends one line at a time, and knows what it has sent."""
+        """A client that sends one line at a time and counts them."""
 
         def __init__(self, lines):
             self._lines = iter(lines)
@@ -417,7 +417,7 @@ def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
 
 
 def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
-    """The peak for ten times as many is that for few, within a twentieth of what came in."""
+    """Ten times as many items need the same memory, within a twentieth of the input."""
     from match_server.services.batches.reader import lines_of
 
     def peak(first, count):
@@ -452,7 +452,7 @@ def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
 
 def test_a_client_that_falls_silent_keeps_what_was_written_and_is_told(api, helpers):
     class Silent(io.BytesIO):
-        """One line, then nothing until the socket's timeout."""
+        """Sends one line, then nothing until the socket's timeout."""
 
         def readinto(self, buffer):
             read = super().readinto(buffer)
@@ -490,7 +490,7 @@ def test_a_collection_that_is_erased_while_vectors_are_read_takes_none(api, help
 
 
 class _Lines:
-    """A body that comes line by line; something happens before the last."""
+    """A body that arrives line by line; a function is called before the last line."""
 
     def __init__(self, lines, before_the_last):
         self._lines = [(json.dumps(line) + "\n").encode() for line in lines]

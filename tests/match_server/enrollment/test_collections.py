@@ -1,4 +1,4 @@
-"""Collections: pinned to a model, bounded, changed and erased."""
+"""Collections: their model, limits, changes and erasure."""
 
 import base64
 import json
@@ -102,7 +102,7 @@ def test_collections_are_found_by_part_of_the_name_and_by_model(api, helpers):
 
 
 def test_many_at_once_fill_a_collection_to_its_limit_and_no_further(make_api, helpers):
-    """Single enrollments and batches, over two processes' services, race for the last places."""
+    """Single enrollments and batches of two processes compete for the last templates."""
     apis = [make_api(), make_api()]
     apis[0].ok("PATCH", "/v1/collections/default", json={"max_templates": 37})
     person = apis[0].person("Ann")

@@ -1,4 +1,4 @@
-"""From pictures and vectors to references."""
+"""Enrollment of pictures and templates."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Groups: a person in many, put in and taken out in one step, gone with the person."""
+"""Groups: persons in several groups, changes of members in one step, erasure of persons."""
 
 import pytest
 from sqlalchemy import func, select

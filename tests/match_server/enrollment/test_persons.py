@@ -1,4 +1,4 @@
-"""Persons: their fields, their expiry, and erasure without a trace."""
+"""Persons: their fields, expiry and complete erasure."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Who is enrolled is who was meant: several faces, somebody else's picture, and what is no face."""
+"""Enrollment of the intended person: several faces, pictures of others, detections of no face."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The follower: whatever happened, it holds what a fresh start would load."""
+"""A followed gallery has the same content as a newly loaded one."""
 
 import numpy as np
 import pytest

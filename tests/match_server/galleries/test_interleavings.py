@@ -1,4 +1,4 @@
-"""Processes that read and write the same segments, in orders that are rare: nobody is lost."""
+"""Processes that read and write the same segments in rare orders: no template is lost."""
 
 import logging
 import random
@@ -16,7 +16,7 @@ from match_server.services.lookups import collection_named
 
 @pytest.fixture
 def worker(api, tmp_path):
-    """Starts indexes over one folder, as several processes would."""
+    """Starts galleries over one folder, as several processes do."""
     started = []
 
     def start(open_gallery=open_segments):
@@ -116,7 +116,7 @@ def test_a_segment_merged_away_while_it_is_verified_is_no_damage(api, helpers, w
 
 
 class Life:
-    """Random steps of three workers; others happen while one of them is half way through."""
+    """Random steps of three workers, some in the middle of another step."""
 
     def __init__(self, api, helpers, start: Callable[..., Galleries], seed: int) -> None:
         self.api, self.helpers, self.start = api, helpers, start

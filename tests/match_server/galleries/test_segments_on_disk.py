@@ -1,4 +1,4 @@
-"""Segments are a cache: a start uses what it can of them, names what it cannot, loses nothing."""
+"""Segments are a cache: a start uses valid segments, logs invalid ones, and loses no template."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def index(api, tmp_path):
-    """Starts an index over the same folder; the one before it is closed, as a restart does."""
+    """Starts galleries over the same folder and closes the former ones, as a restart does."""
     started = []
 
     def start():
@@ -123,7 +123,7 @@ def test_segments_ahead_of_the_database_are_not_trusted(
 
 
 def _contents(folder):
-    """What the files in the folder hold; those that are being replaced may go meanwhile."""
+    """The contents of the files in the folder; a file may be replaced in the meantime."""
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             yield path.read_bytes()

@@ -1,4 +1,4 @@
-"""Two machines with a folder each and one database: a file belongs to the folder that holds it."""
+"""Two machines with their own folders and one database: each file belongs to its folder."""
 
 import io
 
@@ -13,7 +13,7 @@ STAFF = "/v1/collections/default/persons"
 
 
 def enrolled(api, helpers):
-    """A person with a kept photo and a thumbnail of a sighting: person, image and event."""
+    """Enroll a person with a kept photo and a sighting with a thumbnail; their three ids."""
     person = api.person("Ann")
     data = {"image": (io.BytesIO(helpers.paint((RED, 80))), "a.png"), "store": "1"}
     image = api.ok("POST", f"{STAFF}/{person}/images", data=data)

@@ -1,4 +1,4 @@
-"""Another model for a collection: nobody is lost on the way there, nor on the way back."""
+"""Changes of a collection's model and back, without a lost person."""
 
 import io
 import json
@@ -35,7 +35,7 @@ on_sqlite = pytest.mark.backends("sqlite")  # nothing in it depends on the datab
 
 @pytest.fixture
 def other(helpers):
-    """Face models whose templates have another length and another meaning."""
+    """Face models with another dimension and other templates."""
     rotation = np.linalg.qr(np.random.default_rng(3).standard_normal((512, OTHER_DIMENSION)))[0]
 
     class TurnedFaces(helpers.PaintedFaces):
@@ -89,7 +89,7 @@ def enroll(api, helpers, name, n, *, store=1):
 
 
 def names_found(api, helpers, n):
-    """Who is found with a picture."""
+    """The names of the persons that a picture finds."""
     data = {"image": (io.BytesIO(helpers.paint((colour(n), 80))), "a.png")}
     probe = api.ok("POST", "/v1/collections/staff/search", data=data)["probes"][0]
     return [one["person"]["name"] for one in probe["candidates"] if one["similarity"] > 0.99]
@@ -194,7 +194,7 @@ def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, hel
 def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
     api, make_api, helpers, other
 ):
-    """Pictures that were on their way meet the old model or the new one: none is lost."""
+    """Pictures in progress are enrolled with the old model or with the new one."""
     writer, stop, made = make_api(), threading.Event(), []
     writer.services.engines._find = lambda model_id: other
 

@@ -1,4 +1,4 @@
-"""A change to another real model: an ONNX file of its own, real photos, and a process that dies."""
+"""A change to another real model: its own ONNX file, real photos, and a killed process."""
 
 import hashlib
 import json

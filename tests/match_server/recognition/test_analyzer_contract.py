@@ -1,4 +1,4 @@
-"""What the server asks of face models: the painted ones and the real ones answer alike."""
+"""The server's contract with face models: painted and real models both fulfil it."""
 
 import base64
 
@@ -54,7 +54,7 @@ def test_a_good_picture_can_be_judged_by_every_gate(engine_and_pictures, gate):
 
 
 @pytest.mark.models
-def test_the_whole_road_with_real_models(make_api):
+def test_enrollment_and_search_with_real_models(make_api):
     """Enroll three people from one photo each; other photos of them are identified."""
     from models.samples import sample_path
 

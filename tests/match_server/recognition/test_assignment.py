@@ -1,4 +1,4 @@
-"""One identity per frame, against brute force over all ways to name the faces."""
+"""Each person is named once in a picture; compared with brute force over all assignments."""
 
 from itertools import combinations, permutations
 
@@ -26,7 +26,7 @@ def _named(lists):
 
 
 def _brute_force(scores: list[dict[int, float]], threshold: float) -> list[int | None]:
-    """Of all ways to name faces, the one whose sorted similarities are greatest."""
+    """Of all assignments, the one with the greatest sorted similarities."""
     persons = sorted({person for one in scores for person in one})
     best, chosen = [], [None] * len(scores)
     for size in range(min(len(scores), len(persons)) + 1):

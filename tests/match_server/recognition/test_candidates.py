@@ -1,4 +1,4 @@
-"""The one function that turns a ranked list into a decision."""
+"""The function that makes a decision from a ranked list."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Few pictures at once, whatever the number of uploads."""
+"""A few pictures are decoded at the same time, for any number of uploads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Templates of another length, made by a real pack with its own chips, all the way through."""
+"""Templates of another dimension, from a real pack with its own face crops, in all functions."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Search, detect and verify, against an oracle that is slow and obviously right."""
+"""Search, detection and verification, compared with a slow and simple oracle."""
 
 import base64
 import io
@@ -182,7 +182,7 @@ def test_verify_names_the_picture_in_which_no_face_is(api, helpers, place, name)
 
 
 def test_a_similarity_is_never_more_than_1_nor_a_distance_less_than_0(api, helpers):
-    """Rows are rounded to half precision, and may then be a little longer than 1."""
+    """Rows rounded to half precision may be slightly longer than 1."""
     for seed in range(40):
         vector = helpers.unit_vector(seed)
         stored = vector.astype("<f2").astype("f8")

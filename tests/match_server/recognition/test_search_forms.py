@@ -1,4 +1,4 @@
-"""Search among groups and by metadata, over several collections, and persons that it creates."""
+"""Searches in groups, by metadata, over several collections, and with creation of persons."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ def _where(*conditions):
 
 
 def _crowd(api, helpers, probe):
-    """Persons around one probe; the nearest first."""
+    """Persons similar to one probe, the most similar first."""
     crowd = {
         "Ann": {"floor": 3, "team": "red", "since": "2024-03-01", "admin": True},
         "Bob": {"floor": 5, "team": "blue", "since": "2025-01-15", "badges": ["a", "b"]},

@@ -1,4 +1,4 @@
-"""A person's word on sightings: what it changes, what is learnt from it, and undoing it."""
+"""Decisions of users on sightings: relabelling, learning and undoing."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.backends("sqlite")
 
 @pytest.fixture
 def seen(api, helpers):
-    """Anna is enrolled; two sightings are taken for her, one of which is of somebody else."""
+    """Anna is enrolled; a stranger has a sighting that identifies Anna."""
     base = helpers.unit_vector(1)
     stranger = helpers.unit_vector(2, near=base, similarity=0.5)
     for name, vector in (("anna", base), ("bert", helpers.unit_vector(99))):

@@ -1,4 +1,4 @@
-"""Who is before the cameras now: tracks as they come and go, put right by the boxes' health."""
+"""Persons in view of cameras, from track messages, corrected by health messages."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def box(api):
 
 
 class Box:
-    """What a box with one camera says."""
+    """The messages of a device with one camera."""
 
     def __init__(self, api):
         self._api = api
@@ -38,7 +38,7 @@ class Box:
         return track
 
     def seen(self):
-        """By camera: whether it is online, and faces in view."""
+        """For each camera: whether it is online, and its faces in view."""
         items = self._api.ok("GET", "/v1/presence")["items"]
         return {one["camera"]: (one["online"], one["in_view"]) for one in items}
 

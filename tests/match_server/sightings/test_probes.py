@@ -1,4 +1,4 @@
-"""Probes: answered once, kept as sightings that get better, never acted on when late."""
+"""Probes: stored once, as sightings that show their best probe; late probes are not live."""
 
 import json
 from datetime import datetime, timedelta
@@ -203,7 +203,7 @@ def test_a_probe_is_sent_again_when_its_collection_was_replaced_during_the_searc
 
 
 def _files_with(api, vector):
-    """The files in the data folder that hold this vector, weighted by a probe's quality."""
+    """The files in the data folder that contain this template, weighted by a probe's quality."""
     sent = vector.astype("<f2").astype(np.float32)
     packed = (np.float32(0.8) * sent).astype("<f2").tobytes()[:64]
     files = [file for file in api.services.settings.data_dir.iterdir() if file.is_file()]

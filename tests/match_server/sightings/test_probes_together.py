@@ -1,4 +1,4 @@
-"""Lists of probes: one search, one commit, and nothing that is slow inside the write lock."""
+"""Lists of probes: one search, one commit, and only short work inside the write lock."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ from shared.gallery import SegmentedGallery
 
 
 def _commits(api):
-    """Transactions that were committed from here on."""
+    """Counts the transactions that are committed from now on."""
     counted = []
     event.listen(api.services.database._engine, "commit", lambda _connection: counted.append(1))
     return counted

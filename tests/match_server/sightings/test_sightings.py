@@ -1,4 +1,4 @@
-"""Sightings: a person before one camera is one event, however many tracks, in whatever order."""
+"""Sightings: one person at one camera is one event, for any number and order of tracks."""
 
 import itertools
 import threading
@@ -26,7 +26,7 @@ def people(api, helpers):
 
 @pytest.fixture
 def seen(api, helpers, people):
-    """Sends a probe that looks like somebody, by so much, captured so many seconds ago."""
+    """Sends a probe with a similarity to a person, captured some seconds ago."""
     numbers = itertools.count(1)
 
     def send(name=None, track=None, *, alike=1.0, ago_s=0.0, **more):
@@ -323,7 +323,7 @@ def test_the_same_probe_sent_to_two_workers_at_once_is_counted_once(make_api, he
 
 
 def test_a_track_and_a_person_are_looked_up_by_an_index(make_services):
-    """Else each probe would read all that was ever seen."""
+    """Otherwise each probe would read all stored sightings."""
     services = make_services()
     queries = (
         "SELECT event_id FROM event_tracks WHERE track_id IN ('a', 'b')",
@@ -347,7 +347,7 @@ A_YEAR_S = 365 * 24 * 3600.0
 
 @pytest.mark.parametrize("jump_s", [A_YEAR_S, -A_YEAR_S])
 def test_a_clock_that_jumps_and_comes_back_makes_no_other_sightings_one(api, seen, jump_s):
-    """The box's clock jumps during one track, before its end or after its beginning."""
+    """The device's clock jumps during one track, before its end or after its beginning."""
     track, later = new_id(), new_id()
     seen("Ann", track)
     seen("Ann", track, ago_s=-jump_s)
@@ -378,7 +378,7 @@ def test_a_sighting_from_before_that_reaches_a_year_ahead_takes_nothing_in(api, 
 def test_a_box_whose_clock_is_hours_off_joins_its_looks_and_opens_no_door(
     api, seen, helpers, hours
 ):
-    """What is certain of it is said, and nothing of it is live; once its clock is right, it is."""
+    """The sightings are not live; after the clock is corrected they are."""
     off_s = hours * 3600.0
     api.ok("POST", "/v1/devices", json={"name": "door-1"})
     looks = []

@@ -1,4 +1,4 @@
-"""Probes of one track that come one by one are searched fused, and never mixed with another's."""
+"""Single probes of one track are fused, and never mixed with another track."""
 
 import threading
 from datetime import timedelta
@@ -17,7 +17,7 @@ TRACK = "01a203dc-d1ba-7d44-99e4-4cda1934ccb9"
 
 @pytest.fixture
 def api(api, helpers):
-    """Ann is enrolled, and named from a similarity of 0.7."""
+    """Ann is enrolled, with a threshold of 0.7."""
     api.ok("PATCH", "/v1/collections/default", json={"policy": {"threshold": 0.7}})
     api.person("Ann", helpers.unit_vector(1))
     return api
@@ -25,7 +25,7 @@ def api(api, helpers):
 
 @pytest.fixture
 def shot(api, helpers):
-    """A probe of the track whose template has this cosine to Ann's; of nobody else's."""
+    """A probe of the track whose template has this cosine to Ann's and to no other person's."""
 
     def make(seed, alike=0.62, *, ago_s=0.0, **more):
         vector = helpers.unit_vector(100 + seed, near=helpers.unit_vector(1), similarity=alike)
