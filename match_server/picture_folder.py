@@ -1,4 +1,4 @@
-"""Folders of pictures as people keep them: which files count, and whose each is."""
+"""Folders of pictures: which files are pictures, and the person of each."""
 
 import os
 import re
@@ -28,13 +28,13 @@ _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """By what a picture of a folder is somebody's: by its own folder, unless something is given."""
+    """How a picture gets its person: by its folder, by its file name, or one name for all."""
 
     name: str | None = None  # all are this person's
     by_file_name: bool = False  # `Ann Lee.jpg` and `Ann Lee 2.jpg` are Ann Lee's
 
     def person_of(self, path: Path, root: Path) -> str:
-        """The person's name or id. Raises MalformedInput where the picture is nobody's."""
+        """The person's name or id. Raises MalformedInput when the picture has no person."""
         if self.name is not None:
             return self.name
         if not self.by_file_name and path.parent == root:
@@ -53,7 +53,7 @@ BY_FOLDER: Final = Naming()
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:
-    """All files below a folder in a steady order. Links to folders are not followed.
+    """All files below a folder in a stable order. Links to folders are not followed.
 
     Leaves out hidden files, and what systems and programs put beside pictures.
     """
@@ -65,13 +65,13 @@ def pictures_in(folder: Path) -> Iterator[Path]:
 
 
 def printable_name(path: Path) -> str:
-    """A path as it may be shown: bytes that are not UTF-8 and control characters are escaped."""
+    """A path for output: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def _is_utf8(name: str) -> bool:
-    """Whether a name of a file could be decoded, all of it."""
+    """Whether a file name is valid UTF-8."""
     return not any("\udc80" <= character <= "\udcff" for character in name)
 
 
@@ -80,7 +80,7 @@ def _is_junk(name: str) -> bool:
 
 
 def _person_in(path: Path) -> str:
-    """Whom a file is named after."""
+    """The person's name in a file name."""
     if _CAMERAS.match(path.stem):
         raise MalformedInput(
             "the file has a name that a camera gave it: rename it to the person's name, or give "

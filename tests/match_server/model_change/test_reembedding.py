@@ -88,7 +88,7 @@ def enroll(api, helpers, name, n, *, store=1):
     return person, made
 
 
-def names_found(api, helpers, n):
+def search_names(api, helpers, n):
     """The names of the persons that a picture finds."""
     data = {"image": (io.BytesIO(helpers.paint((colour(n), 80))), "a.png")}
     probe = api.ok("POST", "/v1/collections/staff/search", data=data)["probes"][0]
@@ -101,7 +101,7 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
     people = [enroll(api, helpers, f"P{n}", n) for n in range(5)]
     before = api.ok("GET", "/v1/collections/staff")
     assert work.prepare("staff", other).done == 5
-    assert names_found(api, helpers, 3) == ["P3"]
+    assert search_names(api, helpers, 3) == ["P3"]
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == helpers.MODEL
 
     state = work.switch("staff", 0.6)
@@ -109,7 +109,7 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
     after = api.ok("GET", "/v1/collections/staff")
     assert (after["model_id"], after["dimension"]) == (OTHER, OTHER_DIMENSION)
     assert (after["templates"], after["policy"]["threshold"]) == (5, 0.6)
-    assert [names_found(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
+    assert [search_names(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
     ids = {one["template_id"] for _, one in people}
     with api.services.database.read() as session:
         rows = session.scalars(select(Template)).all()
@@ -125,12 +125,12 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
     work.rollback("staff")
     again = api.ok("GET", "/v1/collections/staff")
     assert (again["model_id"], again["policy"]) == (helpers.MODEL, before["policy"])
-    assert names_found(api, helpers, 9) == ["Late"]
-    assert [names_found(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
+    assert search_names(api, helpers, 9) == ["Late"]
+    assert [search_names(api, helpers, n) for n in range(5)] == [[f"P{n}"] for n in range(5)]
 
     work.switch("staff", 0.6)
     assert work.finish("staff") == 6
-    assert names_found(api, helpers, 9) == ["Late"]
+    assert search_names(api, helpers, 9) == ["Late"]
     with api.services.database.read() as session:
         assert session.scalars(select(SpareTemplate)).all() == []
     with pytest.raises(NotFound):
@@ -143,10 +143,10 @@ def test_other_processes_follow_the_switch(api, make_api, helpers, other):
     key_file = api.services.settings.encryption_key_file
     beside = make_api(encryption_key_file=key_file)
     beside.services.engines._find = lambda model_id: other
-    assert names_found(beside, helpers, 1) == ["Ann"]
+    assert search_names(beside, helpers, 1) == ["Ann"]
     api.services.reembedding.prepare("staff", other)
     api.services.reembedding.switch("staff", 0.6)
-    assert names_found(beside, helpers, 1) == ["Ann"]
+    assert search_names(beside, helpers, 1) == ["Ann"]
     galleries = api.services.settings.data_dir / "galleries"
     beside.services.galleries.close()
     with api.services.database.read() as session:
@@ -161,10 +161,10 @@ def test_enrollments_between_prepare_and_switch_are_waited_for(api, helpers, oth
     enroll(api, helpers, "Bob", 2)
     with pytest.raises(NotPrepared, match="1 templates"):
         work.switch("staff", 0.6)
-    assert names_found(api, helpers, 2) == ["Bob"]  # nothing was changed
+    assert search_names(api, helpers, 2) == ["Bob"]  # nothing was changed
     assert work.prepare("staff", other).done == 2
     work.switch("staff", 0.6)
-    assert names_found(api, helpers, 2) == ["Bob"]
+    assert search_names(api, helpers, 2) == ["Bob"]
 
 
 def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, helpers, other):
@@ -182,12 +182,12 @@ def test_who_has_no_photo_is_listed_and_left_only_when_that_is_accepted(api, hel
     with pytest.raises(Conflict, match="2 templates"):
         work.switch("staff", 0.6)
     work.switch("staff", 0.6, accept_left=True)
-    assert names_found(api, helpers, 1) == ["Ann"]
-    assert names_found(api, helpers, 2) == []
+    assert search_names(api, helpers, 1) == ["Ann"]
+    assert search_names(api, helpers, 2) == []
     assert api.ok("GET", "/v1/collections/staff")["templates"] == 1
     assert {one.person for one in work.state("staff").left} >= {bob}
     work.rollback("staff")
-    assert names_found(api, helpers, 2) == ["Bob"]  # kept until the end
+    assert search_names(api, helpers, 2) == ["Bob"]  # kept until the end
     assert api.ok("GET", "/v1/collections/staff")["templates"] == 3
 
 
@@ -221,7 +221,7 @@ def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
     stop.set()
     thread.join()
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == OTHER
-    assert [names_found(api, helpers, n) for n in made] == [[f"P{n}"] for n in made]
+    assert [search_names(api, helpers, n) for n in made] == [[f"P{n}"] for n in made]
     with api.services.database.read() as session:
         assert set(session.scalars(select(Template.model_id))) == {OTHER}
 
@@ -238,8 +238,8 @@ def test_the_face_that_was_enrolled_is_taken_not_another_in_the_photo(api, helpe
         session.execute(update(Image).values(detection=detection))
     api.services.reembedding.prepare("staff", other)
     api.services.reembedding.switch("staff", 0.6)
-    assert names_found(api, helpers, 1) == ["Ann"]
-    assert names_found(api, helpers, 2) == []
+    assert search_names(api, helpers, 1) == ["Ann"]
+    assert search_names(api, helpers, 2) == []
 
 
 def test_an_erased_person_is_gone_from_both_models(api, helpers, other):
@@ -252,7 +252,7 @@ def test_an_erased_person_is_gone_from_both_models(api, helpers, other):
     with api.services.database.read() as session:
         assert session.scalars(select(SpareTemplate)).all() == []
     work.switch("staff", 0.6)
-    assert names_found(api, helpers, 1) == names_found(api, helpers, 2) == []
+    assert search_names(api, helpers, 1) == search_names(api, helpers, 2) == []
 
 
 @on_sqlite
@@ -365,7 +365,7 @@ def test_the_command_prepares_compares_switches_and_finishes(api, helpers, monke
     run("--rollback")
     assert f"uses {OTHER}" in run("--switch", "--threshold", "0.55").output
     assert _policy(api)["threshold"] == 0.55
-    assert names_found(api, helpers, 2) == ["P2"]
+    assert search_names(api, helpers, 2) == ["P2"]
     run("--rollback")
     assert api.ok("GET", "/v1/collections/staff")["model_id"] == helpers.MODEL
     assert "3 templates" in run("--finish").output
