@@ -1,6 +1,12 @@
 """What holds for all tests."""
 
+import os
+
 import pytest
+
+# Before any test loads NumPy. With a thread for each core in each of several processes, the threads
+# of OpenBLAS mostly wait for each other: small products cost ten times as much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
