@@ -210,24 +210,3 @@ Pending = Annotated[
 ModelId = Annotated[str, Field(min_length=1, max_length=80)]
 Threshold = Annotated[float, Field(ge=-1, le=1)]
 Decision = Literal["identified", "unknown", "ambiguous"]
-
-__all__ = [
-    "ApiModel",
-    "Decision",
-    "ErrorBody",
-    "InText",
-    "Metadata",
-    "ModelId",
-    "Moment",
-    "Name",
-    "Page",
-    "Paging",
-    "Pending",
-    "Picture",
-    "PictureRequest",
-    "Text",
-    "Threshold",
-    "Vector",
-    "Written",
-    "datetime",
-]

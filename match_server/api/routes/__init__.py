@@ -12,7 +12,7 @@ from match_server.api.routes.devices import (
     device_routes,
 )
 from match_server.api.routes.enrollment import batch_routes, image_routes, template_routes
-from match_server.api.routes.events import event_routes
+from match_server.api.routes.events import decision_routes, event_routes
 from match_server.api.routes.feed import feed_routes
 from match_server.api.routes.groups import group_routes
 from match_server.api.routes.health import health_routes
@@ -50,6 +50,7 @@ def all_routes(
         *search_routes(services),
         *probe_routes(services),
         *event_routes(services, stopping),
+        *decision_routes(services),
         *presence_routes(services),
         *feed_routes(services, stopping),
         *device_routes(services),

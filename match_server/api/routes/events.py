@@ -19,7 +19,7 @@ _EVENT = "/v1/events/<event>"
 def event_routes(services: Services, stopping: Callable[[], bool]) -> Routes:
     """`stopping` returns true when the process is to end, and streams with it."""
     routes = Routes("events")
-    events, decisions = services.events, services.decisions
+    events = services.events
     limit = StreamLimit(
         services.settings.max_streams,
         "as many event streams as allowed are open already; try again later",
@@ -59,6 +59,13 @@ def event_routes(services: Services, stopping: Callable[[], bool]) -> Routes:
         response = Response(events.snapshot(event), content_type="image/jpeg")
         response.headers["Cache-Control"] = "private, no-cache"
         return response
+
+    return routes
+
+
+def decision_routes(services: Services) -> Routes:
+    routes = Routes("events")
+    decisions = services.decisions
 
     @routes.add(
         "POST",
