@@ -39,7 +39,7 @@ def calibration_routes(services: Services) -> Routes:
 
     @routes.add("DELETE", _CALIBRATION, Permission.ADMINISTER, errors=(404, 409))
     def remove_calibration(collection: str) -> CalibrationRemoved:
-        """Remove the calibration; probabilities are null then."""
+        """Remove the calibration; the reference of the model pack replaces it, if there is one."""
         return calibrations.remove(collection)
 
     @routes.add("GET", f"{_CALIBRATION}s", Permission.READ, errors=(404,))
