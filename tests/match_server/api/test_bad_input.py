@@ -120,7 +120,7 @@ def test_an_mqtt_message_that_is_nested_too_deep_is_refused_and_not_sent_again(a
     broker = Broker("127.0.0.1", 1, False, "c", MqttLogin())
     consumer = Consumer(broker, api.services.probes)
     topics = DeviceTopics("home", "door-1")
-    result = consumer._take_probe(topics, b"[" * 100_000)
+    result = consumer._stored_probe(topics, b"[" * 100_000)
     assert (result.status, result.probe_id, result.code) == ("refused", "", "malformed")
 
 
