@@ -34,6 +34,13 @@ from match_server.services.enrollment.learning import Learner
 from match_server.services.enrollment.persons import Persons
 from match_server.services.enrollment.policy_warnings import PolicyWarnings
 from match_server.services.enrollment.references import References
+from match_server.services.faces.engines import (
+    Engines,
+    FindEngine,
+    find_installed,
+    own_engine,
+)
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.feed_watch import FeedWatch
 from match_server.services.galleries.follower import OpenGallery
 from match_server.services.galleries.galleries import Galleries, open_segments
@@ -42,22 +49,15 @@ from match_server.services.maintenance import Housekeeper, Task
 from match_server.services.metrics import Metrics
 from match_server.services.model_change.comparison import ModelComparisons
 from match_server.services.model_change.reembedding import Reembedding
+from match_server.services.policy.operating_point import OperatingPoints
+from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from match_server.services.presence import Presence
 from match_server.services.privacy.erasure import Erasures
 from match_server.services.privacy.erasure_journal import ErasureJournal
 from match_server.services.privacy.orphan_files import OrphanFiles
 from match_server.services.privacy.retention import RetentionSweep
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.engines import (
-    Engines,
-    FindEngine,
-    find_installed,
-    own_engine,
-)
-from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.recognition.identification import Identification
-from match_server.services.recognition.operating_point import OperatingPoints
-from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
 from match_server.services.recognition.verification import Verification
 from match_server.services.sightings.decisions import Decisions
 from match_server.services.sightings.event_feed import EventFeed

@@ -154,7 +154,7 @@ def run(
     from match_server.evaluation.report import FalseAlarmTarget, report_of
     from match_server.evaluation.slices import read_groups
     from match_server.picture_folder import pictures_in
-    from match_server.services.recognition.engines import installed_engine
+    from match_server.services.faces.engines import installed_engine
     from models.packs.choice import DetectorChoice
 
     settings = services.settings

@@ -11,9 +11,9 @@ from match_server.commands.progress import progress
 
 if TYPE_CHECKING:
     from match_server.container import Services
+    from match_server.services.faces.face_engine import FaceEngine
     from match_server.services.model_change.comparison import Comparison
     from match_server.services.model_change.state import ChangeState
-    from match_server.services.recognition.face_engine import FaceEngine
     from match_server.settings import Settings
 
 _LISTED = 20  # persons without a photo; --json lists them all
@@ -109,7 +109,7 @@ def reembed(
 
 def _models(services: "Services", collection: str, pack: str | None) -> "FaceEngine":
     """Returns the models to make templates with: those of the pack, or of the current change."""
-    from match_server.services.recognition.engines import installed_engine
+    from match_server.services.faces.engines import installed_engine
     from models.packs.choice import DetectorChoice
 
     if pack is None:

@@ -30,7 +30,7 @@ from match_server.process.bootstrap import prepare
 from match_server.process.ingest import Consumer, broker_of
 from match_server.schemas.devices import DeviceQuery, LedgerQuery
 from match_server.schemas.events import EventQuery
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.settings import Settings
 from shared.ids import new_id
 from shared.wire.topics import DeviceTopics

@@ -33,8 +33,8 @@ from match_server.db.migrations import migrate
 from match_server.process.bootstrap import prepare
 from match_server.schemas.keys import KeyCreate
 from match_server.services.audit.chain import append_notes
-from match_server.services.recognition.face_engine import FaceEngine
-from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from match_server.services.faces.face_engine import FaceEngine
+from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from match_server.settings import Settings
 from models.types import Face
 from shared.ids import is_name, new_id

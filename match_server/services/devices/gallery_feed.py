@@ -27,7 +27,7 @@ from match_server.services.devices.followers import Followers, Grant
 from match_server.services.encryption.stored_templates import read_templates
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import batches
-from match_server.services.recognition.operating_point import OperatingPoint, OperatingPoints
+from match_server.services.policy.operating_point import OperatingPoint, OperatingPoints
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, SnapshotNeeded
 from shared.wire.change_feed import (

@@ -22,7 +22,7 @@ from match_server.services.change_feed import record
 from match_server.services.collection_ref import collection_ref
 from match_server.services.lookups import collection_named
 from match_server.services.paging import each, page_of
-from match_server.services.recognition.operating_point import OperatingPoints
+from match_server.services.policy.operating_point import OperatingPoints
 from shared.clock import Clock
 from shared.errors import Conflict, ModelMismatch, NotFound, Unusable
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from match_server.schemas.persons import PersonName
-from match_server.services.recognition.operating_point import OperatingPoint
+from match_server.services.policy.operating_point import OperatingPoint
 from shared.errors import UnlikePerson
 
 UNLIKE_FNMR = 0.002

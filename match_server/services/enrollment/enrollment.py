@@ -28,10 +28,10 @@ from match_server.services.enrollment.references import (
     template_view,
 )
 from match_server.services.enrollment.rows import add_image, add_template
+from match_server.services.faces.detection import detection_of_chosen, embedded
+from match_server.services.faces.face_choice import LEAST_OVERLAP, FaceChoice, overlap
 from match_server.services.lookups import collection_named, person_named, storage_named
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.detection import detection_of_chosen, embedded
-from match_server.services.recognition.face_choice import LEAST_OVERLAP, FaceChoice, overlap
 from match_server.services.recognition.ranking import rank_persons
 from match_server.services.recognition.stored_rows import rows_of_person
 from match_server.services.recognition.template_input import template_of

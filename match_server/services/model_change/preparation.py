@@ -16,12 +16,12 @@ from match_server.db.tables import (
     Unembedded,
 )
 from match_server.services.encryption.vault import Cipher
+from match_server.services.faces.detection import embedded
+from match_server.services.faces.face_choice import LEAST_OVERLAP, Box, box_of, overlap
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.lookups import collection_named, count_of
 from match_server.services.model_change.state import counterpart_count, locked, without_counterpart
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.detection import embedded
-from match_server.services.recognition.face_choice import LEAST_OVERLAP, Box, box_of, overlap
-from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.storage.files import FileStore
 from models.types import Face
 from shared.errors import (

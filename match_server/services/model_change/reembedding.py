@@ -22,6 +22,7 @@ from match_server.db.tables import (
 from match_server.schemas.collections import SETS_THE_POINT, stored_policy
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import record
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.lookups import collection_named, count_of
 from match_server.services.model_change.preparation import Preparation
 from match_server.services.model_change.state import (
@@ -33,7 +34,6 @@ from match_server.services.model_change.state import (
     without_counterpart,
 )
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.face_engine import FaceEngine
 from match_server.services.storage.files import FileStore
 from shared.errors import Conflict
 

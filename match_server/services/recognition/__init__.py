@@ -1,1 +1,1 @@
-"""Face models, identification (1:N), verification (1:1) and the policy that decides."""
+"""Identification (1:N) and verification (1:1): both only read."""

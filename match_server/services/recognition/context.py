@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from match_server.db.database import Database
 from match_server.services.encryption.vault import Vault
+from match_server.services.faces.engines import Engines
 from match_server.services.galleries.galleries import Galleries
-from match_server.services.recognition.engines import Engines
-from match_server.services.recognition.operating_point import OperatingPoints
+from match_server.services.policy.operating_point import OperatingPoints
 from shared.clock import Clock
 
 

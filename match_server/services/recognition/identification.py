@@ -18,14 +18,14 @@ from match_server.schemas.search import (
     SearchForm,
 )
 from match_server.services.collection_ref import CollectionRef, collection_ref
+from match_server.services.faces.detection import detection_of, embedded
+from match_server.services.faces.face_choice import obstacles
 from match_server.services.lookups import groups_of
-from match_server.services.recognition.assignment import Listed, Verdict, judge
-from match_server.services.recognition.candidates import Candidate
+from match_server.services.policy.assignment import Listed, Verdict, judge
+from match_server.services.policy.candidates import Candidate
+from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.detection import detection_of, embedded
-from match_server.services.recognition.face_choice import obstacles
 from match_server.services.recognition.filters import among
-from match_server.services.recognition.operating_point import OperatingPoint
 from match_server.services.recognition.ranking import rank_persons
 from match_server.services.recognition.stored_rows import stored_rows
 from match_server.services.recognition.template_input import template_of

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, select
 from match_server.db.database import Reader
 from match_server.db.tables import Person, Template
 from match_server.services.lookups import batches, is_expired
-from match_server.services.recognition.candidates import Candidate
+from match_server.services.policy.candidates import Candidate
 from shared.decision import as_cosine
 from shared.gallery import Candidates, Gallery
 

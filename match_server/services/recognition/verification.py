@@ -13,13 +13,13 @@ from match_server.schemas.search import (
     VerifySide,
 )
 from match_server.services.collection_ref import collection_ref
+from match_server.services.faces.detection import detection_of, embedded
 from match_server.services.lookups import person_named
+from match_server.services.policy.operating_point import OperatingPoint
+from match_server.services.policy.verification_point import VerificationPoint
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.detection import detection_of, embedded
-from match_server.services.recognition.operating_point import OperatingPoint
 from match_server.services.recognition.stored_rows import rows_of_person
 from match_server.services.recognition.template_input import read_vector
-from match_server.services.recognition.verification_point import VerificationPoint
 from models.types import Face
 from shared.decision import as_cosine
 from shared.errors import ModelMismatch, NoFace, PackError, Unusable

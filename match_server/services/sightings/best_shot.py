@@ -11,8 +11,8 @@ from match_server.schemas.collections import Policy
 from match_server.schemas.events import EventView
 from match_server.schemas.persons import PersonName
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.recognition.candidates import Candidate, views_of
-from match_server.services.recognition.operating_point import OperatingPoint
+from match_server.services.policy.candidates import Candidate, views_of
+from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.sightings.queries import view_of
 from match_server.services.sightings.track_templates import SearchedShots
 from match_server.services.storage.files import Kept

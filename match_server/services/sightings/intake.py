@@ -25,9 +25,9 @@ from match_server.services.devices.devices import mark_device_seen
 from match_server.services.devices.sequence_gaps import note_sequence
 from match_server.services.encryption.vault import Cipher
 from match_server.services.metrics import Metrics
-from match_server.services.recognition.candidates import Candidate, decide
+from match_server.services.policy.candidates import Candidate, decide
+from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.recognition.context import Recognition
-from match_server.services.recognition.operating_point import OperatingPoint
 from match_server.services.recognition.ranking import all_present, rank_persons
 from match_server.services.recognition.template_input import template_of
 from match_server.services.sightings.best_shot import Verdict

@@ -19,7 +19,7 @@ from match_server.db.database import Database
 from match_server.db.tables import TrackTemplate
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.recognition.operating_point import OperatingPoint
+from match_server.services.policy.operating_point import OperatingPoint
 from shared.clock import Clock
 from shared.errors import Damaged, KeyMissing, MalformedInput
 from shared.fusion import SAME_PERSON, SAME_PERSON_FMR, weighted_mean

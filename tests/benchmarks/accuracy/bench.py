@@ -10,8 +10,8 @@ from match_server.calibration.calibration import Calibration
 from match_server.calibration.comparisons import compare
 from match_server.evaluation.measurement import measure
 from match_server.schemas.collections import Policy
-from match_server.services.recognition.operating_point import OperatingPoint
-from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from match_server.services.policy.operating_point import OperatingPoint
+from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from tests.benchmarks.accuracy.pictures import LIKE_SIDE, Faces, Half, engine_of, look_at
 from tests.benchmarks.accuracy.trials import Json, enrollable, point_of
 

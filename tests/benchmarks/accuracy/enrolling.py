@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from match_server.picture_folder import pictures_in
-from match_server.services.recognition.face_choice import FaceChoice
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_choice import FaceChoice
+from match_server.services.faces.face_engine import FaceEngine
 from shared.errors import MusterError, NoFace, SeveralFaces
 from tests.benchmarks.accuracy.bench import Bench
 from tests.benchmarks.accuracy.pictures import engine_of

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 import models
 from match_server.evaluation.folder import side_of
 from match_server.picture_folder import pictures_in
-from match_server.services.recognition import face_engine as server_faces
-from match_server.services.recognition.engines import installed_engine
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces import face_engine as server_faces
+from match_server.services.faces.engines import installed_engine
+from match_server.services.faces.face_engine import FaceEngine
 from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice
 from models.packs.store import default_cache, require

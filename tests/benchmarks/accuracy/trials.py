@@ -14,7 +14,7 @@ from match_server.evaluation.rates import share_interval
 from match_server.schemas.base import Decision
 from match_server.schemas.collections import stored_policy
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.recognition.operating_point import (
+from match_server.services.policy.operating_point import (
     OperatingPoint,
     Traffic,
     operating_point,

@@ -4,7 +4,7 @@ import base64
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_engine import FaceEngine
 
 SEARCH = "/v1/collections/default/search"
 RED = (0, 0, 255)

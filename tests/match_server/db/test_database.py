@@ -21,7 +21,7 @@ from match_server.db.tables import Collection, Counter, Person, Storage
 from match_server.process.bootstrap import prepare
 from match_server.services.audit.chain import append_notes
 from match_server.services.change_feed import next_number, position
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Conflict, MalformedInput, MusterError, Unavailable
 from tests.support.postgres import postgres

@@ -14,7 +14,7 @@ from match_server.db.tables import Person, Template
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate, Policy
 from match_server.services.batches.reader import picture_item
-from match_server.services.recognition.face_engine import GATES
+from match_server.services.faces.face_engine import GATES
 
 
 def test_the_first_start_creates_the_default_collection_of_the_servers_model(api, helpers):

@@ -11,7 +11,7 @@ import pytest
 from match_server.commands.importing import import_
 from match_server.schemas.batches import BatchQuery
 from match_server.services.enrollment.advice import advice
-from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 
 RED, GREEN, BLUE = (0, 0, 200), (0, 200, 0), (200, 0, 0)
 GRAY = (120, 120, 120)  # what is painted in it is hardly a face

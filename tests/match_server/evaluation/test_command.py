@@ -19,7 +19,7 @@ from match_server.db.tables import Collection
 from match_server.evaluation.text_report import text_report
 from match_server.process.bootstrap import prepare
 from match_server.schemas.calibrations import CalibrationFile
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, PackError, Unusable
 

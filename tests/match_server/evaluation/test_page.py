@@ -10,7 +10,7 @@ from match_server.calibration.comparisons import compare
 from match_server.evaluation.charts import HEIGHT, WIDTH, charts_of
 from match_server.schemas.collections import Policy
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.recognition.operating_point import Traffic, operating_point
+from match_server.services.policy.operating_point import Traffic, operating_point
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from match_server.calibration.calibration import Calibration, fpir_for_fmr
 from match_server.schemas.collections import stored_policy
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.recognition.operating_point import (
+from match_server.services.policy.operating_point import (
     LOOSEST_FMR,
     LOOSEST_FPIR,
     Traffic,

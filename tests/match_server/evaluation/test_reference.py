@@ -13,7 +13,7 @@ from match_server.evaluation.measurement import as_reference
 from match_server.process.doctor import examine
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.services.audit.chain import append_notes
-from match_server.services.recognition.operating_point_view import strangers_named
+from match_server.services.policy.operating_point_view import strangers_named
 from models.packs.references import reference_of, threshold_of
 
 COMPACT = "compact-mobilefacenet-512@1"

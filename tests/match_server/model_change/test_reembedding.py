@@ -17,11 +17,11 @@ from match_server.commands.cli import main
 from match_server.db.tables import Collection, Image, SpareTemplate, Template
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.schemas.collections import DEFAULT_FPIR, DEFAULT_MARGIN, Policy
+from match_server.services.faces import engines
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.model_change.comparison import rates_at, threshold_for
 from match_server.services.model_change.reembedding import NotPrepared
-from match_server.services.recognition import engines
-from match_server.services.recognition.face_engine import FaceEngine
-from match_server.services.recognition.reference_calibrations import UNKNOWN_MODEL_THRESHOLD
+from match_server.services.policy.reference_calibrations import UNKNOWN_MODEL_THRESHOLD
 from models.packs.references import reference_of
 from shared.errors import Conflict, MalformedInput, NotFound, PackError
 from shared.wire.template import Template as FaceTemplate

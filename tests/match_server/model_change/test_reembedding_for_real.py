@@ -129,7 +129,7 @@ def run(settings, *words):
 DIES = """
 import os, signal
 from match_server.process.open_services import open_services
-from match_server.services.recognition.engines import installed_engine
+from match_server.services.faces.engines import installed_engine
 from match_server.settings import load_settings
 from models.packs.choice import DetectorChoice
 

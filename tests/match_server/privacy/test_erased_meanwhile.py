@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, select
 
 from match_server.db.tables import DataKey, Image, Person, SpareTemplate, Template
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_engine import FaceEngine
 from shared.encryption import Key
 
 RED = (200, 0, 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from match_server.container import face_engine
-from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from models.samples import sample_path
 from shared.errors import ConfigurationError
 from shared.wire.change_feed import FeedTemplates

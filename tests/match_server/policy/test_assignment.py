@@ -5,8 +5,8 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
-from match_server.services.recognition.assignment import Listed, claims, judge
-from match_server.services.recognition.candidates import Candidate, decide
+from match_server.services.policy.assignment import Listed, claims, judge
+from match_server.services.policy.candidates import Candidate, decide
 
 
 def _list(scores: dict[int, float], *, threshold=0.4, margin=0.0) -> list[Listed]:

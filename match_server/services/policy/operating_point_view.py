@@ -7,7 +7,7 @@ from match_server.calibration.calibration import Calibration, fpir_for_fmr
 from match_server.schemas.collections import DEFAULT_FPIR, OperatingPointView, Policy, SetBy
 
 if TYPE_CHECKING:
-    from match_server.services.recognition.operating_point import OperatingPoint
+    from match_server.services.policy.operating_point import OperatingPoint
 
 
 TOLERATED_FPIR = 0.02

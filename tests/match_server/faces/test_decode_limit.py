@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from match_server.services.recognition.decode_limit import DecodeLimit
+from match_server.services.faces.decode_limit import DecodeLimit
 
 PLACES = 2
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from match_server.db.tables import Collection
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.recognition.face_engine import FaceEngine
+from match_server.services.faces.face_engine import FaceEngine
 from models.face_models import open_models
 from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice

@@ -23,9 +23,9 @@ from match_server.schemas.collections import (
     Policy,
 )
 from match_server.services.collection_ref import CollectionRef, collection_ref
-from match_server.services.recognition.candidates import Candidate
-from match_server.services.recognition.operating_point_view import set_by, shown
-from match_server.services.recognition.reference_calibrations import ReferenceCalibrations
+from match_server.services.policy.candidates import Candidate
+from match_server.services.policy.operating_point_view import set_by, shown
+from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from shared.clock import Clock
 from shared.errors import Conflict
 

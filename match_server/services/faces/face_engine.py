@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from match_server.services.recognition.decode_limit import DecodeLimit
-from match_server.services.recognition.face_choice import ChosenFace, FaceChoice, choose_face
+from match_server.services.faces.decode_limit import DecodeLimit
+from match_server.services.faces.face_choice import ChosenFace, FaceChoice, choose_face
 from models.images.decoding import Picture, PictureLimits, open_picture
 from models.quality.quality import DOORWAY, OFF, PASSPORT, Gate
 from models.types import BgrImage, Face

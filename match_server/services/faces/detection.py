@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from match_server.schemas.persons import Detection
-from match_server.services.recognition.face_choice import ChosenFace
+from match_server.services.faces.face_choice import ChosenFace
 from models.types import Face
 from shared.wire.template import Template
 

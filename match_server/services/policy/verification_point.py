@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from match_server.calibration.calibration import Calibration, fmr_for_fpir
 from match_server.calibration.likelihood import match_probabilities
-from match_server.services.recognition.operating_point import shown_threshold
+from match_server.services.policy.operating_point import shown_threshold
 
 VERIFICATION_FMR = 1e-4
 """Of all comparisons of one verification together. See decision 38."""

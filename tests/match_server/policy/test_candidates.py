@@ -2,7 +2,7 @@
 
 import pytest
 
-from match_server.services.recognition.candidates import Candidate, decide
+from match_server.services.policy.candidates import Candidate, decide
 
 
 def _list(*similarities):

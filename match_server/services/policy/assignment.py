@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from match_server.schemas.base import Decision
-from match_server.services.recognition.candidates import Candidate
+from match_server.services.policy.candidates import Candidate
 
 
 @dataclass(frozen=True, slots=True)

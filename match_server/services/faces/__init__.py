@@ -1,0 +1,1 @@
+"""Face models: pictures in, faces and their templates out."""
