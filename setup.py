@@ -1,4 +1,4 @@
-"""The scan of the gallery in C: optional, so that an installation without a compiler works too."""
+"""The gallery's scan in C. It is optional: an installation without a compiler works too."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ setup(
         Extension(
             "shared.gallery._kernel",
             sources=["shared/gallery/kernel/module.c"],
-            depends=[str(path) for path in Path("shared/gallery/kernel").glob("*.h")],
-            # -ffp-contract=off: equal results on every processor, so no fused multiply-add where
-            # none is written. -fno-wrapv: Python's own flags would keep loops from vectorising.
+            depends=[str(path) for path in Path("shared/gallery/kernel").glob("*")],
+            # -ffp-contract=off: equal results on every processor, so no fused multiply-add that
+            # the code does not have. -fno-wrapv: with Python's own flags loops do not vectorise.
             extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-wrapv", "-pthread"],
             extra_link_args=["-pthread"],
             py_limited_api=True,

@@ -72,7 +72,7 @@ from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice
 from shared.clock import Clock, SystemClock
 from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError, PackError
-from shared.gallery import SegmentedGallery
+from shared.gallery import MemoryIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ def build_services(
 def _watched(open_gallery: OpenGallery, metrics: Metrics) -> OpenGallery:
     """Open galleries so that the metrics count their scans."""
 
-    def opened(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
+    def opened(folder: Path | None, dimension: int, origin: str) -> MemoryIndex:
         gallery = open_gallery(folder, dimension, origin)
         gallery.watch_scans(metrics.scan)
         return gallery

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shared.gallery.codebook import CodeBook
 from shared.gallery.kernels import best_kernel
 from shared.gallery.scan import Kernel
-from shared.gallery.segment import View, bits_of, new_shelf
+from shared.gallery.segment import SegmentView, bits_of, new_segment
 
 _BLOCK: Final = 4096  # slots: whole groups of 16
 
@@ -30,12 +30,12 @@ Fetch = Callable[[Sequence[int]], dict[int, NDArray[np.float16]]]
 class _Block:
     """Codes of `_BLOCK` slots. All blocks share one buffer for the rows."""
 
-    view: View
+    view: SegmentView
     alive: NDArray[np.bool_]  # (_BLOCK,)
 
     @property
     def count(self) -> int:
-        return self.view.shelf.count
+        return self.view.segment.count
 
 
 class QuantisedIndex:
@@ -65,12 +65,12 @@ class QuantisedIndex:
                 count = min(numbers.shape[0], _BLOCK - first)
                 last = first + count
                 self._scratch[first:last] = rows[:count]
-                shelf = block.view.shelf
-                shelf.ids[first:last] = numbers[:count]
-                self._kernel.encode(self._book, shelf, first, None, last, 1)
+                segment = block.view.segment
+                segment.ids[first:last] = numbers[:count]
+                self._kernel.encode(self._book, segment, first, None, last, 1)
                 alive = block.alive.copy()
                 alive[first:last] = True
-                view = replace(block.view, shelf=replace(shelf, count=last))
+                view = replace(block.view, segment=replace(segment, count=last))
                 self._blocks = (*self._blocks[:-1], _Block(view, alive))
                 numbers, rows = numbers[count:], rows[count:]
 
@@ -115,20 +115,20 @@ class QuantisedIndex:
             estimates, margins = self._kernel.bounds(self._book, block.view, probe, 2)
             live = np.flatnonzero(block.alive)
             estimates, margins = estimates[live], margins[live]
-            bounds.append((block.view.shelf.ids[live], estimates - margins, estimates + margins))
+            bounds.append((block.view.segment.ids[live], estimates - margins, estimates + margins))
         return bounds
 
     def _room(self) -> _Block:
         """Returns the last block, or a new one where the last is full."""
         if not self._blocks or self._blocks[-1].count == _BLOCK:
-            shelf = replace(new_shelf(self._book, _BLOCK), rows=self._scratch)
+            segment = replace(new_segment(self._book, _BLOCK), rows=self._scratch)
             empty = np.zeros(_BLOCK, dtype=np.bool_)
-            view = View(shelf, bits_of(empty), 0)
+            view = SegmentView(segment, bits_of(empty), 0)
             self._blocks = (*self._blocks, _Block(view, empty))
         return self._blocks[-1]
 
     def _without(self, block: _Block, numbers: Numbers) -> _Block:
-        removed = np.isin(block.view.shelf.ids, numbers) & block.alive
+        removed = np.isin(block.view.segment.ids, numbers) & block.alive
         if not removed.any():
             return block
         self.removed += int(removed.sum())

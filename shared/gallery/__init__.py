@@ -4,22 +4,22 @@ from pathlib import Path
 
 from shared.gallery.api import Candidates, Gallery
 from shared.gallery.codebook import CodeBook
-from shared.gallery.disk_index import SharedGallery
+from shared.gallery.disk_index import DiskIndex
 from shared.gallery.kernels import best_kernel, usable_processors
-from shared.gallery.manifest import Directory
-from shared.gallery.memory_index import MissingChanges, SegmentedGallery
+from shared.gallery.manifest import GalleryDirectory
+from shared.gallery.memory_index import MemoryIndex, MissingChanges
 from shared.gallery.scan import Kernel
 
 __all__ = [
     "Candidates",
+    "DiskIndex",
     "Gallery",
+    "MemoryIndex",
     "MissingChanges",
-    "SegmentedGallery",
-    "SharedGallery",
     "open_gallery",
 ]
 
-_MOST_THREADS = 8  # a scan waits for memory, and a few threads take all that there is
+_MAX_THREADS = 8  # a few threads use all of the memory's bandwidth
 
 
 def open_gallery(
@@ -30,16 +30,18 @@ def open_gallery(
     threads: int | None = None,
     kernel: Kernel | None = None,
     verify: bool = True,
-) -> SegmentedGallery:
-    """The default gallery for rows of `dimension` values; with no directory, in memory only.
+) -> MemoryIndex:
+    """Opens a gallery for rows of `dimension` values; without a directory, in memory only.
 
-    `origin` names what the directory belongs to (a collection of a database): segments of another
-    count as damaged. `threads` scan together (default: the processors that this process may use).
-    `verify` reads all segments in the background and compares their digests.
+    `origin` identifies the collection that the directory belongs to: segments with another origin
+    count as damaged. `threads` is the number of threads of a scan; by default the processors that
+    this process may use. `verify` checks the digests of all segments in the background.
     """
     book = CodeBook(dimension)
     kernel = kernel or best_kernel()
-    threads = threads or min(usable_processors(), _MOST_THREADS)
+    threads = threads or min(usable_processors(), _MAX_THREADS)
     if directory is None:
-        return SegmentedGallery(book, kernel, threads)
-    return SharedGallery(Directory(directory, book, origin), book, kernel, threads, verify=verify)
+        return MemoryIndex(book, kernel, threads)
+    return DiskIndex(
+        GalleryDirectory(directory, book, origin), book, kernel, threads, verify=verify
+    )

@@ -1,4 +1,4 @@
-"""`python -m shared.gallery`: which kernel scans here, and how fast memory is."""
+"""`python -m shared.gallery`: prints the kernel in use and the speed of memory."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _MEBIBYTES = 512
 
 
 def read_bandwidth(threads: int, repeats: int = 7) -> float | None:
-    """Bytes a second that this many threads read from memory; None without compiled code."""
+    """Measures how many bytes a second threads read from memory; None without compiled code."""
     try:
         from shared.gallery import _kernel
     except ImportError:
@@ -28,7 +28,7 @@ def read_bandwidth(threads: int, repeats: int = 7) -> float | None:
 
 
 def report() -> str:
-    """What an operator wants to know, as lines of text."""
+    """Returns the facts that an operator needs, as lines of text."""
     names = [kernel.name for kernel in compiled_kernels()]
     lines = [
         f"kernel in use     {best_kernel().name}",
@@ -37,8 +37,8 @@ def report() -> str:
     ]
     for threads in sorted({1, min(usable_processors(), 8)}):
         speed = read_bandwidth(threads)
-        said = "unknown without the compiled kernel" if speed is None else f"{speed / 1e9:.1f} GB/s"
-        lines.append(f"memory, {threads} thread{'s' if threads > 1 else ' '} {said:>12}")
+        rate = "unknown without the compiled kernel" if speed is None else f"{speed / 1e9:.1f} GB/s"
+        lines.append(f"memory, {threads} thread{'s' if threads > 1 else ' '} {rate:>12}")
     count = 100_000 if names else 2_000
     lines.append(f"a scan of {count:,} templates of 512 values takes {_scan_ms(count):.2f} ms")
     return "\n".join(lines)

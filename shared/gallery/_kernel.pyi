@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 _Array = NDArray[Any]
 _Book = tuple[object, ...]
 _Planes = tuple[int, _Array, _Array, _Array, _Array]
-_Shelf = tuple[_Planes, _Array, _Array, _Array]
+_Segment = tuple[_Planes, _Array, _Array, _Array]
 
 def kernels() -> list[str]: ...
 def encode(
@@ -25,7 +25,7 @@ def search(
     kernel: str,
     threads: int,
     book: _Book,
-    shelves: list[_Shelf],
+    segments: list[_Segment],
     probes: _Array,
     count: int,
     limits: _Array,
@@ -38,7 +38,7 @@ def search(
 def bounds(
     kernel: str,
     book: _Book,
-    shelf: _Shelf,
+    segment: _Segment,
     probe: _Array,
     depth: int,
     estimates: _Array,
@@ -46,14 +46,14 @@ def bounds(
     /,
 ) -> None: ...
 def choose(
-    ids: _Array, order: _Array | None, count: int, among: _Array, wanted: int, bits: _Array, /
+    ids: _Array, order: _Array | None, count: int, among: _Array, number: int, bits: _Array, /
 ) -> None: ...
 def find(
     ids: _Array,
     order: _Array | None,
     count: int,
     alive: _Array,
-    wanted: _Array,
+    targets: _Array,
     number: int,
     places: _Array,
     /,

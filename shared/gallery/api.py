@@ -1,4 +1,4 @@
-"""What a gallery is: the templates of one collection, searchable by similarity."""
+"""The interface of galleries: the templates of one collection, searchable by similarity."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,11 +22,11 @@ class Gallery(Protocol):
     """Templates of one collection, searchable. Thread-safe."""
 
     def add(self, ids: NDArray[np.uint64], vectors: NDArray[np.float32]) -> None:
-        """Add unit rows (n, d) under new ids (n,): stored as float16, searchable on return."""
+        """Adds unit rows (n, d) with new ids (n,). Stored as float16, searchable on return."""
         ...
 
     def remove(self, ids: NDArray[np.uint64]) -> int:
-        """Remove these ids; unknown ones are ignored. Answers how many were there."""
+        """Removes ids and returns how many were present. Unknown ids are ignored."""
         ...
 
     def search(
@@ -37,9 +37,10 @@ class Gallery(Protocol):
         threshold: float = -1.0,
         among: NDArray[np.uint64] | None = None,
     ) -> list[Candidates]:
-        """One candidate list for each probe row (n, d).
+        """Returns one candidate list for each probe row (n, d).
 
-        At most `limit` long, similarities from `threshold` up, ids in `among` where it is given.
+        A list has at most `limit` candidates with a similarity of at least `threshold`; with
+        `among`, only candidates with these ids.
         """
         ...
 

@@ -1,8 +1,8 @@
-"""Concurrent searches answered by one scan: reading the codes costs more than comparing them.
+"""Request coalescing: concurrent searches share one scan.
 
-A search that finds no scan running starts one at once. Those that arrive meanwhile wait for its
-end, and then one of them scans for all. So no search waits for company, and none waits longer than
-the scan that ran when it came.
+Reading the codes costs more than comparing them. If no scan is running, a search starts one at
+once. Searches that arrive during a scan wait for its end; then one of them scans for all. So a
+search never waits longer than the scan that is running.
 """
 
 import logging
@@ -14,99 +14,99 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.gallery.scan import Ask, Ranked
+from shared.gallery.scan import Query, Ranked
 
 _log = logging.getLogger(__name__)
 
-MOST_PROBES = 128
-"""Probes that one scan takes (one search of more goes alone)."""
+MAX_PROBES = 128
+"""Limit of probes in one shared scan. A search with more probes is scanned alone."""
 
-Scan = Callable[[Ask], list[Ranked]]
+Scan = Callable[[Query], list[Ranked]]
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """One search in the queue. It is woken with an answer, an error, or the turn to scan."""
+class _PendingSearch:
+    """A search in the queue. When it is woken without result and error, it must run the scan."""
 
-    ask: Ask
+    query: Query
     woken: threading.Event = field(default_factory=threading.Event)
-    answer: list[Ranked] | None = None
+    result: list[Ranked] | None = None
     error: BaseException | None = None
 
 
-class Gathering:
-    """The queue of one gallery's searches. It is as long as there are threads that search."""
+class SearchCoalescer:
+    """The queue of one gallery's searches: at most one of each thread."""
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
         self._lock = threading.Lock()
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_PendingSearch] = deque()
         self._scanning = False
         self.scans = 0
-        """Scans so far: fewer than searches where some were gathered."""
+        """Number of scans so far."""
         self.watch: Callable[[int, float], None] | None = None
-        """Told of each scan: how many searches it answered, and the seconds that it took."""
+        """Called after each scan with the number of its searches and its duration in seconds."""
 
-    def search(self, ask: Ask) -> list[Ranked]:
-        """The answer of a scan that starts after this call."""
-        mine = _Waiting(ask)
+    def search(self, query: Query) -> list[Ranked]:
+        """Returns the result of a scan that starts after this call."""
+        pending = _PendingSearch(query)
         with self._lock:
-            self._queue.append(mine)
+            self._queue.append(pending)
             wait, self._scanning = self._scanning, True
         if wait:
-            mine.woken.wait()
-        if mine.answer is None and mine.error is None:
-            self._scan_for_all()
-        if mine.error is not None:
-            raise mine.error
-        return mine.answer or []
+            pending.woken.wait()
+        if pending.result is None and pending.error is None:
+            self._scan_batch()
+        if pending.error is not None:
+            raise pending.error
+        return pending.result or []
 
-    def _scan_for_all(self) -> None:
+    def _scan_batch(self) -> None:
         with self._lock:
-            party = self._take()
+            batch = self._take()
         started_s = time.perf_counter()
         try:
-            answers = iter(self._scan(_joined([each.ask for each in party])))
-            for each in party:
-                each.answer = [next(answers) for _ in range(each.ask.limits.shape[0])]
+            results = iter(self._scan(_joined([search.query for search in batch])))
+            for search in batch:
+                search.result = [next(results) for _ in range(search.query.limits.shape[0])]
         except BaseException as error:
-            for each in party:
-                each.error = error
+            for search in batch:
+                search.error = error
         with self._lock:
             self.scans += 1
             following = self._queue[0] if self._queue else None
             self._scanning = following is not None
         took_s = time.perf_counter() - started_s
-        for each in party:
-            each.woken.set()
+        for search in batch:
+            search.woken.set()
         if following is not None:
             following.woken.set()
-        self._report(len(party), took_s)
+        self._report(len(batch), took_s)
 
     def _report(self, searches: int, took_s: float) -> None:
-        """Call `watch`, after all are woken; a failure of it is logged and fails no search."""
+        """Calls `watch` after all searches are woken. Its errors are logged and fail no search."""
         if self.watch is None:
             return
         try:
             self.watch(searches, took_s)
         except Exception:
-            _log.exception("A scan could not be counted")
+            _log.exception("Failed to count a scan")
 
-    def _take(self) -> list[_Waiting]:
-        """Those who scan together; whoever has the turn is first in the queue."""
-        party = [self._queue.popleft()]
-        probes = party[0].ask.limits.shape[0]
-        while self._queue and probes + self._queue[0].ask.limits.shape[0] <= MOST_PROBES:
-            party.append(self._queue.popleft())
-            probes += party[-1].ask.limits.shape[0]
-        return party
+    def _take(self) -> list[_PendingSearch]:
+        """Takes the searches of the next scan from the queue. The caller's own is first."""
+        batch = [self._queue.popleft()]
+        probes = batch[0].query.limits.shape[0]
+        while self._queue and probes + self._queue[0].query.limits.shape[0] <= MAX_PROBES:
+            batch.append(self._queue.popleft())
+            probes += batch[-1].query.limits.shape[0]
+        return batch
 
 
-def _joined(asks: Sequence[Ask]) -> Ask:
-    if len(asks) == 1:
-        return asks[0]
-    return Ask(
-        np.concatenate([ask.probes for ask in asks]),
-        np.concatenate([ask.limits for ask in asks]),
-        np.concatenate([ask.thresholds for ask in asks]),
+def _joined(queries: Sequence[Query]) -> Query:
+    if len(queries) == 1:
+        return queries[0]
+    return Query(
+        np.concatenate([query.probes for query in queries]),
+        np.concatenate([query.limits for query in queries]),
+        np.concatenate([query.thresholds for query in queries]),
     )

@@ -1,4 +1,4 @@
-"""The code book: how a rotated row becomes whole numbers in nested planes of 2, 2 and 4 bits.
+"""The code book: it quantises rotated rows to integers in nested planes of 2, 2 and 4 bits.
 
 Rotated coordinates of a unit row of width w are close to normal with standard deviation
 1/sqrt(w), whatever the row. One global step therefore fits all; the 16 levels are those that lose
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REACH = 1.006
-"""No stored row is longer: unit length, its tolerance, and float16 rounding."""
+"""Upper bound of the length of stored rows: unit length, its tolerance, float16 rounding."""
 
 _OUTERMOST_SD = 2.8  # the 16th level, in standard deviations
 _HALF_LEVELS = (3, 9, 15, 21, 28, 36, 47, 63)  # in steps
@@ -22,13 +22,13 @@ _SEED = 0x6D7573746572  # of the rotation's signs; part of the segment format
 
 
 def padded_width(dimension: int) -> int:
-    """Coordinates that a row has after rotation: whole vectors of every instruction set."""
+    """Returns the number of coordinates after rotation, a multiple of every vector size."""
     return -(-dimension // 128) * 128
 
 
 @dataclass(frozen=True)
 class CodeBook:
-    """Everything that turns rows of one dimension into codes; equal for equal dimensions."""
+    """The parameters of the codes of one dimension. They depend on nothing else."""
 
     dimension: int
     width: int = field(init=False)
@@ -69,7 +69,7 @@ class CodeBook:
 
     @cached_property
     def packed(self) -> tuple[object, ...]:
-        """The book as the compiled kernel reads it."""
+        """The parameters as the compiled kernel reads them."""
         return (
             self.dimension,
             self.width,
@@ -85,7 +85,7 @@ class CodeBook:
 
 
 def _splitmix64(seed: int, count: int) -> NDArray[np.uint64]:
-    """The first outputs of SplitMix64 (Steele, Lea, Flood 2014): the same for ever."""
+    """Returns the first outputs of SplitMix64 (Steele, Lea, Flood 2014)."""
     with np.errstate(over="ignore"):
         z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
             0x9E3779B97F4A7C15

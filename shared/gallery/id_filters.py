@@ -1,4 +1,4 @@
-"""Filters of searches as bits, kept while they are used: a group is asked for again and again."""
+"""Filters of searches by id, as bit sets. They are cached: searches of a group repeat them."""
 
 import threading
 from collections import deque
@@ -8,56 +8,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.gallery.scan import Kernel
-from shared.gallery.segment import Shelf, View
+from shared.gallery.segment import Segment, SegmentView
 
 _KEPT = 16
-"""Filters remembered; the one that was used longest ago is forgotten."""
+"""Size of the cache; the least recently used filter is removed first."""
 _SMALL = 4096
-"""Ids of a filter that is made faster than it is looked for."""
+"""Filters with fewer ids are not cached: making them is faster than a look-up."""
 
 Ids = NDArray[np.uint64]
 
 
 class _Filter:
-    """Ids that a search may answer, and their bits on each shelf that was asked for."""
+    """The ids that a search may return, and their bits in the segments searched so far."""
 
-    def __init__(self, asked: Ids) -> None:
-        self.asked = asked
-        self.ascending = asked if (asked[1:] >= asked[:-1]).all() else np.sort(asked)
-        self.bits: WeakKeyDictionary[Shelf, NDArray[np.uint16]] = WeakKeyDictionary()
+    def __init__(self, ids: Ids) -> None:
+        self.ids = ids
+        self.ascending = ids if (ids[1:] >= ids[:-1]).all() else np.sort(ids)
+        self.bits: WeakKeyDictionary[Segment, NDArray[np.uint16]] = WeakKeyDictionary()
 
 
-class Filters:
-    """Thread-safe. Shelves never change below their count, so neither do the bits."""
+class IdFilters:
+    """A cache of filters. Thread-safe. Segments never change below `count`, so bits stay valid."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._lock = threading.Lock()
         self._recent: deque[_Filter] = deque(maxlen=_KEPT)
 
-    def restricted(self, views: tuple[View, ...], among: Ids) -> list[View]:
-        """The views with only those templates whose ids are in `among`."""
-        wanted = self._filter(np.ascontiguousarray(among, dtype=np.uint64).ravel())
-        return [view.only(self._bits(wanted, view.shelf)) for view in views if view.live]
+    def filtered(self, views: tuple[SegmentView, ...], among: Ids) -> list[SegmentView]:
+        """Returns the views, restricted to the templates whose ids are in `among`."""
+        id_filter = self._filter(np.ascontiguousarray(among, dtype=np.uint64).ravel())
+        return [view.only(self._bits(id_filter, view.segment)) for view in views if view.live]
 
-    def _filter(self, asked: Ids) -> _Filter:
-        if asked.shape[0] < _SMALL:
-            return _Filter(asked)
+    def _filter(self, ids: Ids) -> _Filter:
+        if ids.shape[0] < _SMALL:
+            return _Filter(ids)
         with self._lock:
             for known in self._recent:
-                if np.array_equal(known.asked, asked):
+                if np.array_equal(known.ids, ids):
                     self._recent.remove(known)
                     self._recent.append(known)
                     return known
-            fresh = _Filter(asked.copy())
+            fresh = _Filter(ids.copy())
             self._recent.append(fresh)
             return fresh
 
-    def _bits(self, wanted: _Filter, shelf: Shelf) -> NDArray[np.uint16]:
+    def _bits(self, id_filter: _Filter, segment: Segment) -> NDArray[np.uint16]:
         with self._lock:
-            bits = wanted.bits.get(shelf)
+            bits = id_filter.bits.get(segment)
         if bits is None:
-            bits = self._kernel.choose(shelf, wanted.ascending)
+            bits = self._kernel.choose(segment, id_filter.ascending)
             with self._lock:
-                wanted.bits[shelf] = bits
+                id_filter.bits[segment] = bits
         return bits

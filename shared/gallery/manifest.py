@@ -1,7 +1,7 @@
-"""The directory of a gallery: its segments, and the manifest that says which of them count.
+"""The directory of a gallery: its segment files and their manifest.
 
-The manifest is replaced atomically. It names the segments, tells which of their templates are
-alive, and up to which change of the feed they are complete; what it does not name does not exist.
+The manifest is replaced atomically. It lists the segments, their live templates, and the number of
+the last change of the feed that they contain. Files that it does not list are ignored.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.files import write_durably
 from shared.gallery.codebook import CodeBook
-from shared.gallery.segment import Shelf, View, full_view, number_of_bits
+from shared.gallery.segment import Segment, SegmentView, full_view, number_of_bits
 from shared.gallery.segment_file import (
     FORMAT,
     DamagedSegments,
@@ -52,32 +52,32 @@ class _Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generation:
-    """What one manifest says."""
+    """The content of one manifest."""
 
     seq: int  # all changes up to this one are contained
-    views: tuple[View, ...]
-    stamp: tuple[int, int, int]  # of the manifest file: differs from any other generation's
+    views: tuple[SegmentView, ...]
+    stamp: tuple[int, int, int]  # identifies the manifest file
 
 
-class Directory:
-    """The files of one gallery. Several processes may hold one each on the same path."""
+class GalleryDirectory:
+    """The files of one gallery. Several processes may use the same path."""
 
     def __init__(self, path: Path, book: CodeBook, origin: str) -> None:
         self._path = path
         self._book = book
         self._origin = origin
-        self._mapped: dict[str, tuple[Shelf, str]] = {}
+        self._mapped: dict[str, tuple[Segment, str]] = {}
 
     def stamp(self) -> tuple[int, int, int] | None:
-        """Identity of the current manifest file; None: there is none."""
+        """Returns the identity of the current manifest file; None if there is no manifest."""
         try:
-            facts = (self._path / _MANIFEST).stat()
+            status = (self._path / _MANIFEST).stat()
         except FileNotFoundError:
             return None
-        return facts.st_ino, facts.st_mtime_ns, facts.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def read(self) -> Generation | None:
-        """Map what the manifest names; None: there is none. Raises DamagedSegments."""
+        """Maps the manifest's segments; None if there is no manifest. Raises DamagedSegments."""
         for _ in range(8):  # a manifest may be replaced, and its segments removed, meanwhile
             stamp = self.stamp()
             if stamp is None:
@@ -96,8 +96,8 @@ class Directory:
         manifest = self._read_manifest()
         views = []
         for entry in manifest.segments:
-            shelf = self._map(entry.name, entry.header)
-            alive = full_view(shelf).alive
+            segment = self._map(entry.name, entry.header)
+            alive = full_view(segment).alive
             if entry.alive is not None:
                 raw = _read_bytes(self._path / entry.alive)
                 if digest_of(raw) != entry.alive_digest or len(raw) != alive.nbytes:
@@ -108,7 +108,7 @@ class Directory:
                     raise DamagedSegments(f"{self._path / entry.alive} names places that are none")
             if number_of_bits(alive) != entry.live:
                 raise DamagedSegments(f"{self._path / entry.name} has not as many templates alive")
-            views.append(View(shelf, alive, entry.live))
+            views.append(SegmentView(segment, alive, entry.live))
         self._mapped = {entry.name: self._mapped[entry.name] for entry in manifest.segments}
         return Generation(manifest.seq, tuple(views), stamp)
 
@@ -127,26 +127,26 @@ class Directory:
             raise DamagedSegments(f"{path} belongs to {manifest.origin!r}, not {self._origin!r}")
         return manifest
 
-    def _map(self, name: str, header: str) -> Shelf:
+    def _map(self, name: str, header: str) -> Segment:
         if (known := self._mapped.get(name)) is not None and known[1] == header:
             return known[0]
-        shelf = map_segment(self._path / name, self._book, header)
-        self._mapped[name] = shelf, header
-        return shelf
+        segment = map_segment(self._path / name, self._book, header)
+        self._mapped[name] = segment, header
+        return segment
 
-    def write_segment(self, fill: Callable[[Callable[[int], Shelf]], Shelf]) -> Shelf:
-        """Have `fill` make a shelf in a new file, and answer it once all of it is on the disk."""
+    def write_segment(self, fill: Callable[[Callable[[int], Segment]], Segment]) -> Segment:
+        """Writes a new, durable file whose content `fill` makes. Returns its segment."""
         name = f"{uuid.uuid4().hex}.segment"
         header = write_segment(self._path / name, self._book, fill)
         return self._map(name, header)
 
-    def commit(self, seq: int, views: tuple[View, ...]) -> None:
-        """Make these views of segments the gallery's content as of change `seq`."""
+    def commit(self, seq: int, views: tuple[SegmentView, ...]) -> None:
+        """Writes a manifest with these views, which contain all changes up to `seq`."""
         entries = []
         for view in views:
-            name = view.shelf.name or ""
+            name = view.segment.name or ""
             entry = _Entry(name=name, header=self._mapped[name][1], live=view.live)
-            if view.live < view.shelf.count:
+            if view.live < view.segment.count:
                 raw = view.alive.tobytes()
                 entry.alive = f"{name}.{uuid.uuid4().hex}.alive"
                 entry.alive_digest = digest_of(raw)
@@ -163,12 +163,12 @@ class Directory:
         write_durably(self._path / _MANIFEST, text + b"\n" + digest_of(text).encode())
         self._sweep(entries)
 
-    def verify(self, view: View, keep_on: Callable[[], bool]) -> None:
-        """Read all of a segment and compare its digests. Raises DamagedSegments.
+    def verify(self, view: SegmentView, keep_on: Callable[[], bool]) -> None:
+        """Reads all of a segment and compares its digests. Raises DamagedSegments.
 
-        Stops early, saying nothing, when `keep_on` answers False.
+        Stops without a result as soon as `keep_on` returns False.
         """
-        name = view.shelf.name or ""
+        name = view.segment.name or ""
         try:
             verify_segment(self._path / name, keep_on)
         except FileNotFoundError as error:
@@ -178,9 +178,9 @@ class Directory:
 
     @contextmanager
     def locked(self, wait: bool, what: str = "lock") -> Iterator[bool]:
-        """Hold the only right to do it. Answers whether it was got: without `wait` it may not.
+        """Holds the lock of the directory. Yields False if another process has it and not `wait`.
 
-        Raises OSError where nothing can be written.
+        Raises OSError if the directory cannot be written.
         """
         self._path.mkdir(parents=True, exist_ok=True)
         with (self._path / what).open("ab") as file:
@@ -192,7 +192,7 @@ class Directory:
                 yield True
 
     def _sweep(self, entries: list[_Entry]) -> None:
-        """Remove files that no manifest names any more; who has them mapped keeps them."""
+        """Deletes files that the manifest does not list. Processes may have them mapped."""
         kept = {entry.name for entry in entries} | {entry.alive for entry in entries}
         for pattern in ("*.segment", "*.alive", "*.new"):
             for path in self._path.glob(pattern):

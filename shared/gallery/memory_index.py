@@ -1,4 +1,4 @@
-"""The gallery in memory: sealed shelves, a tail, and the order in which they change."""
+"""A gallery in memory: sealed segments and one mutable segment."""
 
 import logging
 import threading
@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 
 from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
 from shared.gallery.api import Candidates
-from shared.gallery.coalescing import MOST_PROBES, Gathering
+from shared.gallery.coalescing import MAX_PROBES, SearchCoalescer
 from shared.gallery.codebook import CodeBook
-from shared.gallery.compaction import Piece, live_piece, merged, worth_merging
-from shared.gallery.id_filters import Filters
-from shared.gallery.mutable_segment import FULL, Tail
-from shared.gallery.scan import Ask, Kernel, Ranked
-from shared.gallery.segment import Shelf, View, full_view, new_shelf
+from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_merge
+from shared.gallery.id_filters import IdFilters
+from shared.gallery.mutable_segment import FULL, MutableSegment
+from shared.gallery.scan import Kernel, Query, Ranked
+from shared.gallery.segment import Segment, SegmentView, full_view, new_segment
 from shared.wire.template import UNIT_TOLERANCE
 
 _log = logging.getLogger(__name__)
 
-_WORK_OF_A_THREAD = 131072
-"""Templates times probes below which a second thread costs more than it helps."""
+_MIN_PARALLEL_WORK = 131072
+"""Product of templates and probes from which a scan uses more than one thread."""
 _REBUILD_ROWS = 262144
-"""Templates of a shelf that a rebuild makes, at least."""
-_MOST_SHELVES = 32
+"""Least number of templates in a segment that a rebuild makes (the last may have fewer)."""
+_MAX_SEGMENTS = 32
 
 
 class MissingChanges(MusterError):
-    """Changes of the feed would be skipped: read the feed again from the gallery's watermark."""
+    """Changes of the feed are missing: read the feed from the gallery's watermark."""
 
     code = "missing_changes"
 
@@ -40,11 +40,11 @@ Batch = tuple[Ids, NDArray[np.float16] | Rows]
 """Ids and their rows, float16 as stored or float32."""
 
 
-class SegmentedGallery:
+class MemoryIndex:
     """Templates of one collection with exact search, all in memory.
 
-    Thread-safe. Changes are made one at a time; a search sees all changes that had returned when
-    it began, and none by half.
+    Thread-safe. Changes are made one at a time. A search sees every change that returned before
+    the search began, and sees each change completely or not at all.
     """
 
     def __init__(self, book: CodeBook, kernel: Kernel, threads: int) -> None:
@@ -53,52 +53,52 @@ class SegmentedGallery:
         self._threads = threads
         self._change = threading.RLock()  # held while anything below is replaced
         self._seq = 0
-        self._sealed: tuple[View, ...] = ()
-        self._tail = Tail(book, kernel, threads)
-        self._views: tuple[View, ...] = ()  # what searches read: replaced, never changed
+        self._sealed: tuple[SegmentView, ...] = ()
+        self._mutable = MutableSegment(book, kernel, threads)
+        self._views: tuple[SegmentView, ...] = ()  # what searches read: replaced, never changed
         self._damage: str | None = None
         self._servable = True
-        self._gathering = Gathering(lambda ask: self._rank(self._current(), ask))
-        self._filters = Filters(kernel)
-        self._upkeep = threading.Lock()  # one sealing or merging at a time in this process
-        self._helpers: dict[str, threading.Thread] = {}
+        self._coalescer = SearchCoalescer(lambda query: self._rank(self._current(), query))
+        self._filters = IdFilters(kernel)
+        self._maintenance = threading.Lock()  # one sealing or merging at a time in this process
+        self._background: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
 
     def watch_scans(self, watch: Callable[[int, float], None]) -> None:
-        """Have somebody told of each scan: the searches that it answered, and its seconds."""
-        self._gathering.watch = watch
+        """Sets a function to call after each scan with its number of searches and its seconds."""
+        self._coalescer.watch = watch
 
-    # -- what is there -----------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return sum(view.live for view in self._views)
 
     @property
     def watermark(self) -> int:
-        """All changes of the feed up to this number are contained."""
+        """The number of the last change that the gallery contains, with all before it."""
         return self._seq
 
-    def census(self) -> tuple[int, Ids]:
-        """The watermark, and the ids (n,) of all live templates at that moment, ascending."""
+    def live_ids(self) -> tuple[int, Ids]:
+        """Returns the watermark and the ids (n,) of all live templates at it, ascending."""
         with self._change:
-            seq, views = self._seq, (*self._sealed, self._tail.view)
-        ids = [view.shelf.ids[view.live_places()] for view in views]
+            seq, views = self._seq, (*self._sealed, self._mutable.view)
+        ids = [view.segment.ids[view.live_places()] for view in views]
         return seq, np.sort(np.concatenate(ids))
 
     def count_at(self, seq: int) -> int | None:
-        """The number of live templates, if the watermark is `seq`; None: it is another."""
+        """Returns the number of live templates; None if the watermark is not `seq`."""
         with self._change:
             return len(self) if self._seq == seq else None
 
     @property
     def damage(self) -> str | None:
-        """Why what was stored cannot be used, in words: `rebuild` it. None: sound."""
+        """Why the stored files cannot be used, in words; None if they can. `rebuild` repairs it."""
         return self._damage
 
     @property
     def dead(self) -> int:
-        """Removed templates that sealed shelves still hold."""
-        return sum(view.shelf.count - view.live for view in self._sealed)
+        """Removed templates that sealed segments still hold."""
+        return sum(view.segment.count - view.live for view in self._sealed)
 
     @property
     def kernel_name(self) -> str:
@@ -106,8 +106,8 @@ class SegmentedGallery:
 
     @property
     def scans(self) -> int:
-        """Scans so far; concurrent searches share them."""
-        return self._gathering.scans
+        """Number of scans so far; concurrent searches share scans."""
+        return self._coalescer.scans
 
     # -- search ------------------------------------------------------------------------------
 
@@ -119,11 +119,11 @@ class SegmentedGallery:
         threshold: float = -1.0,
         among: Ids | None = None,
     ) -> list[Candidates]:
-        """One candidate list for each probe row (n, d), exactly that of a brute-force search.
+        """Returns for each probe row (n, d) the candidate list of a brute-force search.
 
-        At most `limit` long, similarities from `threshold` up, ids in `among` where it is given.
-        Raises MalformedInput for probes that do not fit or are not finite, Unavailable when the
-        stored segments turned out to be damaged.
+        A list has at most `limit` candidates with a similarity of at least `threshold`; with
+        `among`, only candidates with these ids. Raises MalformedInput for probes of a wrong shape
+        or with values that are not finite, Unavailable if the stored segments are damaged.
         """
         rows = self._checked_probes(probes)
         if limit < 0 or np.isnan(threshold):
@@ -132,29 +132,29 @@ class SegmentedGallery:
         if not limit or not rows.shape[0]:
             self._current()
             return [_candidates(_NOTHING) for _ in range(rows.shape[0])]
-        ask = Ask(
+        query = Query(
             rows,
             np.full(rows.shape[0], limit, dtype=np.int64),
             np.full(rows.shape[0], max(float(threshold), -2e6), dtype=np.float64),
         )
         if among is None:
-            return [_candidates(ranked) for ranked in self._gathering.search(ask)]
-        views = self._filters.restricted(self._current(), among)
-        return [_candidates(ranked) for ranked in self._rank(views, ask)]
+            return [_candidates(ranked) for ranked in self._coalescer.search(query)]
+        views = self._filters.filtered(self._current(), among)
+        return [_candidates(ranked) for ranked in self._rank(views, query)]
 
-    def _current(self) -> tuple[View, ...]:
+    def _current(self) -> tuple[SegmentView, ...]:
         if not self._servable:
             raise Unavailable(f"the gallery must be rebuilt from the database: {self._damage}")
         return self._views
 
-    def _rank(self, views: Sequence[View], ask: Ask) -> list[Ranked]:
+    def _rank(self, views: Sequence[SegmentView], query: Query) -> list[Ranked]:
         useful = [view for view in views if view.live]
-        work = sum(view.live for view in useful) * ask.limits.shape[0]
-        threads = self._threads if work > _WORK_OF_A_THREAD else 1
+        work = sum(view.live for view in useful) * query.limits.shape[0]
+        threads = self._threads if work > _MIN_PARALLEL_WORK else 1
         ranked: list[Ranked] = []
-        for start in range(0, ask.limits.shape[0], MOST_PROBES):  # bounds the kernel's memory
-            part = slice(start, start + MOST_PROBES)
-            some = Ask(ask.probes[part], ask.limits[part], ask.thresholds[part])
+        for start in range(0, query.limits.shape[0], MAX_PROBES):  # bounds the kernel's memory
+            part = slice(start, start + MAX_PROBES)
+            some = Query(query.probes[part], query.limits[part], query.thresholds[part])
             ranked += self._kernel.search(self._book, useful, some, threads)
         return ranked
 
@@ -171,20 +171,20 @@ class SegmentedGallery:
     # -- changes -----------------------------------------------------------------------------
 
     def add(self, ids: Ids, vectors: Rows) -> None:
-        """Add unit rows (n, d) under new ids (n,): stored as float16, searchable on return.
+        """Adds unit rows (n, d) with new ids (n,). Stored as float16, searchable on return.
 
-        Raises MalformedInput for rows that do not fit or are not of unit length, Conflict for an
-        id that is there already; then nothing is added.
+        Raises MalformedInput for rows of a wrong shape or length, Conflict for an id that is in the
+        gallery already. Then nothing is added.
         """
         names, rows = self._checked(ids, vectors)
         with self._change:
-            if self._holds(names).any():
+            if self._contains(names).any():
                 raise Conflict("an id is already in the gallery")
             self._append(names, rows, self._seq + 1)
             self._publish(self._seq + 1)
 
     def remove(self, ids: Ids) -> int:
-        """Remove these ids; unknown ones are ignored. Answers how many were there."""
+        """Removes ids and returns how many were present. Unknown ids are ignored."""
         with self._change:
             count = self._discard(np.unique(np.asarray(ids, dtype=np.uint64)), self._seq + 1)
             self._publish(self._seq + 1)
@@ -199,13 +199,13 @@ class SegmentedGallery:
         ids: Ids | None = None,
         vectors: Rows | None = None,
     ) -> bool:
-        """Apply all changes of the feed after `since` up to `to`: removals, then additions.
+        """Applies all changes of the feed after `since` up to `to`: removals, then additions.
 
-        An id that is there already is replaced. Returns False, and does nothing, when change `to`
-        is contained already. Raises MissingChanges when the gallery does not contain `since`,
-        MalformedInput as `add` does; then nothing is changed.
+        An id that is present is replaced. Returns False and does nothing if the gallery contains
+        change `to` already. Raises MissingChanges if the gallery does not contain `since`,
+        MalformedInput as `add` does. Then nothing is changed.
         """
-        gone = [] if remove is None else [np.asarray(remove, dtype=np.uint64)]
+        removed = [] if remove is None else [np.asarray(remove, dtype=np.uint64)]
         added = None if ids is None or vectors is None else self._checked(ids, vectors)
         with self._change:
             if to <= self._seq:
@@ -215,33 +215,33 @@ class SegmentedGallery:
                     f"the gallery contains the changes up to {self._seq}, not up to {since}"
                 )
             if added is not None:
-                gone.append(added[0])
-            if gone:
-                self._discard(np.unique(np.concatenate(gone)), to)
+                removed.append(added[0])
+            if removed:
+                self._discard(np.unique(np.concatenate(removed)), to)
             if added is not None:
                 self._append(*added, to)
             self._publish(to)
             return True
 
     def rebuild(self, batches: Iterable[Batch], seq: int) -> bool:
-        """Replace everything by these templates: the database's content as of change `seq`.
+        """Replaces all content by these templates: the database's content at change `seq`.
 
-        Searches see the old content until the new is complete. Returns whether it was done.
-        Raises as `add` does.
+        Searches see the old content until the new is complete. Returns whether the content was
+        replaced. Raises the errors of `add`.
         """
-        made = self._shelves(batches, lambda pieces: self._in_memory(pieces, self._threads))
-        views = [full_view(shelf) for shelf in made]
+        made = self._segments_from(batches, lambda sources: self._in_memory(sources, self._threads))
+        views = [full_view(segment) for segment in made]
         with self._change:
-            self._sealed = tuple(brought_by(view, seq) for view in views)
-            self._tail = Tail(self._book, self._kernel, self._threads)
+            self._sealed = tuple(with_change(view, seq) for view in views)
+            self._mutable = MutableSegment(self._book, self._kernel, self._threads)
             self._publish(seq)
         return True
 
     def close(self) -> None:
-        """Stop helpers. The gallery is not used any more after this."""
+        """Stops background threads. The gallery cannot be used after this."""
         self._closing.set()
-        for helper in list(self._helpers.values()):
-            helper.join()
+        for thread in list(self._background.values()):
+            thread.join()
 
     def _checked(self, ids: Ids, vectors: Rows) -> tuple[Ids, Rows]:
         names = np.ascontiguousarray(ids, dtype=np.uint64)
@@ -259,8 +259,8 @@ class SegmentedGallery:
             raise Conflict("an id comes twice in one addition")
         return names, rows
 
-    def _holds(self, ids: Ids) -> NDArray[np.bool_]:
-        held: NDArray[np.bool_] = self._tail.places(ids) >= 0
+    def _contains(self, ids: Ids) -> NDArray[np.bool_]:
+        held: NDArray[np.bool_] = self._mutable.places(ids) >= 0
         for view in self._sealed:
             held |= self._kernel.find(view, ids) >= 0
         return held
@@ -268,86 +268,88 @@ class SegmentedGallery:
     def _append(self, ids: Ids, vectors: Rows, seq: int) -> None:
         count = ids.shape[0]
         if count >= FULL:
-            shelf = new_shelf(self._book, count)
-            shelf.ids[:count] = ids
-            self._kernel.encode(self._book, shelf, 0, vectors, count, self._threads)
+            segment = new_segment(self._book, count)
+            segment.ids[:count] = ids
+            self._kernel.encode(self._book, segment, 0, vectors, count, self._threads)
             order = np.argsort(ids).astype(np.uint32)
-            view = full_view(replace(shelf, count=count, order=order))
-            self._sealed = (*self._sealed, brought_by(view, seq))
+            view = full_view(replace(segment, count=count, order=order))
+            self._sealed = (*self._sealed, with_change(view, seq))
             return
         while ids.shape[0]:
-            room = self._tail.room
-            self._add_to_tail(ids[:room], vectors[:room], None, seq)
+            room = self._mutable.room
+            self._add_to_mutable(ids[:room], vectors[:room], None, seq)
             ids, vectors = ids[room:], vectors[room:]
 
-    def _add_to_tail(
+    def _add_to_mutable(
         self,
         ids: Ids,
         vectors: Rows | None,
         rows: NDArray[np.float16] | None,
         seqs: int | NDArray[np.uint64],
     ) -> None:
-        """Rows that fit into the tail; one that is full then becomes a shelf."""
-        self._tail.add(ids, vectors, rows, seqs)
-        if not self._tail.room:
-            self._sealed = (*self._sealed, self._tail.closed())
-            self._tail = Tail(self._book, self._kernel, self._threads, capacity=FULL)
+        """Adds rows that fit into the mutable segment, and seals it if it is full."""
+        self._mutable.add(ids, vectors, rows, seqs)
+        if not self._mutable.room:
+            self._sealed = (*self._sealed, self._mutable.sealed())
+            self._mutable = MutableSegment(self._book, self._kernel, self._threads, capacity=FULL)
 
     def _discard(self, ids: Ids, seq: int) -> int:
-        count = self._tail.remove(ids)
+        count = self._mutable.remove(ids)
         views = []
         for view in self._sealed:
-            views.append(self._less(view, ids))
+            views.append(self._without(view, ids))
             count += view.live - views[-1].live
         self._sealed = tuple(views)
         return count
 
-    def _less(self, view: View, ids: Ids) -> View:
+    def _without(self, view: SegmentView, ids: Ids) -> SegmentView:
         places = self._kernel.find(view, ids)
         places = places[places >= 0]
         return view.without(places) if places.shape[0] else view
 
     def _publish(self, seq: int) -> None:
-        self._views = (*self._sealed, self._tail.view)
-        self._seq = seq  # last: whoever reads it without the lock then searches these views
-        if self._upkeep_due():
-            self._start_helper(self._keep_up)
+        self._views = (*self._sealed, self._mutable.view)
+        self._seq = seq  # last: a reader without the lock then searches these views
+        if self._maintenance_due():
+            self._start_background(self._maintain)
 
-    # -- upkeep, while searches go on ---------------------------------------------------------
+    # -- maintenance, while searches go on -----------------------------------------------------
 
-    def _upkeep_due(self) -> bool:
-        count = sum(view.shelf.count for view in self._sealed)
+    def _maintenance_due(self) -> bool:
+        count = sum(view.segment.count for view in self._sealed)
         dead = count - sum(view.live for view in self._sealed)
-        return len(self._sealed) > _MOST_SHELVES or 4 * dead > count + FULL
+        return len(self._sealed) > _MAX_SEGMENTS or 4 * dead > count + FULL
 
-    def _keep_up(self) -> None:
-        """Merge small and half-empty shelves into one."""
-        with self._upkeep:
-            chosen = worth_merging(self._sealed, FULL)
-            pieces = [live_piece(view) for view in chosen if view.live]
-            made = [full_view(self._in_memory(pieces, 1))] if pieces else []
+    def _maintain(self) -> None:
+        """Merges small segments, and segments with many dead templates, into one."""
+        with self._maintenance:
+            chosen = select_for_merge(self._sealed, FULL)
+            sources = [live_rows(view) for view in chosen if view.live]
+            made = [full_view(self._in_memory(sources, 1))] if sources else []
             with self._change:
                 self._replace(chosen, made)
 
-    def _replace(self, old: Sequence[View], new: Sequence[View]) -> None:
-        """Put new shelves in the place of old ones, less what was removed since."""
-        before = {id(view.shelf): view for view in old}
+    def _replace(self, old: Sequence[SegmentView], new: Sequence[SegmentView]) -> None:
+        """Replaces old segments by new ones, without templates that were removed since."""
+        before = {id(view.segment): view for view in old}
         kept = []
         for view in self._sealed:
-            if (then := before.get(id(view.shelf))) is None:
+            if (then := before.get(id(view.segment))) is None:
                 kept.append(view)
                 continue
-            gone = view.shelf.ids[View(view.shelf, then.alive & ~view.alive, 0).live_places()]
+            gone = view.segment.ids[
+                SegmentView(view.segment, then.alive & ~view.alive, 0).live_places()
+            ]
             if gone.size:
-                new = [self._less(each, gone) for each in new]
+                new = [self._without(each, gone) for each in new]
         self._sealed = (*kept, *new)
-        self._views = (*self._sealed, self._tail.view)
+        self._views = (*self._sealed, self._mutable.view)
 
-    def _start_helper(self, task: Callable[[], None]) -> None:
-        """Run the task in a thread of its own, unless it is running already."""
+    def _start_background(self, task: Callable[[], None]) -> None:
+        """Runs the task in a thread of its own, unless it is running already."""
         name = task.__name__
         with self._change:
-            running = self._helpers.get(name)
+            running = self._background.get(name)
             if self._closing.is_set() or (running is not None and running.is_alive()):
                 return
 
@@ -355,32 +357,32 @@ class SegmentedGallery:
                 try:
                     task()
                 except (OSError, MusterError):
-                    # Nothing is lost: what could not be sealed stays in memory.
-                    _log.exception("the gallery's upkeep failed")
+                    # No data is lost: what could not be sealed stays in memory.
+                    _log.exception("Maintenance of the gallery failed")
 
-            self._helpers[name] = threading.Thread(target=guarded, name=name, daemon=True)
-            self._helpers[name].start()
+            self._background[name] = threading.Thread(target=guarded, name=name, daemon=True)
+            self._background[name].start()
 
-    def _in_memory(self, pieces: Sequence[Piece], threads: int) -> Shelf:
-        return merged(
-            pieces, lambda count: new_shelf(self._book, count), self._book, self._kernel, threads
+    def _in_memory(self, sources: Sequence[MergeSource], threads: int) -> Segment:
+        return merge(
+            sources, lambda count: new_segment(self._book, count), self._book, self._kernel, threads
         )
 
-    def _shelves(
-        self, batches: Iterable[Batch], make: Callable[[Sequence[Piece]], Shelf]
-    ) -> list[Shelf]:
-        """Shelves of at least `_REBUILD_ROWS` templates (but for the last) from checked batches."""
-        shelves, pieces = [], []
+    def _segments_from(
+        self, batches: Iterable[Batch], make: Callable[[Sequence[MergeSource]], Segment]
+    ) -> list[Segment]:
+        """Makes segments of at least `_REBUILD_ROWS` templates (the last: any number)."""
+        segments, sources = [], []
         for ids, rows in batches:
             names, _ = self._checked(ids, rows.astype(np.float32, copy=False))
             stored = np.ascontiguousarray(rows, dtype=np.float16)
-            pieces.append(Piece(names, stored, np.arange(names.shape[0])))
-            if sum(piece.ids.shape[0] for piece in pieces) >= _REBUILD_ROWS:
-                shelves.append(make(pieces))
-                pieces = []
-        if any(piece.ids.shape[0] for piece in pieces):
-            shelves.append(make(pieces))
-        return shelves
+            sources.append(MergeSource(names, stored, np.arange(names.shape[0])))
+            if sum(source.ids.shape[0] for source in sources) >= _REBUILD_ROWS:
+                segments.append(make(sources))
+                sources = []
+        if any(source.ids.shape[0] for source in sources):
+            segments.append(make(sources))
+        return segments
 
 
 _NOTHING: Ranked = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.float64))
@@ -391,7 +393,7 @@ def _candidates(ranked: Ranked) -> Candidates:
     return Candidates(ids, similarities.astype(np.float32))
 
 
-def brought_by(view: View, seq: int) -> View:
-    """The view of a private shelf all of which one change brought."""
-    seqs = np.broadcast_to(np.uint64(seq), (view.shelf.count,))
-    return View(replace(view.shelf, seqs=seqs), view.alive, view.live)
+def with_change(view: SegmentView, seq: int) -> SegmentView:
+    """Returns a view of a private segment whose templates all came with change `seq`."""
+    seqs = np.broadcast_to(np.uint64(seq), (view.segment.count,))
+    return SegmentView(replace(view.segment, seqs=seqs), view.alive, view.live)

@@ -1,7 +1,7 @@
-"""The kernel in numpy: the same codes bit for bit, the same lists, slower.
+"""The kernel in numpy: slower than the compiled ones, with the same codes and results.
 
-It runs where no compiler was found, and it is what the compiled kernels are tested against. Codes
-are written so that others can scan them; its own searches read the rows.
+It runs where no compiler was found, and the compiled kernels are tested against it. It writes codes
+for other kernels; its own searches read the rows.
 """
 
 import math
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.gallery.codebook import REACH, CodeBook
-from shared.gallery.scan import Ask, Ranked
-from shared.gallery.segment import GROUP, Shelf, View, bits_of
+from shared.gallery.scan import Query, Ranked
+from shared.gallery.segment import GROUP, Segment, SegmentView, bits_of
 
 _CHUNK = 2048  # rows widened at a time: 4 MiB at 512 values
 _ERROR_UNIT = 2.0**-15
 _ROTATION_ERROR = 2.0**-18
 
 
-class PlainKernel:
+class NumpyKernel:
     """Everything in numpy."""
 
     name = "numpy"
@@ -27,61 +27,65 @@ class PlainKernel:
     def encode(
         self,
         book: CodeBook,
-        shelf: Shelf,
+        segment: Segment,
         first: int,
         vectors: NDArray[np.float32] | None,
         last: int,
         threads: int,
     ) -> None:
         if vectors is not None:
-            shelf.rows[first:last] = vectors
+            segment.rows[first:last] = vectors
         for start in range(first, last, _CHUNK):
-            _encode(book, shelf, np.arange(start, min(start + _CHUNK, last)))
+            _encode(book, segment, np.arange(start, min(start + _CHUNK, last)))
 
-    def search(self, book: CodeBook, views: Sequence[View], ask: Ask, threads: int) -> list[Ranked]:
-        best = [_Best(*each) for each in zip(ask.probes, ask.limits, ask.thresholds, strict=True)]
+    def search(
+        self, book: CodeBook, views: Sequence[SegmentView], query: Query, threads: int
+    ) -> list[Ranked]:
+        best = [
+            _Best(*each) for each in zip(query.probes, query.limits, query.thresholds, strict=True)
+        ]
         halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
         for view in views:
             places = view.live_places()
             for start in range(0, places.shape[0], _CHUNK):
                 some = places[start : start + _CHUNK]
-                rows = view.shelf.rows[_as_slice(some)]
+                rows = view.segment.rows[_as_slice(some)]
                 wide = halves.take(rows.view(np.uint16))  # faster than numpy's own conversion
-                estimates = ask.probes @ wide.T
+                estimates = query.probes @ wide.T
                 for probe, row in zip(best, estimates, strict=True):
-                    probe.offer(view.shelf.ids[some], rows, row)
+                    probe.offer(view.segment.ids[some], rows, row)
         return [probe.ranked() for probe in best]
 
-    def find(self, view: View, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        shelf = view.shelf
-        known = shelf.ids[: shelf.count]
-        rank = np.searchsorted(known, ids, sorter=shelf.order).clip(max=shelf.count - 1)
-        places = (rank if shelf.order is None else shelf.order[rank]).astype(np.int64)
+    def find(self, view: SegmentView, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        segment = view.segment
+        known = segment.ids[: segment.count]
+        rank = np.searchsorted(known, ids, sorter=segment.order).clip(max=segment.count - 1)
+        places = (rank if segment.order is None else segment.order[rank]).astype(np.int64)
         places[known[places] != ids] = -1
         return np.where(view.is_alive(places), places, -1)
 
-    def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
-        chosen = np.zeros(GROUP * shelf.groups, dtype=np.bool_)
+    def choose(self, segment: Segment, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        chosen = np.zeros(GROUP * segment.groups, dtype=np.bool_)
         if among.shape[0]:
-            ids = shelf.ids[: shelf.count]
+            ids = segment.ids[: segment.count]
             nearest = np.searchsorted(among, ids).clip(max=among.shape[0] - 1)
-            chosen[: shelf.count] = among[nearest] == ids
+            chosen[: segment.count] = among[nearest] == ids
         return bits_of(chosen)
 
     def bounds(
-        self, book: CodeBook, view: View, probe: NDArray[np.float32], depth: int
+        self, book: CodeBook, view: SegmentView, probe: NDArray[np.float32], depth: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         turned = rotate(book, probe[np.newaxis])[0].astype(np.float64)
         length = float(np.linalg.norm(probe.astype(np.float64)))
         reach = float(np.float32(REACH))
         # What is left of the probe by single precision, of the template by its code.
         lost = _ROTATION_ERROR * length
-        places = GROUP * view.shelf.groups
+        places = GROUP * view.segment.groups
         estimates = np.empty(places, dtype=np.float64)
         for start in range(0, places, _CHUNK):
-            codes = _codes(book, view.shelf, np.arange(start, min(start + _CHUNK, places)), depth)
+            codes = _codes(book, view.segment, np.arange(start, min(start + _CHUNK, places)), depth)
             estimates[start : start + _CHUNK] = codes @ turned * float(np.float32(book.step))
-        errors = view.shelf.planes.errors[depth].astype(np.float64) * _ERROR_UNIT
+        errors = view.segment.planes.errors[depth].astype(np.float64) * _ERROR_UNIT
         return estimates, (length + lost) * errors + lost * reach + 1e-12
 
 
@@ -133,8 +137,8 @@ class _Best:
         return self._ids, self._similarities
 
 
-def _encode(book: CodeBook, shelf: Shelf, places: NDArray[np.int64]) -> None:
-    rotated = rotate(book, shelf.rows[places].astype(np.float32))
+def _encode(book: CodeBook, segment: Segment, places: NDArray[np.int64]) -> None:
+    rotated = rotate(book, segment.rows[places].astype(np.float32))
     step = np.float32(book.step)
     scaled = np.clip(rotated * (np.float32(1) / step), book.least, book.most)
     codes = np.rint(scaled).astype(np.int32)
@@ -145,19 +149,19 @@ def _encode(book: CodeBook, shelf: Shelf, places: NDArray[np.int64]) -> None:
     # (n, line, j, byte): two bits each, four of them to a byte
     split = index.reshape(places.shape[0], -1, 4, 4)
     shift = 2 * np.arange(4)[:, None]
-    for plane, bits in ((shelf.planes.high, split >> 2), (shelf.planes.mid, split & 3)):
+    for plane, bits in ((segment.planes.high, split >> 2), (segment.planes.mid, split & 3)):
         lanes = plane.reshape(plane.shape[0], -1, GROUP, 4)
         lanes[group, :, lane] = (bits << shift).sum(axis=2)
     nibbles = codes - levels + 8
     half = book.width // 2
-    shelf.planes.low[places] = nibbles[:, :half] | nibbles[:, half:] << 4
+    segment.planes.low[places] = nibbles[:, :half] | nibbles[:, half:] << 4
     for depth, kept in enumerate((coarse, levels, codes)):
         rest = rotated - step * kept.astype(np.float32)
-        shelf.planes.errors[depth][places] = _error_units(book, rest)
+        segment.planes.errors[depth][places] = _error_units(book, rest)
 
 
 def _codes(
-    book: CodeBook, shelf: Shelf, places: NDArray[np.int64], depth: int
+    book: CodeBook, segment: Segment, places: NDArray[np.int64], depth: int
 ) -> NDArray[np.float64]:
     """The codes (n, width) of these places, as `_encode` wrote them, down to a depth."""
     shift = 2 * np.arange(4)[:, None]
@@ -167,16 +171,16 @@ def _codes(
         split = (lanes[:, :, None, :] >> shift) & 3
         return split.reshape(places.shape[0], -1).astype(np.intp)
 
-    index = crumbs(shelf.planes.high)
+    index = crumbs(segment.planes.high)
     if depth == 0:
         coarse: NDArray[np.float64] = book.levels4.astype(np.float64)[index]
         return coarse
     levels: NDArray[np.float64] = book.levels16.astype(np.float64)[
-        index << 2 | crumbs(shelf.planes.mid)
+        index << 2 | crumbs(segment.planes.mid)
     ]
     if depth == 1:
         return levels
-    low = shelf.planes.low[places]
+    low = segment.planes.low[places]
     levels += np.concatenate([low & 15, low >> 4], axis=1).astype(np.float64) - 8
     return levels
 

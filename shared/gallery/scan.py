@@ -1,4 +1,4 @@
-"""What a scan is asked, what it answers, and who scans: the contract of all kernels."""
+"""The interface of all kernels: their queries, results and methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.gallery.codebook import CodeBook
-from shared.gallery.segment import Shelf, View
+from shared.gallery.segment import Segment, SegmentView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
-    """Probes of one scan, each with its own limit and threshold."""
+class Query:
+    """The probes of one scan, each with its own limit and threshold."""
 
     probes: NDArray[np.float32]  # (n, d)
     limits: NDArray[np.int64]  # (n,) at least 1
@@ -33,32 +33,34 @@ class Kernel(Protocol):
     def encode(
         self,
         book: CodeBook,
-        shelf: Shelf,
+        segment: Segment,
         first: int,
         vectors: NDArray[np.float32] | None,
         last: int,
         threads: int,
     ) -> None:
-        """Fill places first to last - 1: rows from the vectors (None: they are there), codes."""
+        """Writes codes to places first to last - 1, and rows too if there are `vectors`."""
         ...
 
-    def search(self, book: CodeBook, views: Sequence[View], ask: Ask, threads: int) -> list[Ranked]:
-        """For each probe the best live templates, exactly."""
+    def search(
+        self, book: CodeBook, views: Sequence[SegmentView], query: Query, threads: int
+    ) -> list[Ranked]:
+        """Returns the best live templates of each probe, exactly."""
         ...
 
-    def find(self, view: View, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The place of each id on a sealed shelf, -1 for those that are not alive there."""
+    def find(self, view: SegmentView, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Returns the place of each id in a sealed segment, -1 for ids that are not alive there."""
         ...
 
-    def choose(self, shelf: Shelf, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
-        """Bits of the places (dead ones too) whose ids are in `among`, which is ascending."""
+    def choose(self, segment: Segment, among: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        """Returns bits of all places, also dead ones, whose ids are in `among` (ascending)."""
         ...
 
     def bounds(
-        self, book: CodeBook, view: View, probe: NDArray[np.float32], depth: int
+        self, book: CodeBook, view: SegmentView, probe: NDArray[np.float32], depth: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What the planes down to depth 0, 1 or 2 say of every place, dead ones too.
+        """Returns estimates of the similarity to every place, also dead ones, and their margins.
 
-        Estimates of the similarity, and how far from them the truth can be.
+        They use the planes up to depth 0, 1 or 2. The true similarity is within the margin.
         """
         ...

@@ -1,7 +1,7 @@
-"""A segment: templates in one immutable file, laid out so that a scan can read it in place.
+"""Segments in immutable files, in a layout that a scan can read in place.
 
-A page of header (JSON, which the manifest knows by its digest), then sections that begin at pages,
-in the order in which a search wants them. The header holds a digest of each section.
+A file has one page of header (JSON; the manifest has its digest), then sections that begin at
+pages, in the order in which a search reads them. The header has a digest of each section.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.errors import MusterError
 from shared.files import durable_file, reserve
 from shared.gallery.codebook import CodeBook
-from shared.gallery.segment import GROUP, Planes, Shelf
+from shared.gallery.segment import GROUP, Planes, Segment
 
 FORMAT = 1
 _MAGIC = b"MUSTERG1"
 _PAGE = 4096
-_MOST_GROUPS = (2**31 - 1) // GROUP  # that the kernel takes
+_MAX_GROUPS = (2**31 - 1) // GROUP  # limit of the kernel
 
 
 class DamagedSegments(MusterError):
-    """The files of a gallery are incomplete, changed, or not of this gallery: rebuild it."""
+    """The files of a gallery are incomplete, changed, or of another gallery: rebuild it."""
 
     code = "damaged_segments"
 
@@ -44,49 +44,48 @@ class _Header(BaseModel):
     format: int
     book: str
     count: int = Field(ge=0)
-    groups: int = Field(ge=0, le=_MOST_GROUPS)
+    groups: int = Field(ge=0, le=_MAX_GROUPS)
     sections: dict[str, _Section]
 
     def fits(self, layout: "_Layout") -> bool:
-        """Whether the counts and sections are those of a file with this layout."""
+        """Returns whether counts and sections are those of this layout."""
         expected = {
             name: (offset, _section_bytes(shape, dtype))
             for name, (offset, shape, dtype) in layout.items()
         }
-        told = {name: (one.offset, one.bytes) for name, one in self.sections.items()}
-        return told == expected and self.groups == -(-self.count // GROUP)
+        actual = {name: (section.offset, section.bytes) for name, section in self.sections.items()}
+        return actual == expected and self.groups == -(-self.count // GROUP)
 
 
 def write_segment(
-    path: Path, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
+    path: Path, book: CodeBook, fill: Callable[[Callable[[int], Segment]], Segment]
 ) -> str:
-    """Have `fill` make a shelf in a new file; answers the header's digest.
+    """Writes a new, durable file whose content `fill` makes. Returns the header's digest.
 
-    The file is durable (`shared.files.durable_file`). Raises OSError where the disk has no room for
-    it, before anything is written.
+    Raises OSError if the disk has not enough space, before anything is written.
     """
     with durable_file(path) as file:
         return _fill(file, path.name, book, fill)
 
 
 def _fill(
-    file: BinaryIO, name: str, book: CodeBook, fill: Callable[[Callable[[int], Shelf]], Shelf]
+    file: BinaryIO, name: str, book: CodeBook, fill: Callable[[Callable[[int], Segment]], Segment]
 ) -> str:
     made: list[mmap.mmap] = []
 
-    def new_shelf(count: int) -> Shelf:
+    def new_segment(count: int) -> Segment:
         layout = _layout(book, -(-count // GROUP))
         reserve(file.fileno(), _file_bytes(layout))
         made.append(mmap.mmap(file.fileno(), 0))
-        return _shelf(made[0], layout, count, name)
+        return _segment_of(made[0], layout, count, name)
 
-    digest = _write_header(made, book, fill(new_shelf))
+    digest = _write_header(made, book, fill(new_segment))
     made[0].flush()
     return digest
 
 
-def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
-    """The segment as a shelf. Only its header is read. Raises DamagedSegments."""
+def map_segment(path: Path, book: CodeBook, digest: str) -> Segment:
+    """Maps a segment file. Reads only its header. Raises DamagedSegments."""
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
@@ -105,16 +104,16 @@ def map_segment(path: Path, book: CodeBook, digest: str) -> Shelf:
             raise DamagedSegments(f"{path} is cut short")
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     rows = layout["rows"][0]
-    if hasattr(mmap, "MADV_RANDOM"):  # a few rows of survivors: do not read their neighbours
+    if hasattr(mmap, "MADV_RANDOM"):  # few rows are read: do not read ahead
         buffer.madvise(mmap.MADV_RANDOM, rows, len(buffer) - rows)
         buffer.madvise(mmap.MADV_WILLNEED, 0, rows)
-    return _shelf(buffer, layout, header.count, path.name)
+    return _segment_of(buffer, layout, header.count, path.name)
 
 
 def verify_segment(path: Path, keep_on: Callable[[], bool]) -> None:
-    """Read all of a segment and compare its digests. Raises DamagedSegments, FileNotFoundError.
+    """Reads all of a segment and compares its digests. Raises DamagedSegments, FileNotFoundError.
 
-    Stops early, saying nothing, when `keep_on` answers False.
+    Stops without a result as soon as `keep_on` returns False.
     """
     with path.open("rb") as file:
         header = _parsed(path, _header_text(file, path))
@@ -131,7 +130,7 @@ def verify_segment(path: Path, keep_on: Callable[[], bool]) -> None:
 
 
 def book_digest(book: CodeBook) -> str:
-    """Names everything that codes depend on."""
+    """Returns a digest of all parameters of the codes."""
     parts = [np.array(part).tobytes() for part in book.packed]
     return digest_of(b"".join(parts))
 
@@ -140,7 +139,7 @@ _Layout = dict[str, tuple[int, tuple[int, ...], DTypeLike]]
 
 
 def _layout(book: CodeBook, groups: int) -> _Layout:
-    """Offset, shape and type of each section, in the order in which a scan wants them."""
+    """Returns offset, shape and type of each section, in the order in which a scan reads them."""
     places = GROUP * groups
     shapes: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
         "high": ((groups, book.width // 16, 64), np.uint8),
@@ -167,7 +166,7 @@ def _file_bytes(layout: _Layout) -> int:
     return offset + -(-_section_bytes(shape, dtype) // _PAGE) * _PAGE
 
 
-def _shelf(buffer: mmap.mmap, layout: _Layout, count: int, name: str) -> Shelf:
+def _segment_of(buffer: mmap.mmap, layout: _Layout, count: int, name: str) -> Segment:
     def section(key: str) -> NDArray[np.generic]:
         offset, shape, dtype = layout[key]
         size = int(np.prod(shape))
@@ -180,21 +179,21 @@ def _shelf(buffer: mmap.mmap, layout: _Layout, count: int, name: str) -> Shelf:
         section("errors").view(np.uint16),
     )
     rows, ids = section("rows").view(np.float16), section("ids").view(np.uint64)
-    return Shelf(planes, rows, ids, count, order=None, name=name)
+    return Segment(planes, rows, ids, count, order=None, name=name)
 
 
-def _write_header(made: list[mmap.mmap], book: CodeBook, shelf: Shelf) -> str:
-    """Write the header of a segment that is filled; answers its digest."""
+def _write_header(made: list[mmap.mmap], book: CodeBook, segment: Segment) -> str:
+    """Writes the header of a complete segment and returns its digest."""
     sections = {}
-    for key, (offset, shape, dtype) in _layout(book, shelf.groups).items():
+    for key, (offset, shape, dtype) in _layout(book, segment.groups).items():
         size = _section_bytes(shape, dtype)
         with memoryview(made[0]) as whole, whole[offset : offset + size] as part:
             sections[key] = _Section(offset=offset, bytes=size, digest=digest_of(part))
     header = _Header(
         format=FORMAT,
         book=book_digest(book),
-        count=shelf.count,
-        groups=shelf.groups,
+        count=segment.count,
+        groups=segment.groups,
         sections=sections,
     )
     text = header.model_dump_json().encode()

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from shared.errors import MusterError
-from shared.gallery import SharedGallery, open_gallery
+from shared.gallery import DiskIndex, open_gallery
 from shared.gallery.segment_file import digest_of
 
 DIMENSION: Final = 32
@@ -49,7 +49,7 @@ def rows() -> np.ndarray[Any, np.dtype[np.float32]]:
 def sound_gallery(folder: Path) -> None:
     """A gallery of one segment, some of whose templates are removed."""
     gallery = open_gallery(folder, DIMENSION, threads=1, verify=False)
-    assert isinstance(gallery, SharedGallery)
+    assert isinstance(gallery, DiskIndex)
     ids = np.arange(1, COUNT + 1, dtype=np.uint64)
     gallery.apply(0, 1, ids=ids, vectors=rows())
     gallery.seal()
@@ -81,7 +81,7 @@ def with_manifest(folder: Path, change: Any) -> None:
 def tried(folder: Path) -> bool:
     """Open and search whatever is there; whether it was taken. Raises what is no error of ours."""
     gallery = open_gallery(folder, DIMENSION, threads=1, verify=False)
-    assert isinstance(gallery, SharedGallery)
+    assert isinstance(gallery, DiskIndex)
     probes = rows()[:3]
     try:
         gallery.verify()

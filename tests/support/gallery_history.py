@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.gallery import SharedGallery, open_gallery
+from shared.gallery import DiskIndex, open_gallery
 
 D = 48
 
@@ -39,26 +39,26 @@ def content(seq: int) -> dict[int, NDArray[np.float16]]:
     return there
 
 
-def follow(gallery: SharedGallery, to: int) -> None:
+def follow(gallery: DiskIndex, to: int) -> None:
     for seq in range(gallery.watermark + 1, to + 1):
         removed, added = change(seq)
         gallery.apply(seq - 1, seq, remove=removed, ids=added, vectors=rows_of(added, seq))
 
 
-def opened(directory: Path) -> SharedGallery:
+def opened(directory: Path) -> DiskIndex:
     gallery = open_gallery(directory, D, threads=1, verify=False)
-    assert isinstance(gallery, SharedGallery)
+    assert isinstance(gallery, DiskIndex)
     return gallery
 
 
-def held(gallery: SharedGallery) -> dict[int, NDArray[np.float16]]:
-    """All that a gallery holds, read from its shelves."""
+def held(gallery: DiskIndex) -> dict[int, NDArray[np.float16]]:
+    """All that a gallery holds, read from its segments."""
     found = {}
     for view in gallery._views:
         for place in view.live_places().tolist():
-            each = int(view.shelf.ids[place])
+            each = int(view.segment.ids[place])
             assert each not in found
-            found[each] = np.array(view.shelf.rows[place])
+            found[each] = np.array(view.segment.rows[place])
     return found
 
 

@@ -29,11 +29,11 @@ from match_server.services.encryption.stored_templates import Readable, read_tem
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import count_of
 from shared.errors import CollectionUnavailable, ModelMismatch
-from shared.gallery import Gallery, MissingChanges, SegmentedGallery, SharedGallery
+from shared.gallery import DiskIndex, Gallery, MemoryIndex, MissingChanges
 
 log = logging.getLogger(__name__)
 
-OpenGallery = Callable[[Path | None, int, str], SegmentedGallery]
+OpenGallery = Callable[[Path | None, int, str], MemoryIndex]
 """Folder (None: in memory), dimension, and what the folder belongs to."""
 
 _CHUNK = 8192  # rows read at a time: 8 MiB of float16 at 512 dimensions
@@ -72,7 +72,7 @@ class GalleryFollower:
         self._origin = f"{collection.number}/{collection.model_id}/{collection.created_at}"
         self._open = open_gallery
         self._folder = folder
-        self._gallery: SegmentedGallery | None = None
+        self._gallery: MemoryIndex | None = None
         self.damaged: frozenset[int] = frozenset()  # templates in use that could not be read
         self._lock = threading.Lock()
         self._compaction: threading.Timer | None = None
@@ -105,7 +105,7 @@ class GalleryFollower:
                     return Reached(gallery, gallery.watermark)
         raise CollectionUnavailable("other processes keep writing the gallery's files; try again")
 
-    def _brought_up(self, gallery: SegmentedGallery, *, compare: bool) -> bool:
+    def _brought_up(self, gallery: MemoryIndex, *, compare: bool) -> bool:
         """Bring the gallery to the feed's position; False: another process interfered, try again.
 
         The watermark is read before the session begins: the position that it sees is never older.
@@ -133,7 +133,7 @@ class GalleryFollower:
             )
             return self._rebuild(session, gallery, newest, difference) and gallery.damage is None
 
-    def _difference(self, session: Session, gallery: SegmentedGallery, newest: int) -> str | None:
+    def _difference(self, session: Session, gallery: MemoryIndex, newest: int) -> str | None:
         """How the gallery differs from the database at `newest`; None: it does not.
 
         Counts are compared first, ids only where the counts differ. Templates that cannot be read
@@ -144,7 +144,7 @@ class GalleryFollower:
         count = gallery.count_at(newest)
         if count is None or count + len(self.damaged) == expected:
             return None
-        seq, held = gallery.census()
+        seq, held = gallery.live_ids()
         if seq != newest:
             return None
         here &= Template.model_id == self._model_id
@@ -178,7 +178,7 @@ class GalleryFollower:
                 "search again"
             )
 
-    def _opened(self) -> SegmentedGallery:
+    def _opened(self) -> MemoryIndex:
         started_s = time.monotonic()
         gallery = self._open(self._folder, self._dimension, self._origin)
         if gallery.watermark:
@@ -187,7 +187,7 @@ class GalleryFollower:
                 self._compact_soon(gallery)
         return gallery
 
-    def _rebuild(self, session: Session, gallery: SegmentedGallery, newest: int, why: str) -> bool:
+    def _rebuild(self, session: Session, gallery: MemoryIndex, newest: int, why: str) -> bool:
         started_s = time.monotonic()
         let_wait(session.connection())
         done = gallery.rebuild(self._all_templates(session), newest)
@@ -245,7 +245,7 @@ class GalleryFollower:
             )
         ).all()
 
-    def _replay(self, session: Session, gallery: SegmentedGallery, since: int, newest: int) -> None:
+    def _replay(self, session: Session, gallery: MemoryIndex, since: int, newest: int) -> None:
         """Apply the changes after `since` up to `newest` in one step."""
         added, removed = set[int](), set[int]()
         changes = session.execute(
@@ -277,9 +277,9 @@ class GalleryFollower:
         if removed:
             self._compact_soon(gallery)
 
-    def _compact_soon(self, gallery: SegmentedGallery) -> None:
+    def _compact_soon(self, gallery: MemoryIndex) -> None:
         """Rewrite the segments without erased templates, after a random delay."""
-        if not isinstance(gallery, SharedGallery) or self._compaction is not None:
+        if not isinstance(gallery, DiskIndex) or self._compaction is not None:
             return
 
         def compact() -> None:

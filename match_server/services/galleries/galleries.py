@@ -24,7 +24,7 @@ from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Vault
 from match_server.services.galleries.follower import GalleryFollower, OpenGallery, Reached
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
-from shared.gallery import SegmentedGallery, SharedGallery, open_gallery
+from shared.gallery import DiskIndex, MemoryIndex, open_gallery
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _MIN_SEQ_WAIT_S = 2.0
 _POLL_S = 0.01
 
 
-def open_segments(folder: Path | None, dimension: int, origin: str) -> SegmentedGallery:
+def open_segments(folder: Path | None, dimension: int, origin: str) -> MemoryIndex:
     """The default gallery, kept in `folder`."""
     return open_gallery(folder, dimension, origin=origin)
 
@@ -129,7 +129,7 @@ class Galleries:
                 self._folder / _folder_name_of(collection.number, number), ignore_errors=True
             )
         gallery = self.caught_up(collection).gallery
-        if not isinstance(gallery, SharedGallery):
+        if not isinstance(gallery, DiskIndex):
             return True
         try:
             if gallery.dead:

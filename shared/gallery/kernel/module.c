@@ -7,16 +7,15 @@
 #endif
 #include <Python.h>
 
-#include "scan.h"
+#include "types.h"
 
-#include "arithmetic.h"
+#include "arithmetic.inc"
 
-#include "kernels.h"
+#include "kernels.inc"
 
-#include "workers.h"
+#include "workers.inc"
 
-#include "search.h"
-
+#include "search.inc"
 
 /* What a call borrows from Python objects, given back together. */
 typedef struct {
@@ -70,7 +69,8 @@ static int read_book(Borrowed *all, PyObject *tuple, Book *book) {
         return 0;
     }
     if (!(l2 = borrow(all, levels2, 4, 0)) || !(l4 = borrow(all, levels4, 16, 0)) ||
-        !(b = borrow(all, bounds, 16, 0)) || !(book->signs = borrow(all, signs, 2 * book->width, 0)))
+        !(b = borrow(all, bounds, 16, 0)) ||
+        !(book->signs = borrow(all, signs, 2 * book->width, 0)))
         return 0;
     memcpy(book->levels2, l2, 4);
     memcpy(book->levels4, l4, 16);
@@ -91,7 +91,7 @@ static int read_planes(Borrowed *all, PyObject *tuple, const Book *book, int wri
     long long count;
     if (!PyArg_ParseTuple(tuple, "LOOOO:planes", &count, &high, &mid, &low, &errors)) return 0;
     if (count < 0 || count > INT32_MAX / 16) {
-        PyErr_SetString(PyExc_ValueError, "a shelf has 0 to 2^27 groups");
+        PyErr_SetString(PyExc_ValueError, "a segment has 0 to 2^27 groups");
         return 0;
     }
     const Py_ssize_t places = 16 * (Py_ssize_t)count, width = book->width;
@@ -105,14 +105,14 @@ static int read_planes(Borrowed *all, PyObject *tuple, const Book *book, int wri
     return 1;
 }
 
-#define SHELF_BUFFERS 7
-static int read_shelf(Borrowed *all, PyObject *tuple, const Book *book, Shelf *shelf) {
+#define SEGMENT_BUFFERS 7
+static int read_segment(Borrowed *all, PyObject *tuple, const Book *book, Segment *segment) {
     PyObject *planes, *rows, *ids, *alive;
-    return PyArg_ParseTuple(tuple, "OOOO:shelf", &planes, &rows, &ids, &alive) &&
-           read_planes(all, planes, book, 0, &shelf->planes, &shelf->groups) &&
-           (shelf->rows = borrow(all, rows, 32 * shelf->groups * book->dimension, 0)) &&
-           (shelf->ids = borrow(all, ids, 128 * shelf->groups, 0)) &&
-           (shelf->alive = borrow(all, alive, 2 * shelf->groups, 0));
+    return PyArg_ParseTuple(tuple, "OOOO:segment", &planes, &rows, &ids, &alive) &&
+           read_planes(all, planes, book, 0, &segment->planes, &segment->groups) &&
+           (segment->rows = borrow(all, rows, 32 * segment->groups * book->dimension, 0)) &&
+           (segment->ids = borrow(all, ids, 128 * segment->groups, 0)) &&
+           (segment->alive = borrow(all, alive, 2 * segment->groups, 0));
 }
 
 static PyObject *py_kernels(PyObject *self, PyObject *none) {
@@ -189,10 +189,8 @@ static PyObject *py_encode(PyObject *self, PyObject *args) {
         (vectors != Py_None &&
          !(job.vectors = borrow(&all, vectors, 4 * (last - first) * book.dimension, 0))))
         goto end;
-    Py_BEGIN_ALLOW_THREADS
-    in_parallel(encode_task, &job, last - first < 256 ? 1 : threads);
-    Py_END_ALLOW_THREADS
-    fine = !job.failed;
+    Py_BEGIN_ALLOW_THREADS in_parallel(encode_task, &job, last - first < 256 ? 1 : threads);
+    Py_END_ALLOW_THREADS fine = !job.failed;
     if (!fine) PyErr_NoMemory();
 end:
     give_back(&all);
@@ -200,33 +198,33 @@ end:
     Py_RETURN_NONE;
 }
 
-/* search(kernel, threads, book, shelves, probes, limits, thresholds, ids, similarities, counts)
+/* search(kernel, threads, book, segments, probes, limits, thresholds, ids, similarities, counts)
  * writes, for each probe in turn, room for its limit of ids (uint64) and similarities (float64),
  * of which the first `counts` (int64) are filled. */
 static PyObject *py_search(PyObject *self, PyObject *args) {
     (void)self;
     const char *name;
     int threads, count, fine = 0;
-    PyObject *book_tuple, *shelf_list, *rows, *inputs[2], *outputs[3];
+    PyObject *book_tuple, *segment_list, *rows, *inputs[2], *outputs[3];
     if (!PyArg_ParseTuple(args, "siOO!OiOOOOO:search", &name, &threads, &book_tuple, &PyList_Type,
-                          &shelf_list, &rows, &count, &inputs[0], &inputs[1], &outputs[0],
+                          &segment_list, &rows, &count, &inputs[0], &inputs[1], &outputs[0],
                           &outputs[1], &outputs[2]))
         return NULL;
     Book book = {0};
-    const Py_ssize_t shelf_count = PyList_Size(shelf_list);
-    const Py_ssize_t room = CALL_BUFFERS + SHELF_BUFFERS * shelf_count;
+    const Py_ssize_t segment_count = PyList_Size(segment_list);
+    const Py_ssize_t room = CALL_BUFFERS + SEGMENT_BUFFERS * segment_count;
     Py_buffer *views = malloc(sizeof *views * (size_t)room);
-    Shelf *shelves = malloc(sizeof *shelves * (size_t)(shelf_count + 1));
+    Segment *segments = malloc(sizeof *segments * (size_t)(segment_count + 1));
     Borrowed all = {views, 0, room};
-    Search search = {.book = &book, .shelves = shelves};
-    if (!views || !shelves) {
+    Search search = {.book = &book, .segments = segments};
+    if (!views || !segments) {
         PyErr_NoMemory();
         goto end;
     }
     if (!(search.kernel = kernel_named(name)) || !read_book(&all, book_tuple, &book)) goto end;
-    for (Py_ssize_t i = 0; i < shelf_count; i++) {
-        if (!read_shelf(&all, PyList_GetItem(shelf_list, i), &book, &shelves[i])) goto end;
-        search.chunks += (shelves[i].groups + CHUNK - 1) / CHUNK;
+    for (Py_ssize_t i = 0; i < segment_count; i++) {
+        if (!read_segment(&all, PyList_GetItem(segment_list, i), &book, &segments[i])) goto end;
+        search.chunks += (segments[i].groups + CHUNK - 1) / CHUNK;
     }
     const float *probe_rows = borrow_some(&all, rows, count, 4 * book.dimension, 0);
     const int64_t *limits = borrow_some(&all, inputs[0], count, 8, 0);
@@ -245,79 +243,78 @@ static PyObject *py_search(PyObject *self, PyObject *args) {
     uint64_t *ids = borrow(&all, outputs[0], 8 * total, 1);
     double *similarities = borrow(&all, outputs[1], 8 * total, 1);
     if (!ids || !similarities) goto end;
-    Py_BEGIN_ALLOW_THREADS
-    fine = new_batch(&search.batch, search.kernel, &book, probe_rows, count, limits, thresholds);
+    Py_BEGIN_ALLOW_THREADS fine =
+        new_batch(&search.batch, search.kernel, &book, probe_rows, count, limits, thresholds);
     if (fine) {
         search.room = 262144 / count < 32 * CHUNK ? 32 * CHUNK
-                                                  : 262144 / count > 16384 ? 16384 : 262144 / count;
+                      : 262144 / count > 16384    ? 16384
+                                                  : 262144 / count;
         in_parallel(search_task, &search, threads);
         fine = !search.failed;
     }
     for (int p = 0; fine && p < count; p++) {
         Probe *probe = &search.batch.probes[p];
-        qsort(probe->best, (size_t)probe->found, sizeof(Found), by_rank);
-        counts[p] = probe->found;
-        for (int64_t i = 0; i < probe->found; i++) {
+        qsort(probe->best, (size_t)probe->hits, sizeof(Hit), by_rank);
+        counts[p] = probe->hits;
+        for (int64_t i = 0; i < probe->hits; i++) {
             ids[i] = probe->best[i].id;
             similarities[i] = probe->best[i].similarity;
         }
         ids += probe->limit;
         similarities += probe->limit;
     }
-    Py_END_ALLOW_THREADS
-    if (!fine) PyErr_NoMemory();
+    Py_END_ALLOW_THREADS if (!fine) PyErr_NoMemory();
 end:
     free_batch(&search.batch);
     give_back(&all);
     free(views);
-    free(shelves);
+    free(segments);
     if (!fine) return NULL;
     Py_RETURN_NONE;
 }
 
-/* bounds(kernel, book, shelf, probe, depth, estimates, margins): for each template what the planes
- * down to depth 0, 1 or 2 say of its similarity, and how far from it the truth can be. */
+/* bounds(kernel, book, segment, probe, depth, estimates, margins): for each template what the
+ * planes down to depth 0, 1 or 2 say of its similarity, and how far from it the truth can be. */
 static PyObject *py_bounds(PyObject *self, PyObject *args) {
     (void)self;
     const char *name;
     int depth, fine = 0;
-    PyObject *book_tuple, *shelf_tuple, *row, *outputs[2];
-    if (!PyArg_ParseTuple(args, "sOOOiOO:bounds", &name, &book_tuple, &shelf_tuple, &row, &depth,
+    PyObject *book_tuple, *segment_tuple, *row, *outputs[2];
+    if (!PyArg_ParseTuple(args, "sOOOiOO:bounds", &name, &book_tuple, &segment_tuple, &row, &depth,
                           &outputs[0], &outputs[1]))
         return NULL;
-    Py_buffer views[CALL_BUFFERS + SHELF_BUFFERS];
-    Borrowed all = {views, 0, CALL_BUFFERS + SHELF_BUFFERS};
+    Py_buffer views[CALL_BUFFERS + SEGMENT_BUFFERS];
+    Borrowed all = {views, 0, CALL_BUFFERS + SEGMENT_BUFFERS};
     Book book = {0};
-    Shelf shelf;
+    Segment segment;
     const int64_t one = 1;
     const double least = -1;
     Batch batch = {0};
     int32_t *products = NULL;
     const Kernel *kernel = kernel_named(name);
     if (!kernel || !read_book(&all, book_tuple, &book) ||
-        !read_shelf(&all, shelf_tuple, &book, &shelf))
+        !read_segment(&all, segment_tuple, &book, &segment))
         goto end;
     const float *probe_row = borrow(&all, row, 4 * book.dimension, 0);
-    double *estimates = borrow(&all, outputs[0], 128 * shelf.groups, 1);
-    double *margins = borrow(&all, outputs[1], 128 * shelf.groups, 1);
+    double *estimates = borrow(&all, outputs[0], 128 * segment.groups, 1);
+    double *margins = borrow(&all, outputs[1], 128 * segment.groups, 1);
     if (!probe_row || !estimates || !margins) goto end;
-    Py_BEGIN_ALLOW_THREADS
-    products = malloc(64 * (size_t)shelf.groups + 64);
+    Py_BEGIN_ALLOW_THREADS products = malloc(64 * (size_t)segment.groups + 64);
     if (products && new_batch(&batch, kernel, &book, probe_row, 1, &one, &least)) {
         const Probe *probe = batch.probes;
-        kernel->products(&book, shelf.planes.high, depth ? shelf.planes.mid : NULL, shelf.groups,
-                         batch.blocks, products, 0);
-        for (int64_t i = 0; i < 16 * shelf.groups; i++) {
-            const uint8_t *low = shelf.planes.low + i * (book.width / 2);
-            int32_t product = products[i] + (depth > 1 ? kernel->low_product(&book, low, probe) : 0);
+        kernel->products(&book, segment.planes.high, depth ? segment.planes.mid : NULL,
+                         segment.groups, batch.blocks, products, 0);
+        for (int64_t i = 0; i < 16 * segment.groups; i++) {
+            const uint8_t *low = segment.planes.low + i * (book.width / 2);
+            int32_t product =
+                products[i] + (depth > 1 ? kernel->low_product(&book, low, probe) : 0);
             estimates[i] = probe->unit * product;
             margins[i] =
-                probe->margin * ERROR_UNIT * shelf.planes.errors[depth][i] + probe->allowance;
+                probe->margin * ERROR_UNIT * segment.planes.errors[depth][i] + probe->allowance;
         }
         fine = 1;
     }
-    Py_END_ALLOW_THREADS
-    if (!fine) PyErr_NoMemory();
+    Py_END_ALLOW_THREADS if (!fine) PyErr_NoMemory();
 end:
     free(products);
     free_batch(&batch);
@@ -326,12 +323,12 @@ end:
     Py_RETURN_NONE;
 }
 
-/* First rank from `from` on whose id is not below `wanted`: near ones are found soonest. */
+/* First rank from `from` on whose id is not below `target`: near ones first. */
 static int64_t gallop(const uint64_t *ids, const uint32_t *order, int64_t from, int64_t count,
-                      uint64_t wanted) {
+                      uint64_t target) {
 #define ID(rank) ids[order ? order[rank] : (rank)]
     int64_t step = 1, low = from, high = from;
-    while (high < count && ID(high) < wanted) {
+    while (high < count && ID(high) < target) {
         low = high + 1;
         high += step;
         step *= 2;
@@ -339,7 +336,7 @@ static int64_t gallop(const uint64_t *ids, const uint32_t *order, int64_t from, 
     if (high > count) high = count;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (ID(middle) < wanted) low = middle + 1;
+        if (ID(middle) < target) low = middle + 1;
         else high = middle;
     }
     return low;
@@ -352,19 +349,18 @@ static PyObject *py_choose(PyObject *self, PyObject *args) {
     Py_buffer views[CALL_BUFFERS];
     Borrowed all = {views, 0, CALL_BUFFERS};
     PyObject *id_array, *order_array, *among_array, *bits_array;
-    long long count, wanted;
+    long long count, number;
     if (!PyArg_ParseTuple(args, "OOLOLO:choose", &id_array, &order_array, &count, &among_array,
-                          &wanted, &bits_array))
+                          &number, &bits_array))
         return NULL;
     const uint32_t *order = NULL;
     const uint64_t *ids = borrow_some(&all, id_array, count, 8, 0);
-    const uint64_t *among = ids ? borrow_some(&all, among_array, wanted, 8, 0) : NULL;
+    const uint64_t *among = ids ? borrow_some(&all, among_array, number, 8, 0) : NULL;
     uint16_t *bits = among ? borrow(&all, bits_array, (count + 15) / 16 * 2, 1) : NULL;
     if (bits && order_array != Py_None) order = borrow_some(&all, order_array, count, 4, 0);
     if (bits && (order || order_array == Py_None)) {
-        Py_BEGIN_ALLOW_THREADS
-        int64_t rank = 0;
-        for (int64_t i = 0; i < wanted && rank < count; i++)
+        Py_BEGIN_ALLOW_THREADS int64_t rank = 0;
+        for (int64_t i = 0; i < number && rank < count; i++)
             for (rank = gallop(ids, order, rank, count, among[i]);
                  rank < count && ID(rank) == among[i]; rank++) {
                 int64_t place = order ? order[rank] : rank;
@@ -377,31 +373,32 @@ static PyObject *py_choose(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* find(ids, order | None, count, alive, wanted, number, places): the place of each wanted id, -1
+/* find(ids, order | None, count, alive, targets, number, places): the place of each target id, -1
  * where none is alive. Of places with equal ids the first in order counts: only it can be alive. */
 static PyObject *py_find(PyObject *self, PyObject *args) {
     (void)self;
     Py_buffer views[CALL_BUFFERS];
     Borrowed all = {views, 0, CALL_BUFFERS};
-    PyObject *id_array, *order_array, *alive_array, *wanted_array, *place_array;
+    PyObject *id_array, *order_array, *alive_array, *target_array, *place_array;
     long long count, number;
     if (!PyArg_ParseTuple(args, "OOLOOLO:find", &id_array, &order_array, &count, &alive_array,
-                          &wanted_array, &number, &place_array))
+                          &target_array, &number, &place_array))
         return NULL;
     const uint32_t *order = NULL;
     const uint64_t *ids = borrow_some(&all, id_array, count, 8, 0);
     const uint16_t *alive = ids ? borrow(&all, alive_array, (count + 15) / 16 * 2, 0) : NULL;
-    const uint64_t *wanted = alive ? borrow_some(&all, wanted_array, number, 8, 0) : NULL;
-    int64_t *places = wanted ? borrow_some(&all, place_array, number, 8, 1) : NULL;
+    const uint64_t *targets = alive ? borrow_some(&all, target_array, number, 8, 0) : NULL;
+    int64_t *places = targets ? borrow_some(&all, place_array, number, 8, 1) : NULL;
     if (places && order_array != Py_None) order = borrow_some(&all, order_array, count, 4, 0);
     if (places && (order || order_array == Py_None)) {
-        Py_BEGIN_ALLOW_THREADS
-        int64_t rank = 0;
+        Py_BEGIN_ALLOW_THREADS int64_t rank = 0;
         for (int64_t i = 0; i < number; i++) {
-            int64_t from = i && wanted[i] >= wanted[i - 1] ? rank : 0; /* ascending ones are near */
-            rank = gallop(ids, order, from, count, wanted[i]);
+            int64_t from =
+                i && targets[i] >= targets[i - 1] ? rank : 0; /* ascending ones are near */
+            rank = gallop(ids, order, from, count, targets[i]);
             int64_t place = rank < count ? (order ? order[rank] : rank) : -1;
-            int here = place >= 0 && ids[place] == wanted[i] && alive[place >> 4] >> (place & 15) & 1;
+            int here =
+                place >= 0 && ids[place] == targets[i] && alive[place >> 4] >> (place & 15) & 1;
             places[i] = here ? place : -1;
         }
         Py_END_ALLOW_THREADS
@@ -437,10 +434,8 @@ static PyObject *py_read(PyObject *self, PyObject *args) {
         PyObject_GetBuffer(object, &view, PyBUF_SIMPLE))
         return NULL;
     Reading job = {.words = view.buf, .blocks = view.len / 65536};
-    Py_BEGIN_ALLOW_THREADS
-    in_parallel(read_task, &job, threads);
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&view);
+    Py_BEGIN_ALLOW_THREADS in_parallel(read_task, &job, threads);
+    Py_END_ALLOW_THREADS PyBuffer_Release(&view);
     return PyLong_FromUnsignedLongLong(job.sum);
 }
 
@@ -455,8 +450,8 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, METHODS,
-                                    NULL, NULL, NULL, NULL};
+static struct PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, METHODS, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__kernel(void) {
     static int prepared;

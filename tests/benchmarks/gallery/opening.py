@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.gallery import SegmentedGallery, open_gallery
+from shared.gallery import MemoryIndex, open_gallery
 from tests.benchmarks.gallery.people import DIMENSION
 
 _SEARCHES = 100
@@ -44,7 +44,7 @@ def _evict(path: Path) -> None:
     os.close(handle)
 
 
-def _opened(directory: Path, probes: np.ndarray) -> SegmentedGallery:
+def _opened(directory: Path, probes: np.ndarray) -> MemoryIndex:
     gallery = open_gallery(directory, DIMENSION, verify=False)
     gallery.search(probes[:1], 10)
     return gallery

@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 
 from edge_agent.gallery.quantised_index import QuantisedIndex
 from shared.gallery.kernels import compiled_kernels
-from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.numpy_kernel import NumpyKernel
 from shared.gallery.scan import Kernel
 
-KERNELS: list[Kernel] = [*compiled_kernels(), PlainKernel()]
+KERNELS: list[Kernel] = [*compiled_kernels(), NumpyKernel()]
 COUNT = 9000  # more than two blocks
 
 

@@ -41,7 +41,7 @@ def gallery_of(index, services):
 
 
 def searched(index, services) -> set[int]:
-    return set(gallery_of(index, services).census()[1].tolist())
+    return set(gallery_of(index, services).live_ids()[1].tolist())
 
 
 def stored(services) -> set[int]:

@@ -5,7 +5,7 @@ import contextlib
 from sqlalchemy import event
 
 from match_server.db.tables import Probe
-from shared.gallery import SegmentedGallery
+from shared.gallery import MemoryIndex
 
 
 def _commits(api):
@@ -104,7 +104,7 @@ def test_an_enrollment_after_the_search_costs_no_second_search(api, helpers, mon
     vector = helpers.unit_vector(1)
     api.person("Ann", vector)
     kept, searches = api.services.files.kept, []
-    search = SegmentedGallery.search
+    search = MemoryIndex.search
 
     def counted(self, *arguments, **options):
         searches.append(1)
@@ -118,7 +118,7 @@ def test_an_enrollment_after_the_search_costs_no_second_search(api, helpers, mon
             yield name
 
     monkeypatch.setattr(api.services.files, "kept", enroll_meanwhile)
-    monkeypatch.setattr(SegmentedGallery, "search", counted)
+    monkeypatch.setattr(MemoryIndex, "search", counted)
     assert api.send(api.probe(vector))[0]["event"]["person"]["name"] == "Ann"
     assert len(searches) == 1
 
@@ -129,13 +129,13 @@ def test_nobody_waits_for_a_search_that_holds_the_write_lock(api, helpers, monke
     for seed in range(30):  # so many templates that the first search must be asked again
         api.template(many, helpers.unit_vector(200 + seed, near=probe, similarity=0.8))
     api.person("Few", helpers.unit_vector(2, near=probe, similarity=0.3))
-    search, held = SegmentedGallery.search, []
+    search, held = MemoryIndex.search, []
 
     def watched(self, *arguments, **options):
         held.append(api.services.database._write_lock._lock.locked())
         return search(self, *arguments, **options)
 
-    monkeypatch.setattr(SegmentedGallery, "search", watched)
+    monkeypatch.setattr(MemoryIndex, "search", watched)
     event_ = api.send(api.probe(probe))[0]["event"]
     assert [one["person"]["name"] for one in event_["candidates"]] == ["Many", "Few"]
     api.search(probe)

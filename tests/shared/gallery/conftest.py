@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shared.gallery import SegmentedGallery, open_gallery
+from shared.gallery import MemoryIndex, open_gallery
 from shared.gallery.api import Candidates
 from shared.gallery.kernels import compiled_kernels
-from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.numpy_kernel import NumpyKernel
 from shared.gallery.scan import Kernel
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.float32]
 
-KERNELS: list[Kernel] = [*compiled_kernels(), PlainKernel()]
+KERNELS: list[Kernel] = [*compiled_kernels(), NumpyKernel()]
 
 
 @pytest.fixture(params=KERNELS, ids=lambda kernel: kernel.name)
@@ -56,21 +56,21 @@ class Oracle:
         self, probe: Rows, limit: int, threshold: float = -1.0, among: Ids | None = None
     ) -> list[tuple[int, float]]:
         wide = probe.astype(np.float64)
-        wanted = self.rows.keys() if among is None else self.rows.keys() & set(among.tolist())
-        ranked = sorted((-math.fsum(self.rows[each] * wide), each) for each in wanted)
+        ids = self.rows.keys() if among is None else self.rows.keys() & set(among.tolist())
+        ranked = sorted((-math.fsum(self.rows[each] * wide), each) for each in ids)
         return [(each, -low) for low, each in ranked if -low >= threshold][:limit]
 
 
-def assert_same(found: Candidates, expected: list[tuple[int, float]]) -> None:
+def assert_same(candidates: Candidates, expected: list[tuple[int, float]]) -> None:
     """The same ids in the same order, and the same similarities to the last bit of a float32."""
-    assert found.ids.tolist() == [each for each, _ in expected]
+    assert candidates.ids.tolist() == [each for each, _ in expected]
     similarities = np.array([similarity for _, similarity in expected], dtype=np.float32)
-    assert found.similarities.tobytes() == similarities.tobytes() or np.array_equal(
-        found.similarities, similarities
+    assert candidates.similarities.tobytes() == similarities.tobytes() or np.array_equal(
+        candidates.similarities, similarities
     )
 
 
 @pytest.fixture
-def make(kernel: Kernel) -> "type[SegmentedGallery] | object":
+def make(kernel: Kernel) -> "type[MemoryIndex] | object":
     """Opens an empty gallery in memory with the kernel under test."""
     return lambda dimension: open_gallery(None, dimension, kernel=kernel, threads=2)

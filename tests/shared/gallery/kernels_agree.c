@@ -7,15 +7,15 @@
 #endif
 #include <stdio.h>
 
-#include "scan.h"
+#include "types.h"
 
-#include "arithmetic.h"
+#include "arithmetic.inc"
 
-#include "kernels.h"
+#include "kernels.inc"
 
-#include "workers.h"
+#include "workers.inc"
 
-#include "search.h"
+#include "search.inc"
 
 static uint64_t state = 1;
 static uint64_t random_bits(void) { /* xorshift64 (Marsaglia 2003) */
@@ -99,8 +99,8 @@ static void compare(const Kernel *kernel, int dimension, int count) {
         limits[p] = 1 + p;
         thresholds[p] = p % 3 ? -1 : 0.05;
     }
-    Shelf shelf = {planes, rows, alive, ids, (int64_t)groups};
-    Search search = {.kernel = kernel, .book = &book, .shelves = &shelf, .room = 32 * CHUNK,
+    Segment segment = {planes, rows, alive, ids, (int64_t)groups};
+    Search search = {.kernel = kernel, .book = &book, .segments = &segment, .room = 32 * CHUNK,
                      .chunks = ((int64_t)groups + CHUNK - 1) / CHUNK};
     if (!new_batch(&search.batch, kernel, &book, probes, PROBES, limits, thresholds)) abort();
     int32_t *products = malloc(sizeof *products * 16 * places);
@@ -119,8 +119,8 @@ static void compare(const Kernel *kernel, int dimension, int count) {
     in_parallel(search_task, &search, 2);
     for (int p = 0; p < PROBES; p++) {
         Probe *probe = &search.batch.probes[p];
-        qsort(probe->best, (size_t)probe->found, sizeof(Found), by_rank);
-        take(probe->best, (size_t)probe->found * sizeof(Found));
+        qsort(probe->best, (size_t)probe->hits, sizeof(Hit), by_rank);
+        take(probe->best, (size_t)probe->hits * sizeof(Hit));
     }
     free_batch(&search.batch);
     free(products), free(probes), free(scratch.lanes), free(vector), free(ids), free(rows), free(alive);

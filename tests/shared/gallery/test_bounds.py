@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from shared.gallery.codebook import CodeBook
 from shared.gallery.kernels import CompiledKernel, compiled_kernels
-from shared.gallery.numpy_kernel import PlainKernel
+from shared.gallery.numpy_kernel import NumpyKernel
 from shared.gallery.scan import Kernel
-from shared.gallery.segment import GROUP, Shelf, View, full_view, new_shelf
+from shared.gallery.segment import GROUP, Segment, SegmentView, full_view, new_segment
 from tests.shared.gallery.conftest import Rows, random_rows, unit
 from tests.shared.gallery.test_search import SHAPES
 
@@ -19,29 +19,29 @@ BEST = compiled_kernels()[:1]
 DECAYS = {"isotropic": 0.0, "middling": 0.28, "strongly decaying": 0.325}
 
 
-def shelved(kernel: Kernel, rows: Rows, *, at: int = 0) -> View:
+def shelved(kernel: Kernel, rows: Rows, *, at: int = 0) -> SegmentView:
     """Rows encoded by the kernel, from place `at` on (places before stay empty)."""
     book = CodeBook(rows.shape[1])
-    shelf = new_shelf(book, at + rows.shape[0])
-    kernel.encode(book, shelf, at, rows, at + rows.shape[0], 2)
-    return full_view(Shelf(shelf.planes, shelf.rows, shelf.ids, at + rows.shape[0], None))
+    segment = new_segment(book, at + rows.shape[0])
+    kernel.encode(book, segment, at, rows, at + rows.shape[0], 2)
+    return full_view(Segment(segment.planes, segment.rows, segment.ids, at + rows.shape[0], None))
 
 
-def decoded(book: CodeBook, shelf: Shelf) -> list[NDArray[np.int64]]:
+def decoded(book: CodeBook, segment: Segment) -> list[NDArray[np.int64]]:
     """What the planes say at each depth, (places, width) whole numbers, the slow way."""
     line, j, byte = np.meshgrid(
         np.arange(book.width // 16), np.arange(4), np.arange(4), indexing="ij"
     )
     order = (16 * line + 4 * j + byte).ravel()
     bits = []
-    for plane in (shelf.planes.high, shelf.planes.mid):
+    for plane in (segment.planes.high, segment.planes.mid):
         lanes = plane.reshape(plane.shape[0], -1, GROUP, 4).transpose(0, 2, 1, 3)
         two = (lanes[:, :, :, None, :] >> (2 * np.arange(4))[:, None]) & 3
         values = np.empty((GROUP * plane.shape[0], book.width), dtype=np.int64)
         values[:, order] = two.reshape(values.shape)
         bits.append(values)
     index = 4 * bits[0] + bits[1]
-    low = shelf.planes.low
+    low = segment.planes.low
     nibbles = np.concatenate([low & 15, low >> 4], axis=1).astype(np.int64)
     levels = book.levels16.astype(np.int64)[index]
     return [book.levels4.astype(np.int64)[bits[0]], levels, levels + nibbles - 8]
@@ -71,13 +71,13 @@ def test_the_stored_errors_are_those_of_the_codes_rounded_up(
     book = CodeBook(dimension)
     rng = np.random.default_rng(dimension)
     rows = np.concatenate([shape(rng, 20, dimension) for shape in SHAPES])
-    shelf = shelved(kernel, rows).shelf
-    stored = shelf.rows[: rows.shape[0]]
+    segment = shelved(kernel, rows).segment
+    stored = segment.rows[: rows.shape[0]]
     assert stored.tobytes() == rows.astype(np.float16).tobytes()
     exact = rotated_exactly(book, stored.astype(np.float64))
-    for depth, codes in zip(DEPTHS, decoded(book, shelf), strict=True):
+    for depth, codes in zip(DEPTHS, decoded(book, segment), strict=True):
         true = np.linalg.norm(exact - book.step * codes[: rows.shape[0]], axis=1)
-        kept = shelf.planes.errors[depth, : rows.shape[0]] * 2.0**-15
+        kept = segment.planes.errors[depth, : rows.shape[0]] * 2.0**-15
         assert (true <= kept).all()
         assert (kept <= true * 1.001 + 2.0**-14).all()
 
@@ -86,7 +86,7 @@ def test_the_stored_errors_are_those_of_the_codes_rounded_up(
 def test_all_kernels_write_the_same_codes(kernel: Kernel, dimension: int) -> None:
     rng = np.random.default_rng(dimension)
     rows = np.concatenate([shape(rng, 7, dimension) for shape in SHAPES])
-    mine, reference = (shelved(k, rows, at=5).shelf for k in (kernel, PlainKernel()))
+    mine, reference = (shelved(k, rows, at=5).segment for k in (kernel, NumpyKernel()))
     assert mine.rows.tobytes() == reference.rows.tobytes()
     assert mine.planes.high.tobytes() == reference.planes.high.tobytes()
     assert mine.planes.mid.tobytes() == reference.planes.mid.tobytes()
@@ -96,14 +96,14 @@ def test_all_kernels_write_the_same_codes(kernel: Kernel, dimension: int) -> Non
 
 def test_one_row_at_a_time_gives_the_codes_of_all_at_once(kernel: Kernel) -> None:
     rows = random_rows(40, 200)
-    book, whole = CodeBook(200), shelved(kernel, rows).shelf
-    shelf = new_shelf(book, 40)
+    book, whole = CodeBook(200), shelved(kernel, rows).segment
+    segment = new_segment(book, 40)
     for i in range(40):
-        kernel.encode(book, shelf, i, rows[i : i + 1], i + 1, 1)
-    assert shelf.planes.high.tobytes() == whole.planes.high.tobytes()
-    assert shelf.planes.mid.tobytes() == whole.planes.mid.tobytes()
-    assert shelf.planes.low.tobytes() == whole.planes.low.tobytes()
-    assert shelf.planes.errors.tobytes() == whole.planes.errors.tobytes()
+        kernel.encode(book, segment, i, rows[i : i + 1], i + 1, 1)
+    assert segment.planes.high.tobytes() == whole.planes.high.tobytes()
+    assert segment.planes.mid.tobytes() == whole.planes.mid.tobytes()
+    assert segment.planes.low.tobytes() == whole.planes.low.tobytes()
+    assert segment.planes.errors.tobytes() == whole.planes.errors.tobytes()
 
 
 @pytest.mark.parametrize("fast", compiled_kernels(), ids=lambda kernel: kernel.name)
@@ -131,7 +131,7 @@ def test_no_bound_is_violated_by_any_of_a_hundred_million_pairs(
     probes = unit(rng.standard_normal((1000, 512)) * scale)
     probes[::2] = unit(rows[: 2 * 500 : 2] + 0.3 * probes[::2] * rng.random((500, 1)))
     view, book = shelved(fast, rows), CodeBook(512)
-    stored = view.shelf.rows[:34_000].astype(np.float64)
+    stored = view.segment.rows[:34_000].astype(np.float64)
     tightest = [1.0, 1.0, 1.0]
     for start in range(0, 1000, 100):
         block = probes[start : start + 100]
@@ -154,9 +154,9 @@ def test_the_bound_holds_and_is_nearly_met_where_the_probe_is_the_remainder(
     rows, book = random_rows(200, 512), CodeBook(512)
     view = shelved(fast, rows)
     back = rotated_exactly(book, np.eye(512)).T
-    exact = view.shelf.rows[:200].astype(np.float64)
+    exact = view.segment.rows[:200].astype(np.float64)
     least_used = (0.8, 0.6, 0.25)  # the finer the code, the more the probe's own rounding counts
-    for depth, codes in zip(DEPTHS, decoded(book, view.shelf), strict=True):
+    for depth, codes in zip(DEPTHS, decoded(book, view.segment), strict=True):
         approximate = (book.step * codes[:200]) @ back
         for i in range(0, 200, 10):
             for sign in (1, -1):

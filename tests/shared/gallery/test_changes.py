@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shared.errors import Conflict
-from shared.gallery import MissingChanges, SegmentedGallery, open_gallery
+from shared.gallery import MemoryIndex, MissingChanges, open_gallery
 from shared.gallery.kernels import best_kernel
 from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
 
@@ -30,7 +30,7 @@ class Histories(RuleBasedStateMachine):
         self.oracle = Oracle()
         self.seq = 0
 
-    def opened(self) -> SegmentedGallery:
+    def opened(self) -> MemoryIndex:
         return open_gallery(None, D, threads=1)
 
     @rule(some=SOME_IDS)
@@ -85,11 +85,11 @@ class Histories(RuleBasedStateMachine):
     def lists_are_the_oracles(self) -> None:
         assert len(self.gallery) == len(self.oracle.rows)
         probes = POOL[[0, 77]]
-        for probe, found in zip(probes, self.gallery.search(probes, 7), strict=True):
-            assert_same(found, self.oracle.search(probe, 7))
+        for probe, candidates in zip(probes, self.gallery.search(probes, 7), strict=True):
+            assert_same(candidates, self.oracle.search(probe, 7))
         among = np.arange(0, 200, 3, dtype=np.uint64)
-        found = self.gallery.search(probes[:1], 200, threshold=0.0, among=among)[0]
-        assert_same(found, self.oracle.search(probes[0], 200, 0.0, among))
+        candidates = self.gallery.search(probes[:1], 200, threshold=0.0, among=among)[0]
+        assert_same(candidates, self.oracle.search(probes[0], 200, 0.0, among))
 
 
 TestHistories = Histories.TestCase
@@ -106,7 +106,7 @@ def test_tails_that_fill_up_become_shelves_and_shelves_are_merged(
 ) -> None:
     monkeypatch.setattr("shared.gallery.mutable_segment.FULL", 64)
     monkeypatch.setattr("shared.gallery.memory_index.FULL", 64)
-    monkeypatch.setattr("shared.gallery.memory_index._MOST_SHELVES", 4)
+    monkeypatch.setattr("shared.gallery.memory_index._MAX_SEGMENTS", 4)
     gallery, oracle = open_gallery(None, D), Oracle()
     rng = np.random.default_rng(0)
     rows = random_rows(3000, D)
@@ -166,10 +166,10 @@ def test_searches_from_many_threads_see_whole_changes_only() -> None:
         rng = np.random.default_rng(seed)
         while not done.is_set():
             pair, other = int(rng.integers(40)), int(rng.integers(500))
-            found = gallery.search(np.stack([pairs[pair], fixed[other]]), 3)
-            hits = set(found[0].ids.tolist()) & {2 * pair, 2 * pair + 1}
+            candidates = gallery.search(np.stack([pairs[pair], fixed[other]]), 3)
+            hits = set(candidates[0].ids.tolist()) & {2 * pair, 2 * pair + 1}
             assert len(hits) in (0, 2)
-            assert found[1].ids[0] == 1000 + other
+            assert candidates[1].ids[0] == 1000 + other
 
     def all_writers() -> None:
         try:
@@ -205,8 +205,10 @@ def test_the_kernel_works_in_a_forked_process() -> None:
     expected = gallery.search(rows[:4], 3)
     child = os.fork()
     if child == 0:
-        found = gallery.search(rows[:4], 3)
-        same = all(a.ids.tolist() == b.ids.tolist() for a, b in zip(found, expected, strict=True))
+        candidates = gallery.search(rows[:4], 3)
+        same = all(
+            a.ids.tolist() == b.ids.tolist() for a, b in zip(candidates, expected, strict=True)
+        )
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert best_kernel().name == gallery.kernel_name

@@ -5,14 +5,14 @@ import threading
 import numpy as np
 import pytest
 
-from shared.gallery.coalescing import MOST_PROBES, Gathering
-from shared.gallery.scan import Ask, Ranked
+from shared.gallery.coalescing import MAX_PROBES, SearchCoalescer
+from shared.gallery.scan import Query, Ranked
 from tests.support.waiting import wait_until
 
 
-def ask(values: list[float], limit: int = 1) -> Ask:
+def query(values: list[float], limit: int = 1) -> Query:
     count = len(values)
-    return Ask(
+    return Query(
         np.array(values, dtype=np.float32)[:, None],
         np.full(count, limit, dtype=np.int64),
         np.full(count, -1.0),
@@ -29,39 +29,39 @@ class Scans:
         self.held = False
         self.fail_on: float | None = None
 
-    def __call__(self, ask: Ask) -> list[Ranked]:
-        self.sizes.append(ask.limits.shape[0])
+    def __call__(self, query: Query) -> list[Ranked]:
+        self.sizes.append(query.limits.shape[0])
         if self.held:
             self.entered.release()
             assert self.go_on.acquire(timeout=30)
-        if self.fail_on is not None and (ask.probes == self.fail_on).any():
+        if self.fail_on is not None and (query.probes == self.fail_on).any():
             raise RuntimeError("the scan failed")
         return [
-            (np.array([int(p)], dtype=np.uint64), np.array([float(p)])) for p in ask.probes[:, 0]
+            (np.array([int(p)], dtype=np.uint64), np.array([float(p)])) for p in query.probes[:, 0]
         ]
 
 
 def test_one_search_alone_is_scanned_at_once() -> None:
     scans = Scans()
-    gathering = Gathering(scans)
-    answer = gathering.search(ask([3, 4]))
+    gathering = SearchCoalescer(scans)
+    answer = gathering.search(query([3, 4]))
     assert [ids.tolist() for ids, _ in answer] == [[3], [4]]
     assert scans.sizes == [2]
     assert gathering.scans == 1
 
 
-def _waiting(gathering: Gathering, count: int) -> None:
+def _waiting(gathering: SearchCoalescer, count: int) -> None:
     wait_until(lambda: len(gathering._queue) >= count, f"{count} searches wait", poll_s=0.001)
 
 
 def test_searches_that_come_during_a_scan_share_the_next() -> None:
     scans = Scans()
     scans.held = True
-    gathering = Gathering(scans)
+    gathering = SearchCoalescer(scans)
     answers: dict[int, list[Ranked]] = {}
 
     def search(value: int) -> None:
-        answers[value] = gathering.search(ask([value]))
+        answers[value] = gathering.search(query([value]))
 
     threads = [threading.Thread(target=search, args=(value,)) for value in range(9)]
     threads[0].start()
@@ -82,10 +82,10 @@ def test_searches_that_come_during_a_scan_share_the_next() -> None:
 def test_a_scan_takes_no_more_probes_than_its_bound_and_nobody_is_left_waiting() -> None:
     scans = Scans()
     scans.held = True
-    gathering = Gathering(scans)
-    size = MOST_PROBES // 2 + 1
+    gathering = SearchCoalescer(scans)
+    size = MAX_PROBES // 2 + 1
     threads = [
-        threading.Thread(target=gathering.search, args=(ask([0.0] * size),)) for _ in range(4)
+        threading.Thread(target=gathering.search, args=(query([0.0] * size),)) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -102,23 +102,23 @@ def test_a_scan_takes_no_more_probes_than_its_bound_and_nobody_is_left_waiting()
 def test_a_failed_scan_is_raised_to_all_who_shared_it_and_to_nobody_else() -> None:
     scans = Scans()
     scans.fail_on = 7.0
-    gathering = Gathering(scans)
+    gathering = SearchCoalescer(scans)
     with pytest.raises(RuntimeError, match="the scan failed"):
-        gathering.search(ask([7]))
-    assert gathering.search(ask([8]))[0][0].tolist() == [8]
+        gathering.search(query([7]))
+    assert gathering.search(query([8]))[0][0].tolist() == [8]
 
 
 def test_a_watcher_that_fails_leaves_nobody_waiting() -> None:
-    """It is called when all are woken: those who shared the scan, and whoever scans next."""
+    """It is called after all are woken: the threads of this scan and the one that scans next."""
     scans = Scans()
     scans.held = True
-    gathering = Gathering(scans)
+    gathering = SearchCoalescer(scans)
 
     def fail(searches: int, seconds: float) -> None:
         raise OSError("the figures cannot be written")
 
     gathering.watch = fail
-    threads = [threading.Thread(target=gathering.search, args=(ask([n]),)) for n in range(3)]
+    threads = [threading.Thread(target=gathering.search, args=(query([n]),)) for n in range(3)]
     threads[0].start()
     assert scans.entered.acquire(timeout=30)
     for thread in threads[1:]:
@@ -130,4 +130,4 @@ def test_a_watcher_that_fails_leaves_nobody_waiting() -> None:
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     scans.held = False
-    assert gathering.search(ask([8]))[0][0].tolist() == [8]
+    assert gathering.search(query([8]))[0][0].tolist() == [8]

@@ -26,9 +26,9 @@ def test_large_and_small_filters_give_what_remains_of_the_whole_list(
     for turn in range(3):  # the second time large filters are known, the third the gallery changed
         everything = gallery.search(probe, N)[0]
         kept = np.isin(everything.ids, among)
-        found = gallery.search(probe, N, among=among)[0]
-        assert found.ids.tolist() == everything.ids[kept].tolist()
-        assert found.similarities.tobytes() == everything.similarities[kept].tobytes()
+        candidates = gallery.search(probe, N, among=among)[0]
+        assert candidates.ids.tolist() == everything.ids[kept].tolist()
+        assert candidates.similarities.tobytes() == everything.similarities[kept].tobytes()
         if turn:
             gallery.remove(ids[: 500 * turn])
             gallery.add(ids[: 200 * turn], rows[: 200 * turn])
@@ -39,8 +39,8 @@ def test_ids_that_come_twice_or_are_unknown_do_no_harm(kernel: Kernel) -> None:
     gallery = open_gallery(None, D, kernel=kernel)
     gallery.add(np.arange(50, dtype=np.uint64), rows)
     among = np.array([7, 2**63, 7, 3, 3, 999, 7], dtype=np.uint64)
-    found = gallery.search(rows[7:8], 10, among=among)[0]
-    assert found.ids.tolist() == [7, 3]
+    candidates = gallery.search(rows[7:8], 10, among=among)[0]
+    assert candidates.ids.tolist() == [7, 3]
 
 
 def test_a_filter_that_its_caller_changes_afterwards_is_another_filter(kernel: Kernel) -> None:
@@ -60,7 +60,7 @@ def test_the_filter_works_in_segments(kernel: Kernel, tmp_path: Path) -> None:
     gallery.rebuild([(np.arange(N, dtype=np.uint64), rows)], 1)
     among = np.arange(0, N, 2, dtype=np.uint64)
     for turn in range(2):
-        found = gallery.search(rows[[10, 11]], 1, among=among[::-1])
-        assert found[0].ids.tolist() == [10]
-        assert found[1].ids[0] % 2 == 0
+        candidates = gallery.search(rows[[10, 11]], 1, among=among[::-1])
+        assert candidates[0].ids.tolist() == [10]
+        assert candidates[1].ids[0] % 2 == 0
         gallery.add(np.array([N + turn], dtype=np.uint64), rows[:1])

@@ -34,9 +34,11 @@ def test_without_the_compiled_kernel_numpy_does_the_same_and_it_is_said_once(
     finally:
         best_kernel.cache_clear()
     slow.add(ids, rows)
-    for mine, theirs in zip(slow.search(rows[:9], 7), fast.search(rows[:9], 7), strict=True):
-        assert mine.ids.tolist() == theirs.ids.tolist()
-        assert mine.similarities.tobytes() == theirs.similarities.tobytes()
+    for numpy_list, compiled_list in zip(
+        slow.search(rows[:9], 7), fast.search(rows[:9], 7), strict=True
+    ):
+        assert numpy_list.ids.tolist() == compiled_list.ids.tolist()
+        assert numpy_list.similarities.tobytes() == compiled_list.similarities.tobytes()
 
 
 def test_processes_with_and_without_the_compiled_kernel_share_a_directory(tmp_path: Path) -> None:
@@ -50,9 +52,9 @@ def test_processes_with_and_without_the_compiled_kernel_share_a_directory(tmp_pa
         lists = [
             open_gallery(directory, 100, kernel=reader).search(rows[:5], 4) for reader in kernels
         ]
-        for found in lists:
-            assert [each.ids[0] for each in found] == [0, 1, 2, 3, 4]
-            assert [each.ids.tolist() for each in found] == [e.ids.tolist() for e in lists[0]]
+        for candidates in lists:
+            assert [each.ids[0] for each in candidates] == [0, 1, 2, 3, 4]
+            assert [each.ids.tolist() for each in candidates] == [e.ids.tolist() for e in lists[0]]
 
 
 def test_a_kernel_that_does_not_run_here_is_refused_with_those_that_do() -> None:

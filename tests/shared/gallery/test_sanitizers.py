@@ -41,11 +41,11 @@ sys.exit(status)
 
 def _library(name: str) -> str | None:
     try:
-        asked = ["cc", f"-print-file-name={name}"]
-        found = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+        command = ["cc", f"-print-file-name={name}"]
+        path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found if Path(found).is_absolute() else None
+    return path if Path(path).is_absolute() else None
 
 
 def test_the_kernel_stays_within_its_buffers_and_does_nothing_undefined(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def _near_ties(rng: np.random.Generator, n: int, d: int) -> Rows:
     return rows.astype(np.float32)
 
 
-def _one_dominates(rng: np.random.Generator, n: int, d: int) -> Rows:
+def _dominant_coordinate(rng: np.random.Generator, n: int, d: int) -> Rows:
     rows = rng.standard_normal((n, d)) * 1e-4
     rows[np.arange(n), rng.integers(0, min(d, 2), n)] = rng.choice([-1.0, 1.0], n)
     return unit(rows)
@@ -75,7 +75,7 @@ SHAPES: list[Shape] = [
     _duplicates,
     _all_equal,
     _near_ties,
-    _one_dominates,
+    _dominant_coordinate,
     _axes,
     _clustered,
     _opposite,
@@ -107,8 +107,8 @@ def test_every_list_is_the_one_of_brute_force(kernel: Kernel, data: st.DataObjec
     limit = data.draw(st.sampled_from([1, 2, 10, n + 5]))
     threshold = data.draw(st.sampled_from(THRESHOLDS))
     among = data.draw(st.sampled_from([None, ids[:0], ids[:1], ids[: n // 2], ids]))
-    found = gallery.search(probes, limit, threshold=threshold, among=among)
-    for probe, candidates in zip(probes, found, strict=True):
+    results = gallery.search(probes, limit, threshold=threshold, among=among)
+    for probe, candidates in zip(probes, results, strict=True):
         assert_same(candidates, oracle.search(probe, limit, threshold, among))
 
 
@@ -127,8 +127,8 @@ def test_a_threshold_that_is_met_exactly_lets_the_candidate_in(
     oracle.add(ids, rows)
     probe = unit(rng.standard_normal((1, 64)))
     for _, similarity in oracle.search(probe[0], 50)[::7]:
-        found = gallery.search(probe, 50, threshold=similarity)[0]
-        assert_same(found, oracle.search(probe[0], 50, similarity))
+        results = gallery.search(probe, 50, threshold=similarity)[0]
+        assert_same(results, oracle.search(probe[0], 50, similarity))
 
 
 @pytest.mark.parametrize("count", [1023, 1024, 1025, 4097, 33000])
@@ -143,8 +143,8 @@ def test_galleries_of_several_chunks_and_shelves_agree_with_a_matrix_product(
     probes = random_rows(20, 128, seed=1)
     similarities = probes.astype(np.float64) @ rows.astype(np.float16).astype(np.float64).T
     for limit, threshold in ((1, -1.0), (10, -1.0), (10, 0.25), (2000, 0.1)):
-        found = gallery.search(probes, limit, threshold=threshold)
-        for row, candidates in zip(similarities, found, strict=True):
+        results = gallery.search(probes, limit, threshold=threshold)
+        for row, candidates in zip(similarities, results, strict=True):
             order = np.lexsort((ids, -row))
             order = order[row[order] >= threshold][:limit]
             assert candidates.ids.tolist() == ids[order].tolist()
@@ -195,10 +195,10 @@ def test_ids_use_all_their_bits(kernel: Kernel) -> None:
 def test_no_probes_no_limit_and_an_empty_gallery_give_empty_lists(kernel: Kernel) -> None:
     gallery = open_gallery(None, 16, kernel=kernel)
     probe = random_rows(1, 16)
-    assert [len(found) for found in gallery.search(probe, 10)] == [0]
+    assert [len(candidates) for candidates in gallery.search(probe, 10)] == [0]
     gallery.add(np.array([1], dtype=np.uint64), probe)
     assert gallery.search(probe[:0], 10) == []
-    assert [len(found) for found in gallery.search(probe, 0)] == [0]
+    assert [len(candidates) for candidates in gallery.search(probe, 0)] == [0]
     assert gallery.search(probe, 10**12)[0].ids.tolist() == [1]
 
 

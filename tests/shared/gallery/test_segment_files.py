@@ -17,32 +17,32 @@ from hypothesis import settings
 from hypothesis.stateful import rule
 
 from shared.errors import Unavailable
-from shared.gallery import SharedGallery, open_gallery
+from shared.gallery import DiskIndex, open_gallery
 from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
 from tests.shared.gallery.test_changes import Histories
 from tests.support.disks import small_disk
 from tests.support.gallery_history import D, content, follow, held, opened
 
 
-def assert_content(gallery: SharedGallery, seq: int) -> None:
+def assert_content(gallery: DiskIndex, seq: int) -> None:
     assert gallery.watermark == seq
-    expected, found = content(seq), held(gallery)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[each], expected[each]) for each in expected)
+    expected, actual = content(seq), held(gallery)
+    assert actual.keys() == expected.keys()
+    assert all(np.array_equal(actual[each], expected[each]) for each in expected)
 
 
 class SharedHistories(Histories):
     """The histories of test_changes, with sealing, compacting and reopening in between."""
 
-    gallery: SharedGallery
+    gallery: DiskIndex
 
-    def opened(self) -> SharedGallery:
+    def opened(self) -> DiskIndex:
         self.directory = Path(tempfile.mkdtemp())
         return self.reopened()
 
-    def reopened(self) -> SharedGallery:
+    def reopened(self) -> DiskIndex:
         gallery = open_gallery(self.directory, 32, threads=1, verify=False)
-        assert isinstance(gallery, SharedGallery)
+        assert isinstance(gallery, DiskIndex)
         return gallery
 
     @rule()
@@ -53,7 +53,8 @@ class SharedHistories(Histories):
     def compact(self) -> None:
         self.gallery.compact()
         assert all(
-            view.shelf.name is None or view.live == view.shelf.count for view in self.gallery._views
+            view.segment.name is None or view.live == view.segment.count
+            for view in self.gallery._views
         )
 
     @rule()
@@ -185,7 +186,7 @@ def test_the_number_of_segments_stays_small_and_removed_templates_leave_the_disk
     assert len(list(tmp_path.glob("*.segment"))) <= 8
     gallery.compact()
     assert_content(gallery, 90)
-    assert sum(view.shelf.count for view in gallery._views) == len(content(90))
+    assert sum(view.segment.count for view in gallery._views) == len(content(90))
     assert not list(tmp_path.glob("*.alive"))
 
 
@@ -290,7 +291,7 @@ def test_each_section_of_a_segment_is_verified(sealed: Path) -> None:
     from shared.gallery.segment_file import _layout
 
     intact = _segment(sealed).read_bytes()
-    groups = max(v.shelf.groups for v in opened(sealed)._views if v.shelf.name)
+    groups = max(v.segment.groups for v in opened(sealed)._views if v.segment.name)
     for offset, _, _ in _layout(CodeBook(D), groups).values():
         _damage(_segment(sealed), offset + 5)
         gallery = opened(sealed)
@@ -426,12 +427,12 @@ except OSError:
 assert not list(folder.rglob("*.new"))
 batches = [(ids, rows)]
 assert gallery.rebuild(batches, 3) and gallery.damage is None and gallery.watermark == 3
-assert [found.ids[0] for found in gallery.search(rows, 1)] == ids.tolist()
+assert [candidates.ids[0] for candidates in gallery.search(rows, 1)] == ids.tolist()
 ballast.unlink()
 assert gallery.seal()
 again = open_gallery(folder / "gallery", 512, threads=1)
 assert again.watermark == 3 and len(again) == 600
-assert [found.ids[0] for found in again.search(rows, 1)] == ids.tolist()
+assert [candidates.ids[0] for candidates in again.search(rows, 1)] == ids.tolist()
 """
 
 

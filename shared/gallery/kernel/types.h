@@ -22,7 +22,7 @@
 #define AHEAD 4096      /* bytes that a plane is prefetched ahead */
 #define CHUNK 64        /* groups of 16 that a thread takes at a time */
 #define COARSE_PROBES 4 /* up to here a scan waits for memory, and reading less is faster */
-#define BIAS 63         /* tables hold level + 63: 0..126 times a signed byte, twice, fits 16 bits */
+#define BIAS 63 /* tables hold level + 63: 0..126 times a signed byte, twice, fits 16 bits */
 #define ERROR_UNIT 0x1p-15
 #define ROTATION_ERROR 0x1p-18 /* of a rotated vector, relative to its length; docs/gallery.md */
 
@@ -51,12 +51,12 @@ typedef struct {
     const uint16_t *rows, *alive; /* float16 bits; one bit a template, 16 a group */
     const uint64_t *ids;
     int64_t groups;
-} Shelf;
+} Segment;
 
 typedef struct {
     double similarity;
     uint64_t id;
-} Found;
+} Hit;
 
 typedef struct {
     const float *row;
@@ -69,8 +69,8 @@ typedef struct {
     double threshold;
     _Atomic double floor; /* what a candidate must reach by now */
     pthread_mutex_t lock;
-    Found *best; /* heap, worst first */
-    _Atomic int64_t found;
+    Hit *best; /* heap, worst first */
+    _Atomic int64_t hits;
     int64_t limit;
 } Probe;
 
