@@ -289,9 +289,9 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
                 TomlConfigSettingsSource(settings_cls, toml_file=config),
             )
 
-    given = {name: value for name, value in overrides.items() if value is not None}
+    changes = {name: value for name, value in overrides.items() if value is not None}
     try:
-        settings = FromFile(**given)
+        settings = FromFile(**changes)
         settings._config = config
         return settings
     except ValidationError as error:

@@ -1,4 +1,7 @@
-"""Every picture against every other: who is alike, counted on a grid, in tiles of bounded size."""
+"""Compares every picture with every other, and counts similarities on a grid.
+
+The matrix of similarities is computed in tiles of bounded size.
+"""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -10,16 +13,16 @@ from numpy.typing import NDArray
 from match_server.calibration.grid import BINS, bins_of
 
 MAX_GROUPS = 64
-"""Persons are resampled in at most so many groups: their pairs are counted one by one."""
+"""Persons are resampled in at most so many groups; pairs are counted for each two groups."""
 
 _TILE_ROWS, _TILE_COLUMNS = 512, 2048
 _KEPT_PAIRS = 20
-_LOOKED_AT = 512  # of a tile, for the pairs that are kept
+_CANDIDATES = 512  # pairs of a tile, of which the most similar are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Mean and spread of similarities, exact (not from the grid)."""
+    """Count, mean and standard deviation of similarities, exact (not from the grid)."""
 
     count: int
     mean: float
@@ -28,7 +31,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pair:
-    """Two pictures and how alike they are; numbers of pictures, in the order they were given."""
+    """The similarity of two pictures, which are numbered in the order of the input."""
 
     similarity: float
     first: int
@@ -47,10 +50,10 @@ class Comparisons:
     persons_mated: int  # with two pictures or more
     pictures: int
     groups: NDArray[np.int64]  # (pictures,) group of each picture's person
-    mated_best: NDArray[np.float32]  # (pictures,) the most alike of the same person; NaN: none
-    impostor_best: NDArray[np.float32]  # (pictures,) the most alike of anybody else; NaN: none
-    lookalikes: Sequence[Pair]  # the most alike pair of each two persons, best first
-    strangers_to_themselves: Sequence[Pair]  # the least alike pictures of one person, worst first
+    mated_best: NDArray[np.float32]  # (pictures,) highest to the same person; NaN: none
+    impostor_best: NDArray[np.float32]  # (pictures,) highest to another person; NaN: none
+    lookalikes: Sequence[Pair]  # the most similar pair of each two persons, best first
+    unlike: Sequence[Pair]  # the least similar pictures of one person, worst first
 
     @property
     def person_pairs(self) -> int:
@@ -59,7 +62,7 @@ class Comparisons:
 
 
 class Tally:
-    """Counts similarities by the groups of the persons that are compared."""
+    """Counts similarities by the groups of the compared persons."""
 
     def __init__(self, groups: int) -> None:
         self._groups = groups
@@ -68,10 +71,10 @@ class Tally:
         self._sums = {True: np.zeros(3), False: np.zeros(3)}  # count, sum, sum of squares
 
     def add_genuine(self, similarities: NDArray[np.floating], groups: NDArray[np.integer]) -> None:
-        """Similarities (n,) of pictures of one person each, and the persons' groups (n,)."""
+        """Adds similarities (n,) of pictures of one person, with the groups (n,) of the persons."""
         places = groups * BINS + bins_of(similarities)
         self.genuine += np.bincount(places, minlength=self.genuine.size)
-        self._note(True, similarities)
+        self._add(True, similarities)
 
     def add_impostor(
         self,
@@ -79,11 +82,11 @@ class Tally:
         first: NDArray[np.integer],
         second: NDArray[np.integer],
     ) -> None:
-        """Similarities (n,) of pictures of two persons, and the groups (n,) of either."""
+        """Adds similarities (n,) of pictures of two persons, with the groups (n,) of both."""
         low, high = np.minimum(first, second), np.maximum(first, second)
         places = (low * self._groups + high) * BINS + bins_of(similarities)
         self.impostor += np.bincount(places, minlength=self.impostor.size)
-        self._note(False, similarities)
+        self._add(False, similarities)
 
     def moments(self, *, genuine: bool) -> Moments:
         count, total, squares = self._sums[genuine].tolist()
@@ -91,15 +94,15 @@ class Tally:
         variance = max(squares / count - mean**2, 0.0) if count else 0.0
         return Moments(int(count), mean, variance**0.5)
 
-    def _note(self, genuine: bool, similarities: NDArray[np.floating]) -> None:
+    def _add(self, genuine: bool, similarities: NDArray[np.floating]) -> None:
         values = similarities.astype(np.float64)
         self._sums[genuine] += (values.size, values.sum(), np.square(values).sum())
 
 
 def compare(rows: NDArray[np.float16], persons: NDArray[np.int64], *, seed: int = 0) -> Comparisons:
-    """Compare templates (n, dimension), unit rows, of the persons (n,) numbered from 0.
+    """Compares templates (n, dimension), unit rows, of the persons (n,) numbered from 0.
 
-    Memory is that of the templates and of one tile, however many pairs there are.
+    It needs the memory of the templates and of one tile, for any number of pairs.
     """
     number = int(persons.max()) + 1 if persons.size else 0
     groups = _groups(number, seed)[persons] if number else persons
@@ -113,7 +116,7 @@ def compare(rows: NDArray[np.float16], persons: NDArray[np.int64], *, seed: int 
     for top, left, tile in _tiles(rows):
         height, width = tile.shape
         down, across = np.arange(top, top + height), np.arange(left, left + width)
-        later = down[:, None] < across[None, :]  # each pair once, none with itself
+        later = down[:, None] < across[None, :]  # each pair once, no picture with itself
         same = persons[down][:, None] == persons[across][None, :]
         for mask, best in ((later & same, mated), (later & ~same, other)):
             shown = np.where(mask, tile, nobody)
@@ -138,7 +141,7 @@ def compare(rows: NDArray[np.float16], persons: NDArray[np.int64], *, seed: int 
         mated_best=np.where(np.isinf(mated), np.nan, mated).astype(np.float32),
         impostor_best=np.where(np.isinf(other), np.nan, other).astype(np.float32),
         lookalikes=sorted(alike.values(), reverse=True),
-        strangers_to_themselves=sorted(unlike),
+        unlike=sorted(unlike),
     )
 
 
@@ -151,7 +154,7 @@ def d_prime(
 
 
 def _groups(persons: int, seed: int) -> NDArray[np.int64]:
-    """The group of each person: up to MAX_GROUPS persons, one of their own."""
+    """Returns the group of each person; up to MAX_GROUPS persons have a group each."""
     order = np.random.default_rng(seed).permutation(persons)
     groups = np.empty(persons, dtype=np.int64)
     groups[order] = np.arange(persons) % MAX_GROUPS
@@ -159,12 +162,16 @@ def _groups(persons: int, seed: int) -> NDArray[np.int64]:
 
 
 def _tiles(rows: NDArray[np.float16]) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Top, left and similarities of each tile on or above the diagonal."""
+    """Yields top, left and similarities of each tile on or above the diagonal."""
     for top in range(0, len(rows), _TILE_ROWS):
         upper = rows[top : top + _TILE_ROWS].astype(np.float32)
         for left in range(top, len(rows), _TILE_COLUMNS):
             tile = upper @ rows[left : left + _TILE_COLUMNS].astype(np.float32).T
-            yield top, left, np.clip(tile, -1.0, 1.0, out=tile)  # rows are of unit length, about
+            yield (
+                top,
+                left,
+                np.clip(tile, -1.0, 1.0, out=tile),
+            )  # float16 rows are of unit length approximately
 
 
 def _most_unlike(
@@ -177,11 +184,11 @@ def _most_unlike(
 ) -> list[Pair]:
     values = tile[first, second]
     lowest = np.argsort(values, kind="stable")[:_KEPT_PAIRS]
-    found = [
+    pairs = [
         Pair(float(values[place]), top + int(first[place]), left + int(second[place]))
         for place in lowest
     ]
-    return heapq.nsmallest(_KEPT_PAIRS, [*kept, *found])
+    return heapq.nsmallest(_KEPT_PAIRS, [*kept, *pairs])
 
 
 def _note_alike(
@@ -193,16 +200,16 @@ def _note_alike(
     left: int,
     persons: NDArray[np.int64],
 ) -> None:
-    """Keep the most alike pictures of the pairs of persons that are most alike."""
+    """Keeps the most similar pictures of the most similar pairs of persons."""
     values = tile[first, second]
-    looked_at = min(_LOOKED_AT, values.size)
-    if not looked_at:
+    count = min(_CANDIDATES, values.size)
+    if not count:
         return
-    places = np.argpartition(values, values.size - looked_at)[values.size - looked_at :]
+    places = np.argpartition(values, values.size - count)[values.size - count :]
     for place in places:
-        one, two = top + int(first[place]), left + int(second[place])
-        low, high = sorted((int(persons[one]), int(persons[two])))
-        pair = Pair(float(values[place]), one, two)
+        row, column = top + int(first[place]), left + int(second[place])
+        low, high = sorted((int(persons[row]), int(persons[column])))
+        pair = Pair(float(values[place]), row, column)
         alike[low, high] = max(alike.get((low, high), pair), pair)
     for key in sorted(alike, key=lambda key: alike[key], reverse=True)[_KEPT_PAIRS:]:
         del alike[key]

@@ -1,4 +1,4 @@
-"""The grid of similarities on which everything is counted: memory does not grow with pairs."""
+"""The grid of similarities on which comparisons are counted, in constant memory."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,24 +8,24 @@ STEP = 2.0 / BINS
 
 
 def edges() -> NDArray[np.float64]:
-    """The thresholds (BINS + 1,) from -1 to 1; bin k holds edges[k] <= similarity < edges[k+1]."""
+    """Returns the thresholds (BINS + 1,) from -1 to 1; bin k begins at edges[k]."""
     return np.linspace(-1.0, 1.0, BINS + 1)
 
 
 def centres() -> NDArray[np.float64]:
-    """The middle of each bin, (BINS,)."""
+    """Returns the middle of each bin, (BINS,)."""
     return edges()[:-1] + STEP / 2
 
 
 def bins_of(similarities: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The bin of each similarity, same shape."""
+    """Returns the bin of each similarity, in the same shape."""
     places = np.floor((similarities.astype(np.float64) + 1.0) / STEP).astype(np.int64)
     clipped: NDArray[np.int64] = np.clip(places, 0, BINS - 1)
     return clipped
 
 
 def at_least(counts: NDArray[np.number]) -> NDArray[np.float64]:
-    """Of counts (..., BINS): how many reach each threshold, (..., BINS + 1); the last is 0."""
+    """Returns how many of counts (..., BINS) reach each threshold, (..., BINS + 1)."""
     reversed_sums = np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)[..., ::-1]
     nothing = np.zeros((*counts.shape[:-1], 1))
     return np.concatenate([reversed_sums, nothing], axis=-1)

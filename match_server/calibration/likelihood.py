@@ -1,10 +1,10 @@
-"""From a similarity to a likelihood ratio: how much more often mates are so alike than strangers.
+"""Likelihood ratio of a similarity: how much likelier it is for mates than for strangers.
 
 The logarithm of the ratio is a straight line in the similarity, fitted by logistic regression with
 both kinds weighted equally (Brümmer and du Preez, "Application-independent evaluation of speaker
 detection", 2006) and the smoothed targets of Platt ("Probabilistic outputs for support vector
-machines", 1999). No ratio is claimed that the number of persons cannot support: by Laplace's rule
-of succession, an event never seen in n trials has the probability 1 / (n + 2).
+machines", 1999). The ratio is limited to what the number of persons supports: by Laplace's rule of
+succession, an event never seen in n trials has the probability 1 / (n + 2).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LikelihoodRatio:
-    """log LR(s) = slope * s + offset, never beyond `lowest` and `highest`. Natural logarithms."""
+    """log LR(s) = slope * s + offset, limited to `lowest` … `highest`. Natural logarithms."""
 
     slope: float
     offset: float
@@ -40,15 +40,15 @@ class LikelihoodRatio:
 def fit(
     genuine: NDArray[np.int64], impostor: NDArray[np.int64], persons_mated: int, person_pairs: int
 ) -> LikelihoodRatio:
-    """The ratio for counts (BINS,) of either kind, neither of them empty."""
+    """Fits the ratio to counts (BINS,) of both kinds, neither of them empty."""
     mated_weight = genuine / genuine.sum() / 2
     other_weight = impostor / impostor.sum() / 2
     mated_target = (genuine.sum() + 1) / (genuine.sum() + 2)
     other_target = 1 / (impostor.sum() + 2)
     weight = mated_weight + other_weight
-    wanted = mated_weight * mated_target + other_weight * other_target
+    target = mated_weight * mated_target + other_weight * other_target
     features = np.stack([centres(), np.ones_like(weight)], axis=1)
-    slope, offset = _logistic(features, weight, wanted)
+    slope, offset = _logistic(features, weight, target)
     return LikelihoodRatio(
         slope=slope,
         offset=offset,
@@ -58,14 +58,14 @@ def fit(
 
 
 def cllr(genuine: NDArray[np.int64], impostor: NDArray[np.int64], log_ratios: Floats) -> float:
-    """Cost of log likelihood ratios (BINS,), in bits: 0 is perfect, 1 says nothing (Brümmer)."""
+    """Returns Brümmer's cost of log ratios (BINS,), in bits: 0 is perfect, 1 is useless."""
     mated = (genuine * np.logaddexp(0.0, -log_ratios)).sum() / genuine.sum()
     other = (impostor * np.logaddexp(0.0, log_ratios)).sum() / impostor.sum()
     return float((mated + other) / 2 / np.log(2))
 
 
 def least_cllr(genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> float:
-    """The cost that the best non-decreasing ratio of these very counts would have (PAV)."""
+    """Returns the cost of the best non-decreasing ratio for the same counts (PAV)."""
     mated, other = genuine / genuine.sum(), impostor / impostor.sum()
     used = np.flatnonzero(mated + other)
     shares = _pool_adjacent_violators(mated[used], other[used])
@@ -77,33 +77,33 @@ def least_cllr(genuine: NDArray[np.int64], impostor: NDArray[np.int64]) -> float
 
 
 def match_probabilities(log_ratios: Sequence[float], persons: int) -> list[float]:
-    """The probability that a probe is each person of its candidate list (best first).
+    """Returns the probability of each candidate (best first) to be the person of the probe.
 
-    By Bayes' rule over all who it can be: nobody enrolled (prior 1 - MATED_SHARE) or one of the
-    `persons`, with MATED_SHARE / persons each. Who is not on the list is taken to be as likely as
-    the last who is, or as a stranger if that is less. The probabilities of one list add up to
-    less than 1; with one person enrolled it is that of a 1:1 comparison.
+    By Bayes' rule: the probe is of a stranger (prior 1 - MATED_SHARE) or of one of the `persons`
+    (MATED_SHARE / persons each). Persons not on the list count as likely as its last candidate, or
+    as a stranger if that is less. The probabilities of a list add up to less than 1; with one
+    person enrolled it is that of a 1:1 comparison.
     """
     if not log_ratios:
         return []
     ratios = np.exp(np.array(log_ratios, dtype=np.float64))
-    everybody = max(persons, len(ratios))
-    each = MATED_SHARE / everybody
-    unseen = (everybody - len(ratios)) * min(1.0, float(ratios.min()))
+    enrolled = max(persons, len(ratios))
+    each = MATED_SHARE / enrolled
+    unseen = (enrolled - len(ratios)) * min(1.0, float(ratios.min()))
     evidence = (1.0 - MATED_SHARE) + each * (ratios.sum() + unseen)
-    return [float(one) for one in each * ratios / evidence]
+    return [float(probability) for probability in each * ratios / evidence]
 
 
-def _logistic(features: Floats, weight: Floats, wanted: Floats) -> tuple[float, float]:
-    """Slope and offset that make the logistic fit best, by Newton's method with halved steps."""
+def _logistic(features: Floats, weight: Floats, target: Floats) -> tuple[float, float]:
+    """Fits slope and offset of the logistic by Newton's method with halved steps."""
     point = np.zeros(2)
-    cost = _cost(features, weight, wanted, point)
+    cost = _cost(features, weight, target, point)
     for _ in range(_STEPS):
         share = 1 / (1 + np.exp(-features @ point))
-        gradient = features.T @ (weight * share - wanted)
+        gradient = features.T @ (weight * share - target)
         curvature = (features * (weight * share * (1 - share))[:, None]).T @ features
         step = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
-        while (better := _cost(features, weight, wanted, point - step)) > cost:
+        while (better := _cost(features, weight, target, point - step)) > cost:
             step /= 2
             if np.abs(step).max() < _CLOSE_ENOUGH:
                 return float(point[0]), float(point[1])
@@ -113,20 +113,20 @@ def _logistic(features: Floats, weight: Floats, wanted: Floats) -> tuple[float, 
     return float(point[0]), float(point[1])
 
 
-def _cost(features: Floats, weight: Floats, wanted: Floats, point: Floats) -> float:
+def _cost(features: Floats, weight: Floats, target: Floats, point: Floats) -> float:
     sums = features @ point
-    return float((weight * np.logaddexp(0.0, sums) - wanted * sums).sum())
+    return float((weight * np.logaddexp(0.0, sums) - target * sums).sum())
 
 
 def _pool_adjacent_violators(mated: Floats, other: Floats) -> Floats:
-    """The non-decreasing shares of `mated` in both that fit best, one for each place."""
+    """Returns the non-decreasing shares of `mated` in both that fit best, for each index."""
     blocks: list[tuple[float, float, int]] = []  # mated, other, places
-    for one, two in zip(mated.tolist(), other.tolist(), strict=True):
-        block = (one, two, 1)
+    for mates, others in zip(mated.tolist(), other.tolist(), strict=True):
+        block = (mates, others, 1)
         while blocks and blocks[-1][0] * (block[0] + block[1]) >= block[0] * (
             blocks[-1][0] + blocks[-1][1]
         ):
             last = blocks.pop()
             block = (last[0] + block[0], last[1] + block[1], last[2] + block[2])
         blocks.append(block)
-    return np.concatenate([np.full(places, one / (one + two)) for one, two, places in blocks])
+    return np.concatenate([np.full(n, mates / (mates + others)) for mates, others, n in blocks])

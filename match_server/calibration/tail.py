@@ -1,4 +1,4 @@
-"""FMR beyond what was measured: how fast few impostors become fewer.
+"""Extrapolation of the FMR beyond the measured range, by an exponential tail.
 
 The excess of a similarity over a high level is taken to be exponential: peaks over threshold with
 shape 0 (Coles, "An Introduction to Statistical Modeling of Extreme Values", 2001, chapter 4). The
@@ -18,21 +18,21 @@ LEAST_COMPARISONS = 30
 """The "rule of 30": with 30 errors the rate is known to about 30 % (Doddington et al., 2000)."""
 
 LEAST_PERSON_PAIRS = 10
-"""... if they are not all of the same few persons."""
+"""... if they are of enough different persons."""
 
 _SHAPED_BY = 1e-3  # share of all comparisons whose excess gives the scale, 30 at least
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """Beyond `similarity`, FMR(s) = fmr * exp(-(s - similarity) / scale)."""
+    """Above `similarity`, FMR(s) = fmr * exp(-(s - similarity) / scale)."""
 
     similarity: float
-    fmr: float  # at `similarity`: the lowest that was measured
+    fmr: float  # at `similarity`: the lowest measured rate
     scale: float  # cosine
 
     def threshold_for(self, fmr: float) -> float:
-        """The similarity from which the rate is at most `fmr`; of a rate below that of the join."""
+        """Returns the similarity with the rate `fmr`, which must be below `self.fmr`."""
         return self.similarity + self.scale * math.log(self.fmr / fmr)
 
     def fmr_at(self, similarity: float) -> float:
@@ -40,7 +40,7 @@ class Tail:
 
 
 def fit_tail(impostor: NDArray[np.int64]) -> Tail:
-    """The tail of counts (groups, groups, BINS) of which at least one is not 0."""
+    """Fits the tail to counts (groups, groups, BINS), of which at least one is not 0."""
     counts = impostor.sum(axis=(0, 1))
     reached = at_least(counts)
     pairs = (np.cumsum(impostor[..., ::-1], axis=-1) > 0)[..., ::-1].sum(axis=(0, 1))

@@ -146,7 +146,7 @@ def run(
     collection's model is not installed, Unusable when there are too few pictures.
     """
     from match_server.calibration.comparisons import compare
-    from match_server.evaluation.by_pictures import missed_by_pictures
+    from match_server.evaluation.enrolled_pictures import fnir_by_enrolled_pictures
     from match_server.evaluation.folder import read_folder
     from match_server.evaluation.html_report import html_report
     from match_server.evaluation.measurement import as_reference, measure
@@ -190,7 +190,7 @@ def run(
         _write(request.out / "report.html", html_report(report, measured.file)),
     ]
     if request.reference is not None and request.pictures is not None:
-        reference = as_reference(measured.file, request.pictures, missed_by_pictures(read))
+        reference = as_reference(measured.file, request.pictures, fnir_by_enrolled_pictures(read))
         written.append(_write(request.reference, reference.model_dump_json()))
     if plots is not False and (plots or can_plot()):
         written += write_plots(measured.file, request.out)

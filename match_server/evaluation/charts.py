@@ -1,4 +1,4 @@
-"""The charts of the calibration page, as paths to be drawn into an SVG of 640 × 300."""
+"""Charts of a calibration, as paths for an SVG of 640 × 300."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A path, and the words of the page's style sheet for it."""
+    """A path, and its classes in the style sheet."""
 
     kind: str  # genuine, impostor, beyond; area, line
     path: str
@@ -35,7 +35,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn: shapes in order, ticks, and a mark where the collection stands."""
+    """Shapes in drawing order, ticks, and a mark at the collection's operating point."""
 
     title: str
     x_label: str
@@ -49,7 +49,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """From values to pixels; logarithmic where `log`."""
+    """Converts values to pixels; with `log` on a logarithmic scale."""
 
     low: float
     high: float
@@ -59,19 +59,19 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         value, low, high = (
-            (math.log10(one) if self.log else one) for one in (value, self.low, self.high)
+            (math.log10(number) if self.log else number) for number in (value, self.low, self.high)
         )
         share = min(max((value - low) / (high - low), 0.0), 1.0)
         return round(self.start + share * (self.end - self.start), 1)
 
 
 def charts_of(file: CalibrationFile, point: OperatingPointView) -> list[Chart]:
-    """The three charts of a calibration, with the operating point marked."""
+    """Returns the charts of an adopted calibration, with the operating point marked."""
     return [_similarities(file, point), _errors(file, point), _thresholds(file, point)]
 
 
 def evaluation_charts(file: CalibrationFile) -> list[Chart]:
-    """The charts of an evaluation, which knows no gallery yet."""
+    """Returns the charts of an evaluation, which has no gallery yet."""
     return [_similarities(file), _errors(file), _det(file), _fpir_by_size(file)]
 
 
@@ -89,7 +89,7 @@ def _similarities(file: CalibrationFile, point: OperatingPointView | None = None
         Shape(f"{kind} area", _bars(bars, x, y), names[kind]) for kind, bars in groups.items()
     ]
     return Chart(
-        title="How alike pictures are",
+        title="Similarity of pictures",
         x_label="similarity (cosine)",
         shapes=shapes,
         x_ticks=_linear_ticks(x),
@@ -103,14 +103,16 @@ def _errors(file: CalibrationFile, point: OperatingPointView | None = None) -> C
     curves, tail = file.curves, file.tail
     x = _x(curves.thresholds[0], 1.0)
     y = _y(1e-7, 1.0, log=True)
-    at = curves.thresholds
+    thresholds = curves.thresholds
     beyond = [tail.similarity + step * (1.0 - tail.similarity) / 40 for step in range(41)]
-    fmrs = [tail.fmr * math.exp(-(one - tail.similarity) / tail.scale) for one in beyond]
+    fmrs = [
+        tail.fmr * math.exp(-(threshold - tail.similarity) / tail.scale) for threshold in beyond
+    ]
     shapes = [
-        Shape("impostor band", _band(at, curves.fmr_low, curves.fmr_high, x, y)),
-        Shape("genuine band", _band(at, curves.fnmr_low, curves.fnmr_high, x, y)),
-        Shape("impostor line", _line(at, curves.fmr, x, y), "strangers matched (FMR)"),
-        Shape("genuine line", _line(at, curves.fnmr, x, y), "mates missed (FNMR)"),
+        Shape("impostor band", _band(thresholds, curves.fmr_low, curves.fmr_high, x, y)),
+        Shape("genuine band", _band(thresholds, curves.fnmr_low, curves.fnmr_high, x, y)),
+        Shape("impostor line", _line(thresholds, curves.fmr, x, y), "strangers matched (FMR)"),
+        Shape("genuine line", _line(thresholds, curves.fnmr, x, y), "mates missed (FNMR)"),
         Shape("beyond line", _line(beyond, fmrs, x, y), "FMR, extrapolated"),
     ]
     return Chart(
@@ -130,9 +132,10 @@ def _thresholds(file: CalibrationFile, point: OperatingPointView) -> Chart:
     y = _y(0.0, 1.0)
     shapes = []
     for fpir, kind in zip(_FPIRS, ("first", "second", "third"), strict=True):
-        found = [calibration.threshold_for(fmr_for_fpir(fpir, size)).similarity for size in _SIZES]
+        fmrs = [fmr_for_fpir(fpir, size) for size in _SIZES]
+        thresholds = [calibration.threshold_for(fmr).similarity for fmr in fmrs]
         label = f"{fpir:.1%} of strangers named".replace(".0%", "%")
-        shapes.append(Shape(f"{kind} line", _line(_SIZES, found, x, y), label))
+        shapes.append(Shape(f"{kind} line", _line(_SIZES, thresholds, x, y), label))
     here = max(point.templates * point.probes_per_track, _SIZES[0])
     return Chart(
         title="The threshold that a gallery needs",
@@ -171,7 +174,7 @@ def _det(file: CalibrationFile) -> Chart:
 
 
 def _fpir_by_size(file: CalibrationFile) -> Chart:
-    """How many strangers some fixed thresholds name as a gallery grows."""
+    """FPIR of some fixed thresholds by the size of the gallery."""
     calibration = Calibration(file)
     x, y = _x(_SIZES[0], _SIZES[-1], log=True), _y(1e-4, 1.0, log=True)
     shapes = []
@@ -202,7 +205,7 @@ def _linear_ticks(scale: _Scale) -> list[Tick]:
 
 
 def _rebinned(at: Sequence[float], counts: Sequence[int]) -> list[tuple[float, float, float]]:
-    """Start, end and share of at most _HISTOGRAM_BINS bars."""
+    """Returns start, end and share of at most _HISTOGRAM_BINS bars."""
     total = max(sum(counts), 1)
     width = max(1, math.ceil(len(counts) / _HISTOGRAM_BINS))
     return [
@@ -218,21 +221,21 @@ def _bars(bars: Sequence[tuple[float, float, float]], x: _Scale, y: _Scale) -> s
 
 
 def _line(at: Sequence[float], rates: Sequence[float], x: _Scale, y: _Scale) -> str:
-    """A line through the points that are on the chart; a rate of 0 never is."""
-    shown = [(one, rate) for one, rate in zip(at, rates, strict=True) if rate > y.low]
-    return _joined([(x(one), y(rate)) for one, rate in shown])
+    """Returns a line through the points within the chart, which rates of 0 are not."""
+    points = zip(at, rates, strict=True)
+    return _joined([(x(value), y(rate)) for value, rate in points if rate > y.low])
 
 
 def _band(
     at: Sequence[float], low: Sequence[float], high: Sequence[float], x: _Scale, y: _Scale
 ) -> str:
-    there = [(x(one), y(max(rate, y.low))) for one, rate in zip(at, high, strict=True)]
-    back = [(x(one), y(max(rate, y.low))) for one, rate in zip(at, low, strict=True)]
+    there = [(x(value), y(max(rate, y.low))) for value, rate in zip(at, high, strict=True)]
+    back = [(x(value), y(max(rate, y.low))) for value, rate in zip(at, low, strict=True)]
     return _joined([*there, *reversed(back)]) + "Z"
 
 
 def _joined(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{one} {two}" for one, two in points) if points else ""
+    return "M" + "L".join(f"{px} {py}" for px, py in points) if points else ""
 
 
 def _power(power: int) -> str:

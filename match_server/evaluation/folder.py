@@ -1,4 +1,4 @@
-"""A folder of pictures, a folder a person in it, as templates; and what could not be used."""
+"""Reads a folder of pictures, with a folder for each person, into templates."""
 
 import hashlib
 import logging
@@ -27,7 +27,7 @@ from shared.errors import (
 log = logging.getLogger(__name__)
 
 _BYSTANDER = 0.5
-"""A second face at least so large, by its side, makes it unclear whose picture it is."""
+"""With a second face of at least this share of the first, it is unclear whose picture it is."""
 
 
 class FaceModels(Protocol):
@@ -43,7 +43,7 @@ class FaceModels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A picture that was not compared, and why."""
+    """A picture that was not compared, with the reasons."""
 
     file: str  # below the folder
     reasons: Sequence[str]
@@ -54,12 +54,12 @@ class Refusal:
 class ReadFolder:
     """The usable pictures of a folder."""
 
-    rows: NDArray[np.float16]  # (n, dimension) unit rows: a kilobyte a picture is all that is kept
-    persons: NDArray[np.int64]  # (n,) places in `names`
+    rows: NDArray[np.float16]  # (n, dimension) unit rows; nothing else is kept of a picture
+    persons: NDArray[np.int64]  # (n,) indices of `names`
     files: Sequence[str]  # (n,) below the folder
     names: Sequence[str]
     qualities: NDArray[np.float32]  # (n,) scores, 0..1
-    sides: NDArray[np.float32]  # (n,) of a square as large as the face's box, pixels
+    sides: NDArray[np.float32]  # (n,) side of a square as large as the face's box, pixels
     refused: Sequence[Refusal]
 
 
@@ -72,10 +72,10 @@ def read_folder(
     max_bytes: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ReadFolder:
-    """Look at these pictures of a folder. Raises ConfigurationError when there are none.
+    """Reads these pictures of a folder. Raises ConfigurationError when there are none.
 
-    Only pictures of one person are used, held to the ranges of `gate`; a file that is there twice
-    counts once, since it would be a perfect match with itself.
+    It uses pictures of one person only that pass `gate`. A file that is there twice counts once,
+    since it would match itself perfectly.
     """
     if not files:
         raise ConfigurationError(f"there are no pictures in {folder}")
@@ -95,11 +95,11 @@ def read_folder(
             seen[digest] = name
             face, rows[len(used)] = _only_face(models, data, gate)
         except MusterError as error:
-            given = error.details.get("reasons")
-            reasons = [str(one) for one in given] if isinstance(given, list) else [error.code]
+            details = error.details.get("reasons")
+            reasons = list(map(str, details)) if isinstance(details, list) else [error.code]
             refused.append(Refusal(name, reasons, error.message))
-        except Exception:  # of a library that reads the picture: the others go on
-            log.exception("Failed to look at a picture", extra={"file": name})
+        except Exception:  # a bug in a decoder must not end the evaluation
+            log.exception("Failed to read a picture", extra={"file": name})
             internal = InternalError()
             refused.append(Refusal(name, [internal.code], internal.message))
         else:
@@ -132,25 +132,25 @@ def _content(path: Path, folder: Path, max_bytes: int) -> bytes:
 
 
 def _only_face(models: FaceModels, data: bytes, gate: GateName) -> tuple[Face, NDArray[np.float32]]:
-    """The face that a picture is of, and its vector."""
-    found = models.analyze(data, gate=gate)
-    if not found:
+    """Returns the only face of a picture, and its template."""
+    detected = models.analyze(data, gate=gate)
+    if not detected:
         raise NoFace("no face was found", reasons=["no_face"])
-    if len(found) > 1 and side_of(found[1]) >= _BYSTANDER * side_of(found[0]):
+    if len(detected) > 1 and side_of(detected[1]) >= _BYSTANDER * side_of(detected[0]):
         raise Unusable(
-            f"{len(found)} faces of like size: it is not clear whose picture it is",
+            f"{len(detected)} faces of similar size: it is not clear whose picture it is",
             reasons=["EXCEEDS_MAX_FACES"],
         )
-    face = found[0]
+    face = detected[0]
     if not face.quality.passed:
         reasons = face.quality.reasons
         raise QualityRefused("the quality is too low: " + ", ".join(reasons), reasons=[*reasons])
     if face.template is None:
-        raise RuntimeError("the face models answered a face without a template")
+        raise RuntimeError("the face models returned a face without a template")
     return face, face.template.vector
 
 
 def side_of(face: Face) -> float:
-    """The side of a square as large as the face's box, in pixels."""
+    """Returns the side of a square as large as the face's box, in pixels."""
     x1, y1, x2, y2 = (float(value) for value in face.box)
     return math.sqrt(max(x2 - x1, 0.0) * max(y2 - y1, 0.0))

@@ -1,4 +1,4 @@
-"""From comparisons to a calibration file."""
+"""Makes a calibration file from comparisons."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,8 +27,8 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What a set of pictures says of a model."""
+class Measurement:
+    """The rates of a model on a set of pictures, and its calibration."""
 
     rates: Rates
     file: CalibrationFile
@@ -42,8 +42,8 @@ def measure(
     refused: int,
     now: datetime,
     seed: int = 0,
-) -> Measured:
-    """The rates and the calibration. Raises Unusable when the comparisons allow none."""
+) -> Measurement:
+    """Returns rates and calibration. Raises Unusable when there are too few comparisons."""
     genuine, impostor = compared.genuine_moments, compared.impostor_moments
     if not genuine.count or not impostor.count:
         raise Unusable(
@@ -54,8 +54,8 @@ def measure(
         )
     if genuine.mean <= impostor.mean:
         raise Unusable(
-            "pictures of one person are no more alike than pictures of two: are the folders a "
-            "person each?",
+            "pictures of one person are no more alike than pictures of two: does each folder hold "
+            "one person?",
             reasons=["not_separated"],
         )
     rates = rates_of(compared, seed=seed)
@@ -88,20 +88,20 @@ def measure(
         likelihood=_likelihood(compared),
         sha256="0" * 64,
     )
-    return Measured(rates, file.model_copy(update={"sha256": file.digest()}))
+    return Measurement(rates, file.model_copy(update={"sha256": file.digest()}))
 
 
 def as_reference(
     file: CalibrationFile, pictures: str, missed: list[float] | None = None
 ) -> CalibrationFile:
-    """The same calibration as one that a model pack brings; `pictures` says of which kind."""
+    """Returns the calibration as a model pack's reference; `pictures` describes the pictures."""
     reference = CalibrationReference(pictures=pictures, missed=missed)
     marked = file.model_copy(update={"reference": reference})
     return marked.model_copy(update={"sha256": marked.digest()})
 
 
 def _curves(compared: Comparisons, rates: Rates) -> CalibrationCurves:
-    """The curves where anything was counted, and one threshold beyond."""
+    """Returns the curves over all thresholds with counts, and one more."""
     genuine = compared.genuine.sum(axis=0)
     impostor = compared.impostor.sum(axis=(0, 1))
     mated = compared.mated_best[~np.isnan(compared.mated_best)]
@@ -110,10 +110,10 @@ def _curves(compared: Comparisons, rates: Rates) -> CalibrationCurves:
     first, last = int(used[0]), min(int(used[-1]) + 1, BINS)
 
     def cut(values: NDArray[np.float64]) -> list[float]:
-        return [_rounded(one) for one in values[first : last + 1].tolist()]
+        return [_rounded(value) for value in values[first : last + 1].tolist()]
 
     def counted(values: NDArray[np.int64]) -> list[int]:
-        padded = [int(one) for one in values.tolist()] + [0]
+        padded = [int(value) for value in values.tolist()] + [0]
         return padded[first : last + 1]
 
     def both(curve: Curve) -> list[list[float]]:
@@ -160,5 +160,5 @@ def _estimate(estimate: Estimate) -> EstimateView:
 
 
 def _rounded(value: float) -> float:
-    """To six significant digits: the file stays small, and no more is known."""
+    """Rounds to six significant digits, which keeps the file small."""
     return float(f"{value:.{_DIGITS}g}")

@@ -1,4 +1,4 @@
-"""Plots of a calibration as PNG files, with matplotlib where it is installed."""
+"""Plots of a calibration as PNG files, drawn with matplotlib."""
 
 import importlib.util
 from pathlib import Path
@@ -32,10 +32,10 @@ def can_plot() -> bool:
 
 
 def write_plots(file: CalibrationFile, folder: Path) -> list[Path]:
-    """Histograms, error rates, DET curve and thresholds by gallery size, below `folder`.
+    """Writes histograms, error rates, DET curve and thresholds by gallery size into `folder`.
 
-    Raises ConfigurationError when matplotlib is not installed. It is imported here, as that
-    alone takes a second.
+    Raises ConfigurationError when matplotlib is not installed. It is imported here, because the
+    import takes a second.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -130,10 +130,10 @@ def _det(axes: "Axes", file: CalibrationFile) -> None:
 def _thresholds(axes: "Axes", file: CalibrationFile) -> None:
     calibration = Calibration(file)
     for fpir, style in zip(_FPIRS, ("-", "--", "-."), strict=True):
-        wanted = [fmr_for_fpir(fpir, float(size)) for size in _SIZES]
-        found = [calibration.threshold_for(fmr) for fmr in wanted]
-        similarity = np.array([one.similarity for one in found])
-        beyond = np.array([one.extrapolated for one in found])
+        fmrs = [fmr_for_fpir(fpir, float(size)) for size in _SIZES]
+        thresholds = [calibration.threshold_for(fmr) for fmr in fmrs]
+        similarity = np.array([threshold.similarity for threshold in thresholds])
+        beyond = np.array([threshold.extrapolated for threshold in thresholds])
         label = f"FPIR {fpir:.1%}"
         axes.plot(_SIZES, similarity, color=_GRAY, linestyle=style, alpha=0.5, label=label)
         axes.plot(_SIZES, np.where(beyond, np.nan, similarity), color=_GENUINE, linewidth=2.5)

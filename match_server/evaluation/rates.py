@@ -2,9 +2,9 @@
 
 Comparisons that share a person are not independent, so intervals come from a bootstrap over
 persons, not over comparisons (ISO/IEC 19795-1, annex on uncertainty; Bolle, Ratha and Pankanti,
-"Error analysis of pattern recognition systems: the subsets bootstrap", 2004). Where nothing went
-wrong a bootstrap has nothing to draw: then the "rule of three" gives the upper end (Hanley and
-Lippman-Hand, 1983), with pairs of persons as the units that count as independent.
+"Error analysis of pattern recognition systems: the subsets bootstrap", 2004). Without any error a
+bootstrap has nothing to draw: then the "rule of three" gives the upper end (Hanley and
+Lippman-Hand, 1983), with pairs of persons as the independent units.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with its 95 % interval."""
+    """A value with its 95 % interval."""
 
     value: float
     low: float
@@ -42,18 +42,18 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rates:
-    """What the comparisons say; `fpir` and `fnir` leave out one picture, or person, at a time."""
+    """All error rates; those of searches leave out one picture, or person, at a time."""
 
     fmr: Curve
     fnmr: Curve
-    fpir: Curve  # a person who is not enrolled finds somebody at or above the threshold
-    fnir: Curve  # an enrolled person is not first of the list, or below the threshold
+    fpir: Curve  # a search of a stranger has a candidate at or above the threshold
+    fnir: Curve  # an enrolled person is not the first candidate, or below the threshold
     eer: Estimate
     d_prime: Estimate
 
 
 def rates_of(compared: Comparisons, *, seed: int = 0) -> Rates:
-    """All rates of these comparisons, of which there is at least one of either kind."""
+    """Returns all rates of these comparisons, of which at least one of each kind is needed."""
     weights = _weights(len(compared.genuine), seed)
     impostor = _resampled_pairs(compared.impostor, weights)
     genuine = _resampled(compared.genuine, weights)
@@ -79,7 +79,7 @@ def rates_of(compared: Comparisons, *, seed: int = 0) -> Rates:
 
 
 def zero_errors_bound(units: int) -> float:
-    """The rate that is not exceeded with 95 % confidence when none of `units` went wrong.
+    """Returns the rate that is not exceeded with 95 % confidence if none of `units` is an error.
 
     About 3 / units: the "rule of three".
     """
@@ -89,7 +89,7 @@ def zero_errors_bound(units: int) -> float:
 def share_interval(
     hits: NDArray[np.bool_] | Floats, persons: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """95 % of a share of searches (n,), by a bootstrap over the persons (n,) that were searched."""
+    """Returns the 95 % interval of a share of searches (n,), by a bootstrap over persons (n,)."""
     _, numbers = np.unique(persons, return_inverse=True)
     sums, counts = np.bincount(numbers, weights=hits), np.bincount(numbers)
     if not counts.size:
@@ -103,7 +103,7 @@ def share_interval(
 
 
 def equal_error(fmr: Floats, fnmr: Floats) -> float:
-    """The rate where both curves (BINS + 1,) meet, by straight lines between thresholds."""
+    """Returns the rate where both curves (BINS + 1,) meet, interpolated between thresholds."""
     above = int(np.argmax(fnmr >= fmr))  # FMR falls to 0 and FNMR rises to 1, so there is one
     if above == 0:
         return float((fmr[0] + fnmr[0]) / 2)
@@ -113,23 +113,23 @@ def equal_error(fmr: Floats, fnmr: Floats) -> float:
 
 
 def _weights(groups: int, seed: int) -> Floats:
-    """How often each group is drawn in each replicate, (REPLICATES, groups)."""
+    """Returns how often each replicate draws each group, (REPLICATES, groups)."""
     random = np.random.default_rng(seed)
     drawn = random.multinomial(groups, np.full(groups, 1.0 / groups), size=REPLICATES)
     return drawn.astype(np.float64)
 
 
 def _resampled(counts: NDArray[np.int64], weights: Floats) -> Floats:
-    """Counts (groups, BINS) as they are in each replicate."""
+    """Returns the counts (groups, BINS) of each replicate."""
     drawn: Floats = weights @ counts.astype(np.float64)
     return drawn
 
 
 def _resampled_pairs(counts: NDArray[np.int64], weights: Floats) -> Floats:
-    """Counts (groups, groups, BINS) as they are in each replicate.
+    """Returns the counts (groups, groups, BINS) of each replicate.
 
-    A pair of groups counts as often as both are drawn together; pairs within a group as often as
-    it is drawn. Two copies of one person are not compared with each other: they are no impostors.
+    A pair of groups counts as often as both are drawn together, pairs within a group as often as
+    the group is drawn. Two copies of one person are not compared, since they are no impostors.
     """
     groups = len(counts)
     flat = counts.reshape(groups * groups, BINS)
@@ -164,19 +164,19 @@ def _curve(rate: Floats, replicates: Floats, units: int) -> Curve:
 
 
 def _open_set(compared: Comparisons, weights: Floats) -> tuple[Curve, Curve]:
-    """FPIR and FNIR of searches among all other pictures.
+    """Returns FPIR and FNIR of searches among all other pictures.
 
-    Each picture is searched once without its person (non-mated) and, where that person has
-    another picture, once without itself (mated).
+    Each picture is searched once without its person (non-mated) and, if that person has another
+    picture, once without itself (mated).
     """
     groups, count = compared.groups, len(compared.genuine)
     others = ~np.isnan(compared.impostor_best)
     false_positive = _by_group(compared.impostor_best[others], groups[others], count)
     mated = ~np.isnan(compared.mated_best)
-    # Whoever is behind somebody else is missed at any threshold, as if nothing were alike.
+    # A mate behind another person is missed at any threshold, as with the lowest similarity.
     first = compared.mated_best >= np.where(others, compared.impostor_best, -np.inf)
-    found = np.where(first, compared.mated_best, -1.0)
-    missed = _by_group(found[mated], groups[mated], count)
+    similarity = np.where(first, compared.mated_best, -1.0)
+    missed = _by_group(similarity[mated], groups[mated], count)
     beaten = float((~first[mated]).mean()) if mated.any() else 0.0
     fnir = _share_below(missed.sum(axis=0))
     fnir_replicates = _share_below(_resampled(missed, weights))
@@ -199,9 +199,9 @@ def _by_group(
 
 
 def _eer(fmr: Curve, fnmr: Curve, fmrs: Floats, fnmrs: Floats) -> Estimate:
-    """Where both curves meet; the interval reaches to where their upper ends do."""
+    """Returns where both curves meet; the interval ends where their upper ends meet."""
     value = equal_error(fmr.rate, fnmr.rate)
-    drawn = [equal_error(one, two) for one, two in zip(fmrs, fnmrs, strict=True)]
+    drawn = [equal_error(*rates) for rates in zip(fmrs, fnmrs, strict=True)]
     estimate = _estimate(value, drawn)
     return replace(estimate, high=max(estimate.high, equal_error(fmr.high, fnmr.high)))
 
@@ -210,8 +210,8 @@ def _d_prime(compared: Comparisons, genuine: Floats, impostor: Floats) -> Estima
     mated, other = compared.genuine_moments, compared.impostor_moments
     value = d_prime(mated.mean, mated.sd, other.mean, other.sd)
     drawn = [
-        d_prime(*_binned_moments(one), *_binned_moments(two))
-        for one, two in zip(genuine, impostor, strict=True)
+        d_prime(*_binned_moments(mated_counts), *_binned_moments(other_counts))
+        for mated_counts, other_counts in zip(genuine, impostor, strict=True)
     ]
     return _estimate(value, drawn)
 
@@ -231,5 +231,5 @@ def _estimate(value: float, drawn: list[float]) -> Estimate:
 
 
 def thresholds() -> Floats:
-    """The thresholds that curves are given at, (BINS + 1,)."""
+    """Returns the thresholds of the curves, (BINS + 1,)."""
     return edges()

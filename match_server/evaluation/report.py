@@ -1,4 +1,4 @@
-"""What an evaluation tells: figures, thresholds, and the pictures that deserve a look."""
+"""The report of an evaluation: rates, thresholds, and pictures to check."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from match_server.calibration.calibration import Calibration, fmr_for_fpir, fpir
 from match_server.calibration.comparisons import Comparisons, Pair
 from match_server.calibration.grid import STEP
 from match_server.evaluation.folder import ReadFolder
-from match_server.evaluation.measurement import Measured
+from match_server.evaluation.measurement import Measurement
 from match_server.evaluation.slices import FPIR, Slice, slices_of
 from match_server.schemas.base import ApiModel
 from match_server.schemas.calibrations import CalibrationData, EstimateView
@@ -22,10 +22,10 @@ _PAIRS = 10
 
 @dataclass(frozen=True, slots=True)
 class FalseAlarmTarget:
-    """What the operator would like: at most so many false alarms among so many strangers."""
+    """The operator's target: at most so many false alarms among so many strangers."""
 
     false_alarms_per_day: float
-    traffic: float  # tracks of persons not enrolled in a day
+    traffic: float  # tracks of strangers in a day
 
     @property
     def fpir(self) -> float:
@@ -33,7 +33,7 @@ class FalseAlarmTarget:
 
 
 class VerificationPoint(ApiModel):
-    """1:1: the threshold for a false match rate, and what it costs."""
+    """1:1: the threshold for a false match rate, and the false non-match rate there."""
 
     fmr: float
     threshold: float
@@ -42,7 +42,7 @@ class VerificationPoint(ApiModel):
 
 
 class IdentificationPoint(ApiModel):
-    """1:N: the threshold for the wished false alarms in a gallery of so many templates."""
+    """1:N: the threshold for the target in a gallery of so many templates."""
 
     templates: int
     fpir: float
@@ -50,12 +50,12 @@ class IdentificationPoint(ApiModel):
     threshold: float
     fnir: float  # rank 1
     extrapolated: bool
-    decades: float  # of FMR between what was measured and what is needed
+    decades: float  # of FMR between the lowest measured and the needed
     reachable: bool
 
 
 class OpenSetPoint(ApiModel):
-    """1:N as it was measured, leaving out one picture (mated) or person (non-mated) at a time."""
+    """1:N as measured, leaving out one picture (mated) or person (non-mated) at a time."""
 
     templates: int  # in the gallery of a non-mated search, on average
     threshold: float
@@ -81,7 +81,7 @@ class RefusalView(ApiModel):
 
 
 class Report(ApiModel):
-    """Everything that an evaluation says. Holds file names: it is not part of the calibration."""
+    """All results of an evaluation. It holds file names, so it is not part of the calibration."""
 
     model_id: str
     gate: str
@@ -96,7 +96,7 @@ class Report(ApiModel):
     verification: list[VerificationPoint]
     identification: list[IdentificationPoint]
     open_set: list[OpenSetPoint]
-    slices_threshold: float  # that names 1 % of strangers in a gallery of all pictures
+    slices_threshold: float  # with an FPIR of 1 % in a gallery of all pictures
     slices: list[Slice]
     limits: list[str]
     refused: list[RefusalView]
@@ -107,14 +107,14 @@ class Report(ApiModel):
 def report_of(
     read: ReadFolder,
     compared: Comparisons,
-    measured: Measured,
+    measured: Measurement,
     target: FalseAlarmTarget,
     enrolled: int,
     groups: Mapping[str, str],
 ) -> Report:
-    """The report; `enrolled` is the number of templates in the collection, 0 for none.
+    """Returns the report; `enrolled` is the number of templates in the collection.
 
-    `groups` are those that the operator names, by person's folder.
+    `groups` are the operator's own groups, by the name of a person's folder.
     """
     file = measured.file
     calibration = Calibration(file)
@@ -138,11 +138,11 @@ def report_of(
         slices=slices_of(read, compared, threshold, groups),
         limits=limits_of(file),
         refused=[
-            RefusalView(file=one.file, reasons=list(one.reasons), message=one.message)
-            for one in read.refused
+            RefusalView(file=refusal.file, reasons=list(refusal.reasons), message=refusal.message)
+            for refusal in read.refused
         ],
         lookalikes=_pairs(compared.lookalikes, read.files),
-        unlike=_pairs(compared.strangers_to_themselves, read.files),
+        unlike=_pairs(compared.unlike, read.files),
     )
 
 
@@ -173,14 +173,14 @@ def _identification(
     )
 
 
-def _places(measured: Measured) -> list[int]:
-    """The lowest thresholds of the grid whose measured FPIR is at most some usual ones."""
+def _places(measured: Measurement) -> list[int]:
+    """Returns the lowest thresholds of the grid with a measured FPIR of at most each of _FPIRS."""
     rate = measured.rates.fpir.rate
     return sorted({int((rate <= fpir).argmax()) for fpir in _FPIRS})
 
 
 def _open_set(
-    measured: Measured, compared: Comparisons, calibration: Calibration, place: int
+    measured: Measurement, compared: Comparisons, calibration: Calibration, place: int
 ) -> OpenSetPoint:
     rates = measured.rates
     threshold = place * STEP - 1.0

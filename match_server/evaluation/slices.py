@@ -1,4 +1,4 @@
-"""Where the errors are: by enrolled pictures, fused shots, quality, face size, groups of people."""
+"""Error rates by enrolled pictures, fused shots, quality, face size and groups of people."""
 
 import csv
 import itertools
@@ -25,9 +25,9 @@ Numbers = NDArray[np.int64]
 
 
 class Slice(ApiModel):
-    """Errors of the searches with some of the pictures, among all others, at one threshold."""
+    """Error rates of the searches with some of the pictures, among all others, at a threshold."""
 
-    by: str  # enrolled pictures, fused shots, quality, face size, or a column of the operator's
+    by: str  # enrolled pictures, fused shots, quality, face size, or `group`
     value: str
     pictures: int
     persons: int
@@ -40,9 +40,9 @@ class Slice(ApiModel):
 
 
 def read_groups(path: Path) -> dict[str, str]:
-    """The group of each person's folder, from a CSV with the columns `person` and `group`.
+    """Returns the group of each person's folder, from a CSV with columns `person` and `group`.
 
-    Raises ConfigurationError when it is no such file.
+    Raises ConfigurationError for another file.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -60,25 +60,26 @@ def read_groups(path: Path) -> dict[str, str]:
 def slices_of(
     read: ReadFolder, compared: Comparisons, threshold: float, groups: Mapping[str, str]
 ) -> list[Slice]:
-    """All slices at this threshold. Raises ConfigurationError for groups of nobody's folder."""
+    """Returns all slices at this threshold. Raises ConfigurationError if no group has a folder."""
     unknown = sorted(set(groups) - set(read.names))
     if groups and len(unknown) == len(groups):
         raise ConfigurationError(f"no folder is named as in the groups, e.g. {unknown[0]!r}")
     rows = list(_enrolled(read)) + list(_qualities(read)) + list(_face_sizes(read))
     labels = np.array([groups.get(name, "") for name in read.names])[read.persons]
     rows += [("group", label, labels == label) for label in sorted(set(labels.tolist()) - {""})]
-    made = [
+    slices = [
         _slice(
             by, value, mask, read.persons, compared.mated_best, compared.impostor_best, threshold
         )
         for by, value, mask in rows
         if mask.any()
     ]
-    return made + [one for shots in SHOTS if (one := _fused(read, shots, threshold)) is not None]
+    fused = [_fused(read, shots, threshold) for shots in SHOTS]
+    return slices + [part for part in fused if part is not None]
 
 
 def _enrolled(read: ReadFolder) -> Iterator[tuple[str, str, Bools]]:
-    """By the number of the person's other pictures, which are what is searched."""
+    """Yields the pictures by the number of other pictures of the person, which are searched."""
     others = np.bincount(read.persons)[read.persons] - 1
     for number in range(1, _MOST_ENROLLED + 1):
         last = number == _MOST_ENROLLED
@@ -101,7 +102,7 @@ def _face_sizes(read: ReadFolder) -> Iterator[tuple[str, str, Bools]]:
 
 
 def _fused(read: ReadFolder, shots: int, threshold: float) -> Slice | None:
-    """The mean of so many pictures of a person, searched among all that are not in it."""
+    """Returns the rates of searches with the mean of so many pictures of a person."""
     random = np.random.default_rng(0)
     tracks: list[Numbers] = []
     for person in range(len(read.names)):

@@ -1,4 +1,4 @@
-"""A report as text for a terminal."""
+"""A report as text, for a terminal."""
 
 from collections.abc import Iterator
 
@@ -28,8 +28,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield "1:1, thresholds for a false match rate"
     yield "       FMR  threshold    FNMR"
-    for one in report.verification:
-        yield f"  {one.fmr:8.0e}  {one.threshold:9.4f}  {one.fnmr:6.2%}  {_basis(one.extrapolated)}"
+    for at in report.verification:
+        yield f"  {at.fmr:8.0e}  {at.threshold:9.4f}  {at.fnmr:6.2%}  {_basis(at.extrapolated)}"
     yield ""
     yield (
         f"1:N, rank 1, {report.false_alarms_per_day:g} false alarms a day among "

@@ -41,14 +41,12 @@ class _BrokerGone(Exception):
 
 
 class Publisher:
-    """The thread that publishes each write to an event once.
+    """The thread that publishes each write to an event once, while it holds the leader lock.
 
-    It works in the process that holds the leader lock.
-
-    Its queue is the events' table. It counts an event as told when the broker has acknowledged it;
-    a process that dies tells the last second again, with the same ids and revisions. Each
-    connection is a new client: what an old one had not sent is not sent as it was then, but read
-    anew, so that nothing stale looks live after a broker's absence.
+    Its queue is the table of events. An event counts as published when the broker has acknowledged
+    it; after a crash the last second is published again, with the same ids and revisions. Each
+    connection has a new client, and unsent events are read from the database again: otherwise old
+    events could look live after the broker was away.
     """
 
     def __init__(

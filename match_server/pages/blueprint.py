@@ -47,7 +47,7 @@ def pages(
         blueprint.add_app_template_filter(function, function.__name__)
     blueprint.register_error_handler(MusterError, _problem)
     blueprint.after_request(_protect)
-    blueprint.app_errorhandler(404)(_not_found)
+    blueprint.app_errorhandler(404)(_missing_page)
 
     @blueprint.before_request
     def guard() -> AnyResponse | None:
@@ -87,7 +87,7 @@ def _problem(error: MusterError) -> AnyResponse:
     return make_response(page, status_of(error))
 
 
-def _not_found(error: HTTPException) -> AnyResponse:
+def _missing_page(error: HTTPException) -> AnyResponse:
     """Returns a page to browsers and JSON to programs."""
     kinds = request.accept_mimetypes
     browser = kinds.best_match(("application/json", "text/html")) == "text/html"

@@ -104,22 +104,22 @@ def _gallery() -> tuple[bool, str]:
 
 
 def _collections(services: Services) -> tuple[bool, str]:
-    found = services.collections.page(CollectionQuery(size=1000)).items
+    collections = services.collections.page(CollectionQuery(size=1000)).items
     name = services.settings.default_collection
-    if all(one.name != name for one in found):
+    if all(collection.name != name for collection in collections):
         return (
             False,
             f"the collection {name!r} that probes search is missing; "
             f"`{services.settings.command('serve')}` makes it",
         )
-    for one in found:
+    for collection in collections:
         try:
-            services.engines.of_model(one.model_id)
+            services.engines.of_model(collection.model_id)
         except PackError as error:
-            return False, f"pictures cannot be searched in {one.name}: {error.message}"
-    templates = sum(one.templates for one in found)
-    persons = sum(one.persons for one in found)
-    return True, f"{len(found)} with {persons} persons and {templates} templates"
+            return False, f"pictures cannot be searched in {collection.name}: {error.message}"
+    templates = sum(collection.templates for collection in collections)
+    persons = sum(collection.persons for collection in collections)
+    return True, f"{len(collections)} with {persons} persons and {templates} templates"
 
 
 def _thresholds(services: Services) -> tuple[bool, str]:

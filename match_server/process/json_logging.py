@@ -20,9 +20,9 @@ _ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
 class LineHandler(logging.Handler):
     """Writes each record to standard error in one piece, and holds no lock meanwhile.
 
-    A write lets go of the interpreter's lock, so whoever logged next used to wait for both: with 32
-    clients that took a quarter of all searches a second. The system keeps the lines whole, in a
-    file and, up to 4 KiB, in a pipe: it does so for several worker processes in any case.
+    A write releases the interpreter's lock, so with a lock of its own the next thread that logs
+    would wait for both: with 32 clients that cost a quarter of all searches a second. The system
+    keeps lines whole, in a file and, up to 4 KiB, in a pipe.
     """
 
     def handle(self, record: logging.LogRecord) -> bool:

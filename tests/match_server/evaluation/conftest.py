@@ -47,7 +47,7 @@ def compared_counts(genuine: np.ndarray, impostor: np.ndarray, persons: int = 40
         mated_best=np.full(persons, 0.6, dtype=np.float32),
         impostor_best=np.full(persons, 0.2, dtype=np.float32),
         lookalikes=(),
-        strangers_to_themselves=(),
+        unlike=(),
     )
 
 

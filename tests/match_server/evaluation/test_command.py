@@ -81,7 +81,7 @@ def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
     names = [path.name for path in done.written]
     assert names == ["calibration.json", "report.json", "report.html"]
     assert [record.getMessage() for record in caplog.records if record.exc_info] == [
-        "Failed to look at a picture"
+        "Failed to read a picture"
     ]
 
 

@@ -55,7 +55,7 @@ def test_every_pair_is_counted_once_and_on_the_right_side(pictures):
     if impostor:
         assert compared.lookalikes[0].similarity == pytest.approx(max(impostor), abs=1e-6)
     if genuine:
-        worst = compared.strangers_to_themselves[0]
+        worst = compared.unlike[0]
         assert worst.similarity == pytest.approx(min(genuine), abs=1e-6)
 
 

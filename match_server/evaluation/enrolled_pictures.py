@@ -1,4 +1,4 @@
-"""How often a person is missed with one, two or three enrolled pictures."""
+"""FNIR by the number of enrolled pictures of a person: one, two or three."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,19 @@ _LEAST_PERSONS = 30
 _SEED = 0
 
 
-def missed_by_pictures(read: ReadFolder) -> list[float] | None:
-    """FNIR (rank 1) at an FPIR of 1 %, with one, two and three pictures enrolled of each person.
+def fnir_by_enrolled_pictures(read: ReadFolder) -> list[float] | None:
+    """Returns FNIR (rank 1) at an FPIR of 1 %, with one, two and three enrolled pictures.
 
-    The same persons and searches for each count: who has more than three pictures is enrolled
-    and searched by the rest of them. Of everybody else one half is enrolled besides, with one
-    picture, and the other half are the strangers whose pictures set the threshold. None where
-    fewer than 30 persons have so many pictures, or there is no stranger.
+    Each count uses the same persons and searches: persons with more than three pictures are
+    enrolled, and searched with the rest of their pictures. Of the other persons, one half is
+    enrolled with one picture each, and the pictures of the other half (strangers) set the
+    threshold. Returns None where fewer than 30 persons have enough pictures, or there is no
+    stranger.
     """
     random = np.random.default_rng(_SEED)
     places = [
-        random.permutation(np.flatnonzero(read.persons == one)) for one in range(len(read.names))
+        random.permutation(np.flatnonzero(read.persons == person))
+        for person in range(len(read.names))
     ]
     many = [own for own in places if len(own) > MOST]
     few = [own for own in places if len(own) <= MOST]
@@ -33,7 +35,7 @@ def missed_by_pictures(read: ReadFolder) -> list[float] | None:
     gallery = _rows(read, [own[:MOST] for own in many])
     probes = _rows(read, [own[MOST:] for own in many])
     strangers = _rows(read, few[1::2])
-    owners = np.repeat(np.arange(len(many)), [len(own) - MOST for own in many])
+    searched = np.repeat(np.arange(len(many)), [len(own) - MOST for own in many])
     mated = (probes @ gallery.T).reshape(len(probes), len(many), MOST)
     others = (strangers @ gallery.T).reshape(len(strangers), len(many), MOST)
     beside_mated = (probes @ besides.T).max(axis=1)
@@ -44,8 +46,8 @@ def missed_by_pictures(read: ReadFolder) -> list[float] | None:
         threshold = np.quantile(named, 1 - FPIR)
         best = mated[:, :, :count].max(axis=2)
         first = best.max(axis=1)
-        found = (best.argmax(axis=1) == owners) & (first >= threshold) & (first > beside_mated)
-        missed.append(round(float(1 - found.mean()), 4))
+        hits = (best.argmax(axis=1) == searched) & (first >= threshold) & (first > beside_mated)
+        missed.append(round(float(1 - hits.mean()), 4))
     return missed
 
 

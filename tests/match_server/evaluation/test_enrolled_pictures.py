@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from match_server.evaluation.by_pictures import missed_by_pictures
+from match_server.evaluation.enrolled_pictures import fnir_by_enrolled_pictures
 from match_server.evaluation.folder import ReadFolder
 
 
@@ -26,15 +26,15 @@ def _folder(pictures, noise=1.3, dimension=64):
 
 
 def test_more_pictures_miss_fewer():
-    one, two, three = missed_by_pictures(_folder([5] * 60 + [1] * 300))
+    one, two, three = fnir_by_enrolled_pictures(_folder([5] * 60 + [1] * 300))
     assert 0.05 < one < 0.95
     assert one > two > three
 
 
 def test_alike_pictures_are_never_missed():
-    assert missed_by_pictures(_folder([4] * 40 + [1] * 100, noise=0.05)) == [0, 0, 0]
+    assert fnir_by_enrolled_pictures(_folder([4] * 40 + [1] * 100, noise=0.05)) == [0, 0, 0]
 
 
 def test_too_few_persons_or_no_strangers_give_no_figure():
-    assert missed_by_pictures(_folder([4] * 29 + [1] * 100)) is None
-    assert missed_by_pictures(_folder([4] * 40)) is None
+    assert fnir_by_enrolled_pictures(_folder([4] * 29 + [1] * 100)) is None
+    assert fnir_by_enrolled_pictures(_folder([4] * 40)) is None
