@@ -75,14 +75,14 @@ def packed(records: list[Record]) -> bytes:
     return stream.getvalue()
 
 
-def _places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _places(value: Any, places: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """Every place in a JSON value, as its holder and key."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
-        found.append((value, key))
+        places.append((value, key))
         if isinstance(inner, dict | list):
-            _places(inner, found)
-    return found
+            _places(inner, places)
+    return places
 
 
 def changed(records: list[Record], chance: random.Random) -> list[Record]:

@@ -139,12 +139,12 @@ def storm(
         thread.start()
     took_s = []
     while time.monotonic() < raging.until_s:
-        asked_s = time.monotonic()
+        sent_s = time.monotonic()
         answer = requests.get(
             f"{base}/healthz", verify=str(authority) if authority else True, timeout=30
         )
         assert answer.json()["status"] == "ok"
-        took_s.append(time.monotonic() - asked_s)
+        took_s.append(time.monotonic() - sent_s)
         time.sleep(0.1)
     for thread in threads:
         thread.join()

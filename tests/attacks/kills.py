@@ -78,13 +78,13 @@ def _forked(
         _child(work, counted or kill_at is not None, kill_at, writing)
     os.close(writing)
     with os.fdopen(reading) as stream:
-        said = stream.read()
+        text = stream.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return None
     if status:
-        raise AssertionError(said)
-    steps: list[str] = json.loads(said)
+        raise AssertionError(text)
+    steps: list[str] = json.loads(text)
     return steps
 
 
@@ -102,12 +102,12 @@ def _child(work: Callable[[], None], watched: bool, kill_at: int | None, writing
         sys.setprofile(watch if watched else None)
         work()
         sys.setprofile(None)
-        said, status = json.dumps(steps), 0
+        text, status = json.dumps(steps), 0
     except BaseException:
         sys.setprofile(None)
-        said, status = traceback.format_exc(), 1
+        text, status = traceback.format_exc(), 1
     with os.fdopen(writing, "w") as stream:
-        stream.write(said)
+        stream.write(text)
     os._exit(status)
 
 
@@ -152,8 +152,8 @@ def _migrated(folder: Path, done: bool) -> None:
 
 def _digest(database: Database) -> str:
     with database.read() as session:
-        found = contents(session.connection(), tables_of(session.connection()))
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+        rows = contents(session.connection(), tables_of(session.connection()))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 # A whole server.
@@ -199,8 +199,8 @@ def _photo(n: int) -> bytes:
 def _keep_photo(services: Services, name: str, data: bytes) -> None:
     with services.database.read() as session:
         person = session.scalars(select(Person).where(Person.name == name)).one()
-        owner = session.get_one(Collection, person.collection_number)
-        cipher = services.vault.cipher(session, owner)
+        collection = session.get_one(Collection, person.collection_number)
+        cipher = services.vault.cipher(session, collection)
     with (
         services.files.kept("photos", data, cipher=cipher) as kept,
         services.database.write() as session,
@@ -224,8 +224,8 @@ def _keep_photo(services: Services, name: str, data: bytes) -> None:
 def _held(services: Services) -> list[str]:
     """Everything that is in the collection, opened: names, templates, photos."""
     with services.database.read() as session:
-        owner = session.scalars(select(Collection).where(Collection.name == "secret")).one()
-        cipher = services.vault.cipher(session, owner)
+        collection = session.scalars(select(Collection).where(Collection.name == "secret")).one()
+        cipher = services.vault.cipher(session, collection)
         held = [f"person {name}" for name in session.scalars(select(Person.name))]
         for row in session.scalars(select(Template)):
             (vector,) = cipher.open_vectors(row.model_id, [(row.id, row.vector)])
@@ -237,8 +237,8 @@ def _held(services: Services) -> list[str]:
 
 
 def _require_same(folder: Path, services: Services) -> None:
-    wanted, held = set(_noted(folder, "server")), set(_held(services))
-    assert held == wanted, f"lost: {sorted(wanted - held)}, too much: {sorted(held - wanted)}"
+    erased, held = set(_noted(folder, "server")), set(_held(services))
+    assert held == erased, f"lost: {sorted(erased - held)}, too much: {sorted(held - erased)}"
 
 
 def _files(services: Services) -> int:

@@ -273,7 +273,7 @@ class Far:
         topics = [(WITNESS.receipt, 1), (WITNESS.of("health/answer"), 1)]
         self._client.on_connect = lambda client, *_: client.subscribe(topics)
         self._client.on_subscribe = lambda *_: subscribed.set()
-        self._client.on_message = self._heard
+        self._client.on_message = self._on_message
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
         if not subscribed.wait(TIMEOUT_S):
@@ -286,7 +286,7 @@ class Far:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _heard(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
+    def _on_message(self, _client: object, _data: object, message: mqtt.MQTTMessage) -> None:
         body = json.loads(message.payload)
         if message.topic == WITNESS.receipt:
             self.receipts |= {one["probe_id"]: one["status"] for one in body["receipts"]}

@@ -1,4 +1,4 @@
-"""Segment files and manifests that somebody changed: opened, searched, and never a crash.
+"""Segment files and manifests that an attacker changed: opened, searched, and never a crash.
 
 Whoever can write to the data folder can make digests that fit; so every number is checked.
 """

@@ -1,4 +1,4 @@
-"""A real server for the tests of the whole road, and the folder of people where there is one."""
+"""A real server for the end-to-end tests, and the folder of people if there is one."""
 
 import os
 from collections.abc import Iterator
@@ -47,12 +47,12 @@ def passers_by() -> Iterator[Webcam]:
         raise RuntimeError("the sample cannot be read")
     face = shrunk(picture.astype(np.uint8))
     size = (640, 480)
-    somebody = [
+    people = [
         compose([Actor(face, lambda time_s: (300 + 20 * time_s, 240.0, 300.0))], step / 10, size)
         for step in range(20)
     ]
     nobody = [compose([], 0.0, size)] * 20
-    pictures = [cv2.imencode(".jpg", one)[1].tobytes() for one in (*somebody, *nobody)]
+    pictures = [cv2.imencode(".jpg", one)[1].tobytes() for one in (*people, *nobody)]
     camera = Webcam(pictures=pictures)
     yield camera
     if not camera.over.is_set():

@@ -18,7 +18,7 @@ from models.samples import sample_path
 from shared.ids import new_id
 from tests.end_to_end.conftest import RunningServer
 
-_PATIENCE_S = 60
+_TIMEOUT_S = 60
 
 pytestmark = pytest.mark.skipif(
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
@@ -35,7 +35,7 @@ def browser():
         options.add_argument(switch)
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as driver:
-        driver.set_page_load_timeout(_PATIENCE_S)
+        driver.set_page_load_timeout(_TIMEOUT_S)
         yield driver
 
 
@@ -52,7 +52,7 @@ class Site:
         self._admin = running.session("admin")
 
     def post(self, path, body):
-        answer = self._admin.post(self.base + path, json=body, timeout=_PATIENCE_S)
+        answer = self._admin.post(self.base + path, json=body, timeout=_TIMEOUT_S)
         assert answer.ok, answer.text
 
     def probe(self, track, captured_at):
@@ -77,7 +77,7 @@ class Site:
 
     def persons(self):
         path = f"{self.base}/v1/collections/default/persons"
-        return self._admin.get(path, timeout=_PATIENCE_S).json()["items"]
+        return self._admin.get(path, timeout=_TIMEOUT_S).json()["items"]
 
     def sign_in(self, browser, base=None):
         self._give_key(browser, "/login", base)
@@ -86,7 +86,7 @@ class Site:
     def edit_people(self, browser):
         self.sign_in(browser)
         self._give_key(browser, "/edit?next=/people")
-        WebDriverWait(browser, _PATIENCE_S).until(
+        WebDriverWait(browser, _TIMEOUT_S).until(
             lambda driver: driver.find_elements(By.CSS_SELECTOR, "form.enroll")
         )
 
@@ -102,7 +102,7 @@ def text_is(browser, selector, *texts):
     def shown(driver):
         return driver.find_element(By.CSS_SELECTOR, selector).text in texts
 
-    WebDriverWait(browser, _PATIENCE_S, ignored_exceptions=()).until(shown, f"{selector}: {texts}")
+    WebDriverWait(browser, _TIMEOUT_S, ignored_exceptions=()).until(shown, f"{selector}: {texts}")
 
 
 class _Foreign(BaseHTTPRequestHandler):
@@ -178,14 +178,14 @@ def test_of_a_photo_with_two_faces_the_one_that_is_pressed_is_enrolled(browser, 
     form.find_element(By.NAME, "photos").send_keys(str(photo))
     form.find_element(By.CSS_SELECTOR, ".actions button").click()
     verdict = (By.CSS_SELECTOR, "form.enroll .verdicts li")
-    faces = WebDriverWait(browser, _PATIENCE_S).until(
+    faces = WebDriverWait(browser, _TIMEOUT_S).until(
         lambda driver: driver.find_elements(By.CSS_SELECTOR, ".verdicts .faces button")
     )
     assert len(faces) == 2
     assert "Which one is meant?" in browser.find_element(*verdict).text
     assert not server.persons()
     faces[1].click()
-    (line,) = WebDriverWait(browser, _PATIENCE_S).until(
+    (line,) = WebDriverWait(browser, _TIMEOUT_S).until(
         lambda driver: driver.find_elements(By.CSS_SELECTOR, ".verdicts li[data-state=good]")
     )
     assert "Face 2 of 2 by size was taken." in line.text

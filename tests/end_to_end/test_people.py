@@ -128,8 +128,8 @@ def test_a_camera_knows_people_from_pictures_of_other_days(
     viewer = running_server.session("viewer")
     for event in viewer.get(f"{running_server.url}/v1/events?size=100").json()["items"]:
         truth = cast[lane_of((event["box"][0] + event["box"][2]) / 2)]
-        given = event["person"]["name"] if event["decision"] == "identified" else "unknown"
-        seen[truth, given] += event["tracks"]  # who comes back within half a minute is one sighting
+        decided = event["person"]["name"] if event["decision"] == "identified" else "unknown"
+        seen[truth, decided] += event["tracks"]  # a return within 30 s is one sighting
     wrong = {pair for pair in seen if pair[1] not in (pair[0], "unknown")}
     assert wrong == set()
     assert seen[cast[stranger], "unknown"] >= 2

@@ -44,10 +44,10 @@ class Systemd:
         while times and (left_s := deadline_s - time.monotonic()) > 0:
             self._socket.settimeout(left_s)
             try:
-                said = self._socket.recv(4096).decode()
+                message = self._socket.recv(4096).decode()
             except TimeoutError:
                 return False
-            times -= word in said
+            times -= word in message
         return times == 0
 
     def stop(self) -> None:

@@ -66,8 +66,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @contextmanager
 def _serving(folder: Path, files: Files, **settings: Path | str) -> Iterator[Server]:
-    given = {"tls_certificate": files.certificate, "tls_key": files.key, **settings}
-    environment = {f"MUSTER_{name.upper()}": str(value) for name, value in given.items()}
+    settings_of_tls = {"tls_certificate": files.certificate, "tls_key": files.key, **settings}
+    environment = {f"MUSTER_{name.upper()}": str(value) for name, value in settings_of_tls.items()}
     environment |= {**os.environ, "OMP_NUM_THREADS": "1"}
     data = ["--data-dir", str(folder / "data")]
     made = subprocess.run(
@@ -97,8 +97,8 @@ def _serving(folder: Path, files: Files, **settings: Path | str) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[Server]:
-    patience = {"client_timeout_s": "2"}
-    with _serving(tmp_path_factory.mktemp("server"), files, **patience) as made:
+    timeout = {"client_timeout_s": "2"}
+    with _serving(tmp_path_factory.mktemp("server"), files, **timeout) as made:
         yield made
 
 
@@ -229,7 +229,7 @@ def test_files_that_do_not_fit_are_refused_before_anything_starts(
 ) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
-    for given in (
+    for settings in (
         {"tls_certificate": files.certificate},
         {"tls_key": files.key},
         {"tls_client_ca": files.authority},
@@ -242,5 +242,5 @@ def test_files_that_do_not_fit_are_refused_before_anything_starts(
         },
     ):
         with pytest.raises(ConfigurationError, match="tls_"):
-            require_sound_tls(Settings(**given))  # type: ignore[arg-type]
+            require_sound_tls(Settings(**settings))  # type: ignore[arg-type]
     require_sound_tls(Settings(tls_certificate=files.certificate, tls_key=files.key))

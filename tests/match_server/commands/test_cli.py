@@ -78,8 +78,8 @@ def test_the_data_folder_is_private(tmp_path):
 
 def test_a_role_that_does_not_exist_is_refused(tmp_path):
     assert "viewer" in _run("key", "create", "--role", "root", "--data-dir", tmp_path, code=2)
-    said = _run("key", "create", "--role", "device", "--data-dir", tmp_path, code=2)
-    assert "speaks for one device" in said
+    text = _run("key", "create", "--role", "device", "--data-dir", tmp_path, code=2)
+    assert "speaks for one device" in text
 
 
 def test_migrate_says_where_the_database_is(tmp_path):
@@ -181,20 +181,20 @@ def test_root_does_not_touch_the_data_of_the_servers_user(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("UPDATE alembic_version SET version_num = '0004'", "at migration 0004, needs"),
         ("DROP TABLE webhooks", "lacks webhooks: it is half of one version"),
         ("INSERT INTO alembic_version VALUES ('0003')", "several versions of itself"),
     ],
 )
-def test_the_doctor_says_of_a_half_migrated_database_what_it_is(tmp_path, damage, said):
+def test_the_doctor_says_of_a_half_migrated_database_what_it_is(tmp_path, damage, message):
     _run("migrate", "--data-dir", tmp_path)
     with sqlite3.connect(tmp_path / "muster.db") as database:
         database.execute(damage)
     database.close()
     text = _run("doctor", "--data-dir", tmp_path, code=1)
-    assert said in text
+    assert message in text
     assert text.count("BAD") <= 2, "what cannot be judged with such a database is left out"
 
 
@@ -275,10 +275,10 @@ def test_the_settings_that_are_shown_are_a_file_of_all_defaults(tmp_path):
     shown = _run("settings")
     settings = json.loads(_run("settings", "--json"))["settings"]
     assert {one["name"] for one in settings} == {*Settings.model_fields}
-    given = {one["name"] for one in settings if one["default"] is not None}
+    names = {one["name"] for one in settings if one["default"] is not None}
     lines = [line.removeprefix("# ") for line in shown.splitlines()]
-    file.write_text("\n".join(line for line in lines if line.partition(" = ")[0] in given))
-    assert {*tomllib.loads(file.read_text())} == given
+    file.write_text("\n".join(line for line in lines if line.partition(" = ")[0] in names))
+    assert {*tomllib.loads(file.read_text())} == names
     assert load_settings(file).model_dump() == Settings().model_dump()
     file.write_text(shown)
     assert load_settings(file).model_dump() == Settings().model_dump()

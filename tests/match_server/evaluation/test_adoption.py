@@ -28,9 +28,9 @@ def _policy(api, **policy):
 
 def test_without_a_calibration_there_are_no_probabilities_and_a_plain_threshold(api, helpers):
     api.person("Ann", helpers.unit_vector(1))
-    found = api.search(helpers.unit_vector(1))
-    assert found["probes"][0]["candidates"][0]["match_probability"] is None
-    assert found["thresholds"] == {"default": 0.35}
+    result = api.search(helpers.unit_vector(1))
+    assert result["probes"][0]["candidates"][0]["match_probability"] is None
+    assert result["thresholds"] == {"default": 0.35}
     assert api.refused(404, "GET", CALIBRATION)["message"].count("match-server evaluate")
     point = api.ok("GET", COLLECTION)["operating_point"]
     assert point["threshold"] == 0.35
@@ -94,9 +94,9 @@ def test_the_more_alike_the_more_probable_and_the_less_so_among_more_people(api,
 
 def test_probabilities_that_were_said_stay_with_their_event(api, adopted, helpers):
     api.person("Ann", helpers.unit_vector(1))
-    said = api.send(api.probe(helpers.unit_vector(1)))[0]["event"]["candidates"]
+    candidates = api.send(api.probe(helpers.unit_vector(1)))[0]["event"]["candidates"]
     api.ok("DELETE", CALIBRATION)
-    assert api.ok("GET", "/v1/events")["items"][0]["candidates"] == said
+    assert api.ok("GET", "/v1/events")["items"][0]["candidates"] == candidates
     after = api.search(helpers.unit_vector(1))["probes"][0]["candidates"][0]
     assert after["match_probability"] is None
 
@@ -109,8 +109,8 @@ def test_a_wanted_fpir_moves_the_threshold_as_people_are_enrolled(api, adopted, 
     for number in range(30):
         api.person(f"P{number}", helpers.unit_vector(number))
         if number in (9, 14, 29):  # below ten, the FMR of 0.001 decides
-            found = api.search(helpers.unit_vector(number))
-            thresholds.append(found["thresholds"]["default"])
+            result = api.search(helpers.unit_vector(number))
+            thresholds.append(result["thresholds"]["default"])
             point = api.ok("GET", COLLECTION)["operating_point"]
             assert point["threshold"] == thresholds[-1]
             assert point["templates"] == number + 1
@@ -130,14 +130,14 @@ def test_the_derived_threshold_is_what_decides(api, adopted, helpers):
     crowd = api.person("Crowd")
     for number in range(40):
         api.template(crowd, helpers.unit_vector(200 + number))
-    found = api.search(probe)
-    assert found["probes"][0]["decision"] == "unknown"
+    result = api.search(probe)
+    assert result["probes"][0]["decision"] == "unknown"
     after = api.send(api.probe(probe, sequence=2))[0]["event"]
     assert (before["decision"], after["decision"]) == ("identified", "unknown")
     assert before["threshold"] < 0.26 < after["threshold"]
-    assert after["threshold"] > found["thresholds"]["default"], "a track counts as two searches"
+    assert after["threshold"] > result["thresholds"]["default"], "a track counts as two searches"
     point = api.ok("GET", COLLECTION)["operating_point"]
-    assert point["threshold"] == found["thresholds"]["default"]
+    assert point["threshold"] == result["thresholds"]["default"]
     own = api.search(probe, threshold=0.1)
     assert own["thresholds"] == {"default": 0.1}
     assert own["probes"][0]["decision"] == "identified"
@@ -168,8 +168,8 @@ def test_false_alarms_a_day_go_by_the_given_traffic(api, adopted, helpers):
 
 def test_traffic_is_measured_from_the_unknown_of_the_last_days(api, adopted, helpers, clock):
     api.person("Ann", helpers.unit_vector(1))
-    wanted = {"policy": {"false_alarms_per_day": 1}}
-    body = api.refused(409, "PATCH", COLLECTION, json=wanted)
+    request = {"policy": {"false_alarms_per_day": 1}}
+    body = api.refused(409, "PATCH", COLLECTION, json=request)
     assert body["details"]["reasons"] == ["no_traffic"]
     for number in range(24):
         probe = api.probe(helpers.unit_vector(100 + number), sequence=number + 1)
@@ -177,7 +177,7 @@ def test_traffic_is_measured_from_the_unknown_of_the_last_days(api, adopted, hel
         api.send(probe, {**again, "track_id": probe["track_id"]})
         clock.advance(2 * 3600)
     api.send(api.probe(helpers.unit_vector(1), sequence=200))  # Ann is no stranger
-    point = api.ok("PATCH", COLLECTION, json=wanted)["operating_point"]
+    point = api.ok("PATCH", COLLECTION, json=request)["operating_point"]
     assert point["traffic"] == pytest.approx(12.0, rel=0.01)
     assert point["traffic_from"] == "measured"
     assert point["probes_per_track"] == 2.0
@@ -185,8 +185,8 @@ def test_traffic_is_measured_from_the_unknown_of_the_last_days(api, adopted, hel
     clock.advance(timedelta(days=30).total_seconds())
     quiet = api.ok("GET", COLLECTION)["operating_point"]
     assert quiet["traffic"] == pytest.approx(12.0, rel=0.01), "a quiet week loosens nothing"
-    given = _policy(api, traffic=50)["operating_point"]
-    assert (given["traffic"], given["traffic_from"]) == (50, "given")
+    changed = _policy(api, traffic=50)["operating_point"]
+    assert (changed["traffic"], changed["traffic_from"]) == (50, "given")
     measured = _policy(api, traffic=None)["operating_point"]
     assert measured["traffic_from"] == "measured"
 
@@ -317,11 +317,11 @@ def test_when_the_calibration_is_gone_nobody_is_named_and_nobody_created(api, ad
     _policy(api, target_fpir=0.01)
     with api.services.database.write() as session:
         session.execute(update(Calibration).values(retired_at=api.clock.now()))
-    found = api.search(helpers.unit_vector(2, near=ann, similarity=0.95))
-    assert found["probes"][0]["decision"] == "unknown"
-    assert found["thresholds"] == {"default": 1.0}
+    result = api.search(helpers.unit_vector(2, near=ann, similarity=0.95))
+    assert result["probes"][0]["decision"] == "unknown"
+    assert result["thresholds"] == {"default": 1.0}
     vector = {"vector": helpers.encode(helpers.unit_vector(3)), "model_id": helpers.MODEL}
-    wanted = {"templates": [vector], "create_person": True}
-    body = api.refused(409, "POST", f"{COLLECTION}/search", json=wanted)
+    request = {"templates": [vector], "create_person": True}
+    body = api.refused(409, "POST", f"{COLLECTION}/search", json=request)
     assert "needs a calibration" in body["message"]
     assert api.ok("GET", COLLECTION)["persons"] == 1

@@ -113,7 +113,7 @@ def test_pooling_adjacent_violators_is_isotonic_regression(counts):
     counts = [(one, two) for one, two in counts if one + two] or [(1, 1)]
     mated = np.array([one for one, _ in counts], dtype=np.float64)
     other = np.array([two for _, two in counts], dtype=np.float64)
-    found = _pool_adjacent_violators(mated, other)
+    shares = _pool_adjacent_violators(mated, other)
     for place in range(len(counts)):  # the min-max formula of isotonic regression
         best = max(
             min(
@@ -122,7 +122,7 @@ def test_pooling_adjacent_violators_is_isotonic_regression(counts):
             )
             for first in range(place + 1)
         )
-        assert found[place] == pytest.approx(best)
+        assert shares[place] == pytest.approx(best)
 
 
 def test_a_ratio_that_says_nothing_costs_one_bit_and_the_best_costs_least(people):
@@ -141,14 +141,14 @@ RATIOS = st.lists(st.floats(-15, 15), min_size=1, max_size=10)
 def test_probabilities_are_bayes_rule_over_everybody_it_can_be(ratios, persons):
     ratios = sorted(ratios, reverse=True)
     persons = max(persons, len(ratios))
-    found = match_probabilities(ratios, persons)
+    probabilities = match_probabilities(ratios, persons)
     odds = [0.5 / persons * math.exp(one) for one in ratios]
     unseen = (persons - len(ratios)) * 0.5 / persons * min(1.0, math.exp(ratios[-1]))
-    for one, weight in zip(found, odds, strict=True):
+    for one, weight in zip(probabilities, odds, strict=True):
         assert one == pytest.approx(weight / (0.5 + sum(odds) + unseen), rel=1e-9)
         assert 0.0 <= one <= 1.0
-    assert sum(found) <= 1.0
-    assert all(two <= one for one, two in pairwise(found))
+    assert sum(probabilities) <= 1.0
+    assert all(two <= one for one, two in pairwise(probabilities))
 
 
 @given(RATIOS, st.integers(0, 9), st.floats(0, 10), st.integers(10, 10**6))
@@ -173,10 +173,11 @@ def test_stated_probabilities_come_true(people):
     ratio = Calibration(file).likelihood
     mated = random.random(count) < 0.5
     scores = random.normal(np.where(mated, mean, 0.0), sd)
-    said = np.array([match_probabilities([ratio.log_ratio(one)], 1)[0] for one in scores[:20_000]])
+    log_ratios = [ratio.log_ratio(score) for score in scores[:20_000]]
+    predicted = np.array([match_probabilities([each], 1)[0] for each in log_ratios])
     for low, high in pairwise(np.linspace(0.05, 0.95, 7)):
-        inside = (said >= low) & (said < high)
-        assert mated[:20_000][inside].mean() == pytest.approx(said[inside].mean(), abs=0.08)
+        inside = (predicted >= low) & (predicted < high)
+        assert mated[:20_000][inside].mean() == pytest.approx(predicted[inside].mean(), abs=0.08)
 
 
 def test_a_file_survives_being_written_and_read(normal_calibration):
@@ -207,10 +208,10 @@ def test_a_file_that_contradicts_itself_is_refused(normal_calibration, change, w
 
 def test_limits_name_the_least_rate_that_can_be_measured(people):
     rows, persons = people.faces(8, 8, 5)
-    said = " ".join(limits_of(people.calibrated(compare(rows, persons))))
-    assert "700 impostor comparisons" in said
-    assert "below one in 700 cannot be measured" in said
-    assert "28 pairs of persons" in said
+    text = " ".join(limits_of(people.calibrated(compare(rows, persons))))
+    assert "700 impostor comparisons" in text
+    assert "below one in 700 cannot be measured" in text
+    assert "28 pairs of persons" in text
 
 
 @pytest.mark.parametrize("persons", [[0, 1, 2], [0, 0, 0], [0]])

@@ -45,17 +45,17 @@ def test_answers_are_those_of_the_whole_list_cut_afterwards(api, crowd, margin):
 
 
 def test_the_scan_is_told_what_need_not_be_found(api, crowd, monkeypatch):
-    told: list[float] = []
+    thresholds: list[float] = []
     gallery = api.services.galleries.caught_up(
         collection_ref(api.services.database, "default")
     ).gallery
     search = type(gallery).search
 
     def spied(self, probes, limit, *, threshold=-1.0, among=None):
-        told.append(threshold)
+        thresholds.append(threshold)
         return search(self, probes, limit, threshold=threshold, among=among)
 
     monkeypatch.setattr(type(gallery), "search", spied)
     api.search(crowd[0])
     api.search(crowd[0], threshold=0.5)
-    assert told == [-1.0, pytest.approx(0.5, abs=1e-5)]
+    assert thresholds == [-1.0, pytest.approx(0.5, abs=1e-5)]

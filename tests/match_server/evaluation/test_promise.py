@@ -44,15 +44,15 @@ def world(people):
 def test_strangers_find_somebody_no_more_often_than_was_asked_for(world, size, target):
     calibration, best = world
     point = operating_point(_scope({"target_fpir": target}, size), calibration, NO_TRAFFIC)
-    found = float((best[size] >= point.threshold).mean())
-    print(f"N {size:6} target {target:.3%} found {found:.3%} at {point.threshold:.4f} "
+    fpir = float((best[size] >= point.threshold).mean())
+    print(f"N {size:6} target {target:.3%} measured {fpir:.3%} at {point.threshold:.4f} "
           f"{'extrapolated' if point.view.extrapolated else 'measured'}")  # fmt: skip
     spread = (target * (1 - target) / STRANGERS) ** 0.5
     # The rate is known to some 30 % where it rests on 30 comparisons.
-    assert found <= 1.3 * target + 3 * spread
+    assert fpir <= 1.3 * target + 3 * spread
     if not point.view.extrapolated:
         reached = min(target, fpir_for_fmr(LOOSEST_FMR, size))  # a small gallery has a floor
-        assert found >= reached / 3, "the threshold is needlessly high"
+        assert fpir >= reached / 3, "the threshold is needlessly high"
     assert point.view.fpir <= 1.05 * target
 
 
@@ -60,10 +60,10 @@ def test_false_alarms_a_day_are_those_of_the_traffic(world):
     calibration, best = world
     for alarms, traffic in ((5.0, 1000.0), (50.0, 1000.0)):
         policy = {"false_alarms_per_day": alarms, "traffic": traffic}
-        given = Traffic(traffic, "given")
-        point = operating_point(_scope(policy, 1_000), calibration, given)
-        found = float((best[1_000] >= point.threshold).mean()) * traffic
-        assert found <= 1.3 * alarms + 3 * (alarms * traffic / STRANGERS) ** 0.5
+        expected_traffic = Traffic(traffic, "given")
+        point = operating_point(_scope(policy, 1_000), calibration, expected_traffic)
+        measured_alarms = float((best[1_000] >= point.threshold).mean()) * traffic
+        assert measured_alarms <= 1.3 * alarms + 3 * (alarms * traffic / STRANGERS) ** 0.5
         assert point.view.false_alarms_per_day == pytest.approx(alarms, rel=0.05)
 
 
@@ -74,8 +74,8 @@ def test_a_larger_gallery_never_lowers_the_threshold(world, policy):
     calibration, _ = world
     traffic = Traffic(policy.get("traffic"), "given")
     sizes = [0, 1, 2, 3, 10, 99, 100, 101, 1_000, 12_345, 10**6, 10**9, 10**12]
-    found = [operating_point(_scope(policy, size), calibration, traffic) for size in sizes]
-    thresholds = [one.threshold for one in found]
+    points = [operating_point(_scope(policy, size), calibration, traffic) for size in sizes]
+    thresholds = [one.threshold for one in points]
     assert thresholds == sorted(thresholds)
     assert thresholds[2] < thresholds[-4]
     assert all(threshold <= 1.0 for threshold in thresholds)

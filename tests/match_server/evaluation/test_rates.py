@@ -47,11 +47,11 @@ def test_every_pair_is_counted_once_and_on_the_right_side(pictures):
             if two != row and persons[two] == persons[row]
         ]
         others = [exact[row, two] for two in range(len(rows)) if persons[two] != persons[row]]
-        for found, known in (
+        for value, known in (
             (compared.mated_best[row], same),
             (compared.impostor_best[row], others),
         ):
-            assert np.isnan(found) if not known else found == pytest.approx(max(known), abs=1e-6)
+            assert np.isnan(value) if not known else value == pytest.approx(max(known), abs=1e-6)
     if impostor:
         assert compared.lookalikes[0].similarity == pytest.approx(max(impostor), abs=1e-6)
     if genuine:
@@ -114,8 +114,8 @@ def test_searches_that_leave_one_out_are_those_of_brute_force(people):
             strangers = max(exact[probe, two] for two in others if persons[two] != persons[probe])
             best = max(others, key=lambda two, probe=probe: exact[probe, two])
             alarms += strangers >= threshold
-            found = persons[best] == persons[probe] and exact[probe, best] >= threshold
-            misses += not found
+            hit = persons[best] == persons[probe] and exact[probe, best] >= threshold
+            misses += not hit
         place = round((threshold + 1) / 0.0025)
         assert rates.fpir.rate[place] == pytest.approx(alarms / len(rows), abs=0.02)
         assert rates.fnir.rate[place] == pytest.approx(misses / len(rows), abs=0.02)

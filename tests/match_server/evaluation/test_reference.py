@@ -129,14 +129,14 @@ def test_a_fixed_threshold_is_warned_of_at_the_size_at_which_it_names_strangers(
     _grow(served, 500)
     point = _point(served)
     assert point["fpir"] == pytest.approx(0.657, abs=0.02)  # 1 - (1 - 2.14e-3)^500
-    said = "0.2 with 500 people: 2 strangers of 3 are given a name"
-    assert said in point["warning"]
+    explanation = "0.2 with 500 people: 2 strangers of 3 are given a name"
+    assert explanation in point["warning"]
     served.services.policy_warnings.log()
-    assert said in caplog.text
+    assert explanation in caplog.text
     monkeypatch.setattr("match_server.process.doctor.build_services", lambda _: served.services)
     (check,) = [one for one in examine(settings) if one.name == "thresholds"]
     assert not check.ok
-    assert said in check.message
+    assert explanation in check.message
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Client:
     """Somebody at the broker: what was heard, and what the broker says of publications."""
 
     def __init__(self, port, *subscriptions, user=None, ca=None):
-        self.heard = []
+        self.received = []
         self.granted = []
         self.refused = threading.Event()
         self._subscribed = threading.Event()
@@ -68,7 +68,7 @@ class Client:
         self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._client.on_connect = self._connected
         self._client.on_subscribe = self._note_granted
-        self._client.on_message = lambda _client, _data, message: self.heard.append(message)
+        self._client.on_message = lambda _client, _data, message: self.received.append(message)
         self._client.on_publish = self._note_taken
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
@@ -187,21 +187,21 @@ def serve(settings, stack):
 
 @pytest.fixture
 def box(api, tmp_path, stack):
-    """A box with a key and an outbox, and its road over the broker."""
+    """A box with a key, an outbox and a transport over the broker."""
 
     def make(url, topics=DOOR, login=None):
         made = api.services.devices.create(DeviceCreate(name=topics.device))
         key = MessageKey.of_api_key(made.key)
-        road = MqttTransport(url, topics, login, key=key, resend_s=1.0)
+        transport = MqttTransport(url, topics, login, key=key, resend_s=1.0)
         outbox = Outbox(tmp_path / f"{topics.device}.db", topics.device)
         stack.callback(outbox.close)
-        return road, outbox, key
+        return transport, outbox, key
 
     return make
 
 
-def deliver(stack, outbox, road):
-    delivery = Delivery(outbox, road)
+def deliver(stack, outbox, transport):
+    delivery = Delivery(outbox, transport)
     delivery.start()
     stack.callback(delivery.stop, 2.0)
     return delivery
@@ -213,10 +213,10 @@ class TestTheShippedBroker:
         server = client(port, "muster/v1/#", user="muster-server", ca=ca).ready()
         for topics in (DOOR, YARD):  # retained: heard by who subscribes later, if he may
             assert server.say(topics.of("config/desired"), {"by": "server"}, retain=True)
-        theirs = [DOOR.of(kind) for kind in ("receipt", "config/desired", "probe", "event")]
+        foreign_topics = [DOOR.of(kind) for kind in ("receipt", "config/desired", "probe", "event")]
         own = [YARD.of(kind) for kind in ("receipt", "config/desired")]
         # Mosquitto grants every subscription, and filters what is delivered.
-        yard = client(port, "#", *theirs, user=YARD.device, ca=ca).ready()
+        yard = client(port, "#", *foreign_topics, user=YARD.device, ca=ca).ready()
         alone = client(port, *own, user=YARD.device, ca=ca).ready()
         door = client(port, DOOR.receipt, user=DOOR.device, ca=ca).ready()
         kinds = ("probe", "status", "track", "health", "config/reported", "event", "receipt")
@@ -227,11 +227,11 @@ class TestTheShippedBroker:
             assert server.say(topics.receipt, {"by": "server"})
         assert door.say(DOOR.probe, {"by": "door"})
         assert yard.say(YARD.probe, {"by": "yard"})
-        wait_until(lambda: len(server.heard) == 6 and door.heard, "what may be said")
-        wait_until(lambda: len(alone.heard) == len(yard.heard) == 2, "what may be read")
-        assert [one.topic for one in server.heard if b"yard" in one.payload] == [YARD.probe]
-        assert [one.topic for one in door.heard] == [DOOR.receipt]
-        assert {one.topic for one in (*alone.heard, *yard.heard)} == set(own)
+        wait_until(lambda: len(server.received) == 6 and door.received, "what may be said")
+        wait_until(lambda: len(alone.received) == len(yard.received) == 2, "what may be read")
+        assert [one.topic for one in server.received if b"yard" in one.payload] == [YARD.probe]
+        assert [one.topic for one in door.received] == [DOOR.receipt]
+        assert {one.topic for one in (*alone.received, *yard.received)} == set(own)
 
     def test_who_has_no_login_or_only_listens_reaches_nothing(self, guarded, client):
         port, ca = guarded
@@ -249,9 +249,9 @@ class TestTheShippedBroker:
         login = {"broker_username": "muster-server", "broker_password": "muster-server's password"}
         serve(api.services, broker=url, broker_ca_file=ca, **login)
         word = f"{DOOR.device}'s password"
-        road, outbox, _ = box(url, login=MqttLogin(DOOR.device, word, ca_file=ca))
+        transport, outbox, _ = box(url, login=MqttLogin(DOOR.device, word, ca_file=ca))
         outbox.put([make_probe(model_id=helpers.MODEL)])
-        delivery = deliver(stack, outbox, road)
+        delivery = deliver(stack, outbox, transport)
         assert delivery.drained(TIMEOUT_S), delivery.complaint
         blind = MqttTransport(url, YARD, MqttLogin(YARD.device, f"{YARD.device}'s password"))
         blind.open(lambda: None)
@@ -264,12 +264,12 @@ class TestAnOpenBroker:
     def test_a_forged_receipt_empties_no_outbox(
         self, api, helpers, port, serve, box, client, stack
     ):
-        road, outbox, key = box(f"mqtt://127.0.0.1:{port}")
+        transport, outbox, key = box(f"mqtt://127.0.0.1:{port}")
         probe = make_probe(model_id=helpers.MODEL)
         outbox.put([probe])
         attacker = client(port, DOOR.probe).ready()
-        deliver(stack, outbox, road)
-        wait_until(lambda: attacker.heard, "the box's probe")
+        deliver(stack, outbox, transport)
+        wait_until(lambda: attacker.received, "the box's probe")
         forged = ReceiptMessage(
             receipts=[ProbeReceipt(probe_id=probe.probe_id, status="accepted")]
         ).model_dump_json()
@@ -292,17 +292,17 @@ class TestAnOpenBroker:
         far = client(port, DOOR.receipt).ready()
         first = api.probe(helpers.unit_vector(1))
         far.say(DOOR.probe, first, key=key)
-        wait_until(lambda: far.heard, "a receipt")
-        assert key.has_signed(DOOR.receipt, far.heard[0].payload, signature_in(far.heard[0]))
+        wait_until(lambda: far.received, "a receipt")
+        assert key.has_signed(DOOR.receipt, far.received[0].payload, signature_in(far.received[0]))
         second = api.probe(helpers.unit_vector(2), sequence=2)
         far.say(DOOR.probe, {**second, "camera": "a b"})  # provokes a refusal
         far.say(DOOR.probe, api.probe(helpers.unit_vector(3), probe_id=second["probe_id"]))
         far.say(DOOR.probe, second, key=MessageKey(key.id, bytes(32)))
         far.say(DOOR.of("status"), {"device": DOOR.device, "online": False})
         far.say(DOOR.probe, second, key=key)
-        wait_until(lambda: len(far.heard) > 1, "the second receipt")
-        said = [json.loads(one.payload)["receipts"][0]["status"] for one in far.heard]
-        assert said == ["accepted", "accepted"]
+        wait_until(lambda: len(far.received) > 1, "the second receipt")
+        statuses = [json.loads(one.payload)["receipts"][0]["status"] for one in far.received]
+        assert statuses == ["accepted", "accepted"]
         assert api.ok("GET", "/v1/events")["total"] == 2
         assert api.ok("GET", f"/v1/devices/{DOOR.device}")["online"]
 
@@ -317,7 +317,7 @@ class TestAnOpenBroker:
         far.say(YARD.probe, api.probe(helpers.unit_vector(1), device=YARD.device))
         far.say(YARD.probe, api.probe(helpers.unit_vector(1), device=YARD.device), key=key)
         far.say(DOOR.probe, api.probe(helpers.unit_vector(2)), key=key)
-        wait_until(lambda: far.heard, "a receipt")
+        wait_until(lambda: far.received, "a receipt")
         assert api.ok("GET", "/v1/events")["total"] == 1
 
     def test_a_wanted_configuration_is_read_and_written_by_the_server_alone(
@@ -325,14 +325,14 @@ class TestAnOpenBroker:
     ):
         url = f"mqtt://127.0.0.1:{port}"
         serve(api.services, broker=url)
-        road, _, _ = box(url)
+        transport, _, _ = box(url)
         api.services.devices.change(DOOR.device, DevicePatch(site="main"))
         taken = []
-        link = BrokerLink(road, ClockOffset(SystemClock()))
+        link = BrokerLink(transport, ClockOffset(SystemClock()))
         link.open(taken.append)
-        road.open(lambda: None)
-        stack.callback(road.close, 1.0)
-        wait_until(road._ready.is_set, "the connection")
+        transport.open(lambda: None)
+        stack.callback(transport.close, 1.0)
+        wait_until(transport._ready.is_set, "the connection")
         link.send_health(health_of(DOOR.device, api))  # by which the server learns that it signs
         camera = {"name": "front", "source": "rtsp://admin:Passw0rt@10.0.0.9/1"}
         wait_until(lambda: names_key(api, DOOR.device), "the first signed message")
@@ -340,9 +340,9 @@ class TestAnOpenBroker:
         wait_until(lambda: taken, "the configuration")
         assert taken[0].config == {"cameras": [camera]}
         attacker = client(port, DOOR.of("config/desired")).ready()
-        wait_until(lambda: attacker.heard, "what is retained")
-        assert b"Passw0rt" not in attacker.heard[0].payload
-        old = attacker.heard[0].payload
+        wait_until(lambda: attacker.received, "what is retained")
+        assert b"Passw0rt" not in attacker.received[0].payload
+        old = attacker.received[0].payload
         forged = {"schema_version": 1, "revision": 9, "config": {"liveness": {"policy": "off"}}}
         attacker.say(DOOR.of("config/desired"), forged, retain=True)
         newer = ConfigPut(config={"log_level": "DEBUG"})
@@ -355,14 +355,14 @@ class TestAnOpenBroker:
 
 def test_after_a_backup_an_older_configuration_waits_for_the_servers_word(clock):
     """`BrokerLink` alone: what was retained counts when an answer to the box's health names it."""
-    road = Road()
+    transport = StubTransport()
     taken = []
-    link = BrokerLink(road, ClockOffset(clock), revision=7)
+    link = BrokerLink(transport, ClockOffset(clock), revision=7)
     link.open(taken.append)
     health = HealthMessage.model_validate(valid_messages("door-1", clock.now())["health"])
     link.send_health(health)
     older = {"schema_version": 1, "revision": 4, "config": {}}
-    road.listeners["config/desired"](json.dumps(older).encode())
+    transport.listeners["config/desired"](json.dumps(older).encode())
     assert taken == []
     answer = {"schema_version": 1, "device": "door-1", "answers": health.at, "at": clock.now()}
     for at, revision, expected in (
@@ -370,8 +370,10 @@ def test_after_a_backup_an_older_configuration_waits_for_the_servers_word(clock)
         (health.at, 7, []),
         (health.at, 4, [4]),
     ):
-        said = {**answer, "answers": at.isoformat(), "at": clock.now().isoformat()}
-        road.listeners["health/answer"](json.dumps({**said, "config_revision": revision}).encode())
+        message = {**answer, "answers": at.isoformat(), "at": clock.now().isoformat()}
+        transport.listeners["health/answer"](
+            json.dumps({**message, "config_revision": revision}).encode()
+        )
         assert [one.revision for one in taken] == expected
 
 
@@ -387,7 +389,7 @@ def test_a_box_that_enrolls_signs_from_its_first_message_on(api):
         assert names_key(api, DOOR.device) == (key.id if signs else None)
 
 
-class Road:
+class StubTransport:
     """Carries messages to nowhere."""
 
     def __init__(self):

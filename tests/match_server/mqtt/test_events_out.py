@@ -35,9 +35,9 @@ class Server:
                 env=environment,
                 text=True,
             )
-        found = re.search(r"http://[\d.:]+", self.process.stdout.readline())
-        assert found, self.log.read_text()
-        self.url = found[0]
+        match = re.search(r"http://[\d.:]+", self.process.stdout.readline())
+        assert match, self.log.read_text()
+        self.url = match[0]
 
     def end(self, number=signal.SIGTERM):
         if self.process.poll() is None:
@@ -189,9 +189,9 @@ def test_nothing_biometric_no_name_and_no_key_gets_into_the_log(serve, key, help
         "webhook's secret": hook["secret"].removeprefix("whsec_"),
         "webhook's address": "s3cret",
     }
-    found = [what for what, text in hidden.items() if text in log]
-    assert found == []
+    leaked = [what for what, text in hidden.items() if text in log]
+    assert leaked == []
     lines = [json.loads(line) for line in log.splitlines()]
-    asked = [line for line in lines if line["message"] == "request"]
-    assert len(asked) >= 12
-    assert all(re.fullmatch(r"[\w.-]{1,64}", line["request_id"]) for line in asked)
+    request_lines = [line for line in lines if line["message"] == "request"]
+    assert len(request_lines) >= 12
+    assert all(re.fullmatch(r"[\w.-]{1,64}", line["request_id"]) for line in request_lines)

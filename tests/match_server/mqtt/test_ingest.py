@@ -1,4 +1,4 @@
-"""Probes over a real broker: none lost, none twice, whoever restarts when."""
+"""Probes over a real broker: none lost, none twice, across restarts of each program."""
 
 import contextlib
 import json
@@ -275,32 +275,32 @@ class TestOverABroker:
     ):
         (tmp_path / "master.key").write_text(Key.new().text)
         key = {"encryption_key_file": tmp_path / "master.key"}
-        owner = make_api(**key)
+        server = make_api(**key)
         for name in ("vault", "open"):
             made = {"name": name, "encrypted": name == "vault"}
-            owner.ok("POST", "/v1/collections", json=made)
+            server.ok("POST", "/v1/collections", json=made)
         for device, collection in (("door-1", "open"), ("door-2", "vault")):
-            owner.ok("POST", "/v1/devices", json={"name": device, "collection": collection})
+            server.ok("POST", "/v1/devices", json={"name": device, "collection": collection})
         if trouble == "deleted":
-            owner.call("DELETE", "/v1/collections/vault")
-            owner.call("DELETE", "/v1/collections/default")
-        reader = owner if trouble == "deleted" else make_api()
+            server.call("DELETE", "/v1/collections/vault")
+            server.call("DELETE", "/v1/collections/default")
+        reader = server if trouble == "deleted" else make_api()
         consumer = start(reader.services.probes).wait()
-        theirs = DeviceTopics("home", "door-2").probe
+        foreign_topic = DeviceTopics("home", "door-2").probe
         waiting = [
             reader.probe(helpers.unit_vector(1), device="door-2", sequence=number)
             for number in range(1, 121)
         ]
         for probe in waiting:
-            box.send(probe, theirs)
+            box.send(probe, foreign_topic)
         box.send(reader.probe(helpers.unit_vector(1)))
         wait_until(lambda: box.receipts, "the receipt of the other box")
         consumer.stop()
         # They are not lost: no receipt came, so their box sends them again.
         if trouble == "deleted":
             made = {"name": "default"}
-            owner.ok("POST", "/v1/collections", json=made)
-        again = owner.services.probes.accept(ProbeMessage.model_validate(waiting[0]))
+            server.ok("POST", "/v1/collections", json=made)
+        again = server.services.probes.accept(ProbeMessage.model_validate(waiting[0]))
         assert again.status == "accepted"
 
     def test_a_fault_of_the_program_at_one_probe_stands_before_no_other(
@@ -332,9 +332,9 @@ class TestOverABroker:
         assert tracks.in_view == [1, 3]
 
     def test_a_fuzzed_device_stands_before_no_other(self, api, helpers, settings, broker):
-        told = settings.model_copy(update={"broker": f"mqtt://127.0.0.1:{broker.port}"})
+        own_settings = settings.model_copy(update={"broker": f"mqtt://127.0.0.1:{broker.port}"})
         far = attacks.Far(broker.port)
-        with attacks.server_of(told, api.services) as stumbles:
+        with attacks.server_of(own_settings, api.services) as stumbles:
             attacks.attack(
                 far,
                 api.clock.now(),
@@ -446,7 +446,7 @@ def test_a_broker_with_a_certificate_of_its_own_is_trusted_by_its_authority_alon
 
         server = threading.Thread(target=serve, daemon=True)
         server.start()
-        told = settings.model_copy(update={"broker": f"mqtts://127.0.0.1:{port}"})
+        own_settings = settings.model_copy(update={"broker": f"mqtts://127.0.0.1:{port}"})
         plain = socket.create_connection(("127.0.0.1", port))
         with pytest.raises(OSError, match="certificate") as caught:
             ssl.create_default_context().wrap_socket(plain, server_hostname="127.0.0.1")
@@ -454,7 +454,7 @@ def test_a_broker_with_a_certificate_of_its_own_is_trusted_by_its_authority_alon
             "no authority that is trusted here vouches for its certificate; "
             "set broker_ca_file to the authority that signed it"
         )
-        trusting = told.model_copy(update={"broker_ca_file": tmp_path / "ca.pem"})
+        trusting = own_settings.model_copy(update={"broker_ca_file": tmp_path / "ca.pem"})
         client = broker_of(trusting).client()
         assert client.connect("127.0.0.1", port) == 0
         client.disconnect()

@@ -178,11 +178,11 @@ HOME = {"home_assistant": True, "double_take": True}
 
 def sensors(listener):
     """Descriptions of sensors as a new Home Assistant finds them, by unique id."""
-    found = {}
+    topics = {}
     for one in list(listener.messages):
         if one.topic.startswith("homeassistant/") and one.topic.endswith("/config"):
-            found[one.topic] = json.loads(one.payload) if one.payload else None
-    return {topic: config for topic, config in found.items() if config is not None}
+            topics[one.topic] = json.loads(one.payload) if one.payload else None
+    return {topic: config for topic, config in topics.items() if config is not None}
 
 
 @on_sqlite
@@ -306,7 +306,7 @@ def test_everything_is_said_again_when_home_assistant_starts(make_api, helpers, 
     wait_until(lambda: state(listener, "Camera online") == "ON", "states")
     before = len([one for one in listener.messages if one.topic.endswith("/config")])
     online = next(one for one in sensors(listener).values() if one["name"] == "Camera online")
-    said = len(listener.on(online["state_topic"]))
+    count = len(listener.on(online["state_topic"]))
     listener.say("homeassistant/status", "online")
     wait_until(
         lambda: (
@@ -314,7 +314,7 @@ def test_everything_is_said_again_when_home_assistant_starts(make_api, helpers, 
         ),
         "descriptions",
     )
-    wait_until(lambda: len(listener.on(online["state_topic"])) > said, "states again")
+    wait_until(lambda: len(listener.on(online["state_topic"])) > count, "states again")
 
 
 @on_sqlite
@@ -438,8 +438,8 @@ def test_after_a_brokers_absence_nothing_old_looks_live_and_nothing_is_missing(
             now = api.send(api.probe(helpers.unit_vector(9)))[0]["event"]["id"]
             wait_until(lambda: listener.events()[-1]["id"] == now, "what is new")
             listener.close()
-        told = {event["id"]: event["live"] for event in listener.events()}
-        assert told == {**dict.fromkeys(sent, False), now: True}
+        live = {event["id"]: event["live"] for event in listener.events()}
+        assert live == {**dict.fromkeys(sent, False), now: True}
     finally:
         publisher.close()
 

@@ -306,9 +306,9 @@ def test_two_persons_of_one_id_in_two_collections_are_kept_apart_everywhere(api,
         events[collection] = result["event"]["id"]
 
     def listed(path, collection):
-        found = api.ok("GET", f"{path}?person=4711&collection={collection}")["items"]
-        assert found
-        return found
+        sightings = api.ok("GET", f"{path}?person=4711&collection={collection}")["items"]
+        assert sightings
+        return sightings
 
     (camera,) = api.ok("GET", "/v1/presence")["items"]
     assert sorted(one["name"] for one in camera["persons"]) == ["Ann", "Bob"]

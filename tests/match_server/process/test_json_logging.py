@@ -54,8 +54,8 @@ def test_no_key_template_or_face_is_in_the_log_whatever_goes_wrong(server, helpe
     headers = {"Authorization": f"Bearer {key}"}
 
     def send(method, path, **arguments):
-        given = headers | arguments.pop("headers", {})
-        return requests.request(method, base + path, headers=given, timeout=30, **arguments)
+        all_headers = headers | arguments.pop("headers", {})
+        return requests.request(method, base + path, headers=all_headers, timeout=30, **arguments)
 
     vector = helpers.unit_vector(1)
     template, picture = helpers.encode(vector), base64.b64decode(helpers.thumbnail(3))
@@ -71,8 +71,8 @@ def test_no_key_template_or_face_is_in_the_log_whatever_goes_wrong(server, helpe
     hook = send("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/hook-path-4711"}).json()
     send("POST", "/v1/devices", json={"name": "door-1"})
     code = send("POST", "/v1/devices/door-1/codes").json()["code"]
-    wanted = {"config": {"cameras": [{"source": f"rtsp://u:{PASSWORD}@192.0.2.1/1"}]}}
-    assert send("PUT", "/v1/devices/door-1/config", json=wanted).status_code == 200
+    desired = {"config": {"cameras": [{"source": f"rtsp://u:{PASSWORD}@192.0.2.1/1"}]}}
+    assert send("PUT", "/v1/devices/door-1/config", json=desired).status_code == 200
     image = base64.b64encode(picture).decode()
     text = json.dumps(enrolled)
     statuses = [
@@ -87,7 +87,7 @@ def test_no_key_template_or_face_is_in_the_log_whatever_goes_wrong(server, helpe
         send("POST", "/v1/probes", json=[{**probe, "box": template}, {"probe_id": template}]),
         send("POST", "/v1/probes", data=json.dumps(probe)[:-2], headers=_JSON),
         send("POST", "/v1/collections/default/enroll", data=f"{text}\n{{{text}", headers=_LINES),
-        send("PUT", "/v1/devices/door-1/config", data=json.dumps(wanted)[:-1], headers=_JSON),
+        send("PUT", "/v1/devices/door-1/config", data=json.dumps(desired)[:-1], headers=_JSON),
         send("GET", f"/v1/images/{template[:40]}?key={key}"),
         send("GET", "/v1/keys", headers={"Authorization": f"Bearer {key[:-1]}"}),
         send("GET", "/v1/keys", headers={"Authorization": key}),
@@ -105,10 +105,10 @@ def test_no_key_template_or_face_is_in_the_log_whatever_goes_wrong(server, helpe
         "name": "Xanthippe Rare", "template": vector.astype("<f2").tobytes(),
         "picture": picture, "thumbnail": base64.b64decode(probe["thumbnail"]),
     }  # fmt: skip
-    found = {
+    leaked = {
         name for name, secret in secrets.items() for piece in _pieces(secret) if piece in written
     }
-    assert found == set()
+    assert leaked == set()
 
 
 _JSON = {"Content-Type": "application/json"}

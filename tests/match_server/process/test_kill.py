@@ -22,8 +22,8 @@ def test_what_was_acknowledged_survives_and_what_was_refused_is_not_there(tmp_pa
 def _rounds(trial, victims):
     with trial.running():
         for seed, victim in enumerate(victims):
-            found = trial.round(victim, enrollments=150, clients=50, seed=seed)
-            assert found.wrong == ()
-            assert found.stored >= found.killed_after * 9 // 10 - 50
-            assert found.stored + found.refused + found.unknown == 150
+            result = trial.round(victim, enrollments=150, clients=50, seed=seed)
+            assert result.wrong == ()
+            assert result.stored >= result.killed_after * 9 // 10 - 50
+            assert result.stored + result.refused + result.unknown == 150
         assert trial.all_found() == []

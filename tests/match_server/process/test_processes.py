@@ -48,8 +48,8 @@ def test_two_workers_agree_while_people_come_and_go(server, helpers):
             name = f"P{number}.{turn}"
             person, seq = client.person(name, text)
             for _ in range(3):
-                found = client.search(text, min_seq=seq)["probes"][0]
-                if not found["person"] or found["person"]["id"] != person:
+                probe = client.search(text, min_seq=seq)["probes"][0]
+                if not probe["person"] or probe["person"]["id"] != person:
                     wrong.append(f"{name} was not found")
             erased = client("DELETE", f"/v1/collections/default/persons/{person}")
             if erased.status_code != 200:
@@ -71,7 +71,7 @@ def test_two_workers_agree_while_people_come_and_go(server, helpers):
 
 def test_the_figures_are_of_all_workers_whichever_answers(server):
     client, _, _ = server
-    asked = 'muster_request_seconds_count{method="GET",rule="/v1/keys",status="200"}'
+    metric = 'muster_request_seconds_count{method="GET",rule="/v1/keys",status="200"}'
     for _ in range(20):
         assert client("GET", "/v1/keys").status_code == 200
     pids, counts = set(), set()
@@ -79,7 +79,7 @@ def test_the_figures_are_of_all_workers_whichever_answers(server):
     def both_counted():
         text = client("GET", "/metrics").text
         pids.update(re.findall(r'muster_gallery_lag\{pid="(\d+)"\}', text))
-        counts.update(re.findall(re.escape(asked) + r" (\S+)", text))
+        counts.update(re.findall(re.escape(metric) + r" (\S+)", text))
         return len(pids) >= 2
 
     wait_until(both_counted, "both processes give their metrics")
@@ -162,7 +162,7 @@ _SO_ATTACH_FILTER = 26  # of Linux
 
 
 @contextlib.contextmanager
-def _with_patience(folder, seconds):
+def _with_timeout(folder, seconds):
     """The address of a server that waits so long for a client, a key, and its log."""
     admin = key(folder / "data", "admin")
     limits = {"MUSTER_CLIENT_TIMEOUT_S": str(seconds), "MUSTER_MAX_STREAMS": "1"}
@@ -173,13 +173,13 @@ def _with_patience(folder, seconds):
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory):
-    with _with_patience(tmp_path_factory.mktemp("patient"), 300) as made:
+    with _with_timeout(tmp_path_factory.mktemp("patient"), 300) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
-    with _with_patience(tmp_path_factory.mktemp("impatient"), 1) as made:
+    with _with_timeout(tmp_path_factory.mktemp("impatient"), 1) as made:
         yield made
 
 
@@ -361,9 +361,9 @@ def test_the_connection_of_a_refused_upload_serves_the_next_request_or_says_that
     address = urlsplit(client.base)
     for size, drips in ((300_000, False), (8_000_000, False), (300_000, True)):
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
-        given = {"Authorization": client.headers["Authorization"], **headers}
+        all_headers = {"Authorization": client.headers["Authorization"], **headers}
         connection.putrequest(method, path)
-        for name, value in {"Content-Length": str(size), **given}.items():
+        for name, value in {"Content-Length": str(size), **all_headers}.items():
             connection.putheader(name, value)
         connection.endheaders(b"x" * (size // 2 if drips else size))
         answer = connection.getresponse()
