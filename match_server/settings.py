@@ -1,4 +1,4 @@
-"""The server's settings: a TOML file, overridden by `MUSTER_…` variables, then by the command."""
+"""The server's settings, from a TOML file, `MUSTER_…` variables and options of the command."""
 
 import shlex
 from difflib import get_close_matches
@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Unknown keys are refused; no secret has a default."""
+    """All settings. Unknown keys are refused; no secret has a default."""
 
     model_config = SettingsConfigDict(env_prefix="MUSTER_", extra="forbid", frozen=True)
 
@@ -73,9 +73,9 @@ class Settings(BaseSettings):
         default=16 * MIB, ge=1024, description="Largest request body; beyond it 413."
     )
     max_picture_pixels: int = Field(
-        default=25_000_000,
+        default=PictureLimits().max_pixels,
         ge=10_000,
-        description="Pixels that are decoded; larger JPEGs are read at a fraction, others are 413.",
+        description="Pixels that are decoded; larger JPEGs are read reduced, others are 413.",
     )
     max_streams: int = Field(
         default=200,
@@ -87,8 +87,8 @@ class Settings(BaseSettings):
         default=10,
         ge=1,
         le=600,
-        description="How long a client is waited for in all, to send a request or to take the "
-        "answer, besides a second for each KiB of a large one.",
+        description="Longest wait for a client to send a request or to take the response, and a "
+        "second more for each KiB of a large one.",
     )
     broker: str = Field(
         default="mqtt://127.0.0.1:1883", description="MQTT broker of `match-server ingest`."
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     unsigned_messages: Literal["accept", "refuse"] = Field(
         default="accept",
         description="What `ingest` does with messages of devices that never signed one: `refuse` "
-        "where not all who can write at the broker are trusted.",
+        "unless all clients of the broker are trusted.",
     )
     ingest_client_id: str = Field(
         default="muster-ingest",
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         default=None,
         pattern="^https?://",
-        description="Address of this server as the boxes reach it; it stands in QR pictures.",
+        description="Address of this server for the boxes; it is in QR pictures.",
     )
     public_certificate: Path | None = Field(
         default=None,
@@ -134,11 +134,13 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=10,
-        description="Reverse proxies in front of the server, whose X-Forwarded-For and "
-        "X-Forwarded-Proto are believed.",
+        description="Number of reverse proxies in front of the server, whose X-Forwarded-For and "
+        "X-Forwarded-Proto headers are trusted.",
     )
     requests_per_minute: int = Field(
-        default=60_000, ge=0, description="Of one key, in each worker; 0: no limit. Beyond it 429."
+        default=60_000,
+        ge=0,
+        description="Requests of a key, in each worker; 0: no limit. Beyond it 429.",
     )
     bad_keys_per_minute: int = Field(
         default=30,
@@ -153,18 +155,18 @@ class Settings(BaseSettings):
     )
     audit_searches: Literal["gathered", "each"] = Field(
         default="gathered",
-        description="In the audit log a line a minute for the searches of each key, or one for "
-        "each search, written before it is answered.",
+        description="Audit log of searches: one entry a minute for each key, or one for each "
+        "search, written before its response.",
     )
     fuse_tracks_s: float = Field(
         default=60,
         ge=0,
         le=3600,
-        description="Templates of probes are kept for so long, to be fused with later probes of "
-        "the same track; 0: none is kept, and each probe is searched by itself.",
+        description="Time for which templates of probes are kept, to be fused with later probes of "
+        "the same track; 0: each probe is searched alone.",
     )
     retain_events_days: float = Field(
-        default=365, ge=0, description="Sightings are deleted after so long; 0: never."
+        default=365, ge=0, description="Sightings are deleted after this time; 0: never."
     )
     retain_snapshots_days: float = Field(
         default=90, ge=0, description="Thumbnails of sightings; 0: as long as the sighting."
@@ -175,18 +177,18 @@ class Settings(BaseSettings):
     retain_audit_days: float = Field(
         default=0,
         ge=0,
-        description="Entries of the audit log are deleted after so long; 0: never. What is left "
-        "still verifies, from where it begins.",
+        description="Entries of the audit log are deleted after this time; 0: never. The rest can "
+        "still be verified.",
     )
     erase_expired_after_days: float | None = Field(
         default=None,
         ge=0,
-        description="Persons are erased so long after they expired; unset: never.",
+        description="Persons are erased this time after they expired; unset: never.",
     )
     declared_backups: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description="Backups that you make of this server and for how many days you keep each; "
-        "certificates of erasure name them.",
+        description="Your backups of this server, with the days for which you keep each; "
+        "certificates of erasure list them.",
     )
     home_assistant: bool = Field(
         default=False,
@@ -195,21 +197,21 @@ class Settings(BaseSettings):
     home_assistant_prefix: str = Field(
         default="homeassistant",
         pattern=NAME_PATTERN,
-        description="First level of discovery topics, as Home Assistant is set up.",
+        description="First level of discovery topics, as configured in Home Assistant.",
     )
     home_assistant_node: str = Field(
         default="muster",
         pattern="^[a-zA-Z0-9_-]{1,40}$",
-        description="Name of this server there; two on one broker need different ones.",
+        description="Name of this server in Home Assistant; different for each server of a broker.",
     )
     double_take: bool = Field(
-        default=False, description="`ingest` tells live events under Double Take's topics as well."
+        default=False, description="`ingest` publishes live events under Double Take's topics, too."
     )
     metrics_need_key: bool = Field(
-        default=False, description="/metrics asks for a key that may read (viewer, for example)."
+        default=False, description="/metrics requires a key that may read (viewer, for example)."
     )
     webhook_timeout_s: float = Field(
-        default=10.0, gt=0, le=120, description="A receiver of a webhook that takes longer failed."
+        default=10.0, gt=0, le=120, description="Timeout for the receiver of a webhook."
     )
     webhook_private_addresses: bool = Field(
         default=True,
@@ -221,12 +223,12 @@ class Settings(BaseSettings):
         description="What is written to the log: DEBUG, INFO, WARNING or ERROR.",
     )
 
-    _config: Path | None = PrivateAttr(default=None)  # the file that these were read from
+    _config: Path | None = PrivateAttr(default=None)  # the file of these settings
 
     def command(self, command: str) -> str:
-        """A command of `match-server` that finds this server's data, wherever it is called.
+        """Returns a command of `match-server` for this server's data, from any folder.
 
-        Installed services have a command that knows where its data is; others name it.
+        The command of an installed service knows its data folder; other commands name it.
         """
         if installed():
             return shown(f"match-server {command}")
@@ -241,18 +243,18 @@ class Settings(BaseSettings):
 
     @property
     def picture_limits(self) -> PictureLimits:
-        """What is read of a picture."""
+        """Returns the limits for pictures."""
         return PictureLimits(max_bytes=self.max_body_bytes, max_pixels=self.max_picture_pixels)
 
     @property
     def snapshot_limit(self) -> int:
-        """Snapshots that one worker sends at once: each holds a thread."""
+        """Returns how many snapshots a worker sends at once; each takes a thread."""
         return max(1, self.threads // 4)
 
     def keyring(self) -> Keyring | None:
-        """The master keys of encrypted collections, read now; None when none were given.
+        """Reads the master keys of encrypted collections; None where none are set.
 
-        Raises ConfigurationError when there are two sources, or the one cannot be read.
+        Raises ConfigurationError when two sources are set, or the source cannot be read.
         """
         if self.encryption_key_file is not None and self.encryption_key is not None:
             raise ConfigurationError(
@@ -266,9 +268,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
-    """The settings of this process: defaults < TOML file < environment < `overrides`.
+    """Returns the settings: defaults < TOML file < environment < `overrides` that are not None.
 
-    Overrides that are None count as not given. ConfigurationError names each wrong key.
+    Raises ConfigurationError, which names each wrong key.
     """
     if config is not None and not config.is_file():
         raise ConfigurationError(f"the settings file {config} does not exist")
@@ -302,7 +304,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
 
 def _wrong(kind: str, place: tuple[int | str, ...], message: str) -> str:
-    """What is wrong with one setting."""
+    """Returns the error of a setting as a sentence."""
     name = ".".join(map(str, place))
     if kind != "extra_forbidden":
         return f"{name}: {message}"

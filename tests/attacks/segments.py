@@ -1,6 +1,6 @@
 """Segment files and manifests that an attacker changed: opened, searched, and never a crash.
 
-Whoever can write to the data folder can make digests that fit; so every number is checked.
+An attacker who can write to the data folder can make valid digests, so every number is checked.
 """
 
 import json

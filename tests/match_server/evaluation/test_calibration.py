@@ -224,5 +224,5 @@ def test_pictures_that_allow_no_calibration_are_said_to(people, persons):
 def test_folders_that_are_not_a_person_each_are_noticed(people):
     rows, _ = people.faces(10, 2, 8)
     mixed = np.arange(16) % 2
-    with pytest.raises(Unusable, match="a person each"):
+    with pytest.raises(Unusable, match="does each folder hold one person"):
         people.calibrated(compare(rows, mixed))
