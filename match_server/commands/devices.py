@@ -107,7 +107,7 @@ def gallery(
     withdraw: str | None,
     as_json: bool,
 ) -> None:
-    """Choose what a box may hold to identify people by itself, and show how far its copy is.
+    """Choose which templates a box may hold to identify people by itself, and show its copies.
 
     --give replaces an earlier --give of the same collection. A box from which a collection is
     withdrawn deletes it, within a second where it is connected. The box's own agent.toml says

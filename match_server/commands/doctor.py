@@ -1,4 +1,4 @@
-"""`match-server doctor`: what is wrong with this server, and what to do about it."""
+"""`match-server doctor`: checks of a server, with advice for each problem."""
 
 import sys
 from typing import TYPE_CHECKING

@@ -25,7 +25,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What is evaluated, and where the files are written: the options of the command."""
+    """The options of the command: what to evaluate, and where to write the files."""
 
     folder: Path
     collection: str

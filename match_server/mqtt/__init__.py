@@ -1,1 +1,1 @@
-"""The MQTT side of the server: probes and reports in, events out."""
+"""MQTT: takes probes and reports, publishes events."""

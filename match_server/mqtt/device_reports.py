@@ -1,4 +1,4 @@
-"""Messages about the boxes themselves: health in, desired configurations out, reported ones in.
+"""Messages about the boxes themselves: health, desired and reported configurations.
 
 They have a connection of their own, so that health and probes do not wait for each other. A health
 message gets its answer at once, because the box measures its clock by it.
@@ -165,7 +165,7 @@ class DeviceReports:
             self._client.publish(topics.of("config/desired"), b"", qos=1, retain=True)
 
     def _publish_config(self, topics: DeviceTopics, row: DeviceConfig) -> None:
-        """Encrypts it for a device that signs: it holds the passwords of its cameras."""
+        """Publishes a configuration, encrypted for a device that signs: it holds passwords."""
         topic, body = topics.of("config/desired"), row.desired.model_dump_json().encode()
         key = None
         if self._keys is not None and row.message_key is not None:

@@ -1,4 +1,4 @@
-"""Probes and reports in: from the broker into the database, none lost, none twice.
+"""Takes probes and reports from the broker into the database: none lost, none twice.
 
 The broker keeps a probe until this process has acknowledged it, and it is acknowledged only after
 its transaction is on the disk. The box keeps it until the receipt, published after that, names it.
@@ -66,7 +66,7 @@ class Intake(Protocol):
     """Stores probes and reports."""
 
     def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult:
-        """Raises CollectionUnavailable where only this probe, Unavailable where no probe can be."""
+        """Raises CollectionUnavailable if this probe, Unavailable if no probe can be stored."""
         ...
 
     def note_status(self, site: str, message: StatusMessage) -> None: ...

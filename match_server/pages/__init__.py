@@ -1,1 +1,1 @@
-"""The web page: who is in front of which camera, live."""
+"""The web pages."""

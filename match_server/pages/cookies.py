@@ -1,4 +1,4 @@
-"""Cookies of the pages: hidden from scripts and other sites, and sent over TLS only, if it is."""
+"""Cookies of the pages: hidden from scripts and other sites, and for TLS only if the page is."""
 
 from flask import request
 from werkzeug.wrappers import Response

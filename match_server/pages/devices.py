@@ -36,7 +36,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class CameraLedger:
-    """Why faces in front of a camera were not recognised, in the last seven days."""
+    """The reasons why faces in front of a camera were not recognised, in the last seven days."""
 
     camera: str
     tracks: int

@@ -25,7 +25,7 @@ _SIGHTINGS = 12
 
 
 def add_people_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatekeeper) -> None:
-    """Adds `/people`, `/people/<collection>/<person>`, and `/edit`, which allows to change them."""
+    """Adds `/people`, `/people/<collection>/<person>`, and `/edit`, for changing them."""
 
     @blueprint.get("/people")
     def people() -> AnyResponse:

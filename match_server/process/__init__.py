@@ -1,1 +1,1 @@
-"""Processes: what is started by systemd or by a person, and how it ends."""
+"""The processes of the server: preparing, starting, serving and ending."""

@@ -1,4 +1,4 @@
-"""The connection of one client as a thread uses it: no call waits for the client without a limit.
+"""The connection of a client as a thread uses it: no call waits for the client without a limit.
 
 Bytes that do not fit into the kernel's buffers are kept. The worker's main loop sends them when the
 client reads (see `match_server.process.http_worker`), so a response costs a thread only the time
@@ -28,7 +28,7 @@ _WANTS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class SlowClients:
-    """How many threads may wait for slow clients at once, in one worker."""
+    """Limits the threads of a worker that wait for slow clients at once."""
 
     def __init__(self, most: int) -> None:
         self._places = threading.BoundedSemaphore(most)
@@ -41,7 +41,7 @@ class SlowClients:
 
 
 class Waiting:
-    """How long a thread has waited for a client during one request, and how long it may.
+    """Counts and limits the time that a thread waits for a client during a request.
 
     The sum of all waits ends with `timeout_s` and a second for each kilobyte that has moved, so
     that neither a silent nor a slow client can hold a thread for long. A client counts as slow when
@@ -115,7 +115,7 @@ class ClientSocket:
         self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
 
     def recv(self, size: int) -> bytes:
-        """As a socket's. Raises RequestTimeout, and Unavailable when too many clients are slow."""
+        """Reads. Raises RequestTimeout, and Unavailable when too many clients are slow."""
         while True:
             with suppress(*_WANTS):
                 data = self.raw.recv(size)

@@ -76,7 +76,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             self.received += data
 
     def read_now(self) -> bytes | None:
-        """Returns the bytes that are there: None if there are none yet, b"" at the end."""
+        """Returns the next bytes: None if there are none yet, b"" at the end."""
         try:
             return self.raw.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -95,14 +95,14 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
         return not self.request_bytes
 
     def take_request(self) -> bytes:
-        """Returns what has come, for a thread; later bytes belong to another request."""
+        """Returns the received bytes, for a thread; later bytes belong to another request."""
         data = bytes(self.received)
         self.received.clear()
         self.request_bytes = self.searched = 0
         return data
 
     def allow_time_to_send(self) -> None:
-        """Sets the time at which the client must have taken all that is unsent."""
+        """Sets the time until which the client must have taken the unsent bytes."""
         self.timeout = time.monotonic() + self.timeout_s + self.sock.unsent / SLOWEST_BYTES_PER_S
 
     def drain_body(self) -> bool:
@@ -113,13 +113,13 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             return False
 
     def has_more(self) -> bool:
-        """Whether TLS has decrypted more than was read: the poller does not see that."""
+        """Whether TLS has decrypted bytes that were not read: the poller does not notice them."""
         return (
             self.handshake_done and isinstance(self.raw, ssl.SSLSocket) and self.raw.pending() > 0
         )
 
     def _length(self) -> int:
-        """Returns the bytes to wait for before a thread gets the request; 0: the head is open.
+        """Returns the bytes to wait for before a thread gets the request; 0: not known yet.
 
         A client that asks before it sends a body that is buffered gets `100 Continue`.
         """

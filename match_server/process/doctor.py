@@ -1,4 +1,4 @@
-"""`match-server doctor`: what is wrong here, and what to do about it."""
+"""`match-server doctor`: checks of a server, with advice for each problem."""
 
 import shutil
 from collections.abc import Callable
@@ -24,10 +24,10 @@ _NAMED = 5
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Look at the data folder, the database, the keys and the face models; changes nothing.
+    """Checks the data folder, the database, the keys and the face models; changes nothing.
 
-    What cannot be judged, because something before it is wrong, is left out: as another user, or
-    with the database of another version, everything else would be a false alarm.
+    Checks that depend on a failed one are left out: as another user, or with the database of
+    another version, all of them would be false alarms.
     """
     models = _check("models", lambda: _models(settings))
     folder = _data_folder(settings)
@@ -138,7 +138,7 @@ def _encryption(services: Services) -> tuple[bool, str]:
         )
     if secrets := services.secrets.locked(services.database):
         return False, (
-            f"{secrets} secrets (of webhooks, and of what is wanted of boxes) cannot be read: give "
+            f"{secrets} secrets (of webhooks and of configurations of boxes) cannot be read: give "
             "their master key in MUSTER_ENCRYPTION_KEY_FILE"
         )
     if services.rotation.unfinished():
@@ -154,7 +154,7 @@ def _templates(services: Services) -> tuple[bool, str]:
     first = ", ".join(f"{one.template} of {one.collection}" for one in damaged[:_NAMED])
     more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     return False, (
-        f"{len(damaged)} cannot be read, so nobody is found by them: {first}{more}. Bring them "
+        f"{len(damaged)} cannot be read, so they match nobody: {first}{more}. Bring them "
         "back from a backup, or delete them (DELETE /v1/templates/ID) and enroll them again"
     )
 
@@ -162,7 +162,7 @@ def _templates(services: Services) -> tuple[bool, str]:
 def _keys(services: Services) -> tuple[bool, str]:
     if services.keys.any_valid():
         return True, "there is a valid key"
-    return False, f"nobody has a key: {services.settings.command('key create --role admin')}"
+    return False, f"there is no valid key: {services.settings.command('key create --role admin')}"
 
 
 def _models(settings: Settings) -> tuple[bool, str]:

@@ -248,7 +248,7 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             self._give_up(conn)
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
-        """As gunicorn does, but without waiting for a body that the application has not read."""
+        """Does as gunicorn, but without waiting for a body that the application has not read."""
         return keepalive and conn.drain_body()
 
     @property

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error. Never keys, templates or pictures."""
+"""Structured logs: a JSON object a line on standard error; never keys, templates or pictures."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ _ENCODER = json.JSONEncoder(default=str, ensure_ascii=False)
 
 
 class LineHandler(logging.Handler):
-    """Writes each record to standard error in one piece, and holds no lock meanwhile.
+    """Writes each record to standard error at once, without holding a lock.
 
     A write releases the interpreter's lock, so with a lock of its own the next thread that logs
     would wait for both: with 32 clients that cost a quarter of all searches a second. The system
@@ -39,7 +39,7 @@ class LineHandler(logging.Handler):
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, message, and what was given as `extra`."""
+    """Formats a record as a JSON object: time, level, message, and the values of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -56,7 +56,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def logging_config(level: str) -> dict[str, Any]:
-    """For `logging.config`: everything of this process goes to standard error as JSON lines."""
+    """Returns the configuration for `logging.config`: JSON lines on standard error."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -74,5 +74,5 @@ def logging_config(level: str) -> dict[str, Any]:
 
 
 def set_up_logging(level: str) -> None:
-    """Let this process log as `logging_config` says."""
+    """Sets up logging by `logging_config`."""
     logging.config.dictConfig(logging_config(level))

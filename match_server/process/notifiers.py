@@ -1,4 +1,4 @@
-"""The threads that tell others of events, made for the process that is to run them."""
+"""The thread that calls webhooks, for the processes that run it."""
 
 from importlib.metadata import version
 
@@ -9,7 +9,7 @@ from match_server.services.webhooks.delivery import Deliverer, RetryPolicy
 
 
 def webhook_deliverer(services: Services, retry: RetryPolicy | None = None) -> Deliverer:
-    """Calls webhooks, as soon as it is started and holds the leader lock."""
+    """Returns the deliverer of webhooks, which works while it holds the leader lock."""
     settings = services.settings
     return Deliverer(
         services.database,

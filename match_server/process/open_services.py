@@ -11,7 +11,7 @@ from match_server.settings import Settings
 
 @contextmanager
 def open_services(settings: Settings, *, create: bool = False) -> Iterator[Services]:
-    """Open the services of an existing server, and close them at the end.
+    """Opens the services of an existing server, and closes them at the end.
 
     With `create`, a missing data folder and database are created. Raises NoData otherwise.
     """

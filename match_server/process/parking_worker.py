@@ -56,7 +56,7 @@ class _ParkedStream(Parked):
 
 
 class ParkingWorker(HttpWorker):
-    """Parked requests hold a connection and no thread.
+    """Parks waiting requests: they hold a connection and no thread.
 
     Requests whose wait is over use at most a quarter of the threads, so that a change for which
     thousands wait does not delay searches; the others queue in `_woken`.
@@ -175,7 +175,7 @@ class ParkingWorker(HttpWorker):
                 self._restart(conn)
 
     def _restart(self, conn: Connection) -> None:
-        """Handles the request as if it had just come: no byte of a response was sent."""
+        """Handles the request from the beginning: no byte of a response was sent."""
         later = conn.take_request()
         conn.parser = gunicorn_http.get_parser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.request + later)

@@ -1,4 +1,4 @@
-"""Export files that somebody changed: refused with our own error, and nothing half imported."""
+"""Modified export files: refused with a MusterError, and never imported in part."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ _VALUES: Final = (
 
 
 def records_of(folder: Path) -> list[Record]:
-    """Those of an export of a small server, with rows in every table."""
+    """Returns the records of an export of a small server, with rows in every table."""
     settings = Settings(data_dir=folder / "server")
     prepare(settings)
     database = Database(settings.sqlalchemy_url, append_notes)
@@ -58,7 +58,7 @@ def records_of(folder: Path) -> list[Record]:
 
 
 class _Writer(Writer):
-    """Writes also what is no text in UTF-8, as JSON's escapes can."""
+    """Also writes text that is not UTF-8, as escapes in JSON can hold."""
 
     def add(self, head: dict[str, Any], payload: bytes = b"") -> None:
         text = json.dumps(head).encode()
@@ -66,7 +66,7 @@ class _Writer(Writer):
 
 
 def packed(records: list[Record]) -> bytes:
-    """A file of these records, whose checksums fit."""
+    """Returns a file of these records with valid checksums."""
     stream = io.BytesIO()
     writer = _Writer(stream, None)
     for record in records:
@@ -76,7 +76,7 @@ def packed(records: list[Record]) -> bytes:
 
 
 def _places(value: Any, places: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every place in a JSON value, as its holder and key."""
+    """Returns every position in a JSON value, as container and key."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         places.append((value, key))
@@ -86,7 +86,7 @@ def _places(value: Any, places: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def changed(records: list[Record], chance: random.Random) -> list[Record]:
-    """The records with some values, payloads or their order changed."""
+    """Returns the records with changed values, payloads or order."""
     made = [Record(json.loads(json.dumps(one.head)), one.payload) for one in records]
     for _ in range(chance.randint(1, 3)):
         at = chance.randrange(len(made))
@@ -106,7 +106,7 @@ def changed(records: list[Record], chance: random.Random) -> list[Record]:
 
 
 def bent(data: bytes, chance: random.Random) -> bytes:
-    """The file with some of its bytes changed, cut off or doubled."""
+    """Returns the file with bytes changed, cut off or doubled."""
     made = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(made))
@@ -131,7 +131,7 @@ def _read(data: bytes) -> bool:
 
 
 def _imported(data: bytes, folder: Path) -> bool:
-    """Whether a file was imported; AssertionError where it was by half."""
+    """Returns whether a file was imported. Raises AssertionError if it was imported in part."""
     file, settings = folder / "file", Settings(data_dir=folder / "there")
     file.write_bytes(data)
     make_data_folder(settings.data_dir)
@@ -151,7 +151,7 @@ def _imported(data: bytes, folder: Path) -> bool:
 
 
 def run(seconds: float, seed: int) -> str:
-    """Read and import changed files for some time. Raises for all but errors of our own."""
+    """Reads and imports modified files for some time. Raises any error but MusterError."""
     chance = random.Random(seed)
     read = imported = taken = 0
     until_s = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Clients that send and read as slowly, as little and as oddly as they can, to stop a server."""
+"""Clients that send and read slowly, little or incorrectly, to stop a server."""
 
 import contextlib
 import json
@@ -64,7 +64,7 @@ _LEFT_OPEN: Final = 20  # files, besides those before: connections to the databa
 
 
 def with_key(key_text: str) -> list[str]:
-    """What clients with a key send; then they wait, and read nothing."""
+    """Returns what clients with a key send before they wait without reading."""
     head = f"Host: x\r\nAuthorization: Bearer {key_text}\r\n"
     stream = f"GET /v1/events/stream HTTP/1.1\r\n{head}\r\n"
     return [
@@ -80,7 +80,7 @@ def with_key(key_text: str) -> list[str]:
 
 @dataclass
 class Storm:
-    """Many clients at once, each of which does one odd thing after the other."""
+    """Many clients at once; each does one odd thing after another."""
 
     base: str
     kinds: list[str]
@@ -178,7 +178,7 @@ def run(seconds: float, seed: int) -> str:
 
 
 def require_no_error(log: Path) -> None:
-    """Raises AssertionError where the server wrote an error."""
+    """Raises AssertionError if the server logged an error."""
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     errors = [one for one in entries if one["level"] not in ("info", "warning")]
     assert not errors, errors[0]

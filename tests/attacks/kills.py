@@ -59,7 +59,7 @@ _ROOT: Final = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is killed. All three take the folder of one trial, and run in processes of their own."""
+    """The work to kill. Its functions take the folder of a trial, and run in own processes."""
 
     name: str
     prepare: Callable[[Path], None]
@@ -70,7 +70,7 @@ class Work:
 def _forked(
     work: Callable[[], None], *, counted: bool = False, kill_at: int | None = None
 ) -> list[str] | None:
-    """The steps that a process made, if they are counted; None where it was killed before one."""
+    """Returns the counted steps of a process; None if it was killed."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -112,12 +112,12 @@ def _child(work: Callable[[], None], watched: bool, kill_at: int | None, writing
 
 
 def _of_a_value(called: Any) -> bool:
-    """Whether it is a method as `str.replace`, which changes nothing outside."""
+    """Whether it is a method like `str.replace`, without effects outside."""
     return isinstance(getattr(called, "__self__", None), str | bytes | datetime)
 
 
 def _chosen(steps: list[str], chance: random.Random) -> int:
-    """Any step, one by which something comes to stay, or one soon after a commit."""
+    """Chooses any step, a step that stores something, or a step soon after a commit."""
     lasting = [place for place, step in enumerate(steps) if step not in _QUERIES]
     commits = [place for place, step in enumerate(steps) if step == "commit"]
     soon = [place + more for place in commits for more in range(1, 6) if place + more < len(steps)]
@@ -167,7 +167,7 @@ def _settings(folder: Path, name: str = "server") -> Settings:
 
 
 def _server(folder: Path) -> None:
-    """An encrypted collection of a few persons with photos."""
+    """Creates a server with an encrypted collection of a few persons with photos."""
     (folder / "master.keys").write_text(Key.new().text)
     (folder / "master.keys").chmod(0o600)
     with open_services(_settings(folder), create=True) as services:
@@ -222,7 +222,7 @@ def _keep_photo(services: Services, name: str, data: bytes) -> None:
 
 
 def _held(services: Services) -> list[str]:
-    """Everything that is in the collection, opened: names, templates, photos."""
+    """Returns the decrypted content of the collection: names, templates, photos."""
     with services.database.read() as session:
         collection = session.scalars(select(Collection).where(Collection.name == "secret")).one()
         cipher = services.vault.cipher(session, collection)
@@ -242,7 +242,7 @@ def _require_same(folder: Path, services: Services) -> None:
 
 
 def _files(services: Services) -> int:
-    """How many photos are kept, after those of writes that broke off were cleared away."""
+    """Returns the number of stored photos, after the removal of incomplete writes."""
     folder = services.settings.data_dir
     photos = [one for one in (folder / "photos").rglob("*") if one.is_file()]
     for one in photos:
@@ -374,7 +374,7 @@ def _main(seconds: float, seed: int) -> None:
 
 
 def run(seconds: float, seed: int) -> str:
-    """Kill for some time; a line of figures. Raises where anything was lost or half done."""
+    """Kills for some time; returns a line of results. Raises if data is lost or incomplete."""
     words = [sys.executable, "-m", "tests.attacks.kills", str(seconds), str(seed)]
     done = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -65,7 +65,7 @@ _ODD_WORDS = (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"0x10", b'"\\ud800"'
 
 
 def valid_messages(device: str, now: datetime, model_id: str = MODEL) -> dict[str, dict[str, Any]]:
-    """One message of each kind that a device may send, as it should be."""
+    """Returns a valid message of each kind that a device may send."""
     at, track = now.isoformat(), new_id()
     vector = np.random.default_rng(7).standard_normal(512)
     template = (vector / np.linalg.norm(vector)).astype("<f2").tobytes()
@@ -142,7 +142,7 @@ def valid_messages(device: str, now: datetime, model_id: str = MODEL) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """One publication of the attacker."""
+    """A publication of the attacker."""
 
     topic: str
     payload: bytes
@@ -152,7 +152,7 @@ class Hostile:
 def hostile_messages(
     chance: random.Random, now: datetime, model_id: str = MODEL
 ) -> Iterator[Hostile]:
-    """Without end: mutations of valid messages, and what is none."""
+    """Yields mutations of valid messages, and bytes that are no message, without end."""
     while True:
         kind = chance.choice(_KINDS)
         body: Any = valid_messages(ATTACKER.device, now, model_id)[kind]
@@ -180,7 +180,7 @@ def hostile_messages(
 
 
 def _mutated(value: Any, chance: random.Random) -> Any:
-    """The same with one thing changed, at some depth."""
+    """Returns the message with one change, at some depth."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
         name = chance.choice(list(value))
         odd = chance.random()
@@ -205,7 +205,7 @@ def _mutated(value: Any, chance: random.Random) -> Any:
 
 
 def _mistyped(value: Any, chance: random.Random) -> Any:
-    """The same with characters in one of its texts that no database keeps."""
+    """Returns the message with characters that no database stores, in one of its texts."""
     if isinstance(value, dict) and value:
         name = chance.choice(list(value))
         return {**value, name: _mistyped(value[name], chance)}
@@ -221,7 +221,7 @@ def _nested(value: Any, depth: int) -> Any:
 
 
 def _broken(payload: bytes, chance: random.Random) -> bytes:
-    """Not as JSON is written, or not the text that it was."""
+    """Returns the text as invalid JSON, or with changed bytes."""
     place = chance.randrange(len(payload) + 1)
     head, tail = payload[:place], payload[place:]
     return chance.choice(
@@ -250,7 +250,7 @@ def _with_odd_value(payload: bytes, chance: random.Random) -> bytes:
 
 
 class Stumbles(logging.Handler):
-    """Faults of the program that it wrote into its log."""
+    """Collects the bugs that the program logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -262,7 +262,7 @@ class Stumbles(logging.Handler):
 
 
 class Far:
-    """A client at the broker that publishes, and collects what comes to the witness."""
+    """A client at the broker that publishes, and collects the receipts of a second device."""
 
     def __init__(self, port: int) -> None:
         self.receipts: dict[str, str] = {}  # status by probe id
@@ -331,7 +331,7 @@ def attack(
 
 
 def look_at(services: Services) -> None:
-    """Reads all that devices have said, as pages and contract do."""
+    """Reads all reports of devices, as the pages and the API do."""
     for one in services.devices.page(DeviceQuery(size=1000)).items:
         services.devices.get(one.name)
         services.ledgers.of(one.name, LedgerQuery())
@@ -343,7 +343,7 @@ def look_at(services: Services) -> None:
 
 @contextmanager
 def server_of(settings: Settings, services: Services) -> Iterator[Stumbles]:
-    """`match-server ingest` in threads; raises AssertionError when one of them ended early."""
+    """Runs `match-server ingest` in threads. Raises AssertionError if a thread ends early."""
     stumbles = Stumbles()
     logging.getLogger("match_server").addHandler(stumbles)
     at = broker_of(settings)

@@ -1,4 +1,4 @@
-"""Picture files made to cost much, and a fuzzer that makes more of them out of sound ones."""
+"""Pictures that are expensive to decode, and a fuzzer that makes more from valid ones."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ _SLOWEST_S: Final = 15.0  # for a picture of some KB: what the child may take, a
 
 
 def encoded(kind: str, size: tuple[int, int] = (64, 48), **options: object) -> bytes:
-    """A picture of noise, which has something of everything that a coder knows."""
+    """Returns a picture of noise, which uses all features of a codec."""
     pixels = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)
@@ -37,7 +37,7 @@ def _before_frame(notes: bytes) -> bytes:
 
 
 def jpeg_of_scans(scans: int, side: int = 4096) -> bytes:
-    """A progressive JPEG of one grey, that says nothing new in thousands of scans."""
+    """Returns a progressive JPEG of one grey, with thousands of useless scans."""
     head = b"\xff\xd8" + _segment(0xDB, bytes(1) + bytes([16] * 64))
     head += _segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))
     # One code of a bit for a direct current of no difference, one for "no more in 32,767 blocks".
@@ -54,7 +54,7 @@ def jpeg_of_scans(scans: int, side: int = 4096) -> bytes:
 
 
 def jpeg_in_three_scans(side: int) -> bytes:
-    """Not progressive, each colour in a scan of its own: all coefficients stay in memory."""
+    """Returns a JPEG with a scan for each colour: all coefficients stay in memory."""
     head = b"\xff\xd8" + _segment(0xDB, bytes(1) + bytes([16] * 64))
     colours = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
     head += _segment(0xC0, struct.pack(">BHHB", 8, side, side, 3) + colours)
@@ -67,7 +67,7 @@ def jpeg_in_three_scans(side: int) -> bytes:
 
 
 def _exif_of_copies(data_bytes: int) -> bytes:
-    """Thousands of entries, each of which means the same bytes."""
+    """Returns EXIF with thousands of entries that refer to the same bytes."""
     entries = (data_bytes - 1024) // 12
     tiff = b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", entries)
     for tag in range(entries):
@@ -85,7 +85,7 @@ def _png_with(notes: bytes) -> bytes:
 
 
 def tiff_of_a_giant_tile() -> bytes:
-    """100 × 100 pixels, in one tile of 46,000 × 46,000 that is LZW-coded, and short."""
+    """Returns a TIFF of 100 × 100 pixels in a short LZW tile of 46,000 × 46,000."""
     entries = [
         (256, 3, 1, 100), (257, 3, 1, 100), (258, 3, 1, 8), (259, 3, 1, 5), (262, 3, 1, 1),
         (277, 3, 1, 1), (284, 3, 1, 1), (322, 4, 1, 46_000), (323, 4, 1, 46_000),
@@ -97,7 +97,7 @@ def tiff_of_a_giant_tile() -> bytes:
 
 
 def avif_that_lies() -> bytes:
-    """Its cover says 64 × 64, inside it has 4096 × 4096."""
+    """Returns an AVIF whose header says 64 × 64 and whose image has 4096 × 4096."""
     avif = bytearray(encoded("AVIF", (4096, 4096), quality=1, speed=10))
     at = avif.index(b"ispe") + 8
     avif[at : at + 8] = struct.pack(">II", 64, 64)
@@ -112,7 +112,7 @@ def gif_of_comments(size: int) -> bytes:
 
 
 def bmp_of_runs(side: int) -> bytes:
-    """Each pixel a run of its own, which Pillow unpacks in Python."""
+    """Returns a BMP with a run for each pixel, which Pillow unpacks in Python."""
     pixels = (b"\x01\x07" * side + b"\x00\x00") * side + b"\x00\x01"
     head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(pixels), 0, 0, 256, 0)
     palette = bytes(1024)
@@ -182,7 +182,7 @@ def _sound() -> list[bytes]:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """The file with a few bytes, numbers or stretches changed, doubled or left out."""
+    """Returns the file with bytes, numbers or ranges changed, doubled or removed."""
     made = bytearray(data)
     for _ in range(chance.randint(1, 6)):
         at = chance.randrange(len(made))
@@ -202,7 +202,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def run(seconds: float, seed: int) -> str:
-    """Read mutated pictures for some time. Raises for anything but a picture or our own error."""
+    """Reads mutated pictures for some time. Raises any error but MusterError."""
     chance, files = random.Random(seed), _sound()
     until_s = time.monotonic() + seconds
     tried = read = 0

@@ -1,4 +1,4 @@
-"""What a QR picture may say to a box that is being enrolled: anything. The real one is read."""
+"""QR pictures with any content, shown to a box that enrolls; the valid one is read."""
 
 import random
 import string
@@ -24,7 +24,7 @@ _ODD = (
 
 
 def hostile_texts(chance: random.Random) -> Iterator[str]:
-    """Without end: invitations with something else in them, and what is none."""
+    """Yields modified invitations, and texts that are none, without end."""
     while True:
         fields = [("server", REAL.server), ("code", REAL.code), ("certificate", "0" * 64)]
         for _ in range(chance.randrange(1, 4)):
@@ -46,7 +46,7 @@ def _letters(chance: random.Random) -> str:
 
 
 def read_texts(chance: random.Random, count: int) -> None:
-    """Each is an invitation of a server that has an address, or refused as malformed."""
+    """Each text is an invitation with the address of a server, or refused as malformed."""
     texts = hostile_texts(chance)
     for _ in range(count):
         text = next(texts)
@@ -59,7 +59,7 @@ def read_texts(chance: random.Random, count: int) -> None:
 
 
 def show_pictures(chance: random.Random, folder: Path) -> None:
-    """The real invitation is read behind odd ones, some of which are not even text."""
+    """The valid invitation is read after odd ones, some of which are not text."""
     texts = hostile_texts(chance)
     for number in range(_SHOWN):
         # Without a code, else what is left of it after decoding may be an invitation after all.
@@ -77,7 +77,7 @@ def _draw(content: str | bytes, file: Path) -> None:
 
 
 def run(seconds: float, seed: int) -> str:
-    """Shows pictures for about that long; a line of figures. Raises what a box would die of."""
+    """Shows pictures for that time; returns a line of results. Raises what would end a box."""
     chance = random.Random(seed)
     until_s = time.monotonic() + seconds
     read = shown = 0

@@ -47,7 +47,7 @@ def rows() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def sound_gallery(folder: Path) -> None:
-    """A gallery of one segment, some of whose templates are removed."""
+    """Returns a gallery of one segment with some removed templates."""
     gallery = open_gallery(folder, DIMENSION, threads=1, verify=False)
     assert isinstance(gallery, DiskIndex)
     ids = np.arange(1, COUNT + 1, dtype=np.uint64)
@@ -59,7 +59,7 @@ def sound_gallery(folder: Path) -> None:
 
 
 def with_header(folder: Path, **numbers: object) -> None:
-    """Change the header of the segment, and let the manifest know the new one."""
+    """Changes the header of the segment, and its digest in the manifest."""
     segment = next(folder.glob("*.segment"))
     data = bytearray(segment.read_bytes())
     size = int.from_bytes(data[8:12], "little")
@@ -70,7 +70,7 @@ def with_header(folder: Path, **numbers: object) -> None:
 
 
 def with_manifest(folder: Path, change: Any) -> None:
-    """Change the manifest, with a digest that fits."""
+    """Changes the manifest, with a valid digest."""
     file = folder / "manifest.json"
     manifest = json.loads(file.read_bytes().rpartition(b"\n")[0])
     change(manifest)
@@ -79,7 +79,7 @@ def with_manifest(folder: Path, change: Any) -> None:
 
 
 def tried(folder: Path) -> bool:
-    """Open and search whatever is there; whether it was taken. Raises what is no error of ours."""
+    """Opens and searches a gallery; returns whether it was accepted. Raises unexpected errors."""
     gallery = open_gallery(folder, DIMENSION, threads=1, verify=False)
     assert isinstance(gallery, DiskIndex)
     probes = rows()[:3]
@@ -128,7 +128,7 @@ def _mutate(folder: Path, chance: random.Random) -> str:
 
 
 def run(seconds: float, seed: int) -> str:
-    """Open changed galleries for some time. Raises for anything but an error of our own."""
+    """Opens changed galleries for some time. Raises any error but MusterError."""
     chance = random.Random(seed)
     count = taken = 0
     until_s = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Picture files that were made to cost much are refused before they do, or cost little."""
+"""Expensive pictures are refused before they are decoded, or cost little."""
 
 import numpy as np
 import pytest

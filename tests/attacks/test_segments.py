@@ -1,4 +1,4 @@
-"""A segment or manifest that somebody made is refused, whatever its numbers, and never a crash."""
+"""A forged segment or manifest is refused with any numbers, and never crashes."""
 
 import subprocess
 import sys

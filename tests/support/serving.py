@@ -1,4 +1,4 @@
-"""A server in a process of its own, and a client of it."""
+"""Starts a server in a process of its own, and a client for it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; ma
 
 
 def key(data, role, device=None):
-    """A new key, by the command in this process: to start another takes a second."""
+    """Makes a key by running the command in this process: starting another takes a second."""
     command = ["key", "create", "--role", role, "--json", "--data-dir", str(data)]
     command += [] if device is None else ["--device", device]
     result = CliRunner().invoke(main, command)
@@ -26,7 +26,7 @@ def key(data, role, device=None):
 
 
 def started(data, log, *options, **environment):
-    """The process and its address; what it logs goes to the file."""
+    """Starts a server that logs into the file; returns the process and its address."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -43,7 +43,7 @@ def started(data, log, *options, **environment):
 
 
 def stopped(process, number=signal.SIGTERM):
-    """The status with which it ends."""
+    """Stops the process; returns its exit status."""
     process.send_signal(number)
     try:
         return process.wait(20)
@@ -53,7 +53,7 @@ def stopped(process, number=signal.SIGTERM):
 
 
 class Client:
-    """One connection a call, so that all workers get their share."""
+    """Uses a new connection for each call, so that all workers get calls."""
 
     def __init__(self, base, key):
         self.base, self.headers = base, {"Authorization": f"Bearer {key}", "Connection": "close"}
@@ -63,7 +63,7 @@ class Client:
         return requests.request(method, self.base + path, headers=headers, timeout=30, **arguments)
 
     def person(self, name, text=None):
-        """The id of a new person (with a template of this vector), and the number of the write."""
+        """Enrolls a person (with a template); returns its id and the sequence number."""
         made = self("POST", "/v1/collections/default/persons", json={"name": name}).json()
         if text is None:
             return made["id"], made["seq"]

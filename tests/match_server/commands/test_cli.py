@@ -1,4 +1,4 @@
-"""The commands: helpful, scriptable, and honest in their exit status."""
+"""The commands: messages, output for scripts, and exit status."""
 
 import errno
 import json

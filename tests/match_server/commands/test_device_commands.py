@@ -1,4 +1,4 @@
-"""`match-server device gallery`: what a box may hold, given by a person at a terminal."""
+"""`match-server device gallery`: the collections that a box may hold."""
 
 import json
 
@@ -10,7 +10,7 @@ from match_server.commands.cli import main
 
 @pytest.fixture
 def command(api, tmp_path, monkeypatch):
-    """The command over the database and the data folder of `api`."""
+    """Runs the command on the database and the data folder of `api`."""
     monkeypatch.setenv("MUSTER_DATABASE_URL", api.services.settings.sqlalchemy_url)
 
     def run(*arguments, code=0):

@@ -1,4 +1,4 @@
-"""What a long command shows: whole lines beside its bar, or plain lines where nobody watches."""
+"""Progress of a long command: whole lines above its bar, plain lines without a terminal."""
 
 import os
 import pty
@@ -20,7 +20,7 @@ with progress("Reading", 3) as display:
 
 
 def _on_a_terminal(*, stdout_too: bool) -> tuple[str, str]:
-    """What a terminal of 80 columns gets, and what a file gets that standard output goes to."""
+    """Returns the output on a terminal of 80 columns, and that in a file for standard output."""
     terminal, side = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", _COMMAND],
@@ -43,7 +43,7 @@ def _on_a_terminal(*, stdout_too: bool) -> tuple[str, str]:
 
 
 def _lines(seen: str) -> list[str]:
-    """What stays to be read on a terminal: the last text of each line, without its colours."""
+    """Returns the final lines of the terminal, without colours."""
     rows = seen.replace("\r\n", "\n").split("\n")
     plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", row.split("\x1b[2K")[-1]) for row in rows]
     return [row.rstrip().removeprefix("\r") for row in plain]

@@ -16,13 +16,13 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 def expected_counts(total: int, mean: float, sd: float) -> np.ndarray:
-    """How many of `total` draws of a normal distribution each bin is expected to hold."""
+    """Returns the expected counts of each bin for `total` draws of a normal distribution."""
     below = np.array([NormalDist(mean, sd).cdf(float(edge)) for edge in edges()])
     return np.round(total * np.diff(below)).astype(np.int64)
 
 
 def compared_counts(genuine: np.ndarray, impostor: np.ndarray, persons: int = 40) -> Comparisons:
-    """Comparisons of so many persons that were counted like this, spread evenly over them."""
+    """Returns comparisons with these counts, spread evenly over so many persons."""
     spread = np.zeros((persons, BINS), dtype=np.int64)
     spread[:] = genuine // persons
     spread[0] += genuine % persons
@@ -63,7 +63,7 @@ def calibrated(compared: Comparisons, model_id: str = "some@1"):
 
 
 def faces(seed: int, persons: int, each: int, dimension: int = 128) -> tuple:
-    """Rows (persons * each, dimension) of people on a decaying spectrum, and whose they are."""
+    """Returns templates (persons * each, dimension) with a decaying spectrum, and their persons."""
     random = np.random.default_rng(seed)
     spectrum = np.exp(-2.0 * np.arange(dimension) / dimension)
     own = random.standard_normal((persons, dimension)) * spectrum
@@ -77,7 +77,7 @@ def faces(seed: int, persons: int, each: int, dimension: int = 128) -> tuple:
 
 @pytest.fixture(scope="session")
 def people() -> SimpleNamespace:
-    """The functions of this module, for tests (which cannot import each other)."""
+    """The functions of this module, because tests cannot import each other."""
     return SimpleNamespace(
         expected_counts=expected_counts,
         compared_counts=compared_counts,
@@ -90,7 +90,7 @@ def people() -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def normal_calibration(people):
-    """Of normal similarities: genuine 0.6 ± 0.1, impostor 0 ± 0.07, as a function of the model."""
+    """Returns a function that makes a calibration: genuine 0.6 ± 0.1, impostor 0 ± 0.07."""
     genuine = people.expected_counts(50_000, 0.6, 0.1)
     impostor = people.expected_counts(1_000_000, 0.0, 0.07)
     measured = people.calibrated(people.compared_counts(genuine, impostor))
@@ -104,5 +104,5 @@ def normal_calibration(people):
 
 @pytest.fixture(scope="session")
 def normal(normal_calibration):
-    """The same in use."""
+    """The calibration of `normal_calibration`, prepared for lookups."""
     return Calibration(normal_calibration())

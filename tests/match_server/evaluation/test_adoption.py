@@ -1,4 +1,4 @@
-"""Collections adopt calibrations: over HTTP, with what that does to searches, policies, events."""
+"""Adopting a calibration over HTTP, and its effects on searches, policies and events."""
 
 import json
 from datetime import timedelta

@@ -26,7 +26,7 @@ from shared.errors import ConfigurationError, PackError, Unusable
 
 @pytest.fixture
 def services(tmp_path, helpers):
-    """Over SQLite alone: what is tested here does not touch the database."""
+    """Services over SQLite only: these tests do not depend on the database."""
     settings = Settings(data_dir=tmp_path / "data")
     prepare(settings)
     faces = FaceEngine(helpers.MODEL, 512, helpers.PaintedFaces)
@@ -38,7 +38,7 @@ def services(tmp_path, helpers):
 
 @pytest.fixture
 def folder(tmp_path, helpers):
-    """Three painted people with three pictures each, and what cannot be used."""
+    """Three painted people with three pictures each, and unusable files."""
     people = {"ann": (200, 30, 30), "bea": (30, 200, 30), "cyd": (30, 30, 200)}
     for name, colour in people.items():
         (tmp_path / "people" / name).mkdir(parents=True)

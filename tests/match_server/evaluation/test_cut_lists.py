@@ -1,4 +1,4 @@
-"""A threshold in the request spares the scan work, and changes no answer."""
+"""A threshold in the request saves work of the scan, and changes no result."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from match_server.services.collection_ref import collection_ref
 
 @pytest.fixture
 def crowd(api, helpers):
-    """Two dozen people, some of them alike, most with several templates."""
+    """Two dozen people, some of them similar, most with several templates."""
     random = np.random.default_rng(3)
     for number in range(24):
         vector = helpers.unit_vector(number % 16)

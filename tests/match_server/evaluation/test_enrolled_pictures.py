@@ -1,4 +1,4 @@
-"""How often a person is missed, by the pictures enrolled of each."""
+"""FNIR by the number of enrolled pictures."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from match_server.evaluation.folder import ReadFolder
 
 
 def _folder(pictures, noise=1.3, dimension=64):
-    """Drawn templates: so many pictures of each person, around a direction of each."""
+    """Returns random templates: so many of each person, around a direction of the person."""
     random = np.random.default_rng(5)
     persons = np.repeat(np.arange(len(pictures)), pictures)
     middles = random.normal(size=(len(pictures), dimension))

@@ -1,4 +1,4 @@
-"""What a policy promises is what strangers meet, at every size of the gallery."""
+"""A policy's target is met for strangers, at every size of the gallery."""
 
 from datetime import UTC, datetime
 
@@ -27,7 +27,7 @@ def _scope(policy: dict, templates: int) -> CollectionRef:
 
 @pytest.fixture(scope="module")
 def world(people):
-    """A calibration from 250 persons; for each of 4,000 others the most alike of 10,000 more."""
+    """A calibration of 250 persons; for 4,000 strangers their most similar of 10,000 persons."""
     rows, persons = people.faces(20, 250, 4)
     calibration = Calibration(people.calibrated(people.compare(rows, persons)))
     gallery, _ = people.faces(21, 10_000, 1)

@@ -1,4 +1,4 @@
-"""Error rates, against counting by hand and against distributions whose rates are known."""
+"""Error rates, compared with counting by hand and with known distributions."""
 
 import tracemalloc
 from statistics import NormalDist
@@ -15,7 +15,7 @@ from match_server.evaluation.rates import equal_error, rates_of, zero_errors_bou
 
 @st.composite
 def _pictures(draw):
-    """A few pictures of a few persons, in any order."""
+    """Returns templates of a few persons, in random order."""
     persons = draw(st.lists(st.integers(0, 4), min_size=2, max_size=14))
     seed = draw(st.integers(0, 2**32 - 1))
     rows = np.random.default_rng(seed).standard_normal((len(persons), 6))

@@ -1,4 +1,4 @@
-"""What a pack brings: the policy of a new collection, and what older collections keep."""
+"""A pack's reference calibration: the policy of new collections, and of older ones."""
 
 import json
 
@@ -33,7 +33,7 @@ def served(make_api, reference):
 
 
 def _grow(api, people):
-    """Let the collection count so many people with one template each."""
+    """Sets the counts of the collection to so many people with one template each."""
     with api.services.database.write() as session:
         session.execute(update(Collection).values(template_count=people, person_count=people))
 

@@ -1,4 +1,4 @@
-"""A broker that others can write at: what they can reach there, and what box and server believe."""
+"""Other clients at the broker: what they can read and write, and what box and server accept."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ DOOR, YARD = DeviceTopics("main", "door-1"), DeviceTopics("main", "door-2")
 
 
 class Client:
-    """Somebody at the broker: what was heard, and what the broker says of publications."""
+    """A client of the broker, with the messages it received and the results of its publications."""
 
     def __init__(self, port, *subscriptions, user=None, ca=None):
         self.received = []
@@ -78,7 +78,7 @@ class Client:
         return self
 
     def say(self, topic, body, *, key=None, retain=False):
-        """Publishes; answers whether the broker let it."""
+        """Publishes; returns whether the broker accepted it."""
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         properties = Properties(PacketTypes.PUBLISH)
         if key is not None:
@@ -126,7 +126,7 @@ def stack():
 
 @pytest.fixture
 def guarded(tmp_path, stack):
-    """The broker that is shipped as an example, with four logins; its port and its authority."""
+    """The shipped example of a broker, with four logins; returns its port and authority."""
     folder = tmp_path / "mosquitto"
     (folder / "certs").mkdir(parents=True)
     authority = trustme.CA()
@@ -161,13 +161,13 @@ def is_open(port):
 
 @pytest.fixture
 def port(tmp_path, stack):
-    """A broker at which everybody may read and write everything."""
+    """A broker at which all clients may read and write all topics."""
     return int(stack.enter_context(open_broker(tmp_path, BINARY)).rpartition(":")[2])
 
 
 @pytest.fixture
 def serve(settings, stack):
-    """Starts what `match-server ingest` is made of."""
+    """Starts the parts of `match-server ingest`."""
 
     def start(services, **changes):
         at = broker_of(settings.model_copy(update=changes))
@@ -390,7 +390,7 @@ def test_a_box_that_enrolls_signs_from_its_first_message_on(api):
 
 
 class StubTransport:
-    """Carries messages to nowhere."""
+    """A transport that sends nothing."""
 
     def __init__(self):
         self.listeners = {}

@@ -1,4 +1,4 @@
-"""Real server processes: what they tell, what they count, what they write into their logs."""
+"""Real server processes: their events, metrics and logs."""
 
 import json
 import os

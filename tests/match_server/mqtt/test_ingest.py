@@ -70,7 +70,7 @@ class Broker:
 
 
 class Box:
-    """A device's end: publishes probes, collects receipts."""
+    """A device: publishes probes, collects receipts."""
 
     def __init__(self, port):
         self.receipts = []
@@ -356,7 +356,7 @@ class NotedTracks:
 
 
 def track(in_view):
-    """A track message as bytes."""
+    """Returns a track message as bytes."""
     now = "2026-11-20T12:00:00Z"
     fields = {"device": TOPICS.device, "camera": "door", "track_id": new_id(), "state": "began"}
     fields |= {"at": now, "began_at": now, "in_view": in_view, "probes": 0}
@@ -364,7 +364,7 @@ def track(in_view):
 
 
 class StumblingIntake:
-    """A fault of the program that probes of one camera bring out."""
+    """Fails with a bug at probes of one camera."""
 
     def __init__(self, probes):
         self._probes = probes
@@ -379,7 +379,7 @@ class StumblingIntake:
 
 
 class FailingIntake:
-    """A database that is away for the first tries."""
+    """Fails at the first attempts, as if the database were away."""
 
     def __init__(self, probes, failures):
         self._probes, self._failures, self.tries = probes, failures, 0

@@ -31,7 +31,7 @@ EVENTS = "muster/v1/+/+/event"
 
 
 class Listener:
-    """Somebody at the broker: what came, and what is retained (as a later comer sees it)."""
+    """A subscriber of the broker, with the messages it received and the retained ones."""
 
     def __init__(self, url, *topics, client_id="", **connect):
         self.messages = []
@@ -54,7 +54,7 @@ class Listener:
         self._client.publish(topic, payload, qos=1, **options).wait_for_publish(TIMEOUT_S)
 
     def on(self, topic):
-        """The texts that came on a topic."""
+        """Returns the texts received on a topic."""
         return [one.payload.decode() for one in list(self.messages) if one.topic == topic]
 
     def last(self, topic):
@@ -177,7 +177,7 @@ HOME = {"home_assistant": True, "double_take": True}
 
 
 def sensors(listener):
-    """Descriptions of sensors as a new Home Assistant finds them, by unique id."""
+    """Returns the retained descriptions of sensors, by unique id."""
     topics = {}
     for one in list(listener.messages):
         if one.topic.startswith("homeassistant/") and one.topic.endswith("/config"):
@@ -213,7 +213,7 @@ ALLOWED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 
 
 def state(listener, name):
-    """What Home Assistant shows of the sensor of that name."""
+    """Returns the state that Home Assistant shows for the sensor of that name."""
     for config in sensors(listener).values():
         if config["name"] == name:
             return listener.last(config["state_topic"])

@@ -1,4 +1,4 @@
-"""The pages about boxes: what they show, to whom, and what an admin may make there."""
+"""The pages about boxes: their content, their guard, and the codes that an admin makes."""
 
 import re
 

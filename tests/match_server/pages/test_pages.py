@@ -1,4 +1,4 @@
-"""The web page: behind a key, safe against other sites, and showing what was seen."""
+"""The live page and the login: guarded by a key, safe against other sites."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def test_signing_out_ends_the_session(api):
 
 
 def _copied(api, *names):
-    """A browser with copies of these cookies."""
+    """Returns a browser with copies of these cookies."""
     thief = api.client.application.test_client()
     for name in names:
         thief.set_cookie(name, api.client.get_cookie(name).value)

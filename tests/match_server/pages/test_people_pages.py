@@ -1,4 +1,4 @@
-"""The pages of people and of sightings: looking, searching, and who may change what."""
+"""The pages of people and of sightings: reading, searching, and rights to change."""
 
 import re
 from datetime import timedelta
@@ -184,7 +184,7 @@ def test_editing_leads_back_to_these_pages_only(api, back):
 
 
 def _sightings(api, helpers):
-    """Ann twice, Anna once, nobody known once, an hour apart; the id of the last."""
+    """Sends sightings of Ann (two), Anna and a stranger, an hour apart; returns the last id."""
     vectors = {name: helpers.unit_vector(seed) for seed, name in enumerate(("Ann", "Anna"))}
     for name, vector in vectors.items():
         api.person(name, vector)

@@ -1,4 +1,4 @@
-"""No key, template or face is in the log, at its most talkative and whatever goes wrong."""
+"""The log holds no key, template or face, at level DEBUG and for every error."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ PASSWORD = "camera-password-4711"
 
 @pytest.fixture
 def server(tmp_path):
-    """A server that logs everything; its address, a key of an admin, and its log so far."""
+    """A server that logs at level DEBUG; returns its address, an admin's key, and its log."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUSTER_LOG_LEVEL": "DEBUG"}
     environment["MUSTER_MAX_BODY_BYTES"] = "200000"
     data = ["--data-dir", str(tmp_path / "data")]
@@ -41,7 +41,7 @@ def server(tmp_path):
 
 
 def _pieces(secret):
-    """What shows that something of a secret was written: its middle, and that as Python says it."""
+    """Returns texts that reveal a secret: its middle, also as Python prints it."""
     if isinstance(secret, str):
         return [secret[len(secret) // 3 :][:24]]
     text = base64.b64encode(secret).decode()

@@ -1,4 +1,4 @@
-"""Killed while many enroll: what was acknowledged is there and found, what was refused is not."""
+"""A server killed during enrollments: acknowledged ones are stored, refused ones are not."""
 
 import pytest
 

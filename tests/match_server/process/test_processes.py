@@ -1,4 +1,4 @@
-"""Real processes: several workers over one database agree, also under fire; a clean end."""
+"""Real processes: workers that share a database agree under load, and end cleanly."""
 
 import contextlib
 import ctypes
@@ -163,7 +163,7 @@ _SO_ATTACH_FILTER = 26  # of Linux
 
 @contextlib.contextmanager
 def _with_timeout(folder, seconds):
-    """The address of a server that waits so long for a client, a key, and its log."""
+    """Starts a server with this timeout for clients; returns its address, a key, and its log."""
     admin = key(folder / "data", "admin")
     limits = {"MUSTER_CLIENT_TIMEOUT_S": str(seconds), "MUSTER_MAX_STREAMS": "1"}
     process, base = started(folder / "data", folder / "log", "--threads", "4", **limits)
@@ -208,7 +208,7 @@ def test_clients_that_are_slow_take_no_thread_however_many_they_are(patient):
 
 
 def _bodies(base, key, size, sent, count):
-    """Connections with a key that send the beginning of a body."""
+    """Opens connections with a key that send the beginning of a body."""
     address = urlsplit(base)
     head = f"POST /v1/detect HTTP/1.1\r\n{JSON}Authorization: Bearer {key}\r\n"
     head += f"Content-Length: {size}\r\n\r\n"
@@ -262,7 +262,7 @@ def test_a_program_on_this_machine_cannot_say_by_which_way_it_came(impatient):
 
 
 def _lose_power(connection):
-    """From now on the machine at this end of the connection is silent: the kernel drops all."""
+    """Silences this end of the connection: the kernel drops all packets."""
     drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
     program = struct.pack("HL", 1, ctypes.addressof(drop_all))
     connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
