@@ -1,4 +1,4 @@
-"""The agent whole: the command, real films, the real models, a real server over a socket."""
+"""The whole agent: the command, real films, real models, a server over a socket."""
 
 import itertools
 import json
@@ -34,7 +34,7 @@ def server() -> Iterator[HttpFarEnd]:
 
 @pytest.fixture(scope="module")
 def lobby(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three people who move about in 1280 × 720 for four seconds."""
+    """A film of three people who move for four seconds, in 1280 × 720."""
     from models.samples import sample_path
 
     def actor(name: str, x: float, speed: float) -> Actor:
@@ -128,7 +128,7 @@ def test_three_people_in_one_film_are_three_tracks_that_are_never_mixed_up(
         people.append(template.vector)
     from shared.wire.template import decode_template
 
-    found = set()
+    recognised = set()
     for probes in tracks.values():
         who = set()
         for probe in probes:
@@ -137,8 +137,8 @@ def test_three_people_in_one_film_are_three_tracks_that_are_never_mixed_up(
             assert likeness.max() > 0.35
             who.add(int(likeness.argmax()))
         assert len(who) == 1, "one track, one person"
-        found |= who
-    assert found == {0, 1, 2}
+        recognised |= who
+    assert recognised == {0, 1, 2}
 
 
 @pytest.mark.models

@@ -1,7 +1,7 @@
-"""Face models for a world of known truth: who is where is written down, and read from pictures.
+"""Face models for scenes with a known truth, which stands in the pixels.
 
-A frame's first pixel holds its number, a chip holds who it shows and how well; everything passes
-through the real pipeline as real pictures would.
+The first pixel of a frame holds its number, a chip holds its person and quality. The real pipeline
+processes them like real pictures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ from shared.wire.template import Template
 
 FPS = 25.0
 SIZE = (640, 360)
-_COVERED = 15  # whom half a face looks like
+_COVERED = 15  # the person of every covered face
 
 
 @dataclass(frozen=True, slots=True)
-class Someone:
-    """A face in one frame: who, where, how good, and whether it passes the gate."""
+class FakeFace:
+    """A face in one frame: its person, position, score, and whether it passes the gate."""
 
     person: int
     x: float
@@ -34,18 +34,18 @@ class Someone:
     score: float = 0.5
     passes: bool = True
     size: float = 60.0
-    far: bool = False  # only a closer look finds it
-    covered: bool = False  # half of it: its template is nobody's
-    pointless: bool = False  # its landmarks are no numbers
-    features: bool = False  # the aligned face has a look of its own; without, it is flat
-    look: int = 0  # another number, another look of the same face (with features)
+    far: bool = False  # only a closer search finds it
+    covered: bool = False  # half of it: its template is like no person's
+    pointless: bool = False  # its landmarks are NaN
+    features: bool = False  # the aligned face has a texture; without, it is flat
+    look: int = 0  # for each number, another texture of the same person (with features)
 
 
-Scene = Callable[[int], Sequence[Someone]]
+Scene = Callable[[int], Sequence[FakeFace]]
 
 
 class FakeFaces:
-    """Answers from the scene; counts its calls and remembers how large its batches were."""
+    """Returns the faces of the scene. It counts its calls and records the size of its batches."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class FakeFaces:
     ) -> None:
         self._scene = scene
         self._live = live
-        self._turned = turned  # whom the pose model sees turned away, by person
+        self._turned = turned  # the persons for whom the pose model returns a large yaw
         self.batches: list[int] = []
         self.looks = 0
         self.judged = 0
@@ -68,8 +68,8 @@ class FakeFaces:
         self, image: BgrImage, *, retry_padded: bool = False, closer: bool = False
     ) -> Detections:
         self.closer_looks += closer
-        people = [one for one in self._people(image) if closer or not one.far]
-        boxes = np.array([_box(one) for one in people], np.float32).reshape(-1, 4)
+        people = [face for face in self._people(image) if closer or not face.far]
+        boxes = np.array([_box(face) for face in people], np.float32).reshape(-1, 4)
         return Detections(boxes, np.full(len(people), 0.9, np.float32))
 
     def locate(self, image: BgrImage, detections: Detections) -> Shapes:
@@ -87,16 +87,16 @@ class FakeFaces:
         chips = np.zeros((len(points5), 112, 112, 3), np.uint8)
         people = self._people(image)
         for chip, points in zip(chips, points5, strict=True):
-            one = min(people, key=lambda other: abs(other.x - points[0, 0]))
-            if one.features:
-                texture = np.random.default_rng([one.person, one.look]).integers(
+            face = min(people, key=lambda other: abs(other.x - points[0, 0]))
+            if face.features:
+                texture = np.random.default_rng([face.person, face.look]).integers(
                     0, 255, (28, 28, 1)
                 )
                 chip[:] = np.kron(texture, np.ones((4, 4, 1), np.int64)).astype(np.uint8)
-            if one.covered:
+            if face.covered:
                 chip[56:] = 0
-            chip[0, 0] = (one.person, round(one.score * 200), one.passes)
-            chip[0, 1] = one.covered
+            chip[0, 0] = (face.person, round(face.score * 200), face.passes)
+            chip[0, 1] = face.covered
         return chips
 
     def embedding_chips(
@@ -163,12 +163,12 @@ class FakeFaces:
             templates.append(Template("fake@1", vector))
         return templates
 
-    def _people(self, image: BgrImage) -> Sequence[Someone]:
+    def _people(self, image: BgrImage) -> Sequence[FakeFace]:
         return self._scene(int(image[0, 0, 0]) + 256 * int(image[0, 0, 1]))
 
 
 class Sink:
-    """Keeps the probes that a pipeline puts, and how many came together."""
+    """Records the probes of a pipeline, and how many came at a time."""
 
     def __init__(self) -> None:
         self.probes: list[Probe] = []
@@ -189,13 +189,13 @@ def frame_of(scene: Scene, index: int, *, backdrop: int = 0, alone: bool = False
     width, height = SIZE
     wall = np.random.default_rng(1000 + backdrop).integers(60, 200, (height // 8, width // 8, 3))
     image = np.repeat(np.repeat(wall, 8, axis=0), 8, axis=1).astype(np.uint8)
-    for one in scene(index):
-        x1, y1, x2, y2 = (round(edge) for edge in _box(one))
-        texture = np.random.default_rng(one.person).integers(0, 255, (8, 8, 3))
+    for face in scene(index):
+        x1, y1, x2, y2 = (round(edge) for edge in _box(face))
+        texture = np.random.default_rng(face.person).integers(0, 255, (8, 8, 3))
         tall, wide = max(y2 - y1, 0), max(x2 - x1, 0)
         rows, columns = np.arange(tall) * 8 // tall, np.arange(wide) * 8 // wide
         patch = texture[rows[:, None], columns[None, :]].astype(np.uint8)
-        patch[:, :, 0] = one.person
+        patch[:, :, 0] = face.person
         left, top = max(x1, 0), max(y1, 0)
         part = image[top : min(y2, height), left : min(x2, width)]
         part[:] = patch[top - y1 : top - y1 + part.shape[0], left - x1 : left - x1 + part.shape[1]]
@@ -204,6 +204,6 @@ def frame_of(scene: Scene, index: int, *, backdrop: int = 0, alone: bool = False
     return Frame(image, moment, index / FPS, index, "door", alone)
 
 
-def _box(one: Someone) -> tuple[float, float, float, float]:
-    half = one.size / 2
-    return one.x - half, one.y - half, one.x + half, one.y + half
+def _box(face: FakeFace) -> tuple[float, float, float, float]:
+    half = face.size / 2
+    return face.x - half, face.y - half, face.x + half, face.y + half

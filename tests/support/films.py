@@ -1,4 +1,4 @@
-"""Films and pictures made on the spot: real faces that move over a noisy wall."""
+"""Composes films and pictures: real faces that move before a noisy wall."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Actor:
-    """A face picture on its way through a film."""
+    """A face picture that moves through a film."""
 
     picture: Picture
     way: Callable[[float], tuple[float, float, float]]  # seconds → centre x, y and height, pixels
@@ -34,7 +34,7 @@ def write_film(
 
 
 def compose(actors: Sequence[Actor], time_s: float, size: tuple[int, int]) -> Picture:
-    """One frame: the wall, and every actor where the way leads at `time_s`."""
+    """One frame: the wall, and every actor at its position at `time_s`."""
     width, height = size
     chance = np.random.default_rng(5)
     coarse = chance.integers(90, 150, (height // 40 + 1, width // 40 + 1, 3), dtype=np.uint8)
@@ -60,7 +60,7 @@ def compose(actors: Sequence[Actor], time_s: float, size: tuple[int, int]) -> Pi
 
 
 def shrunk(picture: Picture, tall: int = 400) -> Picture:
-    """The picture at a height of `tall` pixels, so that moving it about is cheap and smooth."""
+    """The picture at a height of `tall` pixels, so that moving it is fast and smooth."""
     scale = tall / picture.shape[0]
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return small.astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""A camera that gives JPEGs over HTTP, real enough to be wrong in the ways that cameras are."""
+"""A camera that sends JPEG pictures over HTTP, with the faults of real cameras."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ def jpeg(level: int, size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 def lying_jpeg(width: int, height: int) -> bytes:
-    """A small picture whose header says another size."""
+    """A small picture whose header has another size."""
     data = bytearray(jpeg(90))
     frame_header = data.index(b"\xff\xc0")
     data[frame_header + 5 : frame_header + 9] = height.to_bytes(2) + width.to_bytes(2)
@@ -32,11 +32,11 @@ def lying_jpeg(width: int, height: int) -> bytes:
 
 
 class MjpegCamera:
-    """Serves what `script` writes to each new viewer; `login` is asked for by `scheme`.
+    """Sends the output of `script` to each new viewer, after a login by one of `scheme`.
 
     `scheme` may name several logins, in the order in which they are offered: "Digest SHA-256",
     "Digest MD5", "Basic"; in one header line if `joined`. Viewers beyond the first `places` are
-    turned away. With `certificate` it speaks TLS.
+    refused. With `certificate` it uses TLS.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MjpegCamera:
         self.joined = False
         self.status = 200
         self.viewers = 0
-        self.over = threading.Event()  # hung up
+        self.over = threading.Event()  # the connection is closed
         self._places = places
         self._lock = threading.Lock()
         camera = self
@@ -103,7 +103,7 @@ class MjpegCamera:
         self._server.server_close()
 
     def part(self, data: bytes, *, with_length: bool = True, dashes: str = "--") -> bytes:
-        """One picture as it stands in the stream."""
+        """One picture as a part of the stream."""
         length = f"Content-Length: {len(data)}\r\n" if with_length else ""
         head = f"{dashes}{self.boundary}\r\nContent-Type: image/jpeg\r\n{length}\r\n"
         return head.encode() + data + b"\r\n"
@@ -117,28 +117,28 @@ class MjpegCamera:
     def _schemes(self) -> tuple[str, ...]:
         return (self.scheme,) if isinstance(self.scheme, str) else self.scheme
 
-    def _may_see(self, said: str) -> bool:
+    def _may_see(self, authorization: str) -> bool:
         if self.login is None:
             return True
         name, password = self.login
-        if said.startswith("Basic "):
+        if authorization.startswith("Basic "):
             expected = "Basic " + b64encode(f"{name}:{password}".encode()).decode()
-            return "Basic" in self._schemes and said == expected
-        given = dict(re.findall(r'(\w+)="?([^",]+)"?', said))
-        algorithm = given.get("algorithm", "MD5")
+            return "Basic" in self._schemes and authorization == expected
+        fields = dict(re.findall(r'(\w+)="?([^",]+)"?', authorization))
+        algorithm = fields.get("algorithm", "MD5")
         if not {f"Digest {algorithm}", "Digest"} & set(self._schemes):
             return False
         kind = hashlib.sha256 if algorithm == "SHA-256" else hashlib.md5
         digest = lambda text: kind(text.encode()).hexdigest()  # noqa: E731
         expected = digest(
-            f"{digest(f'{name}:cam:{password}')}:abc:{given.get('nc')}:{given.get('cnonce')}:auth:"
+            f"{digest(f'{name}:cam:{password}')}:abc:{fields.get('nc')}:{fields.get('cnonce')}:auth:"
             f"{digest('GET:/video')}"
         )
-        return given.get("response") == expected
+        return fields.get("response") == expected
 
 
 def _offer(scheme: str) -> str:
     kind, _, algorithm = scheme.partition(" ")
-    said = f", algorithm={algorithm}" if algorithm else ""
-    extra = f', nonce="abc", qop="auth"{said}' if kind == "Digest" else ""
+    parameter = f", algorithm={algorithm}" if algorithm else ""
+    extra = f', nonce="abc", qop="auth"{parameter}' if kind == "Digest" else ""
     return f'{kind} realm="cam"{extra}'

@@ -2,7 +2,7 @@
 
 usage: rtsp_server.py [--only tcp|udp] [--login NAME:PASSWORD] [--pictures FOLDER] PORT
 
-FOLDER holds 000.jpg to 249.jpg, which are shown 25 a second, over and over.
+FOLDER holds 000.jpg to 249.jpg, which are shown at 25 a second, again and again.
 """
 
 import argparse
@@ -21,7 +21,7 @@ VIEWER = "viewer"
 def protect(
     server: GstRtspServer.RTSPServer, factory: GstRtspServer.RTSPMediaFactory, login: str
 ) -> None:
-    """Nobody sees the picture without the login, which is asked for as a digest (RFC 2069)."""
+    """Requires a login by digest (RFC 2069) for the pictures."""
     name, _, password = login.partition(":")
     token = GstRtspServer.RTSPToken()
     token.set_string("media.factory.role", VIEWER)

@@ -1,4 +1,4 @@
-"""What a capture makes of its source: the newest frame, outages, caps, clocks that leap."""
+"""Capture from a source: the newest frame, outages, frame rate limits, clocks that are set."""
 
 import logging
 import random
@@ -32,7 +32,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scripted:
-    """A live source that gives the numbers it is told, then fails or ends."""
+    """A live source that gives the given numbers as pictures, then fails or ends."""
 
     live, stills = True, False
 
@@ -62,7 +62,7 @@ def test_a_live_source_gives_its_newest_frame_and_counts_the_others() -> None:
 
     def gate() -> None:
         if numbers.__length_hint__() == 8:
-            go_on.wait(10)  # the second frame comes when the first one was taken
+            go_on.wait(10)  # the second frame comes after the first was taken
 
     source = Scripted(numbers, gate, fails=False)
     source.close = all_read.set  # type: ignore[method-assign]
@@ -77,7 +77,7 @@ def test_a_live_source_gives_its_newest_frame_and_counts_the_others() -> None:
     assert capture.dropped == 10 - len(taken)
 
 
-def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
+def test_an_unplugged_camera_is_logged_once_and_comes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     outcomes: list[Source | SourceError] = [
@@ -100,8 +100,8 @@ def test_a_camera_that_is_unplugged_is_said_once_and_comes_back(
         frames = list(capture)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2]
     assert [frame.index for frame in frames] == [0, 1]
-    said = [record.getMessage() for record in caplog.records]
-    assert said == [
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
         "Camera door: no camera /dev/video0; trying again",
         "Camera door gives pictures again",
         "Camera door comes and goes: the cable is out; not logged again until it has run "
@@ -130,7 +130,7 @@ def test_the_pauses_between_attempts_grow_and_are_bounded() -> None:
     assert min(pauses[8:]) >= 15
 
 
-def test_a_feed_ends_when_it_is_told_to_stop_though_the_camera_is_silent() -> None:
+def test_a_capture_ends_when_it_is_stopped_while_the_camera_gives_nothing() -> None:
     stop, opened = threading.Event(), threading.Event()
 
     class Silent(Scripted):
@@ -146,7 +146,7 @@ def test_a_feed_ends_when_it_is_told_to_stop_though_the_camera_is_silent() -> No
 
 def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
     class Clock:
-        """Each look at it takes a tenth of a second: reading is slower than the film."""
+        """Each picture takes a tenth of a second: reading is slower than the film."""
 
         def __init__(self) -> None:
             self.at_s = 0.0
@@ -171,7 +171,7 @@ def test_a_film_in_real_time_is_a_live_source(film: Path) -> None:
     assert frames[-1].time_s == pytest.approx(49 / 25)
 
 
-def test_a_frame_rate_cap_takes_frames_evenly_and_decodes_no_others(film: Path) -> None:
+def test_a_frame_rate_limit_chooses_frames_evenly_and_decodes_no_others(film: Path) -> None:
     decoded: list[float] = []
 
     class Counting:
@@ -196,7 +196,7 @@ def test_a_frame_rate_cap_takes_frames_evenly_and_decodes_no_others(film: Path) 
     assert len(decoded) == 10
 
 
-def test_the_cap_can_be_turned_while_the_film_runs(film: Path) -> None:
+def test_the_frame_rate_limit_can_change_while_the_film_runs(film: Path) -> None:
     capture = Capture("door", lambda: open_source(str(film)), FILM, threading.Event(), max_fps=5)
     times = []
     for frame in capture:
@@ -228,7 +228,7 @@ def test_a_camera_that_stops_giving_pictures_is_stalled_then_lost() -> None:
 
     source = Hanging(iter([1]), lambda: None, fails=False)
     stall = StallLimit()
-    for at_s in (0.0, 0.04, 0.08):  # what it was known for before: 25 pictures a second
+    for at_s in (0.0, 0.04, 0.08):  # the pace so far: 25 pictures a second
         stall.came(at_s)
     capture = Capture(
         "door", lambda: source, ReadMode(True, False), stop, stall=stall, clock=Clock()
@@ -266,8 +266,8 @@ def test_a_camera_that_hangs_while_it_is_opened_is_lost_after_a_minute() -> None
     hang.set()
 
 
-def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
-    """A day back, a year forward: what was captured says so, what is tracked never notices."""
+def test_the_clock_may_be_set_while_stream_time_goes_on() -> None:
+    """A day back, a year forward: `captured_at` follows the clock, stream time does not."""
     leaps = [timedelta(0), timedelta(days=-1), timedelta(days=365)]
 
     class Clock(SystemClock):
@@ -285,7 +285,7 @@ def test_the_wall_clock_may_leap_while_stream_time_goes_on() -> None:
 
 
 class Clock(SystemClock):
-    """Stands still until it is moved."""
+    """A clock that only moves when it is set."""
 
     def __init__(self) -> None:
         self.at_s = 100.0
@@ -300,7 +300,7 @@ def without_pauses() -> threading.Event:
     return stop
 
 
-def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_for_a_minute(
+def test_an_unsteady_camera_is_logged_once_until_it_has_run_for_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock, stop = Clock(), without_pauses()
@@ -319,7 +319,7 @@ def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_fo
         "Camera door comes and goes: the cable is out; not logged again until it has run "
         "for a minute",
     ]
-    assert capture._backoff.pause_s(capture._failures) >= 4, "one picture does not make it well"
+    assert capture._backoff.pause_s(capture._failures) >= 4, "one picture does not end the failures"
     caplog.clear()
 
     taken = threading.Semaphore(1)
@@ -334,7 +334,7 @@ def test_a_camera_that_comes_and_goes_is_said_so_and_no_more_until_it_is_well_fo
     assert caplog.messages[0] == "Camera door has given pictures for a minute"
 
 
-def test_a_library_that_raises_what_it_likes_ends_no_more_than_an_outage(
+def test_an_unknown_error_of_a_library_is_an_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     outcomes: list[Exception | Source] = [
@@ -355,9 +355,7 @@ def test_a_library_that_raises_what_it_likes_ends_no_more_than_an_outage(
     assert "secret" not in caplog.text
 
 
-def test_a_camera_that_sends_the_same_picture_for_a_minute_is_lost_and_nobody_stays_in_view() -> (
-    None
-):
+def test_a_camera_that_sends_the_same_picture_for_a_minute_is_lost_and_its_tracks_end() -> None:
     clock, stop = Clock(), without_pauses()
     taken = threading.Semaphore(1)
 
@@ -380,7 +378,7 @@ def test_a_camera_that_sends_the_same_picture_for_a_minute_is_lost_and_nobody_st
     assert len(frames) == 20
 
 
-def test_who_was_in_view_when_a_camera_is_lost_is_let_go_once() -> None:
+def test_tracks_in_view_end_once_when_a_camera_is_lost() -> None:
     clock, stop, silences = Clock(), without_pauses(), []
     outcomes = [Scripted(iter([1]), lambda: None, fails=True)]
 
@@ -395,14 +393,14 @@ def test_who_was_in_view_when_a_camera_is_lost_is_let_go_once() -> None:
     capture = Capture("door", open_next, LIVE, stop, clock=clock)
     capture.on_silence = lambda: silences.append(clock.at_s)
     list(capture)
-    assert silences == [106.0], "beyond 2.5 s; a shorter outage lets nobody go"
+    assert silences == [106.0], "beyond 2.5 s; a shorter outage ends no track"
 
 
 @pytest.mark.parametrize(
     ("pace_s", "fps", "limit_s"),
     [(0.04, None, 4.5), (2.0, None, 8.0), (5.0, None, 20.0), (30.0, None, 60.0), (30.0, 0.01, 120)],
 )
-def test_the_silence_that_is_allowed_follows_the_cameras_own_pace(
+def test_the_stall_limit_follows_the_cameras_own_pace(
     pace_s: float, fps: float | None, limit_s: float
 ) -> None:
     stall = StallLimit(fps)
@@ -411,10 +409,10 @@ def test_the_silence_that_is_allowed_follows_the_cameras_own_pace(
     assert stall.seconds == pytest.approx(limit_s)
     stall.opened()
     stall.came(1e6)
-    assert stall.seconds == pytest.approx(limit_s), "an outage is no pace"
+    assert stall.seconds == pytest.approx(limit_s), "an outage does not change the pace"
 
 
-def test_a_camera_of_unknown_pace_is_given_longer_each_time_that_it_seems_to_stall() -> None:
+def test_a_camera_of_unknown_pace_gets_more_time_after_each_stall() -> None:
     stall = StallLimit()
     limits = []
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""What goes wrong below the agent: a device that vanishes, a child process that dies."""
+"""Faults below the agent: a device that disappears, a child process that is killed."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 128, 48
 
 
 class Device:
-    """A camera behind a stand-in for rpicam-vid: it reads a FIFO as the real one does a sensor."""
+    """A camera behind a replacement of rpicam-vid that reads a FIFO instead of a sensor."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "sensor"
@@ -100,25 +100,25 @@ class UsbCapture:
 def unplugged_and_back(
     open_camera: Callable[[], Source], pull_out: Callable[[], None], plug_in: Callable[[], None]
 ) -> tuple[Capture, int, str | None]:
-    """The capture, the pictures after the camera was back, and what was said while it was away."""
+    """The capture, the number of pictures after the outage, and the error during it."""
     stop = threading.Event()
     give_up = threading.Timer(60, stop.set)
     give_up.start()
     capture = Capture("door", open_camera, ReadMode(live=True, reconnect=True), stop)
     assert capture.state == "starting"
-    said: list[str | None] = []
+    errors: list[str | None] = []
     before = after = 0
 
     def plug_in_again() -> None:
         while capture.state != "lost" and not stop.wait(0.02):
             pass
-        said.append(capture.error)
+        errors.append(capture.error)
         plug_in()
 
     for frame in capture:
         assert frame.size == (WIDTH, HEIGHT)
         assert capture.state == "running"
-        if not said:
+        if not errors:
             before += 1
         else:
             after += 1
@@ -132,18 +132,18 @@ def unplugged_and_back(
     assert capture.state == "ended"
     assert capture.error is None
     assert capture.last_frame_at is not None
-    return capture, after, said[0]
+    return capture, after, errors[0]
 
 
 def test_a_camera_that_is_unplugged_comes_back_when_it_is_plugged_in_again(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = Settings(width=WIDTH, height=HEIGHT)
-    _, after, said = unplugged_and_back(
+    _, after, errors = unplugged_and_back(
         lambda: open_source("rpicam:0", connection), device.pull_out, device.plug_in
     )
     assert after == 5
-    assert str(said).startswith("rpicam:0 gives no pictures any more")
+    assert str(errors).startswith("rpicam:0 gives no pictures any more")
     assert caplog.messages[-1] == "Camera door gives pictures again"
 
 
@@ -154,21 +154,21 @@ def test_a_usb_camera_whose_device_vanishes_is_opened_again_when_it_is_there(
     monkeypatch.setattr(UsbCapture, "opened", 0)
     node = tmp_path / "video0"
     node.touch()
-    _, after, said = unplugged_and_back(
+    _, after, errors = unplugged_and_back(
         lambda: open_usb_camera(str(node), Settings(width=WIDTH, height=HEIGHT)),
         node.unlink,
         node.touch,
     )
     assert after == 5
     assert UsbCapture.opened == 2
-    assert str(said).startswith((f"{node} gives no pictures", f"there is no camera {node}"))
+    assert str(errors).startswith((f"{node} gives no pictures", f"there is no camera {node}"))
     assert caplog.messages[-1] == "Camera door gives pictures again"
 
 
-def test_a_child_that_is_killed_is_a_camera_that_failed(device: Device) -> None:
+def test_a_killed_child_process_is_a_camera_that_failed(device: Device) -> None:
     source = open_source("rpicam:0", Settings(width=WIDTH, height=HEIGHT))
     source.grab()
     source._child.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
     with pytest.raises(SourceError, match="no pictures any more"):
-        deque(iter(source.grab, None))  # what is in the pipe still comes
+        deque(iter(source.grab, None))  # the frames that are already in the pipe
     source.close()

@@ -1,4 +1,4 @@
-"""One camera's thread: what ends it, and what does not."""
+"""The thread of one camera: which errors end it."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.fake_faces import FakeFaces, Sink
 
 SETTINGS = PipelineSettings(
     detection=DetectionSettings(motion=False, faces="near")
-)  # search every frame
+)  # searches every frame
 
 
 class Pictures:
@@ -38,7 +38,7 @@ class Pictures:
 
 
 class Breaking(FakeFaces):
-    """Models that break at some pictures, as a library does at one that it does not expect."""
+    """Models that raise an unexpected error at some pictures."""
 
     def __init__(self, at: set[int]) -> None:
         super().__init__(lambda _: ())
@@ -59,7 +59,7 @@ def watched(count: int, at: set[int]) -> CameraThread:
     return thread
 
 
-def test_a_frame_at_which_a_library_breaks_is_passed_over_and_said_once(
+def test_a_frame_at_which_a_library_fails_is_skipped_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     thread = watched(200, {20, 21, 100})
@@ -70,11 +70,11 @@ def test_a_frame_at_which_a_library_breaks_is_passed_over_and_said_once(
     ]
 
 
-def test_a_pipeline_that_breaks_at_frame_after_frame_ends_the_camera() -> None:
+def test_errors_at_several_frames_in_a_row_end_the_camera() -> None:
     thread = watched(200, set(range(20, 200)))
     assert isinstance(thread.failure, cv2.error)
     assert thread.report().frames < 60
 
 
-def test_a_film_that_ends_with_a_frame_that_broke_has_failed() -> None:
+def test_a_film_whose_last_frame_failed_has_failed() -> None:
     assert isinstance(watched(1, {0}).failure, cv2.error)

@@ -1,4 +1,4 @@
-"""Sources good and bad, and what a capture makes of them."""
+"""Valid and invalid sources, and their frames."""
 
 import re
 import struct
@@ -90,7 +90,7 @@ def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_film_goes_on_after_damaged_packets_and_says_what_was_lost(
+def test_a_film_goes_on_after_damaged_packets_and_reports_lost_frames(
     long_film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames = frames_of(damaged(long_film, tmp_path / "damaged.avi", range(13, 16)))
@@ -112,7 +112,7 @@ def test_a_film_of_which_much_is_damaged_is_read_to_its_end_and_fails(
 
 
 def test_a_films_times_are_those_of_its_container(tmp_path: Path) -> None:
-    """An MP4 whose frames last 13 times as long as the rate that OpenCV wrote it with says."""
+    """An MP4 whose frames last 13 times as long as the frame rate in its header."""
     path = tmp_path / "uneven.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
     for index in range(25):
@@ -139,7 +139,7 @@ def test_a_film_without_its_index_is_named_in_the_error(film: Path, tmp_path: Pa
         frames_of(cut)
 
 
-def test_what_is_neither_film_nor_picture_is_named_in_the_error(tmp_path: Path) -> None:
+def test_a_file_that_is_no_film_and_no_picture_is_named_in_the_error(tmp_path: Path) -> None:
     text = tmp_path / "notes.mp4"
     text.write_text("this is not a film " * 100)
     with pytest.raises(SourceError, match=r"notes\.mp4 is no film"):
@@ -158,12 +158,12 @@ def test_a_missing_camera_is_named_in_the_error(spec: str) -> None:
         open_source(spec)
 
 
-def test_a_source_of_no_known_kind_is_told_what_there_is() -> None:
+def test_the_error_for_an_unknown_kind_of_source_names_the_known_ones() -> None:
     with pytest.raises(SourceError, match=r"no /nowhere/at/all: a source is a camera .*rtsp"):
         open_source("/nowhere/at/all")
 
 
-def test_an_address_where_nobody_answers_is_named_without_its_password() -> None:
+def test_an_unreachable_address_is_named_without_its_password() -> None:
     with pytest.raises(SourceError, match="cannot be opened") as caught:
         open_source("rtsp://me:secret@127.0.0.1:9/stream")
     assert "secret" not in caught.value.message
@@ -214,10 +214,10 @@ def test_one_bad_picture_does_not_stop_a_folder(
     (tmp_path / "notes.txt").write_text("not even meant as one")
     frames = frames_of(tmp_path)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == [10, 200, 90]
-    said = "\n".join(record.getMessage() for record in caplog.records)
-    assert "b.jpg" in said
-    assert "e.png" in said
-    assert "notes.txt" not in said
+    warnings = "\n".join(record.getMessage() for record in caplog.records)
+    assert "b.jpg" in warnings
+    assert "e.png" in warnings
+    assert "notes.txt" not in warnings
 
 
 def test_a_folder_without_pictures_is_named_in_the_error(tmp_path: Path) -> None:
@@ -237,12 +237,14 @@ def test_a_gstreamer_pipeline_is_read_through_a_child_process(gst_launch: str) -
     assert np.abs(images[-1].reshape(-1, 3).astype(int) - [255, 0, 0]).max() < 8
 
 
-def test_a_wrong_gstreamer_pipeline_is_said_in_gstreamers_words(gst_launch: str) -> None:
+def test_the_error_for_an_invalid_gstreamer_pipeline_is_gstreamers(gst_launch: str) -> None:
     with pytest.raises(SourceError, match='no element "nosuchelement"'):
         open_source("nosuchelement ! videoconvert")
 
 
-def test_without_gstreamer_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_gstreamer_names_the_missing_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SourceError, match=r"needs gst-launch-1\.0.*gstreamer1\.0-tools"):
         open_source("videotestsrc ! videoconvert")
@@ -251,10 +253,10 @@ def test_without_gstreamer_it_is_said_what_is_missing(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("width", "row"), [(128, 128), (64, 128), (200, 256), (200, 200)])
-def test_a_raspberry_pi_camera_is_read_whatever_pads_its_rows(
+def test_a_raspberry_pi_camera_is_read_with_and_without_row_padding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, row: int
 ) -> None:
-    """A stand-in for rpicam-vid, which writes I420 as the real one does with these options."""
+    """A replacement of rpicam-vid that writes I420 frames for these options."""
     ramp = np.arange(width, dtype=np.uint8) // 2 + 60
     luma = np.pad(np.tile(ramp, (48, 1)), ((0, 0), (0, row - width)), constant_values=235)
     chroma = np.pad(
@@ -287,14 +289,14 @@ def test_a_raspberry_pi_camera_is_read_whatever_pads_its_rows(
 
 
 @pytest.mark.parametrize("address", ["rtsp://[::1", "rtsp://me:hun/ter@cam/1", "http://:80/x"])
-def test_an_address_that_cannot_be_taken_apart_is_one_cameras_fault(address: str) -> None:
+def test_an_invalid_address_is_an_error_of_one_camera(address: str) -> None:
     assert is_live(address)
     with pytest.raises(SourceError, match="is not an address: give name and password as") as caught:
         open_source(address)
     assert "hun" not in caught.value.message
 
 
-def test_a_misspelt_scheme_does_not_give_the_password_away() -> None:
+def test_the_error_for_a_misspelt_scheme_holds_no_password() -> None:
     with pytest.raises(SourceError, match=r"there is no rtps://…@cam/1") as caught:
         open_source("rtps://me:secret@cam/1")
     assert "secret" not in str(caught.value.details)
@@ -313,5 +315,5 @@ def test_a_misspelt_scheme_does_not_give_the_password_away() -> None:
         ("/srv/pictures", False),
     ],
 )
-def test_what_is_live_is_known_from_its_name(spec: str, live: bool) -> None:
+def test_a_live_source_is_known_by_its_name(spec: str, live: bool) -> None:
     assert is_live(spec) == live

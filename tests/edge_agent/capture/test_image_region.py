@@ -1,4 +1,4 @@
-"""What of a camera's picture is looked at: turned, masked, cut; and where boxes then are."""
+"""The searched part of a picture: rotated, masked, cut; and the coordinates of boxes."""
 
 import threading
 from pathlib import Path
@@ -12,13 +12,13 @@ from edge_agent.capture.image_region import cut_region, upright
 from edge_agent.capture.source import open_source
 from edge_agent.config.camera import CameraSettings, ViewSettings
 from edge_agent.vision.pipeline import Pipeline
-from tests.support.fake_faces import FakeFaces, Sink, Someone, frame_of
+from tests.support.fake_faces import FakeFace, FakeFaces, Sink, frame_of
 
 
 def numbered(
     width: int = 8, height: int = 4
 ) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:
-    """Every pixel says where it is: x in the first channel, y in the second; none is black."""
+    """Every pixel holds its position: x in the first channel, y in the second; none is black."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x + 1, y + 1, np.full_like(x, 7)], axis=-1).astype(np.uint8)
 
@@ -36,7 +36,7 @@ def test_a_mask_is_black_and_lies_on_the_upright_picture() -> None:
     right_half = ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0))
     image = upright(numbered(), ViewSettings(rotate=90, masks=(right_half,)))
     assert (image[:, 2:] == 0).all()
-    assert (image[:, :2, 2] == 7).sum() >= 8, "what is not masked is left as it was"
+    assert (image[:, :2, 2] == 7).sum() >= 8, "pixels outside of the mask do not change"
 
 
 def test_masks_that_overlap_are_all_black() -> None:
@@ -45,14 +45,14 @@ def test_masks_that_overlap_are_all_black() -> None:
     assert not upright(numbered(), ViewSettings(masks=(one, other))).any()
 
 
-def test_a_region_says_where_it_begins() -> None:
+def test_a_region_has_an_origin() -> None:
     image, origin = cut_region(numbered(), ViewSettings(region=(0.25, 0.5, 0.75, 1.0)))
     assert origin == (2, 2)
     assert image.shape[:2] == (2, 4)
     assert tuple(image[0, 0, :2]) == (3, 3)
 
 
-def test_a_feed_gives_only_what_may_be_seen(tmp_path: Path) -> None:
+def test_a_capture_gives_the_masked_region_alone(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "door.png"), np.full((100, 200, 3), 90, np.uint8))
     view = ViewSettings(
         rotate=90, masks=(((0, 0), (1, 0), (1, 0.5), (0, 0.5)),), region=(0, 0.25, 1, 1)
@@ -72,9 +72,9 @@ def test_a_feed_gives_only_what_may_be_seen(tmp_path: Path) -> None:
 
 def test_a_box_is_in_pixels_of_the_whole_picture_whatever_region_was_searched() -> None:
     sink = Sink()
-    pipeline = Pipeline(FakeFaces(lambda _: [Someone(3, 300, y=100)]), sink)
+    pipeline = Pipeline(FakeFaces(lambda _: [FakeFace(3, 300, y=100)]), sink)
     for index in range(20):
-        frame = frame_of(lambda _: [Someone(3, 300, y=100)], index)
+        frame = frame_of(lambda _: [FakeFace(3, 300, y=100)], index)
         pipeline.step(
             Frame(
                 frame.image,
@@ -104,7 +104,7 @@ def test_a_box_is_in_pixels_of_the_whole_picture_whatever_region_was_searched() 
         ({"username": "me"}, "username and password_file, or neither"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_with_what_would(
+def test_an_invalid_setting_is_refused_with_a_valid_example(
     setting: dict[str, object], complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):

@@ -1,4 +1,4 @@
-"""JPEGs over HTTP: every way in which cameras write them, and what is wrong with some."""
+"""MJPEG over HTTP: the formats that cameras use, and invalid streams."""
 
 import contextlib
 import os
@@ -40,14 +40,14 @@ def test_pictures_come_in_order_however_the_camera_writes_them(
 ) -> None:
     camera.boundary = boundary
     dashes = "" if boundary.startswith("--") else "--"
-    wanted = threading.Semaphore(0)
+    expected = threading.Semaphore(0)
 
     def script(write: Write) -> None:
         for level in (10, 60, 110):
             write(camera.part(jpeg(level), with_length=with_length, dashes=dashes))
             if not with_length:
-                write(f"{dashes}{boundary}\r\n".encode())  # only the next mark ends the one before
-            wanted.acquire(timeout=10)
+                write(f"{dashes}{boundary}\r\n".encode())  # only the next boundary ends a picture
+            expected.acquire(timeout=10)
 
     camera.script = script
     with contextlib.closing(open_source(camera.url)) as source:
@@ -55,10 +55,10 @@ def test_pictures_come_in_order_however_the_camera_writes_them(
             taken = read(source)
             assert taken is not None
             assert round(float(taken[0].mean())) == pytest.approx(level, abs=2)
-            wanted.release()
+            expected.release()
 
 
-def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: MjpegCamera) -> None:
+def test_only_the_newest_of_the_received_pictures_is_read(camera: MjpegCamera) -> None:
     sent, done = threading.Event(), threading.Event()
 
     def script(write: Write) -> None:
@@ -70,7 +70,7 @@ def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: MjpegCamera
     camera.script = script
     with contextlib.closing(open_source(camera.url)) as source:
         sent.wait(10)
-        time.sleep(0.1)  # for the loopback to hand over what is written
+        time.sleep(0.1)  # until the loopback has delivered the data
         taken = read(source)
     done.set()
     assert taken is not None
@@ -90,7 +90,7 @@ def test_of_what_has_come_meanwhile_only_the_newest_is_taken(camera: MjpegCamera
         ("Negotiate", "Digest MD5", "Digest SHA-256"),
     ],
 )
-def test_name_and_password_open_it_and_are_never_said(
+def test_name_and_password_open_the_camera_and_stand_in_no_error(
     camera: MjpegCamera, tmp_path: Path, offers: tuple[str, ...], joined: bool
 ) -> None:
     camera.login, camera.scheme, camera.joined = ("мне", "se cr/ét пароль"), offers, joined
@@ -104,7 +104,7 @@ def test_name_and_password_open_it_and_are_never_said(
     assert "wrong" not in caught.value.message
 
 
-def test_a_login_that_is_not_known_here_and_one_that_is_missing_are_said(
+def test_the_error_names_an_unsupported_or_a_missing_login(
     camera: MjpegCamera, tmp_path: Path
 ) -> None:
     camera.login, camera.scheme = ("me", "secret"), ("Negotiate", "Digest SHA-512-256")
@@ -129,7 +129,7 @@ def test_another_delimiter_than_the_announced_one_is_read(
 
 
 @pytest.mark.parametrize("fault", ["empty", "huge", "larger than memory", "torn", "no JPEG"])
-def test_a_picture_that_cannot_be_read_is_passed_over_without_an_outage(
+def test_an_unreadable_picture_is_skipped_without_an_outage(
     camera: MjpegCamera, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = {
@@ -163,7 +163,7 @@ def test_a_picture_that_cannot_be_read_is_passed_over_without_an_outage(
     assert caplog.text.count("unreadable picture") == 1
 
 
-def test_a_still_picture_is_asked_for_again_and_again_over_one_login(
+def test_a_still_picture_is_requested_repeatedly_with_one_login(
     camera: MjpegCamera, tmp_path: Path
 ) -> None:
     camera.login, camera.scheme = ("me", "secret"), "Digest SHA-256"
@@ -172,7 +172,7 @@ def test_a_still_picture_is_asked_for_again_and_again_over_one_login(
 
     def script(write: Write) -> None:
         level = next(shown)
-        camera.status = 503 if level == 60 else 200  # of the next answer
+        camera.status = 503 if level == 60 else 200  # of the next response
         write(jpeg(level))
 
     camera.script = script
@@ -222,7 +222,7 @@ def test_pictures_are_read_at_descriptors_beyond_1023(camera: MjpegCamera, gst_l
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
-def test_a_camera_that_falls_silent_has_failed_soon(camera: MjpegCamera) -> None:
+def test_a_camera_that_sends_nothing_fails_soon(camera: MjpegCamera) -> None:
     over = threading.Event()
 
     def script(write: Write) -> None:
@@ -238,7 +238,7 @@ def test_a_camera_that_falls_silent_has_failed_soon(camera: MjpegCamera) -> None
     stream.close()
 
 
-def test_a_camera_that_drips_has_stalled_though_it_is_never_silent(camera: MjpegCamera) -> None:
+def test_a_camera_that_sends_too_slowly_has_stalled(camera: MjpegCamera) -> None:
     over = threading.Event()
 
     def script(write: Write) -> None:
@@ -255,7 +255,7 @@ def test_a_camera_that_drips_has_stalled_though_it_is_never_silent(camera: Mjpeg
     stream.close()
 
 
-def test_a_camera_that_hangs_up_is_opened_again(camera: MjpegCamera) -> None:
+def test_a_camera_that_closes_the_connection_is_opened_again(camera: MjpegCamera) -> None:
     camera.script = lambda write: [write(camera.part(jpeg(90))) for _ in range(3)] and None
     stop = threading.Event()
     capture = Capture("yard", lambda: open_source(camera.url), ReadMode(True, True), stop)
@@ -276,7 +276,7 @@ def test_a_camera_that_hangs_up_is_opened_again(camera: MjpegCamera) -> None:
         (b"--fra", "no pictures any more"),
     ],
 )
-def test_what_is_no_row_of_pictures_is_refused_in_bounded_memory(
+def test_an_invalid_stream_is_refused_in_bounded_memory(
     camera: MjpegCamera, body: bytes, complaint: str
 ) -> None:
     camera.script = lambda write: write(body)
@@ -294,6 +294,6 @@ def test_another_stream_at_an_http_address_is_left_to_ffmpeg(camera: MjpegCamera
         open_source(camera.url)
 
 
-def test_an_address_where_nobody_listens_says_why() -> None:
+def test_the_error_for_an_unreachable_address_says_why() -> None:
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:9/x cannot be opened: nothing listens"):
         open_source("http://127.0.0.1:9/x")

@@ -86,9 +86,9 @@ def outage(
     limit_s: float = 60.0,
     connection: Settings | None = None,
 ) -> tuple[float, int]:
-    """Watches the camera, which fails after five frames and is repaired when that was noticed.
+    """Watches a camera that fails after five frames and is repaired when that was noticed.
 
-    How long it took to be noticed, and how many frames came after it.
+    Returns how long the outage was, and the number of frames after it.
     """
     stop, noticed = threading.Event(), threading.Event()
     capture = Capture("gate", lambda: open_source(address, connection), LIVE, stop)
@@ -119,7 +119,7 @@ def outage(
     return silent_s, after
 
 
-def test_a_camera_that_dies_is_said_once_and_comes_back(
+def test_a_killed_camera_is_logged_once_and_comes_back(
     camera: Camera, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = camera()
@@ -137,7 +137,7 @@ def test_a_camera_that_dies_is_said_once_and_comes_back(
     ]
 
 
-def test_a_camera_that_freezes_without_hanging_up_is_noticed_and_comes_back(
+def test_a_camera_that_freezes_with_an_open_connection_is_noticed_and_comes_back(
     camera: Camera,
 ) -> None:
     process = camera()
@@ -150,7 +150,7 @@ def test_a_camera_that_freezes_without_hanging_up_is_noticed_and_comes_back(
     assert silent_s > 1, "a pause of a moment is no failure"
 
 
-def test_a_camera_over_udp_that_dies_comes_back_too(camera: Camera) -> None:
+def test_a_killed_camera_over_udp_comes_back_too(camera: Camera) -> None:
     process = camera("--only", "udp")
 
     def die() -> None:
@@ -178,14 +178,14 @@ def test_a_gstreamer_pipeline_whose_camera_dies_is_started_again(
     assert after == 3
 
 
-def test_an_address_that_takes_the_call_and_never_speaks_is_given_up() -> None:
+def test_a_server_that_accepts_and_never_responds_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"rtsp://127.0.0.1:{mute.getsockname()[1]}/camera"
         with pytest.raises(SourceError, match="cannot be opened"):
             open_source(address)
 
 
-def test_whoever_is_slow_gets_the_newest_picture_and_no_queue_grows(
+def test_a_slow_reader_gets_the_newest_picture_and_no_queue_grows(
     camera: Camera, tmp_path: Path
 ) -> None:
     for level in range(250):
@@ -207,7 +207,7 @@ def test_whoever_is_slow_gets_the_newest_picture_and_no_queue_grows(
     assert capture.dropped >= 20
 
 
-def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
+def test_several_cameras_run_at_once_and_a_killed_one_stops_no_other(
     camera: Camera, other_camera: Camera, tmp_path: Path
 ) -> None:
     first, second = camera("--login", "me:secret"), other_camera("--only", "udp")
@@ -245,7 +245,7 @@ def test_several_cameras_are_watched_at_once_and_one_that_dies_stops_no_other(
     assert len(after) >= 10
 
 
-def test_pictures_come_over_udp_where_that_is_asked_for(camera: Camera) -> None:
+def test_pictures_come_over_udp_where_it_is_configured(camera: Camera) -> None:
     process = camera("--only", "udp")
     with contextlib.closing(open_source(address_of(process), Settings(transport="udp"))) as source:
         taken = read(source)
@@ -254,12 +254,12 @@ def test_pictures_come_over_udp_where_that_is_asked_for(camera: Camera) -> None:
     assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ
     process.kill()
     process.wait()
-    # The same asked of a camera that has TCP only: what was asked for is what happens.
+    # A camera with TCP only does not open over UDP.
     with pytest.raises(SourceError, match="cannot be opened"):
         open_source(address_of(camera("--only", "tcp")), Settings(transport="udp"))
 
 
-def test_a_camera_with_a_login_opens_for_it_alone_and_it_is_never_said(
+def test_a_camera_opens_with_its_login_alone_and_no_error_holds_it(
     camera: Camera, tmp_path: Path
 ) -> None:
     address = address_of(camera("--login", "me:se/cr@t"))

@@ -1,4 +1,4 @@
-"""Why an RTSP camera cannot be opened, told from what a camera really answers."""
+"""The reason why an RTSP camera cannot be opened, from its response."""
 
 import contextlib
 import socket
@@ -25,7 +25,7 @@ LOGIN = Settings(username="me", password_file=Path("password"))
 
 @contextlib.contextmanager
 def answering(answer: str, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A camera that gives each caller one answer; yields its port."""
+    """A camera that sends each client one response; yields its port."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
         def serve() -> None:
@@ -67,12 +67,12 @@ def answer(status: str, offers: tuple[str, ...] = ()) -> str:
         ("HTTP/1.1 400 Bad Request\r\n\r\n", LOGIN, "does not speak RTSP"),
     ],
 )
-def test_the_cameras_answer_says_why(response: str, connection: Settings, why: str) -> None:
+def test_the_cameras_response_says_why(response: str, connection: Settings, why: str) -> None:
     with answering(response) as port:
         assert why in why_not_opened(f"rtsp://127.0.0.1:{port}/x", connection)
 
 
-def test_where_nobody_listens_that_is_said() -> None:
+def test_an_address_without_a_server_is_reported() -> None:
     assert "nothing listens" in why_not_opened(f"rtsp://127.0.0.1:{free_port()}/x", LOGIN)
 
 

@@ -1,4 +1,4 @@
-"""Settings: typed, documented, and refused with the name of what is wrong."""
+"""Settings: typed, documented, and refused with the name of the invalid key."""
 
 import tomllib
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_one_camera_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (MINIMAL + "sauce = 1\n", r"unknown key 'cameras\.0\.sauce'; did you mean 'source'"),
         ("sitte = 'x'\n" + MINIMAL, "unknown key 'sitte'; did you mean 'site'"),
@@ -44,12 +44,12 @@ def test_one_camera_is_enough(tmp_path: Path) -> None:
         ("cameras = [", "is not TOML"),
     ],
 )
-def test_a_fault_is_named(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
+def test_the_error_names_the_fault(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         load(tmp_path, text)
 
 
-def test_one_fault_of_a_camera_is_one_fault(tmp_path: Path) -> None:
+def test_one_fault_of_a_camera_is_reported_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(tmp_path, MINIMAL + "sauce = 1\n")
     assert ";" not in caught.value.message.replace("; did you mean", "")
@@ -61,7 +61,7 @@ def test_a_secret_in_the_wrong_place_is_not_repeated_in_the_error(tmp_path: Path
     assert "hunter2" not in caught.value.message
 
 
-def test_a_missing_file_is_named() -> None:
+def test_the_error_names_a_missing_file() -> None:
     with pytest.raises(
         ConfigurationError, match=r"no configuration /nowhere/agent\.toml: .*enroll"
     ):
@@ -73,14 +73,14 @@ def test_the_environment_wins_over_the_file(
 ) -> None:
     monkeypatch.setenv("MUSTER_SITE", "harbour")
     monkeypatch.setenv("MUSTER_SERVER__URL", "http://there")
-    monkeypatch.setenv("MUSTER_MODELS_DIR", "/somewhere")  # another part's variable: no harm
+    monkeypatch.setenv("MUSTER_MODELS_DIR", "/somewhere")  # a variable of another program
     settings = load(tmp_path, "site = 'home'\n" + MINIMAL + "[server]\nurl = 'http://here'\n")
     assert settings.site == "harbour"
     assert settings.server is not None
     assert settings.server.url == "http://there"
 
 
-def test_a_variable_that_makes_no_sense_is_named(
+def test_the_error_names_an_invalid_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSTER_BROKER", "mqtt://127.0.0.1")  # a section, not a value
@@ -120,7 +120,7 @@ def test_secrets_come_from_a_file_or_the_environment(
         ("a\tb", "a tab"),
     ],
 )
-def test_a_key_file_that_holds_no_key_is_named(tmp_path: Path, content: str, why: str) -> None:
+def test_the_error_names_a_key_file_without_a_key(tmp_path: Path, content: str, why: str) -> None:
     key = tmp_path / "key"
     key.write_text(content)
     settings = load(tmp_path, MINIMAL + f"[server]\nurl = 'http://x'\nkey_file = '{key}'\n")
@@ -151,10 +151,14 @@ def test_the_state_folder_is_systemds_where_it_says_one(
 
 def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    told = load(tmp_path, text)
+    example = load(tmp_path, text)
     plain = load(tmp_path, MINIMAL)
-    assert (told.models, told.shots, told.outbox) == (plain.models, plain.shots, plain.outbox)
-    # With what is commented out, every key of every section is there.
+    assert (example.models, example.shots, example.outbox) == (
+        plain.models,
+        plain.shots,
+        plain.outbox,
+    )
+    # With the commented lines, it holds every key of every section.
     uncommented = "\n".join(
         line.removeprefix("# ")
         if line.startswith("# ") and (" = " in line or line.startswith("# ["))
@@ -166,11 +170,11 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
     for name, field in AgentSettings.model_fields.items():
         for section in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if hasattr(section, "model_fields"):
-                given = table[name][0] if name == "cameras" else table[name]
-                assert set(given) == set(section.model_fields), name
+                keys = table[name][0] if name == "cameras" else table[name]
+                assert set(keys) == set(section.model_fields), name
 
 
-def test_a_name_that_cannot_be_one_is_answered_with_a_sentence(tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_name_says_what_is_valid(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(tmp_path, MINIMAL.replace('name = "door"', 'name = "front door"'))
     assert caught.value.message.endswith(

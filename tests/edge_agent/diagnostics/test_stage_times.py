@@ -2,7 +2,7 @@
 
 from edge_agent.diagnostics.stage_times import StageTimes, time_frames, timed_models
 from edge_agent.vision.pipeline import Pipeline
-from tests.support.fake_faces import FakeFaces, Scene, Sink, Someone, frame_of
+from tests.support.fake_faces import FakeFace, FakeFaces, Scene, Sink, frame_of
 
 
 def test_median_and_95th_percentile_are_of_what_was_added() -> None:
@@ -24,7 +24,7 @@ def test_the_newest_durations_replace_the_oldest() -> None:
 
 def test_models_and_frames_of_a_pipeline_are_measured_without_its_help() -> None:
     times = StageTimes()
-    scene: Scene = lambda _: [Someone(1, 300)]  # noqa: E731
+    scene: Scene = lambda _: [FakeFace(1, 300)]  # noqa: E731
     pipeline = Pipeline(timed_models(FakeFaces(scene), times), Sink())
     time_frames(pipeline, times)
     for index in range(25):

@@ -1,4 +1,4 @@
-"""One template of several shots: nearer to the truth than each of them, and never a worse one."""
+"""Fusion: the template of several shots is nearer to the truth than each of them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from edge_agent.vision.fusion import FusedShots, fuse
 from edge_agent.vision.pipeline import Pipeline, PipelineSettings
 from shared.fusion import SAME_PERSON
 from shared.wire.template import Template, unit_rows
-from tests.support.fake_faces import FakeFaces, Scene, Sink, Someone, frame_of, person_of
+from tests.support.fake_faces import FakeFace, FakeFaces, Scene, Sink, frame_of, person_of
 
 
 def template(seed: int, noise: float = 0.0, dimension: int = 512) -> Template:
@@ -33,7 +33,7 @@ def test_a_better_shot_counts_for_more() -> None:
     assert float(fused.vector @ good.vector) > 0.97
 
 
-def test_one_shot_is_itself_and_none_is_refused() -> None:
+def test_one_shot_is_its_own_template_and_no_shot_is_an_error() -> None:
     one = template(1)
     assert fuse([(0.0, one)]) is one
     with pytest.raises(ValueError, match="no shot"):
@@ -52,12 +52,12 @@ def watch(
     return sink, models
 
 
-def turning(index: int, person: int = 1, score: float = 0.5) -> list[Someone]:
-    """Somebody who looks another way each half second."""
-    return [Someone(person, 300, score=score, features=True, look=index // 12)]
+def turning(index: int, person: int = 1, score: float = 0.5) -> list[FakeFace]:
+    """A person who turns their head every half second."""
+    return [FakeFace(person, 300, score=score, features=True, look=index // 12)]
 
 
-def test_fused_probes_say_of_how_many_shots_and_never_mix_people() -> None:
+def test_fused_probes_count_their_shots_and_never_mix_people() -> None:
     sink, models = watch(lambda index: turning(index, 1 if index < 150 else 2), 300)
     by_person = {1: [], 2: []}  # type: dict[int, list[int]]
     for probe in sink.probes:
@@ -68,13 +68,13 @@ def test_fused_probes_say_of_how_many_shots_and_never_mix_people() -> None:
     assert sink.probes[2].message("box", 1).shots == 3
 
 
-def test_the_first_probe_does_not_wait_for_what_it_is_fused_with_later() -> None:
+def test_the_first_probe_does_not_wait_for_later_shots() -> None:
     sink, _ = watch(lambda index: turning(index, score=0.8), 3, finish=False)
     assert [probe.shots for probe in sink.probes] == [1]
 
 
 def test_a_face_that_looks_as_before_is_not_embedded_for_fusion() -> None:
-    sink, models = watch(lambda _: [Someone(1, 300, features=True)])
+    sink, models = watch(lambda _: [FakeFace(1, 300, features=True)])
     assert [probe.shots for probe in sink.probes] == [1]
     assert sum(models.batches) == 1
 
@@ -97,7 +97,7 @@ def alike(similarity: float, seed: int = 0) -> Template:
     return Template("test@1", vector)
 
 
-def test_a_shot_that_is_not_surely_of_the_same_person_replaces_what_was_fused() -> None:
+def test_a_shot_that_is_not_surely_of_the_same_person_replaces_the_fused_ones() -> None:
     shots = FusedShots()
     shots.add(0.5, alike(1.0), 3, SAME_PERSON)
     shots.add(0.4, alike(0.8), 3, SAME_PERSON)

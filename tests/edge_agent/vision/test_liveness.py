@@ -1,16 +1,16 @@
-"""Liveness over the track: a weak score that decides only where its owner wants it to."""
+"""Liveness over the track: a weak score that refuses probes only where the settings say so."""
 
 import pytest
 
 from edge_agent.config.settings import LivenessSettings
 from edge_agent.vision.pipeline import Pipeline, PipelineSettings
-from tests.support.fake_faces import FakeFaces, Sink, Someone, frame_of
+from tests.support.fake_faces import FakeFace, FakeFaces, Sink, frame_of
 
 
 def watch(
     settings: LivenessSettings, live: float, frames: int = 60
 ) -> tuple[FakeFaces, Sink, Pipeline]:
-    scene = lambda _: [Someone(1, 300)]  # noqa: E731
+    scene = lambda _: [FakeFace(1, 300)]  # noqa: E731
     models, sink = FakeFaces(scene, live={1: live}), Sink()
     pipeline = Pipeline(models, sink, PipelineSettings(liveness=settings))
     for index in range(frames):
@@ -25,7 +25,7 @@ def test_a_track_that_does_not_seem_live_makes_no_probe_and_says_why() -> None:
     assert pipeline.counts.unidentified == {"liveness": 1}
 
 
-def test_one_that_does_makes_a_probe_that_says_how_live_it_seemed() -> None:
+def test_a_track_that_seems_live_makes_a_probe_with_the_score() -> None:
     _, sink, _ = watch(LivenessSettings(policy="refuse", threshold=0.5), live=0.7)
     (probe,) = sink.probes
     assert probe.liveness == pytest.approx(0.7)
@@ -33,13 +33,13 @@ def test_one_that_does_makes_a_probe_that_says_how_live_it_seemed() -> None:
     assert (factor.name, factor.low, factor.passed) == ("liveness", 0.5, True)
 
 
-def test_a_refusal_rests_on_several_looks_not_on_one() -> None:
-    scene = lambda _: [Someone(1, 300)]  # noqa: E731
+def test_a_refusal_needs_several_scores() -> None:
+    scene = lambda _: [FakeFace(1, 300)]  # noqa: E731
 
     class Moody(FakeFaces):
         def liveness(self, image, boxes):  # type: ignore[no-untyped-def]
             score = super().liveness(image, boxes)
-            return score * 0 if self.liveness_looks == 1 else score  # one odd frame
+            return score * 0 if self.liveness_looks == 1 else score  # one wrong score
 
     models, sink = Moody(scene), Sink()
     pipeline = Pipeline(
@@ -51,9 +51,9 @@ def test_a_refusal_rests_on_several_looks_not_on_one() -> None:
     assert models.liveness_looks >= 3
 
 
-def test_no_shot_is_so_good_that_one_look_lets_it_pass() -> None:
+def test_even_a_very_good_shot_needs_several_liveness_scores() -> None:
     """A photograph seems live in one frame in three: the median of several looks refuses it."""
-    scene = lambda _: [Someone(1, 300, score=0.95)]  # noqa: E731
+    scene = lambda _: [FakeFace(1, 300, score=0.95)]  # noqa: E731
 
     class Lucky(FakeFaces):
         def liveness(self, image, boxes):  # type: ignore[no-untyped-def]
@@ -70,13 +70,13 @@ def test_no_shot_is_so_good_that_one_look_lets_it_pass() -> None:
     assert sink.probes == []
 
 
-def test_reported_it_gates_nothing() -> None:
+def test_the_policy_report_refuses_nothing() -> None:
     models, sink, _ = watch(LivenessSettings(policy="report", threshold=0.5), live=0.1)
     assert [probe.liveness for probe in sink.probes] == [pytest.approx(0.1)]
     assert models.liveness_looks == 1, "a look for each shot that is judged, no more"
 
 
-def test_off_the_model_is_not_asked() -> None:
+def test_the_policy_off_does_not_run_the_model() -> None:
     models, sink, _ = watch(LivenessSettings(policy="off"), live=0.1)
     assert [probe.liveness for probe in sink.probes] == [None]
     assert models.liveness_looks == 0

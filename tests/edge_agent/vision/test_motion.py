@@ -1,4 +1,4 @@
-"""What is motion in a picture, and what is a camera's noise in the dark."""
+"""Motion detection despite a camera's noise in the dark."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from edge_agent.vision.motion import MotionDetector
 from models.types import BgrImage
 
 WIDTH, HEIGHT, FPS = 320, 180, 10
-AWAKE, IDLE = FPS, 2 * FPS  # frames, as the detection rules have them
+AWAKE, IDLE = FPS, 2 * FPS  # frames, as in face_search
 
 
 class Night:
@@ -47,7 +47,7 @@ def share_searched(detector: MotionDetector, night: Night, frames: int) -> float
 
 
 @pytest.mark.parametrize("noise", [1.0, 8.0, 20.0])
-def test_a_noisy_picture_is_no_motion_and_who_walks_in_is_seen_at_once(noise: float) -> None:
+def test_noise_is_no_motion_and_a_person_who_walks_in_is_seen_at_once(noise: float) -> None:
     detector, night = MotionDetector(), Night(noise)
     assert share_searched(detector, night, 20 * FPS) < 0.15
     # At 10 pictures a second; the walker is a tenth of the picture wide and enters within 0.4 s.
@@ -55,7 +55,7 @@ def test_a_noisy_picture_is_no_motion_and_who_walks_in_is_seen_at_once(noise: fl
     assert any(seen), "before the whole of the person is in the picture"
 
 
-def test_who_fills_most_of_the_picture_is_motion_all_the_same() -> None:
+def test_a_person_who_fills_most_of_the_picture_is_motion() -> None:
     detector, night = MotionDetector(), Night(8.0)
     share_searched(detector, night, 10 * FPS)
     image = night.picture()
@@ -66,7 +66,7 @@ def test_who_fills_most_of_the_picture_is_motion_all_the_same() -> None:
 def test_long_motion_does_not_make_a_camera_blind_to_the_next() -> None:
     detector, night = MotionDetector(), Night(8.0)
     share_searched(detector, night, 10 * FPS)
-    for index in range(30 * FPS):  # half a minute of somebody who moves about in one place
+    for index in range(30 * FPS):  # for half a minute, a person moves in one place
         detector.has_moved(night.picture(walker_x=150 + 20 * (index % 2)))
         detector.set_reference()
     share_searched(detector, night, 5 * FPS)

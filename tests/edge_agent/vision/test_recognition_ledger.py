@@ -1,4 +1,4 @@
-"""The ledger: totals that survive, stay bounded and can be read by people."""
+"""The ledger: its counts are durable, bounded and have reasons in plain words."""
 
 import signal
 import subprocess
@@ -52,21 +52,21 @@ def test_what_was_entered_survives_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     writer = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
     assert writer.stdout is not None
-    said = 0
+    line = 0
     for line in writer.stdout:
-        said = int(line)
-        if said >= 40:
+        line = int(line)
+        if line >= 40:
             break
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     ledger = Ledger(path)
     (day,) = ledger.days()
-    assert day.tracks >= said + 1
+    assert day.tracks >= line + 1
     assert day.with_probe + sum(day.reasons.values()) == day.tracks
     ledger.close()
 
 
-def test_old_days_go_and_a_clock_that_leapt_a_year_takes_one_days_room(tmp_path: Path) -> None:
+def test_old_days_are_deleted_and_a_clock_wrong_by_a_year_costs_one_day(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.db", kept_days=5)
     for offset in range(5):
         ledger.enter("door", NOON + timedelta(days=offset), None)
@@ -106,11 +106,11 @@ def test_another_process_that_reads_loses_no_entry(tmp_path: Path) -> None:
         one.close()
 
 
-def test_a_disk_that_takes_nothing_costs_no_count(tmp_path: Path) -> None:
+def test_no_count_is_lost_while_the_disk_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = Ledger(path)
     ledger.enter("door", NOON, None)
-    ledger._connection.execute("PRAGMA query_only = ON")  # as a disk remounted read-only would
+    ledger._connection.execute("PRAGMA query_only = ON")  # like a disk that was remounted read-only
     ledger.enter("door", NOON, "yaw")
     assert ledger.days()[0].tracks == 2
     ledger._connection.execute("PRAGMA query_only = OFF")
@@ -131,7 +131,7 @@ def test_a_damaged_file_is_put_aside_and_counting_goes_on(tmp_path: Path) -> Non
     assert (tmp_path / "ledger.db.damaged").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match=r"file/ledger\.db cannot be opened"):
         Ledger(tmp_path / "file" / "ledger.db")
@@ -149,7 +149,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ("liveness", "not live"),
     ],
 )
-def test_a_reason_is_told_in_plain_terms(factor: str, plain: str) -> None:
+def test_every_reason_has_plain_words(factor: str, plain: str) -> None:
     assert in_plain_terms(factor) == plain
 
 
@@ -158,6 +158,6 @@ def test_every_factor_has_a_plain_reason_and_equal_ones_are_added_up(tmp_path: P
     ledger = Ledger(tmp_path / "ledger.db")
     for factor in ("sharpness", "yaw", "pitch"):
         ledger.enter("door", NOON, factor)
-    (told,) = plainly(ledger.days())
-    assert told.reasons == {"turned away": 2, "blurred": 1}
+    (refusals,) = plainly(ledger.days())
+    assert refusals.reasons == {"turned away": 2, "blurred": 1}
     ledger.close()

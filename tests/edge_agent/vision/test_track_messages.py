@@ -1,4 +1,4 @@
-"""Who comes and goes, told to the far end over both roads."""
+"""Track messages, sent over HTTP and MQTT."""
 
 import threading
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def change(in_view: int = 1) -> TrackChange:
     return TrackChange("door", new_id(), "began", now, now, in_view)
 
 
-def test_over_http_they_are_told_and_probes_go_as_before(
+def test_track_messages_are_sent_over_http_beside_probes(
     server: HttpFarEnd, outbox: Outbox
 ) -> None:
     queue = TrackQueue(DEVICE)
@@ -49,7 +49,7 @@ def test_over_http_they_are_told_and_probes_go_as_before(
 
 
 @pytest.mark.parametrize("status", [404, 422, 500])
-def test_a_server_that_knows_no_such_call_takes_probes_all_the_same(
+def test_a_server_without_track_messages_still_gets_probes(
     server: HttpFarEnd, outbox: Outbox, status: int
 ) -> None:
     server.tracks_status = status
@@ -64,7 +64,7 @@ def test_a_server_that_knows_no_such_call_takes_probes_all_the_same(
     assert delivery.complaint is None
 
 
-def test_what_cannot_be_told_is_counted_not_kept(outbox: Outbox) -> None:
+def test_unsent_track_messages_are_counted_and_dropped(outbox: Outbox) -> None:
     queue = TrackQueue(DEVICE)
     delivery = Delivery(outbox, HttpTransport(f"http://127.0.0.1:{free_port()}", KEY), queue)
     delivery.start()
@@ -75,17 +75,19 @@ def test_what_cannot_be_told_is_counted_not_kept(outbox: Outbox) -> None:
 
 
 @pytest.mark.broker
-def test_over_a_broker_whoever_listens_hears_them(broker: Broker, outbox: Outbox) -> None:
+def test_every_subscriber_of_a_broker_receives_track_messages(
+    broker: Broker, outbox: Outbox
+) -> None:
     end = MqttFarEnd(broker, DEVICE)
     end.start()
-    heard: list[TrackMessage] = []
-    listening, told = threading.Event(), threading.Event()
+    received: list[TrackMessage] = []
+    listening, messages = threading.Event(), threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.on_subscribe = lambda *_: listening.set()
 
     def on_message(_client: object, _data: object, message: paho.MQTTMessage) -> None:
-        heard.append(TrackMessage.model_validate_json(message.payload))
-        told.set()
+        received.append(TrackMessage.model_validate_json(message.payload))
+        messages.set()
 
     client.on_message = on_message
     client.connect("127.0.0.1", broker.port)
@@ -96,10 +98,10 @@ def test_over_a_broker_whoever_listens_hears_them(broker: Broker, outbox: Outbox
     delivery = Delivery(outbox, end.transport(), queue)
     delivery.start()
     outbox.put([make_probe()])
-    assert delivery.drained(20)  # so the road is there
+    assert delivery.drained(20)  # so the connection exists
     queue.put([change(3)])
-    assert told.wait(20)
-    assert [one.in_view for one in heard] == [3]
+    assert messages.wait(20)
+    assert [one.in_view for one in received] == [3]
     delivery.stop(5)
     client.loop_stop()
     end.stop()

@@ -1,4 +1,4 @@
-"""Tracking against scenes whose truth is known, and assignment against trying everything."""
+"""Tracking in scenes with a known truth, and assignment compared with all possibilities."""
 
 import itertools
 
@@ -29,7 +29,7 @@ Boxes = NDArray[np.float32]
         )
     )
 )
-def test_assignment_is_as_good_as_trying_everything(
+def test_assignment_is_as_good_as_the_best_of_all_possibilities(
     case: tuple[NDArray[np.float64], NDArray[np.bool_]],
 ) -> None:
     cost, possible = case
@@ -42,11 +42,11 @@ def test_assignment_is_as_good_as_trying_everything(
         ]
         pairs = [pair for pair in pairs if possible[pair]]
         best = min(best, (-len(pairs), float(sum(cost[pair] for pair in pairs))))
-    found = assign(cost, possible)
-    assert all(possible[pair] for pair in found)
-    assert len({row for row, _ in found}) == len({column for _, column in found}) == len(found)
-    assert -len(found) == best[0]
-    assert sum(cost[pair] for pair in found) == pytest.approx(best[1], abs=1e-6)
+    pairs = assign(cost, possible)
+    assert all(possible[pair] for pair in pairs)
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    assert -len(pairs) == best[0]
+    assert sum(cost[pair] for pair in pairs) == pytest.approx(best[1], abs=1e-6)
 
 
 def boxes_at(centres: NDArray[np.float64], size: float = 80.0) -> Boxes:
@@ -79,7 +79,7 @@ def test_faces_that_walk_keep_their_tracks_though_rows_are_shuffled_and_boxes_sh
     assert len(set(truth.values())) == faces
 
 
-def test_two_who_cross_keep_their_tracks() -> None:
+def test_two_people_who_cross_keep_their_tracks() -> None:
     tracker = Tracker()
     seen: list[tuple[str, str]] = []
     for frame in range(50):
@@ -103,20 +103,20 @@ def test_a_face_that_is_hidden_for_a_moment_is_the_same_track_and_doubted() -> N
             assert track.doubtful == (frame == 30)
         if hidden:
             centre = (track.box[0] + track.box[2]) / 2
-            assert centre == pytest.approx(centres[0, 0], abs=15), "predicted to walk on"
+            assert centre == pytest.approx(centres[0, 0], abs=15), "the prediction goes on"
         ids.append(track.track_id)
     assert len(set(ids)) == 1
 
 
-def test_a_face_that_is_covered_from_one_side_is_found_when_it_comes_out_on_the_other() -> None:
-    """Its box shrinks before it is lost, and its speed seems to; neither goes on unseen."""
+def test_a_face_that_passes_behind_a_post_keeps_its_track() -> None:
+    """The box shrinks before the face is hidden; it does not go on shrinking while hidden."""
     tracker = Tracker()
     ids, unseen = set(), []
     for frame in range(60):
         centre = 700.0 - 8 * frame
         left, right = centre - 60, centre + 60
         post = (380.0, 560.0)
-        if left < post[1] and right > post[0]:  # what is left of it beside the post
+        if left < post[1] and right > post[0]:  # the part beside the post
             left, right = (post[1], right) if right - post[1] > post[0] - left else (left, post[0])
         boxes = np.array([[left, 100, right, 260]], np.float32)
         step = tracker.update(boxes[: int(right - left > 90)], frame / FPS)
@@ -139,7 +139,7 @@ def test_a_face_that_is_gone_ends_its_track_once() -> None:
     assert step.tracks == ()
 
 
-def test_a_flicker_of_the_detector_never_counts() -> None:
+def test_a_single_detection_is_never_confirmed() -> None:
     tracker = Tracker()
     tracker.update(boxes_at(np.array([[100.0, 200.0]])), 0.0)
     step = tracker.update(boxes_at(np.zeros((0, 2))), 0.04)
@@ -147,7 +147,7 @@ def test_a_flicker_of_the_detector_never_counts() -> None:
     assert step.ended == ()
 
 
-def test_a_face_far_away_is_another_one() -> None:
+def test_a_face_far_from_the_prediction_is_another_track() -> None:
     tracker = Tracker()
     for frame in range(5):
         before = tracker.update(boxes_at(np.array([[100.0, 200.0]])), frame / FPS)
@@ -182,7 +182,7 @@ def test_a_still_is_a_track_at_once() -> None:
 
 
 @pytest.mark.parametrize("elapsed_s", [0.0, -3.0, 1e9])
-def test_time_that_stands_still_or_leaps_does_no_harm(elapsed_s: float) -> None:
+def test_any_difference_in_time_is_accepted(elapsed_s: float) -> None:
     tracker = Tracker()
     time_s = 0.0
     for _ in range(5):
@@ -192,7 +192,7 @@ def test_time_that_stands_still_or_leaps_does_no_harm(elapsed_s: float) -> None:
     assert len(step.tracks) == 2
 
 
-def test_a_box_without_area_does_no_harm() -> None:
+def test_a_box_without_area_is_accepted() -> None:
     tracker = Tracker()
     for frame in range(3):
         step = tracker.update(np.full((1, 4), 7.0, np.float32), frame / FPS)
@@ -200,7 +200,7 @@ def test_a_box_without_area_does_no_harm() -> None:
 
 
 def look_of(person: int, frame: int) -> Fingerprint:
-    """A face as it changes a little from frame to frame."""
+    """A fingerprint that changes a little from frame to frame."""
     own = np.random.default_rng(person).normal(size=144)
     changed = own + np.random.default_rng((person, frame)).normal(0, 0.4, 144)
     changed -= changed.mean()
@@ -208,7 +208,7 @@ def look_of(person: int, frame: int) -> Fingerprint:
 
 
 def meeting(frame: int) -> list[tuple[int, float]]:
-    """Two walk towards each other, are hidden for a moment where they meet, and turn back."""
+    """Two people walk towards each other, are hidden where they meet, and turn back."""
     if frame < 20:
         return [(1, 100.0 + 12 * frame), (2, 580.0 - 12 * frame)]
     if frame < 26:
@@ -217,7 +217,7 @@ def meeting(frame: int) -> list[tuple[int, float]]:
 
 
 def follow(with_looks: bool, seed: int) -> dict[int, set[str]]:
-    """Which tracks each of the two got, whatever the order of the detector's rows."""
+    """The tracks of each of the two people, for any order of the detections."""
     chance = np.random.default_rng(seed)
     tracker, tracks = Tracker(), dict[int, set[str]]()
     for frame in range(45):
@@ -233,31 +233,31 @@ def follow(with_looks: bool, seed: int) -> dict[int, set[str]]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_two_who_meet_and_turn_back_keep_their_tracks_by_their_looks(seed: int) -> None:
+def test_two_people_who_meet_and_turn_back_keep_their_tracks_by_fingerprints(seed: int) -> None:
     first, second = follow(True, seed).values()
     assert len(first) == len(second) == 1
     assert first != second
 
 
-def test_by_place_alone_they_would_have_been_mixed_up() -> None:
-    """The scene is one in which looks matter: two who go on their way look the same from afar."""
+def test_positions_alone_would_mix_them_up() -> None:
+    """In this scene positions alone do not tell the two people apart."""
     mixed = [follow(False, seed) for seed in range(10)]
     assert any(len(tracks[1]) > 1 for tracks in mixed)
 
 
-def test_where_nothing_has_changed_who_was_seen_is_still_there_and_who_was_hidden_leaves() -> None:
+def test_without_motion_seen_tracks_stay_and_hidden_ones_end() -> None:
     tracker = Tracker(ShotSettings(keep_missed_s=0.5))
     both = np.array([[100.0, 200.0], [500.0, 200.0]])
     for frame in range(5):
         tracker.update(boxes_at(both), frame / FPS)
-    tracker.update(boxes_at(both[:1]), 5 / FPS)  # the second is hidden
+    tracker.update(boxes_at(both[:1]), 5 / FPS)  # the second face is hidden
     held = [tracker.hold(6 / FPS + 0.1 * tenth) for tenth in range(30)]
     assert [len(step.ended) for step in held].count(1) == 1
     (left,) = held[-1].tracks
     again = tracker.update(boxes_at(both[:1] + 5), 6 / FPS + 3.0)
     assert [track.track_id for track in again.tracks] == [left.track_id]
     after = tracker.update(boxes_at(both[:0]), 6 / FPS + 3.1)
-    assert [track.track_id for track in after.tracks] == [left.track_id], "missed for a moment only"
+    assert [track.track_id for track in after.tracks] == [left.track_id], "missed for a moment"
 
 
 def test_a_face_that_narrows_and_is_then_missed_keeps_its_track_and_its_numbers() -> None:
@@ -287,7 +287,7 @@ def test_predicted_sizes_stay_positive_however_sizes_and_times_jump(
 
 
 @pytest.mark.parametrize("speed", [3.0, 8.0, 13.0])  # face heights a second
-def test_who_walks_by_fast_before_a_slow_camera_is_one_track(speed: float) -> None:
+def test_a_fast_person_before_a_slow_camera_is_one_track(speed: float) -> None:
     tracker = Tracker()
     for index in range(7):
         centre = np.array([[80.0 + index / 10 * speed * 80.0 * 1.2, 200.0]])
