@@ -2,7 +2,6 @@
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from match_server.db.database import Database
 from match_server.db.leader_lock import leader_lock
@@ -37,8 +36,8 @@ from match_server.services.enrollment.references import References
 from match_server.services.faces.engines import (
     Engines,
     FindEngine,
+    face_engine,
     find_installed,
-    own_engine,
 )
 from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.feed_watch import FeedWatch
@@ -68,11 +67,9 @@ from match_server.services.storage.files import FileStore
 from match_server.services.storage.storages import Storages
 from match_server.services.webhooks.webhooks import Webhooks
 from match_server.settings import Settings
-from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice
 from shared.clock import Clock, SystemClock
-from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError, PackError
-from shared.gallery import MemoryIndex
+from shared.errors import Conflict, Damaged, KeyMissing, MusterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +174,8 @@ def build_services(
     secrets = Secrets(vault)
     points = OperatingPoints(database, clock, references or ReferenceCalibrations())
     metrics = Metrics()
-    watched = _watched(open_gallery, metrics)
-    galleries = Galleries(database, vault, watched, folder=settings.data_dir / "galleries")
+    folder = settings.data_dir / "galleries"
+    galleries = Galleries(database, vault, open_gallery, folder=folder, on_scan=metrics.scan)
     files = FileStore(settings.data_dir, database)
     recognition = Recognition(database, engines, galleries, vault, points, clock)
     collections = Collections(recognition, files)
@@ -286,27 +283,3 @@ def build_services(
         configurations=Configurations(database, clock, settings.default_collection, secrets),
         ledgers=Ledgers(database),
     )
-
-
-def _watched(open_gallery: OpenGallery, metrics: Metrics) -> OpenGallery:
-    """Open galleries so that the metrics count their scans."""
-
-    def opened(folder: Path | None, dimension: int, origin: str) -> MemoryIndex:
-        gallery = open_gallery(folder, dimension, origin)
-        gallery.watch_scans(metrics.scan)
-        return gallery
-
-    return opened
-
-
-def face_engine(
-    pack_name: str, limits: PictureLimits | None = None, detector: DetectorChoice | None = None
-) -> FaceEngine:
-    """The face models of a pack, known by name and not yet opened.
-
-    Raises ConfigurationError when there is no such pack or it makes no templates.
-    """
-    try:
-        return own_engine(pack_name, limits or PictureLimits(), detector or DetectorChoice())
-    except PackError as error:
-        raise ConfigurationError(error.message) from error

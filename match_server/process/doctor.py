@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 
-from match_server.container import Services, build_services, face_engine
+from match_server.container import Services, build_services
 from match_server.data_folder import require_data_folder
 from match_server.db.migrations import (
     current_revision,
@@ -13,6 +13,7 @@ from match_server.db.migrations import (
 )
 from match_server.schemas.collections import CollectionQuery
 from match_server.services.encryption.stored_templates import damaged_templates
+from match_server.services.faces.engines import face_engine
 from match_server.settings import Settings
 from models.packs.choice import DetectorChoice
 from shared.checks import Check

@@ -14,7 +14,7 @@ from demo.processes import BIN, find_broker, free_port, running, server
 from edge_agent.delivery.fallback import FallbackTransport
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.mqtt import MqttTransport
-from match_server.container import face_engine
+from match_server.services.faces.engines import face_engine
 from shared.wire.topics import DeviceTopics
 from tests.support.device import ABox, assert_all_there_once
 from tests.support.fake_servers import Broker

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
-from match_server.container import face_engine
+from match_server.services.faces.engines import face_engine
 from tests.end_to_end.conftest import RunningServer
 from tests.support import device_runs
 from tests.support.probes import DEVICE

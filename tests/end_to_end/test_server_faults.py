@@ -11,7 +11,7 @@ import pytest
 from demo.processes import free_port, server
 from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http import HttpTransport
-from match_server.container import face_engine
+from match_server.services.faces.engines import face_engine
 from tests.end_to_end.conftest import RunningServer
 from tests.support.device import ABox, assert_all_there_once
 from tests.support.probes import make_probe

@@ -11,7 +11,7 @@ from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice
 from models.packs.manifest import Pack, built_in_manifest
 from models.packs.store import installed, installed_names, require
-from shared.errors import PackError
+from shared.errors import ConfigurationError, PackError
 
 FindEngine = Callable[[str], FaceEngine]
 """Finds the engine of a model id other than this server's own. Raises PackError."""
@@ -42,14 +42,19 @@ class Engines:
             return engine
 
 
-def own_engine(name: str, limits: PictureLimits, detector: DetectorChoice) -> FaceEngine:
+def face_engine(
+    name: str, limits: PictureLimits | None = None, detector: DetectorChoice | None = None
+) -> FaceEngine:
     """The models of a pack that may not be installed yet; the first picture needs it.
 
-    Raises PackError when there is no such pack or it makes no templates.
+    Raises ConfigurationError when there is no such pack or it makes no templates.
     """
-    installed_pack = installed(name)
-    pack = built_in_manifest().pack(name) if installed_pack is None else installed_pack.pack
-    return _engine(name, pack, limits, detector)
+    try:
+        present = installed(name)
+        pack = built_in_manifest().pack(name) if present is None else present.pack
+        return _engine(name, pack, limits or PictureLimits(), detector or DetectorChoice())
+    except PackError as error:
+        raise ConfigurationError(error.message) from error
 
 
 def installed_engine(name: str, limits: PictureLimits, detector: DetectorChoice) -> FaceEngine:

@@ -13,6 +13,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import select
@@ -51,11 +52,13 @@ class Galleries:
         open_gallery: OpenGallery = open_segments,
         *,
         folder: Path | None = None,
+        on_scan: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._database = database
         self._vault = vault
         self._open = open_gallery
         self._folder = folder
+        self._on_scan = on_scan  # called with the number of searches and the seconds of each scan
         self._lock = threading.Lock()  # guards the dictionary only
         self._followers: dict[_Kind, GalleryFollower] = {}
         self._seen = 0
@@ -157,11 +160,16 @@ class Galleries:
                     self._database,
                     self._vault,
                     collection,
-                    self._open,
+                    self._opened,
                     folder and folder / _folder_name(collection),
                 )
                 self._followers[kind] = follower
             return follower
+
+    def _opened(self, folder: Path | None, dimension: int, origin: str) -> MemoryIndex:
+        gallery = self._open(folder, dimension, origin)
+        gallery.watch_scans(self._on_scan)
+        return gallery
 
     def _forget_erased(self, seq: int) -> None:
         """Close the galleries of erased collections and former models, and delete their files."""

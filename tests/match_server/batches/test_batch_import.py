@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from match_server.commands.cli import main
-from match_server.container import face_engine
 from match_server.picture_folder import BY_FOLDER, Naming
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import PersonQuery
 from match_server.services.batches import bulk
+from match_server.services.faces.engines import face_engine
 from shared.errors import ConfigurationError, NotFound
 
 PERSONS = "/v1/collections/default/persons"

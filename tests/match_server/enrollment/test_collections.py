@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from match_server.container import face_engine
 from match_server.db.tables import Person, Template
 from match_server.schemas.batches import BatchQuery
 from match_server.schemas.collections import CollectionCreate, Policy
 from match_server.services.batches.reader import picture_item
+from match_server.services.faces.engines import face_engine
 from match_server.services.faces.face_engine import GATES
 
 

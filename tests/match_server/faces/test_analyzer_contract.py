@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 
-from match_server.container import face_engine
+from match_server.services.faces.engines import face_engine
 from match_server.services.faces.face_engine import GATES, FaceEngine
 from models.images.decoding import PictureLimits
 from shared.errors import NoFace

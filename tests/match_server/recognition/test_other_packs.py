@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from match_server.container import face_engine
+from match_server.services.faces.engines import face_engine
 from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from models.samples import sample_path
 from shared.errors import ConfigurationError
