@@ -37,7 +37,7 @@ _BLIND = ("stalled", "lost", "ended")
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _CameraKey:
     device: str
     camera: str
 
@@ -85,10 +85,10 @@ class Presence:
         views = []
         for camera, site, online, seen_at in rows:
             last_seen_at = max(camera.received_at, seen_at or camera.received_at)
-            place = _Place(camera.device, camera.camera)
-            sees = place not in blind or camera.received_at > blind[place]
+            key = _CameraKey(camera.device, camera.camera)
+            sees = key not in blind or camera.received_at > blind[key]
             visible = online is not False and now - last_seen_at <= _SILENCE and sees
-            result = decided.get(place, _NOBODY) if visible else _NOBODY
+            result = decided.get(key, _NOBODY) if visible else _NOBODY
             named = len(result.persons)
             in_view = max(camera.in_view, named) if visible else 0
             unknown = min(result.unknown, in_view - named)
@@ -107,11 +107,11 @@ class Presence:
             )
         return Presences(items=views)
 
-    def note_cameras(self, places: Iterable[tuple[str, str]]) -> None:
+    def note_cameras(self, cameras: Iterable[tuple[str, str]]) -> None:
         """Store cameras that are known only by their events, without tracks."""
         now = self._clock.now()
         with self._database.write() as session:
-            for device, camera in places:
+            for device, camera in cameras:
                 if session.get(CameraView, (device, camera)) is None:
                     session.add(
                         CameraView(device=device, camera=camera, in_view=0, at=now, received_at=now)
@@ -188,7 +188,7 @@ def _forget_tracks(session: Session, device: str, camera: str) -> None:
     )
 
 
-def _blind_since(session: Session) -> dict[_Place, datetime]:
+def _blind_since(session: Session) -> dict[_CameraKey, datetime]:
     """The cameras without pictures, by the newest health of their device, with its receipt."""
     newest = select(func.max(DeviceHealth.number)).group_by(DeviceHealth.device_number)
     rows = session.execute(
@@ -197,14 +197,14 @@ def _blind_since(session: Session) -> dict[_Place, datetime]:
         .where(DeviceHealth.number.in_(newest))
     )
     return {
-        _Place(device, camera["camera"]): at
+        _CameraKey(device, camera["camera"]): at
         for device, at, message in rows
         for camera in message.get("cameras", [])
         if camera["state"] in _BLIND
     }
 
 
-def _decided(session: Session) -> dict[_Place, _Decided]:
+def _decided(session: Session) -> dict[_CameraKey, _Decided]:
     """The results of searches for the tracks in view, with each person once."""
     rows = session.execute(
         select(
@@ -226,17 +226,17 @@ def _decided(session: Session) -> dict[_Place, _Decided]:
         .distinct()
         .order_by(Person.name, Person.id, Event.id)
     )
-    decided: dict[_Place, _Decided] = {}
-    shown: set[tuple[_Place, int]] = set()  # an id may be of several persons
-    for device, camera, event, number, person, name in rows:
-        at = _Place(device, camera)
-        place = decided.setdefault(at, _Decided([], 0, []))
-        place.sightings.append(event)
+    decided: dict[_CameraKey, _Decided] = {}
+    shown: set[tuple[_CameraKey, int]] = set()  # an id may be of several persons
+    for device, camera_name, event, number, person, name in rows:
+        key = _CameraKey(device, camera_name)
+        camera = decided.setdefault(key, _Decided([], 0, []))
+        camera.sightings.append(event)
         if person is None:
-            place.unknown += 1
-        elif (at, number) not in shown:
-            shown.add((at, number))
-            place.persons.append(PersonName(id=person, name=name))
-    for place in decided.values():
-        place.sightings.sort(reverse=True)  # ids are by time
+            camera.unknown += 1
+        elif (key, number) not in shown:
+            shown.add((key, number))
+            camera.persons.append(PersonName(id=person, name=name))
+    for camera in decided.values():
+        camera.sightings.sort(reverse=True)  # ids are by time
     return decided

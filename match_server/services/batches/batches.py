@@ -15,7 +15,7 @@ from itertools import chain
 from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
 from match_server.schemas.persons import Enrolled, Enrollment
 from match_server.services.batches.bulk import BulkVectors, Resume, refusal
-from match_server.services.enrollment.enrollment import Enroller, Named, Prepared
+from match_server.services.enrollment.enrollment import Enroller, PersonKey, Prepared
 from shared.errors import InternalError, ModelMismatch, MusterError
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Batches:
             box=line.box,
             force=options.force,
         )
-        who = Named(line.key, line.person is None, line.new_person())
+        who = PersonKey(line.key, line.person is None, line.new_person())
         return self._enroller.prepare(collection, who, request)
 
     def _stored(self, collection: str, prepared: Prepared) -> Enrolled:

@@ -49,7 +49,7 @@ _Key = tuple[str, bool]
 class _Ready(NamedTuple):  # one for each line, and a tuple is soon made
     """A template that can be written when its person exists."""
 
-    place: int
+    position: int  # in the batch
     line: BatchLine
     key: _Key
     vector: bytes  # little-endian float16
@@ -85,8 +85,8 @@ class BulkVectors:
             if resume is not None:
                 _note(session, collection, resume, items[-1][0] + 1)
         for seq, template in enumerate(ready, start=first_seq):
-            verdicts[template.place] = _accepted(template, persons.of(template.key).name, seq)
-        return [verdicts[place] for place, _ in items]
+            verdicts[template.position] = _accepted(template, persons.of(template.key).name, seq)
+        return [verdicts[index] for index, _ in items]
 
     def lines_done(self, name: str, resume: Resume) -> int:
         """How many lines of this file were imported before."""
@@ -141,7 +141,7 @@ class _Persons:
                     else:
                         fresh[template.key] = line
             except MusterError as error:
-                refused[template.place] = refusal(template.place, template.line.file, error)
+                refused[template.position] = refusal(template.position, template.line.file, error)
             else:
                 ready.append(template)
         if fresh:
@@ -208,14 +208,14 @@ def _readable(
     vectors = [(line.template, line.model_id) for _, line in items]
     readable = []
     ids = new_ids(len(items))
-    for (place, line), stored, new_id in zip(
+    for (index, line), stored, new_id in zip(
         items, stored_forms(vectors, collection), ids, strict=True
     ):
         if isinstance(stored, MusterError):
-            refused[place] = refusal(place, line.file, stored)
+            refused[index] = refusal(index, line.file, stored)
         else:
             key = line.key, line.person is None
-            readable.append(_Ready(place, line, key, stored, new_id))
+            readable.append(_Ready(index, line, key, stored, new_id))
     return readable
 
 
@@ -288,10 +288,10 @@ def _record(
     the feed has their ids from that number on.
     """
     first_seq = next_number(session, "changes", count) - count + 1
-    place = func.row_number().over(order_by=table.number)
+    row_number = func.row_number().over(order_by=table.number)
     numbered = literal(None, Change.template_number.type) if table is Person else Template.number
     lines = select(
-        place + (first_seq - 1),
+        row_number + (first_seq - 1),
         literal(collection.number),
         literal(kind),
         table.id,
@@ -331,7 +331,7 @@ def _note(session: Session, collection: Collection, resume: Resume, lines: int) 
 
 def _accepted(template: _Ready, person: PersonName, seq: int) -> BatchVerdict:
     return BatchVerdict(
-        index=template.place,
+        index=template.position,
         file=template.line.file,
         status="accepted",
         person=person,

@@ -42,7 +42,7 @@ from shared.wire.template import Template as FaceTemplate
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class PersonKey:
     """A person named by a folder or a line of a file; a missing person is created.
 
     `key` is compared with the ids of the collection and, with `by_name`, with the names.
@@ -72,7 +72,7 @@ class Named:
 class Prepared:
     """A reference before it is compared with other persons and stored."""
 
-    who: str | Named
+    who: str | PersonKey
     request: Enrollment
     collection: Collection  # as it was read
     person: PersonName | None  # None: to be created
@@ -94,8 +94,8 @@ class Enroller:
         self._clock = recognition.clock
         self._files = files
 
-    def enroll(self, collection: str, who: str | Named, request: Enrollment) -> Enrolled:
-        """Enroll a face of a picture, or a template, for a person (by id, or `Named`).
+    def enroll(self, collection: str, who: str | PersonKey, request: Enrollment) -> Enrolled:
+        """Enroll a face of a picture, or a template, for a person (by id, or `PersonKey`).
 
         A file that the person was enrolled from before adds nothing. Raises NoFace, QualityRefused
         (`reasons`), UnlikePerson and Conflict (the lookalike) unless `force`; SeveralFaces when the
@@ -109,7 +109,7 @@ class Enroller:
                 raise
             return self._enroll(collection, who, request)  # the collection has just got new models
 
-    def _enroll(self, collection: str, who: str | Named, request: Enrollment) -> Enrolled:
+    def _enroll(self, collection: str, who: str | PersonKey, request: Enrollment) -> Enrolled:
         prepared = self.prepare(collection, who, request)
         if isinstance(prepared, Enrolled):
             return prepared
@@ -119,7 +119,7 @@ class Enroller:
         return self.write(prepared)
 
     def prepare(
-        self, collection_name: str, who: str | Named, request: Enrollment
+        self, collection_name: str, who: str | PersonKey, request: Enrollment
     ) -> Prepared | Enrolled:
         """Check and embed a picture; `Enrolled` for a file that was enrolled for the person before.
 
@@ -162,7 +162,7 @@ class Enroller:
         point = self._points.named(self._database, first.collection.name)
         limit = unlike_limit(point)
         rows = np.stack([picture.template.vector for picture in compared])
-        named = first.who.new.name if isinstance(first.who, Named) else first.who
+        named = first.who.new.name if isinstance(first.who, PersonKey) else first.who
         name = named if first.person is None else first.person.name
         unlike = iter(outliers(rows, first.references, limit))
         errors: list[UnlikePerson | None] = []
@@ -211,7 +211,7 @@ class Enroller:
             now = self._clock.now()
             collection = collection_named(session, collection_name)
             person = _person(session, collection, who)
-            if person is None and isinstance(who, Named):
+            if person is None and isinstance(who, PersonKey):
                 person, _ = add_person(session, collection, who.new, now)
             if person is None:
                 raise RuntimeError("a person that is neither there nor to be created")
@@ -321,9 +321,9 @@ class Enroller:
             )
 
 
-def _person(session: Session, collection: Collection, who: str | Named) -> Person | None:
+def _person(session: Session, collection: Collection, who: str | PersonKey) -> Person | None:
     """The person; None when it is to be created. Raises NotFound for an unknown id."""
-    if isinstance(who, Named):
+    if isinstance(who, PersonKey):
         return who.find(session, collection)
     return person_named(session, collection, who)
 

@@ -18,15 +18,15 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """The decision on one face."""
 
     decision: Decision
     named: Listed | None  # the person, when identified
 
 
-def judge(lists: Sequence[Sequence[Listed]]) -> list[Verdict]:
-    """The verdict on each face of one picture, from their candidate lists (best first).
+def judge(lists: Sequence[Sequence[Listed]]) -> list[Judgement]:
+    """The judgement on each face of one picture, from their candidate lists (best first).
 
     One person cannot be two faces of a picture. The most similar face keeps the name (`claims`);
     another face takes its next candidate at or above the threshold, or is `unknown`.
@@ -36,7 +36,7 @@ def judge(lists: Sequence[Sequence[Listed]]) -> list[Verdict]:
     when another face has claimed it and is more similar by the margin.
     """
     claimed = claims(lists)
-    return [_verdict(lists, claimed, face) for face in range(len(lists))]
+    return [_judgement(lists, claimed, face) for face in range(len(lists))]
 
 
 def claims(lists: Sequence[Sequence[Listed]]) -> list[int | None]:
@@ -50,28 +50,28 @@ def claims(lists: Sequence[Sequence[Listed]]) -> list[int | None]:
     to the first face.
     """
     pairs = sorted(
-        (-listed.candidate.similarity, face, place)
+        (-listed.candidate.similarity, face, position)
         for face, candidates in enumerate(lists)
-        for place, listed in enumerate(candidates)
+        for position, listed in enumerate(candidates)
         if listed.candidate.similarity >= listed.threshold
     )
     claimed: list[int | None] = [None] * len(lists)
     taken: set[int] = set()
-    for _, face, place in pairs:
-        person = lists[face][place].candidate.person_number
+    for _, face, position in pairs:
+        person = lists[face][position].candidate.person_number
         if claimed[face] is None and person not in taken:
-            claimed[face] = place
+            claimed[face] = position
             taken.add(person)
     return claimed
 
 
-def _verdict(
+def _judgement(
     lists: Sequence[Sequence[Listed]], claimed: Sequence[int | None], face: int
-) -> Verdict:
-    place = claimed[face]
-    if place is None:
-        return Verdict("unknown", None)
-    named = lists[face][place]
+) -> Judgement:
+    position = claimed[face]
+    if position is None:
+        return Judgement("unknown", None)
+    named = lists[face][position]
     claims_of_others = {  # similarity by person
         other[taken].candidate.person_number: other[taken].candidate.similarity
         for index, (other, taken) in enumerate(zip(lists, claimed, strict=True))
@@ -82,5 +82,5 @@ def _verdict(
         claim = claims_of_others.get(rival.candidate.person_number)
         is_excluded = claim is not None and claim - similarity >= margin
         if not is_excluded and named.candidate.similarity - similarity < margin:
-            return Verdict("ambiguous", None)
-    return Verdict("identified", named)
+            return Judgement("ambiguous", None)
+    return Judgement("identified", named)

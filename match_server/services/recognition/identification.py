@@ -21,7 +21,7 @@ from match_server.services.collection_ref import CollectionRef, collection_ref
 from match_server.services.faces.detection import detection_of, embedded
 from match_server.services.faces.face_choice import obstacles
 from match_server.services.lookups import groups_of
-from match_server.services.policy.assignment import Listed, Verdict, judge
+from match_server.services.policy.assignment import Judgement, Listed, judge
 from match_server.services.policy.candidates import Candidate
 from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.recognition.context import Recognition
@@ -108,12 +108,12 @@ class Identification:
         length = max(request.limit, len(probes) + 1 if is_picture else 2)
         ranking = self._rank(collections, request, probes, length)
         if is_picture:
-            verdicts = judge(ranking.lists)
+            judgements = judge(ranking.lists)
         else:
-            verdicts = [judge([candidates])[0] for candidates in ranking.lists]
+            judgements = [judge([candidates])[0] for candidates in ranking.lists]
         answers = [
-            _answer(request, probe, candidates, verdict)
-            for probe, candidates, verdict in zip(probes, ranking.lists, verdicts, strict=True)
+            _answer(request, probe, candidates, judgement)
+            for probe, candidates, judgement in zip(probes, ranking.lists, judgements, strict=True)
         ]
         answer = SearchAnswer(
             probes=answers,
@@ -259,9 +259,9 @@ def _listed(
 
 
 def _answer(
-    request: SearchForm, probe: Probe, candidates: Sequence[Listed], verdict: Verdict
+    request: SearchForm, probe: Probe, candidates: Sequence[Listed], judgement: Judgement
 ) -> ProbeAnswer:
-    named = verdict.named
+    named = judgement.named
     return ProbeAnswer(
         detection=probe.detection,
         quality=probe.quality,
@@ -270,7 +270,7 @@ def _answer(
             for rank, listed in enumerate(candidates[: request.limit], start=1)
             if request.threshold is None or listed.candidate.similarity >= request.threshold
         ],
-        decision=verdict.decision,
+        decision=judgement.decision,
         person=None if named is None else named.candidate.person,
         collection=None if named is None else named.collection,
     )

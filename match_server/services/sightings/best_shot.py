@@ -22,7 +22,7 @@ _STRENGTH: dict[str, int] = {"unknown": 0, "ambiguous": 1, "identified": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeOutcome:
     """The result of one probe's search."""
 
     decision: Decision
@@ -70,22 +70,22 @@ class Freshness:
         event.live = True
 
 
-def _freshness(message: ProbeMessage, verdict: Verdict) -> Freshness:
-    window = timedelta(seconds=verdict.policy.live_s)
-    age = verdict.received_at - message.captured_at
+def _freshness(message: ProbeMessage, outcome: ProbeOutcome) -> Freshness:
+    window = timedelta(seconds=outcome.policy.live_s)
+    age = outcome.received_at - message.captured_at
     return Freshness(
-        verdict.decision,
-        verdict.person_number,
+        outcome.decision,
+        outcome.person_number,
         # A device whose clock is ahead must not make old probes live, so both directions count.
         live=abs(age) <= window,
-        expires_at=min(message.captured_at, verdict.received_at) + window,
+        expires_at=min(message.captured_at, outcome.received_at) + window,
     )
 
 
-def keep_fresh(event: Event, message: ProbeMessage, verdict: Verdict) -> None:
+def keep_fresh(event: Event, message: ProbeMessage, outcome: ProbeOutcome) -> None:
     """A weaker probe with the same decision keeps the sighting live."""
     if not event.person_erased and event.review is None:
-        _freshness(message, verdict).carry_over(event)
+        _freshness(message, outcome).carry_over(event)
 
 
 def names_another(event: Event, person_number: int) -> bool:
@@ -93,17 +93,17 @@ def names_another(event: Event, person_number: int) -> bool:
     return event.decision == "identified" and event.person_number not in (None, person_number)
 
 
-def better_of_track(track: EventTrack, message: ProbeMessage, verdict: Verdict) -> bool:
+def better_of_track(track: EventTrack, message: ProbeMessage, outcome: ProbeOutcome) -> bool:
     """Whether this is the best probe of its track (of several that make up a sighting)."""
     return (
         track.event.person_erased
-        or verdict.shots.replaces
-        or evidence(verdict.decision, verdict.similarity, message.quality.score)
+        or outcome.shots.replaces
+        or evidence(outcome.decision, outcome.similarity, message.quality.score)
         > evidence(track.decision, track.similarity, track.quality_score)
     )
 
 
-def better_of_sighting(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
+def better_of_sighting(event: Event, message: ProbeMessage, outcome: ProbeOutcome) -> bool:
     """Whether the sighting must show this probe.
 
     The result of fused shots replaces the result of fewer shots of the same track, unless other
@@ -112,19 +112,19 @@ def better_of_sighting(event: Event, message: ProbeMessage, verdict: Verdict) ->
     if event.person_erased:
         return True
     same_track = message.track_id == (event.shown_track_id or event.track_id)
-    alone = event.tracks == 1 or event.person_number == verdict.person_number
-    if same_track and verdict.shots.replaces and alone:
+    alone = event.tracks == 1 or event.person_number == outcome.person_number
+    if same_track and outcome.shots.replaces and alone:
         return True
-    return evidence(verdict.decision, verdict.similarity, message.quality.score) > evidence(
+    return evidence(outcome.decision, outcome.similarity, message.quality.score) > evidence(
         event.decision, event.similarity, event.quality_score
     )
 
 
-def keeps_picture(event: Event, message: ProbeMessage, verdict: Verdict) -> bool:
+def keeps_picture(event: Event, message: ProbeMessage, outcome: ProbeOutcome) -> bool:
     """Whether the sighting keeps its picture: the better one of the same track."""
     same_track = message.track_id == (event.shown_track_id or event.track_id)
     better = message.quality.score >= event.quality_score or event.snapshot is None
-    return same_track and verdict.shots.replaces and not better
+    return same_track and outcome.shots.replaces and not better
 
 
 def evidence(decision: str, similarity: float | None, quality: float) -> tuple[int, float]:
@@ -136,7 +136,7 @@ def evidence(decision: str, similarity: float | None, quality: float) -> tuple[i
 def show(
     event: Event,
     message: ProbeMessage,
-    verdict: Verdict,
+    outcome: ProbeOutcome,
     snapshot: Kept | None,
     *,
     fresh: bool,
@@ -147,15 +147,15 @@ def show(
     With `keep_picture`, it shows the probe's decision and keeps the picture of the earlier shot.
     """
     was = None if fresh or event.person_erased else Freshness.of(event)
-    now = _freshness(message, verdict)
-    event.collection_number = verdict.collection.number
-    event.decision = verdict.decision
-    event.person_number = verdict.person_number
+    now = _freshness(message, outcome)
+    event.collection_number = outcome.collection.number
+    event.decision = outcome.decision
+    event.person_number = outcome.person_number
     event.person_erased = False
-    event.similarity = verdict.similarity
-    event.threshold = verdict.point.threshold
-    event.shots = verdict.shots.shots
-    event.received_at = verdict.received_at
+    event.similarity = outcome.similarity
+    event.threshold = outcome.point.threshold
+    event.shots = outcome.shots.shots
+    event.received_at = outcome.received_at
     event.live = now.live
     event.expires_at = now.expires_at
     if was is not None:
@@ -173,14 +173,16 @@ def show(
     event.data_key = None if snapshot is None else snapshot.data_key
 
 
-def view_of_probe(event: Event, verdict: Verdict, local_person: PersonName | None) -> EventView:
+def view_of_probe(
+    event: Event, outcome: ProbeOutcome, local_person: PersonName | None
+) -> EventView:
     """The event that shows this probe, as clients see it."""
-    person = verdict.candidates[0].person if verdict.decision == "identified" else None
-    candidates = views_of(verdict.candidates)
-    return view_of(event, verdict.collection.name, person, candidates, local_person)
+    person = outcome.candidates[0].person if outcome.decision == "identified" else None
+    candidates = views_of(outcome.candidates)
+    return view_of(event, outcome.collection.name, person, candidates, local_person)
 
 
-def candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
+def candidate_rows(event: Event, outcome: ProbeOutcome) -> list[dict[str, Any]]:
     """Rows of `event_candidates` for the event that shows this probe."""
     return [
         {
@@ -191,20 +193,20 @@ def candidate_rows(event: Event, verdict: Verdict) -> list[dict[str, Any]]:
             "similarity": candidate.similarity,
             "match_probability": candidate.match_probability,
         }
-        for rank, candidate in enumerate(verdict.candidates, start=1)
+        for rank, candidate in enumerate(outcome.candidates, start=1)
     ]
 
 
-def probe_row(message: ProbeMessage, event: Event, verdict: Verdict) -> dict[str, Any]:
+def probe_row(message: ProbeMessage, event: Event, outcome: ProbeOutcome) -> dict[str, Any]:
     """The row of `probes`."""
     return {
         "id": message.probe_id,
         "event_id": event.id,
         "device": message.device,
         "sequence": message.sequence,
-        "decision": verdict.decision,
-        "person_number": verdict.person_number,
-        "similarity": verdict.similarity,
+        "decision": outcome.decision,
+        "person_number": outcome.person_number,
+        "similarity": outcome.similarity,
         "captured_at": message.captured_at,
-        "received_at": verdict.received_at,
+        "received_at": outcome.received_at,
     }

@@ -30,7 +30,7 @@ from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.ranking import all_present, rank_persons
 from match_server.services.recognition.template_input import template_of
-from match_server.services.sightings.best_shot import Verdict
+from match_server.services.sightings.best_shot import ProbeOutcome
 from match_server.services.sightings.probe_templates import ShownTemplate, keep_templates
 from match_server.services.sightings.queries import as_of, event_view
 from match_server.services.sightings.sightings import Sightings
@@ -241,11 +241,11 @@ class Probes:
         if new:
             self._require_current(session.connection(), new, now)
             _note_devices(session, [probe.message for probe in new], site, now)
-            verdicts = [(probe.message, _verdict(probe, now)) for probe in new]
-            sightings.load(verdicts)
-            for message, verdict in verdicts:
+            outcomes = [(probe.message, _outcome(probe, now)) for probe in new]
+            sightings.load(outcomes)
+            for message, outcome in outcomes:
                 probe_id = message.probe_id
-                view, left_over = sightings.add(message, verdict, snapshots[probe_id])
+                view, left_over = sightings.add(message, outcome, snapshots[probe_id])
                 unused += left_over
                 results[probe_id] = ProbeResult(
                     probe_id=probe_id, status="accepted", event=as_of(view, now)
@@ -311,11 +311,11 @@ def _shots_of(probe: _Readable, fused: FusedProbes | None, point: OperatingPoint
     return fused.add(message, probe.template, probe.collection, point)
 
 
-def _verdict(searched: _Searched, received_at: datetime) -> Verdict:
+def _outcome(searched: _Searched, received_at: datetime) -> ProbeOutcome:
     point = searched.point
     decision = decide(searched.candidates, point.threshold, point.margin)
     kept = searched.candidates[: point.policy.candidates]
-    return Verdict(decision, kept, searched.collection, point, searched.shots, received_at)
+    return ProbeOutcome(decision, kept, searched.collection, point, searched.shots, received_at)
 
 
 def _duplicate(session: Session, message: ProbeMessage, now: datetime) -> ProbeResult:

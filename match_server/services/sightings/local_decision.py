@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from match_server.db.tables import Collection, Device, Event, Follower, Person
 from match_server.services.devices.followers import count_decision
-from match_server.services.sightings.best_shot import Verdict
+from match_server.services.sightings.best_shot import ProbeOutcome
 from shared.wire.messages import ProbeMessage
 
 # A device must not learn ids of a gallery that it does not follow.
@@ -21,7 +21,7 @@ _OF_ID = select(Person.number).where(
 
 
 def note_local_decision(
-    session: Session, event: Event, message: ProbeMessage, verdict: Verdict, *, better: bool
+    session: Session, event: Event, message: ProbeMessage, outcome: ProbeOutcome, *, better: bool
 ) -> None:
     """Store the device's own decision: of the shown probe, else of the first probe with one."""
     local = message.local
@@ -34,7 +34,7 @@ def note_local_decision(
         if held is None or local.person is None
         else session.scalar(_OF_ID, {"collection": held.number, "id": local.person})
     )
-    agrees = (verdict.decision, verdict.person_number) == (local.decision, person)
+    agrees = (outcome.decision, outcome.person_number) == (local.decision, person)
     if held is not None:
         count_decision(session, message.device, held.number, agrees=agrees)
     if better or event.local_decision is None:

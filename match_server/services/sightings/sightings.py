@@ -22,7 +22,7 @@ from match_server.schemas.search import CandidateView
 from match_server.services.change_feed import next_number
 from match_server.services.lookups import batches
 from match_server.services.sightings.best_shot import (
-    Verdict,
+    ProbeOutcome,
     better_of_sighting,
     better_of_track,
     candidate_rows,
@@ -95,10 +95,10 @@ class Sightings:
         self._probes: list[dict[str, Any]] = []
         self.shown: dict[str, str] = {}  # the probe that each event shows, of those added
 
-    def load(self, probes: Sequence[tuple[ProbeMessage, Verdict]]) -> None:
+    def load(self, probes: Sequence[tuple[ProbeMessage, ProbeOutcome]]) -> None:
         """Read the stored tracks and recent sightings of these probes, before they are added."""
         own = {message.track_id for message, _ in probes}
-        tracks = list(own | {verdict.shots.earlier_track for _, verdict in probes} - {None})
+        tracks = list(own | {outcome.shots.earlier_track for _, outcome in probes} - {None})
         if self._session.connection().execute(_ANY_TRACK, {"tracks": tracks}).first() is not None:
             for track in self._session.scalars(_OF_TRACKS, {"tracks": tracks}):
                 self._tracks[track.device, track.camera, track.track_id] = track
@@ -106,11 +106,11 @@ class Sightings:
         named = [probe for probe in probes if probe[1].person_number is not None]
         if not named:
             return
-        window = timedelta(seconds=max(verdict.policy.sighting_s for _, verdict in named))
+        window = timedelta(seconds=max(outcome.policy.sighting_s for _, outcome in named))
         near = self._session.connection().scalars(
             _NEARBY,
             {
-                "persons": list({verdict.person_number for _, verdict in named}),
+                "persons": list({outcome.person_number for _, outcome in named}),
                 "cameras": list({message.camera for message, _ in named}),
                 "since": min(_seen_at(*probe) for probe in named) - window,
                 "until": max(_seen_at(*probe) for probe in named) + window,
@@ -121,7 +121,7 @@ class Sightings:
                 self._events[event.id] = event
 
     def add(
-        self, message: ProbeMessage, verdict: Verdict, snapshot: Kept | None
+        self, message: ProbeMessage, outcome: ProbeOutcome, snapshot: Kept | None
     ) -> tuple[EventView, list[str]]:
         """Add a probe to a new or stored sighting, and return the sighting's view.
 
@@ -133,31 +133,31 @@ class Sightings:
         unused: list[str | None] = []
         key = message.device, message.camera, message.track_id
         track = self._tracks.get(key)
-        event = self._sighting(message, verdict, track, unused)
+        event = self._sighting(message, outcome, track, unused)
         fresh = event is None
         if event is None:
-            event, better = self._begin(message, _seen_at(message, verdict)), True
+            event, better = self._begin(message, _seen_at(message, outcome)), True
         else:
             event.revision = self._revision
             event.probes += 1
-            seen_at = _seen_at(message, verdict)
-            extend(event, seen_at, seen_at, verdict.received_at)
-            better = event.review is None and better_of_sighting(event, message, verdict)
-        keep_picture = not fresh and (not better or keeps_picture(event, message, verdict))
+            seen_at = _seen_at(message, outcome)
+            extend(event, seen_at, seen_at, outcome.received_at)
+            better = event.review is None and better_of_sighting(event, message, outcome)
+        keep_picture = not fresh and (not better or keeps_picture(event, message, outcome))
         left_over = None if snapshot is None else snapshot.name
         unused.append(left_over if keep_picture else event.snapshot)
-        self._note_track(key, track, event, message, verdict)
-        self._probes.append(probe_row(message, event, verdict))
+        self._note_track(key, track, event, message, outcome)
+        self._probes.append(probe_row(message, event, outcome))
         if better:
-            show(event, message, verdict, snapshot, fresh=fresh, keep_picture=keep_picture)
+            show(event, message, outcome, snapshot, fresh=fresh, keep_picture=keep_picture)
             self.shown[event.id] = message.probe_id
-        note_local_decision(self._session, event, message, verdict, better=better)
+        note_local_decision(self._session, event, message, outcome, better=better)
         if better:
             if not fresh:
                 self._replaced.add(event.id)
-            self._candidates[event.id] = candidate_rows(event, verdict)
-            return self._shown(event, verdict), [name for name in unused if name is not None]
-        keep_fresh(event, message, verdict)
+            self._candidates[event.id] = candidate_rows(event, outcome)
+            return self._shown(event, outcome), [name for name in unused if name is not None]
+        keep_fresh(event, message, outcome)
         return self._still_shown(event), [name for name in unused if name is not None]
 
     def write(self) -> None:
@@ -177,7 +177,7 @@ class Sightings:
     def _sighting(
         self,
         message: ProbeMessage,
-        verdict: Verdict,
+        outcome: ProbeOutcome,
         track: EventTrack | None,
         unused: list[str | None],
     ) -> Event | None:
@@ -190,18 +190,18 @@ class Sightings:
         template.
         """
         current = None if track is None else track.event
-        person = verdict.person_number
+        person = outcome.person_number
         if current is not None and current.review is not None:
             return current
         if person is None:
-            return current or self._recent_stranger(message, verdict)
+            return current or self._recent_stranger(message, outcome)
         if current is not None and track is not None and names_another(current, person):
-            if not better_of_track(track, message, verdict):
+            if not better_of_track(track, message, outcome):
                 return current
             if current.tracks > 1:
                 current.tracks -= 1
                 current = None
-        family = self._near(message, verdict, person)
+        family = self._near(message, outcome, person)
         if current is not None and current not in family:
             family.append(current)
         if not family:
@@ -212,21 +212,21 @@ class Sightings:
                 unused.append(self._absorb(eldest, event))
         return eldest
 
-    def _recent_stranger(self, message: ProbeMessage, verdict: Verdict) -> Event | None:
+    def _recent_stranger(self, message: ProbeMessage, outcome: ProbeOutcome) -> Event | None:
         """The sighting of the same unknown face, after a short time out of view."""
-        earlier = verdict.shots.earlier_track if verdict.decision == "unknown" else None
+        earlier = outcome.shots.earlier_track if outcome.decision == "unknown" else None
         track = self._tracks.get((message.device, message.camera, earlier)) if earlier else None
         unknown = track is not None and track.event.person_number is None
         if track is None or not unknown or track.event.merged_into or track.event.person_erased:
             return None
         return track.event if track.event.decision == "unknown" else None
 
-    def _near(self, message: ProbeMessage, verdict: Verdict, person: int) -> list[Event]:
+    def _near(self, message: ProbeMessage, outcome: ProbeOutcome, person: int) -> list[Event]:
         """Sightings of this person at this camera within the policy's time for one sighting."""
-        window = timedelta(seconds=verdict.policy.sighting_s)
+        window = timedelta(seconds=outcome.policy.sighting_s)
         if not window:
             return []
-        seen_at = _seen_at(message, verdict)
+        seen_at = _seen_at(message, outcome)
         return [
             event
             for event in self._events.values()
@@ -236,7 +236,7 @@ class Sightings:
             and event.review is None
             and event.first_captured_at - window <= seen_at <= event.last_captured_at + window
             # Sightings stored before `_seen_at` existed may reach a year ahead.
-            and event.last_captured_at <= verdict.received_at + window
+            and event.last_captured_at <= outcome.received_at + window
         ]
 
     def _absorb(self, into: Event, gone: Event) -> str | None:
@@ -277,7 +277,7 @@ class Sightings:
         track: EventTrack | None,
         event: Event,
         message: ProbeMessage,
-        verdict: Verdict,
+        outcome: ProbeOutcome,
     ) -> None:
         """Store the sighting of this track, and the track's best probe."""
         if track is None:
@@ -290,15 +290,15 @@ class Sightings:
             if track.event is not event:
                 track.event = event
                 event.tracks += 1
-            if not better_of_track(track, message, verdict):
+            if not better_of_track(track, message, outcome):
                 return
-        track.decision = verdict.decision
-        track.similarity = verdict.similarity
+        track.decision = outcome.decision
+        track.similarity = outcome.similarity
         track.quality_score = message.quality.score
 
-    def _shown(self, event: Event, verdict: Verdict) -> EventView:
+    def _shown(self, event: Event, outcome: ProbeOutcome) -> EventView:
         """The event that shows this probe, as clients see it."""
-        return view_of_probe(event, verdict, self._name(event.local_person_number))
+        return view_of_probe(event, outcome, self._name(event.local_person_number))
 
     def _still_shown(self, event: Event) -> EventView:
         """The event that shows an earlier probe, as clients see it."""
@@ -328,9 +328,9 @@ class Sightings:
         return None if row is None else PersonName(id=row.id, name=row.name)
 
 
-def _seen_at(message: ProbeMessage, verdict: Verdict) -> datetime:
+def _seen_at(message: ProbeMessage, outcome: ProbeOutcome) -> datetime:
     """When the face was captured, but not after the receipt, because a device's clock may be ahead.
 
     Else one probe of a clock that is a year ahead would merge all sightings of that year.
     """
-    return min(message.captured_at, verdict.received_at)
+    return min(message.captured_at, outcome.received_at)

@@ -20,8 +20,8 @@ def _list(scores: dict[int, float], *, threshold=0.4, margin=0.0) -> list[Listed
 
 def _named(lists):
     return [
-        None if verdict.named is None else verdict.named.candidate.person_number
-        for verdict in judge(lists)
+        None if judgement.named is None else judgement.named.candidate.person_number
+        for judgement in judge(lists)
     ]
 
 
@@ -66,8 +66,8 @@ def test_the_better_face_keeps_the_name_and_the_other_takes_its_next():
 
 
 def test_a_face_whose_next_candidate_is_below_the_threshold_is_unknown():
-    verdicts = judge([_list({1: 0.8, 2: 0.39}), _list({1: 0.9})])
-    assert [one.decision for one in verdicts] == ["unknown", "identified"]
+    judgements = judge([_list({1: 0.8, 2: 0.39}), _list({1: 0.9})])
+    assert [one.decision for one in judgements] == ["unknown", "identified"]
 
 
 def test_no_face_gives_its_name_away_for_a_greater_sum():
@@ -87,9 +87,9 @@ def test_one_face_alone_is_decided_as_ever(seed):
         person: float(random.uniform(0.2, 0.8)) for person in range(int(random.integers(0, 5)))
     }
     candidates = _list(scores, margin=margin)
-    (verdict,) = judge([candidates])
-    assert verdict.decision == decide([one.candidate for one in candidates], 0.4, margin)
-    assert (verdict.named is not None) == (verdict.decision == "identified")
+    (judgement,) = judge([candidates])
+    assert judgement.decision == decide([one.candidate for one in candidates], 0.4, margin)
+    assert (judgement.named is not None) == (judgement.decision == "identified")
 
 
 def test_lookalikes_are_ambiguous_also_among_several_faces():
