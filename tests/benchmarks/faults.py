@@ -1,4 +1,4 @@
-"""`./dev bench faults`: kill -9 of server or database during many enrollments, again and again."""
+"""`./dev bench faults`: kill -9 of server, database or broker under load, again and again."""
 
 import contextlib
 import sys
@@ -10,6 +10,7 @@ import click
 
 from tests.benchmarks.machine import machine_facts
 from tests.benchmarks.tables import print_facts
+from tests.end_to_end.test_broker_minute import stop_brokers_under_load
 from tests.support.postgres import postgres
 from tests.support.server_kills import Trial, Victim
 
@@ -18,15 +19,19 @@ _KINDS: dict[str, tuple[str, Victim]] = {  # what the data lie in, and what is k
     "postgresql-server": ("postgresql", "server"),
     "postgresql-database": ("postgresql", "database"),
 }
+_BROKER = "broker"
 
 
 @click.command()
 @click.option("--rounds", default=20, show_default=True, help="Kills of each kind.")
 @click.option("--enrollments", default=1000, show_default=True, help="In each round.")
 @click.option("--clients", default=1000, show_default=True, help="At once.")
-@click.option("--only", type=click.Choice(list(_KINDS)), help="One kind alone.")
-def main(rounds: int, enrollments: int, clients: int, only: str | None) -> None:
+@click.option("--outage-s", default=60.0, show_default=True, help="Without the MQTT broker.")
+@click.option("--only", type=click.Choice([*_KINDS, _BROKER]), help="One kind alone.")
+def main(rounds: int, enrollments: int, clients: int, outage_s: float, only: str | None) -> None:
     """Kill the server over SQLite, the server over PostgreSQL, and PostgreSQL, while many enroll.
+
+    Then kill two MQTT brokers, once, while four boxes send probes.
 
     Exit status 0 only when everything that was acknowledged is there and found afterwards, and
     nothing that was refused is.
@@ -50,6 +55,9 @@ def main(rounds: int, enrollments: int, clients: int, only: str | None) -> None:
                 last = trial.all_found()
                 wrong += len(last)
                 click.echo(f"after all rounds, of {len(trial.promises.stored)} stored: {last}")
+        if only in (None, _BROKER):
+            stop_brokers_under_load(folder, outage_s)  # raises where a probe is lost
+            click.echo(f"{outage_s:g} s without the brokers: each probe arrived once")
     click.echo(f"{wrong} contradictions")
     sys.exit(1 if wrong else 0)
 

@@ -1,4 +1,7 @@
-"""A minute without the broker, under load: real mosquitto, ingest and server, and real kills."""
+"""Time without the broker, under load: real mosquitto, ingest and server, and real kills.
+
+Half a minute here, a minute in `./dev bench faults`.
+"""
 
 import sqlite3
 import time
@@ -22,7 +25,7 @@ from tests.support.serving import key as create_key
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.broker]
-OUTAGE_S = 60.0
+OUTAGE_S = 30.0
 A_SECOND = 5.0  # of each of four boxes
 IN_FLIGHT = 64
 WAIT_S = 240.0
@@ -63,12 +66,20 @@ def late_ones(data: Path, box: ABox) -> set[str]:
         database.close()
 
 
-def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) -> None:
-    """Two brokers, one that writes down what it knows and one that forgets. On each two boxes, one
-    that has the server to fall back to and one that waits. All at once, as a minute is long."""
-    program = find_broker()
-    if program is None:
+def test_time_without_the_broker_under_load_costs_nothing(tmp_path: Path) -> None:
+    if find_broker() is None:
         pytest.skip("mosquitto is not installed (Debian: apt-get install mosquitto)")
+    stop_brokers_under_load(tmp_path, OUTAGE_S)
+
+
+def stop_brokers_under_load(tmp_path: Path, outage_s: float) -> None:
+    """Two brokers, one that writes down what it knows and one that forgets. Each has two boxes, one
+    that can fall back to the server and one that waits. All at once, as the time is long.
+
+    Raises AssertionError when a probe is lost, or treated as a recent one.
+    """
+    program = find_broker()
+    assert program is not None
     model_id = face_engine("compact").model_id
     data = tmp_path / "data"
     with ExitStack() as stack:
@@ -106,7 +117,7 @@ def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) ->
             for broker in brokers:
                 broker.kill()
             gone = {box.name: Moment.of(box) for box in boxes}
-            time.sleep(OUTAGE_S)
+            time.sleep(outage_s)
             back = {box.name: Moment.of(box) for box in boxes}
             for broker in brokers:
                 broker.start()
@@ -127,7 +138,7 @@ def test_a_minute_without_the_broker_under_load_costs_nothing(tmp_path: Path) ->
         for box in boxes:
             stored = back[box.name].stored - gone[box.name].stored
             delivered = back[box.name].acknowledged - gone[box.name].acknowledged
-            assert stored > OUTAGE_S, "tens a second of all boxes, on the slowest machine one each"
+            assert stored > outage_s, "tens a second of all boxes, on the slowest machine one each"
             if box in waiting:
                 assert delivered <= IN_FLIGHT, "what had been answered in the last moment"
                 old = box.stored[gone[box.name].stored :][: int(stored / 3)]

@@ -253,6 +253,7 @@ def test_a_name_for_pictures_is_refused_for_a_file_of_templates(api, vectors):
 
 
 @pytest.mark.models
+@pytest.mark.backends("sqlite")
 @pytest.mark.skipif("MUSTER_TEST_FACES" not in os.environ, reason="needs pictures of real people")
 def test_real_people_are_imported_and_told_apart(make_services):
     services = make_services(face_engine("compact"))

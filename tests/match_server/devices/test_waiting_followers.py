@@ -5,6 +5,7 @@ import selectors
 import signal
 import socket
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -56,20 +57,33 @@ def _body(connection):
         return stream.read(length)
 
 
-@pytest.fixture
-def server(tmp_path):
-    data = tmp_path / "data"
+@contextmanager
+def serving(folder):
+    data = folder / "data"
     admin = key(data, "admin")
-    process, base = started(data, tmp_path / "log", "--threads", "4")
-    followers = Followers(Client(base, admin))
-    yield Client(base, admin), followers, process
-    followers.close()
-    if process.poll() is None:
-        assert stopped(process) == 0
+    process, base = started(data, folder / "log", "--threads", "4")
+    try:
+        yield Client(base, admin), process
+    finally:
+        if process.poll() is None:
+            assert stopped(process) == 0
 
 
-def test_waiting_followers_hold_no_thread_and_are_told_at_once(server, helpers):
-    client, followers, _ = server
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    """One server for all tests of this file but the last, as it takes seconds to start."""
+    with serving(tmp_path_factory.mktemp("server")) as (client, _):
+        yield client
+
+
+@pytest.fixture
+def followers(client):
+    made = Followers(client)
+    yield made
+    made.close()
+
+
+def test_waiting_followers_hold_no_thread_and_are_told_at_once(client, followers, helpers):
     text = helpers.encode(helpers.unit_vector(1))
     _, seq = client.person("Ann", text)
     for _ in range(WAITING):
@@ -92,8 +106,7 @@ def test_waiting_followers_hold_no_thread_and_are_told_at_once(server, helpers):
     assert client.search(text)["probes"][0]["person"]["name"] == "Ann"
 
 
-def test_a_wait_ends_in_time_with_nothing_and_the_connection_is_kept(server):
-    client, followers, _ = server
+def test_a_wait_ends_in_time_with_nothing_and_the_connection_is_kept(client, followers):
     _, seq = client.person("Ann", None)
     followers.wait_for(seq, wait_s=0.2)
     (connection,) = followers.connections
@@ -104,8 +117,7 @@ def test_a_wait_ends_in_time_with_nothing_and_the_connection_is_kept(server):
     assert json.loads(_body(connection))["status"] == "ok"
 
 
-def test_what_a_client_sends_while_it_waits_is_answered_afterwards(server):
-    client, followers, _ = server
+def test_what_a_client_sends_while_it_waits_is_answered_afterwards(client, followers):
     _, seq = client.person("Ann", None)
     followers.wait_for(seq)
     assert followers.silent(0.1)
@@ -118,22 +130,7 @@ def test_what_a_client_sends_while_it_waits_is_answered_afterwards(server):
     assert answers.index(b'"gallery"') < answers.index(b'"status":"ok"')
 
 
-def test_a_server_that_stops_answers_those_who_wait(server):
-    client, followers, process = server
-    _, seq = client.person("Ann", None)
-    for _ in range(8):
-        followers.wait_for(seq)
-    assert client("GET", "/healthz").status_code == 200  # the others were accepted before it
-    assert followers.silent(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert [changes["seq"] for changes in followers.answers()] == [seq] * 8
-    followers.close()
-    assert process.wait(20) == 0
-    process.stdout.close()
-
-
-def test_open_event_streams_hold_no_thread_and_tell_each_sighting(server, helpers):
-    client, _, _ = server
+def test_open_event_streams_hold_no_thread_and_tell_each_sighting(client, helpers):
     streams = [client("GET", "/v1/events/stream", stream=True) for _ in range(12)]
     try:
         lines = [stream.iter_lines() for stream in streams]
@@ -147,3 +144,18 @@ def test_open_event_streams_hold_no_thread_and_tell_each_sighting(server, helper
     finally:
         for stream in streams:
             stream.close()
+
+
+def test_a_server_that_stops_answers_those_who_wait(tmp_path):
+    with serving(tmp_path) as (client, process):
+        followers = Followers(client)
+        _, seq = client.person("Ann", None)
+        for _ in range(8):
+            followers.wait_for(seq)
+        assert client("GET", "/healthz").status_code == 200  # the others were accepted before it
+        assert followers.silent(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert [changes["seq"] for changes in followers.answers()] == [seq] * 8
+        followers.close()
+        assert process.wait(20) == 0
+        process.stdout.close()

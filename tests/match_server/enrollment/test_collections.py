@@ -158,6 +158,7 @@ def _key(api):
 
 
 @pytest.mark.models
+@pytest.mark.backends("sqlite")
 @pytest.mark.skipif("MUSTER_TEST_FACES" not in os.environ, reason="needs pictures of real people")
 def test_each_preset_holds_real_pictures_to_its_own_ranges(make_services):
     services = make_services(face_engine("compact"))

@@ -34,40 +34,39 @@ def _crowd(api, helpers, probe):
         api.person(name, vector, metadata=metadata, external_id=f"x-{name}")
 
 
-@pytest.mark.parametrize(
-    ("conditions", "names"),
-    [
-        ([("metadata.floor", "eq", 3)], ["Ann"]),
-        ([("metadata.floor", "eq", 3.0)], ["Ann"]),
-        ([("metadata.floor", "eq", "3")], ["Cleo"]),
-        ([("metadata.floor", "gte", 4)], ["Bob"]),
-        ([("metadata.floor", "lte", 5)], ["Ann", "Bob"]),
-        ([("metadata.floor", "in", [3, "3"])], ["Ann", "Cleo"]),
-        ([("metadata.floor", "nin", [3])], ["Bob", "Cleo", "Dan"]),
-        ([("metadata.team", "eq", "red"), ("metadata.floor", "eq", 3)], ["Ann"]),
-        ([("metadata.since", "gte", "2024-06-01")], ["Bob"]),
-        ([("metadata.admin", "eq", True)], ["Ann"]),
-        ([("metadata.admin", "eq", 1)], []),
-        ([("metadata.admin", "eq", "true")], []),
-        ([("metadata.badges", "eq", "b")], ["Bob"]),
-        ([("metadata.badges", "in", ["c", "a"])], ["Bob"]),
-        ([("metadata.office.city", "eq", "Oslo")], ["Cleo"]),
-        ([("metadata.nothing", "eq", 1)], []),
-        ([("metadata.nothing", "nin", [1])], ["Ann", "Bob", "Cleo", "Dan"]),
-        ([("name", "in", ["Dan", "Bob"])], ["Bob", "Dan"]),
-        ([("name", "gte", "C")], ["Cleo", "Dan"]),
-        ([("external_id", "eq", "x-Ann")], ["Ann"]),
-        ([("external_id", "nin", ["x-Ann", "x-Bob"])], ["Cleo", "Dan"]),
-        ([("id", "eq", "nobody")], []),
-    ],
-    ids=str,
-)
-def test_conditions_choose_who_can_be_found(api, helpers, conditions, names):
+CONDITIONS = [
+    ([("metadata.floor", "eq", 3)], ["Ann"]),
+    ([("metadata.floor", "eq", 3.0)], ["Ann"]),
+    ([("metadata.floor", "eq", "3")], ["Cleo"]),
+    ([("metadata.floor", "gte", 4)], ["Bob"]),
+    ([("metadata.floor", "lte", 5)], ["Ann", "Bob"]),
+    ([("metadata.floor", "in", [3, "3"])], ["Ann", "Cleo"]),
+    ([("metadata.floor", "nin", [3])], ["Bob", "Cleo", "Dan"]),
+    ([("metadata.team", "eq", "red"), ("metadata.floor", "eq", 3)], ["Ann"]),
+    ([("metadata.since", "gte", "2024-06-01")], ["Bob"]),
+    ([("metadata.admin", "eq", True)], ["Ann"]),
+    ([("metadata.admin", "eq", 1)], []),
+    ([("metadata.admin", "eq", "true")], []),
+    ([("metadata.badges", "eq", "b")], ["Bob"]),
+    ([("metadata.badges", "in", ["c", "a"])], ["Bob"]),
+    ([("metadata.office.city", "eq", "Oslo")], ["Cleo"]),
+    ([("metadata.nothing", "eq", 1)], []),
+    ([("metadata.nothing", "nin", [1])], ["Ann", "Bob", "Cleo", "Dan"]),
+    ([("name", "in", ["Dan", "Bob"])], ["Bob", "Dan"]),
+    ([("name", "gte", "C")], ["Cleo", "Dan"]),
+    ([("external_id", "eq", "x-Ann")], ["Ann"]),
+    ([("external_id", "nin", ["x-Ann", "x-Bob"])], ["Cleo", "Dan"]),
+    ([("id", "eq", "nobody")], []),
+]
+
+
+def test_conditions_choose_who_can_be_found(api, helpers):
     probe = helpers.unit_vector(1)
     _crowd(api, helpers, probe)
-    assert api.names(probe, filter=_where(*conditions)) == names
-    answer = api.search(probe, filter=_where(*conditions))
-    assert answer["searched"] == len(names)
+    for conditions, names in CONDITIONS:
+        assert api.names(probe, filter=_where(*conditions)) == names, conditions
+        answer = api.search(probe, filter=_where(*conditions))
+        assert answer["searched"] == len(names), conditions
 
 
 @pytest.mark.parametrize("seed", range(5))
