@@ -60,8 +60,14 @@ class Source(Protocol):
 
 def is_live(spec: str) -> bool:
     """Whether `spec` names a camera or stream rather than a film, picture or folder."""
-    camera = spec.isdecimal() or spec.startswith(("/dev/", "rpicam:")) or " ! " in spec
+    camera = _is_usb_camera(spec) or spec.startswith("rpicam:") or " ! " in spec
     return camera or _scheme(spec) in _STREAMS
+
+
+def _is_usb_camera(spec: str) -> bool:
+    """Whether `spec` names a video device. /dev/shm holds files in memory, not devices."""
+    in_memory = spec.startswith("/dev/shm/")  # noqa: S108  # nothing is written there
+    return spec.isdecimal() or (spec.startswith("/dev/") and not in_memory)
 
 
 def read(source: Source) -> tuple[BgrImage, float] | None:
@@ -87,7 +93,7 @@ def open_source(
     password cannot be read.
     """
     settings = settings or ConnectionSettings()
-    if spec.isdecimal() or spec.startswith("/dev/"):
+    if _is_usb_camera(spec):
         return open_usb_camera(spec, settings)
     if " ! " in spec:
         return _gstreamer(spec, stall_s)

@@ -313,6 +313,7 @@ def test_the_error_for_a_misspelt_scheme_holds_no_password() -> None:
         ("v4l2src ! videoconvert", True),
         ("door.mp4", False),
         ("/srv/pictures", False),
+        ("/dev/shm/door.mp4", False),
     ],
 )
 def test_a_live_source_is_known_by_its_name(spec: str, live: bool) -> None:
