@@ -20,7 +20,7 @@ from match_server.process.bootstrap import prepare
 from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.persons import Enrollment, PersonCreate
 from match_server.schemas.search import SearchRequest
-from match_server.services.enrollment.enrollment import Named
+from match_server.services.enrollment.enrollment import PersonKey
 from match_server.settings import Settings
 from models.packs.install import pull
 from models.packs.manifest import built_in_manifest, read_manifest
@@ -95,7 +95,7 @@ def settings(tmp_path, turned, monkeypatch):
     for name, files in PEOPLE.items():
         for file in files:
             for picture in (sample_path(file).read_bytes(), mirrored(file)):
-                who = Named(name, by_name=True, new=PersonCreate(name=name))
+                who = PersonKey(name, by_name=True, new=PersonCreate(name=name))
                 services.enroller.enroll(
                     "staff", who, Enrollment(image=picture, store=True, force=True)
                 )
