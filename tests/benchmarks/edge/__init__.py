@@ -1,1 +1,1 @@
-"""`./dev bench edge`: what a camera costs, and what best shots and fusion are worth."""
+"""`./dev bench edge`: the cost of a camera, and the gain by best shots and fusion."""

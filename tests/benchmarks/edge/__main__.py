@@ -1,4 +1,4 @@
-"""`./dev bench edge`: a camera's cost by scene, latency, accuracy, 8-bit models, memory."""
+"""`./dev bench edge`: cost by scene, latency, accuracy, 8-bit models, memory."""
 
 import os
 from pathlib import Path
@@ -27,13 +27,13 @@ WORK = Path(__file__).parents[3] / "var" / "bench"
 @click.option("--minutes", default=5.0, show_default=True, help="How long `soak` watches.")
 @click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures.")
 def main(what: tuple[str, ...], minutes: float, report: Path | None) -> None:
-    """Measure WHAT on one core (everything but `soak`, where nothing is named; `soak` on all).
+    """Measure WHAT on one core (`soak` on all). Default: everything but `soak`.
 
     \b
     scenes    frames a second and CPU time of four scenes at three sizes
     latency   from the first usable face to the acknowledged probe
     accuracy  with and without best shot, and with fusion
-    looks     the same where a track shows several looks (pictures of MUSTER_TEST_LFW)
+    looks     the same for tracks of several photographs (pictures of MUSTER_TEST_LFW)
     int8      the models in 8 bits: speed and loss
     soak      memory of a real agent and its server, with two cameras, over hours
     """
@@ -67,7 +67,7 @@ def main(what: tuple[str, ...], minutes: float, report: Path | None) -> None:
 
 
 def labelled_pictures() -> Path:
-    """A folder with a folder a person in it."""
+    """A folder with one folder for each person."""
     folder = os.environ.get("MUSTER_TEST_LFW")
     if not folder:
         raise click.UsageError("looks needs a folder of labelled pictures: set MUSTER_TEST_LFW")

@@ -1,8 +1,8 @@
-"""Who is recognised: of the first look, of the best shots, and of what is fused from them.
+"""Accuracy of identification by the first shot, by the best shots, and by fused shots.
 
-Each film shows one picture of somebody who is enrolled with another one, on their way past a
-camera: far and blurred at first, then nearer, turned, badly lit, half hidden, hissing. Every
-policy sees the same frames.
+Each film shows one picture of a person who is enrolled with another one. The person passes a
+camera: far and blurred at first, then nearer, turned, badly lit, half hidden, noisy. Every policy
+gets the same frames.
 """
 
 from collections.abc import Iterator
@@ -51,15 +51,15 @@ class _Tally:
     tracks: int = 0
     silent: int = 0  # films without any probe
     embeddings: int = 0
-    right: int = 0  # films of which some probe found the right person above the threshold
-    wrong: int = 0  # films of which some probe found somebody else above the threshold
-    by_last: int = 0  # films whose last probe found the right person
+    right: int = 0  # films with a probe of the right person above the threshold
+    wrong: int = 0  # films with a probe of another person above the threshold
+    by_last: int = 0  # films whose last probe identified the right person
     highest: float = 0.0  # similarity of the best probe to the right person, summed
     last: float = 0.0  # of the last probe, summed
 
 
 def bench_accuracy(models: FaceModels, portraits: list[Portrait], takes: int = 1) -> list[Row]:
-    """Identification of one track, threshold 0.35, one enrolled picture a person."""
+    """Identification of one track, threshold 0.35, one enrolled picture for each person."""
     enrolled = {portrait.person: portrait for portrait in reversed(portraits)}  # each one's first
     people = list(enrolled)
     gallery = np.stack([_template(models, enrolled[name]) for name in people])
@@ -116,30 +116,30 @@ def _watch(
     if not sink.probes:
         tally.silent += 1
         return
-    found = [_found(probe, gallery) for probe in sink.probes]
-    tally.right += truth in found
-    tally.wrong += any(one not in (truth, None) for one in found)
-    tally.by_last += found[-1] == truth
+    identified = [_identified(probe, gallery) for probe in sink.probes]
+    tally.right += truth in identified
+    tally.wrong += any(person not in (truth, None) for person in identified)
+    tally.by_last += identified[-1] == truth
     mated = [float(gallery[truth] @ probe.template.vector) for probe in sink.probes]
     tally.highest += max(mated)
     tally.last += mated[-1]
 
 
-def _found(probe: Probe, gallery: NDArray[np.float32]) -> int | None:
+def _identified(probe: Probe, gallery: NDArray[np.float32]) -> int | None:
     likeness = gallery @ probe.template.vector
     best = int(likeness.argmax())
     return best if likeness[best] >= _THRESHOLD else None
 
 
 def _passage(portrait: Portrait, seed: int) -> Iterator[Frame]:
-    """From the far end of a corridor to the camera, as the chance of `seed` has it."""
+    """A walk from the far end of a corridor to the camera, random by `seed`."""
     chance = np.random.default_rng(seed)
     near = chance.uniform(32, 60)
     far = near * chance.uniform(0.45, 0.7)
     side, pace = chance.uniform(-60, 60), chance.uniform(3, 6)
     lean, phase = chance.uniform(4, 14), chance.uniform(0, 6)
     dim = chance.uniform(0.2, 0.8)
-    hidden = chance.uniform(0.2, 0.8)  # of the way: somebody passes in front
+    hidden = chance.uniform(0.2, 0.8)  # of the way: another person passes in front
     blur_at = chance.uniform(0, 1)
     tall = portrait.image.shape[0] / portrait.face_width
     hisses = [grain(_SIZE, 1000 + seed * 4 + turn, 6.0) for turn in range(4)]
@@ -173,7 +173,7 @@ def _turned(portrait: Portrait, degrees: float) -> BgrImage:
 
 
 def _blurred(picture: BgrImage, length: float, luck: float) -> BgrImage:
-    """Motion blur of up to `length` pixels; how much of it, a frame's luck decides."""
+    """Motion blur of a random length up to `length` pixels."""
     reach = max(1, round(length * luck))
     if reach < 2:
         return picture

@@ -1,4 +1,4 @@
-"""What a camera costs by what is before it: frames a second, and CPU time of a minute of video."""
+"""The cost of a camera by scene: frames a second, and CPU time of a minute of video."""
 
 import threading
 import time
@@ -20,11 +20,11 @@ _EVERY_FRAME = PipelineSettings(detection=DetectionSettings(motion=False, faces=
 
 
 def bench_scenes(work: Path, models: FaceModels, portraits: list[Portrait]) -> list[Row]:
-    """All scenes at all sizes, decoding included, with the default rules.
+    """All scenes at all sizes, decoding included, with the default settings.
 
-    Beside the people of the film: `most_of_one` is of how many tracks the one of them had who had
-    the most (1: nobody's track was broken up), `switches` how often a track went over to another
-    person, `a_person` the embeddings for each person of the film.
+    `most_of_one` is the number of tracks of the person with the most (1: no track was broken up),
+    `switches` how often a track went over to another person, `a_person` the embeddings for each
+    person of the film.
 
     `ratio` is the CPU time against a search of every frame without closer looks, decoding
     included in both; `core_share` the CPU time of a minute of video against that minute.
@@ -67,7 +67,7 @@ def _ratio(count: int, of: int) -> float | None:
 def _watch(
     models: FaceModels, path: Path, settings: PipelineSettings, people: list[Person]
 ) -> tuple[Pipeline, Following, float, float]:
-    """The pipeline after the film, whom its tracks followed, CPU seconds and seconds."""
+    """The pipeline after the film, the persons its tracks followed, CPU seconds and seconds."""
     truth = Following(people)
     pipeline = Pipeline(models, Sink(), settings)
     manner = ReadMode(live=False, reconnect=False)

@@ -1,4 +1,4 @@
-"""From the first usable face to the probe in the outbox, and to the server's word for it."""
+"""The time from the first usable face to the probe in the outbox, and to the server's receipt."""
 
 import tempfile
 import time
@@ -23,13 +23,13 @@ from tests.support.films import Actor, compose
 
 _SIZE = (1280, 720)
 _ENTRANCES = 20
-_EVERY_S = 2.5  # somebody comes ...
+_EVERY_S = 2.5  # a person comes ...
 _STAY_S = 1.0  # ... and goes, so that each is a track of their own
 TARGET_MS = 400
 
 
 class TimedOutbox(Outbox):
-    """Notes when each track's first probe was stored, and when the server had it."""
+    """Records when each track's first probe was stored, and when the server acknowledged it."""
 
     def __init__(self, path: Path, device: str) -> None:
         super().__init__(path, device)
@@ -55,8 +55,8 @@ class TimedOutbox(Outbox):
 def bench_latency(work: Path, models: FaceModels, portraits: list[Portrait]) -> list[Row]:
     """A film in real time through the whole agent, and a real match-server on loopback.
 
-    A face is usable in the first frame in which it passes the gate, told by looking at every
-    frame beforehand; the clock runs from when the film's own pace shows that frame.
+    A face is usable in the first frame in which it passes the gate, computed for every frame
+    beforehand. The time begins when that frame is due.
     """
     path = _film(work, portraits)
     usable_s = _first_usable(models, path)
@@ -94,7 +94,7 @@ def _row(
 def _owners(
     outbox: TimedOutbox, usable_s: list[float], began_s: float
 ) -> Iterable[tuple[str, float]]:
-    """Each track with the entrance that it belongs to: the last usable moment before its probe."""
+    """Each track with its entrance: the last usable moment before its probe."""
     taken: set[float] = set()
     for track, stored_s in sorted(outbox.stored_s.items(), key=lambda item: item[1]):
         before = [moment for moment in usable_s if moment <= stored_s - began_s]
@@ -128,7 +128,7 @@ def _watch(
 
 
 def _noting(step: Callable[..., None], began: list[float]) -> Callable[..., None]:
-    """Notes when the film must have begun: no frame comes before its time."""
+    """Computes when the film began: no frame comes before it is due."""
 
     def noting(frame) -> None:  # type: ignore[no-untyped-def]
         began.append(time.monotonic() - frame.time_s)
@@ -140,7 +140,7 @@ def _noting(step: Callable[..., None], began: list[float]) -> Callable[..., None
 def _first_usable(models: FaceModels, path: Path) -> list[float]:
     """The stream times at which a face passes the gate after there was none for a second."""
     capture = cv2.VideoCapture(str(path))
-    found: list[float] = []
+    times_s: list[float] = []
     last_s = -10.0
     index = 0
     while (answer := capture.read())[0]:
@@ -152,10 +152,10 @@ def _first_usable(models: FaceModels, path: Path) -> list[float]:
             qualities = models.assess(image, detections, models.locate(image, detections))
             if any(quality.passed for quality in qualities):
                 if time_s - last_s > 1.0:
-                    found.append(time_s)
+                    times_s.append(time_s)
                 last_s = time_s
     capture.release()
-    return found
+    return times_s
 
 
 def _film(work: Path, portraits: list[Portrait]) -> Path:

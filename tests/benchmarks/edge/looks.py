@@ -1,8 +1,8 @@
-"""Who is recognised when a track shows several looks: first look, best shot, fused shots.
+"""Accuracy for tracks of several photographs: first shot, best shot, fused shots.
 
 Each film shows three photographs of one person, one fading into the next, of a folder of labelled
 pictures (MUSTER_TEST_LFW). In `enrolled` films the person is enrolled with a fourth picture, in
-`strangers` not at all; in `mixed` ones the second half shows somebody else in the same place.
+`strangers` not at all; in `mixed` ones the second half shows another person in the same place.
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ _SIZE = (640, 360)
 _SIDE = 200  # pixels of the cut-out around the face
 _LOOK_S = 2.0
 _FADE_S = 0.6
-_THRESHOLD = 0.45  # about what an FPIR of 1 % asks for with a few hundred people enrolled
+_THRESHOLD = 0.45  # about an FPIR of 1 % with a few hundred people enrolled
 _START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 _FILMS = 20  # of each kind
-_OTHERS = 200  # enrolled besides
+_OTHERS = 200  # further enrolled people
 
 POLICIES = {
     "first shot": ShotSettings(first_wait_s=0.0, max_probes=1, fuse=1, thumbnails=False),
@@ -46,7 +46,7 @@ POLICIES = {
 class _Film:
     kind: str
     looks: list[BgrImage]
-    people: set[int]  # rows of the gallery that may be named
+    people: set[int]  # rows of the gallery that are right
 
 
 @dataclass(slots=True)
@@ -56,13 +56,13 @@ class _Tally:
     embeddings: int = 0
     probes: int = 0
     by_any: int = 0
-    by_last: int = 0  # of each track: what the answer stands at
+    by_last: int = 0  # right by the last probe of each track
     wrong: int = 0
     first_ms: float = 0.0
 
 
 def bench_looks(models: FaceModels, folder: Path) -> list[Row]:
-    """Identification of tracks with three looks; one enrolled picture a person."""
+    """Identification of tracks with three photographs; one enrolled picture for each person."""
     people = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     several = [path for path in people if len(list(path.iterdir())) >= 4]
     chosen = several[:: max(1, len(several) // (2 * _FILMS))][: 2 * _FILMS]
@@ -99,12 +99,12 @@ def _row(name: str, kind: str, tally: _Tally) -> Row:
 def _films(models: FaceModels, known: list[Path], strangers: list[Path]) -> Iterator[_Film]:
     for number, (person, stranger) in enumerate(zip(known, strangers, strict=False)):
         mine = _looks(models, person)
-        theirs = _looks(models, stranger)
-        if len(mine) < 3 or len(theirs) < 3:
+        others = _looks(models, stranger)
+        if len(mine) < 3 or len(others) < 3:
             continue
         yield _Film("enrolled", mine, {number})
-        yield _Film("strangers", theirs, set())
-        yield _Film("mixed", [mine[0], mine[1], theirs[0], theirs[1]], {number})
+        yield _Film("strangers", others, set())
+        yield _Film("mixed", [mine[0], mine[1], others[0], others[1]], {number})
 
 
 def _looks(models: FaceModels, person: Path) -> list[BgrImage]:

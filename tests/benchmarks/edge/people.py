@@ -25,7 +25,7 @@ _FACE = 150  # pixels: no film here shows a face larger
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Portrait:
-    """A face with some of what is around it, at a known scale."""
+    """A face with a margin, at a known scale."""
 
     person: str
     image: BgrImage
@@ -33,7 +33,7 @@ class Portrait:
 
 
 def cast(models: FaceModels) -> list[Portrait]:
-    """All portraits in which exactly one large face is found, by person and name of the file."""
+    """All portraits in which exactly one large face is detected, by person and name of the file."""
     files = {name: [sample_path(one) for one in names] for name, names in _SAMPLES.items()}
     folder = os.environ.get("MUSTER_TEST_FACES")
     if folder:
@@ -50,21 +50,21 @@ def cast(models: FaceModels) -> list[Portrait]:
 
 
 def portrait_of(models: FaceModels, person: str, path: Path) -> Portrait | None:
-    """The largest face of a picture file; None where none is found."""
+    """The largest face of a picture file; None where no face is detected."""
     try:
         picture = read_picture(path.read_bytes())
     except (MusterError, OSError):
         return None
-    # With room around it, so that a tight picture's face is found and its edge is not the film's.
+    # With a margin, so that a face that fills its picture is detected.
     margin = max(picture.shape[:2]) // 2
     picture = cv2.copyMakeBorder(
         picture, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=(120, 124, 128)
     ).astype(np.uint8)
-    found = models.detect(picture)
-    if not len(found):
+    detections = models.detect(picture)
+    if not len(detections):
         return None
-    sides = found.boxes[:, 2] - found.boxes[:, 0]
-    x1, y1, x2, y2 = found.boxes[int(sides.argmax())].tolist()
+    sides = detections.boxes[:, 2] - detections.boxes[:, 0]
+    x1, y1, x2, y2 = detections.boxes[int(sides.argmax())].tolist()
     half = _AROUND * max(x2 - x1, y2 - y1) / 2
     middle = ((x1 + x2) / 2, (y1 + y2) / 2)
     left, top = (max(0, round(one - half)) for one in middle)

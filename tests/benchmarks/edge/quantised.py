@@ -1,4 +1,4 @@
-"""The models in 8 bits: how much faster, how much smaller, and what it costs in scores.
+"""The models in 8 bits: speed, size, and loss of accuracy.
 
 Static quantisation by ONNX Runtime (QDQ, weights per channel, calibrated on portraits that are not
 the ones tested).
@@ -26,7 +26,7 @@ Batch = NDArray[np.float32]
 
 
 def bench_int8(models: FaceModels, portraits: list[Portrait], repetitions: int = 40) -> list[Row]:
-    """Detector and embedder, as published and in 8 bits, in turns on one thread."""
+    """Detector and embedder, as published and in 8 bits, alternately on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             _compare("detector", Path(folder), _scenes(portraits), repetitions, _missed),
@@ -122,19 +122,19 @@ def _scenes(portraits: list[Portrait]) -> list[Batch]:
 
 
 def _missed(full: Session, eight: Session, inputs: list[Batch]) -> float:
-    """Of the pictures in which 32 bits find a face, the share in which 8 bits find none."""
-    found = [float(full.run(one)[0][0, :, 1].max()) >= 0.65 for one in inputs]
+    """The share of pictures whose face 32 bits detect and 8 bits do not."""
+    detected = [float(full.run(image)[0][0, :, 1].max()) >= 0.65 for image in inputs]
     again = [float(eight.run(one)[0][0, :, 1].max()) >= 0.65 for one in inputs]
-    lost = sum(was and not still for was, still in zip(found, again, strict=True))
-    return round(lost / max(1, sum(found)), 3)
+    lost = sum(was and not still for was, still in zip(detected, again, strict=True))
+    return round(lost / max(1, sum(detected)), 3)
 
 
 def _chips(models: FaceModels, portraits: list[Portrait]) -> list[Batch]:
     layout = _layout("embedder")
     batches = []
     for portrait in portraits:
-        found = models.detect(portrait.image, retry_padded=True)
-        shapes = models.locate(portrait.image, found.take(np.array([0])))
+        detections = models.detect(portrait.image, retry_padded=True)
+        shapes = models.locate(portrait.image, detections.take(np.array([0])))
         batches.append(layout.batch(list(models.align(portrait.image, shapes.points5))))
     return batches
 
@@ -144,7 +144,7 @@ def _scores(
 ) -> list[Row]:
     """Mated and non-mated cosines of the portraits that were not calibrated on, by bits.
 
-    The samples alone are too few for that: then of all of them.
+    Where the samples are too few, all of them are used.
     """
     tested = slice(1, None, 2) if len(portraits) >= _ENOUGH else slice(None)
     batches = _chips(models, portraits)[tested]

@@ -33,7 +33,7 @@ Way = Callable[[float], tuple[float, float, float]]  # seconds → face's centre
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Person:
-    """Somebody in a film, and where their face is: the truth that tracks are compared with."""
+    """A person in a film, and the position of their face: the truth for the tracks."""
 
     portrait: Portrait
     way: Way
@@ -50,7 +50,7 @@ class Person:
 
 
 def film(folder: Path, scene: str, size: tuple[int, int], portraits: Sequence[Portrait]) -> Path:
-    """The film of a scene, composed in `folder` unless it is there already."""
+    """The film of a scene, composed in `folder` unless it exists."""
     recipe = Path(__file__).read_bytes() + Path(people.__file__).read_bytes()
     recipe += b"".join(portrait.image.tobytes() for portrait in portraits)
     name = f"{scene.replace(' ', '-')}-{size[0]}-{hashlib.sha256(recipe).hexdigest()[:10]}.mp4"
@@ -63,7 +63,7 @@ def film(folder: Path, scene: str, size: tuple[int, int], portraits: Sequence[Po
 
 
 def people_of(scene: str, size: tuple[int, int], portraits: Sequence[Portrait]) -> list[Person]:
-    """Who is in a scene, from the back to the front."""
+    """The people of a scene, from the back to the front."""
     width, height = size
     different = list({portrait.person: portrait for portrait in portraits}.values())
     match scene:
@@ -96,7 +96,7 @@ def people_of(scene: str, size: tuple[int, int], portraits: Sequence[Portrait]) 
 
 
 def _scenery(scene: str, size: tuple[int, int]) -> list[Actor]:
-    """What stands in front of the people."""
+    """The objects in front of the people."""
     if scene != "behind a post":
         return []
     width, height = size
@@ -105,7 +105,7 @@ def _scenery(scene: str, size: tuple[int, int]) -> list[Actor]:
 
 
 def _standing(x: float, y: float, face: float) -> Way:
-    """Nobody stands like a picture: heads sway by a twentieth of their width."""
+    """A person who stands: the head sways by a twentieth of its width."""
     return lambda time_s: (
         x + 0.05 * face * math.sin(1.3 * time_s + x),
         y + 0.03 * face * math.sin(1.9 * time_s + y),
@@ -116,7 +116,7 @@ def _standing(x: float, y: float, face: float) -> Way:
 def _walking(
     width: float, y: float, face: float, pace: float, turn: float, reach: float = 0.32
 ) -> Way:
-    """To and fro across the picture: `pace` and `turn` in radians, `reach` in its widths."""
+    """A walk back and forth: `pace` and `turn` in radians, `reach` in picture widths."""
 
     def way(time_s: float) -> tuple[float, float, float]:
         x = width / 2 + width * reach * math.sin(time_s * pace + turn)

@@ -22,7 +22,7 @@ from tests.support.webcam import Webcam
 
 _SIZE = (1280, 720)
 _SAMPLE_S = 5.0
-_SETTLING = 1 / 12  # of the time: models, buffers and caches come with the first films
+_SETTLING = 1 / 12  # of the time: models, buffers and caches fill with the first films
 _JPEG_QUALITY = 80
 
 
@@ -66,7 +66,7 @@ class _Watched:
 def soak(work: Path, portraits: list[Portrait], minutes: float) -> list[Row]:
     """Resident memory of agent, server and ingest over `minutes` of real time.
 
-    Both cameras show four scenes at 1280×720 over and over, at the pace of a camera; probes go
+    Both cameras show four scenes at 1280×720 again and again, at the rate of a camera; probes go
     through a broker where one is installed, with the server over HTTP behind it.
     """
     films = [
@@ -116,7 +116,7 @@ def _account(box: dict, events: dict) -> Row:  # type: ignore[type-arg]
 
 @contextmanager
 def _processes(folder: Path, camera: str) -> Iterator[tuple[list[_Watched], str, str]]:
-    """Broker, server, ingest and agent; yields whom to watch, the server's URL and a key."""
+    """Broker, server, ingest and agent; yields the processes, the server's URL and a key."""
     data = folder / "data"
     with ExitStack() as stack:
         url = stack.enter_context(server(folder, data, free_port()))
@@ -127,19 +127,19 @@ def _processes(folder: Path, camera: str) -> Iterator[tuple[list[_Watched], str,
         made = session.post(f"{url}/v1/devices", json={"name": "soak"}, timeout=30)
         made.raise_for_status()
         (folder / "server.key").write_text(made.json()["key"])
-        roads = f'[server]\nurl = "{url}"\nkey_file = "{folder}/server.key"\n'
+        transports = f'[server]\nurl = "{url}"\nkey_file = "{folder}/server.key"\n'
         watched = [_Watched("server", _child("serve", folder))]
         program = find_broker()
         if program is not None:
             mqtt = stack.enter_context(broker(folder, program))
-            roads += f'[broker]\nurl = "{mqtt}"\n'
+            transports += f'[broker]\nurl = "{mqtt}"\n'
             command = [str(BIN / "match-server"), "ingest", "--broker", mqtt]
             command += ["--data-dir", str(data)]
             ingest = stack.enter_context(running(command, folder / "ingest.log"))
             watched.append(_Watched("ingest", psutil.Process(ingest.pid)))
         config = folder / "agent.toml"
         config.write_text(
-            f'device = "soak"\nstate_dir = "{folder}/state"\n{roads}'
+            f'device = "soak"\nstate_dir = "{folder}/state"\n{transports}'
             + "".join(
                 f'[[cameras]]\nname = "{name}"\nsource = "{camera}"\n' for name in ("hall", "gate")
             )
@@ -151,7 +151,7 @@ def _processes(folder: Path, camera: str) -> Iterator[tuple[list[_Watched], str,
 
 
 def _child(word: str, folder: Path) -> psutil.Process:
-    """Our child whose command says `word` and names `folder`."""
+    """The child process whose command line holds `word` and `folder`."""
     for one in psutil.Process().children():
         line = one.cmdline()
         if word in line and any(str(folder) in part for part in line):

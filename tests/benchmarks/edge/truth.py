@@ -1,4 +1,4 @@
-"""Whom the tracks followed: what the tracker made of a film, beside who was in it."""
+"""Compares the tracks of a film with the people in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ _NEAR = 0.6  # face widths: a track's centre is no further from the face that it
 
 @dataclass(slots=True)
 class Following:
-    """Who was followed by which tracks. Only confirmed tracks count, while their face is seen.
+    """The tracks of each person. Only confirmed tracks count, while their face is seen.
 
-    Where two faces are about equally near, as in the moment of crossing, nothing is said.
+    A track near two faces, as in the moment of crossing, is not counted.
     """
 
     people: Sequence[Person]
@@ -24,7 +24,7 @@ class Following:
     _pairs: set[tuple[int, str]] = field(default_factory=set)
 
     def see(self, tracks: Sequence[Track], time_s: float) -> None:
-        """The tracks as they stand after the frame of stream time `time_s`."""
+        """Adds the tracks after the frame of stream time `time_s`."""
         seen = [track for track in tracks if track.confirmed and track.row is not None]
         if not seen or not self.people:
             return
@@ -43,11 +43,11 @@ class Following:
 
     @property
     def followed(self) -> int:
-        """How many of the people had a track at all."""
+        """The number of people with a track."""
         return len({person for person, _ in self._pairs})
 
     @property
     def most_tracks(self) -> int:
-        """Of the person who had the most tracks, how many they were."""
+        """The number of tracks of the person with the most."""
         people = [person for person, _ in self._pairs]
         return max((people.count(person) for person in set(people)), default=0)
