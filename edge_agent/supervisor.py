@@ -23,7 +23,7 @@ from edge_agent.fleet.device import Device
 from edge_agent.fleet.device_monitor import DeviceMonitor
 from edge_agent.fleet.hardware import MachineSensors
 from edge_agent.fleet.health import HealthMessages
-from edge_agent.fleet.model_packs import DamagedPack, open_sound
+from edge_agent.fleet.model_packs import DamagedPack, open_checked
 from edge_agent.fleet.remote_config import Configurations
 from edge_agent.fleet.server_link import Link, links_of, send_first
 from edge_agent.vision.recognition_ledger import Ledger
@@ -130,7 +130,7 @@ class Service:
         return Device(settings, sensors, self._clock, self._offset, self._started_s)
 
     def _links(self, settings: AgentSettings, transport: Transport | None) -> list[Link]:
-        revision = self._configurations.kept.last.revision
+        revision = self._configurations.stored.last.revision
         return links_of(settings, transport, self._offset, revision)
 
     def _judge_ended_films(self, agent: Agent) -> None:
@@ -156,7 +156,7 @@ class Service:
         failures = 0
         while not self._stopping.is_set():
             try:
-                models = _while_alive(lambda: open_sound(settings.models))
+                models = _while_alive(lambda: open_checked(settings.models))
             except DamagedPack as error:
                 if self._configurations.on_trial:
                     raise

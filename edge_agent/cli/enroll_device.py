@@ -8,10 +8,10 @@ from edge_agent.cli.errors import says_errors
 from edge_agent.config.settings import default_state_dir
 
 
-@click.command("enroll-device", short_help="Fetch this box's key from a server, by a short code.")
+@click.command("enroll-device", short_help="Get this box's key from a server, with a short code.")
 @click.argument("code", required=False)
-@click.option("--server", metavar="URL", help="The match-server, with CODE.")
-@click.option("--camera", metavar="SOURCE", help="Read a QR picture that is shown to this camera.")
+@click.option("--server", metavar="URL", help="The address of the match-server; needs CODE.")
+@click.option("--camera", metavar="SOURCE", help="Read a QR code that is shown to this camera.")
 @click.option(
     "--config",
     "-c",
@@ -19,18 +19,22 @@ from edge_agent.config.settings import default_state_dir
     envvar="MUSTER_AGENT_CONFIG",
     default=Path("agent.toml"),
     show_default=True,
-    help="The configuration to write, or to change.",
+    help="The configuration file to write or to change.",
 )
 @click.option(
     "--source",
     metavar="SOURCE",
-    help="What a new configuration watches.  [default: --camera, or 0]",
+    help="The camera in a new configuration.  [default: --camera, or 0]",
 )
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Where key and outbox lie.")
 @click.option(
-    "--ca-file", type=click.Path(path_type=Path, exists=True), help="Whom to trust, for https."
+    "--state-dir", type=click.Path(path_type=Path), help="The folder for the key and the outbox."
 )
-@click.option("--wait", default=60.0, show_default=True, help="Seconds to look for the picture.")
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True),
+    help="The certificate authority of the server.",
+)
+@click.option("--wait", default=60.0, show_default=True, help="Seconds to wait for the QR code.")
 @says_errors
 def enroll_device(
     code: str | None,
@@ -42,22 +46,22 @@ def enroll_device(
     ca_file: Path | None,
     wait: float,
 ) -> None:
-    """Make this box known to a match-server with a short code; no key is ever copied by hand.
+    """Enroll this box at a match-server with a short code; no key is copied by hand.
 
-    The code is made by `match-server device code --device NAME`, or on the server's page. It holds
-    for 15 minutes and once. Instead of typing it, show its QR picture to the box's camera.
+    The code is made by `match-server device code --device NAME`, or on the server's page. It is
+    valid for 15 minutes, once. Instead of typing it, show its QR code to the box's camera.
 
     \b
     Example: edge-agent enroll-device --server https://muster.example ABCD-1234
     Example: edge-agent enroll-device --camera /dev/video0
     """
-    from edge_agent.fleet.enrollment import enroll, invitation_shown
+    from edge_agent.fleet.enrollment import enroll, read_invitation
     from shared.commands import installed, shown
     from shared.enrollment_code import Invitation, plain_code
 
     if camera is not None and code is None and server is None:
         click.echo(f"Show the QR picture to {camera}; it has {wait:.0f} s to see it …", err=True)
-        invitation = invitation_shown(camera, wait)
+        invitation = read_invitation(camera, wait)
     elif camera is None and code is not None and server is not None:
         if not server.startswith(("http://", "https://")):
             raise click.UsageError(
@@ -73,7 +77,7 @@ def enroll_device(
         invitation,
         config=config,
         state_dir=(state_dir or default_state_dir()).absolute(),
-        source=_lasting(source or camera or "0"),
+        source=_absolute(source or camera or "0"),
         ca_file=None if ca_file is None else ca_file.absolute(),
     )
     if installed():
@@ -88,7 +92,7 @@ def enroll_device(
     )
 
 
-def _lasting(source: str) -> str:
-    """A path that means the same wherever the agent is started."""
+def _absolute(source: str) -> str:
+    """Returns an absolute path for a file, so that it is valid in every folder."""
     path = Path(source)
     return str(path.absolute()) if path.exists() else source

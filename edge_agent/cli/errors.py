@@ -1,4 +1,4 @@
-"""How the commands of `edge-agent` end when something is wrong that a person can put right."""
+"""Error messages of the commands of `edge-agent`."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _LIBRARIES = ("paho", "tomlkit")  # of the extra `edge`
 
 
 def says_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """What the tree of errors knows becomes one line and exit status 1, not a traceback."""
+    """Prints a MusterError as one line and exits with status 1, without a traceback."""
 
     @wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> None:

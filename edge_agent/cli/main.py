@@ -42,11 +42,11 @@ main.add_command(ledger)
 main.add_command(enroll_device)
 
 
-@main.command(short_help="Watch the cameras until told to stop.")
+@main.command(short_help="Watch the cameras until a signal stops it.")
 @config_option
 @says_errors
 def run(config: Path) -> None:
-    """Watch the cameras of a configuration until told to stop.
+    """Watch the cameras of a configuration until a signal stops it.
 
     \b
     Example: edge-agent run --config /etc/muster/agent.toml
@@ -58,19 +58,21 @@ def run(config: Path) -> None:
     leave(Service(config).run())
 
 
-@main.command(short_help="Watch a film, a picture or a camera once, and say what was done.")
+@main.command(short_help="Watch a film, a picture or a camera once, and print a summary.")
 @click.argument("source")
 @click.option("--server", metavar="URL", help="Send probes over HTTP to this match-server.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="Its key; or MUSTER_SERVER_KEY.")
 @click.option("--broker", metavar="URL", help="Send probes over MQTT through this broker.")
-@click.option("--device", default=default_device, help="Who this box is.  [default: host name]")
+@click.option(
+    "--device", default=default_device, help="The name of this box.  [default: host name]"
+)
 @click.option("--site", default="main", show_default=True)
 @click.option("--camera", default="once", show_default=True, help="The camera's name.")
 @click.option("--pack", default="compact", show_default=True, help="The model pack.")
 @click.option("--detector", help="The detector of another pack, e.g. centerface.")
 @click.option("--gate", type=click.Choice(["doorway", "passport", "off"]), default="doorway")
 @click.option("--realtime", is_flag=True, help="Play a film at its own pace, as a camera would.")
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Where the outbox lies.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="The folder of the outbox.")
 @click.option(
     "--timeout", default=_DRAIN_S, show_default=True, help="Seconds to wait for delivery."
 )
@@ -86,7 +88,7 @@ def once(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Watch SOURCE to its end, deliver what was seen, and say what was done.
+    """Watch SOURCE to its end, deliver the probes, and print a summary.
 
     SOURCE is a film, a picture, a folder of pictures, a camera (/dev/video0), an address (rtsp://…),
     rpicam:0 or a GStreamer pipeline. The exit status is 0 only if it could be read and every probe
@@ -99,19 +101,19 @@ def once(
     with tempfile.TemporaryDirectory(prefix="muster-") as scratch:
         kept = (state_dir or default_state_dir()) if server or broker else Path(scratch)
         settings = settings_of(_once_table(source, server, key_file, broker, kept, options))
-        done, report = _watch_once(settings, timeout)
+        succeeded, report = _watch_once(settings, timeout)
     click.echo(json.dumps(report, indent=2) if as_json else _as_text(report))
-    leave(0 if done else 1)
+    leave(0 if succeeded else 1)
 
 
-@main.command(short_help="Find what is wrong with this box, and what to do about it.")
+@main.command(short_help="Check this box, and print what to do about each problem.")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @says_errors
 def doctor(config: Path, as_json: bool) -> None:
-    """Check cameras, models, clock, disk, broker and server: what is wrong, and what to do.
+    """Check cameras, models, clock, disk, broker and server, and print what to do.
 
-    Each thing is `ok`, `hm` (look at it) or `BAD`; the exit status is 1 where something is bad.
+    Each check is `ok`, `hm` (doubtful) or `BAD`; the exit status is 1 where one is BAD.
 
     \b
     Example: edge-agent doctor --config /etc/muster/agent.toml
@@ -144,7 +146,7 @@ def doctor(config: Path, as_json: bool) -> None:
 
 @main.command(short_help="Print a configuration with every key explained.")
 def example() -> None:
-    """Print a configuration with every key, its default, and what it is for.
+    """Print a configuration with every key, its default and its meaning.
 
     \b
     Example: edge-agent example > agent.toml
@@ -154,7 +156,7 @@ def example() -> None:
 
 
 def _watch_once(settings: AgentSettings, timeout_s: float) -> tuple[bool, dict[str, Any]]:
-    """Whether all went well, and the summary."""
+    """Returns whether all was delivered, and the summary."""
     from edge_agent.diagnostics.report import summary
     from edge_agent.diagnostics.stage_times import StageTimes, time_frames, timed_models
     from edge_agent.factory import build_agent, open_outbox, open_transport
@@ -230,10 +232,10 @@ def _stop_on_signal(stop: Callable[[], None]) -> None:
 
 
 def _log_to_stderr(level: str) -> None:
-    # FFmpeg inside OpenCV writes a line for each damaged packet; the agent says it once, by name.
+    # FFmpeg in OpenCV logs each damaged packet; the agent logs it once, with the camera's name.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2_logging.setLogLevel(cv2_logging.LOG_LEVEL_ERROR)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it writes addresses, with passwords
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it logs addresses with passwords
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
 
 

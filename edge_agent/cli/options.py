@@ -1,4 +1,4 @@
-"""What the commands of `edge-agent` share."""
+"""Options that several commands of `edge-agent` have."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ config_option = click.option(
     envvar="MUSTER_AGENT_CONFIG",
     default=Path("agent.toml"),
     show_default=True,
-    help="The box's configuration.",
+    help="The configuration file of this box.",
 )

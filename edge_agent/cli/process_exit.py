@@ -1,4 +1,4 @@
-"""How the agent's process ends while a library may still hold one of its threads."""
+"""Ends the agent's process, also while one of its threads hangs in a library."""
 
 import logging
 import os
@@ -8,18 +8,17 @@ from typing import NoReturn
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process with `status`; everything that must last is on the disk by now.
+    """Ends the process with `status`. All data must be on the disk already.
 
-    A camera that hangs is left to its thread, inside OpenCV. When such a thread comes back while
-    the interpreter shuts down, Python unwinds it through C++ that does not allow it, and the
-    process aborts: a clean stop would look like a crash. So with such a thread about, nothing is
-    shut down, the process just ends.
+    The thread of a hanging camera stays inside OpenCV. When it returns while the interpreter shuts
+    down, Python unwinds it through C++ code that does not allow it, and the process aborts: a clean
+    stop would look like a crash. So while there is such a thread, the interpreter is not shut down.
     """
-    held = any(
+    hangs = any(
         thread.daemon and thread.name.startswith(("camera-", "delivery"))
         for thread in threading.enumerate()
     )
-    if not held:
+    if not hangs:
         sys.exit(status)
     logging.shutdown()
     sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""What an operator asks of a device: the doctor and the report."""
+"""Diagnostics for the operator of a device: the doctor and the report of a run."""

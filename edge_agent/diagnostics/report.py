@@ -1,4 +1,4 @@
-"""What the agent has done, for people and for programs."""
+"""The report of one run of the agent."""
 
 import os
 from collections import Counter
@@ -11,7 +11,7 @@ from edge_agent.diagnostics.stage_times import StageTimes
 
 
 def summary(agent: Agent, transport: str | None, times: StageTimes) -> dict[str, Any]:
-    """Counts and times of a run, ready to be written as JSON."""
+    """Returns counts and times of a run, ready to be written as JSON."""
     cameras = [camera.report() for camera in agent.cameras]
     pipelines = [camera.pipeline for camera in agent.cameras]
     frames = sum(camera.frames for camera in cameras)
@@ -47,7 +47,7 @@ def summary(agent: Agent, transport: str | None, times: StageTimes) -> dict[str,
 
 
 def resident_mib() -> float | None:
-    """This process's resident memory, in MiB; None where the system does not say it."""
+    """Returns this process's resident memory in MiB; None where the system has no such number."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):

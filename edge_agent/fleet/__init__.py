@@ -1,1 +1,1 @@
-"""The box as one of many: how it is, what it is told to run with, and how it got here."""
+"""Fleet management: health reports, configurations from the server, enrollment, model packs."""

@@ -1,11 +1,11 @@
-"""How far the box's clock is from the server's, measured as NTP does (RFC 5905, section 8).
+"""The offset between the device's clock and the server's, measured as in NTP (RFC 5905, 8).
 
-A message goes out at t1 by the box's clock, the server notes its own time t2, the answer is back
-after a round trip of d seconds on the monotonic clock. The offset is t2 - (t1 + d/2), wrong by d/2
-at most. Of the newest samples the one with the shortest round trip counts.
+A message is sent at t1 by the device's clock, the server notes its own time t2, and the response
+comes after a round trip of d seconds on the monotonic clock. The offset is t2 - (t1 + d/2), with an
+error of d/2 at most. Of the newest samples the one with the shortest round trip counts.
 
-The offset is only told, never applied: `captured_at` stays what the box's clock said, and the
-server may put it right. Two clocks that correct each other would be worse than one that is wrong.
+The offset is only reported, never applied: `captured_at` has the time of the device's clock, and
+the server may correct it. Two clocks that correct each other would be worse than a wrong one.
 """
 
 import threading
@@ -17,7 +17,7 @@ from typing import Final
 from shared.clock import Clock
 
 _KEPT: Final = 8
-_STEP_S: Final = 0.5  # a clock that was set by so much makes older samples worthless
+_STEP_S: Final = 0.5  # after a larger step of the clock older samples are useless
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The moment at which a message went out, by both clocks."""
+    """The time at which a message was sent, by both clocks."""
 
     at: datetime
     monotonic_s: float
@@ -44,11 +44,11 @@ class ClockOffset:
         self._last: Mark | None = None
 
     def mark(self) -> Mark:
-        """Taken just before a message goes out."""
+        """Returns the present time; called just before a message is sent."""
         return Mark(self._clock.now(), self._clock.monotonic_s())
 
     def answered(self, sent: Mark, server_at: datetime) -> None:
-        """The answer to the message that was marked so has just come."""
+        """The response to the message with this mark has just come."""
         round_trip_s = self._clock.monotonic_s() - sent.monotonic_s
         offset_s = (server_at - sent.at).total_seconds() - round_trip_s / 2
         with self._lock:
@@ -59,11 +59,11 @@ class ClockOffset:
 
     @property
     def seconds(self) -> float | None:
-        """The offset; None while no answer has come since the clock was last set."""
+        """The offset; None while no response has come since the clock was set."""
         with self._lock:
             if self._last is None or _was_set(self._last, self.mark()):
                 return None
-            best = min(self._samples, key=lambda one: one.round_trip_s)
+            best = min(self._samples, key=lambda sample: sample.round_trip_s)
             return round(best.offset_s, 4)
 
 

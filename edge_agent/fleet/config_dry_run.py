@@ -15,13 +15,13 @@ from edge_agent.config.loading import settings_from
 from edge_agent.config.settings import AgentSettings
 from shared.errors import ConfigurationError, MusterError
 
-_WHOLE_S: Final = 900.0  # a new pack may have to be fetched
+_TIMEOUT_S: Final = 900.0  # a new pack may have to be downloaded
 _CAMERA_S: Final = 15.0
 
 
 def dry_run(table: dict[str, Any], current: AgentSettings) -> str | None:
-    """Why these settings cannot be run with; None when everything that is new can be opened."""
-    given = {
+    """Returns why these settings cannot be used; None when everything new can be opened."""
+    request = {
         "table": table,
         "cameras": [camera.model_dump_json() for camera in current.cameras],
         "models": current.models.model_dump_json(),
@@ -29,14 +29,14 @@ def dry_run(table: dict[str, Any], current: AgentSettings) -> str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edge_agent.fleet.config_dry_run"],
-            input=json.dumps(given, default=str),
+            input=json.dumps(request, default=str),
             capture_output=True,
             text=True,
-            timeout=_WHOLE_S,
+            timeout=_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"trying it took longer than {_WHOLE_S:.0f} s"
+        return f"trying it took longer than {_TIMEOUT_S:.0f} s"
     except (OSError, ValueError) as error:
         return f"it cannot be tried: {error}"
     try:
@@ -47,15 +47,15 @@ def dry_run(table: dict[str, Any], current: AgentSettings) -> str | None:
     return None if problem is None else str(problem)
 
 
-def problem_of(given: dict[str, Any]) -> str | None:
+def problem_of(request: dict[str, Any]) -> str | None:
     """The same, in this process."""
     try:
-        settings = settings_from(given["table"], "the configuration")
-        if settings.models.model_dump_json() != given["models"]:
+        settings = settings_from(request["table"], "the configuration")
+        if settings.models.model_dump_json() != request["models"]:
             _try_models(settings)
         for camera in settings.cameras:
-            # One that is in use cannot be opened twice, and gives pictures already or never did.
-            if camera.model_dump_json() not in given["cameras"]:
+            # A camera in use cannot be opened twice.
+            if camera.model_dump_json() not in request["cameras"]:
                 _try_camera(camera)
     except MusterError as error:
         return error.message
@@ -63,10 +63,10 @@ def problem_of(given: dict[str, Any]) -> str | None:
 
 
 def _try_models(settings: AgentSettings) -> None:
-    from edge_agent.fleet.model_packs import fetch, open_sound, prove
+    from edge_agent.fleet.model_packs import fetch, open_checked, verify
 
     fetch(settings.models)
-    prove(open_sound(settings.models))
+    verify(open_checked(settings.models))
 
 
 def _try_camera(camera: CameraSettings) -> None:

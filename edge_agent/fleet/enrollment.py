@@ -1,4 +1,4 @@
-"""How a box comes to its key: a short code, typed in or shown to its camera, for one HTTPS call."""
+"""Enrollment of a device: a short code, typed in or shown to its camera, is changed for a key."""
 
 import hashlib
 import json
@@ -35,14 +35,14 @@ from shared.wire.device import DeviceGrant
 
 _TIMEOUT_S: Final = 15.0
 _TIMEOUTS: Final = Timeouts(connect_s=_TIMEOUT_S, silence_s=_TIMEOUT_S, request_s=2 * _TIMEOUT_S)
-_MOST_BYTES: Final = 64 * 1024
-_TRUST: Final = "give --ca-file, or use the QR picture, which says whom to trust"
-_WIDEST: Final = 1280  # pixels; a larger picture is not needed to read a QR code
+_MAX_BYTES: Final = 64 * 1024
+_TRUST: Final = "give --ca-file, or use the QR picture, which names the certificate"
+_MAX_WIDTH: Final = 1280  # pixels: enough to read a QR code
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What a box has become."""
+    """The result of an enrollment."""
 
     device: str
     site: str
@@ -51,10 +51,10 @@ class Enrolled:
     key_file: Path
 
 
-def invitation_shown(source: str, timeout_s: float) -> Invitation:
-    """The invitation in a QR picture before a camera (or in a film or picture).
+def read_invitation(source: str, timeout_s: float) -> Invitation:
+    """Reads the invitation in a QR picture in front of a camera (or in a film or picture).
 
-    Raises SourceError when none is seen in `timeout_s` or before the film ends.
+    Raises SourceError when there is none within `timeout_s` or before the film ends.
     """
     detector = cv2.QRCodeDetector()
     until_s = time.monotonic() + timeout_s
@@ -68,17 +68,17 @@ def invitation_shown(source: str, timeout_s: float) -> Invitation:
             if taken is None:
                 break
             picture = taken[0]
-            if picture.shape[1] > _WIDEST:
-                scale = _WIDEST / picture.shape[1]
+            if picture.shape[1] > _MAX_WIDTH:
+                scale = _MAX_WIDTH / picture.shape[1]
                 picture = cv2.resize(  # type: ignore[assignment]
                     picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
                 )
             try:
                 return Invitation.read(detector.detectAndDecode(picture)[0])
             except MalformedInput:
-                continue  # no code, or one that is about something else
+                continue  # no QR code, or another one
             except (cv2.error, UnicodeDecodeError):
-                continue  # one that OpenCV cannot read, or that is no text
+                continue  # a code that OpenCV cannot read, or that is no text
     finally:
         opened.close()
     raise SourceError(
@@ -95,10 +95,10 @@ def enroll(
     ca_file: Path | None = None,
     timeouts: Timeouts = _TIMEOUTS,
 ) -> Enrolled:
-    """Fetches the key for the invitation's code and writes key and configuration.
+    """Gets the key for the invitation's code, and writes the key and the configuration.
 
-    The configuration at `config` is changed where it exists, its comments stay; a new one watches
-    `source`. Everything that can fail here is tried before the code is used up. Raises
+    An existing configuration at `config` is changed, its comments stay; a new one has the camera
+    `source`. Everything that can fail here is tried before the code is used. Raises
     ConfigurationError, Unavailable, Unauthenticated.
     """
     before = _text(config)
@@ -106,53 +106,54 @@ def enroll(
     key_file = state_dir / "server.key"
     _require_writable(config)
     _require_writable(key_file)
-    rehearsed = DeviceGrant(device="box", site="main", key="none yet")
-    _filled(before, rehearsed, config, invitation.server, key_file, state_dir, source, ca_file)
+    trial = DeviceGrant(device="box", site="main", key="none yet")
+    _filled(before, trial, config, invitation.server, key_file, state_dir, source, ca_file)
     if invitation.certificate_sha256 is not None and ca_file is None:
         ca_file = state_dir / "server.pem"
         certificate = _certificate_of(invitation.server, invitation.certificate_sha256)
         write_durably(ca_file, certificate.encode("ascii"), mode=0o644)
-        _belongs_to(_owner_of(state_dir), ca_file)
+        _set_ids(ca_file, _ids_of(state_dir))
     grant = _redeem(invitation, ca_file, timeouts)
     write_durably(key_file, f"{grant.key}\n".encode("ascii"), mode=0o600)
-    _belongs_to(_owner_of(state_dir), key_file)
+    _set_ids(key_file, _ids_of(state_dir))
     text = _filled(before, grant, config, invitation.server, key_file, state_dir, source, ca_file)
-    owner = _owner_of(config) if config.exists() else (0, _owner_of(state_dir)[1])
+    ids = _ids_of(config) if config.exists() else (0, _ids_of(state_dir)[1])
     mode = config.stat().st_mode & 0o777 if config.exists() else 0o640
     write_durably(config, text.encode("utf-8"), mode=mode)
-    _belongs_to(owner, config)
+    _set_ids(config, ids)
     return Enrolled(grant.device, grant.site, invitation.server, config, key_file)
 
 
-def _owner_of(path: Path) -> tuple[int, int]:
+def _ids_of(path: Path) -> tuple[int, int]:
+    """Returns the ids of the file's user and group."""
     status = path.stat()
     return status.st_uid, status.st_gid
 
 
-def _belongs_to(owner: tuple[int, int], file: Path) -> None:
-    """Root enrolls a box whose agent runs as somebody else, who must be able to read."""
+def _set_ids(file: Path, ids: tuple[int, int]) -> None:
+    """Where root enrolls the device, the user of the agent must be able to read the file."""
     if os.geteuid() == 0:
-        os.chown(file, *owner)
+        os.chown(file, *ids)
 
 
 def _redeem(invitation: Invitation, ca_file: Path | None, timeouts: Timeouts) -> DeviceGrant:
     session = ServerSession(invitation.server, None, ca_file=ca_file, timeouts=timeouts)
     body = json.dumps({"code": invitation.code, "signs": True}).encode()
     try:
-        answer = session.call("POST", "/v1/devices/enroll", body=body, max_bytes=_MOST_BYTES)
+        response = session.call("POST", "/v1/devices/enroll", body=body, max_bytes=_MAX_BYTES)
     except Unavailable as error:
         if isinstance(error.__cause__, Exception):
             raise _unreachable(invitation.server, error.__cause__) from error
         raise
     finally:
         session.close()
-    if answer.ok:
+    if response.ok:
         try:
-            return DeviceGrant.model_validate_json(answer.body)
+            return DeviceGrant.model_validate_json(response.body)
         except ValidationError as error:
             raise Unavailable(f"{invitation.server} is no match-server") from error
-    said = answer.refusal.message or f"HTTP {answer.status}"
-    raise Unauthenticated(f"{invitation.server} gives no key: {said}")
+    reason = response.refusal.message or f"HTTP {response.status}"
+    raise Unauthenticated(f"{invitation.server} gives no key: {reason}")
 
 
 def _unreachable(server: str, error: Exception) -> Unavailable:
@@ -161,7 +162,7 @@ def _unreachable(server: str, error: Exception) -> Unavailable:
 
 
 def _certificate_of(server: str, sha256: str) -> str:
-    """The certificate (PEM) that the server shows, if it is the one that was promised."""
+    """Returns the server's certificate (PEM), if it has the fingerprint of the invitation."""
     parts = urlsplit(server)
     if parts.scheme != "https" or parts.hostname is None:
         raise ConfigurationError(f"{server} is not https://…, so it shows no certificate")
@@ -172,13 +173,13 @@ def _certificate_of(server: str, sha256: str) -> str:
     if hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest() != sha256:
         raise Unauthenticated(
             f"{server} shows another certificate than the invitation promises: "
-            "somebody may stand between; no code was sent"
+            "this may be an attack; no code was sent"
         )
     return pem
 
 
 def _text(config: Path) -> str:
-    """What stands in the configuration; nothing where there is none yet."""
+    """Returns the text of the configuration; empty where there is none yet."""
     if not config.exists():
         return ""
     try:
@@ -209,9 +210,9 @@ def _filled(
     source: str,
     ca_file: Path | None,
 ) -> str:
-    """The configuration with who the box is and whom it talks to, its comments kept.
+    """Returns the configuration with the device and its server, and with the old comments.
 
-    Raises ConfigurationError for one that `edge-agent run` would refuse.
+    Raises ConfigurationError for a configuration that `edge-agent run` would refuse.
     """
     document = tomlkit.parse(before)
     if not document:

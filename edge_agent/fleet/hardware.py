@@ -1,7 +1,7 @@
-"""What the machine says of itself, read from /proc and /sys; None for what it does not say.
+"""Readings of the machine from /proc and /sys; None where it has no such reading.
 
-No psutil: of it, four small files would be used, and neither the processor's temperature on an
-ARM board nor its throttling is among what it knows.
+Not by psutil: it would replace the reading of four small files, and it knows neither the
+temperature of an ARM processor nor its throttling.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 _THROTTLED_NOW: Final = 0b1111
 """Of the Raspberry Pi's `get_throttled`: under-voltage, capped, throttled, soft limit."""
-_FIRMWARE_SAYS: Final = re.compile("(?:throttled=0x)?([0-9a-fA-F]+)")
+_FIRMWARE_OUTPUT: Final = re.compile("(?:throttled=0x)?([0-9a-fA-F]+)")
 _VCGENCMD_S: Final = 2.0
 _VCGENCMD_EVERY_S: Final = 30.0  # it is a process each time
 _SENSIBLE_C: Final = (-60.0, 200.0)
@@ -23,7 +23,7 @@ _SENSIBLE_C: Final = (-60.0, 200.0)
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """One look at the machine."""
+    """The state of the machine at one moment."""
 
     temperature_c: float | None  # of the hottest zone
     throttled: bool | None  # slowed by heat or weak power, now
@@ -31,11 +31,11 @@ class Readings:
     processors: int
     memory_bytes: int  # resident, of this process
     memory_free_bytes: int | None  # of the machine, without swapping
-    disk_free_bytes: int | None  # where the state lies
+    disk_free_bytes: int | None  # of the state folder
 
 
 class Sensors(Protocol):
-    """Where readings come from."""
+    """The source of readings."""
 
     def read(self) -> Readings: ...
 
@@ -49,7 +49,7 @@ class MachineSensors:
         self._state_dir = state_dir
         self._root = root
         self._vcgencmd = shutil.which("vcgencmd") if root == Path("/") else vcgencmd
-        self._firmware: tuple[float, str] | None = None  # when it was asked, and its answer
+        self._firmware: tuple[float, str] | None = None  # time and output of the last query
 
     def read(self) -> Readings:
         return Readings(
@@ -75,31 +75,31 @@ class MachineSensors:
         return max(degrees, default=None)
 
     def _throttled(self) -> bool | None:
-        """By the Pi's firmware; on other machines by the processors' frequency limit."""
+        """From the Pi's firmware; on other machines from the processors' frequency limit."""
         # `soc/soc:firmware` up to the Pi 4, with an address in both names on the Pi 5.
         files = self._root.glob("sys/devices/platform/soc*/soc*:firmware/get_throttled")
-        said = next((text for text in map(_text, files) if text is not None), None)
-        if said is None and self._vcgencmd is not None:
-            said = self._asked_firmware(self._vcgencmd)
-        if said is not None:
-            bits = _FIRMWARE_SAYS.fullmatch(said.strip())
+        output = next((text for text in map(_text, files) if text is not None), None)
+        if output is None and self._vcgencmd is not None:
+            output = self._query_firmware(self._vcgencmd)
+        if output is not None:
+            bits = _FIRMWARE_OUTPUT.fullmatch(output.strip())
             return None if bits is None else bool(int(bits[1], 16) & _THROTTLED_NOW)
-        return self._cooled_by_the_kernel()
+        return self._slowed_by_kernel()
 
-    def _asked_firmware(self, command: str) -> str | None:
-        """Its answer, half a minute old at most. Where it may not be asked, it is not asked again:
+    def _query_firmware(self, command: str) -> str | None:
+        """Returns its output, at most half a minute old. After a failure it is not queried again:
         the shipped unit allows no process to reach `/dev/vcio`."""
         now_s = time.monotonic()
         if self._firmware is None or now_s - self._firmware[0] >= _VCGENCMD_EVERY_S:
-            answer = _answer([command, "get_throttled"])
-            if answer is None:
+            output = _output_of([command, "get_throttled"])
+            if output is None:
                 self._vcgencmd = None
                 return None
-            self._firmware = now_s, answer
+            self._firmware = now_s, output
         return self._firmware[1]
 
-    def _cooled_by_the_kernel(self) -> bool | None:
-        """Whether a cooling device that slows processors is at work (Linux thermal sysfs)."""
+    def _slowed_by_kernel(self) -> bool | None:
+        """Returns whether the kernel slows processors because of heat (Linux thermal sysfs)."""
         states = []
         for kind in self._root.glob("sys/class/thermal/cooling_device*/type"):
             if (_text(kind) or "").strip().lower() in ("processor", "cpufreq-cpu0") or (
@@ -144,7 +144,7 @@ def _text(file: Path) -> str | None:
         return None
 
 
-def _answer(command: list[str]) -> str | None:
+def _output_of(command: list[str]) -> str | None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_VCGENCMD_S, check=True

@@ -1,4 +1,4 @@
-"""Model packs on the box: complete, sound and able to tell faces apart before they are used."""
+"""Model packs on the device: checked for damage, and verified before they are used."""
 
 import logging
 from pathlib import Path
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 _SAME: Final = ("obama.jpg", "obama2.jpg")
 _OTHER: Final = "biden.jpg"
-_APART: Final = 0.1  # by so much the same person must be more alike than another
+_MIN_MARGIN: Final = 0.1  # between the similarity of one person and of two
 
 
-def open_sound(settings: ModelSettings) -> FaceModels:
-    """The models, once every file has been compared with what was installed.
+def open_checked(settings: ModelSettings) -> FaceModels:
+    """Opens the models, after every file was compared with its checksum.
 
-    Damaged files are fetched again. Raises PackError with what is wrong and what would help.
+    Damaged files are downloaded again. Raises PackError with the problem and what to do about it.
     """
     for name in names_of(settings):
         _require_sound(name)
@@ -40,9 +40,9 @@ def open_sound(settings: ModelSettings) -> FaceModels:
 
 
 def fetch(settings: ModelSettings) -> None:
-    """Has every pack that the settings name, fetched and checked; for an update on trial.
+    """Downloads and checks every pack of the settings, for a configuration on trial.
 
-    Raises PackError; a pack whose licence wants consent is not fetched from afar.
+    Raises PackError, also for a pack whose licence a person must accept first.
     """
     for name in names_of(settings):
         pull(name, built_in_manifest())
@@ -51,25 +51,26 @@ def fetch(settings: ModelSettings) -> None:
 
 
 def names_of(settings: ModelSettings) -> list[str]:
-    """The packs that are needed, each once."""
-    wanted = (settings.pack, settings.detector, settings.closer)
-    return list(dict.fromkeys(name for name in wanted if name is not None))
+    """Returns the names of the needed packs, each once."""
+    names = (settings.pack, settings.detector, settings.closer)
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def prove(models: FaceModels) -> str:
-    """That the models do what they are for; answers how it was seen. Raises PackError.
+def verify(models: FaceModels) -> str:
+    """Verifies that the models can tell faces apart; returns the result as a sentence.
 
-    Every embedder must give finite templates of unit length that tell two pictures apart. Where
-    the pack `samples` is installed, its portraits must show that one person is more alike than two.
+    Every embedder must give finite templates of unit length that differ for two pictures. Where the
+    pack `samples` is installed, two portraits of one person must be more similar than portraits of
+    two persons. Raises PackError.
     """
-    _prove_on_noise(models)
+    _verify_with_noise(models)
     try:
         pictures = [sample_path(name) for name in (*_SAME, _OTHER)]
     except MusterError:
         return "templates are sound; without the pack `samples` no faces were compared"
     first, second, other = (_template(models, path) for path in pictures)
     same, different = float(first @ second), max(float(first @ other), float(second @ other))
-    if same < different + _APART:
+    if same < different + _MIN_MARGIN:
         raise PackError(
             f"the models do not tell people apart: two pictures of one person are alike by "
             f"{same:.2f}, of two persons by {different:.2f}"
@@ -77,12 +78,12 @@ def prove(models: FaceModels) -> str:
     return f"one person is alike by {same:.2f}, two by {different:.2f}"
 
 
-def _prove_on_noise(models: FaceModels) -> None:
+def _verify_with_noise(models: FaceModels) -> None:
     width, height = models.chip_size
     chips = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     chips[2] = chips[0]
     try:
-        first, second, again = (one.vector for one in models.embed(chips))
+        first, second, again = (template.vector for template in models.embed(chips))
     except ValueError as error:  # a template that is not finite is not constructed
         raise PackError(f"the embedder gives no usable template: {error}") from error
     if not np.allclose(first, again, atol=1e-3) or float(first @ second) > 0.999:
@@ -100,22 +101,22 @@ def _template(models: FaceModels, picture: Path) -> NDArray[np.float32]:
 
 
 def _require_sound(name: str) -> None:
-    """Raises PackError for a pack that is not there, or damaged and not to be had again."""
+    """Raises PackError for a missing pack, DamagedPack for one that cannot be downloaded again."""
     damage = _damage(name)
     if not damage:
         return
-    log.error("The pack %s is damaged (%s): fetching it again", name, damage)
+    log.error("Downloading the damaged pack %s again (%s)", name, damage)
     try:
-        pull(name, built_in_manifest(), accept_licence=True)  # consent was given when it came
+        pull(name, built_in_manifest(), accept_licence=True)  # it was accepted at the installation
     except PackError as error:
         raise DamagedPack(
-            f"the pack {name} is damaged ({damage}) and cannot be fetched again: {error.message}"
+            f"the pack {name} is damaged ({damage}) and cannot be downloaded again: {error.message}"
         ) from error
     log.warning("The pack %s is whole again", name)
 
 
 def _damage(name: str) -> str:
-    """What is wrong with an installed pack, as a sentence; empty for a sound one."""
+    """Returns the damage of an installed pack as a sentence; empty where there is none."""
     try:
         return "; ".join(require(name).problems())
     except DamagedReceipt as error:
@@ -123,7 +124,7 @@ def _damage(name: str) -> str:
 
 
 def require_expected(settings: ModelSettings) -> None:
-    """Raises PackError where the pack's embedder is another than the settings ask for."""
+    """Raises PackError where the pack has another embedder than the settings require."""
     if settings.embedder_sha256 is None:
         return
     pack = installed(settings.pack)
@@ -137,4 +138,4 @@ def require_expected(settings: ModelSettings) -> None:
 
 
 class DamagedPack(PackError):
-    """An installed pack whose files are not what they were: later, the network may help."""
+    """The files of an installed pack are damaged; a later download may help."""

@@ -1,4 +1,4 @@
-"""How the box and the server talk about the box: over HTTP, or through the broker."""
+"""Messages between device and server about the device: over HTTP, or through the broker."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -17,23 +17,22 @@ if TYPE_CHECKING:
     from edge_agent.delivery.http_session import ServerSession
 
 _DEFAULT_TIMEOUTS: Final = Timeouts(connect_s=5.0, silence_s=10.0, request_s=15.0)
-_MOST_BYTES: Final = 4 * 1024 * 1024
-_UNANSWERED: Final = 8
+_MAX_BYTES: Final = 4 * 1024 * 1024
+_MAX_UNANSWERED: Final = 8
 
 Desired = Callable[[DesiredConfig], None]
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class Link(Protocol):
-    """A way to tell the server how the box is and to hear what it is to run with.
+    """Sends health and reports to the server, and receives configurations.
 
-    Calls raise Unavailable where it leads nowhere now, Unauthenticated or Forbidden where the other
-    side turns the box away. Nothing is stored up: what was not heard
-    is told anew next time.
+    Calls raise Unavailable while the server cannot be reached, Unauthenticated or Forbidden where
+    it refuses the device. Nothing is queued: a message that failed is replaced by the next.
     """
 
     def open(self, desired: Desired) -> None:
-        """`desired` is called, from any thread, with what the box is to run with."""
+        """Registers a handler for configurations; any thread may call it."""
         ...
 
     def send_health(self, message: HealthMessage) -> None: ...
@@ -44,61 +43,61 @@ class Link(Protocol):
 class BrokerLink:
     """Through the broker: health at QoS 0, configurations as retained messages.
 
-    Who owns the broker can keep a message of the server and say it again later. So a configuration
-    older than one that the box has decided on waits until an answer to its own health confirms it.
+    The operator of the broker could replay an old message of the server. So a configuration that is
+    older than the last decision waits until a response to the device's own health confirms it.
     """
 
-    def __init__(self, road: CarriesMessages, offset: ClockOffset, revision: int = 0) -> None:
-        """`revision` is the newest that the box has decided on."""
-        self._road = road
+    def __init__(self, transport: CarriesMessages, offset: ClockOffset, revision: int = 0) -> None:
+        """`revision` is the newest on which the device has decided."""
+        self._transport = transport
         self._offset = offset
         self._revision = revision
         self._older: DesiredConfig | None = None
         self._lock = threading.Lock()
-        self._sent: list[tuple[HealthMessage, Mark]] = []  # not answered yet, newest last
+        self._sent: list[tuple[HealthMessage, Mark]] = []  # without a response, newest last
         self._desired: Desired = lambda _: None
-        road.listen("health/answer", self._answered)
-        road.listen("config/desired", self._wanted)
+        transport.listen("health/answer", self._on_answer)
+        transport.listen("config/desired", self._on_desired)
 
     def open(self, desired: Desired) -> None:
         self._desired = desired
 
     def send_health(self, message: HealthMessage) -> None:
         with self._lock:
-            self._sent = [*self._sent[1 - _UNANSWERED :], (message, self._offset.mark())]
-        self._road.send_message("health", message.model_dump_json())
+            self._sent = [*self._sent[1 - _MAX_UNANSWERED :], (message, self._offset.mark())]
+        self._transport.send_message("health", message.model_dump_json())
 
     def send_report(self, report: ReportedConfig) -> None:
-        self._road.send_message("config/reported", report.model_dump_json(), retain=True)
+        self._transport.send_message("config/reported", report.model_dump_json(), retain=True)
 
     # Called in the client's thread.
 
-    def _answered(self, payload: bytes) -> None:
+    def _on_answer(self, payload: bytes) -> None:
         answer = HealthAnswer.model_validate_json(payload)
         with self._lock:
-            mark = next((mark for one, mark in self._sent if one.at == answer.answers), None)
+            mark = next((mark for sent, mark in self._sent if sent.at == answer.answers), None)
         if mark is None:
             return
         self._offset.answered(mark, answer.at)
         if self._older is not None and self._older.revision == answer.config_revision:
-            self._hand_on(self._older)  # the server was restored from a backup
+            self._forward(self._older)  # the server was restored from a backup
 
-    def _wanted(self, payload: bytes) -> None:
-        if not payload:  # the server has forgotten the box, which goes on as it is
+    def _on_desired(self, payload: bytes) -> None:
+        if not payload:  # the server deleted the device: it goes on with its configuration
             return
         desired = DesiredConfig.model_validate_json(payload)
         if desired.revision >= self._revision:
-            self._hand_on(desired)
+            self._forward(desired)
         else:
             self._older = desired
 
-    def _hand_on(self, desired: DesiredConfig) -> None:
+    def _forward(self, desired: DesiredConfig) -> None:
         self._older, self._revision = None, desired.revision
         self._desired(desired)
 
 
 class _Config(BaseModel):
-    """GET …/config, of which more is said than the box needs."""
+    """The part of GET …/config that the device needs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -107,14 +106,14 @@ class _Config(BaseModel):
 
 
 class HttpLink:
-    """Over HTTP: health is answered with the wanted revision, which is fetched when it is new."""
+    """Over HTTP: a response to health names the desired revision; a new one is fetched."""
 
     def __init__(self, session: "ServerSession", device: str, offset: ClockOffset) -> None:
         self._session = session
         self._path = f"/v1/devices/{device}"
         self._offset = offset
         self._desired: Desired = lambda _: None
-        self._revision: int | None = None  # that was handed on last
+        self._revision: int | None = None  # that was forwarded last
 
     def open(self, desired: Desired) -> None:
         self._desired = desired
@@ -124,9 +123,9 @@ class HttpLink:
         answer = self._call("POST", "/health", HealthAnswer, message)
         self._offset.answered(mark, answer.at)
         if answer.config_revision != self._revision:
-            wanted = self._call("GET", "/config", _Config)
-            self._revision = wanted.revision
-            self._desired(DesiredConfig(revision=wanted.revision, config=wanted.config))
+            desired = self._call("GET", "/config", _Config)
+            self._revision = desired.revision
+            self._desired(DesiredConfig(revision=desired.revision, config=desired.config))
 
     def send_report(self, report: ReportedConfig) -> None:
         self._call("PUT", "/config/reported", _Config, report)
@@ -135,20 +134,20 @@ class HttpLink:
         self, method: str, path: str, answer: type[_Answer], body: BaseModel | None = None
     ) -> _Answer:
         data = None if body is None else body.model_dump_json(exclude_none=True).encode()
-        said = self._session.call(method, self._path + path, body=data, max_bytes=_MOST_BYTES)
-        what = f"{self._session.base}{self._path}{path}"
-        if not said.ok:
-            raise Unavailable(f"{what} answered {said.status}")
+        response = self._session.call(method, self._path + path, body=data, max_bytes=_MAX_BYTES)
+        url = f"{self._session.base}{self._path}{path}"
+        if not response.ok:
+            raise Unavailable(f"{url} answered {response.status}")
         try:
-            return answer.model_validate_json(said.body)
+            return answer.model_validate_json(response.body)
         except ValidationError as error:
-            raise Unavailable(f"{what} gave no answer that is known here") from error
+            raise Unavailable(f"{url} sent an invalid response") from error
 
 
 def links_of(
     settings: AgentSettings, transport: object, offset: ClockOffset, revision: int
 ) -> list[Link]:
-    """The ways that the settings know, the better first. `revision` as in `BrokerLink`."""
+    """Returns the links of the settings, the preferred first. `revision` as in `BrokerLink`."""
     links: list[Link] = []
     if settings.broker is not None and isinstance(transport, CarriesMessages):
         links.append(BrokerLink(transport, offset, revision))

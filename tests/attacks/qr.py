@@ -9,7 +9,7 @@ from pathlib import Path
 
 import segno
 
-from edge_agent.fleet.enrollment import invitation_shown
+from edge_agent.fleet.enrollment import read_invitation
 from shared.enrollment_code import Invitation
 from shared.errors import MalformedInput
 
@@ -68,7 +68,7 @@ def show_pictures(chance: random.Random, folder: Path) -> None:
             odd = chance.randbytes(chance.randrange(1, 60))
         _draw(odd, folder / f"{number:03}.png")
     _draw(REAL.text(), folder / f"{_SHOWN:03}.png")
-    if invitation_shown(str(folder), 60.0) != REAL:
+    if read_invitation(str(folder), 60.0) != REAL:
         raise AssertionError("another invitation was read than the real one")
 
 

@@ -52,7 +52,7 @@ def is_back(box: ABox) -> bool:
     return box.transport.name.startswith("broker") and box.delivery.complaint is None
 
 
-def late_ones(data: Path, box: ABox) -> set[str]:
+def late_events(data: Path, box: ABox) -> set[str]:
     """The probes of a box that came too late for anybody to act on."""
     database = sqlite3.connect(data / "muster.db")
     try:
@@ -96,10 +96,10 @@ def stop_brokers_under_load(tmp_path: Path, outage_s: float) -> None:
             stack.callback(broker.stop)
             stack.enter_context(ingest(folder, data, broker.url))
             brokers.append(broker)
-            road = partial(MqttTransport, broker.url)
-            alone = road(DeviceTopics("main", f"{name}-waits"))
+            over_mqtt = partial(MqttTransport, broker.url)
+            alone = over_mqtt(DeviceTopics("main", f"{name}-waits"))
             helped = FallbackTransport(
-                road(DeviceTopics("main", f"{name}-falls-back")),
+                over_mqtt(DeviceTopics("main", f"{name}-falls-back")),
                 HttpTransport(url, create_key(data, "device", f"{name}-falls-back")),
                 try_again_s=5.0,
             )
@@ -142,6 +142,6 @@ def stop_brokers_under_load(tmp_path: Path, outage_s: float) -> None:
             if box in waiting:
                 assert delivered <= IN_FLIGHT, "what had been answered in the last moment"
                 old = box.stored[gone[box.name].stored :][: int(stored / 3)]
-                assert set(old) <= late_ones(data, box), "nobody opens a door by them"
+                assert set(old) <= late_events(data, box), "nobody opens a door by them"
             else:
                 assert delivered > stored / 2, "the server was asked meanwhile"

@@ -24,10 +24,10 @@ WAIT_S = 120.0
 
 @pytest.fixture
 def faketime() -> Path:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
         pytest.skip("faketime is not installed (Debian: apt-get install faketime)")
-    return found[0]
+    return libraries[0]
 
 
 def arrived(server: RunningServer) -> list[tuple[int, datetime]]:
@@ -97,10 +97,10 @@ def test_a_clock_that_jumps_costs_no_probe_and_opens_no_door(
     outbox.close()
     assert sorted({*numbers, *rest}) == list(range(1, counts.put + 1))
     assert counts.dropped == 0
-    assert live_ones_are_of_today(running_server)
+    assert live_events_are_of_today(running_server)
 
 
-def live_ones_are_of_today(server: RunningServer) -> bool:
+def live_events_are_of_today(server: RunningServer) -> bool:
     """Whether no event that somebody might act on was taken at another time than now."""
     session = server.session("viewer")
     events = session.get(f"{server.url}/v1/events?size=100", timeout=30).json()["items"]

@@ -30,7 +30,7 @@ from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 FLEET = "\n[fleet]\nhealth_s = 1\ntrial_s = 6\n"
 AGENT = [sys.executable, "-m", "edge_agent.cli.main"]
 
@@ -101,16 +101,16 @@ class Box:
     def desire(self, **config: Any) -> int:
         return int(self.ask("PUT", "/config", json={"config": config})["revision"])
 
-    def state(self, *wanted: str) -> Any:
+    def state(self, *states: str) -> Any:
         """What the server knows of the configuration, once it is in one of these states."""
 
         def look() -> Any:
-            said = self.ask("GET")["config"]
-            return said if said["state"] in wanted else None
+            state_of_config = self.ask("GET")["config"]
+            return state_of_config if state_of_config["state"] in states else None
 
         return wait_until(
             look,
-            f"the configuration is {' or '.join(wanted)}",
+            f"the configuration is {' or '.join(states)}",
             details=lambda: f"{self.ask('GET')['config']}\n{end_of(self.log)}",
         )
 
@@ -135,7 +135,7 @@ class Box:
 
 
 @pytest.fixture(scope="module")
-def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all boxes of this file; each has its own name."""
     folder = tmp_path_factory.mktemp("server")
     with server(folder, folder / "data", free_port()) as url:
@@ -143,17 +143,17 @@ def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServ
 
 
 @pytest.fixture(scope="module")
-def admin(one_server: RunningServer) -> requests.Session:
+def admin(shared_server: RunningServer) -> requests.Session:
     session = requests.Session()
-    session.headers["Authorization"] = f"Bearer {create_key(one_server.data, 'admin')}"
+    session.headers["Authorization"] = f"Bearer {create_key(shared_server.data, 'admin')}"
     return session
 
 
 @pytest.fixture
-def box(tmp_path: Path, one_server: RunningServer, admin: requests.Session) -> Box:
+def box(tmp_path: Path, shared_server: RunningServer, admin: requests.Session) -> Box:
     folder = tmp_path / "box"
     folder.mkdir()
-    return Box(folder, f"box-{new_code()}", one_server, admin)
+    return Box(folder, f"box-{new_code()}", shared_server, admin)
 
 
 def test_a_box_comes_to_its_key_and_a_bad_configuration_is_undone(box: Box, webcam: Webcam) -> None:
@@ -260,21 +260,21 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
 
 def retained(url: str, topic: str) -> bytes:
     """What the broker holds on a topic."""
-    found: list[bytes] = []
+    payloads: list[bytes] = []
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-    client.on_message = lambda _client, _data, message: found.append(message.payload)
+    client.on_message = lambda _client, _data, message: payloads.append(message.payload)
     done: list[int] = []
     client.on_subscribe = lambda *_: done.append(1)
     client.connect("127.0.0.1", int(url.rpartition(":")[2]))
     client.subscribe([(topic, 1)])
     until_s = time.monotonic() + 10
-    while time.monotonic() < until_s and not (done and found):
+    while time.monotonic() < until_s and not (done and payloads):
         client.loop(0.1)
-        if done and not found:
+        if done and not payloads:
             client.loop(0.3)  # retained messages come right behind
             break
     client.disconnect()
-    return found[0] if found else b""
+    return payloads[0] if payloads else b""
 
 
 def test_the_doctor_knows_whose_key_it_is(box: Box, webcam: Webcam) -> None:

@@ -64,8 +64,8 @@ class World:
         headers = {"Authorization": f"Bearer {self.key('admin')}"} | arguments.pop("headers", {})
         answer = requests.request(method, self.url + path, headers=headers, timeout=30, **arguments)
         assert answer.ok, answer.text
-        said: dict[str, Any] = answer.json()
-        return said
+        body: dict[str, Any] = answer.json()
+        return body
 
     def grant(self, device: str, *groups: str) -> None:
         galleries = [{"collection": "default", "groups": list(groups), "names": True}]
@@ -98,8 +98,8 @@ class Box:
 
     def names(self, seed: int) -> str | None:
         """Whom the box takes somebody for; None: nobody, or it cannot tell."""
-        found = self.gallery.decide(template_of(seed))
-        return None if found is None or found.person is None else found.person.name
+        result = self.gallery.decide(template_of(seed))
+        return None if result is None or result.person is None else result.person.name
 
     def close(self) -> None:
         self.galleries.close(30)
@@ -302,8 +302,8 @@ def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
     assert len(box) == 4000
 
     def name(seed: int) -> str | None:
-        found: LocalResult | None = box.decide(template_of(seed))
-        return None if found is None or found.person is None else found.person.name
+        result: LocalResult | None = box.decide(template_of(seed))
+        return None if result is None or result.person is None else result.person.name
 
     assert [name(seed) for seed in range(0, 4000, 333)] == [
         f"p{seed}" for seed in range(0, 4000, 333)
@@ -327,18 +327,18 @@ def assert_both_decide_alike(world: World, box: EdgeGallery) -> None:
     for start in range(0, len(vectors), 10):
         body = {"templates": vectors[start : start + 10], "limit": 2}
         answers += world.ask("POST", f"{COLLECTION}/search", json=body)["probes"]
-    said = set()
+    decisions = set()
     for probe, answer in zip(probes, answers, strict=True):
-        found = box.decide(probe)
-        assert found is not None
-        assert found.decision == answer["decision"]
-        person = None if found.person is None else found.person.id
+        result = box.decide(probe)
+        assert result is not None
+        assert result.decision == answer["decision"]
+        person = None if result.person is None else result.person.id
         assert person == (answer["person"] and answer["person"]["id"])
-        if found.decision == "identified":
+        if result.decision == "identified":
             best = answer["candidates"][0]["similarity"]
-            assert found.similarity == pytest.approx(best, abs=1e-6)
-        said.add(found.decision)
-    assert said >= {"identified", "unknown"}
+            assert result.similarity == pytest.approx(best, abs=1e-6)
+        decisions.add(result.decision)
+    assert decisions >= {"identified", "unknown"}
 
 
 @pytest.mark.models
@@ -368,11 +368,11 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
     settings = box.settings
     assert settings.server is not None
     config = world.folder / "agent.toml"
-    told = world.folder / "told"
+    hook_output = world.folder / "told"
     hook = [
         sys.executable,
         "-c",
-        f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + '\\n')",
+        f"import sys; open({str(hook_output)!r}, 'a').write(sys.stdin.read() + '\\n')",
     ]
     config.write_text(
         f'device = "hall"\nstate_dir = "{settings.state_dir}"\n'
@@ -388,7 +388,7 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
         )
     try:
         wait_until(
-            lambda: told.exists() and told.read_text().count('"identified"') >= 2,
+            lambda: hook_output.exists() and hook_output.read_text().count('"identified"') >= 2,
             "the hook runs for both",
             details=log.read_text,
         )
@@ -397,13 +397,13 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
     finally:
         agent.kill()
         agent.wait()
-    road = open_transport(settings)
-    assert road is not None
-    delivery = Delivery(open_outbox(settings), road)  # of what the agent's pauses left
+    transport = open_transport(settings)
+    assert transport is not None
+    delivery = Delivery(open_outbox(settings), transport)  # of what the agent's pauses left
     delivery.start()
     assert delivery.drained(TIMEOUT_S)
     delivery.stop(TIMEOUT_S)
-    locally = [json.loads(line) for line in told.read_text().splitlines()]
+    locally = [json.loads(line) for line in hook_output.read_text().splitlines()]
     assert {one["decided"]["person"] for one in locally} == set(people)
     events = world.ask("GET", "/v1/events?size=100")["items"]
     assert sorted(one["person"]["name"] for one in events) == sorted(people)

@@ -105,11 +105,11 @@ def test_a_server_that_asks_for_a_pause_gets_it(network: Network, new_box: NewBo
     box = new_box("pause")
     network.refuse(429, Retry_After="2")
     with box.storing(30):
-        wait_until(lambda: len(network.asked_at_s) >= 3, "the box sends three requests")
+        wait_until(lambda: len(network.request_times_s) >= 3, "the box sends three requests")
     network.mend()
     assert box.delivery.drained(WAIT_S)
     assert box.end()
-    first, *later = network.asked_at_s
+    first, *later = network.request_times_s
     pauses = [after - before for before, after in itertools.pairwise([first, *later[:2]])]
     assert min(pauses) >= 2.0
 
@@ -120,7 +120,7 @@ def test_a_server_that_says_nothing_does_not_hold_a_box_that_is_to_stop(
     box = new_box("stop", timeouts=Timeouts())  # of 20 s
     network.manner = "silent"
     with box.storing(30):
-        wait_until(lambda: len(network.asked_at_s) > 0, "the box sends a request")
+        wait_until(lambda: len(network.request_times_s) > 0, "the box sends a request")
     assert box.end(), "delivery still waits for an answer that does not come"
     assert box.outbox.trouble is None
 

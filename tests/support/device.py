@@ -40,7 +40,7 @@ class ABox:
             thread.join()
 
     def end(self) -> bool:
-        """Whether delivery ended when it was told to."""
+        """Stops delivery; returns whether it ended."""
         ended = self.delivery.stop(5.0)
         self.outbox.close()
         return ended

@@ -92,7 +92,10 @@ def person(number: int, **more: object) -> FeedPerson:
 def templates(owners: Mapping[int, int]) -> FeedTemplates:
     """Templates by number and person; the vector of each is that of its number."""
     return FeedTemplates.pack(
-        [(one, owner, vector(one).astype("<f2").tobytes()) for one, owner in owners.items()]
+        [
+            (one, person_number, vector(one).astype("<f2").tobytes())
+            for one, person_number in owners.items()
+        ]
     )
 
 
@@ -124,10 +127,10 @@ class ScriptedSource:
     def __init__(self) -> None:
         self.answers: list[FeedChanges | Exception] = []
         self.snapshots: list[tuple[SnapshotHead, list[SnapshotPart | Exception]] | Exception] = []
-        self.asked: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int]] = []
 
     def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges:
-        self.asked.append(("changes", since))
+        self.calls.append(("changes", since))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -135,19 +138,19 @@ class ScriptedSource:
 
     @contextmanager
     def snapshot(self, collection: str, after: int):  # type: ignore[no-untyped-def]
-        self.asked.append(("snapshot", after))
+        self.calls.append(("snapshot", after))
         answer = self.snapshots.pop(0)
         if isinstance(answer, Exception):
             raise answer
         first, parts = answer
 
-        def given():  # type: ignore[no-untyped-def]
+        def sent_parts():  # type: ignore[no-untyped-def]
             for one in parts:
                 if isinstance(one, Exception):
                     raise one
                 yield one
 
-        yield first, given()
+        yield first, sent_parts()
 
     def close(self) -> None:
         pass

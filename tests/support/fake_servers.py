@@ -1,4 +1,4 @@
-"""The server's side of both roads, as small as the contract allows, over real sockets."""
+"""A minimal server for both transports, over real sockets."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ SITE = "lab"
 
 
 class Ledger:
-    """What the server knows: every probe once, however often it came."""
+    """The probes of the server: each is accepted once, later copies are duplicates."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

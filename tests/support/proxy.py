@@ -1,4 +1,4 @@
-"""A network between box and server, on loopback, that does the worst that networks do."""
+"""A network between device and server, on loopback, that fails as networks do."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ byte, ten a second."""
 class Network:
     """Forwards TCP connections from a port of its own to another, while it is whole.
 
-    `canned`, where it is set, is what every HTTP request gets as its answer; `asked_at_s` are the
+    `canned`, where it is set, is the response to every HTTP request; `request_times_s` are the
     moments at which requests came, on the monotonic clock. `upward` limits the bytes a second that
     go to the server.
     """
@@ -28,7 +28,7 @@ class Network:
         self.manner: Manner = "whole"
         self.canned: bytes | None = None
         self.upward: int | None = None
-        self.asked_at_s: list[float] = []
+        self.request_times_s: list[float] = []
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Network:
         return f"http://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Ends every connection in the middle of whatever it says, and lets no new one through."""
+        """Closes every connection at once, and refuses new ones."""
         with self._lock:
             self._whole = False
             for one in self._open:
@@ -58,7 +58,7 @@ class Network:
             self._whole = True
 
     def refuse(self, status: int, **headers: str) -> None:
-        """Answers every request with `status`, as a server in trouble or a gate before it does."""
+        """Responds to every request with `status`, as a failing server or gateway does."""
         body = b'{"code": "x", "message": "because"}'
         lines = [f"HTTP/1.1 {status} Trouble", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -104,7 +104,7 @@ class Network:
 
     def _up(self, data: bytes, near: socket.socket, far: socket.socket) -> None:
         if data.startswith((b"POST ", b"GET ", b"PUT ")):
-            self.asked_at_s.append(time.monotonic())
+            self.request_times_s.append(time.monotonic())
         canned = self.canned
         if canned is None:
             if self.upward is not None:

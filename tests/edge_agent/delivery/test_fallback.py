@@ -1,4 +1,4 @@
-"""Two roads: over a real broker while it works, over a real HTTP server while it does not."""
+"""Fallback: a real broker while it works, a real HTTP server while it does not."""
 
 import logging
 import socket
@@ -23,7 +23,7 @@ Probes = Callable[[int], list[Probe]]
 
 
 class Ends:
-    """One server behind both roads: what came over either is in one ledger."""
+    """One server behind both transports, with one ledger of all probes."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker

@@ -33,7 +33,7 @@ from tests.attacks.mqtt import valid_messages
 from tests.support.probes import DEVICE, make_probe
 
 KEY = "muster_0a1b2c_the-key-of-this-box"
-PATIENCE = Timeouts(connect_s=1.0, silence_s=1.0, request_s=1.5)
+TIMEOUTS = Timeouts(connect_s=1.0, silence_s=1.0, request_s=1.5)
 LONGEST_S = 8.0  # that a silent server holds on to its caller
 MEBIBYTE = 1024 * 1024
 
@@ -48,7 +48,7 @@ def _endless_body(send: Send) -> None:
         send(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
 
 
-def _one_endless_line(send: Send) -> None:
+def _endless_line(send: Send) -> None:
     send(OK + b"Content-Length: 99999999999\r\n\r\n")
     while True:
         send(b"[" * 0x10000)
@@ -106,7 +106,7 @@ def _no_http(send: Send) -> None:
     send(b"\x00\xff SSH-2.0\r\n\r\n")
 
 
-def _said(body: bytes, status: bytes = b"200 OK") -> Callable[[Send], None]:
+def _sends(body: bytes, status: bytes = b"200 OK") -> Callable[[Send], None]:
     def say(send: Send) -> None:
         send(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
 
@@ -115,7 +115,7 @@ def _said(body: bytes, status: bytes = b"200 OK") -> Callable[[Send], None]:
 
 MANNERS: dict[str, Callable[[Send], None]] = {
     "a body without end": _endless_body,
-    "one line without end": _one_endless_line,
+    "one line without end": _endless_line,
     "a bomb": _bomb,
     "a bomb in layers": _bomb_in_layers,
     "byte by byte": _drip,
@@ -124,12 +124,12 @@ MANNERS: dict[str, Callable[[Send], None]] = {
     "100 Continue for ever": _continues,
     "silence": _silence,
     "no HTTP": _no_http,
-    "nested without end": _said(b"[" * 100_000),
-    "half of a surrogate pair": _said(rb'{"probes": [{"probe_id": "\ud800", "status": "x"}]}'),
-    "wrong types": _said(b'{"probes": 3, "config": [], "revision": "x", "kind": null}'),
-    "a number of 5,000 digits": _said(b'{"probes": [], "revision": ' + b"9" * 5000 + b"}"),
-    "a refusal of wrong types": _said(b'{"code": [], "message": {}}', b"409 Conflict"),
-    "a pause without end": _said(b"{}", b"503 No\r\nRetry-After: " + b"9" * 400),
+    "nested without end": _sends(b"[" * 100_000),
+    "half of a surrogate pair": _sends(rb'{"probes": [{"probe_id": "\ud800", "status": "x"}]}'),
+    "wrong types": _sends(b'{"probes": 3, "config": [], "revision": "x", "kind": null}'),
+    "a number of 5,000 digits": _sends(b'{"probes": [], "revision": ' + b"9" * 5000 + b"}"),
+    "a refusal of wrong types": _sends(b'{"code": [], "message": {}}', b"409 Conflict"),
+    "a pause without end": _sends(b"{}", b"503 No\r\nRetry-After: " + b"9" * 400),
 }
 
 SLOW = ("byte by byte", "a head byte by byte", "100 Continue for ever", "silence")
@@ -186,11 +186,11 @@ def probe() -> StoredProbe:
 
 def calls_of(url: str, tmp_path: Path) -> dict[str, Callable[[], Any]]:
     """All that a box says to a server."""
-    session = ServerSession(url, KEY, timeouts=PATIENCE)
+    session = ServerSession(url, KEY, timeouts=TIMEOUTS)
     link = HttpLink(session, DEVICE, ClockOffset(SystemClock()))
     clock = SystemClock()
     health = HealthMessage.model_validate(valid_messages(DEVICE, clock.now())["health"])
-    feed = FeedClient(url, KEY, DEVICE, keep_h=1, timeouts=PATIENCE)
+    feed = FeedClient(url, KEY, DEVICE, keep_h=1, timeouts=TIMEOUTS)
 
     def snapshot() -> None:
         with feed.snapshot("default", 0) as (_, parts):
@@ -204,11 +204,11 @@ def calls_of(url: str, tmp_path: Path) -> dict[str, Callable[[], Any]]:
             config=folder / "agent.toml",
             state_dir=folder,
             source="0",
-            timeouts=PATIENCE,
+            timeouts=TIMEOUTS,
         )
 
     return {
-        "probes": lambda: HttpTransport(url, KEY, timeouts=PATIENCE).exchange([probe()]),
+        "probes": lambda: HttpTransport(url, KEY, timeouts=TIMEOUTS).exchange([probe()]),
         "health": lambda: link.send_health(health),
         "changes": lambda: feed.changes("default", 0, "scope", 0.0),
         "snapshot": snapshot,
@@ -220,10 +220,10 @@ def outcome(call: Callable[[], Any]) -> tuple[float, str]:
     """How long it took, and what it came to."""
     began_s = time.monotonic()
     try:
-        said = repr(call())
+        text = repr(call())
     except MusterError as error:
-        said = f"error: {error.message}"
-    return time.monotonic() - began_s, said
+        text = f"error: {error.message}"
+    return time.monotonic() - began_s, text
 
 
 def test_whatever_it_answers_each_call_ends_in_time_with_a_sentence(
@@ -238,11 +238,11 @@ def test_whatever_it_answers_each_call_ends_in_time_with_a_sentence(
             run = pool.submit if manner in SLOW else lambda work, call: work(call)
             jobs += [(manner, name, run(outcome, call)) for name, call in calls.items()]
         for manner, name, job in jobs:
-            took_s, said = job.result(60) if isinstance(job, Future) else job
+            took_s, text = job.result(60) if isinstance(job, Future) else job
             assert took_s < 30, (manner, name, took_s)  # of 1.5 s, on a busy machine
-            # Whoever refuses probes may say so in any words; all else is no answer at all.
+            # A refusal of probes may have any text; everything else must be an error.
             refused = manner == "a refusal of wrong types" and name == "probes"
-            assert said.startswith("error: ") or refused, (manner, name, said)
+            assert text.startswith("error: ") or refused, (manner, name, text)
 
 
 @pytest.mark.parametrize("manner", ["a bomb", "a bomb in layers", "a body without end"])
@@ -266,9 +266,9 @@ def test_nothing_that_it_sends_fills_the_memory(
 def test_a_redirect_takes_the_key_nowhere(
     hostile: Callable[..., Hostile], status: int, tmp_path: Path
 ) -> None:
-    elsewhere = hostile(_said(b"{}"))
+    elsewhere = hostile(_sends(b"{}"))
     line = b"%d Moved\r\nLocation: %s/v1/probes" % (status, elsewhere.url.encode())
-    server = hostile(_said(b"", line))
+    server = hostile(_sends(b"", line))
     for name, call in calls_of(server.url, tmp_path).items():
         with pytest.raises(MusterError):
             call()
@@ -319,11 +319,11 @@ def test_a_pack_is_a_name_and_no_path(tmp_path: Path) -> None:
     current = settings_of({"state_dir": tmp_path, "cameras": [camera]})
     for pack in ("../../../etc", "/etc", "http://elsewhere/pack", "compact/../x", "a\nb"):
         table = {"state_dir": str(tmp_path), "cameras": [camera], "models": {"pack": pack}}
-        given = {
+        dry_run_request = {
             "table": table,
             "cameras": [one.model_dump_json() for one in current.cameras],
             "models": current.models.model_dump_json(),
         }
-        problem = problem_of(json.loads(json.dumps(given, default=str)))
+        problem = problem_of(json.loads(json.dumps(dry_run_request, default=str)))
         assert problem is not None
         assert "no pack" in problem or "known" in problem, problem

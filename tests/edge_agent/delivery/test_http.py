@@ -1,4 +1,4 @@
-"""What the road over HTTP does with each answer of a server."""
+"""How the HTTP transport handles each response of a server."""
 
 import itertools
 import json
@@ -93,14 +93,14 @@ def test_a_probe_at_which_the_server_breaks_stops_no_other_and_is_not_given_up(
 ) -> None:
     """A server's own fault (500) says nothing of the probe: only trying tells which it is."""
     clock = MovableClock()
-    road = HttpTransport(server.url, KEY, clock=clock)
+    over_http = HttpTransport(server.url, KEY, clock=clock)
     outbox.put(probes(20))
     broken = refusing(500)
     server.answer = lambda body: broken(body) if any(one["sequence"] == 3 for one in body) else None
     failures = 0
     while outbox.counts().waiting > 1:
         try:
-            outbox.settle(road.exchange(outbox.pending()))
+            outbox.settle(over_http.exchange(outbox.pending()))
         except Unavailable:
             failures += 1
             assert failures < 20
@@ -109,7 +109,7 @@ def test_a_probe_at_which_the_server_breaks_stops_no_other_and_is_not_given_up(
 
     server.answer = lambda _: None  # mended
     clock.elapsed_s += 3600
-    outbox.settle(road.exchange(outbox.pending()))
+    outbox.settle(over_http.exchange(outbox.pending()))
     assert outbox.counts().waiting == 0
     assert server.ledger.sequences[-1] == 3
 
@@ -117,15 +117,15 @@ def test_a_probe_at_which_the_server_breaks_stops_no_other_and_is_not_given_up(
 def test_a_server_that_breaks_at_everything_gets_everything_in_order_when_it_is_mended(
     outbox: Outbox, server: HttpFarEnd, probes: Probes
 ) -> None:
-    road = HttpTransport(server.url, KEY, clock=MovableClock())
+    over_http = HttpTransport(server.url, KEY, clock=MovableClock())
     outbox.put(probes(20))
     server.answer = refusing(500)
     for _ in range(5):
         with pytest.raises(Unavailable):
-            road.exchange(outbox.pending())
+            over_http.exchange(outbox.pending())
     server.answer = lambda _: None
     while outbox.counts().waiting:
-        outbox.settle(road.exchange(outbox.pending()))
+        outbox.settle(over_http.exchange(outbox.pending()))
     assert server.ledger.sequences == list(range(1, 21))
     assert len(server.ledger.offers) == 20
 
@@ -140,11 +140,11 @@ def test_an_answer_to_a_part_is_taken_for_that_part(
         return 200, {}, json.dumps({"probes": receipts}).encode()
 
     server.answer = every_other
-    road = server.transport()
-    outbox.settle(road.exchange(outbox.pending()))
+    over_http = server.transport()
+    outbox.settle(over_http.exchange(outbox.pending()))
     assert [one.sequence for one in outbox.pending()] == [2, 4]
-    outbox.settle(road.exchange(outbox.pending()))
-    outbox.settle(road.exchange(outbox.pending()))
+    outbox.settle(over_http.exchange(outbox.pending()))
+    outbox.settle(over_http.exchange(outbox.pending()))
     assert outbox.counts().acknowledged == 5
     assert len(server.ledger.offers) == 5
 
@@ -224,9 +224,9 @@ def test_a_server_that_comes_back_gets_everything_and_the_outage_is_said_once(
             delivery.stop(2.0)
             server.stop()
     assert server.ledger.sequences == [1, 2, 3]
-    said = [record.getMessage() for record in caplog.records]
-    assert len([line for line in said if "3 probes wait in the outbox" in line]) == 1
-    assert len([line for line in said if "accepts probes again" in line]) == 1
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "3 probes wait in the outbox" in line]) == 1
+    assert len([line for line in lines if "accepts probes again" in line]) == 1
 
 
 def test_neither_key_nor_template_is_ever_logged(

@@ -1,4 +1,4 @@
-"""What is particular to the road over MQTT, against a real broker."""
+"""What only the MQTT transport does, with a real broker."""
 
 import shutil
 import socket
@@ -37,10 +37,10 @@ PICTURE = b"\xff\xd8\xff" + bytes(48_000)
 
 
 class Listener:
-    """Collects what is said on one topic."""
+    """Collects the messages of one topic."""
 
     def __init__(self, broker: Broker, topic: str) -> None:
-        self.heard: list[tuple[bytes, bool]] = []
+        self.received: list[tuple[bytes, bool]] = []
         self._changed = threading.Condition()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_connect = lambda *_: self._client.subscribe(topic, qos=1)
@@ -50,7 +50,7 @@ class Listener:
 
     def wait_for(self, what: Callable[[list[bytes]], bool]) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: what([body for body, _ in self.heard]), 20)
+            return self._changed.wait_for(lambda: what([body for body, _ in self.received]), 20)
 
     def stop(self) -> None:
         self._client.disconnect()
@@ -58,11 +58,11 @@ class Listener:
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         with self._changed:
-            self.heard.append((message.payload, message.retain))
+            self.received.append((message.payload, message.retain))
             self._changed.notify_all()
 
 
-def said(online: bool) -> bytes:
+def status_message(online: bool) -> bytes:
     return StatusMessage(device=DEVICE, online=online).model_dump_json().encode()
 
 
@@ -114,12 +114,12 @@ def test_the_box_says_that_it_is_there_and_says_goodbye(broker: Broker, outbox: 
     delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS))
     listener = Listener(broker, TOPICS.status)
     delivery.start()
-    assert listener.wait_for(lambda heard: heard[-1:] == [said(True)])
+    assert listener.wait_for(lambda received: received[-1:] == [status_message(True)])
     late = Listener(broker, TOPICS.status)
-    assert late.wait_for(lambda heard: heard == [said(True)])
-    assert late.heard[0][1], "who comes later is told too"
+    assert late.wait_for(lambda received: received == [status_message(True)])
+    assert late.received[0][1], "a later subscriber gets it, too"
     delivery.stop(2.0)
-    assert listener.wait_for(lambda heard: heard[-1:] == [said(False)])
+    assert listener.wait_for(lambda received: received[-1:] == [status_message(False)])
     listener.stop()
     late.stop()
 
@@ -128,12 +128,12 @@ def test_the_broker_says_it_when_the_box_is_gone_without_a_word(broker: Broker) 
     transport = MqttTransport(broker.url, TOPICS)
     listener = Listener(broker, TOPICS.status)
     transport.open(lambda: None)
-    assert listener.wait_for(lambda heard: heard[-1:] == [said(True)])
+    assert listener.wait_for(lambda received: received[-1:] == [status_message(True)])
     connection = transport._client.socket()
     assert connection is not None
     transport._client.loop_stop()
     connection.shutdown(socket.SHUT_RDWR)
-    assert listener.wait_for(lambda heard: heard[-1:] == [said(False)])
+    assert listener.wait_for(lambda received: received[-1:] == [status_message(False)])
     listener.stop()
 
 
@@ -260,13 +260,13 @@ def test_what_breaks_in_the_clients_thread_ends_delivery_rather_than_the_road_in
 ) -> None:
     far_end = MqttFarEnd(broker, DEVICE)
     far_end.start()
-    road = MqttTransport(broker.url, TOPICS)
+    over_mqtt = MqttTransport(broker.url, TOPICS)
 
     def listener(_payload: bytes) -> None:
         raise OSError("the disk is gone")
 
-    road.listen("config/desired", listener)
-    delivery = Delivery(outbox, road)
+    over_mqtt.listen("config/desired", listener)
+    delivery = Delivery(outbox, over_mqtt)
     delivery.start()
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.connect("127.0.0.1", broker.port)
@@ -447,11 +447,11 @@ def test_whatever_a_broker_says_the_box_comes_back_to_it() -> None:
                         greet(listener.accept()[0])
 
             threading.Thread(target=serve, daemon=True).start()
-            road = MqttTransport(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", TOPICS)
-            road.open(lambda: None)
+            over_mqtt = MqttTransport(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", TOPICS)
+            over_mqtt.open(lambda: None)
             met = sum(came.acquire(timeout=15) for _ in range(2))
-            road.close(0.2)
-            return met, road._broken
+            over_mqtt.close(0.2)
+            return met, over_mqtt._broken
 
     with ThreadPoolExecutor(len(GARBAGE)) as pool:
         outcomes = dict(zip(GARBAGE, pool.map(meet, GARBAGE.values()), strict=True))

@@ -1,4 +1,4 @@
-"""The contract of every road to the server, over a real HTTP server and a real broker."""
+"""The contract of every transport, with a real HTTP server and a real broker."""
 
 import json
 import logging

@@ -85,10 +85,10 @@ def test_a_healthy_box_is_well(
     tmp_path: Path, picture: Path, server: HttpFarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
-    found = findings(box(tmp_path, picture, server={"url": server.url}, outbox={"max_mib": 1}))
+    checks = findings(box(tmp_path, picture, server={"url": server.url}, outbox={"max_mib": 1}))
     for what in ("camera door", "models", "outbox", "server", "key"):
-        assert found[what].state == "well", found[what]
-    assert found["camera door"].message.startswith("64 × 48")
+        assert checks[what].state == "well", checks[what]
+    assert checks["camera door"].message.startswith("64 × 48")
 
 
 def test_every_ill_is_named_with_what_to_do(
@@ -98,12 +98,12 @@ def test_every_ill_is_named_with_what_to_do(
     monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
     (tmp_path / "state").write_text("a file, not a folder")
     dead = f"http://127.0.0.1:{free_port()}"
-    found = findings(box(tmp_path, "/dev/video97", server={"url": dead}))
-    assert "is it plugged in" in found["camera door"].message
-    assert "face-models pull compact" in found["models"].as_text()
-    assert "state_dir" in found["outbox"].advice
-    assert "nothing listens there" in found["server"].message
-    assert {found[what].state for what in ("camera door", "models", "outbox", "server")} == {"bad"}
+    checks = findings(box(tmp_path, "/dev/video97", server={"url": dead}))
+    assert "is it plugged in" in checks["camera door"].message
+    assert "face-models pull compact" in checks["models"].as_text()
+    assert "state_dir" in checks["outbox"].advice
+    assert "nothing listens there" in checks["server"].message
+    assert {checks[what].state for what in ("camera door", "models", "outbox", "server")} == {"bad"}
 
 
 def test_a_covered_lens_is_doubtful(tmp_path: Path) -> None:
@@ -116,41 +116,41 @@ def test_a_wrong_key_is_told_from_a_dead_server(
     tmp_path: Path, picture: Path, server: HttpFarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSTER_SERVER_KEY", "another")
-    found = findings(box(tmp_path, picture, server={"url": server.url}))
-    assert found["server"].state == "well"
-    assert found["key"].state == "bad"
-    assert "another" not in found["key"].as_text()
+    checks = findings(box(tmp_path, picture, server={"url": server.url}))
+    assert checks["server"].state == "well"
+    assert checks["key"].state == "bad"
+    assert "another" not in checks["key"].as_text()
 
 
 @pytest.mark.models
 def test_models_that_are_not_the_agreed_ones_are_said_to_be_others(
     tmp_path: Path, picture: Path
 ) -> None:
-    found = findings(box(tmp_path, picture, models={"embedder_sha256": "0" * 64}))["models"]
-    assert found.state == "bad"
-    assert "should have an embedder" in found.message
-    assert "embedder_sha256" in found.advice
+    check = findings(box(tmp_path, picture, models={"embedder_sha256": "0" * 64}))["models"]
+    assert check.state == "bad"
+    assert "should have an embedder" in check.message
+    assert "embedder_sha256" in check.advice
 
 
 @pytest.mark.models
 @pytest.mark.parametrize(
-    ("theirs", "state"), [("compact-mobilefacenet-512@1", "well"), ("another@1", "bad")]
+    ("required", "state"), [("compact-mobilefacenet-512@1", "well"), ("another@1", "bad")]
 )
 def test_a_server_that_searches_templates_of_another_model_is_named(
-    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, theirs: str, state: str
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, required: str, state: str
 ) -> None:
     monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
     answers = {
         "/readyz": {"status": "ready"},
         "/v1/probes": [],
-        "/v1/devices/box-1/config": {"searches": {"collection": "staff", "model_id": theirs}},
+        "/v1/devices/box-1/config": {"searches": {"collection": "staff", "model_id": required}},
     }
     with says(answers) as url:
-        found = findings(box(tmp_path, picture, server={"url": url}))
-    assert found["key"].state == "well"
-    assert found["models"].state == state
+        checks = findings(box(tmp_path, picture, server={"url": url}))
+    assert checks["key"].state == "well"
+    assert checks["models"].state == state
     if state == "bad":
-        assert "'staff' holds another@1" in found["models"].message
+        assert "'staff' holds another@1" in checks["models"].message
 
 
 def test_an_address_at_which_something_else_answers_is_told_apart(
@@ -158,17 +158,17 @@ def test_an_address_at_which_something_else_answers_is_told_apart(
 ) -> None:
     monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
     with says({}) as url:
-        found = findings(box(tmp_path, picture, server={"url": url}))
-    assert "another server" in found["server"].message
-    assert "key" not in found
+        checks = findings(box(tmp_path, picture, server={"url": url}))
+    assert "another server" in checks["server"].message
+    assert "key" not in checks
 
 
 def test_a_missing_key_is_named(
     tmp_path: Path, picture: Path, server: HttpFarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MUSTER_SERVER_KEY", raising=False)
-    found = findings(box(tmp_path, picture, server={"url": server.url}))
-    assert "MUSTER_SERVER_KEY" in found["key"].message
+    checks = findings(box(tmp_path, picture, server={"url": server.url}))
+    assert "MUSTER_SERVER_KEY" in checks["key"].message
 
 
 @pytest.mark.broker

@@ -133,7 +133,7 @@ def test_health_comes_every_thirty_seconds_over_the_first_link_that_leads_somewh
     watch.links[0].away = True
     watch.pass_s(60)
     watch.links[1].away = True
-    watch.pass_s(30)  # told to nobody, and not stored up
+    watch.pass_s(30)  # not delivered, and not queued
     watch.links[0].away = watch.links[1].away = False
     watch.pass_s(30)
     assert [len(link.health) for link in watch.links] == [2, 2]
@@ -162,9 +162,9 @@ def test_heat_turns_the_cameras_down_and_is_told(watch: Watch) -> None:
     assert {"liveness", "occlusion"} <= set(camera.pipeline.load_profile.reductions)
     watch.pass_s(30)
     assert camera.capture.max_fps == 1.0
-    told = watch.links[0].health[-1]
-    assert told.temperature_c == 88.0
-    assert told.gave_up == camera.pipeline.load_profile.reductions
+    message = watch.links[0].health[-1]
+    assert message.temperature_c == 88.0
+    assert message.gave_up == camera.pipeline.load_profile.reductions
     watch.sensors.readings = COOL
     watch.pass_s(600)
     assert camera.pipeline.load_profile.reductions == watch.links[0].health[-1].gave_up == []
@@ -178,15 +178,15 @@ def test_a_clock_that_is_off_and_the_ledger_are_told(watch: Watch) -> None:
     mark = watch.offset.mark()
     watch.offset.answered(mark, watch.clock.now() - timedelta(seconds=42))
     watch.pass_s(3)
-    (told,) = watch.links[0].health
-    assert told.clock_offset_s == pytest.approx(-42.0)
-    assert "42.0 s ahead of the server's" in told.problems[0]
-    (day,) = told.ledger
+    (message,) = watch.links[0].health
+    assert message.clock_offset_s == pytest.approx(-42.0)
+    assert "42.0 s ahead of the server's" in message.problems[0]
+    (day,) = message.ledger
     assert (day.camera, day.tracks, day.with_probe, day.reasons) == ("door", 2, 1, {"yaw": 1})
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "reason"),
     [
         ({"site": "mine"}, "'site' is set in the box's own file only"),
         ({"shots": {"margin": 7}}, "'shots.margin'"),
@@ -194,19 +194,19 @@ def test_a_clock_that_is_off_and_the_ledger_are_told(watch: Watch) -> None:
     ],
 )
 def test_what_cannot_be_run_with_is_refused_without_touching_the_cameras(
-    watch: Watch, config: dict[str, object], said: str
+    watch: Watch, config: dict[str, object], reason: str
 ) -> None:
     reports = watch.links[0].reports
     watch.links[1].desired(DesiredConfig(revision=4, config=config))
     watch.until(lambda: bool(reports) and reports[-1].tried == 4)
     report = reports[-1]
     assert (report.state, report.tried, report.revision) == ("refused", 4, 0)
-    assert said in str(report.message)
+    assert reason in str(report.message)
     assert not watch.agent.replaced.is_set()
-    heard = len(reports)
+    count = len(reports)
     watch.links[1].desired(DesiredConfig(revision=4, config=config))
     watch.pass_s(1)
-    assert len(reports) == heard + 1, "it is told again, and not tried again"
+    assert len(reports) == count + 1, "it is reported again, and not tried again"
 
 
 def test_a_good_one_is_tried_apart_and_then_the_next_run_begins(watch: Watch) -> None:

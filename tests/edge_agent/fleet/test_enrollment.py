@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 
 from edge_agent.cli.main import main
 from edge_agent.config.loading import load_settings
-from edge_agent.fleet.enrollment import enroll, invitation_shown
+from edge_agent.fleet.enrollment import enroll, read_invitation
 from shared.enrollment_code import Invitation
 from shared.errors import (
     ConfigurationError,
@@ -45,14 +45,14 @@ class Server:
     """Gives the grant for the code, once, perhaps over TLS with a certificate of its own."""
 
     def __init__(self, folder: Path, *, tls: bool) -> None:
-        self.asked: list[str] = []
+        self.codes: list[str] = []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.asked.append(body["code"])
-                good = body["code"] == CODE and server.asked.count(CODE) == 1
+                server.codes.append(body["code"])
+                good = body["code"] == CODE and server.codes.count(CODE) == 1
                 answer = GRANT if good else {"code": "unauthenticated", "message": "not known"}
                 self.send_response(200 if good else 401)
                 self.end_headers()
@@ -169,7 +169,7 @@ def test_a_configuration_that_would_not_run_is_named_before_the_code_is_used_up(
     (tmp_path / "agent.toml").write_text("sitte = 'x'\n")
     with pytest.raises(ConfigurationError, match="unknown key 'sitte'"):
         enrolled(tmp_path, Invitation(server.url, CODE))
-    assert server.asked == []
+    assert server.codes == []
 
 
 def test_a_wrong_code_and_a_dead_server_are_told_apart_and_nothing_is_written(
@@ -196,11 +196,11 @@ def test_the_certificate_that_the_picture_promises_is_trusted_from_then_on(
 
 
 def test_whoever_stands_between_gets_no_code(tmp_path: Path, tls_server: Server) -> None:
-    with pytest.raises(Unauthenticated, match="somebody may stand between"):
+    with pytest.raises(Unauthenticated, match="this may be an attack"):
         enrolled(tmp_path, Invitation(tls_server.url, CODE, "0" * 64))
     with pytest.raises(Unavailable, match="no authority that is trusted here"):
         enrolled(tmp_path, Invitation(tls_server.url, CODE))
-    assert tls_server.asked == []
+    assert tls_server.codes == []
 
 
 def test_a_picture_held_askew_before_a_camera_is_read(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_picture_held_askew_before_a_camera_is_read(tmp_path: Path) -> None:
     folder.mkdir()
     cv2.imwrite(str(folder / "0.png"), np.full((720, 1280, 3), 120, np.uint8))
     cv2.imwrite(str(folder / "1.png"), cv2.GaussianBlur(scene, (3, 3), 0))
-    assert invitation_shown(str(folder), 20.0) == invitation
+    assert read_invitation(str(folder), 20.0) == invitation
 
 
 def test_whatever_other_codes_say_the_invitation_behind_them_is_read(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_whatever_other_codes_say_the_invitation_behind_them_is_read(tmp_path: P
 def test_without_a_picture_it_is_said_what_to_do(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((240, 320, 3), 120, np.uint8))
     with pytest.raises(SourceError, match="hold the QR picture close"):
-        invitation_shown(str(tmp_path / "wall.png"), 5.0)
+        read_invitation(str(tmp_path / "wall.png"), 5.0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

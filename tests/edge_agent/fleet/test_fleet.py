@@ -1,4 +1,4 @@
-"""What the box says of itself and lets itself be told, part by part, by clocks of our own."""
+"""The parts of fleet management, with clocks that the test sets."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from edge_agent.fleet.clock_offset import ClockOffset
 from edge_agent.fleet.config_dry_run import problem_of
 from edge_agent.fleet.hardware import MachineSensors
 from edge_agent.fleet.load_shedding import Load, LoadShedder
-from edge_agent.fleet.remote_config import Configurations, laid_over
+from edge_agent.fleet.remote_config import Configurations, merged
 from edge_agent.fleet.server_link import send_first
 from edge_agent.vision.load_profile import LoadProfile
 from shared.enrollment_code import Invitation, new_code, plain_code
@@ -59,10 +59,10 @@ def files(root: Path, **texts: str) -> Path:
 
 class TestSensors:
     def test_a_machine_that_says_nothing_gives_nulls(self, tmp_path: Path) -> None:
-        said = MachineSensors(tmp_path, root=tmp_path).read()
-        assert (said.temperature_c, said.throttled, said.load_1m) == (None, None, None)
-        assert said.memory_free_bytes is None
-        assert said.disk_free_bytes
+        readings = MachineSensors(tmp_path, root=tmp_path).read()
+        assert (readings.temperature_c, readings.throttled, readings.load_1m) == (None, None, None)
+        assert readings.memory_free_bytes is None
+        assert readings.disk_free_bytes
 
     def test_the_files_of_a_pi_are_read(self, tmp_path: Path) -> None:
         files(
@@ -75,8 +75,8 @@ class TestSensors:
         )
         firmware = tmp_path / "sys/devices/platform/soc/soc:firmware/get_throttled"
         firmware.parent.mkdir(parents=True)
-        for said, throttled in (("0\n", False), ("50000\n", False), ("50005\n", True)):
-            firmware.write_text(said)  # bits 16 and 18: it happened, but not now
+        for output, throttled in (("0\n", False), ("50000\n", False), ("50005\n", True)):
+            firmware.write_text(output)  # bits 16 and 18: it happened, but not now
             read = MachineSensors(tmp_path, root=tmp_path).read()
             assert read.throttled is throttled
         assert read.temperature_c == pytest.approx(61.328)
@@ -94,14 +94,14 @@ class TestSensors:
         assert MachineSensors(tmp_path, root=tmp_path).read().throttled is True
 
     @pytest.mark.parametrize(
-        ("said", "throttled"),
+        ("output", "throttled"),
         [("throttled=0x50005", True), ("throttled=0x50000", False), ("error=1", None)],
     )
     def test_vcgencmd_is_asked_where_the_kernel_says_nothing(
-        self, tmp_path: Path, said: str, throttled: bool | None
+        self, tmp_path: Path, output: str, throttled: bool | None
     ) -> None:
         program = tmp_path / "vcgencmd"
-        program.write_text(f"#!/bin/sh\necho {said}\n")
+        program.write_text(f"#!/bin/sh\necho {output}\n")
         program.chmod(0o755)
         sensors = MachineSensors(tmp_path, root=tmp_path, vcgencmd=str(program))
         assert sensors.read().throttled is throttled
@@ -119,10 +119,10 @@ class TestSensors:
             assert log.read_text().count("x") == runs
 
     def test_this_machine_says_what_its_kernel_says(self, tmp_path: Path) -> None:
-        said = MachineSensors(tmp_path).read()
-        assert said.load_1m is not None
-        assert said.memory_bytes > 1_000_000
-        assert said.processors >= 1
+        readings = MachineSensors(tmp_path).read()
+        assert readings.load_1m is not None
+        assert readings.memory_bytes > 1_000_000
+        assert readings.processors >= 1
 
 
 class TestClockOffset:
@@ -206,7 +206,7 @@ class TestShedding:
             before = shedder.load_profile
             self.apply(shedder, clock, HOT if before == LoadProfile() else NORMAL, 1)
             moves += shedder.load_profile != before
-        assert moves < 40  # without growing patience: 400
+        assert moves < 40  # with constant pauses: 400
 
     @pytest.mark.parametrize(
         "load",
@@ -261,23 +261,23 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def wanted(revision: int = 1, **config: Any) -> DesiredConfig:
+def desired(revision: int = 1, **config: Any) -> DesiredConfig:
     return DesiredConfig(revision=revision, config=config)
 
 
 class TestConfigurations:
     def test_sections_are_laid_over_key_by_key_and_lists_as_a_whole(self, config: Path) -> None:
-        ours = Configurations(config, SetClock())
+        configurations = Configurations(config, SetClock())
         one = {"name": "only", "source": "/dev/video0"}
-        settings = ours.settings_with(wanted(shots={"gate": "off"}, cameras=[one]))
+        settings = configurations.settings_with(desired(shots={"gate": "off"}, cameras=[one]))
         assert (settings.shots.gate, settings.shots.margin) == ("off", 0.2)
         assert [camera.name for camera in settings.cameras] == ["only"]
         before = {"a": {"b": 1, "c": [1, 2]}, "d": 1}
-        assert laid_over(before, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}, "d": 1}
+        assert merged(before, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}, "d": 1}
         assert before == {"a": {"b": 1, "c": [1, 2]}, "d": 1}
 
     @pytest.mark.parametrize(
-        ("asked", "said"),
+        ("config_part", "reason"),
         [
             ({"device": "other"}, "'device' is set in the box's own file only"),
             ({"server": {"url": "http://evil"}}, "'server' is set in the box's own"),
@@ -304,33 +304,33 @@ class TestConfigurations:
         ],
     )
     def test_what_nobody_may_set_from_afar_is_refused_by_name(
-        self, config: Path, asked: dict[str, Any], said: str
+        self, config: Path, config_part: dict[str, Any], reason: str
     ) -> None:
         with pytest.raises(ConfigurationError) as caught:
-            Configurations(config, SetClock()).settings_with(wanted(**asked))
-        assert said in caught.value.message
+            Configurations(config, SetClock()).settings_with(desired(**config_part))
+        assert reason in caught.value.message
 
     def test_a_pipeline_of_the_own_file_may_be_named_again(self, config: Path) -> None:
         same = {"name": "renamed", "source": "v4l2src ! videoconvert"}
-        settings = Configurations(config, SetClock()).settings_with(wanted(cameras=[same]))
+        settings = Configurations(config, SetClock()).settings_with(desired(cameras=[same]))
         assert settings.cameras[0].name == "renamed"
 
     def test_what_is_reported_opens_no_door(self, config: Path) -> None:
-        ours = Configurations(config, SetClock())
-        report = ours.report(ours.begin()).model_dump_json()
+        configurations = Configurations(config, SetClock())
+        report = configurations.report(configurations.begin()).model_dump_json()
         assert "secret" not in report
         assert "10.0.0.9/live" in report
         assert "127.0.0.1:1" not in report
 
     def test_a_trial_is_kept_or_undone_also_over_a_death(self, config: Path) -> None:
-        ours = Configurations(config, SetClock())
-        ours.try_out(wanted(1, log_level="DEBUG"))
+        configurations = Configurations(config, SetClock())
+        configurations.try_out(desired(1, log_level="DEBUG"))
         assert Configurations(config, SetClock()).begin().log_level == "DEBUG"
         again = Configurations(config, SetClock())
         assert again.begin().log_level == "DEBUG"
         again.keep()
-        assert again.kept.state == "applied"
-        again.try_out(wanted(2, log_level="ERROR"))
+        assert again.stored.state == "applied"
+        again.try_out(desired(2, log_level="ERROR"))
         for _ in range(2):  # killed, twice
             assert Configurations(config, SetClock()).begin().log_level == "ERROR"
         third = Configurations(config, SetClock())
@@ -338,45 +338,45 @@ class TestConfigurations:
         assert settings.log_level == "DEBUG"
         report = third.report(settings)
         assert (report.revision, report.tried, report.state) == (1, 2, "rolled_back")
-        assert not third.is_news(wanted(2, log_level="ERROR"))
-        assert third.is_news(wanted(3, log_level="ERROR"))
+        assert not third.is_news(desired(2, log_level="ERROR"))
+        assert third.is_news(desired(3, log_level="ERROR"))
 
     def test_a_start_that_ended_as_it_was_told_to_does_not_count(self, config: Path) -> None:
-        Configurations(config, SetClock()).try_out(wanted(log_level="DEBUG"))
+        Configurations(config, SetClock()).try_out(desired(log_level="DEBUG"))
         for _ in range(5):
-            ours = Configurations(config, SetClock())
-            assert ours.begin().log_level == "DEBUG"
-            ours.stopped()
+            configurations = Configurations(config, SetClock())
+            assert configurations.begin().log_level == "DEBUG"
+            configurations.stopped()
 
     def test_a_taken_one_that_no_longer_fits_the_file_gives_way(self, config: Path) -> None:
-        ours = Configurations(config, SetClock())
+        configurations = Configurations(config, SetClock())
         pipe = {"name": "pipe", "source": "v4l2src ! videoconvert"}
-        ours.try_out(wanted(cameras=[pipe]))
-        ours.keep()
+        configurations.try_out(desired(cameras=[pipe]))
+        configurations.keep()
         config.write_text(config.read_text().replace("videoconvert", "identity"))
         changed = Configurations(config, SetClock())
         assert len(changed.begin().cameras) == 2
-        assert changed.kept.state == "rolled_back"
+        assert changed.stored.state == "rolled_back"
 
     @pytest.mark.parametrize("damage", [b"", b"{", b'{"taken": 3}'])
     def test_a_damaged_memory_leads_back_to_the_own_file(self, config: Path, damage: bytes) -> None:
-        ours = Configurations(config, SetClock())
-        ours.try_out(wanted(log_level="DEBUG"))
+        configurations = Configurations(config, SetClock())
+        configurations.try_out(desired(log_level="DEBUG"))
         (config.parent / "state" / "configuration.json").write_bytes(damage)
         assert Configurations(config, SetClock()).begin().log_level == "INFO"
 
     def test_what_cannot_be_written_down_is_not_tried(
         self, config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ours = Configurations(config, SetClock())
+        configurations = Configurations(config, SetClock())
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(ConfigurationError, match="No space left"):
-            ours.try_out(wanted(log_level="DEBUG"))
-        assert not ours.on_trial
+            configurations.try_out(desired(log_level="DEBUG"))
+        assert not configurations.on_trial
 
 
 class TestInvitations:
@@ -422,17 +422,17 @@ class TestPacks:
 
     def test_sound_models_prove_themselves(self) -> None:
         from edge_agent.config.settings import ModelSettings
-        from edge_agent.fleet.model_packs import open_sound, prove
+        from edge_agent.fleet.model_packs import open_checked, verify
 
-        assert "one person is alike by" in prove(open_sound(ModelSettings()))
+        assert "one person is alike by" in verify(open_checked(ModelSettings()))
 
     def test_models_that_take_everybody_for_one_are_refused(self) -> None:
         from edge_agent.config.settings import ModelSettings
-        from edge_agent.fleet.model_packs import open_sound, prove
+        from edge_agent.fleet.model_packs import open_checked, verify
         from shared.errors import PackError
         from shared.wire.template import Template
 
-        real = open_sound(ModelSettings())
+        real = open_checked(ModelSettings())
 
         class Worse:
             """The real models, whose templates of faces are nearly alike."""
@@ -449,42 +449,42 @@ class TestPacks:
                 return [dataclasses.replace(faces[0], template=alike)]
 
         with pytest.raises(PackError, match="do not tell people apart"):
-            prove(Worse())
+            verify(Worse())
 
     def test_a_flipped_bit_is_noticed_and_what_cannot_be_mended_is_said(
         self, cache: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         from edge_agent.config.settings import ModelSettings
-        from edge_agent.fleet.model_packs import DamagedPack, open_sound
+        from edge_agent.fleet.model_packs import DamagedPack, open_checked
 
         embedder = cache / "compact" / "embedder.onnx"
         data = bytearray(embedder.read_bytes())
         data[len(data) // 2] ^= 1
         embedder.write_bytes(data)
-        with pytest.raises(DamagedPack, match=r"embedder\.onnx has sha256 .* cannot be fetched"):
-            open_sound(ModelSettings())
-        assert any("fetching it again" in one.getMessage() for one in caplog.records)
+        with pytest.raises(DamagedPack, match=r"embedder\.onnx has sha256 .* cannot be downloaded"):
+            open_checked(ModelSettings())
+        assert any("Downloading the damaged pack" in one.getMessage() for one in caplog.records)
 
     def test_a_damaged_receipt_is_damage_too(self, cache: Path) -> None:
         from edge_agent.config.settings import ModelSettings
-        from edge_agent.fleet.model_packs import DamagedPack, open_sound
+        from edge_agent.fleet.model_packs import DamagedPack, open_checked
 
         (cache / "compact" / "installed.json").write_text("{")
-        with pytest.raises(DamagedPack, match=r"installed\.json is damaged .* cannot be fetched"):
-            open_sound(ModelSettings())
+        with pytest.raises(DamagedPack, match=r"installed\.json is .* cannot be downloaded"):
+            open_checked(ModelSettings())
 
     def test_another_embedder_than_was_asked_for_is_not_loaded(self) -> None:
         from edge_agent.config.settings import ModelSettings
-        from edge_agent.fleet.model_packs import open_sound
+        from edge_agent.fleet.model_packs import open_checked
         from shared.errors import PackError
 
         right = "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581"
-        open_sound(ModelSettings(embedder_sha256=right))
+        open_checked(ModelSettings(embedder_sha256=right))
         with pytest.raises(PackError, match="should have an embedder with SHA-256"):
-            open_sound(ModelSettings(embedder_sha256="0" * 64))
+            open_checked(ModelSettings(embedder_sha256="0" * 64))
 
     @pytest.mark.parametrize(
-        ("models", "said"),
+        ("models", "reason"),
         [
             ({"detector": "compact"}, None),
             ({"pack": "buffalo_s"}, "may not be used commercially"),
@@ -493,28 +493,28 @@ class TestPacks:
         ],
     )
     def test_an_update_is_fetched_compared_and_proved_before_it_is_taken(
-        self, config: Path, models: dict[str, str], said: str | None
+        self, config: Path, models: dict[str, str], reason: str | None
     ) -> None:
-        ours = Configurations(config, SetClock())
-        current = ours.begin()
-        given = {
-            "table": ours.table_with(wanted(models=models)),
+        configurations = Configurations(config, SetClock())
+        current = configurations.begin()
+        request = {
+            "table": configurations.table_with(desired(models=models)),
             "cameras": [one.model_dump_json() for one in current.cameras],
             "models": current.models.model_dump_json(),
         }
-        problem = problem_of(given)
-        assert (problem is None) if said is None else (problem is not None and said in problem)
+        problem = problem_of(request)
+        assert (problem is None) if reason is None else (problem is not None and reason in problem)
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), Unauthenticated("no"), Forbidden("no")])
 def test_a_link_that_turns_the_box_away_leads_to_the_next_one(error: MusterError) -> None:
-    heard = []
+    receivers = []
 
     def say(link: int) -> None:
         if link == 1:
             raise error
-        heard.append(link)
+        receivers.append(link)
 
     assert send_first([1, 2], say)  # type: ignore[list-item, arg-type]
-    assert heard == [2]
+    assert receivers == [2]
     assert not send_first([1], say)  # type: ignore[list-item, arg-type]

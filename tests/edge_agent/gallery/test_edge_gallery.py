@@ -60,9 +60,9 @@ def known(opened: Callable[[], tuple[EdgeGallery, Store]]) -> EdgeGallery:
 
 
 def decided(local: EdgeGallery, row: np.ndarray) -> tuple[str, str | None]:
-    found = local.decide(template(row))
-    assert found is not None, local.unusable()
-    return found.decision, None if found.person is None else found.person.id
+    result = local.decide(template(row))
+    assert result is not None, local.unusable()
+    return result.decision, None if result.person is None else result.person.id
 
 
 def test_it_decides_by_the_policy_that_came_with_the_feed(known: EdgeGallery) -> None:
@@ -70,10 +70,10 @@ def test_it_decides_by_the_policy_that_came_with_the_feed(known: EdgeGallery) ->
     assert decided(known, near(vector(101), 0.4)) == ("unknown", None)
     known.apply(changes(11, gallery=gallery(threshold=0.3)))
     assert decided(known, near(vector(101), 0.4)) == ("identified", "p1")
-    found = known.decide(template(near(vector(101), 0.9)))
-    assert found is not None
-    assert found.similarity == pytest.approx(0.9, abs=2e-3)
-    assert (found.collection, found.seq) == (COLLECTION, 11)
+    result = known.decide(template(near(vector(101), 0.9)))
+    assert result is not None
+    assert result.similarity == pytest.approx(0.9, abs=2e-3)
+    assert (result.collection, result.seq) == (COLLECTION, 11)
 
 
 def test_two_who_are_as_near_are_ambiguous_but_one_person_twice_is_not(
@@ -97,8 +97,12 @@ def _all_near(owners: dict[int, int], row: np.ndarray) -> object:
 
     return FeedTemplates.pack(
         [
-            (number, owner, near(row.astype(np.float32), 0.97, number).astype("<f2").tobytes())
-            for number, owner in owners.items()
+            (
+                number,
+                person_number,
+                near(row.astype(np.float32), 0.97, number).astype("<f2").tobytes(),
+            )
+            for number, person_number in owners.items()
         ]
     )
 

@@ -50,13 +50,13 @@ def test_what_went_in_comes_out(tmp_path: Path) -> None:
 def test_nothing_can_be_read_in_the_files(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     store.begin(head())
-    told = person(1, id="eileen-collins", name="Eileen Collins")
-    store.extend(part([told], {101: 1}))
+    eileen = person(1, id="eileen-collins", name="Eileen Collins")
+    store.extend(part([eileen], {101: 1}))
     store.complete()
-    found = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert len(found) > 2048
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert len(content) > 2048
     for secret in (b"eileen", b"Eileen", vector(101).astype("<f2").tobytes()[:16], b"test@1"):
-        assert secret not in found
+        assert secret not in content
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in tmp_path.iterdir())
 
 
@@ -190,10 +190,10 @@ def test_the_key_is_made_once_for_this_user_alone(tmp_path: Path) -> None:
 def test_a_given_key_is_never_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         device_keys(tmp_path, tmp_path / "missing")
-    given = Key.new()
-    (tmp_path / CREDENTIAL).write_text(given.text)
+    key = Key.new()
+    (tmp_path / CREDENTIAL).write_text(key.text)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert device_keys(tmp_path / "state", None).current.id == given.id
+    assert device_keys(tmp_path / "state", None).current.id == key.id
     assert not (tmp_path / "state").exists()
 
 

@@ -1,4 +1,4 @@
-"""The box's decision on its way into the outbox, and who is told of it."""
+"""Decisions on the device: added to probes for the outbox, and sent as notifications."""
 
 import json
 import sys
@@ -42,10 +42,10 @@ class Says:
 
     def __init__(self, answer: LocalResult | None) -> None:
         self.answer = answer
-        self.asked = 0
+        self.calls = 0
 
     def decide(self, template: Template) -> LocalResult | None:
-        self.asked += 1
+        self.calls += 1
         return self.answer
 
 
@@ -53,8 +53,8 @@ KNOWN = LocalResult("staff", "identified", AMY, 0.8, 7)
 STRANGER = LocalResult("visitors", "unknown", None, None, 9)
 
 
-class Heard:
-    """Who is told, and what the outbox held at that moment."""
+class Notifications:
+    """Collects the notifications, and what the outbox held at each."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
@@ -71,9 +71,9 @@ def sent(outbox: Outbox) -> list[ProbeMessage]:
 
 
 def recognizer(
-    outbox: Outbox, *galleries: Says, wanted: bool = True, tell: Sequence[Heard] = ()
+    outbox: Outbox, *galleries: Says, active: bool = True, tell: Sequence[Notifications] = ()
 ) -> Recognizer:
-    return Recognizer(outbox, galleries, "box-1", lambda: wanted, tell)
+    return Recognizer(outbox, galleries, "box-1", lambda: active, tell)
 
 
 def test_a_probe_carries_the_strongest_decision(outbox: Outbox) -> None:
@@ -90,17 +90,17 @@ def test_a_probe_carries_the_strongest_decision(outbox: Outbox) -> None:
 
 
 def test_nothing_is_asked_while_the_server_decides(outbox: Outbox) -> None:
-    heard, says = Heard(outbox), Says(KNOWN)
-    recognizer(outbox, says, wanted=False, tell=[heard]).put([make_probe()])
-    assert (says.asked, heard.messages) == (0, [])
+    notifications, says = Notifications(outbox), Says(KNOWN)
+    recognizer(outbox, says, active=False, tell=[notifications]).put([make_probe()])
+    assert (says.calls, notifications.messages) == (0, [])
     assert sent(outbox)[0].local is None
 
 
 def test_a_gallery_that_cannot_decide_takes_nothing_from_the_probe(outbox: Outbox) -> None:
-    heard = Heard(outbox)
-    recognizer(outbox, Says(None), tell=[heard]).put([make_probe()])
+    notifications = Notifications(outbox)
+    recognizer(outbox, Says(None), tell=[notifications]).put([make_probe()])
     assert sent(outbox)[0].local is None
-    assert heard.messages == []
+    assert notifications.messages == []
 
 
 def test_the_log_has_one_line_where_an_outage_begins_and_one_where_it_ends(
@@ -120,12 +120,12 @@ def test_the_log_has_one_line_where_an_outage_begins_and_one_where_it_ends(
 def test_the_probe_is_on_the_disk_before_anybody_is_told(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard = Heard(outbox)
+    notifications = Notifications(outbox)
     with caplog.at_level("DEBUG"):
         probe: Probe = make_probe()
-        recognizer(outbox, Says(KNOWN), tell=[heard]).put([probe])
-    assert heard.waiting == [1]
-    (message,) = heard.messages
+        recognizer(outbox, Says(KNOWN), tell=[notifications]).put([probe])
+    assert notifications.waiting == [1]
+    (message,) = notifications.messages
     assert (message.local, message.name, message.decided.person) == (True, "Amy Farrah", "amy")
     assert (message.probe_id, message.track_id) == (probe.probe_id, probe.track_id)
     assert "local decision identified" in caplog.text
@@ -141,8 +141,8 @@ def test_a_hook_gets_the_event_on_its_input(outbox: Outbox, tmp_path: Path) -> N
     hook = Hook([sys.executable, str(script)])
     Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [hook]).put([make_probe()])
     hook.close(30)
-    told = json.loads((tmp_path / "told").read_text())
-    assert (told["local"], told["decided"]["person"], told["camera"]) == (True, "amy", "door")
+    event = json.loads((tmp_path / "told").read_text())
+    assert (event["local"], event["decided"]["person"], event["camera"]) == (True, "amy", "door")
 
 
 def test_a_hook_that_fails_or_is_missing_harms_nobody(
@@ -174,25 +174,25 @@ def test_who_listens_at_the_broker_hears_what_the_box_decided(
 ) -> None:
     topics = DeviceTopics("lab", "box-1")
     first = MqttTransport(broker.url, topics, MqttLogin())
-    road = FallbackTransport(first, HttpTransport("http://127.0.0.1:9", "key"))
-    heard: Queue[tuple[str, bytes]] = Queue()
+    transport = FallbackTransport(first, HttpTransport("http://127.0.0.1:9", "key"))
+    notifications: Queue[tuple[str, bytes]] = Queue()
     subscribed, connected = threading.Event(), threading.Event()
     listener = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     listener.on_connect = lambda *_: listener.subscribe(topics.of("event"), qos=1)
     listener.on_subscribe = lambda *_: subscribed.set()
-    listener.on_message = lambda _client, _data, one: heard.put((one.topic, one.payload))
+    listener.on_message = lambda _client, _data, one: notifications.put((one.topic, one.payload))
     listener.connect("127.0.0.1", broker.port)
     listener.loop_start()
-    road.open(connected.set)
+    transport.open(connected.set)
     try:
         assert subscribed.wait(20)
         assert connected.wait(20)
-        Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [road.send_local]).put(
+        Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [transport.send_local]).put(
             [make_probe()]
         )
-        topic, payload = heard.get(timeout=20)
+        topic, payload = notifications.get(timeout=20)
     finally:
-        road.close(1)
+        transport.close(1)
         listener.disconnect()
         listener.loop_stop()
     assert topic == "muster/v1/lab/box-1/event"

@@ -14,7 +14,7 @@ COUNT = 9000  # more than two blocks
 
 
 class Shelf:
-    """All rows, and how many were asked for."""
+    """All rows, and the number of fetched ones."""
 
     def __init__(self, dimension: int, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -26,20 +26,20 @@ class Shelf:
         self.fetched = 0
 
     def fetch(self, numbers: object) -> dict[int, NDArray[np.float16]]:
-        wanted = [one for one in numbers if one not in self.gone]  # type: ignore[attr-defined]
-        self.fetched += len(wanted)
-        return {one: self.rows[self.place[one]] for one in wanted}
+        expected = [one for one in numbers if one not in self.gone]  # type: ignore[attr-defined]
+        self.fetched += len(expected)
+        return {one: self.rows[self.place[one]] for one in expected}
 
     def brute_force(
         self, probe: NDArray[np.float32], limit: int, threshold: float
     ) -> list[tuple[int, float]]:
         scores = self.rows.astype(np.float64) @ probe.astype(np.float64)
-        found = [
+        hits = [
             (int(number), float(score))
             for number, score in zip(self.numbers, scores, strict=True)
             if int(number) not in self.gone and score >= threshold
         ]
-        return sorted(found, key=lambda one: (-one[1], one[0]))[:limit]
+        return sorted(hits, key=lambda one: (-one[1], one[0]))[:limit]
 
 
 def probes(shelf: Shelf, dimension: int) -> list[NDArray[np.float32]]:
@@ -68,9 +68,9 @@ def test_every_list_is_that_of_brute_force(kernel: Kernel, dimension: int) -> No
     for limit, threshold in ((1, -1.0), (8, -1.0), (8, 0.5)):
         for probe in probes(shelf, dimension):
             got = index.search(probe, limit, threshold, shelf.fetch)
-            wanted = shelf.brute_force(probe, limit, threshold)
-            assert [number for number, _ in got] == [number for number, _ in wanted]
-            assert [score for _, score in got] == pytest.approx([score for _, score in wanted])
+            expected = shelf.brute_force(probe, limit, threshold)
+            assert [number for number, _ in got] == [number for number, _ in expected]
+            assert [score for _, score in got] == pytest.approx([score for _, score in expected])
     assert shelf.fetched < 0.05 * COUNT * 18  # of 18 searches: the rows are not read one and all
 
 

@@ -1,4 +1,4 @@
-"""Following: what is asked next, whatever was answered."""
+"""The follower of a change feed: the next request after each response."""
 
 import random
 import sqlite3
@@ -59,7 +59,7 @@ def test_a_snapshot_then_its_changes_then_what_is_new(box: Box) -> None:
     box.fetched()
     box.source.answers.append(changes(12, removed=[101]))
     assert box.follower.step() == 0.0
-    assert box.source.asked == [("snapshot", 0), ("changes", 5), ("changes", 9)]
+    assert box.source.calls == [("snapshot", 0), ("changes", 5), ("changes", 9)]
     assert len(box.gallery) == 0
     assert box.follower.in_touch
 
@@ -74,7 +74,7 @@ def test_a_snapshot_cut_short_goes_on_and_keeps_its_first_number(box: Box, tmp_p
     again.source.answers.append(changes(60))
     again.follower.step()
     again.follower.step()
-    assert again.source.asked == [("snapshot", 101), ("changes", 5)]
+    assert again.source.calls == [("snapshot", 101), ("changes", 5)]
     assert len(again.gallery) == 2
 
 
@@ -86,8 +86,8 @@ def test_the_rest_of_another_gallery_is_not_added_to_what_is_there(box: Box) -> 
     assert box.follower.step() == 0.0
     box.source.snapshots.append((head(seq=6, scope="night"), [part([person(2)], {102: 2})]))
     box.follower.step()
-    assert [kind for kind, _ in box.source.asked] == ["snapshot"] * 3
-    assert [after for _, after in box.source.asked] == [0, 101, 0]
+    assert [kind for kind, _ in box.source.calls] == ["snapshot"] * 3
+    assert [after for _, after in box.source.calls] == [0, 101, 0]
     assert [one.id for one in box.store.persons()] == ["p2"]
 
 
@@ -103,10 +103,10 @@ def test_who_has_to_begin_anew_forgets_first(box: Box) -> None:
     assert [one.id for one in box.store.persons()] == ["p3"]
 
 
-@pytest.mark.parametrize("told", [Forbidden("not yours"), NotFound("no such collection")])
-def test_what_the_box_may_not_hold_any_more_is_forgotten(box: Box, told: Exception) -> None:
+@pytest.mark.parametrize("error", [Forbidden("not yours"), NotFound("no such collection")])
+def test_what_the_box_may_not_hold_any_more_is_forgotten(box: Box, error: Exception) -> None:
     box.fetched()
-    box.source.answers.append(told)
+    box.source.answers.append(error)
     assert box.follower.step() >= 30
     assert box.store.state() is None
     assert list(box.store.persons()) == []
@@ -114,10 +114,10 @@ def test_what_the_box_may_not_hold_any_more_is_forgotten(box: Box, told: Excepti
     assert box.follower.complaint is not None
 
 
-@pytest.mark.parametrize("told", [Unavailable("away"), Unauthenticated("no such key")])
-def test_a_server_that_is_away_takes_nothing_from_the_box(box: Box, told: Exception) -> None:
+@pytest.mark.parametrize("error", [Unavailable("away"), Unauthenticated("no such key")])
+def test_a_server_that_is_away_takes_nothing_from_the_box(box: Box, error: Exception) -> None:
     box.fetched()
-    box.source.answers += [told, told, changes(10)]
+    box.source.answers += [error, error, changes(10)]
     pauses = [box.follower.step(), box.follower.step()]
     assert all(0 < pause <= 60 for pause in pauses)
     assert not box.follower.in_touch
@@ -163,10 +163,10 @@ def test_a_store_that_turns_out_to_be_damaged_is_fetched_anew(box: Box, tmp_path
     box.source.answers.append(changes(9))
     box.follower.step()
     box.follower.step()
-    assert box.source.asked[-2:] == [("snapshot", 0), ("changes", 9)]
-    found = box.gallery.decide(template(vector(101)))
-    assert found is not None
-    assert found.decision == "identified"
+    assert box.source.calls[-2:] == [("snapshot", 0), ("changes", 9)]
+    result = box.gallery.decide(template(vector(101)))
+    assert result is not None
+    assert result.decision == "identified"
 
 
 def test_a_server_that_sends_without_end_fills_neither_disk_nor_memory(tmp_path: Path) -> None:

@@ -143,9 +143,9 @@ def power_cut(tmp_path: Path) -> Iterator[tuple[Path, dict[int, str]]]:
         if seed % 10 == 9:
             outbox.acknowledge([outbox.pending(1)[0].probe_id])
     held = waiting(outbox)
-    found = tmp_path / "found"
-    shutil.copytree(running, found)
-    yield found, held
+    after_power_cut = tmp_path / "found"
+    shutil.copytree(running, after_power_cut)
+    yield after_power_cut, held
     outbox.close()
 
 
