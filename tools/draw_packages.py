@@ -73,12 +73,22 @@ def reduced(edges: Edges) -> Edges:
     return kept
 
 
-def mermaid(edges: Edges, prefix: str) -> Iterator[str]:
-    """Yields the lines of a Mermaid flow chart."""
+def _parent(box: str) -> str:
+    return box.rpartition(".")[0] or box
+
+
+def mermaid(edges: Edges, parents: tuple[str, ...]) -> Iterator[str]:
+    """Yields the lines of a Mermaid flow chart; packages of a package in a frame of their own."""
     yield "flowchart TD"
-    for box in sorted(edges):
-        label = box.removeprefix(f"{prefix}.").removeprefix("services.")
-        yield f'  {box.replace(".", "_")}["{label}"]'
+    for parent in parents:
+        members = sorted(box for box in edges if _parent(box) == parent)
+        framed = "." in parent
+        if framed:
+            yield f"  subgraph {parent.rpartition('.')[2]}"
+        for box in members:
+            yield f'  {box.replace(".", "_")}["{box.removeprefix(f"{parent}.")}"]'
+        if framed:
+            yield "  end"
     for box in sorted(edges):
         for target in sorted(edges[box]):
             yield f"  {box.replace('.', '_')} --> {target.replace('.', '_')}"
@@ -89,7 +99,7 @@ def with_drawings(text: str) -> str:
     graph = grimp.build_graph("shared", "models", "edge_agent", "match_server")
     for name, parents in DRAWINGS.items():
         edges = reduced(imports_between(graph, parents, name))
-        chart = "\n".join(mermaid(edges, parents[0]))
+        chart = "\n".join(mermaid(edges, parents))
         begin, end = f"<!-- drawing: {name} -->\n", "\n<!-- end of drawing -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         drawing = f"{begin}```mermaid\n{chart}\n```{end}"
