@@ -82,13 +82,13 @@ def _demonstrate(
         url = stack.enter_context(server(WORK, data, port))
         console.print(f"[bold]Muster[/bold] is up. The page: [bold cyan]{url}/[/bold cyan]")
         _enroll(console, url, create_key(data, "enroller"))
-        transport, road = _road(console, stack, data, url, transport)
+        transport, arguments = _transport(console, stack, data, url, transport)
         viewer_key = create_key(data, "viewer")
         watcher = Watcher(url, viewer_key, _Teller(console).tell)
         watcher.start()
         stack.callback(watcher.close)
         films = {CAR: sample_path(SAMPLE_VIDEO), LOBBY: lobby_film(WORK)}
-        summaries = _watch(console, films, road, data, realtime=not by_itself)
+        summaries = _watch(console, films, arguments, data, realtime=not by_itself)
         events = _events(url, viewer_key)
         verdict = judge(events)
         _print_verdict(console, verdict)
@@ -97,7 +97,7 @@ def _demonstrate(
         if not by_itself:
             console.print(f"\nThe cameras go on. The page: {url}/   Ctrl-C ends the demo.")
             while True:
-                _watch(console, films, road, data, realtime=True)
+                _watch(console, films, arguments, data, realtime=True)
         return verdict.passed
 
 
@@ -111,7 +111,7 @@ def _enroll(console: Console, url: str, key: str) -> None:
         )
 
 
-def _road(
+def _transport(
     console: Console, stack: ExitStack, data: Path, url: str, transport: Transport | None
 ) -> tuple[Transport, list[str]]:
     """How probes travel: the transport and the agent's options for it."""
@@ -132,13 +132,13 @@ def _road(
 
 
 def _watch(
-    console: Console, films: dict[str, Path], road: list[str], data: Path, *, realtime: bool
+    console: Console, films: dict[str, Path], arguments: list[str], data: Path, *, realtime: bool
 ) -> list[dict[str, Any]]:
     """The agent watches one film after the other; its summaries."""
     summaries = []
     for camera, film in films.items():
         console.print(f"\n[bold]Camera {camera}[/bold] watches {film.name}")
-        command = [str(BIN / "edge-agent"), "once", str(film), *road, "--camera", camera]
+        command = [str(BIN / "edge-agent"), "once", str(film), *arguments, "--camera", camera]
         command += ["--device", _DEVICE, "--state-dir", str(data / "agent"), "--json"]
         command += ["--realtime"] if realtime else []
         summaries.append(_run_agent(command, WORK / f"agent-{camera}.log"))
@@ -159,7 +159,7 @@ class _Teller:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said: dict[str, str] = {}  # by event
+        self._printed: dict[str, str] = {}  # by event
 
     def tell(self, event: Event) -> None:
         if event["decision"] == "identified" and event["person"] is not None:
@@ -171,9 +171,9 @@ class _Teller:
             f"{event['camera']:<6} [{style}]{who:<16}[/{style}] similarity {similarity:>5}"
             f"  quality {event['quality']['score']:.2f}"
         )
-        before = self._said.get(event["id"])
+        before = self._printed.get(event["id"])
         if text != before:
-            self._said[event["id"]] = text
+            self._printed[event["id"]] = text
             moment = datetime.fromisoformat(event["captured_at"]).astimezone()
             again = "" if before is None else "  (better shot)"
             self._console.print(f"  {moment:%H:%M:%S}  {text}{again}", soft_wrap=True)

@@ -18,7 +18,7 @@ class Person:
 class Walk:
     """One passage of one person through the lobby film, always within one lane of the picture.
 
-    The lane is the film's ground truth: whoever is seen in it at that moment is `name`.
+    The lane is the film's ground truth: a face in it at that moment is `name`.
     """
 
     name: str

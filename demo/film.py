@@ -179,10 +179,10 @@ def lobby_film(folder: Path) -> Path:
 
         def figure(walk: cast.Walk) -> Figure:
             picture = read_picture(sample_path(walk.picture).read_bytes())
-            found = models.detect(picture)
-            if len(found) == 0:
+            detections = models.detect(picture)
+            if len(detections) == 0:
                 raise NoFace(f"no face was found in the sample picture {walk.picture}")
-            return cut_out(picture, found.boxes[0])
+            return cut_out(picture, detections.boxes[0])
 
         unfinished = folder / f"unfinished-{os.getpid()}.mp4"
         compose(unfinished, cast.WALKS, figure)

@@ -34,7 +34,7 @@ class Verdict:
 
 
 def judge(events: Sequence[Event]) -> Verdict:
-    """Compare sightings with the films: whoever is in a lane of the lobby is known to us."""
+    """Compares sightings with the films. The person of each lane of the lobby film is known."""
     lanes = people_by_lane()
     expected = [person.name for person in ENROLLED]
     identified: set[str] = set()
@@ -42,15 +42,15 @@ def judge(events: Sequence[Event]) -> Verdict:
     strangers = unknown = 0
     for event in events:
         truth = DRIVER.name if event["camera"] == CAR else lanes[_lane(event)]
-        given = event["person"]["name"] if event["decision"] == "identified" else None
+        name = event["person"]["name"] if event["decision"] == "identified" else None
         if truth == STRANGER:
             strangers += 1
-            unknown += given is None
-        if given == truth:
+            unknown += name is None
+        if name == truth:
             identified.add(truth)
-        elif given is not None:
-            misidentified.append({"is": truth, "called": given, "camera": event["camera"]})
-    missed = [name for name in expected if name not in identified]
+        elif name is not None:
+            misidentified.append({"is": truth, "called": name, "camera": event["camera"]})
+    missed = [person for person in expected if person not in identified]
     named = [name for name in expected if name in identified]
     return Verdict(expected, named, misidentified, missed, strangers, unknown)
 

@@ -135,20 +135,22 @@ def verify(packs: tuple[str, ...], as_json: bool) -> None:
     """
     names = packs or tuple(installed_names())
     known = built_in_manifest().packs
-    found = {}
+    problems_by_pack = {}
     for name in names:
         there = require(name)
-        found[name] = there.problems()
+        problems_by_pack[name] = there.problems()
         if name in known and not there.pack.installs_as(known[name]):
-            found[name].append("installed by another version of Muster: pull it again")
+            problems_by_pack[name].append("installed by another version of Muster: pull it again")
     if as_json:
-        click.echo(json.dumps({"cache": str(default_cache()), "problems": found}, indent=2))
+        click.echo(
+            json.dumps({"cache": str(default_cache()), "problems": problems_by_pack}, indent=2)
+        )
     else:
-        for name, problems in found.items():
+        for name, problems in problems_by_pack.items():
             click.echo(f"{name}: {'; '.join(problems) if problems else 'as installed'}")
-        if not found:
+        if not problems_by_pack:
             click.echo(f"nothing is installed in {default_cache()}")
-    if any(found.values()):
+    if any(problems_by_pack.values()):
         raise click.exceptions.Exit(1)
 
 

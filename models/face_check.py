@@ -63,19 +63,19 @@ def certainty(
     `points5` (5, 2) are needed where there is no model of 68 points.
     """
     side = max(math.sqrt(float((box[2:] - box[:2]).prod())), 1.0)
-    found, shifts = [], []
+    scores, shifts = [], []
     for view in _VIEWS:
         value, points = _look(detector, image, box, side, view)
-        found.append(min(value / clear_score, 1.0))
+        scores.append(min(value / clear_score, 1.0))
         if points is not None:
             shifts.append(float(np.linalg.norm(points - points5, axis=1).mean()) / side)
     if landmarks is not None:
         shift = _moved_points(landmarks, image, box) / side
     else:
         shift = sum(shifts) / len(shifts) if shifts else _MOST_SHIFT
-    low = sorted(found)[:_LOWEST]
+    low = sorted(scores)[:_LOWEST]
     logit = (
-        _MEAN * sum(found) / len(found)
+        _MEAN * sum(scores) / len(scores)
         + _LOW * sum(low) / len(low)
         + _SHIFT * min(shift, _MOST_SHIFT)
         + _SCORE * min(score / clear_score, 1.0)

@@ -61,18 +61,20 @@ class FaceModels:
         """
         if closer:
             return self._parts.closer.detect(image)
-        found = self._parts.detector.detect(image)
-        return self._padded(image, found) if retry_padded and _is_tight(image, found) else found
+        detections = self._parts.detector.detect(image)
+        if retry_padded and _is_tight(image, detections):
+            return self._padded(image, detections)
+        return detections
 
-    def _padded(self, image: BgrImage, found: Detections) -> Detections:
-        """The faces of a tight crop, or `found` where a margin around it shows none."""
+    def _padded(self, image: BgrImage, detections: Detections) -> Detections:
+        """The faces of a tight crop, or `detections` if a margin around it shows none."""
         height, width = image.shape[:2]
         down, right = round(height * _MARGIN), round(width * _MARGIN)
         padded: BgrImage = cv2.copyMakeBorder(  # type: ignore[assignment]
             image, down, down, right, right, cv2.BORDER_CONSTANT, value=(127, 127, 127)
         )
         again = self._parts.detector.detect(padded).moved(-right, -down)
-        return again if len(again) > 0 else found
+        return again if len(again) > 0 else detections
 
     def search(self, image: BgrImage) -> Detections:
         """The faces of a still: as `detect`, and with a closer look where the picture asks for it.
@@ -81,11 +83,11 @@ class FaceModels:
         is one near face, which is most pictures, nothing more is looked at.
         """
         plain = self._parts.detector.detect(image)
-        found = self._padded(image, plain) if _is_tight(image, plain) else plain
-        if not _may_be_crowd(image, found, fills=len(plain) == 0):
-            return found
+        detections = self._padded(image, plain) if _is_tight(image, plain) else plain
+        if not _may_be_crowd(image, detections, fills=len(plain) == 0):
+            return detections
         closer = self._parts.crowd.detect(image)
-        return closer if len(closer) > len(found) else found
+        return closer if len(closer) > len(detections) else detections
 
     def locate(self, image: BgrImage, detections: Detections) -> Shapes:
         """Points of the faces in `detections`: 68 where the pack can, always the five."""
@@ -238,18 +240,18 @@ class FaceModels:
         ]
 
 
-def _may_be_crowd(image: BgrImage, found: Detections, *, fills: bool) -> bool:
+def _may_be_crowd(image: BgrImage, detections: Detections, *, fills: bool) -> bool:
     """Whether there may be faces besides those found.
 
     Of a crowd, the whole picture may look like one face, but never surely. `fills`: the faces were
     found with a margin only, so that a true one fills the picture.
     """
-    if len(found) == 0 or len(found) >= _SEVERAL:
+    if len(detections) == 0 or len(detections) >= _SEVERAL:
         return True
-    widths = found.boxes[:, 2] - found.boxes[:, 0]
+    widths = detections.boxes[:, 2] - detections.boxes[:, 0]
     widest = int(widths.argmax())
     small = widths[widest] < (_FILLS if fills else _SMALL) * image.shape[1]
-    return bool(small or found.scores[widest] < _SURE)
+    return bool(small or detections.scores[widest] < _SURE)
 
 
 def alignable_faces(detections: Detections, shapes: Shapes) -> tuple[Detections, Shapes]:
@@ -261,10 +263,10 @@ def alignable_faces(detections: Detections, shapes: Shapes) -> tuple[Detections,
     return detections.take(rows), shapes.take(rows)
 
 
-def _is_tight(image: BgrImage, found: Detections) -> bool:
+def _is_tight(image: BgrImage, detections: Detections) -> bool:
     frame = np.array([image.shape[1], image.shape[0]])
-    covered = (found.boxes[:, 2:] - found.boxes[:, :2]) / frame
-    return len(found) == 0 or bool((covered > _FILLS).any())
+    covered = (detections.boxes[:, 2:] - detections.boxes[:, :2]) / frame
+    return len(detections) == 0 or bool((covered > _FILLS).any())
 
 
 def open_models(

@@ -1,7 +1,7 @@
-"""How a box is invited: a short code, typed in or read from a QR picture with the server's address.
+"""Invitations of devices: a short code, typed in, or read from a QR code with the address.
 
 A code is 40 random bits in Crockford's base 32 (https://www.crockford.com/base32.html): no letter
-looks like a digit, and what people confuse is put right when it is read.
+looks like a digit, and characters that people confuse are corrected.
 """
 
 import re
@@ -22,13 +22,13 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def new_code() -> str:
-    """A fresh code as it is shown: `ABCD-1234`."""
+    """Returns a new code in the form `ABCD-1234`."""
     code = "".join(secrets.choice(_ALPHABET) for _ in range(_CHARACTERS))
     return f"{code[:_HALF]}-{code[_HALF:]}"
 
 
 def plain_code(typed: str) -> str:
-    """The eight characters that somebody meant. Raises MalformedInput where it is no code."""
+    """Returns the eight characters of a typed code. Raises MalformedInput if it is invalid."""
     code = "".join(typed.split()).replace("-", "").upper().translate(_CONFUSED)
     if len(code) != _CHARACTERS or set(code) - set(_ALPHABET):
         raise MalformedInput("a code has eight letters and digits, like ABCD-1234")
@@ -37,7 +37,7 @@ def plain_code(typed: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What a QR picture tells a box."""
+    """The content of a QR code for a device."""
 
     server: str  # http(s)://…
     code: str
@@ -53,17 +53,17 @@ class Invitation:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Raises MalformedInput where the text is no invitation."""
+        """Parses the text of a QR code. Raises MalformedInput if it is not an invitation."""
         scheme, _, query = text.strip().partition("?")
         try:
-            said = parse_qs(query, max_num_fields=_FIELDS)
-            server, code = said.get("server", [""])[0], said.get("code", [""])[0]
+            fields = parse_qs(query, max_num_fields=_FIELDS)
+            server, code = fields.get("server", [""])[0], fields.get("code", [""])[0]
             usable = _is_address(server)
         except ValueError:  # too many fields, half a bracket, a port that is no number
             usable = False
         if scheme != _SCHEME or not usable:
             raise MalformedInput("this is no invitation of a match-server")
-        certificate = said.get("certificate", [""])[0].lower() or None
+        certificate = fields.get("certificate", [""])[0].lower() or None
         if certificate is not None and not _SHA256.fullmatch(certificate):
             raise MalformedInput("the invitation's certificate is no SHA-256")
         return cls(server, plain_code(code), certificate)

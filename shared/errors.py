@@ -1,4 +1,4 @@
-"""The one error tree. It knows no transport: a table in the server maps it to HTTP."""
+"""All errors of the project. They know no transport: a table in the server maps them to HTTP."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 
 class MusterError(Exception):
-    """What a caller can act on: a stable `code`, a sentence that helps, `details` to parse."""
+    """An error for the caller: a stable `code`, a sentence that helps, `details` to parse."""
 
     code: ClassVar[str] = "error"
 
@@ -17,13 +17,13 @@ class MusterError(Exception):
 
 
 class MalformedInput(MusterError):
-    """The input is not what the contract asks for: wrong type, length, range or unknown field."""
+    """Invalid input: a wrong type, length or range, or an unknown field."""
 
     code = "malformed"
 
 
 class UnsupportedMedia(MusterError):
-    """The bytes are not a picture, or of a kind that is not read."""
+    """The bytes are not a picture, or a picture of an unsupported format."""
 
     code = "unsupported_media"
 
@@ -35,7 +35,7 @@ class TooLarge(MusterError):
 
 
 class Unusable(MusterError):
-    """Understood, but nothing can be made of it; `details["reasons"]` says why."""
+    """The input is valid but cannot be used; `details["reasons"]` says why."""
 
     code = "unusable"
 
@@ -47,49 +47,49 @@ class NoFace(Unusable):
 
 
 class SeveralFaces(Unusable):
-    """A picture with several faces of like size, and nothing says which one is meant."""
+    """A picture with several faces of similar size: it is not clear which one is meant."""
 
     code = "several_faces"
 
 
 class QualityRefused(Unusable):
-    """A face below the quality that is asked for."""
+    """A face below the required quality."""
 
     code = "quality_refused"
 
 
 class NotFound(MusterError):
-    """The thing named does not exist (or no longer)."""
+    """The named object does not exist, or no longer."""
 
     code = "not_found"
 
 
 class Conflict(MusterError):
-    """The request contradicts what is stored."""
+    """The request contradicts stored data."""
 
     code = "conflict"
 
 
 class UnlikePerson(Conflict):
-    """A picture that is unlike the references of the person it was to be enrolled for."""
+    """A picture that is not similar to the references of the person to enroll it for."""
 
     code = "unlike_person"
 
 
 class SnapshotNeeded(MusterError):
-    """A follower stands at a place of the change feed from which it cannot go on: begin anew."""
+    """The change feed no longer has the changes that a follower needs: take a new snapshot."""
 
     code = "snapshot_needed"
 
 
 class ModelMismatch(Conflict):
-    """A template of one model was about to meet a template of another."""
+    """Templates of different models cannot be compared."""
 
     code = "model_mismatch"
 
 
 class Unauthenticated(MusterError):
-    """No key, or a key that is not known."""
+    """The request has no key, or an unknown one."""
 
     code = "unauthenticated"
 
@@ -101,37 +101,37 @@ class Forbidden(MusterError):
 
 
 class RequestTimeout(MusterError):
-    """A client did not send its request, or did not take the answer, in the time that it has."""
+    """The client did not send the request, or did not read the response, in time."""
 
     code = "request_timeout"
 
 
 class RateLimited(MusterError):
-    """Too much was asked in too short a time; `details["retry_after_s"]` says when to come back."""
+    """Too many requests; `details["retry_after_s"]` is the time to wait."""
 
     code = "rate_limited"
 
 
 class Unavailable(MusterError):
-    """Something that is needed does not answer at the moment; trying later may help."""
+    """A service or device does not work at the moment; a later attempt may succeed."""
 
     code = "unavailable"
 
 
 class StorageFull(Unavailable):
-    """The disk has no room for what is to be stored; reading goes on."""
+    """The disk is full; reading still works."""
 
     code = "storage_full"
 
 
 class StorageReadOnly(Unavailable):
-    """The file system is mounted read-only, or became so by itself; reading goes on."""
+    """The file system is read-only; reading still works."""
 
     code = "storage_read_only"
 
 
 class KeptElsewhere(Unavailable):
-    """A file that another machine keeps; `details["kept_by"]` names its folder."""
+    """Another machine has the file; `details["kept_by"]` names its folder."""
 
     code = "kept_elsewhere"
 
@@ -141,19 +141,19 @@ class CollectionUnavailable(Unavailable):
 
 
 class KeyMissing(CollectionUnavailable):
-    """What is encrypted cannot be read, because the key for it was not given."""
+    """Encrypted data cannot be read, because its key is not configured."""
 
     code = "key_missing"
 
 
 class Damaged(MusterError):
-    """Stored bytes are not what was stored: changed, cut short, or put in another's place."""
+    """Stored data was changed, cut short, or exchanged with other data."""
 
     code = "damaged"
 
 
 class ConfigurationError(MusterError):
-    """A setting is missing, unknown or impossible."""
+    """A setting is missing, unknown or invalid."""
 
     code = "configuration"
 
@@ -174,7 +174,7 @@ class PackError(MusterError):
 
 
 class SourceError(MusterError):
-    """A camera, video, stream or folder of pictures cannot be opened or read on."""
+    """A camera, video, stream or folder of pictures cannot be opened or read."""
 
     code = "source"
 

@@ -23,19 +23,19 @@ _FULL_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def readable(file: Path | None) -> Path | None:
-    """The file, for a validator. ValueError where this user may not read it."""
+    """Returns the file, for a validator. Raises ValueError if this user may not read it."""
     if file is not None and not os.access(file, os.R_OK):
         raise ValueError(f"there is no {file} that this user may read")
     return file
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a disk, or somebody's share of it, has no room left."""
+    """Returns whether the error means that the disk or the user's quota is full."""
     return error.errno in _FULL_ERRORS
 
 
 def unwritable(what: str, error: OSError) -> Unavailable:
-    """The error to raise where `what` ("a photo cannot be kept") failed with `error`."""
+    """Returns the error to raise if `what` ("a photo cannot be kept") failed with `error`."""
     if is_full(error):
         return StorageFull(f"{what}: {FULL}")
     if error.errno == errno.EROFS:
@@ -44,10 +44,10 @@ def unwritable(what: str, error: OSError) -> Unavailable:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Give a file `size` bytes that are really there, so that it can be mapped and written to.
+    """Allocates `size` bytes on the disk for a file, so that it can be mapped and written to.
 
-    A write to a mapped page that the disk has no block for ends the process with SIGBUS. Raises
-    OSError (ENOSPC) instead; the file may have grown by then.
+    A write to a mapped page without a block on the disk ends the process with SIGBUS. Raises
+    OSError (ENOSPC) if the disk is full; the file may have grown then.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
@@ -56,9 +56,9 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def no_storing(folder: Path, what: str) -> Unavailable | None:
-    """Why nothing can be stored in a folder (as `unwritable` says it); None: it can.
+    """Returns the error of `unwritable` if nothing can be stored in a folder, else None.
 
-    It is tried: what the system says of a file system that became read-only by itself differs.
+    It writes a file to find out: the system's own flags do not show every read-only disk.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -20,7 +20,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Many of them at once, in ascending order, for a tenth of the time."""
+    """Returns many ids in ascending order, ten times as fast as one by one."""
     moment = f"{time.time_ns() // 1_000_000:012x}"
     head = f"{moment[:8]}-{moment[8:]}-7"
     chance = os.urandom(10 * count).hex()
@@ -32,7 +32,7 @@ def new_ids(count: int) -> list[str]:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may stand in a topic, a path or a file name (`NAME_PATTERN`)."""
+    """Returns whether `text` is allowed in topics, paths and file names (`NAME_PATTERN`)."""
     return _NAME.fullmatch(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""How much memory there is, and giving back what was freed: a small box has other uses for it."""
+"""Returns freed memory to the system, and reads how much memory there is."""
 
 import ctypes
 import os
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def find_trim() -> Callable[[], None]:
-    """What gives freed pages back; does nothing where the C library is not glibc.
+    """Returns a function that gives freed pages back; it does nothing without glibc.
 
-    A batch of embeddings needs tens of MiB for some milliseconds, and glibc keeps what it was given
+    A batch of embeddings needs tens of MiB for some milliseconds, and glibc keeps them
     (measured on a crowded 720p film: up to 219 MiB resident, with this 165 to 195). Lower malloc
     thresholds would save more, but cost a third of the frame rate: every frame's buffers would be
     fresh pages.
@@ -23,7 +23,7 @@ def find_trim() -> Callable[[], None]:
 
 
 def memory_limit_bytes(root: Path = Path("/")) -> int:
-    """What this process may use: the limit of its control group (systemd's MemoryMax), else all."""
+    """Returns the memory limit of this process's control group (systemd's MemoryMax), else all."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     top = root / "sys/fs/cgroup"
     group = _text(root / "proc/self/cgroup").strip().rpartition("::/")[2]

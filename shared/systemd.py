@@ -1,4 +1,4 @@
-"""What systemd wants to hear of a service of `Type=notify` (sd_notify(3)); silent without it."""
+"""Notifications to systemd from a service of `Type=notify` (sd_notify(3))."""
 
 import contextlib
 import os
@@ -10,25 +10,25 @@ _SHARE: Final = 3  # words in each interval that systemd grants: one or two may 
 
 
 class Watchdog:
-    """Tells systemd that the service lives, when asked often enough: sooner than twice a second.
+    """Reports to systemd that the service works. Call `alive` at least twice a second.
 
-    It is asked from the loop that must not hang, so that silence means something.
+    Call it from the loop that must not hang: then a loop that hangs stops the reports.
     """
 
     def __init__(self) -> None:
         self._every_s = _granted_s()
-        self._said_s = -1e9
+        self._notified_s = -1e9
 
     def alive(self) -> None:
-        """The loop has come by again."""
+        """Reports that the loop runs, if a report is due."""
         now_s = time.monotonic()
-        if self._every_s is not None and now_s - self._said_s >= self._every_s:
-            self._said_s = now_s
+        if self._every_s is not None and now_s - self._notified_s >= self._every_s:
+            self._notified_s = now_s
             notify("WATCHDOG=1")
 
 
 def notify(state: str) -> None:
-    """Say `READY=1`, `STOPPING=1` or the like; nothing where no systemd listens."""
+    """Sends a state such as `READY=1` or `STOPPING=1`; does nothing without systemd."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -40,10 +40,10 @@ def notify(state: str) -> None:
 
 
 def _granted_s() -> float | None:
-    """How often to speak; None where nobody waits for it."""
+    """Returns the interval of the reports; None if systemd does not expect any."""
     try:
         granted_s = int(os.environ["WATCHDOG_USEC"]) / 1e6
-        asked = int(os.environ.get("WATCHDOG_PID", os.getpid()))
+        watchdog_pid = int(os.environ.get("WATCHDOG_PID", os.getpid()))
     except (KeyError, ValueError):
         return None
-    return granted_s / _SHARE if granted_s > 0 and asked == os.getpid() else None
+    return granted_s / _SHARE if granted_s > 0 and watchdog_pid == os.getpid() else None

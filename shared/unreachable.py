@@ -1,4 +1,4 @@
-"""Why a server or a broker cannot be spoken with, and what a person can do about it."""
+"""Why a server or broker cannot be reached, and what a person can do about it."""
 
 import socket
 import ssl
@@ -14,16 +14,16 @@ _CLOCK: Final = "if this box's clock is wrong: sudo timedatectl set-ntp true; el
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What stood in the way, as the rest of a sentence, and what to do."""
+    """The cause, as the end of a sentence, and advice."""
 
-    found: str
+    cause: str
     advice: str
 
 
 def why_unreachable(error: BaseException, *, trust: str, plain: str) -> Why:
-    """Reads the error of a library down to its cause.
+    """Finds the cause of a library's error.
 
-    `trust` says how an authority comes to be trusted, `plain` is the scheme without TLS: `http://`.
+    `trust` says how to trust an authority; `plain` is the scheme without TLS: `http://`.
     """
     causes = list(_causes(error))
     for cause in causes:

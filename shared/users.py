@@ -1,11 +1,11 @@
-"""The operating system's users, by name where they have one."""
+"""Names of the operating system's users."""
 
 import os
 import pwd
 
 
 def user_name(uid: int | None = None) -> str:
-    """The name of a user, by default of the one that this process runs as; its number if none."""
+    """Returns the name of a user, by default of this process; the number if it has no name."""
     uid = os.geteuid() if uid is None else uid
     try:
         return pwd.getpwuid(uid).pw_name

@@ -72,6 +72,7 @@ TEXT = {
 
 _ALLOWED = {"one_or_none", "scalar_one", "scalar_one_or_none", "one"}  # SQLAlchemy's methods
 _ALLOWED |= {"DecisionGiven"}  # a schema of the public API: generated clients name a class by it
+_ALLOWED |= {"NotFound"}  # the usual name of this error
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _TEXT = re.compile(r"\b(" + "|".join(TEXT) + r")\b", re.IGNORECASE)
 

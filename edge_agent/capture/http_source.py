@@ -67,7 +67,7 @@ class _Camera:
             )
         except (requests.RequestException, OSError, ValueError) as error:
             why = why_unreachable(error, trust=_TRUST, plain="http://")
-            message = f"{self.name} cannot be opened: {why.found}; {why.advice}"
+            message = f"{self.name} cannot be opened: {why.cause}; {why.advice}"
             raise SourceError(message, source=self.name) from error
         if response.ok:
             return response

@@ -31,7 +31,7 @@ def why_not_opened(spec: str, settings: ConnectionSettings) -> str:
         response = _describe(address, settings)
     except (OSError, ValueError) as error:
         why = why_unreachable(error, trust=TRUST, plain="rtsp://")
-        return f"{why.found}; {why.advice}"
+        return f"{why.cause}; {why.advice}"
     status = _STATUS.match(response)
     offers = _OFFERS.findall(response)
     if status is None:

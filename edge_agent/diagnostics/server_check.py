@@ -38,7 +38,7 @@ def check_server(settings: AgentSettings, server: ServerSettings) -> Iterator[Ch
             health = client.get("/readyz")
         except (requests.RequestException, OSError) as error:
             why = why_unreachable(error, trust=_TRUST_SERVER, plain="http://")
-            message = f"{base} cannot be reached: {why.found}"
+            message = f"{base} cannot be reached: {why.cause}"
             yield Check("server", "bad", message, why.advice)
             return
         yield from _check_clock(health.headers.get("Date"), settings.fleet.clock_off_s)
@@ -55,7 +55,7 @@ def check_server(settings: AgentSettings, server: ServerSettings) -> Iterator[Ch
             yield from _check_key(settings, server, client)
         except (requests.RequestException, OSError) as error:
             why = why_unreachable(error, trust=_TRUST_SERVER, plain="http://")
-            yield Check("key", "bad", f"could not be tried: {why.found}", why.advice)
+            yield Check("key", "bad", f"could not be tried: {why.cause}", why.advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def check_broker(settings: AgentSettings, broker: BrokerSettings) -> Check:
             advice = "is it an MQTT 5 broker; is it mqtts:// there, and not mqtt://?"
             return Check("broker", "bad", error.message, advice)
         why = why_unreachable(error.__cause__, trust=_TRUST_BROKER, plain="mqtt://")
-        message = f"{broker.url} cannot be reached: {why.found}"
+        message = f"{broker.url} cannot be reached: {why.cause}"
         return Check("broker", "bad", message, why.advice)
     except MusterError as error:
         return Check("broker", "bad", error.message)

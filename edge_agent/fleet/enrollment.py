@@ -158,7 +158,7 @@ def _redeem(invitation: Invitation, ca_file: Path | None, timeouts: Timeouts) ->
 
 def _unreachable(server: str, error: Exception) -> Unavailable:
     why = why_unreachable(error, trust=_TRUST, plain="http://")
-    return Unavailable(f"{server} cannot be reached: {why.found}; {why.advice}")
+    return Unavailable(f"{server} cannot be reached: {why.cause}; {why.advice}")
 
 
 def _certificate_of(server: str, sha256: str) -> str:

@@ -20,4 +20,4 @@ def broker_of(settings: Settings) -> Broker:
 def why_no_broker(error: BaseException) -> str:
     """Returns why a connection failed, and what to do about it, for the log."""
     why = why_unreachable(error, trust=_TRUST, plain="mqtt://")
-    return f"{why.found}; {why.advice}"
+    return f"{why.cause}; {why.advice}"

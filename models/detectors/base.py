@@ -30,12 +30,12 @@ def suppress(
 
     boxes (n, 4) x1 y1 x2 y2, scores (n,), points5 (n, 5, 2). Overlap is intersection over union.
     """
-    found = Detections(boxes, scores, points5)
-    if len(found) == 0:
-        return found
+    detections = Detections(boxes, scores, points5)
+    if len(detections) == 0:
+        return detections
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxes(corners, scores, 0.0, max_overlap, top_k=MAX_FACES)  # type: ignore[arg-type]
-    return found.take(np.asarray(kept, dtype=np.intp).reshape(-1))
+    return detections.take(np.asarray(kept, dtype=np.intp).reshape(-1))
 
 
 def with_area(detections: Detections) -> Detections:

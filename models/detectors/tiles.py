@@ -54,10 +54,10 @@ class Tiles:
         self._smallest = smallest
 
     def detect(self, image: BgrImage) -> Detections:
-        found = [self._detector.detect(image)]
+        detections = [self._detector.detect(image)]
         for factor, level in self._levels(image):
-            found += [self._credible(part.scaled(factor)) for part in self._in_tiles(level)]
-        return self._merged(found)
+            detections += [self._credible(part.scaled(factor)) for part in self._in_tiles(level)]
+        return self._merged(detections)
 
     def _credible(self, part: Detections) -> Detections:
         wide = part.boxes[:, 2] - part.boxes[:, 0] >= self._smallest
@@ -85,13 +85,15 @@ class Tiles:
                 small = (part.boxes[:, 2:] - part.boxes[:, :2]).max(axis=1) <= self._largest
                 yield part.take(np.flatnonzero(whole & small)).moved(x1, y1)
 
-    def _merged(self, found: list[Detections]) -> Detections:
+    def _merged(self, detections: list[Detections]) -> Detections:
         points5 = None
-        if all(one.points5 is not None for one in found):
-            points5 = np.concatenate([one.points5 for one in found if one.points5 is not None])
+        if all(part.points5 is not None for part in detections):
+            points5 = np.concatenate(
+                [part.points5 for part in detections if part.points5 is not None]
+            )
         merged = suppress(
-            np.concatenate([one.boxes for one in found]),
-            np.concatenate([one.scores for one in found]),
+            np.concatenate([part.boxes for part in detections]),
+            np.concatenate([part.scores for part in detections]),
             self._max_overlap,
             points5,
         )

@@ -68,5 +68,5 @@ def detections_of(rows: NDArray[np.float32], right: float, down: float) -> Detec
     corners = rows[:, :2] * back
     boxes = np.concatenate([corners, corners + rows[:, 2:4] * back], axis=1)
     order = np.argsort(-rows[:, 14], kind="stable")
-    found = Detections(boxes, rows[:, 14], rows[:, 4:14].reshape(-1, 5, 2) * back)
-    return found.take(order)
+    detections = Detections(boxes, rows[:, 14], rows[:, 4:14].reshape(-1, 5, 2) * back)
+    return detections.take(order)

@@ -51,7 +51,7 @@ class PictureChild:
         self._processor_s = processor_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # this process's number, when it was started
+        self._starter_pid = 0  # this process's number, when it was started
 
     def decode(self, data: bytes, max_pixels: int) -> BgrImage:
         """The picture in `data` (h, w, 3), as `models.images.decoding.decoded_here` makes it.
@@ -65,7 +65,7 @@ class PictureChild:
         }
         line = json.dumps(question).encode() + b"\n"
         with self._lock:
-            fresh = self._process is None or self._owner != os.getpid()
+            fresh = self._process is None or self._starter_pid != os.getpid()
             image = self._ask(line, data)
             if isinstance(image, int) and image in _ENDED_BY_ITSELF and not fresh:
                 image = self._ask(line, data)
@@ -94,23 +94,23 @@ class PictureChild:
                 process.stdin.write(data)
                 process.stdin.flush()
             head = process.stdout.readline()
-            said = json.loads(head) if head else None
-            if said is not None and "code" not in said:
-                pixels = bytearray(said["height"] * said["width"] * 3)
+            reply = json.loads(head) if head else None
+            if reply is not None and "code" not in reply:
+                pixels = bytearray(reply["height"] * reply["width"] * 3)
                 if process.stdout.readinto(pixels) == len(pixels):  # type: ignore[attr-defined]
                     image = np.frombuffer(pixels, dtype=np.uint8)
-                    return image.reshape(said["height"], said["width"], 3)
+                    return image.reshape(reply["height"], reply["width"], 3)
         finally:
             too_late.cancel()
-        if said is None or "code" not in said:
+        if reply is None or "code" not in reply:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LAST_S)
             self._end()
             return process.returncode
-        raise _ERRORS[said["code"]](said["message"], **said["details"])
+        raise _ERRORS[reply["code"]](reply["message"], **reply["details"])
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid():
+        if self._process is None or self._starter_pid != os.getpid():
             self._process = subprocess.Popen(
                 _COMMAND,
                 stdin=subprocess.PIPE,
@@ -118,12 +118,12 @@ class PictureChild:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, **_FRUGAL},
             )
-            self._owner = os.getpid()
+            self._starter_pid = os.getpid()
         return self._process
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
+        if process is None or self._starter_pid != os.getpid():
             return
         process.kill()
         for pipe in (process.stdin, process.stdout):

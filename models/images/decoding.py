@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from models.images.decoder_process import CHILD
 from models.images.formats import AVIF, HEIF, JPEG, PNG, WEBP, FileFormat, format_of
-from models.images.jpeg_limits import bounded_jpeg, is_in_one_scan
+from models.images.jpeg_limits import bounded_jpeg, is_single_scan
 from models.images.orientation import orientation_of
 from models.images.repair import ended_jpeg, png_without_notes, require_few_chunks
 from models.types import BgrImage
@@ -126,7 +126,7 @@ def _decoded(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture:
         if kind is PNG:
             _verify(data)
         with _open(data, kind) as image:
-            reduction = _fit(image, limits, in_one_scan=kind is JPEG and is_in_one_scan(data))
+            reduction = _fit(image, limits, single_scan=kind is JPEG and is_single_scan(data))
             return Picture(_upright_bgr(image), reduction)
     except (MusterError, MemoryError):
         raise
@@ -184,13 +184,13 @@ def _verify(data: bytes) -> None:
         image.verify()
 
 
-def _fit(image: Image.Image, limits: PictureLimits, *, in_one_scan: bool) -> int:
+def _fit(image: Image.Image, limits: PictureLimits, *, single_scan: bool) -> int:
     """Refuse what is too large, or tell the JPEG decoder to reduce it; nothing is decoded yet."""
     width, height = image.size
     if width * height <= limits.max_pixels:
         return 1
     # In several scans all coefficients are kept in memory, at whatever size they are decoded.
-    if in_one_scan and width * height <= limits.max_jpeg_pixels:
+    if single_scan and width * height <= limits.max_jpeg_pixels:
         for reduction in _JPEG_REDUCTIONS:
             size = (-(-width // reduction), -(-height // reduction))
             if size[0] * size[1] <= limits.max_pixels:

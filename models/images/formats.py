@@ -75,25 +75,25 @@ def format_of(data: bytes) -> FileFormat | None:
         return _of_brands(head)
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return BMP
-    for beginning, found in _BEGINNINGS:
+    for beginning, file_format in _BEGINNINGS:
         if head.startswith(beginning):
-            return found
+            return file_format
     return _of_text(head)
 
 
 def media_type_of(data: bytes) -> str:
     """The media type of a picture that has been read."""
-    found = format_of(data)
-    return FileFormat("").media_type if found is None else found.media_type
+    file_format = format_of(data)
+    return FileFormat("").media_type if file_format is None else file_format.media_type
 
 
 def _of_brands(head: bytes) -> FileFormat:
     """Of a file of boxes (ISO/IEC 14496-12): its major brand, then those that it is made like."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[start : start + 4] for start in range(16, end - 3, 4))]
-    found = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+    formats = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
     # `mif1` says only that there are pictures inside: another brand says how they are coded.
-    return next((one for one in found if one is not HEIF), found[0] if found else _FILM)
+    return next((each for each in formats if each is not HEIF), formats[0] if formats else _FILM)
 
 
 def _of_text(head: bytes) -> FileFormat | None:

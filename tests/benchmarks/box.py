@@ -1,7 +1,7 @@
 """`./dev bench box`: what a gallery on the box costs, in time and in memory, on one core.
 
 A `match-server serve` on loopback with N random unit vectors, a person each. The box is a process
-of its own on one core: it takes everything in, is started anew from its encrypted store, and
+of its own on one core: it receives everything, is restarted from its encrypted store, and
 decides about probes of which half are noisy copies of what is enrolled.
 """
 
@@ -20,7 +20,7 @@ import psutil
 
 from shared.malloc_trim import find_trim
 from shared.wire.template import Template
-from tests.benchmarks.machine import machine_facts, pin_to_one_core
+from tests.benchmarks.machine import machine_facts, pin_to_single_core
 from tests.benchmarks.tables import Row, median, milliseconds, p95, print_facts, print_table
 from tests.support.waiting import wait_until
 
@@ -57,8 +57,8 @@ def _measure(folder: Path, n: int) -> list[Row]:
         probes = enrolled(services, n, _PROBES)
         everything = [Granted(collection=settings.default_collection)]
         services.followers.put("box", GalleriesPut(galleries=everything))
-        wanted = KeyCreate(role="device", name="box", device="box")
-        key, model_id = services.keys.create(wanted).key, services.faces.model_id
+        new_key = KeyCreate(role="device", name="box", device="box")
+        key, model_id = services.keys.create(new_key).key, services.faces.model_id
     finally:
         services.close()
     np.save(folder / "probes.npy", probes)
@@ -93,7 +93,7 @@ def _box(plan: dict[str, object]) -> Row:
     """What one start of a box costs; everything is counted that a box without it would not have."""
     from edge_agent.config.loading import settings_of
 
-    pin_to_one_core()
+    pin_to_single_core()
     trim = find_trim()
     before = _resident_mib()
     from edge_agent.gallery.manager import Galleries
@@ -123,7 +123,7 @@ def _box(plan: dict[str, object]) -> Row:
         raise RuntimeError(f"{len(gallery)} templates are held")
     vectors = np.load(str(plan["probes"]))
     probes = [Template(str(plan["model_id"]), vector) for vector in vectors]
-    decisions = [found.decision for probe in probes if (found := gallery.decide(probe))]
+    decisions = [result.decision for probe in probes if (result := gallery.decide(probe))]
     if decisions != ["identified", "unknown"] * (len(probes) // 2):
         raise RuntimeError("not everybody was decided about rightly")
     times = [milliseconds(lambda p=p: gallery.decide(p), repetitions=1, warm_up=0) for p in probes]

@@ -1,7 +1,7 @@
 """`./dev bench enrollment`: vectors in bulk, what they take on the disk, and how soon they serve.
 
 A file of N random unit vectors, a person for every ten, goes in by `match-server import` and again,
-into another collection, over HTTP. Then the server is started anew: until its first answer, which
+into another collection, over HTTP. Then the server is restarted: until its first answer, which
 must be the right one.
 """
 
@@ -32,7 +32,7 @@ from tests.benchmarks.tables import Row, print_facts, print_table, write_json
 
 _CHUNK = 5_000
 _LINES = 100
-_OF_ONE_PERSON = 10
+_OF_SAME_PERSON = 10
 
 
 @click.command()
@@ -78,7 +78,7 @@ def _write(file: Path, n: int, model_id: str) -> NDArray[np.float16]:
             stored = rows.astype("<f2")
             for number, row in enumerate(stored, start=start):
                 line = {
-                    "name": f"Person {number // _OF_ONE_PERSON}",
+                    "name": f"Person {number // _OF_SAME_PERSON}",
                     "template": base64.b64encode(row.tobytes()).decode(),
                     "model_id": model_id,
                 }
@@ -144,12 +144,12 @@ def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
 def _start(settings: Settings, key: str, probe: NDArray[np.float16], model_id: str) -> Row:
     """From the start of the process to an answer whose best candidate is the template itself."""
     vector = base64.b64encode(probe.tobytes()).decode()
-    asked = {"templates": [{"vector": vector, "model_id": model_id}], "limit": 1}
+    requested = {"templates": [{"vector": vector, "model_id": model_id}], "limit": 1}
     started_s = time.perf_counter()
     with served(settings, ready=False) as (server, port):
         answer = requests.post(
             f"http://127.0.0.1:{port}/v1/collections/default/search",
-            json=asked,
+            json=requested,
             headers={"Authorization": f"Bearer {key}"},
             timeout=600,
         ).json()

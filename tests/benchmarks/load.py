@@ -15,7 +15,7 @@ from itertools import cycle
 from shared.ids import new_id
 
 NEW_ID = "@@new-id@@"
-"""In a body, this stands for a fresh UUIDv7, each time anew."""
+"""Placeholder in a body for a new UUIDv7, another one in each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found or len(body) < _content_length(head):
+        head, result, body = self._received.partition(b"\r\n\r\n")
+        if not result or len(body) < _content_length(head):
             return
         now_s = time.perf_counter()
         if head[9:12] != b"200":

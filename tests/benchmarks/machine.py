@@ -24,7 +24,7 @@ def machine_facts() -> dict[str, str | int | float]:
     }
 
 
-def pin_to_one_core() -> None:
+def pin_to_single_core() -> None:
     """Keep this process, and those it starts, on one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 

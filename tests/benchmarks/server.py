@@ -128,9 +128,9 @@ def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
     roles: dict[str, Any] = {load.role: load.role for load in loads}
     keys = {
         role: services.keys.create(
-            KeyCreate(role=given, device="bench" if given == "device" else None)
+            KeyCreate(role=key_role, device="bench" if key_role == "device" else None)
         ).key
-        for role, given in roles.items()
+        for role, key_role in roles.items()
     }
     return loads, keys
 
@@ -156,14 +156,14 @@ def _enroll(services: Services, start: int, vectors: Vectors) -> None:
     now = datetime.now(UTC)
     rows = vectors.astype("<f2")
     with services.database.write() as session:
-        owner = collection_named(session, services.settings.default_collection)
+        collection = collection_named(session, services.settings.default_collection)
         persons, templates = [], []
         for number, row in enumerate(rows, start=start + 1):
             persons.append(
                 {
                     "number": number,
                     "id": f"p{number}",
-                    "collection_number": owner.number,
+                    "collection_number": collection.number,
                     "name": f"Person {number}",
                     "meta": {},
                     "created_at": now,
@@ -173,18 +173,18 @@ def _enroll(services: Services, start: int, vectors: Vectors) -> None:
                 {
                     "number": number,
                     "id": new_id(),
-                    "collection_number": owner.number,
+                    "collection_number": collection.number,
                     "person_number": number,
-                    "model_id": owner.model_id,
+                    "model_id": collection.model_id,
                     "vector": row.tobytes(),
                     "created_at": now,
                 }
             )
         session.execute(insert(Person), persons)
         session.execute(insert(Template), templates)
-        owner.person_count += len(persons)
-        owner.template_count += len(templates)
-        record(session, owner.number, "collection_updated", owner.name, now)
+        collection.person_count += len(persons)
+        collection.template_count += len(templates)
+        record(session, collection.number, "collection_updated", collection.name, now)
 
 
 def _unit(rows: Vectors) -> Vectors:
@@ -295,12 +295,12 @@ def served(settings: Settings, *, ready: bool = True) -> Iterator[tuple[psutil.P
         server = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log)
     try:
         line = server.stdout.readline().decode() if server.stdout else ""
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-        if found is None:
+        result = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        if result is None:
             raise RuntimeError(f"the server did not start: {line!r}")
         if ready:
-            _wait_until_ready(int(found[1]))
-        yield psutil.Process(server.pid), int(found[1])
+            _wait_until_ready(int(result[1]))
+        yield psutil.Process(server.pid), int(result[1])
     finally:
         server.terminate()
         server.wait(30)

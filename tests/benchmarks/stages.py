@@ -19,16 +19,18 @@ def bench_stages(work: Path, repetitions: int) -> list[Row]:
     """Bare model runs and whole stages, interleaved, on one 1280×720 frame with three faces."""
     models = open_models("compact")
     frame = film_frames(work)[_FRAME_WITH_THREE]
-    found = models.detect(frame)
+    detections = models.detect(frame)
     rows = []
-    for stage, batch, call in _stages(models, frame, found):
+    for stage, batch, call in _stages(models, frame, detections):
         bare = _bare_run(stage, batch) if batch else None
         calls = {"stage": call} | ({"model": bare} if bare else {})
         times = interleaved(calls, repetitions=repetitions)
         model_ms = median(times["model"]) if bare else None
         rows.append(
             {
-                "stage": f"{stage} ({len(found)} faces)" if stage != "detector" else "detector",
+                "stage": f"{stage} ({len(detections)} faces)"
+                if stage != "detector"
+                else "detector",
                 "ratio": round(median(times["stage"]) / model_ms, 2) if model_ms else None,
                 "stage_ms": median(times["stage"]),
                 "stage_p95_ms": p95(times["stage"]),
@@ -41,19 +43,19 @@ def bench_stages(work: Path, repetitions: int) -> list[Row]:
 
 
 def _stages(
-    models: FaceModels, frame: BgrImage, found: Detections
+    models: FaceModels, frame: BgrImage, detections: Detections
 ) -> list[tuple[str, int, Callable[[], object]]]:
     """Name (the model's role), faces a run, and the call."""
-    shapes = models.locate(frame, found)
+    shapes = models.locate(frame, detections)
     chips = models.align(frame, shapes.points5)
-    faces = len(found)
+    faces = len(detections)
     return [
         ("detector", 1, lambda: models.detect(frame)),
-        ("landmarks", faces, lambda: models.locate(frame, found)),
+        ("landmarks", faces, lambda: models.locate(frame, detections)),
         ("align", 0, lambda: models.align(frame, shapes.points5)),
-        ("assess", 0, lambda: models.assess(frame, found, shapes, chips=chips)),
-        ("pose", faces, lambda: models.head_poses(frame, found.boxes)),
-        ("liveness", faces, lambda: models.liveness(frame, found.boxes)),
+        ("assess", 0, lambda: models.assess(frame, detections, shapes, chips=chips)),
+        ("pose", faces, lambda: models.head_poses(frame, detections.boxes)),
+        ("liveness", faces, lambda: models.liveness(frame, detections.boxes)),
         ("embedder", faces, lambda: models.embed(chips)),
     ]
 

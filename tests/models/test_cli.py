@@ -60,9 +60,9 @@ def test_all_packs_are_listed_with_their_licences(run: Run) -> None:
 
 
 def test_what_a_pack_costs_and_gives_is_told(run: Run) -> None:
-    told = run("info", "retail-0095").output
-    assert "misses 7.9 %" in told
-    assert "(40.3928, 59.0815)" in told
+    output = run("info", "retail-0095").output
+    assert "misses 7.9 %" in output
+    assert "(40.3928, 59.0815)" in output
     assert "DISPUTED" in run("info", "edgeface-s").output
     refused = run("pull", "retail-0095")
     assert refused.exit_code == 1
@@ -123,9 +123,9 @@ def test_a_pack_of_another_version_is_to_be_pulled_again(
 
 
 def test_info_prints_the_licence_page_and_every_file(run: Run, tmp_path: Path) -> None:
-    told = run("info", "compact").output
+    output = run("info", "compact").output
     for part in ("MIT; commercial use allowed", "embedder.onnx", "87aacdfe57510db2", "320 x 240"):
-        assert part in told
+        assert part in output
     facts = json.loads(run("info", "compact", "--json").output)
     assert facts["model_id"] == "compact-mobilefacenet-512@1"
     mine = run("info", "mine", "--manifest", written(tmp_path))

@@ -17,11 +17,11 @@ def test_threads_that_share_models_get_what_one_alone_gets(faces: FaceModels) ->
     alone = [faces.analyze(picture) for picture in pictures]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(faces.analyze, pictures))
-    for mine, theirs in zip(alone, together, strict=True):
+    for mine, expected in zip(alone, together, strict=True):
         assert [vector(face).tolist() for face in mine] == [
-            vector(face).tolist() for face in theirs
+            vector(face).tolist() for face in expected
         ]
-        np.testing.assert_array_equal([face.box for face in mine], [face.box for face in theirs])
+        np.testing.assert_array_equal([face.box for face in mine], [face.box for face in expected])
 
 
 def vector(face: Face) -> np.ndarray:

@@ -79,9 +79,11 @@ def test_ultralight_scales_the_boxes_to_the_picture(tmp_path: Path) -> None:
         tmp_path / "graph.onnx", (1, 3, 240, 320), {"scores": scores, "boxes": boxes}
     )
     spec = InputSpec(width=320, height=240, colour="rgb", mean=127.0, divisor=128.0)
-    found = UltraLight(session, spec).detect(FRAME)
-    np.testing.assert_allclose(found.scores, [0.95, 0.9])
-    np.testing.assert_allclose(found.boxes, [[-128, 0, 128, 144], [320, 360, 640, 540]], rtol=1e-5)
+    detections = UltraLight(session, spec).detect(FRAME)
+    np.testing.assert_allclose(detections.scores, [0.95, 0.9])
+    np.testing.assert_allclose(
+        detections.boxes, [[-128, 0, 128, 144], [320, 360, 640, 540]], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("size", [(720, 1280), (240, 320), (480, 640), (1080, 1920), (13, 9)])
@@ -116,14 +118,14 @@ def test_centerface_decodes_box_and_points(tmp_path: Path) -> None:
         ("n", 3, "h", "w"),
         {"537": heat, "538": scale, "539": offset, "540": marks},
     )
-    found = CenterFace(session, InputSpec(colour="bgr")).detect(FRAME)
+    detections = CenterFace(session, InputSpec(colour="bgr")).detect(FRAME)
     across, down = 1280 / 960, 720 / 544
     x, y = (100 - 0.25 + 0.5) * 4, (50 + 0.25 + 0.5) * 4
     box = [(x - 20) * across, (y - 40) * down, (x + 20) * across, (y + 40) * down]
-    np.testing.assert_allclose(found.boxes, [box], rtol=1e-5)
-    assert found.points5 is not None
+    np.testing.assert_allclose(detections.boxes, [box], rtol=1e-5)
+    assert detections.points5 is not None
     left_eye = [(x - 20 + 0.2 * 40) * across, (y - 40 + 0.3 * 80) * down]
-    np.testing.assert_allclose(found.points5[0, 0], left_eye, rtol=1e-5)
+    np.testing.assert_allclose(detections.points5[0, 0], left_eye, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 2000), (4000, 3000)])
@@ -159,16 +161,16 @@ def test_scrfd_decodes_each_stride(tmp_path: Path) -> None:
     outputs["box_32"][other] = (1, 1, 1, 1)
     session = answering(tmp_path / "graph.onnx", (1, 3, 640, 640), outputs)
     spec = InputSpec(width=640, height=640, colour="rgb", mean=127.5, divisor=128.0)
-    found = Scrfd(session, spec).detect(FRAME)  # 1280 × 720, so everything counts double
+    detections = Scrfd(session, spec).detect(FRAME)  # 1280 × 720, so everything counts double
     x, y = 20 * 16, 10 * 16
-    np.testing.assert_allclose(found.scores, [0.9, 0.8])
+    np.testing.assert_allclose(detections.scores, [0.9, 0.8])
     np.testing.assert_allclose(
-        found.boxes,
+        detections.boxes,
         2 * np.array([[x - 16, y - 32, x + 48, y + 64], [160, 128, 224, 192]]),
     )
-    assert found.points5 is not None
+    assert detections.points5 is not None
     expected = np.array([x, y]) + 16 * np.arange(10).reshape(5, 2) / 10
-    np.testing.assert_allclose(found.points5[0], 2 * expected, rtol=1e-5)
+    np.testing.assert_allclose(detections.points5[0], 2 * expected, rtol=1e-5)
 
 
 def test_scrfd_keeps_the_pictures_proportions(tmp_path: Path) -> None:
@@ -184,11 +186,11 @@ def test_yunets_rows_are_scaled_and_sorted() -> None:
     rows = np.zeros((2, 15), np.float32)
     rows[0, :4], rows[0, 14] = (10, 20, 30, 40), 0.7
     rows[1, :4], rows[1, 4:14], rows[1, 14] = (1, 2, 3, 4), np.arange(10), 0.9
-    found = detections_of(rows, 2.0, 3.0)
-    np.testing.assert_allclose(found.scores, [0.9, 0.7])
-    np.testing.assert_allclose(found.boxes, [[2, 6, 8, 18], [20, 60, 80, 180]])
-    assert found.points5 is not None
-    np.testing.assert_allclose(found.points5[0, 1], [4, 9])
+    detections = detections_of(rows, 2.0, 3.0)
+    np.testing.assert_allclose(detections.scores, [0.9, 0.7])
+    np.testing.assert_allclose(detections.boxes, [[2, 6, 8, 18], [20, 60, 80, 180]])
+    assert detections.points5 is not None
+    np.testing.assert_allclose(detections.points5[0, 1], [4, 9])
 
 
 def bright_is_a_face(path: Path) -> Path:
@@ -235,11 +237,11 @@ def test_yunet_runs_in_opencv_and_answers_in_pixels_of_the_source(tmp_path: Path
     detector = YuNet(bright_is_a_face(tmp_path / "graph.onnx"), longest_side=320)
     picture = np.zeros((480, 640, 3), np.uint8)
     picture[64:80, 160:176] = 255  # one cell of 8 × 8 after the picture was halved
-    found = detector.detect(picture)
-    assert len(found) == 1
-    assert found.scores[0] == pytest.approx(1, abs=0.01)
+    detections = detector.detect(picture)
+    assert len(detections) == 1
+    assert detections.scores[0] == pytest.approx(1, abs=0.01)
     # The cell is row 4, column 10; zero offsets mean its corner, log sizes of zero one stride.
-    np.testing.assert_allclose(found.boxes, [[152, 56, 168, 72]], atol=0.5)
+    np.testing.assert_allclose(detections.boxes, [[152, 56, 168, 72]], atol=0.5)
     assert len(detector.detect(np.zeros((480, 640, 3), np.uint8))) == 0
 
 

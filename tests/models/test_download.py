@@ -34,7 +34,7 @@ def test_a_cut_connection_is_resumed_where_it_stopped(far_web: FarWeb, tmp_path:
     fetch(far_web, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert far_web.requested[0] == ("/file", None)
-    starts = [int(wanted[6:-1]) for _, wanted in far_web.requested[1:] if wanted]
+    starts = [int(value[6:-1]) for _, value in far_web.requested[1:] if value]
     assert len(starts) == 2
     assert 0 < starts[0] < starts[1] < len(CONTENT)
 

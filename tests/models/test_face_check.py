@@ -28,13 +28,13 @@ def test_a_face_is_surely_one_also_turned_over_small_and_dark(faces, name):
 
 
 def test_drawn_faces_are_none(faces):
-    found = 0
+    count = 0
     for picture in islice(without_people(None, np.random.default_rng(7)), 60):
         drawn = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
         for face in faces.analyze(drawn, gate=OFF, embed=False):
-            found += 1
+            count += 1
             assert faces.certainty(drawn, face) < 0.5
-    assert found >= 10  # that the detector takes for faces
+    assert count >= 10  # that the detector takes for faces
 
 
 def test_a_box_where_there_is_no_face_is_none(faces):
@@ -42,10 +42,10 @@ def test_a_box_where_there_is_no_face_is_none(faces):
     (face,) = faces.analyze(picture, gate=OFF, embed=False)
     parts = faces._parts
     elsewhere = face.box + np.float32(1.5 * (face.box[2] - face.box[0]))
-    found = certainty(
+    value = certainty(
         parts.detector, parts.landmarks, picture, elsewhere, 0.95, face.points5, clear_score=1.0
     )
-    assert found < 0.1
+    assert value < 0.1
 
 
 def test_a_face_at_the_edge_of_the_picture_can_be_judged(faces):

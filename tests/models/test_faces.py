@@ -59,8 +59,8 @@ def test_mated_pairs_score_above_all_others(faces: FaceModels, people: Path) -> 
     templates: dict[str, list[Template]] = {}
     for folder in sorted(path for path in people.iterdir() if path.name != "groups"):
         for path in sorted(folder.iterdir()):
-            found = faces.analyze(read(path), gate=OFF)
-            largest = max(found, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
+            detections = faces.analyze(read(path), gate=OFF)
+            largest = max(detections, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
             assert largest.template is not None
             templates.setdefault(folder.name, []).append(largest.template)
     assert len(templates) >= 8
@@ -116,11 +116,11 @@ def test_a_batch_gives_each_chip_the_template_that_it_has_alone(faces: FaceModel
 
 def test_landmarks_of_a_batch_are_those_of_each_face(faces: FaceModels) -> None:
     frame = np.concatenate([cv2.resize(sample(f"obama{n}.jpg"), (420, 720)) for n in ("", 2, 3)], 1)
-    found = faces.detect(frame)
-    assert len(found) == 3
-    together = faces.locate(frame, found)
+    detections = faces.detect(frame)
+    assert len(detections) == 3
+    together = faces.locate(frame, detections)
     for row in range(3):
-        alone = faces.locate(frame, found.take(np.array([row])))
+        alone = faces.locate(frame, detections.take(np.array([row])))
         np.testing.assert_allclose(together.points5[row], alone.points5[0], atol=0.05)
 
 

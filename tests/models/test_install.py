@@ -57,10 +57,10 @@ def test_a_pack_from_the_web_is_installed_and_then_needs_no_network(
     far_web: FarWeb, tmp_path: Path
 ) -> None:
     far_web.files["/thing"] = b"content"
-    wanted = manifest(far_web.url("/thing"), b"content")
-    there = pull("mine", wanted, cache=tmp_path)
+    packs = manifest(far_web.url("/thing"), b"content")
+    there = pull("mine", packs, cache=tmp_path)
     assert (there.folder / "thing.bin").read_bytes() == b"content"
-    assert pull("mine", wanted, cache=tmp_path) == there
+    assert pull("mine", packs, cache=tmp_path) == there
     assert len(far_web.requested) == 1
     assert left_behind(tmp_path) == ["mine"]
 
@@ -84,23 +84,23 @@ def test_a_file_in_the_folder_given_needs_no_network(
     name: str, far_web: FarWeb, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(b"content")
-    wanted = manifest(far_web.url("/v1/published"), b"content")
-    there = pull("mine", wanted, cache=tmp_path / "cache", folder=tmp_path)
+    packs = manifest(far_web.url("/v1/published"), b"content")
+    there = pull("mine", packs, cache=tmp_path / "cache", folder=tmp_path)
     assert (there.folder / "thing.bin").read_bytes() == b"content"
     assert far_web.requested == []
     (tmp_path / name).write_bytes(b"another")
     with pytest.raises(PackError, match="wrong checksum"):
-        pull("mine", wanted, cache=tmp_path / "other", folder=tmp_path)
+        pull("mine", packs, cache=tmp_path / "other", folder=tmp_path)
 
 
 def test_a_pack_that_is_there_is_found_without_writing_anything(
     far_web: FarWeb, tmp_path: Path
 ) -> None:
     far_web.files["/thing"] = b"content"
-    wanted = manifest(far_web.url("/thing"), b"content")
-    pull("mine", wanted, cache=tmp_path)
+    packs = manifest(far_web.url("/thing"), b"content")
+    pull("mine", packs, cache=tmp_path)
     (tmp_path / ".mine.lock").unlink()
-    pull("mine", wanted, cache=tmp_path)
+    pull("mine", packs, cache=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
@@ -116,8 +116,8 @@ def test_only_the_wanted_file_of_an_archive_is_kept(far_web: FarWeb, tmp_path: P
         opened.writestr("inside/thing", b"content")
         opened.writestr("inside/other", b"unwanted")
     far_web.files["/archive.zip"] = archive.getvalue()
-    wanted = manifest(far_web.url("/archive.zip"), b"content", member="inside/thing")
-    there = pull("mine", wanted, cache=tmp_path)
+    packs = manifest(far_web.url("/archive.zip"), b"content", member="inside/thing")
+    there = pull("mine", packs, cache=tmp_path)
     assert sorted(path.name for path in there.folder.iterdir()) == ["installed.json", "thing.bin"]
 
 
@@ -126,23 +126,23 @@ def test_a_member_that_is_missing_is_named(far_web: FarWeb, tmp_path: Path) -> N
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("inside/other", b"unwanted")
     far_web.files["/archive.zip"] = archive.getvalue()
-    wanted = manifest(far_web.url("/archive.zip"), b"content", member="inside/thing")
+    packs = manifest(far_web.url("/archive.zip"), b"content", member="inside/thing")
     with pytest.raises(PackError, match="does not hold inside/thing"):
-        pull("mine", wanted, cache=tmp_path)
+        pull("mine", packs, cache=tmp_path)
 
 
 def test_a_wrong_checksum_says_which_file_and_what_was_expected(
     far_web: FarWeb, tmp_path: Path
 ) -> None:
     far_web.files["/thing"] = b"something else"
-    wanted = manifest(far_web.url("/thing"), b"content")
+    packs = manifest(far_web.url("/thing"), b"content")
     with pytest.raises(PackError, match="wrong checksum") as caught:
-        pull("mine", wanted, cache=tmp_path)
+        pull("mine", packs, cache=tmp_path)
     for part in ("thing.bin", sha256(b"content"), sha256(b"something else")):
         assert part in caught.value.message
     assert left_behind(tmp_path) == []
     far_web.files["/thing"] = b"content"
-    pull("mine", wanted, cache=tmp_path)  # and nothing of the wrong file stands in its way
+    pull("mine", packs, cache=tmp_path)  # and nothing of the wrong file stands in its way
 
 
 def test_a_download_that_broke_off_is_continued_by_the_next_pull(
@@ -150,10 +150,10 @@ def test_a_download_that_broke_off_is_continued_by_the_next_pull(
 ) -> None:
     content = bytes(range(256)) * 4096
     far_web.files["/thing"] = content
-    wanted = manifest(far_web.url("/thing"), content)
+    packs = manifest(far_web.url("/thing"), content)
     mark = hashlib.sha256(far_web.url("/thing").encode()).hexdigest()[:8]
     tmp_path.joinpath(f".mine-there-{mark}.partial").write_bytes(content[:500_000])
-    pull("mine", wanted, cache=tmp_path)
+    pull("mine", packs, cache=tmp_path)
     assert far_web.requested == [("/thing", "bytes=500000-")]
     assert left_behind(tmp_path) == ["mine"]
 
@@ -194,10 +194,10 @@ def test_a_file_of_the_users_own_stays_where_it_is(tmp_path: Path) -> None:
 def test_a_licence_that_forbids_commercial_use_wants_consent(tmp_path: Path) -> None:
     own = tmp_path / "thing"
     own.write_bytes(b"content")
-    wanted = manifest(f"file:{own}", b"content", commercial_use=False)
+    packs = manifest(f"file:{own}", b"content", commercial_use=False)
     with pytest.raises(PackError, match="--accept-licence"):
-        pull("mine", wanted, cache=tmp_path / "cache")
-    pull("mine", wanted, cache=tmp_path / "cache", accept_licence=True)
+        pull("mine", packs, cache=tmp_path / "cache")
+    pull("mine", packs, cache=tmp_path / "cache", accept_licence=True)
 
 
 def test_a_changed_manifest_installs_again(tmp_path: Path) -> None:
@@ -224,32 +224,32 @@ def test_a_damaged_installation_is_found_and_repaired(
 ) -> None:
     own = tmp_path / "thing"
     own.write_bytes(b"content")
-    wanted = manifest(f"file:{own}", b"content")
-    there = pull("mine", wanted, cache=tmp_path / "cache")
+    packs = manifest(f"file:{own}", b"content")
+    there = pull("mine", packs, cache=tmp_path / "cache")
     assert there.problems() == []
     damage(there.folder / "thing.bin")
     (problem,) = there.problems()
     assert re.fullmatch(f"thing.bin {complaint}", problem)
-    assert pull("mine", wanted, cache=tmp_path / "cache").problems() == []
+    assert pull("mine", packs, cache=tmp_path / "cache").problems() == []
 
 
 def test_a_damaged_receipt_asks_for_another_pull(tmp_path: Path) -> None:
     own = tmp_path / "thing"
     own.write_bytes(b"content")
-    wanted = manifest(f"file:{own}", b"content")
-    there = pull("mine", wanted, cache=tmp_path)
+    packs = manifest(f"file:{own}", b"content")
+    there = pull("mine", packs, cache=tmp_path)
     (there.folder / "installed.json").write_text("{")
     with pytest.raises(PackError, match="pull mine again"):
         installed("mine", tmp_path)
-    assert pull("mine", wanted, cache=tmp_path).problems() == []
+    assert pull("mine", packs, cache=tmp_path).problems() == []
 
 
 def test_two_pulls_at_once_fetch_once(far_web: FarWeb, tmp_path: Path) -> None:
     far_web.files["/thing"] = b"content"
-    wanted = manifest(far_web.url("/thing"), b"content")
+    packs = manifest(far_web.url("/thing"), b"content")
     answers: list[InstalledPack] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(pull("mine", wanted, cache=tmp_path)))
+        threading.Thread(target=lambda: answers.append(pull("mine", packs, cache=tmp_path)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -281,7 +281,7 @@ def test_a_pack_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> 
 def test_installing_makes_a_graph_fast_and_batchable(tmp_path: Path) -> None:
     weights = np.array([[1, 1e-39], [2, -1e-30], [3, 0.5]], np.float32)
     published = graphs.fixed_reshape(tmp_path / "published.onnx", weights)
-    wanted = manifest(
+    packs = manifest(
         f"file:{published}",
         published.read_bytes(),
         role="eyes",
@@ -289,7 +289,7 @@ def test_installing_makes_a_graph_fast_and_batchable(tmp_path: Path) -> None:
         input=InputSpec(colour="gray"),
         steps=("flush-denormals", "dynamic-batch"),
     )
-    there = pull("mine", wanted, cache=tmp_path / "cache")
+    there = pull("mine", packs, cache=tmp_path / "cache")
     ready = there.folder / "thing.bin"
     (left,) = (
         numpy_helper.to_array(tensor)
@@ -305,9 +305,9 @@ def test_installing_makes_a_graph_fast_and_batchable(tmp_path: Path) -> None:
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     own = tmp_path / "thing"
     own.write_bytes(b"this is no graph")
-    wanted = manifest(f"file:{own}", own.read_bytes(), steps=("flush-denormals",))
+    packs = manifest(f"file:{own}", own.read_bytes(), steps=("flush-denormals",))
     with pytest.raises(PackError, match="is not an ONNX graph"):
-        pull("mine", wanted, cache=tmp_path / "cache")
+        pull("mine", packs, cache=tmp_path / "cache")
     assert require_nothing(tmp_path / "cache")
 
 

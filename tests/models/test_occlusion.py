@@ -98,9 +98,9 @@ def test_no_chips_have_no_occlusion(network: OcclusionModel) -> None:
 
 def test_the_area_under_the_curve_and_the_limit_are_counted_as_they_are_defined() -> None:
     truth = np.array([[0.0], [0.0], [0.9], [0.9]], np.float32)
-    said = np.array([[0.1], [0.6], [0.6], [0.9]], np.float32)
-    assert area_under_curve(truth, said, 0) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
-    assert at_limit(truth, said, 0, 0.5) == pytest.approx((1, 2 / 3, 0.5))
+    factors = np.array([[0.1], [0.6], [0.6], [0.9]], np.float32)
+    assert area_under_curve(truth, factors, 0) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+    assert at_limit(truth, factors, 0, 0.5) == pytest.approx((1, 2 / 3, 0.5))
 
 
 @pytest.mark.models
@@ -113,12 +113,12 @@ def test_a_batch_is_seen_as_each_chip_alone(network: OcclusionModel, obamas: Tri
 @pytest.mark.models
 def test_occlusion_is_measured_only_when_it_is_asked_for(faces: FaceModels) -> None:
     picture = sample("obama.jpg")
-    found = faces.detect(picture)
-    shapes = faces.locate(picture, found)
-    (without,) = faces.assess(picture, found, shapes)
-    (asked,) = faces.assess(picture, found, shapes, occlusion=True)
+    detections = faces.detect(picture)
+    shapes = faces.locate(picture, detections)
+    (without,) = faces.assess(picture, detections, shapes)
+    (quality,) = faces.assess(picture, detections, shapes, occlusion=True)
     assert values(without) == {}
-    assert list(values(asked)) == list(FACTORS)
+    assert list(values(quality)) == list(FACTORS)
 
 
 @pytest.mark.models
@@ -126,12 +126,12 @@ def test_of_a_shot_that_was_kept_the_chip_and_the_pictures_size_are_enough(
     faces: FaceModels,
 ) -> None:
     picture = sample("obama_partial_face.jpg")
-    found = faces.detect(picture)
-    shapes = faces.locate(picture, found)
+    detections = faces.detect(picture)
+    shapes = faces.locate(picture, detections)
     chips = faces.align(picture, shapes.points5)
-    (whole,) = faces.assess(picture, found, shapes, chips=chips, occlusion=True)
+    (whole,) = faces.assess(picture, detections, shapes, chips=chips, occlusion=True)
     blank: BgrImage = np.broadcast_to(np.zeros(1, np.uint8), picture.shape)
-    (kept,) = faces.assess(blank, found, shapes, chips=chips, occlusion=True)
+    (kept,) = faces.assess(blank, detections, shapes, chips=chips, occlusion=True)
     assert values(kept) == values(whole)
 
 
@@ -149,15 +149,15 @@ def test_covering_what_a_passport_picture_must_show_is_refused_with_its_name(
 ) -> None:
     """Black over each region of a real portrait, at the places that the points give."""
     picture = sample("obama.jpg")
-    found = faces.detect(picture)
-    shapes = faces.locate(picture, found)
+    detections = faces.detect(picture)
+    shapes = faces.locate(picture, detections)
     chip = faces.align(picture, shapes.points5)
     for region in ("left_eye", "nose", "mouth"):
         hidden = chip.copy()
         places = np.repeat(np.repeat(cells_of(region) > 0, 4, axis=0), 4, axis=1)
         hidden[0, places] = 20
         (quality,) = faces.assess(
-            picture, found, shapes, chips=hidden, gate=PASSPORT, occlusion=True
+            picture, detections, shapes, chips=hidden, gate=PASSPORT, occlusion=True
         )
         factor = next(name for name, regions in FACTORS.items() if region in regions)
         assert factor in quality.reasons
@@ -169,12 +169,12 @@ def test_a_face_cut_by_the_pictures_edge_is_covered_as_far_as_it_is_missing(
     faces: FaceModels,
 ) -> None:
     """The truth comes from the whole portrait that the pictures were cut from."""
-    for name, said, truth in cut_faces(faces):
+    for name, factors, truth in cut_faces(faces):
         for factor in FACTORS:
-            assert said[factor] == pytest.approx(truth[factor], abs=0.2), (name, factor)
-        assert abs(said["occlusion_total"] - truth["occlusion_total"]) < 0.05
+            assert factors[factor] == pytest.approx(truth[factor], abs=0.2), (name, factor)
+        assert abs(factors["occlusion_total"] - truth["occlusion_total"]) < 0.05
         assert truth["occlusion_total"] > 0.1
-        assert said["occlusion_mouth"] < 0.05
+        assert factors["occlusion_mouth"] < 0.05
 
 
 @pytest.mark.models
@@ -211,15 +211,15 @@ def _as_good_as_reported(
     auc: float,
     refused_bare: float,
 ) -> None:
-    said, mean, level = estimated(network, what), always_mean(what), by_level(what)
+    factors, mean, level = estimated(network, what), always_mean(what), by_level(what)
     for factor, column in COLUMNS.items():
         miss, by_mean, by_gray = (
-            float(np.abs(one - what.truth)[:, column].mean()) for one in (said, mean, level)
+            float(np.abs(one - what.truth)[:, column].mean()) for one in (factors, mean, level)
         )
         assert miss < error[factor], factor
         assert miss < min(by_mean, by_gray) / 3, "or the simple rules would do"
-        assert area_under_curve(what.truth, said, column) > auc, factor
-        recall, precision, bare = at_limit(what.truth, said, column, PASSPORT.ranges[factor][1])
+        assert area_under_curve(what.truth, factors, column) > auc, factor
+        recall, precision, bare = at_limit(what.truth, factors, column, PASSPORT.ranges[factor][1])
         assert recall > 0.8, factor
         assert precision > 0.85, factor
         assert bare < refused_bare, factor

@@ -95,6 +95,6 @@ def test_a_chip_of_another_size_shows_the_eyes_where_its_pack_declares_them(cach
 def test_yunet_and_compact_find_the_same_faces(cache: Path) -> None:
     near, far = open_models("compact"), open_models("compact", detector="yunet", cache=cache)
     for name in ("obama.jpg", "biden.jpg", "astronaut.png"):
-        (ours,), (theirs,) = near.detect(sample(name)).boxes, far.detect(sample(name)).boxes
-        width = ours[2] - ours[0]
-        assert np.abs(ours - theirs).max() < 0.3 * width
+        (actual,), (expected,) = near.detect(sample(name)).boxes, far.detect(sample(name)).boxes
+        width = actual[2] - actual[0]
+        assert np.abs(actual - expected).max() < 0.3 * width

@@ -138,7 +138,7 @@ def test_npm_fetches_the_tarball(
 
 
 @pytest.mark.parametrize(
-    ("said", "explained"),
+    ("message", "explained"),
     [
         ("npm error code ENOTFOUND", "the registry cannot be reached"),
         ("npm error code ENOSPC", "the disk is full"),
@@ -146,9 +146,9 @@ def test_npm_fetches_the_tarball(
     ],
 )
 def test_what_npm_complains_of_is_said_in_a_sentence(
-    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, said: str, explained: str
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, message: str, explained: str
 ) -> None:
-    with_npm(tmp_path / "bin", f"import sys\nsys.exit({said!r})\n", monkeypatch)
+    with_npm(tmp_path / "bin", f"import sys\nsys.exit({message!r})\n", monkeypatch)
     with pytest.raises(PackError, match=explained):
         fetch_npm(Source(url="npm:tinypack@1.0", size=1), scratch, quiet)
 
@@ -188,13 +188,13 @@ def test_npm_is_brought_for_the_moment_and_nothing_of_it_is_kept(
         wheel.writestr(f"{info}/RECORD", "")
     without_npm(tmp_path, monkeypatch)
     before = sorted(tmp_path.iterdir())
-    said: list[str] = []
+    message: list[str] = []
     archive = fetch_npm(
-        Source(url="npm:tinypack@1.0", size=1), scratch, lambda doing, *_: said.append(doing)
+        Source(url="npm:tinypack@1.0", size=1), scratch, lambda doing, *_: message.append(doing)
     )
     assert [path.name for path in scratch.iterdir()] == [archive.name]
     assert sorted(tmp_path.iterdir()) == before
-    assert "npm, which is not installed" in said[0]
+    assert "npm, which is not installed" in message[0]
 
 
 @pytest.mark.usefixtures("shelf")

@@ -22,11 +22,11 @@ class Spots:
 
         self.sizes.append((image.shape[1], image.shape[0]))
         _, _, stats, _ = cv2.connectedComponentsWithStats((image[:, :, 0] > 128).astype(np.uint8))
-        found = [
+        detections = [
             (x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist() if w >= image.shape[1] / 20
         ]
-        boxes = np.array(found, np.float32).reshape(-1, 4)
-        return Detections(boxes, np.full(len(found), 0.9, np.float32))
+        boxes = np.array(detections, np.float32).reshape(-1, 4)
+        return Detections(boxes, np.full(len(detections), 0.9, np.float32))
 
 
 def scene(width: int, height: int, spots: list[tuple[int, int, int, int]]) -> BgrImage:
@@ -36,8 +36,8 @@ def scene(width: int, height: int, spots: list[tuple[int, int, int, int]]) -> Bg
     return image
 
 
-def boxes_of(found: Detections) -> set[tuple[float, ...]]:
-    return {tuple(box) for box in found.boxes.tolist()}
+def boxes_of(detections: Detections) -> set[tuple[float, ...]]:
+    return {tuple(box) for box in detections.boxes.tolist()}
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -50,9 +50,9 @@ def test_every_face_is_found_once_wherever_it_lies(seed: int) -> None:
             x = column * 320 + int(chance.integers(0, 318 - side))
             y = row * 360 + int(chance.integers(0, 358 - side))
             spots.append((x, y, side, side))
-    found = Tiles(Spots()).detect(scene(1920, 1080, spots))
-    assert boxes_of(found) == {(x, y, x + w, y + h) for x, y, w, h in spots}
-    assert len(found) == len(spots)
+    detections = Tiles(Spots()).detect(scene(1920, 1080, spots))
+    assert boxes_of(detections) == {(x, y, x + w, y + h) for x, y, w, h in spots}
+    assert len(detections) == len(spots)
 
 
 def test_a_picture_no_larger_than_a_tile_is_looked_at_once() -> None:
@@ -73,10 +73,10 @@ def test_no_size_of_face_is_lost_between_the_tiles_and_the_whole() -> None:
     spots = [(60 + 430 * n, 100 + 150 * n, side, side) for n, side in enumerate(sides)]
     picture = scene(4000, 2250, spots)
     assert len(Spots().detect(picture)) == 3
-    found = Tiles(Spots()).detect(picture)
-    assert len(found) == len(spots)
+    detections = Tiles(Spots()).detect(picture)
+    assert len(detections) == len(spots)
     expected = np.array([(x, y, x + w, y + h) for x, y, w, h in spots], np.float32)
-    distances = np.abs(found.boxes[:, np.newaxis] - expected).max(axis=2)
+    distances = np.abs(detections.boxes[:, np.newaxis] - expected).max(axis=2)
     assert (distances.min(axis=0) <= 2).all()
 
 
@@ -87,8 +87,8 @@ def test_what_only_a_tile_shows_must_be_credible() -> None:
 
 
 def test_a_face_at_the_pictures_edge_is_not_taken_for_one_that_is_cut_off() -> None:
-    found = Tiles(Spots()).detect(scene(1920, 1080, [(0, 500, 50, 50), (1870, 1030, 50, 50)]))
-    assert boxes_of(found) == {(0, 500, 50, 550), (1870, 1030, 1920, 1080)}
+    detections = Tiles(Spots()).detect(scene(1920, 1080, [(0, 500, 50, 50), (1870, 1030, 50, 50)]))
+    assert boxes_of(detections) == {(0, 500, 50, 550), (1870, 1030, 1920, 1080)}
 
 
 class Parts:
@@ -144,7 +144,7 @@ def test_a_still_of_one_near_face_is_looked_at_once(
 ) -> None:
     looks = []
     detect = Tiles.detect
-    monkeypatch.setattr(Tiles, "detect", lambda *given: looks.append(1) or detect(*given))
+    monkeypatch.setattr(Tiles, "detect", lambda *arguments: looks.append(1) or detect(*arguments))
     picture = read(sample_path("obama.jpg"))
     assert picture.shape[0] * picture.shape[1] > 1_000_000
     assert len(models.search(picture)) == 1
@@ -171,9 +171,9 @@ def test_every_face_of_a_crowd_is_found_once(
         x, y = number % 10 * step[0] + 7 * (number % 3), number // 10 * step[1] + 9
         crowd[y : y + side, x : x + side] = heads[number % 5]
     assert len(models.detect(crowd)) < 50
-    found = models.search(crowd)
-    cells = {(int(x // step[0]), int(y // step[1])) for x, y in found.boxes[:, :2]}
-    assert len(found) == len(cells) == 50
+    detections = models.search(crowd)
+    cells = {(int(x // step[0]), int(y // step[1])) for x, y in detections.boxes[:, :2]}
+    assert len(detections) == len(cells) == 50
 
 
 def head(models: FaceModels, name: str) -> BgrImage:

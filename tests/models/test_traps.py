@@ -87,8 +87,8 @@ def test_denormals_only_what_is_nothing_is_flushed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(left, np.array([[0, 0, 0], [1e-19, -0.5, 0]], np.float32))
 
 
-def tight(picture: BgrImage, found: Detections) -> BgrImage:
-    x1, y1, x2, y2 = found.boxes[0].astype(int)
+def tight(picture: BgrImage, detections: Detections) -> BgrImage:
+    x1, y1, x2, y2 = detections.boxes[0].astype(int)
     return np.ascontiguousarray(picture[max(0, y1) : y2, max(0, x1) : x2])
 
 
@@ -108,9 +108,9 @@ def test_tight_crops_cost_a_second_search_only_where_it_is_asked_for(faces: Face
     inset_x, inset_y = (x2 - x1) * 0.1, (y2 - y1) * 0.1
     crop = picture[int(y1 + inset_y) : int(y2 - inset_y), int(x1 + inset_x) : int(x2 - inset_x)]
     assert len(faces.detect(crop)) == 0
-    found = faces.detect(crop, retry_padded=True)
-    assert len(found) == 1
-    centre = (found.boxes[0, :2] + found.boxes[0, 2:]) / 2
+    detections = faces.detect(crop, retry_padded=True)
+    assert len(detections) == 1
+    centre = (detections.boxes[0, :2] + detections.boxes[0, 2:]) / 2
     np.testing.assert_allclose(centre, np.array(crop.shape[1::-1]) / 2, rtol=0.2)
 
 

@@ -43,8 +43,8 @@ def test_the_words_of_libraries_and_programs_are_shown_without_passwords() -> No
     pipeline = (
         "rtspsrc location=rtsp://me:secret@cam/1 user-id=warden user-pw='hid den' ! decodebin"
     )
-    said = 'could not set "user-pw" to "hid den" for warden at rtsp://me:secret@cam/1, pwd=secret'
-    shown = redacted_text(said, pipeline_secrets(pipeline))
+    shown = 'could not set "user-pw" to "hid den" for warden at rtsp://me:secret@cam/1, pwd=secret'
+    shown = redacted_text(shown, pipeline_secrets(pipeline))
     assert "secret" not in shown
     assert "hid den" not in shown
     assert "warden" not in shown

@@ -19,7 +19,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield listener
 
 
-def heard(listener: socket.socket) -> list[str]:
+def received(listener: socket.socket) -> list[str]:
     words = []
     while True:
         try:
@@ -30,7 +30,7 @@ def heard(listener: socket.socket) -> list[str]:
 
 def test_systemd_hears_what_is_said(systemd: socket.socket) -> None:
     notify("READY=1")
-    assert heard(systemd) == ["READY=1"]
+    assert received(systemd) == ["READY=1"]
 
 
 def test_a_name_outside_the_file_system_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_a_name_outside_the_file_system_is_reached(monkeypatch: pytest.MonkeyPat
         listener.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         notify("STOPPING=1")
-        assert heard(listener) == ["STOPPING=1"]
+        assert received(listener) == ["STOPPING=1"]
 
 
 def test_nobody_listening_is_no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_watchdog_speaks_three_times_in_its_interval_and_no_more(
     for _ in range(60):  # six seconds
         watchdog.alive()
         now += 0.1
-    assert heard(systemd) == ["WATCHDOG=1"] * 6
+    assert received(systemd) == ["WATCHDOG=1"] * 6
 
 
 @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_PID": "1"}])
@@ -73,4 +73,4 @@ def test_a_watchdog_that_nobody_asked_for_is_silent(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     Watchdog().alive()
-    assert heard(systemd) == []
+    assert received(systemd) == []

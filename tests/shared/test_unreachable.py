@@ -61,11 +61,11 @@ def says_plainly(caller: socket.socket) -> None:
 
 
 def tried(url: str, trust: bool | str = True) -> str:
-    """What a person is told of the failure of a call."""
+    """Returns the text that people read about a failed call."""
     with pytest.raises(requests.RequestException) as caught:
         requests.get(url, timeout=0.5, verify=trust)
     why = why_unreachable(caught.value, trust="TRUST IT", plain="http://")
-    return f"{why.found}; {why.advice}"
+    return f"{why.cause}; {why.advice}"
 
 
 def test_nobody_silence_and_an_unknown_name_are_told_apart() -> None:

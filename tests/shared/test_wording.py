@@ -6,7 +6,7 @@ from shared.wording import sentence
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("the server cannot be reached", "The server cannot be reached"),
         (
@@ -16,5 +16,5 @@ from shared.wording import sentence
         ("", ""),
     ],
 )
-def test_only_words_get_a_capital(text: str, said: str) -> None:
-    assert sentence(text) == said
+def test_only_words_get_a_capital(text: str, expected: str) -> None:
+    assert sentence(text) == expected

@@ -40,8 +40,8 @@ class FarWeb:
         return f"http://127.0.0.1:{self._server.server_port}{path}"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range")
-        self.requested.append((request.path, wanted))
+        range_header = request.headers.get("Range")
+        self.requested.append((request.path, range_header))
         if self.fail_with:
             request.send_error(self.fail_with.pop(0))
             return
@@ -50,9 +50,9 @@ class FarWeb:
             request.send_error(404)
             return
         start = 0
-        asked = re.fullmatch(r"bytes=(\d+)-", wanted or "") if self.ranges else None
-        if asked:
-            start = int(asked[1])
+        match = re.fullmatch(r"bytes=(\d+)-", range_header or "") if self.ranges else None
+        if match:
+            start = int(match[1])
             if start >= len(data):
                 request.send_response(416)
                 request.send_header("Content-Range", f"bytes */{len(data)}")

@@ -21,7 +21,7 @@ def rows_of(ids: NDArray[np.uint64], seq: int) -> NDArray[np.float32]:
 
 
 def change(seq: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Ids that change `seq` removes, and those that it adds (some anew, some again)."""
+    """Ids that change `seq` removes, and those that it adds (some new, some again)."""
     rng = np.random.default_rng(seq)
     removed = rng.integers(0, 5 * seq + 1, 3).astype(np.uint64)
     added = np.arange(5 * seq, 5 * seq + 4, dtype=np.uint64)
@@ -53,13 +53,13 @@ def opened(directory: Path) -> DiskIndex:
 
 def held(gallery: DiskIndex) -> dict[int, NDArray[np.float16]]:
     """All that a gallery holds, read from its segments."""
-    found = {}
+    rows = {}
     for view in gallery._views:
         for place in view.live_places().tolist():
             each = int(view.segment.ids[place])
-            assert each not in found
-            found[each] = np.array(view.segment.rows[place])
-    return found
+            assert each not in rows
+            rows[each] = np.array(view.segment.rows[place])
+    return rows
 
 
 def main(directory: str) -> None:

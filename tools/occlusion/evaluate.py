@@ -165,9 +165,9 @@ def cut_faces(models: FaceModels) -> Iterator[tuple[str, Mapping[str, float], Ma
 
 def _face(models: FaceModels, person: str, path: Path) -> Face:
     picture = _read(path)
-    found = models.detect(picture, retry_padded=True)
-    largest = int(np.argmax(np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)))
-    points = models.locate(picture, found.take(np.array([largest]))).points5
+    detections = models.detect(picture, retry_padded=True)
+    largest = int(np.argmax(np.prod(detections.boxes[:, 2:] - detections.boxes[:, :2], axis=1)))
+    points = models.locate(picture, detections.take(np.array([largest]))).points5
     beyond = outside(similarity_transforms(points), (picture.shape[1], picture.shape[0]))
     return Face(person, models.align(picture, points)[0], beyond[0])
 
@@ -237,13 +237,13 @@ def _draw(path: Path, what: Trial, model: OcclusionModel, columns: int = 14, row
     maps = np.where(what.beyond, np.float32(1), model.maps(what.chips))[picks]
     values = estimated(model, what)[picks]
     tiles = []
-    for chip, covered, said, true in zip(
+    for chip, covered, estimate, true in zip(
         what.chips[picks], maps, values, what.truth[picks], strict=True
     ):
         large = cv2.resize(covered, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)[..., None]
         tinted = (chip * (1 - 0.4 * large) + np.array([0, 0, 255]) * 0.4 * large).astype(np.uint8)
         note = np.zeros((36, SIDE, 3), np.uint8)
-        for line, row in enumerate((said, true)):
+        for line, row in enumerate((estimate, true)):
             text = " ".join(f"{round(float(value) * 100)}" for value in row)
             cv2.putText(note, text, (1, 14 + 16 * line), 0, 0.36, (255, 255, 255), 1)
         tiles.append(np.vstack([chip, tinted, note]))

@@ -1,7 +1,7 @@
 """Uncovered faces to train with, from packages that anybody can have.
 
 Divided by person, never by picture: about a hundred people come from `lfw_subset` inside
-scikit-image's wheel (25 × 25 gray pixels each), four from the sample pack. Everybody else is kept
+scikit-image's wheel (25 × 25 gray pixels each), four from the sample pack. All others are kept
 for the tests: Barack Obama, and whoever lies in the folder that `MUSTER_TEST_FACES` names.
 """
 
@@ -72,10 +72,10 @@ def photographs(faces: Iterable[TrainingFace], pictures: NDArray[np.floating]) -
 
 
 def _largest(models: FaceModels, person: str, picture: BgrImage) -> TrainingFace:
-    found = models.detect(picture, retry_padded=True)
-    areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
-    one: Detections = found.take(np.array([int(np.argmax(areas))]))
-    return training_face(person, picture, models.locate(picture, one).points5)
+    detections = models.detect(picture, retry_padded=True)
+    areas = np.prod(detections.boxes[:, 2:] - detections.boxes[:, :2], axis=1)
+    largest: Detections = detections.take(np.array([int(np.argmax(areas))]))
+    return training_face(person, picture, models.locate(picture, largest).points5)
 
 
 def training_face(person: str, picture: BgrImage, points5: NDArray[np.float32]) -> TrainingFace:

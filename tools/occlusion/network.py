@@ -8,10 +8,10 @@ from torch.nn import functional
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation, ReLU."""
 
-    def __init__(self, taken: int, given: int, size: int = 3, stride: int = 1) -> None:
+    def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(taken, given, size, stride, size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(given)
+        self.conv = nn.Conv2d(channels_in, channels_out, size, stride, size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.norm(self.conv(x)))

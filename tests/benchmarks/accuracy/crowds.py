@@ -41,13 +41,14 @@ def crowd_rows(bench: Bench) -> list[Row]:
 def _row(models: FaceModels, crowd: Crowd) -> Row:
     plain = models.detect(crowd.image, retry_padded=True).boxes
     began = process_time()
-    found = models.search(crowd.image).boxes
+    detections = models.search(crowd.image).boxes
     return {
         "picture": crowd.name,
         "faces": len(crowd.truth),
         "plain": _hits(plain, crowd.truth),
-        "found": _hits(found, crowd.truth),
-        "others": len(found) - _hits(found, crowd.truth),  # most are bystanders of the pictures
+        "found": _hits(detections, crowd.truth),
+        "others": len(detections)
+        - _hits(detections, crowd.truth),  # most are bystanders of the pictures
         "ms": round(1000 * (process_time() - began)),
     }
 
@@ -59,8 +60,8 @@ def _group_rows(models: FaceModels) -> list[Row]:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is not None:
             picture = image.astype(np.uint8, copy=False)
-            plain, found = models.detect(picture, retry_padded=True), models.search(picture)
-            counts = {"plain": len(plain), "found": len(found)}
+            plain, detections = models.detect(picture, retry_padded=True), models.search(picture)
+            counts = {"plain": len(plain), "found": len(detections)}
             rows.append({"picture": path.stem, "faces": None, **counts, "others": 0, "ms": None})
     return rows
 
@@ -89,8 +90,8 @@ def _tile(models: FaceModels, path: Path) -> tuple[BgrImage, Boxes] | None:
     if image is None:
         return None
     picture: BgrImage = image.astype(np.uint8, copy=False)
-    found = models.detect(picture)
-    return (picture, found.boxes[0]) if len(found) == 1 else None
+    detections = models.detect(picture)
+    return (picture, detections.boxes[0]) if len(detections) == 1 else None
 
 
 def _mosaic(name: str, tiles: Iterator[tuple[BgrImage, Boxes]], cell: int) -> Crowd:
@@ -139,12 +140,12 @@ def _put(image: BgrImage, tile: tuple[BgrImage, Boxes], x: int, y: int, side: in
     return moved
 
 
-def _hits(found: Boxes, truth: Boxes) -> int:
-    """How many of the true faces have a box of their own among those found."""
-    free = list(range(len(found)))
+def _hits(detections: Boxes, truth: Boxes) -> int:
+    """How many of the true faces have a box of their own among the detections."""
+    free = list(range(len(detections)))
     hits = 0
     for box in truth:
-        overlaps = [_overlap(box, found[row]) for row in free]
+        overlaps = [_overlap(box, detections[row]) for row in free]
         if overlaps and max(overlaps) > _SAME:
             free.pop(int(np.argmax(overlaps)))
             hits += 1

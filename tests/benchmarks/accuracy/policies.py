@@ -72,12 +72,12 @@ def _search(
     if leave_out:
         strangers += [one for one in everybody if one.person in chosen]
     own = np.array([one.person for one in strangers], np.int64)
-    found = gallery.top_two(faces.vectors(mates))
+    result = gallery.top_two(faces.vectors(mates))
     false = gallery.top_two(faces.vectors(strangers), without=own)
     for name, count in counts.items():
         point = bench.point(name, gallery.number, len(gallery.rows))
         count.thresholds.append(point.threshold)
-        for picture, candidates in zip(mates, found, strict=True):
+        for picture, candidates in zip(mates, result, strict=True):
             _, named = verdict(point, candidates)
             count.right.add(picture.person, named == picture.person)
             count.wrong.add(picture.person, named not in (picture.person, None))

@@ -38,7 +38,7 @@ class Trial:
 
     def threshold(self, fpir: float) -> float:
         """The lowest threshold at which at most this share of strangers is given a name."""
-        best = sorted((found[0].similarity for _, found in self.strangers), reverse=True)
+        best = sorted((candidates[0].similarity for _, candidates in self.strangers), reverse=True)
         allowed = int(fpir * len(best))
         return float(np.nextafter(np.float32(best[allowed]), np.float32(2.0)))
 
@@ -63,13 +63,13 @@ def shot_row(bench: Bench, enrolled: int, shots: int, pack: str | None = None) -
         number, templates = trial.gallery.number, len(trial.gallery.rows)
         threshold = trial.threshold(FPIR)
         point = bench.point(NEW, number, templates, pack)
-        for person, found in trial.mates:
-            first = found[0].person == person
-            missed.add(person, not (first and found[0].similarity >= threshold))
-            missed_by_policy.add(person, verdict(point, found)[1] != person)
-        for person, found in trial.strangers:
-            named.add(person, verdict(point, found)[1] is not None)
-            false.add(person, found[0].similarity >= threshold)
+        for person, candidates in trial.mates:
+            first = candidates[0].person == person
+            missed.add(person, not (first and candidates[0].similarity >= threshold))
+            missed_by_policy.add(person, verdict(point, candidates)[1] != person)
+        for person, candidates in trial.strangers:
+            named.add(person, verdict(point, candidates)[1] is not None)
+            false.add(person, candidates[0].similarity >= threshold)
     return {
         "pack": pack or bench.packs[0],
         "enrolled people": number,

@@ -14,7 +14,7 @@ from tests.benchmarks.edge.looks import bench_looks
 from tests.benchmarks.edge.people import cast
 from tests.benchmarks.edge.quantised import bench_int8
 from tests.benchmarks.edge.soak import soak
-from tests.benchmarks.machine import machine_facts, pin_to_one_core
+from tests.benchmarks.machine import machine_facts, pin_to_single_core
 from tests.benchmarks.tables import Row, print_facts, write_json
 
 WORK = Path(__file__).parents[3] / "var" / "bench"
@@ -39,7 +39,7 @@ def main(what: tuple[str, ...], minutes: float, report: Path | None) -> None:
     """
     WORK.mkdir(parents=True, exist_ok=True)
     if what != ("soak",):
-        pin_to_one_core()
+        pin_to_single_core()
     cv2.setNumThreads(1)
     facts = machine_facts()
     print_facts(facts)

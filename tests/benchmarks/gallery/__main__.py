@@ -22,9 +22,9 @@ PACKAGES = {
 
 def install(peers: tuple[str, ...], plot: bool) -> None:
     """Get what is missing into this environment: peers are no dependencies of the product."""
-    wanted = {"matplotlib"} if plot else set()
-    wanted |= {name for name in PACKAGES if any(peer.startswith(name) for peer in peers)}
-    missing = [PACKAGES[name] for name in wanted if importlib.util.find_spec(name) is None]
+    sections = {"matplotlib"} if plot else set()
+    sections |= {name for name in PACKAGES if any(peer.startswith(name) for peer in peers)}
+    missing = [PACKAGES[name] for name in sections if importlib.util.find_spec(name) is None]
     if missing:
         print("installing", *missing, file=sys.stderr)
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)

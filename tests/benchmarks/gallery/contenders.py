@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from shared.gallery import open_gallery
 from tests.benchmarks.gallery.people import DIMENSION, Rows
 
-Found = tuple[NDArray[np.int64], NDArray[np.float64]]
+Results = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Ids and similarities (p, limit); -1 where a list is shorter."""
 
 
@@ -23,7 +23,7 @@ class Contender(Protocol):
 
     def build(self, rows: Rows) -> None: ...
 
-    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Found: ...
+    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Results: ...
 
 
 class Muster:
@@ -38,15 +38,15 @@ class Muster:
         ids = np.arange(rows.shape[0], dtype=np.uint64)
         self._galleries[1].add(ids, rows)
 
-    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Found:
+    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Results:
         gallery = self._galleries[1]
         gallery._threads = threads
         lists = gallery.search(probes, limit, threshold=threshold)
         ids = np.full((probes.shape[0], limit), -1, dtype=np.int64)
         similarities = np.zeros(ids.shape)
-        for i, found in enumerate(lists):
-            ids[i, : len(found)] = found.ids
-            similarities[i, : len(found)] = found.similarities
+        for i, candidates in enumerate(lists):
+            ids[i, : len(candidates)] = candidates.ids
+            similarities[i, : len(candidates)] = candidates.similarities
         return ids, similarities
 
 
@@ -59,7 +59,7 @@ class NumpyFloat32:
     def build(self, rows: Rows) -> None:
         self._rows = rows
 
-    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Found:
+    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Results:
         with threadpool_limits(threads, user_api="blas"):
             if probes.shape[0] == 1:
                 similarities = (self._rows @ probes[0])[None]
@@ -85,7 +85,7 @@ class Faiss:
             self.index.train(rows[:100_000])  # type: ignore[attr-defined]
         self.index.add(rows)  # type: ignore[attr-defined]
 
-    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Found:
+    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Results:
         import faiss
 
         faiss.omp_set_num_threads(threads)
@@ -112,14 +112,14 @@ class UsearchExact:
             return converted
         return rows.astype(self._dtype)
 
-    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Found:
+    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Results:
         from usearch.index import MetricKind, search
 
-        found = search(
+        results = search(
             self._rows, self._converted(probes), limit, MetricKind.Cos, exact=True, threads=threads
         )
-        keys = np.atleast_2d(found.keys).astype(np.int64)
-        return keys, 1.0 - np.atleast_2d(found.distances).astype(np.float64)
+        keys = np.atleast_2d(results.keys).astype(np.int64)
+        return keys, 1.0 - np.atleast_2d(results.distances).astype(np.float64)
 
 
 def _flat() -> object:
@@ -154,7 +154,7 @@ class Hnsw:
         self._index.add_items(rows)
         self._index.set_ef(100)
 
-    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Found:
+    def search(self, probes: Rows, limit: int, threshold: float, threads: int) -> Results:
         ids, distances = self._index.knn_query(probes, k=limit, num_threads=threads)
         return ids.astype(np.int64), 1.0 - distances.astype(np.float64)
 

@@ -16,17 +16,17 @@ def goals(
     threads = max(row.threads for row in rows)
     base = next(row.spectrum for row in rows)
 
-    def found(name: str, batch: int, threshold: float, size: int, used: int) -> Row | None:
-        wanted = (name, batch, threshold, size, used, base)
+    def measured(name: str, batch: int, threshold: float, size: int, used: int) -> Row | None:
+        cell_key = (name, batch, threshold, size, used, base)
         for row in rows:
             cell = (row.contender, row.batch, row.threshold, row.n, row.threads, row.spectrum)
-            if cell == wanted:
+            if cell == cell_key:
                 return row
         return None
 
     def faster(threshold: float, peer: str, least: float, batch: int = 1) -> None:
-        mine = found("muster", batch, threshold, n, threads)
-        other = found(peer, batch, -1.0, n, threads)
+        mine = measured("muster", batch, threshold, n, threads)
+        other = measured(peer, batch, -1.0, n, threads)
         if mine and other:
             ratio = other.p50_ms / mine.p50_ms
             title = f"{batch} probe{'s' * (batch > 1)}, threshold {threshold:g}: {peer} / muster"
@@ -36,15 +36,15 @@ def goals(
         faster(threshold, "faiss-flat", flat)
         faster(threshold, "numpy-f32", numpy)
     faster(-1.0, "numpy-f32", 7, batch=32)
-    mine = found("muster", 1, -1.0, n, threads)
+    mine = measured("muster", 1, -1.0, n, threads)
     if mine and mine.floor_multiple is not None:
         # All of the codes are 512 bytes and two lengths; a search needs half of them.
         whole = mine.floor_multiple * 258 / 516
         made.append(_goal("one probe / reading all codes", whole, "<=", 1.25, ""))
         made.append(_goal("one probe / reading 4 bits", mine.floor_multiple, "<=", 1.25, "extra"))
-    if mine := found("muster", 1, 0.35, n, threads):
+    if mine := measured("muster", 1, 0.35, n, threads):
         made.append(_goal("one probe at threshold 0.35, ms", mine.p50_ms, "<=", 10, ""))
-    if mine := found("muster", 1, -1.0, 100_000, 1):
+    if mine := measured("muster", 1, -1.0, 100_000, 1):
         made.append(_goal("100,000 templates on one thread, ms", mine.p50_ms, "<=", 4, ""))
     if exactness:
         wrong = sum(int(str(each["mismatches"])) for each in exactness)

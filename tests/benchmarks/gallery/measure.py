@@ -63,7 +63,7 @@ def timed(
 ) -> list[Row]:
     """All contenders in one cell, taken in turns; each search has other probes.
 
-    A plain read of memory takes its turn among them: it is what times are compared with.
+    A plain read of memory is one of them: times are compared with it.
     """
     reads: list[float] = []
     times: dict[str, list[float]] = {each.name: [] for each in contenders}
@@ -149,13 +149,13 @@ class _Check:
 
     def __init__(self, right: Truth) -> None:
         self._right = right
-        self._hits = self._wanted = 0
+        self._hits = self._selected = 0
         self.error = 0.0
         self.mismatches = 0
 
     @property
     def recall(self) -> float:
-        return self._hits / self._wanted if self._wanted else 1.0
+        return self._hits / self._selected if self._selected else 1.0
 
     def compare(
         self, numbers: np.ndarray, ids: np.ndarray, similarities: np.ndarray, threshold: float
@@ -165,7 +165,7 @@ class _Check:
             expected = self._right.ids[number][passing]
             kept = mine[(values >= threshold - 1e-7) & (mine >= 0)]
             self._hits += len(set(expected.tolist()) & set(kept.tolist()))
-            self._wanted += expected.shape[0]
+            self._selected += expected.shape[0]
             self.mismatches += kept.tolist() != expected.tolist()
             both = np.flatnonzero(mine[: expected.shape[0]] == expected)
             difference = np.abs(values[both] - self._right.similarities[number][both])
@@ -178,8 +178,8 @@ def mismatches(everybody: People, right: Truth, gallery: Muster) -> dict[str, ob
     everyone = np.arange(everybody.probes.shape[0])
     for threshold in (-1.0, 0.35, 0.5):
         for numbers in (*(everyone[i : i + 1] for i in everyone), everyone):
-            found = gallery.search(everybody.probes[numbers], LIMIT, threshold, 2)
-            check.compare(numbers, *found, threshold)
+            results = gallery.search(everybody.probes[numbers], LIMIT, threshold, 2)
+            check.compare(numbers, *results, threshold)
     return {
         "spectrum": everybody.spectrum,
         "n": everybody.rows.shape[0],

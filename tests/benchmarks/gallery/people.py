@@ -77,9 +77,9 @@ def truth(everybody: People, limit: int = 10) -> Truth:
     best = np.zeros((probes.shape[0], 0))
     for start in range(0, everybody.rows.shape[0], _STRETCH):
         block = everybody.rows[start : start + _STRETCH].astype(np.float64)
-        found = probes @ block.T
-        best = np.concatenate([best, found], axis=1)
-        numbers = np.broadcast_to(np.arange(start, start + block.shape[0]), found.shape)
+        result = probes @ block.T
+        best = np.concatenate([best, result], axis=1)
+        numbers = np.broadcast_to(np.arange(start, start + block.shape[0]), result.shape)
         ids = np.concatenate([ids, numbers], axis=1)
         kept = np.argpartition(-best, min(limit, best.shape[1] - 1), axis=1)[:, :limit]
         best = np.take_along_axis(best, kept, axis=1)

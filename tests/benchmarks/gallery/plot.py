@@ -23,8 +23,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             lines.setdefault(key, []).append((row["n"], row["p50_ms"]))
     figure, axes = pyplot.subplots(figsize=(8, 5.5), dpi=150)
     for (name, threshold), points in lines.items():
-        ours = name == "muster"
-        title = f"{name}, threshold {threshold:g}" if ours and threshold > 0 else name
+        muster = name == "muster"
+        title = f"{name}, threshold {threshold:g}" if muster and threshold > 0 else name
         x, y = zip(*sorted(points), strict=True)
         axes.plot(
             x,
@@ -32,8 +32,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             DASHES[threshold],
             marker="o",
             markersize=4,
-            color="black" if ours else None,
-            linewidth=2 if ours else 1.2,
+            color="black" if muster else None,
+            linewidth=2 if muster else 1.2,
             label=title,
         )
     axes.set(xscale="log", yscale="log", xlabel="templates", ylabel="one probe, ms (median)")
