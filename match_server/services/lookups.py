@@ -14,7 +14,7 @@ from shared.errors import NotFound
 Row = TypeVar("Row")
 Item = TypeVar("Item")
 
-_VARIABLES = 500  # values in one IN (...), below every database's limit
+VARIABLES = 500  # values in one IN (...), below every database's limit
 
 
 def collection_named(session: Session, name: str) -> Collection:
@@ -83,7 +83,7 @@ def storage_named(session: Session, name: str) -> Storage:
     return row
 
 
-def batches(items: Sequence[Item], size: int = _VARIABLES) -> Iterator[Sequence[Item]]:
+def batches(items: Sequence[Item], size: int = VARIABLES) -> Iterator[Sequence[Item]]:
     """The items in batches, each small enough for one IN (...)."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

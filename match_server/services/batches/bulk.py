@@ -77,7 +77,7 @@ class BulkVectors:
         readable = _readable(collection, items, verdicts)  # before the write lock
         now = self._clock.now()
         with self._database.write() as session:
-            free = _room(session, collection)
+            free = _free_templates(session, collection)
             persons = _Persons(session, collection, now)
             ready = persons.settle(readable, free, verdicts)
             cipher = self._vault.cipher(session, collection)
@@ -219,7 +219,7 @@ def _readable(
     return readable
 
 
-def _room(session: Session, collection: Collection) -> int:
+def _free_templates(session: Session, collection: Collection) -> int:
     """How many more templates the collection can take; its row stays locked until the end.
 
     Raises ModelMismatch when its model has just been changed, NotFound when it was erased.

@@ -26,7 +26,7 @@ LEAST_QUALITY = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class LearningResult:
     """The learnt reference, or the reason why there is none; both None where learning is off."""
 
     template_id: str | None
@@ -50,21 +50,21 @@ class Learner:
         event: Event,
         row: NDArray[np.float32] | None,
         now: datetime,
-    ) -> Lesson:
+    ) -> LearningResult:
         """Add a reference for a person from a sighting that a user has decided on."""
         most = stored_policy(collection.policy).learn_references
         if not most:
-            return Lesson(None, None)
+            return LearningResult(None, None)
         quality = Quality.model_validate(event.quality)
         if row is None:
-            return Lesson(None, "the sighting's template is not kept any more")
+            return LearningResult(None, "the sighting's template is not kept any more")
         if not quality.passed or quality.score < LEAST_QUALITY:
-            return Lesson(None, "the sighting's quality is too low")
+            return LearningResult(None, "the sighting's quality is too low")
         if _learnt(session, person) >= most:
-            return Lesson(None, f"{most} references of this person are learnt already")
+            return LearningResult(None, f"{most} references of this person are learnt already")
         against = self._against(session, collection, person, row, now)
         if against is not None:
-            return Lesson(None, against)
+            return LearningResult(None, against)
         template = FaceTemplate(collection.model_id, row)
         cipher = self._vault.cipher(session, collection)
         try:
@@ -72,8 +72,8 @@ class Learner:
                 session, collection, person, template, None, quality, now, cipher
             )
         except Conflict as error:  # the collection is full
-            return Lesson(None, error.message)
-        return Lesson(made.id, None)
+            return LearningResult(None, error.message)
+        return LearningResult(made.id, None)
 
     def forget(self, session: Session, collection: Collection, template_id: str) -> None:
         """Remove a learnt reference, if it still exists."""

@@ -60,7 +60,7 @@ def add_template(
 
     Raises Conflict when the collection is full, ModelMismatch when its model has just changed.
     """
-    take_room(session, collection, 1)
+    reserve_templates(session, collection, 1)
     require_model(template.model_id, collection)
     template_id = new_id()
     vector = template.vector.astype("<f2").tobytes()
@@ -90,12 +90,12 @@ def add_template(
     return row, seq
 
 
-def take_room(session: Session, collection: Collection, templates: int) -> None:
+def reserve_templates(session: Session, collection: Collection, templates: int) -> None:
     """Count templates before they are added, so that two requests cannot both take the last place.
 
     Raises Conflict when there is no room for all of them.
     """
-    taken = session.execute(
+    reserved = session.execute(
         update(Collection)
         .where(
             Collection.number == collection.number,
@@ -106,7 +106,7 @@ def take_room(session: Session, collection: Collection, templates: int) -> None:
         .values(template_count=Collection.template_count + templates)
         .returning(Collection.number)
     ).all()
-    if not taken:
+    if not reserved:
         require_generation(session, collection)
         raise Conflict(
             f"collection {collection.name!r} is full: it may hold "

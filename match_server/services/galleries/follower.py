@@ -27,7 +27,7 @@ from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.stored_templates import Readable, read_templates
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.lookups import count_of
+from match_server.services.lookups import batches, count_of
 from shared.errors import CollectionUnavailable, ModelMismatch
 from shared.gallery import DiskIndex, Gallery, MemoryIndex, MissingChanges
 
@@ -37,7 +37,6 @@ OpenGallery = Callable[[Path | None, int, str], MemoryIndex]
 """Folder (None: in memory), dimension, and what the folder belongs to."""
 
 _CHUNK = 8192  # rows read at a time: 8 MiB of float16 at 512 dimensions
-_VARIABLES = 500  # numbers in one IN (...), below every database's limit
 _COMPACT_AFTER_S = 30.0
 """Erased templates are removed from the segments' files within twice this time."""
 _ATTEMPTS = 16
@@ -45,7 +44,7 @@ _ATTEMPTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class GalleryState:
     """A gallery that holds every write up to `seq`, and perhaps later writes."""
 
     gallery: Gallery
@@ -83,7 +82,7 @@ class GalleryFollower:
         gallery = self._gallery
         return None if gallery is None else gallery.watermark
 
-    def catch_up(self, *, compare: bool = False) -> Reached:
+    def catch_up(self, *, compare: bool = False) -> GalleryState:
         """Apply the changes that were committed before this call.
 
         With `compare`, and whenever the gallery is opened, its templates are compared with the
@@ -93,7 +92,7 @@ class GalleryFollower:
         if gallery is not None and gallery.damage is None and not compare:
             newest = position(self._database)
             if gallery.watermark == newest:
-                return Reached(gallery, newest)
+                return GalleryState(gallery, newest)
         with self._lock:
             compare = compare or self._gallery is None
             gallery = self._opened() if self._gallery is None else self._gallery
@@ -102,7 +101,7 @@ class GalleryFollower:
                     self._gallery = (
                         gallery  # not before: a half loaded gallery must not be searched
                     )
-                    return Reached(gallery, gallery.watermark)
+                    return GalleryState(gallery, gallery.watermark)
         raise CollectionUnavailable("other processes keep writing the gallery's files; try again")
 
     def _brought_up(self, gallery: MemoryIndex, *, compare: bool) -> bool:
@@ -151,7 +150,7 @@ class GalleryFollower:
         numbers = session.scalars(select(Template.number).where(here).order_by(Template.number))
         stored = np.fromiter(numbers, dtype=np.uint64)
         cipher, missing = self._vault.cipher(session, self._collection), 0
-        for chunk in _chunks(np.setdiff1d(stored, held).tolist()):
+        for chunk in batches(np.setdiff1d(stored, held).tolist()):
             missing += self._read(cipher, self._rows(session, chunk)).numbers.shape[0]
         surplus = np.setdiff1d(held, stored).shape[0]
         if not (missing or surplus):
@@ -263,7 +262,7 @@ class GalleryFollower:
                 (removed if kind == "template_removed" else added).add(number)
         parts = list[Readable]()
         cipher = self._vault.cipher(session, self._collection)
-        for chunk in _chunks(sorted(added - removed)):
+        for chunk in batches(sorted(added - removed)):
             parts.append(self._read(cipher, self._rows(session, chunk)))
         empty = np.empty((0, self._dimension), np.float16)
         gallery.apply(
@@ -308,8 +307,3 @@ def _unusable(damage: str | None, watermark: int, newest: int) -> str | None:
     if watermark > newest:
         return "the segments are ahead of the database, which must be another or an older one"
     return None
-
-
-def _chunks(numbers: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(numbers), _VARIABLES):
-        yield numbers[start : start + _VARIABLES]

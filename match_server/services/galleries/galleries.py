@@ -23,7 +23,7 @@ from match_server.db.tables import Collection
 from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Vault
-from match_server.services.galleries.follower import GalleryFollower, OpenGallery, Reached
+from match_server.services.galleries.follower import GalleryFollower, GalleryState, OpenGallery
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
 from shared.gallery import DiskIndex, MemoryIndex, open_gallery
 
@@ -65,7 +65,7 @@ class Galleries:
 
     def caught_up(
         self, collection: Collection | CollectionRef, min_seq: int | None = None
-    ) -> Reached:
+    ) -> GalleryState:
         """The collection's gallery with everything that was committed before this call.
 
         With `min_seq`, waits up to 2 s for a write of that number; Unavailable when it does not

@@ -21,7 +21,7 @@ Pairs = Select[*tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class WithoutCounterpart:
     """A template without a counterpart of the other model, and the reason."""
 
     person: str
@@ -39,7 +39,7 @@ class ChangeState:
     switched: bool
     templates: int  # in use
     done: int  # that have a counterpart
-    left: tuple[Left, ...]  # that will have none
+    left: tuple[WithoutCounterpart, ...]  # that will have none
 
 
 def state_of(session: Session, name: str) -> ChangeState:
@@ -59,7 +59,7 @@ def state_of(session: Session, name: str) -> ChangeState:
         change.switched,
         collection.template_count,
         count_of(session, counterpart_count(collection, change.model_id)),
-        tuple(Left(*row) for row in left),
+        tuple(WithoutCounterpart(*row) for row in left),
     )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, select
 
 from match_server.db.database import Reader
 from match_server.db.tables import Person, Template
-from match_server.services.lookups import batches, is_expired
+from match_server.services.lookups import VARIABLES, batches, is_expired
 from match_server.services.policy.candidates import Candidate
 from shared.decision import as_cosine
 from shared.gallery import Candidates, Gallery
@@ -26,7 +26,6 @@ class _Enrolled:
 
 TEMPLATES_A_PERSON = 4  # requested from the gallery for each person at first
 _LEAST_LOOKUPS = 16
-_VARIABLES = 500
 
 
 def rank_persons(
@@ -76,7 +75,7 @@ def _persons(reader: Reader, hits: Candidates, limit: int, now: datetime) -> lis
     numbers, similarities = hits.ids.tolist(), hits.similarities.tolist()
     start, portion = 0, max(2 * limit, _LEAST_LOOKUPS)  # often enough: most have few templates
     while start < len(numbers) and len(best) < limit:
-        end = start + min(portion, _VARIABLES)
+        end = start + min(portion, VARIABLES)
         by_number = _enrolled(reader, numbers[start:end], now)
         for number, similarity in zip(numbers[start:end], similarities[start:end], strict=True):
             enrolled = by_number.get(number)

@@ -28,7 +28,7 @@ from match_server.schemas.decisions import (
 from match_server.schemas.persons import PersonName
 from match_server.services.audit.chain import Note, current_actor, note
 from match_server.services.change_feed import next_number
-from match_server.services.enrollment.learning import Learner, Lesson
+from match_server.services.enrollment.learning import Learner, LearningResult
 from match_server.services.lookups import person_named
 from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.stored_rows import stored_rows
@@ -98,19 +98,19 @@ class Decisions:
             _relabel(session, event, decision, label, request.decision)
             for other in similar:
                 _relabel(session, other, decision, label, LIKE)
-            lesson = Lesson(None, None)
+            learning = LearningResult(None, None)
             if label.person is not None:
-                lesson = self._learner.learn(session, collection, label.person, event, own, now)
-                decision.template_id = lesson.template_id
+                learning = self._learner.learn(session, collection, label.person, event, own, now)
+                decision.template_id = learning.template_id
             details: dict[str, JsonValue] = {
                 "decision": request.decision,
                 "relabelled": len(similar),
-                "learnt": lesson.template_id,
+                "learnt": learning.template_id,
             }
             person = None if label.person is None else label.person.id
             note(session, Note("event_decided", now, event.id, person, collection.number, details))
             session.flush()
-            return _view(decision, label.person, len(similar), lesson)
+            return _view(decision, label.person, len(similar), learning)
 
     def get(self, event_id: str) -> DecisionView:
         """The decision on a sighting. Raises NotFound when there is none."""
@@ -121,7 +121,7 @@ class Decisions:
                 person = session.get(Person, decision.person_number)
             labels = select(EventLabel.event_id).where(EventLabel.decision_id == decision.id)
             count = len(session.scalars(labels).all()) - 1
-            return _view(decision, person, count, Lesson(decision.template_id, None))
+            return _view(decision, person, count, LearningResult(decision.template_id, None))
 
     def undo(self, event_id: str) -> DecisionUndone:
         """Restore the labels that a decision changed, and remove the learnt reference."""
@@ -317,7 +317,7 @@ def _required(session: Session, event: Event) -> EventDecision:
 
 
 def _view(
-    decision: EventDecision, person: Person | None, relabelled: int, lesson: Lesson
+    decision: EventDecision, person: Person | None, relabelled: int, learning: LearningResult
 ) -> DecisionView:
     at: datetime = decision.at
     return DecisionView(
@@ -328,6 +328,6 @@ def _view(
         by=decision.actor,
         at=at,
         relabelled=max(relabelled, 0),
-        template_id=lesson.template_id,
-        not_learnt=lesson.reason,
+        template_id=learning.template_id,
+        not_learnt=learning.reason,
     )
