@@ -74,7 +74,7 @@ def soak(work: Path, portraits: list[Portrait], minutes: float) -> list[Row]:
         for scene in ("three walking", "empty", "ten in a crowd", "one still")
     ]
     pictures = [_jpeg(frame) for path in films for frame in _frames(path)]
-    webcam = Webcam(pictures, fps=FPS)
+    webcam = Webcam(pictures=pictures, fps=FPS)
     try:
         with (
             TemporaryDirectory() as folder,
