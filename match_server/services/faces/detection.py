@@ -1,4 +1,4 @@
-"""What is stored and shown of a face in a picture: its template and where it is."""
+"""The stored parts of a face in a picture: its template and its detection."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ _PIXEL_DECIMALS = 1
 
 
 def detection_of(face: Face, count: int, index: int = 0) -> Detection:
-    """Where a face was, rounded to what the detector can know; which of how many it is."""
+    """The rounded position of a face, and its index among `count` faces of the picture."""
     points = face.points5 if face.points68 is None else face.points68
     x1, y1, x2, y2 = (round(float(value), _PIXEL_DECIMALS) for value in face.box)
     return Detection(
@@ -29,7 +29,7 @@ def detection_of(face: Face, count: int, index: int = 0) -> Detection:
 
 
 def detection_of_chosen(chosen: ChosenFace) -> Detection:
-    """Where the chosen face of a picture was, and which of how many."""
+    """The rounded position of the chosen face, and its index among the faces of the picture."""
     face = replace(chosen.face, certainty=chosen.certainty)
     return detection_of(face, chosen.faces, chosen.index)
 

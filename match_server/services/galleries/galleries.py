@@ -98,7 +98,7 @@ class Galleries:
                 log.warning("Failed to open a gallery", extra={"why": error.message})
 
     def compare(self) -> None:
-        """Compare the open galleries with the database; one that differs is rebuilt, and logged."""
+        """Compare the open galleries with the database, and rebuild and log those that differ."""
         with self._lock:
             followers = list(self._followers.values())
         for follower in followers:

@@ -58,7 +58,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """The threshold of one collection now, and what it is derived from."""
+    """The present threshold of one collection, and the figures that it is derived from."""
 
     threshold: float  # cosine, -1..1
     policy: Policy

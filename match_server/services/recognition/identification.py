@@ -49,7 +49,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A finished search: what was searched, and the result."""
+    """A finished search: its collections, probes and result."""
 
     collections: Sequence[CollectionRef]
     probes: Sequence[Probe]
@@ -95,8 +95,8 @@ class Identification:
     ) -> Search:
         """Search these collections.
 
-        With `creating`, faces are held to the collection's quality gate, and each probe carries
-        what speaks against a new person.
+        With `creating`, faces are checked by the collection's quality gate, and each probe carries
+        the reasons not to create a person.
         """
         started_s = time.perf_counter()
         collections = [collection_ref(self._database, name) for name in names]
