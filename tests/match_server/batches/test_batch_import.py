@@ -86,7 +86,7 @@ def test_an_import_goes_on_where_it_was_interrupted(api, faces):
     assert [one.status for one in second] == [
         "refused",
         "duplicate",
-        "duplicate",  # enrolled together with the other one of its person
+        "duplicate",  # enrolled together with the person's other picture
         "refused",
         "accepted",
     ]

@@ -412,7 +412,7 @@ def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
 
     verdicts = api.services.batches.run("default", lines_of(Slow(lines), 10_000), BatchQuery())
     assert next(verdicts).status == "accepted"
-    assert len(sent) == 2  # where another person's pictures begin, one's own are compared
+    assert len(sent) == 2  # pictures are compared where another person's begin
     assert [one.status for one in verdicts] == ["accepted", "accepted"]
 
 
@@ -442,7 +442,7 @@ def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
 
     tracemalloc.start()
     try:
-        peak(0, 2048)  # what is allocated once
+        peak(0, 2048)  # allocated once
         few, many = peak(10_000, 2048), peak(20_000, 10_240)
     finally:
         tracemalloc.stop()

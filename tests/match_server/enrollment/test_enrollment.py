@@ -136,7 +136,7 @@ def test_a_face_that_belongs_to_another_is_a_conflict_unless_forced(api, helpers
     body = _enroll(api, bob, picture, status=409)
     assert body["details"]["lookalike"] == {"id": ann, "name": "Ann"}
     assert body["details"]["similarity"] > 0.99
-    _enroll(api, ann, picture)  # one's own face again is no lookalike
+    _enroll(api, ann, picture)  # the person's own face is no lookalike
     _enroll(api, bob, picture, force=1)
 
 

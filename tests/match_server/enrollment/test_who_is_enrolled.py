@@ -14,7 +14,7 @@ from match_server.services.enrollment.advice import advice
 from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 
 RED, GREEN, BLUE = (0, 0, 200), (0, 200, 0), (200, 0, 0)
-GRAY = (120, 120, 120)  # what is painted in it is hardly a face
+GRAY = (120, 120, 120)  # a painted square of this colour is not certainly a face
 
 
 pytestmark = pytest.mark.backends("sqlite")
@@ -175,7 +175,7 @@ def test_the_answer_advises_more_pictures_until_there_are_three(people):
     assert "enroll two more" in answers[0]["advice"]
     assert "enroll one more" in answers[1]["advice"]
     assert answers[2]["advice"] is None
-    assert "%" not in answers[0]["advice"]  # of this model nobody measured what more would help
+    assert "%" not in answers[0]["advice"]  # the model has no measured advice
 
 
 def test_the_advice_says_what_was_measured_of_the_collections_model():

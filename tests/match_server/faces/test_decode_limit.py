@@ -12,7 +12,7 @@ PLACES = 2
 
 def test_no_more_are_inside_than_there_are_places():
     limit = DecodeLimit(PLACES)
-    met = threading.Barrier(PLACES)  # as many as there are places do get in together
+    met = threading.Barrier(PLACES)  # as many threads as places are inside together
     lock = threading.Lock()
     inside = most = 0
 

@@ -113,7 +113,7 @@ def test_the_collection_goes_over_and_comes_back_with_everybody(api, helpers, ot
     ids = {one["template_id"] for _, one in people}
     with api.services.database.read() as session:
         rows = session.scalars(select(Template)).all()
-        assert {row.id for row in rows} == ids  # who knows a template by its id still does
+        assert {row.id for row in rows} == ids  # the ids of templates stay valid
         assert {row.model_id for row in rows} == {OTHER}
 
     old = {"vector": helpers.encode(helpers.unit_vector(1)), "model_id": helpers.MODEL}

@@ -71,7 +71,7 @@ def test_a_face_whose_next_candidate_is_below_the_threshold_is_unknown():
 
 
 def test_no_face_gives_its_name_away_for_a_greater_sum():
-    # 0.5 + 0.8 is more than 0.9 alone, but the first face is person 1 beyond all doubt.
+    # 0.5 + 0.8 is more than 0.9 alone, but the first face is certainly person 1.
     assert _named([_list({1: 0.9, 2: 0.5}), _list({1: 0.8})]) == [1, None]
 
 

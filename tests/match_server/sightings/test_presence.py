@@ -63,7 +63,7 @@ def test_health_from_before_the_last_track_changes_nothing(api, box):
     track = box.track("began", 1)
     box.health(("front", "running", 0), ago_s=1)
     api.clock.advance(2)
-    box.health(("front", "running", 0))  # so close behind, the two may have crossed
+    box.health(("front", "running", 0))  # both messages may have crossed
     assert box.seen() == {"front": (True, 1)}
     box.track("ended", 0, track)
     assert box.seen() == {"front": (True, 0)}
@@ -88,7 +88,7 @@ def test_a_camera_that_its_box_has_no_more_is_forgotten(api, box):
     box.health(("gate", "running", 0))
     assert set(box.seen()) == {"front", "gate"}
     api.clock.advance(100)
-    box.health()  # a box that has no models yet says nothing of its cameras
+    box.health()  # a device without models reports no cameras
     assert set(box.seen()) == {"front", "gate"}
     box.health(("gate", "running", 0))
     assert set(box.seen()) == {"gate"}
@@ -107,7 +107,7 @@ def test_a_face_in_view_is_undecided_until_a_search_has_answered_and_its_sightin
     assert [one["name"] for one in seen["persons"]] == ["Ann"]
     assert (seen["in_view"], seen["unknown"], seen["undecided"]) == (3, 1, 1)
     assert seen["sightings"] == events[::-1]
-    api.clock.advance(600)  # standing still: no new shot comes
+    api.clock.advance(600)  # a person who stands still gives no new shot
     box.health(("front", "running", 3))
     (seen,) = api.ok("GET", "/v1/presence")["items"]
     assert (seen["in_view"], seen["sightings"]) == (3, events[::-1])

@@ -90,7 +90,9 @@ def test_an_event_is_live_only_near_its_capture(api, helpers, age_s, live):
     assert event["live"] is live
     expires_at = datetime.fromisoformat(event["expires_at"])
     ends_at = min(captured, api.clock.now()) + timedelta(seconds=10)
-    assert timedelta(0) <= ends_at - expires_at < timedelta(milliseconds=1)  # never told later
+    assert (
+        timedelta(0) <= ends_at - expires_at < timedelta(milliseconds=1)
+    )  # the shown expiry is never later
 
 
 def test_the_candidate_list_of_an_event_is_as_long_as_the_policy_says(api, helpers):

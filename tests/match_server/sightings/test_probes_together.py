@@ -126,7 +126,7 @@ def test_an_enrollment_after_the_search_costs_no_second_search(api, helpers, mon
 def test_nobody_waits_for_a_search_that_holds_the_write_lock(api, helpers, monkeypatch):
     probe = helpers.unit_vector(1)
     many = api.person("Many")
-    for seed in range(30):  # so many templates that the first search must be asked again
+    for seed in range(30):  # enough templates that the first search is repeated with a longer list
         api.template(many, helpers.unit_vector(200 + seed, near=probe, similarity=0.8))
     api.person("Few", helpers.unit_vector(2, near=probe, similarity=0.3))
     search, held = MemoryIndex.search, []

@@ -158,7 +158,7 @@ def test_a_late_probe_between_two_sightings_makes_them_one(api, seen):
     (event,) = events(api)
     assert event["id"] == first["id"]
     assert (event["probes"], event["tracks"]) == (3, 3)
-    assert event["captured_at"] == second["captured_at"]  # the most alike of all three
+    assert event["captured_at"] == second["captured_at"]  # the most similar of all three
     assert event["live"]
     assert event["expires_at"] == second["expires_at"]
     assert api.ok("GET", f"/v1/events/{second['id']}")["merged_into"] == first["id"]
