@@ -13,10 +13,10 @@ from models.face_check import certainty
 from models.landmarks import five_of_68
 from models.loading import Parts, load_parts
 from models.occlusion.regions import outside
-from models.quality import quality
 from models.quality.eyes import LEAST_INTEROCULAR
+from models.quality.gates import DOORWAY, Gate
 from models.quality.pose import poses_from_points
-from models.quality.quality import DOORWAY, Gate
+from models.quality.score import assess, is_lower_face_covered
 from models.types import BgrImage, Detections, Face, Shapes
 from shared.wire.quality import Pose, Quality
 from shared.wire.template import Template
@@ -128,7 +128,7 @@ class FaceModels:
         """
         alignment = self._parts.embedder.alignment
         cut = chips if alignment is ARCFACE else align(image, points5, alignment)
-        covered = [row for row, one in enumerate(qualities) if quality.is_lower_face_covered(one)]
+        covered = [row for row, one in enumerate(qualities) if is_lower_face_covered(one)]
         if covered:
             cut = cut.copy()
             cut[covered] = align(image, points5[covered], alignment, eyes_only=True)
@@ -164,7 +164,7 @@ class FaceModels:
             chips = align(image, shapes.points5)
         eyes = self._eyes_open(image, shapes) if still else None
         covered = self._occlusion(image, shapes, chips) if occlusion else None
-        return quality.assess(
+        return assess(
             image, detections, shapes, poses, chips, gate, eyes_open=eyes, occlusion=covered
         )
 

@@ -26,7 +26,7 @@ from edge_agent.vision.track_events import TrackSink
 from edge_agent.vision.track_history import DueShot, TrackHistories, TrackHistory, take_last
 from edge_agent.vision.tracker import Track, Tracker
 from models.alignment import alignable
-from models.quality.quality import DOORWAY, OFF, PASSPORT
+from models.quality.gates import DOORWAY, OFF, PASSPORT
 from models.types import BgrImage, Detections, Shapes
 from shared.ids import new_id
 from shared.wire.quality import Quality

@@ -12,7 +12,7 @@ from edge_agent.config.settings import LivenessSettings
 from edge_agent.vision.load_profile import LoadProfile
 from edge_agent.vision.shot import Shot
 from edge_agent.vision.track_history import DueShot, LivenessScores, TrackHistory
-from models.quality.quality import DOORWAY, Gate
+from models.quality.gates import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
 from shared.wire.quality import Pose, Quality, QualityFactor
 

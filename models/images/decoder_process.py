@@ -1,22 +1,19 @@
-"""Pictures of rarer kinds are decoded in a process that may use little memory and time.
+"""Pictures of rare formats are decoded in a process with limited memory and time.
 
-The decoders of TIFF, AVIF, HEIF, GIF and BMP take what a file claims, and no check of the file from
-outside finds every claim: a tile of gigabytes in a TIFF of 100 × 100 pixels, a picture that is
-larger inside than on its cover, a comment that is copied a hundred thousand times. So the system
-limits what their process may use, and ends it where a picture wants more; the next picture starts
-another. It ends by itself when there was no such picture for a minute.
+The decoders of TIFF, AVIF, HEIF, GIF and BMP trust the claims of a file, and no check of the file
+finds every false claim: a tile of gigabytes in a TIFF of 100 × 100 pixels, a picture that is larger
+than its header says, a comment that is copied a hundred thousand times. So the system limits the
+process (`decoder_child`) and ends it if a picture needs more; the next picture starts another. The
+process ends itself after a minute without pictures.
 """
 
 import atexit
 import contextlib
 import json
 import os
-import resource
-import select
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -28,16 +25,13 @@ _COMMAND: Final = (
     sys.executable,
     "-P",
     "-c",
-    "from models.images.decoder_process import main; main()",
+    "from models.images.decoder_child import main; main()",
 )
 _FRUGAL: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _WALL_S: Final = 30.0  # on a machine that is busy with other things
-_IDLE_S: Final = 60.0
-_MEMORY_BYTES: Final = 512 << 20  # besides what the pixels need
-_BYTES_A_PIXEL: Final = 24  # of all copies of a picture while it is decoded
 _LAST_S: Final = 5.0  # from its last word to its end
-_NO_MEMORY: Final = 3  # its status when it ends for want of memory
-_ENDED_BY_ITSELF: Final = (0, _NO_MEMORY)  # as nobody asked, or as other pictures had used it up
+NO_MEMORY: Final = 3  # exit status of the process when memory is short
+_ENDED_BY_ITSELF: Final = (0, NO_MEMORY)  # it was idle, or memory was short
 _ERRORS: Final[dict[str, type[MusterError]]] = {
     error.code: error for error in (MalformedInput, TooLarge, UnsupportedMedia)
 }
@@ -47,16 +41,16 @@ class PictureChild:
     """The process, started for the first picture. Thread-safe: one picture at a time."""
 
     def __init__(self, processor_s: int = 10) -> None:
-        """`processor_s`: what a picture may take, of a processor's time."""
+        """`processor_s`: limit of processor time for one picture."""
         self._processor_s = processor_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._starter_pid = 0  # this process's number, when it was started
 
     def decode(self, data: bytes, max_pixels: int) -> BgrImage:
-        """The picture in `data` (h, w, 3), as `models.images.decoding.decoded_here` makes it.
+        """Returns the picture in `data` (h, w, 3), as `models.images.decoding.decoded_here` does.
 
-        Raises what that raises, and MalformedInput for a picture that costs more than it may.
+        Raises the errors of that function, and MalformedInput for a picture beyond the limits.
         """
         question = {
             "bytes": len(data),
@@ -77,12 +71,12 @@ class PictureChild:
         return image
 
     def close(self) -> None:
-        """Let it end."""
+        """Ends the process."""
         with self._lock:
             self._end()
 
     def _ask(self, question: bytes, data: bytes) -> BgrImage | int:
-        """The picture, or the status with which the process ended instead."""
+        """Returns the picture, or the exit status if the process ended instead."""
         process = self._started()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("a process without pipes")
@@ -134,51 +128,5 @@ class PictureChild:
 
 
 CHILD: Final = PictureChild()
-"""Of this process."""
+"""The decoder process of this process."""
 atexit.register(CHILD.close)
-
-
-def main() -> None:
-    """Decode pictures from standard input; their pixels, or why there are none, go out."""
-    from models.images.decoding import PictureLimits, decoded_here
-
-    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
-        resource.setrlimit(kind, (0, 0))
-    with contextlib.suppress(OSError):  # where memory is short, this process goes first
-        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
-    while select.select([sys.stdin], [], [], _IDLE_S)[0]:
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return
-        question = json.loads(line)
-        data = sys.stdin.buffer.read(question["bytes"])
-        _limit(question["max_pixels"], question["processor_s"])
-        try:
-            image = decoded_here(data, PictureLimits(len(data), question["max_pixels"]))
-        except MemoryError:
-            sys.exit(_NO_MEMORY)
-        except MusterError as error:
-            head = {"code": error.code, "message": error.message, "details": error.details}
-            _tell(json.dumps(head).encode())
-        else:
-            height, width = image.shape[:2]
-            _tell(json.dumps({"height": height, "width": width}).encode(), image.data)
-
-
-def _limit(max_pixels: int, processor_s: int) -> None:
-    """What the next picture may use."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    for kind, most in (
-        (resource.RLIMIT_AS, _MEMORY_BYTES + max_pixels * _BYTES_A_PIXEL),
-        (resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + processor_s),
-    ):
-        _, hard = resource.getrlimit(kind)
-        resource.setrlimit(
-            kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
-        )
-
-
-def _tell(head: bytes, pixels: bytes | memoryview = b"") -> None:
-    sys.stdout.buffer.write(head + b"\n")
-    sys.stdout.buffer.write(pixels)
-    sys.stdout.buffer.flush()

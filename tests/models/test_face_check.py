@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.face_check import certainty
-from models.quality.quality import OFF
+from models.quality.gates import OFF
 from tests.benchmarks.accuracy.enrolling import without_people
 from tests.models.conftest import sample
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from models.face_models import FaceModels
 from models.images.decoding import read_picture
+from models.quality.gates import DOORWAY, OFF, PASSPORT
 from models.quality.pose import poses_from_points
-from models.quality.quality import DOORWAY, OFF, PASSPORT
 from models.samples import sample_path
 from models.types import Face
 from shared.errors import NotFound, PackError

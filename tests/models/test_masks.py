@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.alignment import REFERENCE, align, similarity_transforms
 from models.face_models import FaceModels
-from models.quality.quality import is_lower_face_covered
+from models.quality.score import is_lower_face_covered
 from models.types import BgrImage
 from shared.wire.quality import Quality, QualityFactor
 from tests.models.conftest import read, sample

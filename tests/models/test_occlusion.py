@@ -10,7 +10,7 @@ from models.face_models import FaceModels
 from models.occlusion.estimator import WEIGHTS, OcclusionModel
 from models.occlusion.regions import CELLS, FACTORS, POLYGONS, outside, region_weights, shares
 from models.onnx_session import Session
-from models.quality.quality import DOORWAY, OFF, PASSPORT
+from models.quality.gates import DOORWAY, OFF, PASSPORT
 from models.types import BgrImage
 from shared.wire.quality import Quality
 from tests.models.conftest import sample

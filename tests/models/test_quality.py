@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.alignment import REFERENCE, SIDE, align
+from models.quality.factors import FACTORS
+from models.quality.gates import DOORWAY, OFF, PASSPORT, Gate
 from models.quality.pose import FACE, poses_from_points
-from models.quality.quality import DOORWAY, FACTORS, OFF, PASSPORT, Gate, assess
+from models.quality.score import assess
 from models.types import BgrImage, Detections, Shapes
 from shared.wire.quality import Pose, Quality
 

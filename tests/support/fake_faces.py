@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_agent.capture.camera import Frame
 from edge_agent.vision.probe import Probe
-from models.quality.quality import DOORWAY, Gate
+from models.quality.gates import DOORWAY, Gate
 from models.types import BgrImage, Detections, Shapes
 from shared.wire.quality import Pose, Quality, QualityFactor
 from shared.wire.template import Template

@@ -20,7 +20,7 @@ from models.face_models import FaceModels, open_models
 from models.occlusion.estimator import WEIGHTS, OcclusionModel
 from models.occlusion.regions import CELLS, FACTORS, outside, region_weights, shares
 from models.onnx_session import Session
-from models.quality.quality import OFF, PASSPORT
+from models.quality.gates import OFF, PASSPORT
 from models.samples import sample_path
 from models.types import BgrImage
 from tools.occlusion.examples import cells, compressed

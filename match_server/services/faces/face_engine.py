@@ -11,7 +11,7 @@ import numpy as np
 from match_server.services.faces.decode_limit import DecodeLimit
 from match_server.services.faces.face_choice import ChosenFace, FaceChoice, choose_face
 from models.images.decoding import Picture, PictureLimits, open_picture
-from models.quality.quality import DOORWAY, OFF, PASSPORT, Gate
+from models.quality.gates import DOORWAY, OFF, PASSPORT, Gate
 from models.types import BgrImage, Face
 from shared.errors import NoFace
 

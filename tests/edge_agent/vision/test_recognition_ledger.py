@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.vision.recognition_ledger import Ledger, in_plain_terms, plainly
-from models.quality.quality import FACTORS
+from models.quality.factors import FACTORS
 from shared.errors import Unavailable
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
