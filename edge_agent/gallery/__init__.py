@@ -1,1 +1,1 @@
-"""The box's own gallery: follows the server's change feed, and decides when nobody else can."""
+"""The gallery on the device: follows the change feed of the server, and decides without it."""

@@ -10,7 +10,7 @@ import pytest
 from demo.processes import find_broker, free_port
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
-from tests.support.fake_servers import Broker, FarEnd, HttpFarEnd, MqttFarEnd
+from tests.support.fake_servers import Broker, FakeHttpServer, FakeIngest, FakeServer
 from tests.support.probes import DEVICE, make_probe
 
 
@@ -48,13 +48,13 @@ def broker(make_broker: Callable[[str], Broker]) -> Broker:
 
 
 @pytest.fixture(params=["http", pytest.param("mqtt", marks=pytest.mark.broker)])
-def far_end(request: pytest.FixtureRequest) -> Iterator[FarEnd]:
+def far_end(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
     """The server as a transport sees it, once behind HTTP and once behind a real broker."""
-    end: FarEnd
+    end: FakeServer
     if request.param == "http":
-        end = HttpFarEnd(free_port())
+        end = FakeHttpServer(free_port())
     else:
-        end = MqttFarEnd(request.getfixturevalue("broker"), DEVICE)
+        end = FakeIngest(request.getfixturevalue("broker"), DEVICE)
     end.start()
     yield end
     end.stop()

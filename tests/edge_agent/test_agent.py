@@ -18,15 +18,15 @@ from demo.processes import free_port
 from edge_agent.config.loading import load_settings
 from edge_agent.outbox.outbox import Outbox
 from shared.wire.messages import ProbeMessage
-from tests.support.fake_servers import KEY, SITE, Broker, HttpFarEnd, MqttFarEnd
+from tests.support.fake_servers import KEY, SITE, Broker, FakeHttpServer, FakeIngest
 from tests.support.films import Actor, shrunk, write_film
 
 COMMAND = [sys.executable, "-m", "edge_agent.cli.main"]
 
 
 @pytest.fixture
-def server() -> Iterator[HttpFarEnd]:
-    end = HttpFarEnd(free_port())
+def server() -> Iterator[FakeHttpServer]:
+    end = FakeHttpServer(free_port())
     end.start()
     yield end
     end.stop()
@@ -79,7 +79,7 @@ def cosine(first: ProbeMessage, second: ProbeMessage) -> float:
 
 @pytest.mark.models
 def test_the_man_in_the_car_is_one_track_and_a_probe_or_two(
-    server: HttpFarEnd, tmp_path: Path
+    server: FakeHttpServer, tmp_path: Path
 ) -> None:
     from models.samples import sample_path
 
@@ -103,7 +103,7 @@ def test_the_man_in_the_car_is_one_track_and_a_probe_or_two(
 
 @pytest.mark.models
 def test_three_people_in_one_film_are_three_tracks_that_are_never_mixed_up(
-    server: HttpFarEnd, lobby: Path, tmp_path: Path
+    server: FakeHttpServer, lobby: Path, tmp_path: Path
 ) -> None:
     from models.face_models import open_models
     from models.samples import sample_path
@@ -144,7 +144,7 @@ def test_three_people_in_one_film_are_three_tracks_that_are_never_mixed_up(
 @pytest.mark.models
 @pytest.mark.broker
 def test_over_a_broker_everything_arrives_too(broker: Broker, lobby: Path, tmp_path: Path) -> None:
-    end = MqttFarEnd(broker, "box-1")
+    end = FakeIngest(broker, "box-1")
     end.start()
     status, report, log = once(
         lobby, "--broker", broker.url, "--site", SITE, state=tmp_path, key=None
@@ -159,7 +159,7 @@ def test_over_a_broker_everything_arrives_too(broker: Broker, lobby: Path, tmp_p
 def test_what_a_dead_server_did_not_get_is_delivered_by_the_next_run_once(
     lobby: Path, tmp_path: Path
 ) -> None:
-    server = HttpFarEnd(free_port())
+    server = FakeHttpServer(free_port())
     status, report, log = once(lobby, "--server", server.url, "--timeout", "1", state=tmp_path)
     assert status == 1
     made = report["probes"]["made"]  # type: ignore[index]
@@ -177,7 +177,7 @@ def test_what_a_dead_server_did_not_get_is_delivered_by_the_next_run_once(
 
 @pytest.mark.models
 def test_a_wrong_key_is_said_and_nothing_is_lost(
-    server: HttpFarEnd, lobby: Path, tmp_path: Path
+    server: FakeHttpServer, lobby: Path, tmp_path: Path
 ) -> None:
     status, report, log = once(
         lobby, "--server", server.url, "--timeout", "1", state=tmp_path, key="wrong"
@@ -190,7 +190,7 @@ def test_a_wrong_key_is_said_and_nothing_is_lost(
 
 @pytest.mark.models
 def test_a_folder_of_pictures_gives_a_probe_for_every_face(
-    server: HttpFarEnd, tmp_path: Path
+    server: FakeHttpServer, tmp_path: Path
 ) -> None:
     from models.samples import sample_path
 
@@ -227,7 +227,7 @@ def write_config(folder: Path, cameras: dict[str, Path | str], rest: str = "") -
 
 @pytest.mark.models
 def test_a_sick_camera_does_not_stop_the_others(
-    server: HttpFarEnd, lobby: Path, tmp_path: Path
+    server: FakeHttpServer, lobby: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "key").write_text(KEY)
     config = write_config(

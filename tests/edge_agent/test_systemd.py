@@ -1,4 +1,4 @@
-"""The units: systemd finds no fault in them, they are shut in, and they come and go cleanly."""
+"""The systemd units: valid, sandboxed, and installed and removed without remains."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def analyze() -> str:
 
 
 def here(unit: Path, folder: Path) -> Path:
-    """The unit as it would be if the program were installed where the tests run."""
+    """Returns the unit with the paths of the tests' installation."""
     copy = folder / unit.name
     programs = str(Path(sys.executable).parent)
     copy.write_text(unit.read_text().replace("/opt/muster/bin", programs))
@@ -90,7 +90,7 @@ def script(name: str, *arguments: str, root: Path) -> "subprocess.CompletedProce
 
 
 def files(root: Path) -> dict[str, int]:
-    """Every file below a folder, with when it was changed."""
+    """Returns every file below a folder, with its time of change."""
     return {
         str(path.relative_to(root)): path.stat().st_mtime_ns
         for path in root.rglob("*")

@@ -1,4 +1,4 @@
-"""The real agent on a disk that is full when it starts, with a camera that goes and returns."""
+"""The real agent with a full disk at its start, and a camera that fails and returns."""
 
 import contextlib
 import os

@@ -19,7 +19,7 @@ from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.mqtt import MqttTransport
 from match_server.services.faces.engines import face_engine
 from shared.wire.topics import DeviceTopics
-from tests.support.device import ABox, assert_all_there_once
+from tests.support.device import StoringDevice, assert_all_there_once
 from tests.support.fake_servers import Broker
 from tests.support.serving import key as create_key
 from tests.support.waiting import wait_until
@@ -38,22 +38,22 @@ def ingest(folder: Path, data: Path, url: str) -> AbstractContextManager[object]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How far a box was."""
+    """The numbers of a device at one moment."""
 
     stored: int
     acknowledged: int
 
     @classmethod
-    def of(cls, box: ABox) -> Self:
+    def of(cls, box: StoringDevice) -> Self:
         return cls(len(box.stored), box.outbox.counts().acknowledged)
 
 
-def is_back(box: ABox) -> bool:
+def is_back(box: StoringDevice) -> bool:
     return box.transport.name.startswith("broker") and box.delivery.complaint is None
 
 
-def late_events(data: Path, box: ABox) -> set[str]:
-    """The probes of a box that came too late for anybody to act on."""
+def late_events(data: Path, box: StoringDevice) -> set[str]:
+    """Returns the probes of a device that came too late to act on."""
     database = sqlite3.connect(data / "muster.db")
     try:
         rows = database.execute(
@@ -85,8 +85,8 @@ def stop_brokers_under_load(tmp_path: Path, outage_s: float) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(server(tmp_path, data, free_port()))
         brokers: list[Broker] = []
-        waiting: list[ABox] = []
-        falling_back: list[ABox] = []
+        waiting: list[StoringDevice] = []
+        falling_back: list[StoringDevice] = []
         for forgetful in (False, True):
             name = "forgets" if forgetful else "remembers"
             folder = tmp_path / name
@@ -103,8 +103,8 @@ def stop_brokers_under_load(tmp_path: Path, outage_s: float) -> None:
                 HttpTransport(url, create_key(data, "device", f"{name}-falls-back")),
                 try_again_s=5.0,
             )
-            waiting.append(ABox(folder, f"{name}-waits", alone, model_id))
-            falling_back.append(ABox(folder, f"{name}-falls-back", helped, model_id))
+            waiting.append(StoringDevice(folder, f"{name}-waits", alone, model_id))
+            falling_back.append(StoringDevice(folder, f"{name}-falls-back", helped, model_id))
         boxes = [*waiting, *falling_back]
         for box in boxes:
             stack.callback(box.end)

@@ -1,4 +1,4 @@
-"""The real agent while its clock jumps a day back and a year forward, as a box without one does."""
+"""The real agent while its clock jumps a day back and a year ahead."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def faketime() -> Path:
 
 
 def arrived(server: RunningServer) -> list[tuple[int, datetime]]:
-    """Numbers of the probes that the server has, and when the box says that they were taken."""
+    """Returns number and time of capture of the server's probes."""
     database = sqlite3.connect(server.data / "muster.db")
     try:
         rows = database.execute(
@@ -101,7 +101,7 @@ def test_a_clock_that_jumps_costs_no_probe_and_opens_no_door(
 
 
 def live_events_are_of_today(server: RunningServer) -> bool:
-    """Whether no event that somebody might act on was taken at another time than now."""
+    """Returns whether every live event was captured now."""
     session = server.session("viewer")
     events = session.get(f"{server.url}/v1/events?size=100", timeout=30).json()["items"]
     taken = [datetime.fromisoformat(one["captured_at"]) for one in events if one["live"]]

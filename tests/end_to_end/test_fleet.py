@@ -1,4 +1,4 @@
-"""A box from its code to its configuration: real server, broker and agent, a real QR picture."""
+"""A device from enrollment to configuration: real server, broker and agent, a real QR picture."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def webcam() -> Iterator[Webcam]:
 
 
 class Box:
-    """A box with its own folder and name, as somebody would set it up."""
+    """A device with its own folder and name."""
 
     def __init__(
         self, folder: Path, name: str, server: RunningServer, admin: requests.Session
@@ -56,7 +56,7 @@ class Box:
         self.server = server
 
     def enroll(self, source: str) -> None:
-        """By a QR picture before its camera."""
+        """Enrolls by a QR picture in front of the camera."""
         command = [str(BIN / "match-server"), "device", "code", "--device", self.name, "--json"]
         command += ["--data-dir", str(self.server.data)]
         environment = {"MUSTER_PUBLIC_URL": self.server.url, "PATH": "/usr/bin:/bin"}
@@ -76,7 +76,7 @@ class Box:
             config.write(FLEET)
 
     def announce(self, source: str) -> None:
-        """As an admin would who copies the key by hand."""
+        """Configures a key that an admin copied by hand."""
         made = self.admin.post(f"{self.server.url}/v1/devices", json={"name": self.name})
         key_file = self.folder / "server.key"
         key_file.write_text(made.json()["key"])
@@ -102,7 +102,7 @@ class Box:
         return int(self.ask("PUT", "/config", json={"config": config})["revision"])
 
     def state(self, *states: str) -> Any:
-        """What the server knows of the configuration, once it is in one of these states."""
+        """Waits for one of these states of the configuration; returns what the server knows."""
 
         def look() -> Any:
             state_of_config = self.ask("GET")["config"]
@@ -125,7 +125,7 @@ class Box:
         return wait_until(look, "the camera gives pictures", details=self.end_of_log)
 
     def clock_offset_s(self) -> float:
-        """As measured from the answers to its health."""
+        """Returns the offset that the device measured with its health messages."""
 
         def look() -> Any:
             return self.ask("GET")["health"]["clock_offset_s"] is not None
@@ -259,7 +259,7 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
 
 
 def retained(url: str, topic: str) -> bytes:
-    """What the broker holds on a topic."""
+    """Returns the retained message of a topic."""
     payloads: list[bytes] = []
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.on_message = lambda _client, _data, message: payloads.append(message.payload)

@@ -1,4 +1,4 @@
-"""A box with a gallery of its own beside a real server: followed, cut off, killed, reconciled."""
+"""A device with its own gallery and a real server: in step, cut off, killed, in step again."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ COLLECTION = "/v1/collections/default"
 
 
 class World:
-    """A server that can be taken away and brought back at the same address."""
+    """A server that can be stopped and started again at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,7 +80,7 @@ class World:
         return int(self.ask("DELETE", f"{COLLECTION}/persons/{name}")["seq"])
 
     def behind(self, seq: int) -> list[str]:
-        """Boxes that have not acknowledged change `seq`."""
+        """Returns the devices that have not acknowledged change `seq`."""
         return [one["device"] for one in self.ask("GET", f"/v1/followers?behind={seq}")["items"]]
 
 
@@ -97,7 +97,7 @@ class Box:
         return self.galleries.followers[0].gallery
 
     def names(self, seed: int) -> str | None:
-        """Whom the box takes somebody for; None: nobody, or it cannot tell."""
+        """Returns the name of the decision; None for an unknown person or no decision."""
         result = self.gallery.decide(template_of(seed))
         return None if result is None or result.person is None else result.person.name
 
@@ -200,7 +200,7 @@ def test_an_outage_changes_nothing_and_an_erasure_waits_for_the_box(
 def test_who_is_erased_while_a_box_holds_her_is_nobody_when_her_probe_comes(
     world: World, box_of: Callable[[str], Box]
 ) -> None:
-    """She is in the box's gallery, and named by the box in a probe that waits in its outbox."""
+    """The person is in the device's gallery, and named in a probe that waits in its outbox."""
     name = "Xanthippe of Athens"
     world.grant("hall")
     world.enroll("x1", 1)
@@ -313,7 +313,7 @@ def test_a_box_killed_in_the_middle_of_a_synchronisation_ends_up_with_everybody(
 
 
 def assert_both_decide_alike(world: World, box: EdgeGallery) -> None:
-    """About probes just above and just below the threshold, server and box say the same."""
+    """Checks that server and device decide the same just above and just below the threshold."""
     random = np.random.default_rng(4)
     probes = []
     for similarity in np.linspace(0.33, 0.37, 60):

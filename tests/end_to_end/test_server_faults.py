@@ -13,7 +13,7 @@ from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http import HttpTransport
 from match_server.services.faces.engines import face_engine
 from tests.end_to_end.conftest import RunningServer
-from tests.support.device import ABox, assert_all_there_once
+from tests.support.device import StoringDevice, assert_all_there_once
 from tests.support.probes import make_probe
 from tests.support.proxy import Network
 from tests.support.serving import key as create_key
@@ -50,14 +50,14 @@ def model_id() -> str:
     return face_engine("compact").model_id
 
 
-NewBox = Callable[..., ABox]
+NewBox = Callable[..., StoringDevice]
 
 
 @pytest.fixture
 def new_box(network: Network, key: str, model_id: str, tmp_path: Path) -> NewBox:
-    def make(name: str, url: str | None = None, timeouts: Timeouts = IMPATIENT) -> ABox:
+    def make(name: str, url: str | None = None, timeouts: Timeouts = IMPATIENT) -> StoringDevice:
         transport = HttpTransport(url or network.url, key, timeouts=timeouts)
-        return ABox(tmp_path, name, transport, model_id)
+        return StoringDevice(tmp_path, name, transport, model_id)
 
     return make
 

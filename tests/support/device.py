@@ -1,4 +1,4 @@
-"""A box in this process: the real outbox and the real delivery, and a thread that stores probes."""
+"""A device in this process: a real outbox, real delivery, and a thread that stores probes."""
 
 import random
 import sqlite3
@@ -14,8 +14,8 @@ from edge_agent.outbox.outbox import Outbox
 from tests.support.probes import make_probe
 
 
-class ABox:
-    """Stores probes, so many a second, from `storing` on; `stored` are their ids in order."""
+class StoringDevice:
+    """Stores probes at a given rate during `storing`; `stored` are their ids in order."""
 
     def __init__(self, folder: Path, name: str, transport: Transport, model_id: str) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class ABox:
 
     @contextmanager
     def storing(self, a_second: float) -> Iterator[None]:
-        """Delivers for the length of the block, and stores at this pace."""
+        """Delivers, and stores probes at this rate, while the block runs."""
         self._enough.clear()
         thread = threading.Thread(target=self._store, args=(1.0 / a_second,), daemon=True)
         self.delivery.start()
@@ -57,8 +57,8 @@ class ABox:
             self.stored.append(probe.probe_id)
 
 
-def assert_all_there_once(data: Path, box: ABox) -> None:
-    """The server has each stored probe once, in order, in one event, and misses none."""
+def assert_all_there_once(data: Path, box: StoringDevice) -> None:
+    """Checks that the server has every stored probe once, in order, in one event."""
     database = sqlite3.connect(data / "muster.db")
     try:
         there = database.execute(

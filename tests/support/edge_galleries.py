@@ -41,7 +41,7 @@ class MovableClock:
         return self.elapsed_s
 
     def pass_by(self, **time: float) -> None:
-        """Time passes as it does."""
+        """Moves both clocks."""
         span = timedelta(**time)
         self.moment += span
         self.elapsed_s += span.total_seconds()
@@ -73,7 +73,7 @@ def vector(seed: int) -> NDArray[np.float32]:
 
 
 def near(row: NDArray[np.float32], similarity: float, seed: int = 99) -> NDArray[np.float32]:
-    """A unit vector of that cosine with `row`."""
+    """Returns a unit vector with this cosine to `row`."""
     other = np.random.default_rng(seed).standard_normal(DIMENSION)
     other -= (other @ row) * row
     other /= np.linalg.norm(other)
@@ -122,7 +122,7 @@ def fill(store: Store, count: int = 3) -> None:
 
 
 class ScriptedSource:
-    """A server that answers what a test has put there; what is missing is unreachable."""
+    """A server with scripted responses; without one it is unreachable."""
 
     def __init__(self) -> None:
         self.answers: list[FeedChanges | Exception] = []

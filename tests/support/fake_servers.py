@@ -62,7 +62,7 @@ class Ledger:
         return [probe.sequence for probe in self.probes]
 
 
-class FarEnd(Protocol):
+class FakeServer(Protocol):
     ledger: Ledger
 
     def start(self) -> None: ...
@@ -70,8 +70,8 @@ class FarEnd(Protocol):
     def transport(self) -> Transport: ...
 
 
-class HttpFarEnd:
-    """POST /v1/probes over a threaded HTTP server. `answer` replaces the answer where it is set."""
+class FakeHttpServer:
+    """POST /v1/probes over a threaded HTTP server. `answer`, where set, is the response."""
 
     def __init__(self, port: int) -> None:
         self.ledger = Ledger()
@@ -194,7 +194,7 @@ class Broker:
             self._process = None
 
     def freeze(self) -> None:
-        """It neither works nor hangs up until `thaw`."""
+        """Stops the process without closing its connections, until `thaw`."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
@@ -211,8 +211,8 @@ class Broker:
                 self._process = None
 
 
-class MqttFarEnd:
-    """`match-server ingest` as the box sees it: a subscriber that answers with receipts."""
+class FakeIngest:
+    """A fake `match-server ingest`: a subscriber that sends receipts."""
 
     def __init__(self, broker: Broker, device: str) -> None:
         self.ledger = Ledger()

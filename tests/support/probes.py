@@ -1,4 +1,4 @@
-"""Probes as a track gives them, made without a camera."""
+"""Makes probes without a camera."""
 
 from datetime import UTC, datetime
 

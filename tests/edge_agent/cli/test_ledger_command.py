@@ -1,4 +1,4 @@
-"""`edge-agent ledger`: what a person and a program read."""
+"""`edge-agent ledger`: the text and the JSON."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -15,7 +15,7 @@ from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
 from shared.wire.topics import DeviceTopics
-from tests.support.fake_servers import SITE, Broker, HttpFarEnd, MqttFarEnd
+from tests.support.fake_servers import SITE, Broker, FakeHttpServer, FakeIngest
 from tests.support.probes import DEVICE
 
 pytestmark = pytest.mark.broker
@@ -27,8 +27,8 @@ class Ends:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.mqtt = MqttFarEnd(broker, DEVICE)
-        self.http = HttpFarEnd(free_port())
+        self.mqtt = FakeIngest(broker, DEVICE)
+        self.http = FakeHttpServer(free_port())
         self.http.ledger = self.mqtt.ledger
 
     @property
@@ -116,7 +116,7 @@ def test_a_broker_with_nobody_behind_it_is_left_for_the_server(
 def test_a_broker_that_freezes_is_left_for_the_server_and_taken_again_when_it_thaws(
     outbox: Outbox, ends: Ends, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It does not hang up: only its silence tells."""
+    """The broker keeps the connection open and is only silent."""
     ends.mqtt.start()
     ends.http.start()
     with delivering(outbox, ends) as delivery:
@@ -136,7 +136,7 @@ def test_a_broker_that_freezes_is_left_for_the_server_and_taken_again_when_it_th
 def test_an_address_where_somebody_listens_and_never_speaks_is_no_broker(
     outbox: Outbox, probes: Probes
 ) -> None:
-    http = HttpFarEnd(free_port())
+    http = FakeHttpServer(free_port())
     http.start()
     outbox.put(probes(5))
     with socket.create_server(("127.0.0.1", 0)) as mute:

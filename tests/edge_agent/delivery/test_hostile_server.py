@@ -1,4 +1,4 @@
-"""A server that wants to harm its boxes: calls end in time and memory, and keep the key."""
+"""A hostile server: calls end in time, within memory limits, and do not leak the key."""
 
 import gzip
 import itertools
@@ -55,7 +55,7 @@ def _endless_line(send: Send) -> None:
 
 
 def _gzip(blocks: int, data: bytes) -> bytes:
-    """So many times `data`, packed without having it all in memory."""
+    """Returns `data` repeated and compressed, without the whole in memory."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     return b"".join(packer.compress(data) for _ in range(blocks)) + packer.flush()
 
@@ -136,7 +136,7 @@ SLOW = ("byte by byte", "a head byte by byte", "100 Continue for ever", "silence
 
 
 class Hostile:
-    """One server for each manner; counts who came with which key."""
+    """A server with one kind of response; it counts requests by key."""
 
     def __init__(self, manner: Callable[[Send], None]) -> None:
         self.keys: list[bytes] = []
@@ -185,7 +185,7 @@ def probe() -> StoredProbe:
 
 
 def calls_of(url: str, tmp_path: Path) -> dict[str, Callable[[], Any]]:
-    """All that a box says to a server."""
+    """Returns all requests of a device to a server, by name."""
     session = ServerSession(url, KEY, timeouts=TIMEOUTS)
     link = HttpLink(session, DEVICE, ClockOffset(SystemClock()))
     clock = SystemClock()
@@ -217,7 +217,7 @@ def calls_of(url: str, tmp_path: Path) -> dict[str, Callable[[], Any]]:
 
 
 def outcome(call: Callable[[], Any]) -> tuple[float, str]:
-    """How long it took, and what it came to."""
+    """Returns the duration, and the result or the error as text."""
     began_s = time.monotonic()
     try:
         text = repr(call())

@@ -15,14 +15,14 @@ from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
 from shared.errors import ConfigurationError, Forbidden, Unauthenticated, Unavailable
 from tests.support.edge_galleries import MovableClock
-from tests.support.fake_servers import KEY, HttpFarEnd
+from tests.support.fake_servers import KEY, FakeHttpServer
 
 Probes = Callable[[int], list[Probe]]
 
 
 @pytest.fixture
-def server() -> Iterator[HttpFarEnd]:
-    end = HttpFarEnd(free_port())
+def server() -> Iterator[FakeHttpServer]:
+    end = FakeHttpServer(free_port())
     end.start()
     yield end
     end.stop()
@@ -41,7 +41,7 @@ def refusing(
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_a_passing_fault_keeps_the_probes(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes, status: int
+    outbox: Outbox, server: FakeHttpServer, probes: Probes, status: int
 ) -> None:
     outbox.put(probes(2))
     server.answer = refusing(status)
@@ -50,7 +50,7 @@ def test_a_passing_fault_keeps_the_probes(
 
 
 def test_the_pause_that_the_server_asks_for_is_passed_on(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
     outbox.put(probes(1))
     server.answer = refusing(429, Retry_After="17")
@@ -60,7 +60,7 @@ def test_the_pause_that_the_server_asks_for_is_passed_on(
 
 
 def test_an_unknown_key_is_said_and_nothing_is_lost(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
     outbox.put(probes(1))
     transport = HttpTransport(server.url, "another-key")
@@ -69,7 +69,9 @@ def test_an_unknown_key_is_said_and_nothing_is_lost(
     assert "another-key" not in caught.value.message
 
 
-def test_a_key_without_the_role_is_said(outbox: Outbox, server: HttpFarEnd, probes: Probes) -> None:
+def test_a_key_without_the_role_is_said(
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
+) -> None:
     outbox.put(probes(1))
     server.answer = refusing(403)
     with pytest.raises(Forbidden, match="because"):
@@ -78,7 +80,7 @@ def test_a_key_without_the_role_is_said(outbox: Outbox, server: HttpFarEnd, prob
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_one_bad_probe_does_not_take_its_batch_along(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes, status: int
+    outbox: Outbox, server: FakeHttpServer, probes: Probes, status: int
 ) -> None:
     outbox.put(probes(4))
     bad = refusing(status)
@@ -89,9 +91,9 @@ def test_one_bad_probe_does_not_take_its_batch_along(
 
 
 def test_a_probe_at_which_the_server_breaks_stops_no_other_and_is_not_given_up(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
-    """A server's own fault (500) says nothing of the probe: only trying tells which it is."""
+    """An internal error (500) does not name the probe: only another attempt finds it."""
     clock = MovableClock()
     over_http = HttpTransport(server.url, KEY, clock=clock)
     outbox.put(probes(20))
@@ -115,7 +117,7 @@ def test_a_probe_at_which_the_server_breaks_stops_no_other_and_is_not_given_up(
 
 
 def test_a_server_that_breaks_at_everything_gets_everything_in_order_when_it_is_mended(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
     over_http = HttpTransport(server.url, KEY, clock=MovableClock())
     outbox.put(probes(20))
@@ -131,7 +133,7 @@ def test_a_server_that_breaks_at_everything_gets_everything_in_order_when_it_is_
 
 
 def test_an_answer_to_a_part_is_taken_for_that_part(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
     outbox.put(probes(5))
 
@@ -150,7 +152,7 @@ def test_an_answer_to_a_part_is_taken_for_that_part(
 
 
 def test_a_word_of_a_newer_server_is_no_receipt_and_spoils_no_other(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
     outbox.put(probes(2))
     words = itertools.chain(["postponed"], itertools.repeat("accepted"))
@@ -166,7 +168,7 @@ def test_a_word_of_a_newer_server_is_no_receipt_and_spoils_no_other(
 
 
 def test_an_answer_without_end_is_not_read_to_the_end(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes
 ) -> None:
     outbox.put(probes(1))
     server.answer = lambda _: (200, {}, b" " * (5 << 20))
@@ -176,7 +178,7 @@ def test_an_answer_without_end_is_not_read_to_the_end(
 
 @pytest.mark.parametrize("status", [302, 404, 405])
 def test_an_address_that_is_no_match_server_keeps_the_probes(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes, status: int
+    outbox: Outbox, server: FakeHttpServer, probes: Probes, status: int
 ) -> None:
     outbox.put(probes(1))
     server.answer = refusing(status, Location="http://127.0.0.1:9/elsewhere")
@@ -186,7 +188,7 @@ def test_an_address_that_is_no_match_server_keeps_the_probes(
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"probes": []}', b'{"probes": [{}]}'])
 def test_an_answer_without_receipts_is_no_acknowledgement(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes, body: bytes
+    outbox: Outbox, server: FakeHttpServer, probes: Probes, body: bytes
 ) -> None:
     outbox.put(probes(1))
     server.answer = lambda _: (200, {}, body)
@@ -211,7 +213,7 @@ def test_an_impossible_address_is_a_configuration_error(url: str) -> None:
 def test_a_server_that_comes_back_gets_everything_and_the_outage_is_said_once(
     outbox: Outbox, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = HttpFarEnd(free_port())
+    server = FakeHttpServer(free_port())
     outbox.put(probes(3))
     delivery = Delivery(outbox, server.transport())
     with caplog.at_level(logging.WARNING):
@@ -230,7 +232,7 @@ def test_a_server_that_comes_back_gets_everything_and_the_outage_is_said_once(
 
 
 def test_neither_key_nor_template_is_ever_logged(
-    outbox: Outbox, server: HttpFarEnd, probes: Probes, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, server: FakeHttpServer, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox.put(probes(3))
     template = json.loads(outbox.pending()[0].body)["template"]

@@ -26,7 +26,7 @@ from shared.errors import ConfigurationError, Unauthenticated, Unavailable
 from shared.mqtt_client import MqttLogin
 from shared.wire.messages import StatusMessage
 from shared.wire.topics import DeviceTopics
-from tests.support.fake_servers import SITE, Broker, MqttFarEnd
+from tests.support.fake_servers import SITE, Broker, FakeIngest
 from tests.support.probes import DEVICE, make_probe
 from tests.support.waiting import wait_until
 
@@ -69,7 +69,7 @@ def status_message(online: bool) -> bytes:
 def test_the_broker_having_a_probe_is_not_the_server_having_it(
     outbox: Outbox, broker: Broker, probes: Probes
 ) -> None:
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     far_end.ledger.silent = True
     far_end.start()
     outbox.put(probes(2))
@@ -90,7 +90,7 @@ def test_the_broker_having_a_probe_is_not_the_server_having_it(
 def test_a_broker_that_restarts_is_recovered_from(
     outbox: Outbox, broker: Broker, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     far_end.start()
     delivery = Delivery(outbox, far_end.transport())
     delivery.start()
@@ -143,7 +143,7 @@ def test_a_broker_without_subscribers_is_told_to_the_owner_and_tried_again_soon(
     outbox.put(probes(2))
     # Without the broker's word, the next copy would be sent after ten minutes.
     delivery = Delivery(outbox, MqttTransport(broker.url, TOPICS, resend_s=600.0))
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     delivery.start()
     try:
         assert not delivery.drained(1.0)
@@ -158,7 +158,7 @@ def test_a_broker_without_subscribers_is_told_to_the_owner_and_tried_again_soon(
 def test_a_receipt_that_makes_no_sense_is_left_aside(
     outbox: Outbox, broker: Broker, probes: Probes
 ) -> None:
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     far_end.start()
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.connect("127.0.0.1", broker.port)
@@ -236,7 +236,7 @@ def test_a_broker_that_does_not_take_the_boxes_probes_is_named_with_its_reason(
 def test_a_broker_that_freezes_does_not_hold_a_box_that_is_to_stop(
     outbox: Outbox, broker: Broker, probes: Probes
 ) -> None:
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     far_end.start()
     delivery = Delivery(outbox, far_end.transport())
     delivery.start()
@@ -258,7 +258,7 @@ def test_a_broker_that_freezes_does_not_hold_a_box_that_is_to_stop(
 def test_what_breaks_in_the_clients_thread_ends_delivery_rather_than_the_road_in_silence(
     outbox: Outbox, broker: Broker, probes: Probes
 ) -> None:
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     far_end.start()
     over_mqtt = MqttTransport(broker.url, TOPICS)
 
@@ -342,7 +342,7 @@ def test_a_broker_that_takes_small_packets_gets_probes_without_thumbnails(
     outbox: Outbox, make_broker: Callable[[str], Broker], caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = make_broker("allow_anonymous true\nmax_packet_size 6000\n")
-    far_end = MqttFarEnd(broker, DEVICE)
+    far_end = FakeIngest(broker, DEVICE)
     far_end.start()
     outbox.put([make_probe(thumbnail=PICTURE), make_probe()])
     delivery = Delivery(outbox, far_end.transport())
@@ -425,7 +425,7 @@ GARBAGE = {
 
 
 def test_whatever_a_broker_says_the_box_comes_back_to_it() -> None:
-    """A broker that is none greets the box, says something, and hangs up; and once more."""
+    """A false broker accepts the connection, sends something and closes it, twice."""
 
     def meet(words: bytes) -> tuple[int, object]:
         came = threading.Semaphore(0)

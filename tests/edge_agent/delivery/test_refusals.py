@@ -1,4 +1,4 @@
-"""Why was nobody recognised? Real pictures, refused by the real models, each under its reason."""
+"""Reasons for refused faces: real pictures and real models."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ def models() -> FaceModels:
 
 
 def portrait(models: FaceModels, name: str) -> Picture:
-    """The sample's face with as much around it as its picture has, `TALL` pixels high."""
+    """Returns the sample's face with its whole picture, `TALL` pixels high."""
     picture = read_picture(sample_path(name).read_bytes())
     x1, y1, x2, y2 = models.detect(picture).boxes[0]
     half = 1.2 * (x2 - x1)
@@ -43,7 +43,7 @@ def portrait(models: FaceModels, name: str) -> Picture:
 def passage(
     face: Picture, width: float, frames: int, light: float = 1.0, poor: int = 0
 ) -> Iterator[Frame]:
-    """Somebody before the camera, swaying; blurred beyond use in the first `poor` frames."""
+    """Returns frames of a moving person; the first `poor` frames are too blurred."""
     start = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
     for index in range(frames):
         time_s = index / FPS
@@ -65,7 +65,7 @@ def blurred(face: Picture) -> Picture:
 
 
 def covered(face: Picture) -> Picture:
-    """Dark glasses and a mask."""
+    """Draws dark glasses and a mask."""
     hidden = face.copy()
     middle, unit = face.shape[1] // 2, TALL / 2.4
     left, right = round(middle - 0.55 * unit), round(middle + 0.55 * unit)
@@ -120,7 +120,7 @@ def test_a_refused_track_lands_in_the_ledger_under_its_main_reason(
 def test_one_usable_moment_of_a_track_that_was_blurred_makes_it_recognised(
     tmp_path: Path, models: FaceModels, settings: PipelineSettings | None
 ) -> None:
-    """The gate is the track's, not the frame's."""
+    """The gate decides on a track, not on a frame."""
     ledger, sink = Ledger(tmp_path / "ledger.db"), Sink()
     pipeline = Pipeline(models, sink, settings, ledger=ledger)
     for frame in passage(portrait(models, "biden.jpg"), 90, 40, poor=25):

@@ -11,13 +11,13 @@ import pytest
 from edge_agent.delivery.worker import Delivery
 from edge_agent.outbox.outbox import Outbox
 from edge_agent.vision.probe import Probe
-from tests.support.fake_servers import FarEnd
+from tests.support.fake_servers import FakeServer
 
 Probes = Callable[[int], list[Probe]]
 
 
 @contextmanager
-def delivering(outbox: Outbox, far_end: FarEnd) -> Iterator[Delivery]:
+def delivering(outbox: Outbox, far_end: FakeServer) -> Iterator[Delivery]:
     delivery = Delivery(outbox, far_end.transport(), jitter=random.Random(1))
     delivery.start()
     try:
@@ -27,7 +27,7 @@ def delivering(outbox: Outbox, far_end: FarEnd) -> Iterator[Delivery]:
 
 
 def test_every_probe_arrives_once_and_in_order(
-    outbox: Outbox, far_end: FarEnd, probes: Probes
+    outbox: Outbox, far_end: FakeServer, probes: Probes
 ) -> None:
     outbox.put(probes(70))
     with delivering(outbox, far_end) as delivery:
@@ -39,7 +39,7 @@ def test_every_probe_arrives_once_and_in_order(
 
 
 def test_a_probe_that_is_put_later_is_delivered_without_asking(
-    outbox: Outbox, far_end: FarEnd, probes: Probes
+    outbox: Outbox, far_end: FakeServer, probes: Probes
 ) -> None:
     with delivering(outbox, far_end) as delivery:
         for _ in range(3):
@@ -49,7 +49,7 @@ def test_a_probe_that_is_put_later_is_delivered_without_asking(
 
 
 def test_a_refused_probe_is_removed_and_written_down(
-    outbox: Outbox, far_end: FarEnd, probes: Probes, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, far_end: FakeServer, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
     far_end.ledger.refused = {2}
     outbox.put(probes(3))
@@ -63,7 +63,7 @@ def test_a_refused_probe_is_removed_and_written_down(
 
 
 def test_what_the_server_has_already_is_forgotten_too(
-    outbox: Outbox, far_end: FarEnd, probes: Probes
+    outbox: Outbox, far_end: FakeServer, probes: Probes
 ) -> None:
     outbox.put(probes(2))
     for stored in outbox.pending():
@@ -75,7 +75,7 @@ def test_what_the_server_has_already_is_forgotten_too(
 
 
 def test_a_server_that_is_away_costs_no_probe_and_one_line(
-    outbox: Outbox, far_end: FarEnd, probes: Probes, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, far_end: FakeServer, probes: Probes, caplog: pytest.LogCaptureFixture
 ) -> None:
     far_end.ledger.silent = True
     outbox.put(probes(5))
@@ -90,7 +90,7 @@ def test_a_server_that_is_away_costs_no_probe_and_one_line(
 
 
 def test_an_answer_to_nothing_that_was_sent_removes_nothing(
-    outbox: Outbox, far_end: FarEnd, probes: Probes
+    outbox: Outbox, far_end: FakeServer, probes: Probes
 ) -> None:
     outbox.put(probes(1))
     outbox.acknowledge(["0190a5e0-0000-7000-8000-000000000000"])

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, says what to do, and never falls over."""
+"""The doctor finds problems, says what to do, and never fails itself."""
 
 import json
 import threading
@@ -16,12 +16,12 @@ from edge_agent.config.loading import settings_of
 from edge_agent.config.settings import AgentSettings
 from edge_agent.diagnostics.doctor import examine
 from shared.checks import Check
-from tests.support.fake_servers import KEY, Broker, HttpFarEnd
+from tests.support.fake_servers import KEY, Broker, FakeHttpServer
 
 
 @pytest.fixture
-def server() -> Iterator[HttpFarEnd]:
-    end = HttpFarEnd(free_port())
+def server() -> Iterator[FakeHttpServer]:
+    end = FakeHttpServer(free_port())
     end.start()
     yield end
     end.stop()
@@ -43,7 +43,7 @@ def box(tmp_path: Path, source: Path | str, **sections: dict[str, object]) -> Ag
 
 @contextmanager
 def says(answers: dict[str, object]) -> Iterator[str]:
-    """A server that gives these answers by path, whatever it is asked; 404 for all else."""
+    """Starts a server with these responses by path; 404 for every other path."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -70,7 +70,7 @@ def says(answers: dict[str, object]) -> Iterator[str]:
 
 
 def findings(settings: AgentSettings) -> dict[str, Check]:
-    """The worst finding on each thing."""
+    """Returns the worst check by name."""
     order = ["well", "doubtful", "bad"]
     worst: dict[str, Check] = {}
     for finding in examine(settings):
@@ -82,7 +82,7 @@ def findings(settings: AgentSettings) -> dict[str, Check]:
 
 @pytest.mark.models
 def test_a_healthy_box_is_well(
-    tmp_path: Path, picture: Path, server: HttpFarEnd, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, picture: Path, server: FakeHttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSTER_SERVER_KEY", KEY)
     checks = findings(box(tmp_path, picture, server={"url": server.url}, outbox={"max_mib": 1}))
@@ -113,7 +113,7 @@ def test_a_covered_lens_is_doubtful(tmp_path: Path) -> None:
 
 
 def test_a_wrong_key_is_told_from_a_dead_server(
-    tmp_path: Path, picture: Path, server: HttpFarEnd, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, picture: Path, server: FakeHttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MUSTER_SERVER_KEY", "another")
     checks = findings(box(tmp_path, picture, server={"url": server.url}))
@@ -164,7 +164,7 @@ def test_an_address_at_which_something_else_answers_is_told_apart(
 
 
 def test_a_missing_key_is_named(
-    tmp_path: Path, picture: Path, server: HttpFarEnd, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, picture: Path, server: FakeHttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MUSTER_SERVER_KEY", raising=False)
     checks = findings(box(tmp_path, picture, server={"url": server.url}))

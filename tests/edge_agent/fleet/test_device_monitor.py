@@ -55,8 +55,8 @@ class SetSensors:
         return self.readings
 
 
-class Ear:
-    """A link whose far end hears everything, unless it is away."""
+class RecordingLink:
+    """A link that records all messages, or raises Unavailable."""
 
     def __init__(self) -> None:
         self.away = False
@@ -69,14 +69,14 @@ class Ear:
         self.desired = desired
 
     def send_health(self, message: HealthMessage) -> None:
-        self._hear()
+        self._record()
         self.health.append(message)
 
     def send_report(self, report: ReportedConfig) -> None:
-        self._hear()
+        self._record()
         self.reports.append(report)
 
-    def _hear(self) -> None:
+    def _record(self) -> None:
         self.called += 1
         if self.away:
             raise Unavailable("nobody is there")
@@ -91,7 +91,7 @@ class Watch:
     clock: SetClock
     sensors: SetSensors
     offset: ClockOffset
-    links: list[Ear]
+    links: list[RecordingLink]
 
     def pass_s(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -99,7 +99,7 @@ class Watch:
             self.monitor.step()
 
     def until(self, decided: Callable[[], bool]) -> None:
-        """Time passes while a configuration is tried apart by a process of its own."""
+        """Waits while another process tries a configuration."""
         wait_until(lambda: self.monitor.step() or decided(), "the configuration is decided")
 
 
@@ -117,7 +117,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
     outbox = Outbox(settings.outbox_path, settings.device)
     ledger = Ledger(settings.ledger_path)
     agent = build_agent(settings, FakeFaces(lambda _: []), outbox, None, ledger=ledger)
-    sensors, offset, links = SetSensors(), ClockOffset(clock), [Ear(), Ear()]
+    sensors, offset, links = SetSensors(), ClockOffset(clock), [RecordingLink(), RecordingLink()]
     device = Device(settings, sensors, clock, offset, started_s=-100.0)
     monitor = DeviceMonitor(device, agent, "model@1", configurations, links)
     monitor.open_links()

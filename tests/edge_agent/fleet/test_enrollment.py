@@ -1,4 +1,4 @@
-"""A box comes to its key: typed code, QR picture, a certificate of the server's own; files kept."""
+"""Enrollment: a typed code, a QR picture, a self-signed certificate, and the written files."""
 
 import datetime as dt
 import hashlib
@@ -42,7 +42,7 @@ GRANT = {"schema_version": 1, "device": "entrance", "site": "hq", "key": "muster
 
 
 class Server:
-    """Gives the grant for the code, once, perhaps over TLS with a certificate of its own."""
+    """Accepts the code once, optionally over TLS with a self-signed certificate."""
 
     def __init__(self, folder: Path, *, tls: bool) -> None:
         self.codes: list[str] = []
@@ -79,7 +79,7 @@ class Server:
 
 
 def own_certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that signs itself, as small installations have."""
+    """A self-signed certificate for 127.0.0.1, as in small installations."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "muster")])
     now = dt.datetime.now(dt.UTC)

@@ -32,7 +32,7 @@ from shared.wire.device import DesiredConfig
 
 
 class SetClock:
-    """Both clocks, moved by the test; the one of the wall may be set."""
+    """Both clocks, moved by the test; the wall clock may be set."""
 
     def __init__(self) -> None:
         self.wall = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -409,7 +409,7 @@ class TestInvitations:
 class TestPacks:
     @pytest.fixture
     def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A cache with the pack `compact`, which may be damaged; and no way to fetch another."""
+        """A copy of the pack `compact` that a test may damage, and no network for another."""
         from models.packs.store import default_cache
 
         cache = tmp_path / "models"
@@ -435,7 +435,7 @@ class TestPacks:
         real = open_checked(ModelSettings())
 
         class Worse:
-            """The real models, whose templates of faces are nearly alike."""
+            """The real models, but with templates that are nearly the same for all faces."""
 
             chip_size = real.chip_size
 

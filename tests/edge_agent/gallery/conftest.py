@@ -1,4 +1,4 @@
-"""Every store that a test opens is closed with it."""
+"""Closes the stores that a test opens."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What the box decides, and when it decides nothing."""
+"""Decisions of a gallery on the device, and when it makes none."""
 
 import sqlite3
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def clock() -> MovableClock:
 
 @pytest.fixture
 def opened(tmp_path: Path, clock: MovableClock) -> Callable[[], tuple[EdgeGallery, Store]]:
-    """The gallery over one folder, as it is after a start of the box."""
+    """Returns a function that opens the gallery of one folder, as a start of the device does."""
 
     def start() -> tuple[EdgeGallery, Store]:
         store = make_store(tmp_path)

@@ -1,4 +1,4 @@
-"""The box's copy: encrypted, whole at every moment, empty when it says that it is."""
+"""The device's copy of a collection: encrypted, consistent, and empty after `clear`."""
 
 import signal
 import sqlite3

@@ -1,4 +1,4 @@
-"""Films of known truth through the real models: one track for each person, and few templates."""
+"""Films with known persons and real models: one track for each person, and few templates."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -37,8 +37,8 @@ from tests.support.probes import make_probe
 AMY = FeedPerson(number=1, id="amy", name="Amy Farrah")
 
 
-class Says:
-    """A gallery with one answer."""
+class FixedGallery:
+    """A gallery that returns one decision."""
 
     def __init__(self, answer: LocalResult | None) -> None:
         self.answer = answer
@@ -71,13 +71,16 @@ def sent(outbox: Outbox) -> list[ProbeMessage]:
 
 
 def recognizer(
-    outbox: Outbox, *galleries: Says, active: bool = True, tell: Sequence[Notifications] = ()
+    outbox: Outbox,
+    *galleries: FixedGallery,
+    active: bool = True,
+    tell: Sequence[Notifications] = (),
 ) -> Recognizer:
     return Recognizer(outbox, galleries, "box-1", lambda: active, tell)
 
 
 def test_a_probe_carries_the_strongest_decision(outbox: Outbox) -> None:
-    assert recognizer(outbox, Says(STRANGER), Says(KNOWN)).put([make_probe()]) == 1
+    assert recognizer(outbox, FixedGallery(STRANGER), FixedGallery(KNOWN)).put([make_probe()]) == 1
     (message,) = sent(outbox)
     assert message.local is not None
     assert message.local.model_dump() == {
@@ -90,15 +93,15 @@ def test_a_probe_carries_the_strongest_decision(outbox: Outbox) -> None:
 
 
 def test_nothing_is_asked_while_the_server_decides(outbox: Outbox) -> None:
-    notifications, says = Notifications(outbox), Says(KNOWN)
-    recognizer(outbox, says, active=False, tell=[notifications]).put([make_probe()])
-    assert (says.calls, notifications.messages) == (0, [])
+    notifications, known = Notifications(outbox), FixedGallery(KNOWN)
+    recognizer(outbox, known, active=False, tell=[notifications]).put([make_probe()])
+    assert (known.calls, notifications.messages) == (0, [])
     assert sent(outbox)[0].local is None
 
 
 def test_a_gallery_that_cannot_decide_takes_nothing_from_the_probe(outbox: Outbox) -> None:
     notifications = Notifications(outbox)
-    recognizer(outbox, Says(None), tell=[notifications]).put([make_probe()])
+    recognizer(outbox, FixedGallery(None), tell=[notifications]).put([make_probe()])
     assert sent(outbox)[0].local is None
     assert notifications.messages == []
 
@@ -107,7 +110,7 @@ def test_the_log_has_one_line_where_an_outage_begins_and_one_where_it_ends(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = iter([False, True, True, True, False, False])
-    decider = Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: next(away))
+    decider = Recognizer(outbox, [FixedGallery(KNOWN)], "box-1", lambda: next(away))
     with caplog.at_level("INFO"):
         for _ in range(6):
             decider.put([make_probe()])
@@ -123,7 +126,7 @@ def test_the_probe_is_on_the_disk_before_anybody_is_told(
     notifications = Notifications(outbox)
     with caplog.at_level("DEBUG"):
         probe: Probe = make_probe()
-        recognizer(outbox, Says(KNOWN), tell=[notifications]).put([probe])
+        recognizer(outbox, FixedGallery(KNOWN), tell=[notifications]).put([probe])
     assert notifications.waiting == [1]
     (message,) = notifications.messages
     assert (message.local, message.name, message.decided.person) == (True, "Amy Farrah", "amy")
@@ -139,7 +142,7 @@ def test_a_hook_gets_the_event_on_its_input(outbox: Outbox, tmp_path: Path) -> N
         f"pathlib.Path({str(tmp_path / 'told')!r}).write_text(sys.stdin.read())\n"
     )
     hook = Hook([sys.executable, str(script)])
-    Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [hook]).put([make_probe()])
+    Recognizer(outbox, [FixedGallery(KNOWN)], "box-1", lambda: True, [hook]).put([make_probe()])
     hook.close(30)
     event = json.loads((tmp_path / "told").read_text())
     assert (event["local"], event["decided"]["person"], event["camera"]) == (True, "amy", "door")
@@ -150,7 +153,7 @@ def test_a_hook_that_fails_or_is_missing_harms_nobody(
 ) -> None:
     for command in (["/no/such/program"], [sys.executable, "-c", "raise SystemExit(3)"]):
         hook = Hook(command)
-        Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [hook]).put([make_probe()])
+        Recognizer(outbox, [FixedGallery(KNOWN)], "box-1", lambda: True, [hook]).put([make_probe()])
         hook.close(30)
     assert outbox.counts().waiting == 2
     assert "FileNotFoundError" in caplog.text
@@ -187,9 +190,9 @@ def test_who_listens_at_the_broker_hears_what_the_box_decided(
     try:
         assert subscribed.wait(20)
         assert connected.wait(20)
-        Recognizer(outbox, [Says(KNOWN)], "box-1", lambda: True, [transport.send_local]).put(
-            [make_probe()]
-        )
+        Recognizer(
+            outbox, [FixedGallery(KNOWN)], "box-1", lambda: True, [transport.send_local]
+        ).put([make_probe()])
         topic, payload = notifications.get(timeout=20)
     finally:
         transport.close(1)

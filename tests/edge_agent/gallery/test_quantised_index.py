@@ -1,4 +1,4 @@
-"""Search over index alone gives the list of a search over everything."""
+"""A search with the index returns the same list as a search of all templates."""
 
 import numpy as np
 import pytest

@@ -29,7 +29,7 @@ from tests.support.edge_galleries import (
 
 
 class Box:
-    """A follower whose server follows a script."""
+    """A follower with a scripted server."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = MovableClock()

@@ -1,4 +1,4 @@
-"""The outbox: numbers without gaps, bounds, a full disk, and death at any moment."""
+"""The outbox: numbers without gaps, limits, a full disk, and kills at any moment."""
 
 import base64
 import contextlib
@@ -135,7 +135,7 @@ def test_a_batch_is_bounded_but_never_empty(outbox: Outbox, probes: Probes) -> N
 def full_disk(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Outbox, StandingClock, Callable[[], None]]]:
-    """An outbox on a disk that is about to be full, and what makes room on it."""
+    """Yields an outbox on a nearly full disk, its clock, and a function that frees space."""
     clock = StandingClock()
     if request.param == "page count":
         outbox = Outbox(tmp_path / "outbox.db", DEVICE, clock=clock)
@@ -404,20 +404,20 @@ PICTURE = b"\xff\xd8\xff\xe0" + random.Random(4).randbytes(20_000)
 
 
 def biometric(probe: Probe) -> list[bytes]:
-    """Parts of its template and picture, as they are and as they stand in a message."""
+    """Returns parts of the template and the picture, raw and as in a message."""
     raw = [probe.template.vector.astype("<f2").tobytes(), PICTURE]
     texts = [encode_template(probe.template).encode(), base64.b64encode(PICTURE)]
     return [one[start : start + 48] for one in (*raw, *texts) for start in (0, 300, 600)]
 
 
 def files_with(folder: Path, parts: list[bytes]) -> list[str]:
-    """The files in which one of these stands."""
+    """Returns the names of the files that contain one of these."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     return [file.name for file in files if any(part in file.read_bytes() for part in parts)]
 
 
 def as_before(path: Path, count: int) -> list[Probe]:
-    """An outbox as versions before this one left it: in the clear, some delivered since."""
+    """Makes an outbox of an older version: in plain text, with some probes delivered."""
     probes = [make_probe(seed=seed, thumbnail=PICTURE) for seed in range(count)]
     outbox = Outbox(path, DEVICE)
     outbox.put(probes)

@@ -1,4 +1,4 @@
-"""The outbox on disks that lie, wear out, or are meddled with: what can be read goes on."""
+"""The outbox on damaged disks and after changes by others: what can be read is delivered."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ NAME = "outbox.db"
 
 
 def waiting(outbox: Outbox) -> dict[int, str]:
-    """Ids by number. What is read of a file that turns out to be damaged is read once more."""
+    """Returns ids by number. It reads again where the file turns out to be damaged."""
     with contextlib.suppress(Unavailable):
         outbox.pending(100_000, 1 << 40)
     stored = outbox.pending(100_000, 1 << 40)
@@ -32,7 +32,7 @@ def waiting(outbox: Outbox) -> dict[int, str]:
 
 
 def fill(folder: Path, count: int) -> dict[int, str]:
-    """An outbox that was closed with `count` probes in it."""
+    """Makes and closes an outbox with `count` probes."""
     outbox = Outbox(folder / NAME, DEVICE)
     for seed in range(count):
         outbox.put([make_probe(seed=seed)])
@@ -43,7 +43,7 @@ def fill(folder: Path, count: int) -> dict[int, str]:
 
 
 def goes_on(outbox: Outbox, after: int) -> None:
-    """Whatever was lost: what comes now is stored, under numbers that nobody has had."""
+    """Checks that new probes are stored, with numbers that were never used."""
     fresh = [make_probe(seed=seed) for seed in range(3)]
     assert outbox.put(fresh) == 3
     there = waiting(outbox)
@@ -135,7 +135,7 @@ def test_a_file_that_is_gone_or_empty_begins_anew_with_the_next_number(
 
 @pytest.fixture
 def power_cut(tmp_path: Path) -> Iterator[tuple[Path, dict[int, str]]]:
-    """A folder as it is found after a power cut, and what was stored there until then."""
+    """Yields a folder as after a power cut, and the probes that were stored before it."""
     running = tmp_path / "running"
     outbox = Outbox(running / NAME, DEVICE)
     for seed in range(40):

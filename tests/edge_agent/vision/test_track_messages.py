@@ -16,13 +16,13 @@ from shared.clock import SystemClock
 from shared.ids import new_id
 from shared.wire.messages import TrackMessage
 from shared.wire.topics import any_device
-from tests.support.fake_servers import KEY, Broker, HttpFarEnd, MqttFarEnd
+from tests.support.fake_servers import KEY, Broker, FakeHttpServer, FakeIngest
 from tests.support.probes import DEVICE, make_probe
 
 
 @pytest.fixture
-def server() -> Iterator[HttpFarEnd]:
-    end = HttpFarEnd(free_port())
+def server() -> Iterator[FakeHttpServer]:
+    end = FakeHttpServer(free_port())
     end.start()
     yield end
     end.stop()
@@ -34,7 +34,7 @@ def change(in_view: int = 1) -> TrackChange:
 
 
 def test_track_messages_are_sent_over_http_beside_probes(
-    server: HttpFarEnd, outbox: Outbox
+    server: FakeHttpServer, outbox: Outbox
 ) -> None:
     queue = TrackQueue(DEVICE)
     delivery = Delivery(outbox, HttpTransport(server.url, KEY), queue)
@@ -50,7 +50,7 @@ def test_track_messages_are_sent_over_http_beside_probes(
 
 @pytest.mark.parametrize("status", [404, 422, 500])
 def test_a_server_without_track_messages_still_gets_probes(
-    server: HttpFarEnd, outbox: Outbox, status: int
+    server: FakeHttpServer, outbox: Outbox, status: int
 ) -> None:
     server.tracks_status = status
     queue = TrackQueue(DEVICE)
@@ -78,7 +78,7 @@ def test_unsent_track_messages_are_counted_and_dropped(outbox: Outbox) -> None:
 def test_every_subscriber_of_a_broker_receives_track_messages(
     broker: Broker, outbox: Outbox
 ) -> None:
-    end = MqttFarEnd(broker, DEVICE)
+    end = FakeIngest(broker, DEVICE)
     end.start()
     received: list[TrackMessage] = []
     listening, messages = threading.Event(), threading.Event()
