@@ -9,6 +9,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_LONG = {"end_to_end", "test_contract.py", "test_sanitizers.py"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest, those in `end_to_end`: begun last, they would run alone."""
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    """Begin with the longest: begun last, they would run alone."""
+    items.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
