@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.gallery.api import Candidates, Gallery
+from shared.gallery.candidates import Candidates
 from shared.gallery.codebook import CodeBook
 from shared.gallery.disk_index import DiskIndex
 from shared.gallery.kernels import best_kernel, usable_processors
@@ -13,7 +13,6 @@ from shared.gallery.scan import Kernel
 __all__ = [
     "Candidates",
     "DiskIndex",
-    "Gallery",
     "MemoryIndex",
     "MissingChanges",
     "open_gallery",

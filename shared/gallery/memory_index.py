@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
-from shared.gallery.api import Candidates
+from shared.gallery.candidates import Candidates
 from shared.gallery.coalescing import MAX_PROBES, SearchCoalescer
 from shared.gallery.codebook import CodeBook
 from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_merge

@@ -29,7 +29,7 @@ from match_server.services.encryption.stored_templates import Readable, read_tem
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import batches, count_of
 from shared.errors import CollectionUnavailable, ModelMismatch
-from shared.gallery import DiskIndex, Gallery, MemoryIndex, MissingChanges
+from shared.gallery import DiskIndex, MemoryIndex, MissingChanges
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _ATTEMPTS = 16
 class GalleryState:
     """A gallery that holds every write up to `seq`, and perhaps later writes."""
 
-    gallery: Gallery
+    gallery: MemoryIndex
     seq: int
 
 
@@ -194,7 +194,7 @@ class GalleryFollower:
             self._log("Built a gallery from the database", gallery, started_s, why=why)
         return done
 
-    def _log(self, what: str, gallery: Gallery, started_s: float, **more: object) -> None:
+    def _log(self, what: str, gallery: MemoryIndex, started_s: float, **more: object) -> None:
         took_s = round(time.monotonic() - started_s, 3)
         log.info(
             what,

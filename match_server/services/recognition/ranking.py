@@ -13,7 +13,7 @@ from match_server.db.tables import Person, Template
 from match_server.services.lookups import VARIABLES, batches, is_expired
 from match_server.services.policy.candidates import Candidate
 from shared.decision import as_cosine
-from shared.gallery import Candidates, Gallery
+from shared.gallery import Candidates, MemoryIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ _LEAST_LOOKUPS = 16
 
 def rank_persons(
     reader: Reader,
-    gallery: Gallery,
+    gallery: MemoryIndex,
     probes: NDArray[np.float32],  # (n, dimension) unit rows
     limit: int,
     now: datetime,

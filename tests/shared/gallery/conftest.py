@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.gallery import MemoryIndex, open_gallery
-from shared.gallery.api import Candidates
+from shared.gallery.candidates import Candidates
 from shared.gallery.kernels import compiled_kernels
 from shared.gallery.numpy_kernel import NumpyKernel
 from shared.gallery.scan import Kernel
