@@ -1,4 +1,4 @@
-"""Turning, scaling and moving faces so that eyes, nose and mouth lie where the embedder learnt."""
+"""Alignment: turns, scales and moves faces to the positions that an embedder expects."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ REFERENCE: NDArray[np.float32] = np.array(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
-    """Where an embedder expects the five points of a face, and the size of its chips."""
+    """The positions of a face's five points in an embedder's chips, and the size of the chips."""
 
     size: tuple[int, int]  # width, height in pixels of the chip
     reference: NDArray[np.float32]  # (5, 2) pixels of the chip, in the order of `REFERENCE`
@@ -33,7 +33,7 @@ ARCFACE = Alignment((SIDE, SIDE), REFERENCE)
 
 
 def alignable(points: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which of (n, k, 2) points can be aligned (n,): finite, and not all in one place."""
+    """Returns which of (n, k, 2) points can be aligned (n,): finite, and not all equal."""
     centred = points - points.mean(axis=1, keepdims=True, dtype=np.float64)
     apart: NDArray[np.bool_] = (centred * centred).sum(axis=(1, 2)) > _LEAST_SPREAD
     return apart
@@ -42,7 +42,7 @@ def alignable(points: NDArray[np.floating]) -> NDArray[np.bool_]:
 def similarity_transforms(
     points: NDArray[np.floating], reference: NDArray[np.floating] = REFERENCE
 ) -> NDArray[np.float64]:
-    """The similarity transforms (n, 2, 3) that bring points (n, k, 2) closest to `reference`.
+    """Returns the similarity transforms (n, 2, 3) from points (n, k, 2) to `reference`.
 
     The reference is (k, 2). Least squares over rotation, uniform scale and translation (Umeyama,
     1991), without mirroring. In the plane a similarity has two numbers, a and b, besides the
@@ -65,7 +65,7 @@ def similarity_transforms(
 
 
 def residuals(points: NDArray[np.floating], transforms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How badly each of (n, 5, 2) fits the reference under its transform: RMS in chip pixels."""
+    """Returns each face's distance from the reference after its transform: RMS, chip pixels."""
     moved = points @ transforms[:, :, :2].transpose(0, 2, 1) + transforms[:, np.newaxis, :, 2]
     misses: NDArray[np.float64] = np.sqrt(((moved - REFERENCE) ** 2).sum(axis=2).mean(axis=1))
     return misses
@@ -78,10 +78,10 @@ def align(
     *,
     eyes_only: bool = False,
 ) -> NDArray[np.uint8]:
-    """Chips (n, height, width, 3) BGR of the faces whose five points (n, 5, 2) are in pixels.
+    """Returns chips (n, height, width, 3) BGR of faces by their five points (n, 5, 2) in pixels.
 
-    What lies outside the picture is black, as it was for the embedder's training pictures. With
-    `eyes_only` nose and mouth do not count: under a mask their points are guesses.
+    Pixels outside the picture are black, as in the embedder's training pictures. With `eyes_only`
+    nose and mouth do not count: under a mask their points are not known.
     """
     width, height = alignment.size
     chips = np.empty((len(points5), height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""From aligned chips to templates."""
+"""Makes templates from aligned chips."""
 
 import math
 
@@ -13,7 +13,7 @@ from shared.wire.template import Template, unit_rows
 
 
 class Embedder:
-    """A graph that turns aligned chips into features."""
+    """A graph that computes features of aligned chips."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class Embedder:
         dimension: int,
         alignment: Alignment = ARCFACE,
     ) -> None:
-        """PackError when the graph does not return one row of `dimension` values a chip."""
+        """Raises PackError if the graph does not return `dimension` values for each chip."""
         shapes = session.output_shapes
         values = [side for side in shapes[0][1:] if isinstance(side, int)]
         known = len(values) == len(shapes[0]) - 1
@@ -36,9 +36,9 @@ class Embedder:
         self._layout = Layout(spec)
 
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
-        """Templates of chips (n, height, width, 3) BGR of the size that `alignment` states.
+        """Returns the templates of chips (n, height, width, 3) BGR of the size of `alignment`.
 
-        Raises MalformedInput when the graph answers something that is no direction.
+        Raises MalformedInput for features that are zero or not finite.
         """
         if len(chips) == 0:
             return []

@@ -1,4 +1,4 @@
-"""How surely something that a detector found is a face, and not a cup, a cat or a drawing.
+"""Computes how certain it is that a detection is a face, and not a cup, a cat or a drawing.
 
 A face is found again, with a high score, when the picture is cut closer or wider, moved and
 mirrored, and its points stay where they are when the box is moved a little. Of what merely looks
@@ -57,7 +57,7 @@ def certainty(
     *,
     clear_score: float,
 ) -> float:
-    """How surely the face in `box` (4,) is one, 0 to 1.
+    """Returns the certainty, 0 to 1, that `box` (4,) shows a face.
 
     `score` is what the detector gave it, `clear_score` what the detector gives clear faces;
     `points5` (5, 2) are needed where there is no model of 68 points.
@@ -86,7 +86,7 @@ def certainty(
 
 
 def _even_share(image: BgrImage, box: NDArray[np.float32]) -> float:
-    """The share of pixels without any change around them, of the upper half of a face."""
+    """Returns the share of pixels in the upper half of a face that equal their neighbours."""
     left, top, right, bottom = (round(float(side)) for side in box)
     left, top = max(left, 0), max(top, 0)
     part = image[top : (top + bottom) // 2, left:right]
@@ -107,7 +107,7 @@ def _look(
     side: float,
     view: tuple[float, float, bool],
 ) -> tuple[float, NDArray[np.float32] | None]:
-    """The score at which the face is found in one view (0: not), and its points there, if any."""
+    """Returns the face's score in one view (0 if not detected) and its points there, if any."""
     wide, shift, mirrored = view
     scale = _HEIGHT / (max(side, 1.0) * wide)
     centre = (box[:2] + box[2:]) / 2 + np.float32(shift * side * wide)
@@ -139,7 +139,7 @@ def _look(
 
 
 def _overlaps(boxes: NDArray[np.float32], place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes (n, 4) with one."""
+    """Returns the intersection over union of boxes (n, 4) with one box."""
     sides = np.minimum(boxes[:, 2:], place[2:]) - np.maximum(boxes[:, :2], place[:2])
     shared = np.maximum(sides, 0).prod(axis=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (place[2:] - place[:2]).prod()
@@ -148,7 +148,7 @@ def _overlaps(boxes: NDArray[np.float32], place: NDArray[np.float64]) -> NDArray
 
 
 def _moved_points(landmarks: Landmarks68, image: BgrImage, box: NDArray[np.float32]) -> float:
-    """How far the 68 points go, on average, when the box is moved a little; pixels."""
+    """Returns the mean distance in pixels that the 68 points move if the box moves a little."""
     centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
     boxes = [box]
     for right, down, scale in _MOVES:

@@ -1,4 +1,4 @@
-"""From a picture to typed values: detect, locate, align, assess, embed."""
+"""The models of a pack as one object: detect, locate, align, assess, embed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,14 +34,14 @@ _CLEAR_ELSEWHERE = 0.75  # CenterFace, YuNet and SCRFD give 0.75 to 0.95
 
 
 class FaceModels:
-    """One pack's models, loaded. All calls may be made from several threads."""
+    """The loaded models of one pack. Several threads may call all methods."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
     @property
     def model_id(self) -> str:
-        """Names the embedder; stored with every template, and compared before templates are."""
+        """The id of the embedder: it is stored with every template and compared first."""
         return self._parts.embedder.model_id
 
     @property
@@ -51,7 +51,7 @@ class FaceModels:
     def detect(
         self, image: BgrImage, *, retry_padded: bool = False, closer: bool = False
     ) -> Detections:
-        """The faces of `image`, best score first, in its pixels.
+        """Returns the faces of `image`, best score first, in its pixels.
 
         A `closer` look finds far faces too, and costs several times as much.
 
@@ -67,7 +67,7 @@ class FaceModels:
         return detections
 
     def _padded(self, image: BgrImage, detections: Detections) -> Detections:
-        """The faces of a tight crop, or `detections` if a margin around it shows none."""
+        """Returns the faces of a tight crop, or `detections` if a margin around it shows none."""
         height, width = image.shape[:2]
         down, right = round(height * _MARGIN), round(width * _MARGIN)
         padded: BgrImage = cv2.copyMakeBorder(  # type: ignore[assignment]
@@ -77,10 +77,10 @@ class FaceModels:
         return again if len(again) > 0 else detections
 
     def search(self, image: BgrImage) -> Detections:
-        """The faces of a still: as `detect`, and with a closer look where the picture asks for it.
+        """Returns the faces of a still: as `detect`, with a closer look if the picture may need it.
 
-        That is where the plain look finds nobody, several people, or small faces only: where there
-        is one near face, which is most pictures, nothing more is looked at.
+        It may need it if `detect` finds no face, several faces, or small faces only. Most pictures
+        show one near face and need no closer look.
         """
         plain = self._parts.detector.detect(image)
         detections = self._padded(image, plain) if _is_tight(image, plain) else plain
@@ -90,7 +90,7 @@ class FaceModels:
         return closer if len(closer) > len(detections) else detections
 
     def locate(self, image: BgrImage, detections: Detections) -> Shapes:
-        """Points of the faces in `detections`: 68 where the pack can, always the five."""
+        """Returns the points of the faces in `detections`: five, and 68 if the pack has them."""
         if self._parts.landmarks is None:
             if detections.points5 is None:
                 raise ValueError("neither the detector nor the pack gives points")
@@ -99,11 +99,11 @@ class FaceModels:
         return Shapes(five_of_68(points68), points68)
 
     def head_poses(self, image: BgrImage, boxes: NDArray[np.float32]) -> list[Pose] | None:
-        """Poses by the pack's pose model, or None where it has none."""
+        """Returns poses by the pack's pose model; None if it has none."""
         return None if self._parts.pose is None else self._parts.pose.estimate(image, boxes)
 
     def align(self, image: BgrImage, points5: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Chips (n, 112, 112, 3) BGR for points (n, 5, 2) in pixels of `image`.
+        """Returns chips (n, 112, 112, 3) BGR for points (n, 5, 2) in pixels of `image`.
 
         Every pack's quality is measured on them; `embed` may take others.
         """
@@ -111,7 +111,7 @@ class FaceModels:
 
     @property
     def chip_size(self) -> tuple[int, int]:
-        """Width and height in pixels of the chips that `embed` takes."""
+        """Width and height of the chips for `embed`, in pixels."""
         return self._parts.embedder.alignment.size
 
     def embedding_chips(
@@ -121,7 +121,7 @@ class FaceModels:
         chips: NDArray[np.uint8],
         qualities: Sequence[Quality],
     ) -> NDArray[np.uint8]:
-        """The chips that `embed` takes, of faces of which `align` cut `chips`.
+        """Returns the chips for `embed`, of faces of which `align` made `chips`.
 
         They are `chips` themselves, unless the pack has a reference of its own. Faces whose mouth
         and nose are covered, by `qualities`, are cut again by the eyes alone.
@@ -135,7 +135,7 @@ class FaceModels:
         return cut
 
     def liveness(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Scores (n,) 0..1, or None where the pack has no such model."""
+        """Returns scores (n,) 0..1; None if the pack has no such model."""
         return None if self._parts.liveness is None else self._parts.liveness.scores(image, boxes)
 
     def assess(
@@ -150,7 +150,7 @@ class FaceModels:
         still: bool = False,
         occlusion: bool = False,
     ) -> list[Quality]:
-        """Quality of each face, by the ranges of `gate`.
+        """Returns the quality of each face, judged by `gate`.
 
         Without `poses` they are estimated from the points, which is cheap enough for every frame
         of a video; without `chips` they are cut here. A `still` has its eyes looked at as well.
@@ -183,11 +183,11 @@ class FaceModels:
         return np.where(apart >= LEAST_INTEROCULAR, scores, np.float32(np.nan))
 
     def embed(self, chips: NDArray[np.uint8]) -> list[Template]:
-        """Templates of chips that `embedding_chips` returned."""
+        """Returns the templates of chips that `embedding_chips` made."""
         return self._parts.embedder.embed(chips)
 
     def certainty(self, image: BgrImage, face: Face) -> float:
-        """How surely a face that was found in `image` is one, 0 to 1; some 15 ms."""
+        """Returns the certainty, 0 to 1, that a detection is a face. It takes about 15 ms."""
         detector = self._parts.detector
         return certainty(
             detector,
@@ -200,7 +200,7 @@ class FaceModels:
         )
 
     def analyze(self, image: BgrImage, *, gate: Gate = DOORWAY, embed: bool = True) -> list[Face]:
-        """All that can be known of every face of one picture, best detection first."""
+        """Returns all values of every face of one picture, best detection first."""
         detections = self.search(image)
         if len(detections) == 0:
             return []
@@ -241,7 +241,7 @@ class FaceModels:
 
 
 def _may_be_crowd(image: BgrImage, detections: Detections, *, fills: bool) -> bool:
-    """Whether there may be faces besides those found.
+    """Returns whether there may be more faces than those detected.
 
     Of a crowd, the whole picture may look like one face, but never surely. `fills`: the faces were
     found with a margin only, so that a true one fills the picture.
@@ -255,7 +255,7 @@ def _may_be_crowd(image: BgrImage, detections: Detections, *, fills: bool) -> bo
 
 
 def alignable_faces(detections: Detections, shapes: Shapes) -> tuple[Detections, Shapes]:
-    """The faces whose points can be aligned: one that is none never fails the others."""
+    """Returns the faces whose points can be aligned, so that others do not fail with them."""
     usable = alignable(shapes.points5)
     if usable.all():
         return detections, shapes
@@ -277,7 +277,7 @@ def open_models(
     threads: int = 1,
     cache: Path | None = None,
 ) -> FaceModels:
-    """Load an installed pack, with the detector of another one where `detector` names it.
+    """Loads an installed pack, with the detector of the pack `detector` if it is set.
 
     `closer` names the pack whose detector takes closer looks; without it, the first one takes them
     in tiles. PackError when a pack is not installed or lacks what is needed; never fetches

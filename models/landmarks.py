@@ -1,4 +1,4 @@
-"""Where eyes, nose and mouth are: 68 points in iBUG order, and the five that alignment needs."""
+"""Landmarks: 68 points in iBUG order, and the five that alignment needs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ class Landmarks68:
         self._size = spec.size
 
     def locate(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Points (n, 68, 2) in pixels of `image` for boxes (n, 4); one run for all faces."""
+        """Returns points (n, 68, 2) in pixels of `image` for boxes (n, 4), in one run."""
         if len(boxes) == 0:
             return np.empty((0, 68, 2), np.float32)
         crops = [stretch(image, box, self._size) for box in boxes]

@@ -1,4 +1,4 @@
-"""From installed files to loaded models."""
+"""Loads the models of installed packs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _SMALLEST = 20.0  # pixels: nobody is recognised by a smaller face
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The models of one pack, and perhaps the detector of another."""
+    """The models of one pack, or with the detector of another pack."""
 
     detector: Detector
     closer: Detector  # for far faces; takes more time
@@ -58,7 +58,7 @@ def load_parts(
     threads: int = 1,
     cache: Path | None = None,
 ) -> Parts:
-    """The models of the installed pack `name`, with the detector of the pack `detector`.
+    """Loads the models of the pack `name`, with the detector of the pack `detector`.
 
     Closer looks are taken by the detector of the pack `closer`, else by the first one, in tiles.
 
@@ -124,7 +124,7 @@ def _load(
     role: Role,
     threads: int,
 ) -> _Model | None:
-    """The model for `role` of the first pack that has one."""
+    """Returns the model for `role` from the first pack that has one."""
     for pack in packs:
         file = pack.pack.file_for(role)
         if file is not None:
@@ -146,7 +146,7 @@ def _session(pack: InstalledPack, file: ModelFile, threads: int) -> Session:
 
 
 def _check(pack: InstalledPack, file: ModelFile) -> None:
-    """PackError for a file that is not what was installed: a graph runs with flipped bits too."""
+    """Raises PackError for a file that has changed: a damaged graph may still run."""
     path = pack.path(file)
     help_ = f"run `{shown(f'face-models pull {pack.name}')}`"
     try:

@@ -20,10 +20,10 @@ _ONLY_FATAL = 4  # exporters list weights as graph inputs, which is worth hundre
 
 
 class Session:
-    """One loaded graph with one input. `run` may be called from several threads at once."""
+    """A loaded graph with one input. Several threads may call `run` at once."""
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        """Load the graph at `path`; PackError when ONNX Runtime cannot read it."""
+        """Loads the graph at `path`. Raises PackError if ONNX Runtime cannot read it."""
         import onnxruntime as ort  # type: ignore[import-untyped]
 
         try:
@@ -51,12 +51,12 @@ class Session:
         return list(self._session.get_providers())
 
     def run(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
-        """The graph's outputs, in their declared order, for an input in the graph's layout."""
+        """Returns the graph's outputs in their declared order, for an input in its layout."""
         outputs: Sequence[NDArray[np.float32]] = self._session.run(None, {self._input_name: batch})
         return outputs
 
     def run_each(self, batch: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
-        """As `run` for any number of items, in batches of a few; of one where the graph has it."""
+        """Runs any number of items, in small batches; one by one if the graph's batch is fixed."""
         size = _BATCH if self._batchable else 1
         if len(batch) <= size:
             return self.run(batch)
@@ -65,7 +65,7 @@ class Session:
 
 
 def _options(options: Any, threads: int) -> Any:
-    """ONNX Runtime's `SessionOptions` (it has no types), set as we want them."""
+    """Sets ONNX Runtime's `SessionOptions` (they have no types)."""
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ONLY_FATAL

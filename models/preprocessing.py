@@ -1,4 +1,4 @@
-"""What a graph wants its pixels to look like, and laying pictures out that way."""
+"""The input format of a graph, and the conversion of pictures to it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -39,14 +39,14 @@ class InputSpec(BaseModel):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels; ValueError when the graph takes any."""
+        """Width and height in pixels. Raises ValueError if the graph takes any size."""
         if self.width is None or self.height is None:
             raise ValueError("this input has no fixed size")
         return self.width, self.height
 
 
 class Layout:
-    """Turns BGR pictures of one size into a graph's input, with as few passes as possible."""
+    """Converts BGR pictures of one size to a graph's input, in few passes."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._colour = spec.colour

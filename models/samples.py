@@ -7,9 +7,9 @@ from shared.errors import NotFound
 
 
 def sample_path(name: str, *, cache: Path | None = None) -> Path:
-    """The file `name` of the pack `samples`, e.g. `obama.jpg` or `carphone_pristine.mp4`.
+    """Returns a file of the pack `samples`, e.g. `obama.jpg` or `carphone_pristine.mp4`.
 
-    Raises PackError when the pack is not installed, NotFound when it holds no such file.
+    Raises PackError when the pack is not installed, NotFound if it has no such file.
     """
     pack = require("samples", cache)
     names = [file.name for file in pack.pack.files]

@@ -25,18 +25,18 @@ class Detections:
         return int(self.boxes.shape[0])
 
     def take(self, rows: NDArray[np.intp]) -> "Detections":
-        """The detections of these rows, in this order."""
+        """Returns the detections of these rows, in this order."""
         points5 = None if self.points5 is None else self.points5[rows]
         return Detections(self.boxes[rows], self.scores[rows], points5)
 
     def moved(self, right: float, down: float) -> "Detections":
-        """The same faces in a picture whose origin lies so many pixels to the left and up."""
+        """Returns the faces in a picture whose origin is so many pixels to the left and up."""
         shift = np.array([right, down], np.float32)
         points5 = None if self.points5 is None else self.points5 + shift
         return Detections(self.boxes + np.tile(shift, 2), self.scores, points5)
 
     def scaled(self, factor: float) -> "Detections":
-        """The same faces in a picture that is `factor` times as wide and high."""
+        """Returns the faces in a picture that is `factor` times as wide and high."""
         times = np.float32(factor)
         points5 = None if self.points5 is None else self.points5 * times
         return Detections(self.boxes * times, self.scores, points5)
@@ -50,13 +50,13 @@ class Shapes:
     points68: NDArray[np.float32] | None  # (n, 68, 2) iBUG order, where the pack has such a model
 
     def take(self, rows: NDArray[np.intp]) -> "Shapes":
-        """The shapes of these rows, in this order."""
+        """Returns the shapes of these rows, in this order."""
         return Shapes(self.points5[rows], None if self.points68 is None else self.points68[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """All that is known of one face of one picture."""
+    """All values of one face of one picture."""
 
     box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, pixels of the source picture
     score: float  # of the detector, 0..1

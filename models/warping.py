@@ -1,4 +1,4 @@
-"""Cutting faces out of pictures."""
+"""Cuts faces out of pictures."""
 
 import math
 
@@ -47,7 +47,7 @@ _SPARSE = 4.0  # source pixels for each pixel shown, along one side
 
 
 def _shrinks(matrix: NDArray[np.float64]) -> float:
-    """How many source pixels stand for one pixel of the result, along one side."""
+    """Returns how many source pixels make one pixel of the result, along one side."""
     (a, b, _), (c, d, _) = matrix.tolist()
     area = abs(a * d - b * c)
     return 1 / math.sqrt(area) if area > 0 else math.inf
@@ -76,14 +76,14 @@ def _averaged_down(
 
 
 def enlarge(boxes: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Boxes (n, 4) x1 y1 x2 y2 made `factor` times as wide and high about their centres."""
+    """Returns boxes (n, 4) x1 y1 x2 y2, `factor` times as wide and high about their centres."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     halves = (boxes[:, 2:] - boxes[:, :2]) * np.float32(factor / 2)
     return np.concatenate([centres - halves, centres + halves], axis=1)
 
 
 def clip(boxes: NDArray[np.float32], image: BgrImage) -> NDArray[np.float32]:
-    """The parts of boxes (n, 4) that lie inside the picture."""
+    """Returns the parts of boxes (n, 4) inside the picture."""
     height, width = image.shape[:2]
     limits = np.array([width, height, width, height], np.float32)
     return np.clip(boxes, 0, limits)

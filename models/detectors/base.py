@@ -1,4 +1,4 @@
-"""What every detector does, and what they share."""
+"""The interface of detectors, and functions that they share."""
 
 from typing import Protocol
 
@@ -13,10 +13,10 @@ _MAX_SIDE = 1e6  # pixels
 
 
 class Detector(Protocol):
-    """Finds faces; safe to call from several threads."""
+    """A face detector. Several threads may call it."""
 
     def detect(self, image: BgrImage) -> Detections:
-        """The faces of `image`, best score first; none is an empty answer, not an error."""
+        """Returns the faces of `image`, best score first; an empty result is not an error."""
         ...
 
 
@@ -26,7 +26,7 @@ def suppress(
     max_overlap: float,
     points5: NDArray[np.float32] | None = None,
 ) -> Detections:
-    """Non-maximum suppression: of boxes that overlap by more than `max_overlap`, the best stays.
+    """Non-maximum suppression: keeps the best of boxes that overlap by more than `max_overlap`.
 
     boxes (n, 4) x1 y1 x2 y2, scores (n,), points5 (n, 5, 2). Overlap is intersection over union.
     """
@@ -39,7 +39,7 @@ def suppress(
 
 
 def with_area(detections: Detections) -> Detections:
-    """Only boxes of a size that can be cropped: at least one pixel wide and high, and finite."""
+    """Returns the boxes that can be cropped: finite, at least one pixel wide and high."""
     sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
     whole = ((sides >= 1) & (sides < _MAX_SIDE)).all(axis=1)
     return detections if whole.all() else detections.take(np.flatnonzero(whole))

@@ -1,4 +1,4 @@
-"""A closer look with a light detector: the picture in tiles, so that far faces are large enough."""
+"""Finds small faces with a fast detector: it searches tiles of the picture too."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _EDGE = 2.0  # pixels: a box that comes so close to a tile's edge may be cut off
 
 
 class Tiles:
-    """Runs a detector over the whole picture and over tiles that overlap.
+    """Runs a detector on the whole picture and on overlapping tiles.
 
     A face that is cut off by a tile's edge lies whole in its neighbour if it is no larger than the
     overlap; a larger one is found in the whole picture. Where the picture is so large that a face
@@ -64,7 +64,7 @@ class Tiles:
         return part.take(np.flatnonzero(wide & (part.scores >= self._min_score)))
 
     def _levels(self, image: BgrImage) -> Iterator[tuple[float, BgrImage]]:
-        """The sizes at which the picture is cut into tiles, each with the factor back."""
+        """Yields the picture at each size to cut into tiles, and the factor to its full size."""
         height, width = image.shape[:2]
         least = _LEAST * max(width, height * self._tile[0] / self._tile[1])
         factor = 1
@@ -117,7 +117,7 @@ def _is_part_or_group(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Where tiles begin and end along one side: as few as will do, evenly spread."""
+    """Returns where tiles begin and end along one side: the fewest, evenly spread."""
     if length <= tile:
         return [(0, length)]
     count = math.ceil((length - overlap) / (tile - overlap))

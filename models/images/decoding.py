@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to pixels, however odd or hostile the bytes are."""
+"""Decodes picture files, also odd and hostile ones."""
 
 import hashlib
 import importlib.util
@@ -34,7 +34,7 @@ _JPEG_REDUCTIONS = (1, 2, 4, 8)  # what a JPEG decoder can divide both sides by 
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """What is accepted, judged by the file's length and its header before anything is decoded."""
+    """Limits of a picture. They are checked before it is decoded, by file length and header."""
 
     max_bytes: int = 20 << 20
     max_pixels: int = 25_000_000  # that are decoded; above, a JPEG is decoded at a fraction
@@ -43,19 +43,19 @@ class PictureLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A picture that was read."""
+    """A decoded picture."""
 
     image: BgrImage  # upright
     reduction: int  # 1, or what the JPEG decoder divided both sides by
 
 
 def read_picture(data: bytes, limits: PictureLimits | None = None) -> BgrImage:
-    """`open_picture`, for who does not ask where in the file things are."""
+    """Returns the image of `open_picture`."""
     return open_picture(data, limits).image
 
 
 def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
-    """The picture in `data` as 8-bit BGR, upright, opaque (on white), its first frame if animated.
+    """Returns the picture in `data` as 8-bit BGR, upright, opaque (on white), the first frame.
 
     Reads JPEG, PNG, WebP, GIF, BMP and TIFF, in gray, CMYK, with palette, alpha or 16 bits, and
     AVIF and HEIC where the installed libraries do. A JPEG above `max_pixels` is decoded at 1/2, 1/4
@@ -89,12 +89,12 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
 
 
 def decoded_here(data: bytes, limits: PictureLimits) -> BgrImage:
-    """What `open_picture` makes of a kind that it has decoded by another process: in this one."""
+    """Decodes in this process the formats that `open_picture` decodes in another process."""
     return _decoded(data, _readable_format(data), limits).image
 
 
 def _readable_format(data: bytes) -> FileFormat:
-    """The format of a picture. Raises UnsupportedMedia for what cannot be read here."""
+    """Returns the format of a picture. Raises UnsupportedMedia for unsupported ones."""
     kind = format_of(data)
     if kind is None:
         raise UnsupportedMedia(f"this is no picture that can be read ({_readable_names()})")
@@ -142,7 +142,7 @@ def _decoded(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture:
 
 
 def _repaired(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture | None:
-    """The picture without what keeps it from being read; None where its pixels are damaged."""
+    """Returns the picture without the parts that stop the decoder; None for damaged pixels."""
     if kind is PNG:
         return _decoded(png_without_notes(data), kind, limits)
     versions = ended_jpeg(data) if kind is JPEG else None
@@ -176,7 +176,7 @@ def _open(data: bytes, kind: FileFormat) -> Image.Image:
 
 
 def _verify(data: bytes) -> None:
-    """Raise where a PNG's own checksums say that it is damaged: its decoder would go on in black.
+    """Raises MalformedInput if a PNG's checksums are wrong: its decoder would return black pixels.
 
     No other kind has checksums.
     """
@@ -185,7 +185,7 @@ def _verify(data: bytes) -> None:
 
 
 def _fit(image: Image.Image, limits: PictureLimits, *, single_scan: bool) -> int:
-    """Refuse what is too large, or tell the JPEG decoder to reduce it; nothing is decoded yet."""
+    """Raises TooLarge, or sets the JPEG decoder to a smaller size. Decodes nothing."""
     width, height = image.size
     if width * height <= limits.max_pixels:
         return 1

@@ -1,4 +1,4 @@
-"""Which kind of file some bytes are, judged by how they begin, and which kinds are read."""
+"""Recognises file formats by their first bytes."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ _HEAD_BYTES: Final = 4096  # enough for the list of brands and for the first wor
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """A kind of file."""
+    """A file format."""
 
     name: str  # with its article: "a PDF file"
     media_type: str = "application/octet-stream"
@@ -67,7 +67,7 @@ _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def format_of(data: bytes) -> FileFormat | None:
-    """The format of a file, or None when it is not known."""
+    """Returns the format of a file; None if it is unknown."""
     head = data[:_HEAD_BYTES]
     if head[:4] == b"RIFF":
         return _IN_RIFF.get(head[8:12])
@@ -82,13 +82,13 @@ def format_of(data: bytes) -> FileFormat | None:
 
 
 def media_type_of(data: bytes) -> str:
-    """The media type of a picture that has been read."""
+    """Returns the media type of a picture."""
     file_format = format_of(data)
     return FileFormat("").media_type if file_format is None else file_format.media_type
 
 
 def _of_brands(head: bytes) -> FileFormat:
-    """Of a file of boxes (ISO/IEC 14496-12): its major brand, then those that it is made like."""
+    """Returns the format by the major and compatible brands of ISO/IEC 14496-12."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[start : start + 4] for start in range(16, end - 3, 4))]
     formats = [_BRANDS[brand] for brand in brands if brand in _BRANDS]

@@ -1,4 +1,4 @@
-"""What a JPEG's markers may ask of a decoder: few scans, few segments, none that nobody needs.
+"""Limits the work that a JPEG causes in a decoder: few scans, few segments.
 
 A decoder goes over the whole picture once for each scan, and Pillow over each segment before the
 first scan in Python; a file can hold thousands of the former and millions of the latter. Pictures
@@ -30,10 +30,10 @@ _XMP: Final = b"http://ns.adobe.com/xap/1.0/\x00"
 
 
 def bounded_jpeg(data: bytes) -> bytes:
-    """The JPEG without the notes that its pixels do not depend on, if it asks for little.
+    """Returns the JPEG without metadata that its pixels do not depend on.
 
-    Of EXIF it keeps which way is up. Raises MalformedInput for more
-    scans or segments than any camera writes.
+    Of EXIF it keeps the orientation. Raises MalformedInput for more scans or segments than any
+    camera writes.
     """
     kept: list[bytes] = [data[:2]]
     seen: set[bytes] = set()
@@ -55,7 +55,7 @@ def bounded_jpeg(data: bytes) -> bytes:
 
 
 def is_single_scan(data: bytes) -> bool:
-    """Whether a decoder needs only the first scan of a JPEG, and goes over the picture once."""
+    """Returns whether all of a JPEG is in its first scan."""
     frame = _Frame()
     for marker, start, end in _segments(data):
         if marker in FRAMES:
@@ -66,9 +66,9 @@ def is_single_scan(data: bytes) -> bool:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in a JPEG's frame header; None where there is none.
+    """Returns width and height from a JPEG's frame header; None if it has none.
 
-    Raises as `bounded_jpeg`.
+    Raises the errors of `bounded_jpeg`.
     """
     if not data.startswith(b"\xff\xd8"):
         return None
@@ -80,7 +80,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment up to the first scan, which has an end of its own."""
+    """Yields marker, start and end of each segment up to the first scan."""
     at, junk = 2, 0
     for _ in range(_MOST_SEGMENTS):
         match = _MARKER.search(data, at, at + _MOST_JUNK_BYTES)
@@ -107,7 +107,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 class _Frame(NamedTuple):
-    """What a frame header says."""
+    """The content of a frame header."""
 
     width: int = 0
     height: int = 0
@@ -115,7 +115,7 @@ class _Frame(NamedTuple):
     progressive: bool = False
 
     def is_in(self, scan: bytes) -> bool:
-        """Whether all of it is in one scan, which has this header."""
+        """Returns whether the whole picture is in the scan with this header."""
         return not self.progressive and scan[4:5] == bytes([self.colours])
 
 
@@ -147,10 +147,10 @@ def _require_few_scans(data: bytes, first: int, frame: _Frame) -> None:
 
 
 def _kind_of_note(marker: int, note: bytes) -> bytes:
-    """Of a note that says how the pixels are to be understood; empty for the others."""
+    """Returns the kind of a segment that pixels depend on; empty for other segments."""
     if marker in (_APP0, _APP14):  # colours
         return bytes([marker])
-    if marker == _APP1:  # which way is up
+    if marker == _APP1:  # orientation
         return next((kind for kind in (_EXIF, _XMP) if note.startswith(kind)), b"")
     return b""
 

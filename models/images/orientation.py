@@ -1,4 +1,4 @@
-"""Which way is up, as a picture's file says it: one number, and nothing else of its notes.
+"""Reads and writes the orientation in EXIF, and nothing else of it.
 
 Pillow reads all entries of an EXIF note, each with its own copy of its data; those of one note may
 all mean the same 64 KiB, or megabytes.
@@ -19,7 +19,7 @@ _RAW_PROFILE: Final = "Raw profile type exif"  # of ImageMagick, in a PNG: hexad
 
 
 def orientation_of(image: "Image") -> int:
-    """1 to 8 as in EXIF (CIPA DC-008, 4.6.5.1); 1 where nothing is said, or what is no such."""
+    """Returns the orientation, 1 to 8 (EXIF, CIPA DC-008, 4.6.5.1); 1 if missing or invalid."""
     try:
         note = _note(image)
         if note is None:  # what XMP says; the note of a TIFF is the file itself
@@ -30,7 +30,7 @@ def orientation_of(image: "Image") -> int:
 
 
 def orientation_in(note: bytes) -> int:
-    """The same for the bytes of an EXIF note."""
+    """Returns the orientation from the bytes of an EXIF segment."""
     tiff = note.removeprefix(_EXIF)
     order = _ORDERS.get(tiff[:2], "<")
     try:
@@ -43,7 +43,7 @@ def orientation_in(note: bytes) -> int:
 
 
 def note_of(orientation: int) -> bytes:
-    """An EXIF note that says this and nothing else."""
+    """Returns an EXIF segment with this orientation only."""
     entry = struct.pack("<HHIHH", _ORIENTATION, _SHORT, 1, orientation, 0)
     return _EXIF + b"II*\x00\x08\x00\x00\x00\x01\x00" + entry + bytes(4)
 
@@ -57,7 +57,7 @@ def _note(image: "Image") -> bytes | None:
 
 
 def _entries(tiff: bytes, order: str) -> Iterator[tuple[int, int, int, int]]:
-    """Tag, type, number of values, and the value where it is a short."""
+    """Yields tag, type, number of values, and the value if it is a short."""
     (start,) = struct.unpack_from(f"{order}I", tiff, 4)
     (count,) = struct.unpack_from(f"{order}H", tiff, start)
     for at in range(start + 2, start + 2 + 12 * count, 12):

@@ -1,4 +1,4 @@
-"""Pictures that every viewer shows although their files are not quite whole: made whole."""
+"""Repairs files that viewers show although they are not complete."""
 
 import re
 import zlib
@@ -42,7 +42,7 @@ def ended_jpeg(data: bytes) -> tuple[bytes, bytes] | None:
 
 
 def png_without_notes(data: bytes) -> bytes:
-    """A PNG without texts, colour profile and whatever else its pixels do not depend on."""
+    """Returns a PNG without chunks that its pixels do not depend on, such as texts."""
     kept = [data[:_PNG_SIGNATURE_BYTES]]
     ended = False
     for chunk in _png_chunks(data):
@@ -94,7 +94,7 @@ def _png_chunks(data: bytes) -> Iterator[_Chunk]:
 
 
 def _last_scan(data: bytes) -> slice | None:
-    """The coded data of the last scan of a JPEG that has no end marker.
+    """Returns the coded data of the last scan of a JPEG without an end marker.
 
     None when it has one, or when its scans do not hold every coefficient in full.
     """
@@ -139,7 +139,7 @@ def _end_of_scan(data: bytes, start: int) -> int:
 
 
 def _goes_on(data: bytes, position: int) -> bool:
-    """Whether a segment of the same picture stands here, and not what only looks like one."""
+    """Returns whether a segment of the same picture begins here."""
     match = _MARKER.match(data, position)
     if match is None or match[1][0] not in _BETWEEN_SCANS:
         return False

@@ -1,1 +1,1 @@
-"""How much of a face is covered, and which parts of it: our own small network and its regions."""
+"""Measures how much of a face is covered, and which parts, with a small network of our own."""

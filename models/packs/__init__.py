@@ -1,1 +1,1 @@
-"""Model packs: what there is, under which licence, how it is fetched, checked and installed."""
+"""Model packs: their manifest, download, verification and installation."""

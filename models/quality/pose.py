@@ -32,7 +32,7 @@ class PoseModel:
         self._size = spec.size
 
     def estimate(self, image: BgrImage, boxes: NDArray[np.float32]) -> list[Pose]:
-        """Poses of the faces in boxes (n, 4), pixels of `image`; one run for all."""
+        """Returns the poses of the faces in boxes (n, 4), pixels of `image`, in one run."""
         if len(boxes) == 0:
             return []
         crops = [stretch(image, box, self._size) for box in clip(enlarge(boxes, 1.5), image)]
@@ -52,7 +52,7 @@ def _expected_degrees(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def poses_from_points(points5: NDArray[np.float32]) -> list[Pose]:
-    """Poses from five points (n, 5, 2) alone: microseconds instead of a graph, and coarser.
+    """Returns poses from five points (n, 5, 2): faster than the graph, and less exact.
 
     Scaled orthographic projection of a rigid face: the least-squares 2×3 map from the face's
     points to the picture's is, up to scale, the upper rows of its rotation (Tomasi and Kanade,
