@@ -1,5 +1,6 @@
 """The device's copy of a collection: encrypted, consistent, and empty after `clear`."""
 
+import json
 import signal
 import sqlite3
 import stat
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge_agent.config.key_file import CREDENTIAL, device_keys
-from edge_agent.gallery.encrypted_store import open_store
+from edge_agent.gallery.encrypted_store import State, open_store
 from shared.encryption import Key, Keyring
 from shared.errors import ConfigurationError, Damaged
 from tests.support.edge_galleries import (
@@ -242,3 +243,13 @@ def test_a_file_that_is_damaged_in_the_middle_is_said_to_be_and_can_be_cleared(
     assert store.state() is None
     fill(store)
     assert everything(store) == {101, 102, 103}
+
+
+def test_the_state_has_the_same_keys_on_the_disk_as_in_older_versions(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    store.begin(head())
+    state = store.state()
+    assert state is not None
+    names = {"gallery", "seq", "after", "caught_up", "told_at", "seen_at"}
+    assert json.loads(state.model_dump_json(by_alias=True)).keys() == names
+    assert State.model_validate_json(state.model_dump_json(by_alias=True)) == state
