@@ -2,22 +2,19 @@
 
 import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import requests
 
+from edge_agent.capture.address import split_login
 from edge_agent.capture.http_login import CameraLogin, offers_of
 from edge_agent.capture.jpeg_decoding import decode_jpeg, max_pixels
 from edge_agent.capture.mjpeg_source import MAX_JPEG_BYTES, MjpegStream
-from edge_agent.capture.opencv_source import split_login
 from edge_agent.config.camera import ConnectionSettings
 from models.types import BgrImage
 from shared.addresses import redacted
 from shared.errors import MusterError, SourceError, UnreadablePicture
 from shared.unreachable import why_unreachable
-
-if TYPE_CHECKING:
-    from edge_agent.capture.source import Source
 
 _OPEN_S: Final = 10.0
 _STILLS_A_SECOND: Final = 2.0  # unless the settings have another rate
@@ -28,7 +25,9 @@ _TRUST: Final = "set the camera's ca_file to its certificate, or to the authorit
 _BUSY: Final = (408, 429)
 
 
-def open_over_http(spec: str, settings: ConnectionSettings, stall_s: float) -> "Source | None":
+def open_over_http(
+    spec: str, settings: ConnectionSettings, stall_s: float
+) -> "MjpegStream | StillCamera | None":
     """Opens the camera at an address. None for another content, such as a video stream.
 
     Raises SourceError where the camera cannot be opened.

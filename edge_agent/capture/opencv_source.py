@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.capture.address import with_login
 from edge_agent.capture.jpeg_decoding import require_size
 from edge_agent.capture.stall import LEAST_S
 from edge_agent.config.camera import ConnectionSettings
@@ -148,24 +149,6 @@ class _FfmpegOptions:
 
 
 _ffmpeg_options: Final = _FfmpegOptions()  # one for the process, like the environment
-
-
-def split_login(spec: str) -> tuple[str, tuple[str, str] | None]:
-    """The address without its name and password, and these; None where it has none."""
-    parts = urlsplit(spec)
-    if parts.username is None:
-        return spec, None
-    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return bare, (unquote(parts.username), unquote(parts.password or ""))
-
-
-def with_login(spec: str, login: tuple[str, str] | None) -> str:
-    """The address with `login`, which replaces one that stands in the address."""
-    if login is None:
-        return spec
-    parts = urlsplit(split_login(spec)[0])
-    name, password = (quote(part, safe="") for part in login)
-    return urlunsplit(parts._replace(netloc=f"{name}:{password}@{parts.netloc}"))
 
 
 def as_bgr(image: NDArray[Any]) -> BgrImage:

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Final
 from urllib.parse import urlsplit
 
-from edge_agent.capture.opencv_source import split_login
+from edge_agent.capture.address import split_login
 from edge_agent.config.camera import ConnectionSettings
 from shared.unreachable import why_unreachable
 

@@ -163,7 +163,7 @@ class SubprocessSource:
         self._size_known.set()
 
     def _failed(self, what: str) -> SourceError:
-        reason = "; ".join(self._errors) or "it said no reason"
+        reason = "; ".join(self._errors) or "no reason given"
         return SourceError(f"{self._name} {what}: {reason}", source=self._name)
 
 

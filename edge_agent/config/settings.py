@@ -53,7 +53,7 @@ class ShotSettings(Section):
 
 
 class LivenessSettings(Section):
-    """How the weak liveness score is used: the median over the looks at one track.
+    """How the weak liveness score is used: the median over several frames of a track.
 
     `off` does not run the model; `report` sends the score with the probe; `refuse` makes no probe
     of a track while the median is below `threshold`.

@@ -16,7 +16,7 @@ _FACE_PIXELS: Final = 36
 # in like boxes, 98 of 100 are below.
 _FACE_SAME: Final = 0.7
 _FACE_SURE: Final = 0.85
-# Of aligned faces without coarse light and shade: one face keeps above 0.85 from one look to the
+# Of aligned faces without coarse light and shade: one face keeps above 0.85 from one frame to the
 # next, and within a quarter of a second of talking above 0.45 (median 0.81); of 970 pairs of
 # different people the most alike reach 0.71.
 _ALIGNED_SAMPLES: Final = (28, 28)

@@ -20,7 +20,7 @@ class Probe:
     template: Template
     quality: Quality
     pose: Pose | None
-    liveness: float | None  # 0..1, median over the looks at the track
+    liveness: float | None  # 0..1, median over the scores of the track
     detection_score: float  # 0..1
     box: tuple[float, float, float, float]  # x1 y1 x2 y2, pixels of the whole upright picture
     frame_size: tuple[int, int]  # width, height of that picture in pixels

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from demo.processes import free_port
+from edge_agent.capture.address import with_login
 from edge_agent.capture.camera import Capture, ReadMode
-from edge_agent.capture.opencv_source import with_login
 from edge_agent.capture.source import open_source, read
 from edge_agent.config.camera import ConnectionSettings as Settings
 from shared.errors import SourceError
