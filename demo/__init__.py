@@ -1,1 +1,1 @@
-"""The demonstration behind `./dev demo`: a server, an agent, two films, and who was in them."""
+"""The demonstration `./dev demo`: a server, an agent and two films."""

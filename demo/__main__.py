@@ -65,7 +65,7 @@ def main(by_itself: bool, report: Path | None, port: int, transport: Transport |
 
 
 def _leave(number: int, _frame: object) -> None:
-    """End as Ctrl-C does, with everything that was started."""
+    """Ends as Ctrl-C does, with all started processes."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -114,7 +114,7 @@ def _enroll(console: Console, url: str, key: str) -> None:
 def _transport(
     console: Console, stack: ExitStack, data: Path, url: str, transport: Transport | None
 ) -> tuple[Transport, list[str]]:
-    """How probes travel: the transport and the agent's options for it."""
+    """Starts the transport of probes; returns it with the agent's options for it."""
     program = find_broker()
     if transport == "mqtt" and program is None:
         raise DemoError("MQTT needs a broker: install mosquitto, or leave --transport out")
@@ -134,7 +134,7 @@ def _transport(
 def _watch(
     console: Console, films: dict[str, Path], arguments: list[str], data: Path, *, realtime: bool
 ) -> list[dict[str, Any]]:
-    """The agent watches one film after the other; its summaries."""
+    """Runs the agent on one film after the other; returns its summaries."""
     summaries = []
     for camera, film in films.items():
         console.print(f"\n[bold]Camera {camera}[/bold] watches {film.name}")
@@ -155,7 +155,7 @@ def _run_agent(command: list[str], log: Path) -> dict[str, Any]:
 
 
 class _Teller:
-    """Prints sightings as a person would like to read them: each once, and when it got better."""
+    """Prints each sighting once, and again if it improves."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""Who plays in the demonstration, and in what pictures."""
+"""The people of the demonstration and their pictures."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ LaneName = Literal["far left", "left", "right", "far right"]
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody whom the server learns from one picture."""
+    """A person whom the server enrolls from one picture."""
 
     name: str
     enrolled_from: str  # a sample picture, or a frame of the sample video as `video@frame`

@@ -1,4 +1,4 @@
-"""Teaching the server four people, one picture each, over its HTTP contract."""
+"""Enrolls four people over HTTP, with one picture each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What the server said of one enrollment."""
+    """The server's response to one enrollment."""
 
     person: Person
     quality: float  # 0..1
@@ -24,7 +24,7 @@ class Enrolled:
 
 
 def enroll_all(url: str, key: str) -> Iterator[Enrolled]:
-    """Enroll everybody of the cast; DemoError when the server refuses somebody."""
+    """Enrolls the cast. Raises DemoError if the server refuses a picture."""
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {key}"
     for person in ENROLLED:
@@ -47,7 +47,7 @@ def enroll_all(url: str, key: str) -> Iterator[Enrolled]:
 
 
 def picture_bytes(person: Person) -> bytes:
-    """The enrolled picture, or frame of the sample video, as a file's bytes."""
+    """Returns the picture, or the frame of the sample video, as the bytes of a file."""
     name, _, frame = person.enrolled_from.partition("@")
     path = sample_path(name)
     return _frame_png(path, int(frame)) if frame else path.read_bytes()

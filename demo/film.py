@@ -32,7 +32,7 @@ Box = NDArray[np.float32]  # (4,) x1 y1 x2 y2, pixels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Figure:
-    """A person cut out of a picture, to be pasted into another."""
+    """A person cut out of a picture, to paste into another."""
 
     image: BgrImage
     alpha: NDArray[np.float32]  # (height, width) 0..1
@@ -40,7 +40,7 @@ class Figure:
 
 
 def lane_of(x: float) -> LaneName:
-    """The lane that a horizontal position (pixels) lies in."""
+    """Returns the lane of a horizontal position in pixels."""
     for lane, (start, end) in LANES.items():
         if start <= x < end:
             return lane
@@ -48,7 +48,7 @@ def lane_of(x: float) -> LaneName:
 
 
 def cut_out(picture: BgrImage, face: Box) -> Figure:
-    """The person around `face`: head and shoulders, separated from the background by GrabCut."""
+    """Cuts out the person around `face`, head and shoulders, with GrabCut."""
     width = face[2] - face[0]
     middle = (face[0] + face[2]) / 2
     x1 = int(max(0, middle - 1.7 * width))
@@ -153,7 +153,7 @@ def _paste(frame: NDArray[np.float32], figure: Figure, walk: Walk, progress: flo
 
 
 def _hall() -> NDArray[np.float32]:
-    """A lobby, drawn: wall, glass doors, lamps, a desk."""
+    """Draws a lobby: wall, glass doors, lamps, a desk."""
     y = np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None, None]
     wall = np.array([196, 204, 208], np.float32) * (1.02 - 0.28 * y)
     hall = np.broadcast_to(wall, (HEIGHT, WIDTH, 3)).copy()
@@ -171,7 +171,7 @@ def _hall() -> NDArray[np.float32]:
 
 
 def lobby_film(folder: Path) -> Path:
-    """The lobby film, composed in `folder` unless it is there already (some seconds)."""
+    """Returns the lobby film in `folder`; composes it first if it is missing (some seconds)."""
     recipe = Path(__file__).read_bytes() + Path(cast.__file__).read_bytes()
     path = folder / f"lobby-{hashlib.sha256(recipe).hexdigest()[:12]}.mp4"
     if not path.exists():

@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 
 
 class DemoError(Exception):
-    """The demonstration cannot go on; the message says why."""
+    """The demonstration cannot continue; the message says why."""
 
 
 def free_port() -> int:
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def find_broker() -> str | None:
-    """The mosquitto binary, which Debian keeps outside of an ordinary user's PATH."""
+    """Returns the mosquitto binary; on Debian it is outside of a user's PATH."""
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
@@ -36,7 +36,7 @@ def find_broker() -> str | None:
 def running(
     command: list[str], log: Path, *, stop_s: float = 10.0
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process for the length of the block; its output goes to `log`."""
+    """Runs a child process until the block ends; its output goes to `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -53,7 +53,7 @@ def running(
 
 @contextmanager
 def broker(work: Path, program: str) -> Iterator[str]:
-    """A mosquitto of our own; yields its URL."""
+    """Runs a mosquitto; yields its URL."""
     port = free_port()
     settings = work / "mosquitto.conf"
     settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
@@ -65,7 +65,7 @@ def broker(work: Path, program: str) -> Iterator[str]:
 
 @contextmanager
 def server(work: Path, data: Path, port: int) -> Iterator[str]:
-    """A match server with a fresh database; yields its URL."""
+    """Runs a match server with a new database; yields its URL."""
     log = work / "match-server.log"
     command = [str(BIN / "match-server"), "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--data-dir", str(data), "--open-page"]

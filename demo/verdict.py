@@ -1,4 +1,4 @@
-"""Holds what the server said against what the films show."""
+"""Compares the server's sightings with the people in the films."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Event = dict[str, Any]  # an item of GET /v1/events
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who was to be seen, who was, and every mistake."""
+    """The expected people, the recognised ones, and all errors."""
 
     expected: list[str]
     identified: list[str]
@@ -25,7 +25,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Everyone found, nobody taken for another, strangers seen and all of them unknown."""
+        """Whether all were recognised, none as another, and all strangers were seen as unknown."""
         return (
             not self.missed
             and not self.misidentified
@@ -56,7 +56,7 @@ def judge(events: Sequence[Event]) -> Verdict:
 
 
 def people_by_lane() -> dict[LaneName, str]:
-    """Who walks in which lane of the lobby film. ValueError when two people share one."""
+    """Returns the person of each lane of the lobby film. Raises ValueError for a shared lane."""
     lanes: dict[LaneName, str] = {}
     for walk in WALKS:
         if lanes.setdefault(walk.lane, walk.name) != walk.name:

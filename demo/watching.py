@@ -1,4 +1,4 @@
-"""Following the server's live stream of sightings."""
+"""Follows the server's live stream of sightings."""
 
 import json
 import threading

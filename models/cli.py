@@ -1,4 +1,4 @@
-"""The command `face-models`: what packs there are, fetching and checking them."""
+"""The command `face-models`: lists, fetches and verifies model packs."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Answer in J
 
 @click.group(cls=_Commands)
 def main() -> None:
-    """Face models: what there is, under which licence, fetched and checked.
+    """List, fetch and verify packs of face models, and show their licences.
 
     Example: face-models pull compact samples
     """
@@ -100,7 +100,7 @@ def pull_packs(
     manifest_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Fetch PACKS, check them and install them; what is there already is not fetched again.
+    """Fetch, check and install PACKS; installed packs are not fetched again.
 
     Example: face-models pull compact centerface
     """
@@ -159,7 +159,7 @@ def verify(packs: tuple[str, ...], as_json: bool) -> None:
 @_manifest_option
 @_json_option
 def info(pack: str, manifest_path: Path | None, as_json: bool) -> None:
-    """All facts about PACK: licence, origin, files, inputs, outputs, checksums.
+    """Show all facts about PACK: licence, origin, files, inputs, outputs, checksums.
 
     Example: face-models info compact
     """
@@ -213,7 +213,7 @@ def _refusal(row: dict[str, Any]) -> str:
 
 
 def _measured(figures: Figures) -> list[str]:
-    """The sentences that say what a pack costs and gives."""
+    """Returns sentences about a pack's accuracy and costs."""
     lines = []
     if figures.face_ms is not None:
         lines.append(f"{figures.face_ms:g} ms of one thread a template (2.3 GHz)")
@@ -261,7 +261,7 @@ def _licence(name: str, pack: Pack) -> str:
 
 
 def _consents(name: str, pack: Pack, *, ask: bool) -> bool:
-    """Whether the person at the terminal says that their use is allowed; nobody there: no."""
+    """Asks at the terminal whether the use is allowed. Returns False without a terminal."""
     if pack.commercial_use or not ask or not sys.stdin.isatty():
         return False
     return click.confirm(f"Is your use of {name} one that this licence allows?")
@@ -269,7 +269,7 @@ def _consents(name: str, pack: Pack, *, ask: bool) -> bool:
 
 @contextmanager
 def _progress(*, show: bool) -> Iterator[Report]:
-    """A bar for each thing that is being done, on a terminal; elsewhere a line."""
+    """Shows a progress bar for each action on a terminal, else a line."""
     console = Console(stderr=True)
     if not show:
         yield quiet
@@ -290,7 +290,7 @@ def _progress(*, show: bool) -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    """Writes a line to standard error for each thing that is begun."""
+    """Writes a line to standard error for each action."""
     begun: set[str] = set()
 
     def report(doing: str, _done: int, _total: int) -> None:

@@ -82,9 +82,9 @@ class ProbeMessage(WireModel):
 
 
 class LocalEventMessage(WireModel):
-    """What a box knew by itself, told to whoever is near. The server's event comes later, and wins.
+    """A decision of the box alone, for subscribers nearby. The server's event replaces it later.
 
-    It says `local`, as no message of the server does: who opens a door by it trusts the box alone.
+    Only these messages have `local`: a door that opens by one trusts the box alone.
     """
 
     schema_version: Literal[1] = 1

@@ -19,7 +19,7 @@ WORK = Path(__file__).parent.parent.parent / "var" / "bench"
 BENCHES = {"stages": bench_stages, "pipeline": bench_pipeline, "peers": bench_peers}
 REPETITIONS = {"stages": 60, "pipeline": 5, "peers": 12}
 WITH_OPTIONS = {"gallery", "server", "enrollment", "box", "edge", "faults", "accuracy", "attack"}
-"""Benchmarks that have options, and cores, of their own."""
+"""Benchmarks with options of their own."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -53,7 +53,7 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
-    """Asked to end, a benchmark takes the servers that it started with it."""
+    """A benchmark that is terminated ends the servers that it started."""
     sys.exit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""`./dev bench attack`: what strangers may send, made by chance, for as long as you like."""
+"""`./dev bench attack`: random hostile input, for any time."""
 
 import importlib
 import logging

@@ -69,7 +69,7 @@ def main(n: int, http: int, report: Path | None) -> None:
 
 
 def _write(file: Path, n: int, model_id: str) -> NDArray[np.float16]:
-    """The file of vectors; answers the last of them."""
+    """Writes the file of vectors; returns the last vector."""
     random = np.random.default_rng(0)
     with file.open("w", encoding="utf-8") as out:
         for start in range(0, n, _CHUNK):
@@ -112,7 +112,7 @@ def _by_command(settings: Settings, file: Path, n: int) -> Row:
 
 
 def _over_http(server: psutil.Process, port: int, key: str, file: Path, n: int) -> Row:
-    """In one request, as a client sends it that reads no verdict before it has sent all."""
+    """Sends all in one request and reads the results afterwards."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/x-ndjson"}
     started_s = time.perf_counter()
     with file.open("rb") as lines:

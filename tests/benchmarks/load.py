@@ -20,7 +20,7 @@ NEW_ID = "@@new-id@@"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to send, by how many connections, and for how long."""
+    """The requests to send, the number of connections, and the duration."""
 
     host: str
     port: int
@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(slots=True)
 class Figures:
-    """What came back after the warm-up."""
+    """The responses after the warm-up."""
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)

@@ -115,7 +115,7 @@ def main(
 
 
 def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
-    """Enroll n templates; answers what to send, and a key for each role."""
+    """Enrolls n templates; returns the requests to send, and a key for each role."""
     probes = enrolled(services, n, _BODIES)
     model, picture = services.faces.model_id, _thumbnail()
     messages = [_message(vector, model, picture) for vector in probes]
@@ -136,7 +136,7 @@ def _filled(services: Services, n: int) -> tuple[list[Load], dict[str, str]]:
 
 
 def enrolled(services: Services, n: int, probes: int) -> Vectors:
-    """Enroll n random unit vectors; answers probes, noisy copies and strangers in turn."""
+    """Enrolls n random unit vectors; returns probes, noisy copies and strangers in turn."""
     started_s = time.perf_counter()
     services.first_start()
     random = np.random.default_rng(0)

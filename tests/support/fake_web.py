@@ -1,4 +1,4 @@
-"""A real web server on loopback that can be told to cut connections and to refuse."""
+"""A real web server on loopback that can cut connections and refuse requests."""
 
 import re
 import threading

@@ -1,4 +1,4 @@
-"""A feed of changes that anybody can replay: what each number does follows from the number.
+"""A feed of changes that can be replayed: each change follows from its number.
 
 Run as a program it follows the feed in a directory, sealing often, until it is killed.
 """
@@ -29,7 +29,7 @@ def change(seq: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
 
 
 def content(seq: int) -> dict[int, NDArray[np.float16]]:
-    """What a gallery contains that has followed the feed up to `seq`."""
+    """Returns the content of a gallery after change `seq`."""
     there: dict[int, NDArray[np.float16]] = {}
     for each in range(1, seq + 1):
         removed, added = change(each)
@@ -52,7 +52,7 @@ def opened(directory: Path) -> DiskIndex:
 
 
 def held(gallery: DiskIndex) -> dict[int, NDArray[np.float16]]:
-    """All that a gallery holds, read from its segments."""
+    """Returns the content of a gallery, read from its segments."""
     rows = {}
     for view in gallery._views:
         for place in view.live_places().tolist():

@@ -1,4 +1,4 @@
-"""Small ONNX graphs whose answers are known."""
+"""Small ONNX graphs with known outputs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def floats(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
 def answering(
     path: Path, shape: Sequence[int | str], outputs: Mapping[str, NDArray[np.float32]]
 ) -> Session:
-    """A session whose graph takes any input of `shape` and always answers `outputs`."""
+    """A session whose graph takes any input of `shape` and always returns `outputs`."""
     nodes = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
         for name, value in outputs.items()

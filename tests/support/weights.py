@@ -22,13 +22,13 @@ FILES = {
 
 
 def weights_folder() -> Path | None:
-    """The folder with real weights, if there is one."""
+    """Returns the folder with real weights, if there is one."""
     folder = os.environ.get("MUSTER_TEST_WEIGHTS")
     return None if folder is None else Path(folder)
 
 
 def manifest_of(folder: Path, url: Callable[[Path], str] = lambda path: f"file:{path}") -> Manifest:
-    """The shipped packs whose files lie in `folder`, to be fetched at `url` of the file."""
+    """Returns the shipped packs whose files are in `folder`, with their `url`."""
     packs = {}
     shipped = built_in_manifest().packs
     for name, file_name in FILES.items():

@@ -1,4 +1,4 @@
-"""What the occlusion estimate is worth: `python -m tools.occlusion.evaluate`.
+"""Measures the quality of the occlusion estimate: `python -m tools.occlusion.evaluate`.
 
 On people it never saw: Barack Obama and, where `MUSTER_TEST_FACES` names a folder of people, all
 of them.

@@ -1,8 +1,8 @@
-"""Uncovered faces to train with, from packages that anybody can have.
+"""Uncovered faces for training, from public packages.
 
-Divided by person, never by picture: about a hundred people come from `lfw_subset` inside
+They are divided by person, not by picture: about a hundred people come from `lfw_subset` inside
 scikit-image's wheel (25 × 25 gray pixels each), four from the sample pack. All others are kept
-for the tests: Barack Obama, and whoever lies in the folder that `MUSTER_TEST_FACES` names.
+for the tests: Barack Obama, and the people in the folder `MUSTER_TEST_FACES`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -50,7 +50,7 @@ def sample_faces(models: FaceModels) -> Iterator[TrainingFace]:
 
 
 def small_faces(models: FaceModels, pictures: NDArray[np.floating]) -> Iterator[TrainingFace]:
-    """The people of scikit-image's `lfw_subset` (n, 25, 25) 0..1, where a face is found."""
+    """The people of scikit-image's `lfw_subset` (n, 25, 25) 0..1, in which a face is detected."""
     for index, small in enumerate(pictures[:_FACES_OF_LFW]):
         if index in _COVERED:
             continue
@@ -79,7 +79,7 @@ def _largest(models: FaceModels, person: str, picture: BgrImage) -> TrainingFace
 
 
 def training_face(person: str, picture: BgrImage, points5: NDArray[np.float32]) -> TrainingFace:
-    """The face with points (1, 5, 2) of a picture; its edge is continued over what is not there."""
+    """The face with points (1, 5, 2) of a picture; its edge is continued beyond the picture."""
     (transform,) = similarity_transforms(points5, REFERENCE + MARGIN)
     level = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.uint8)
     size = (CANVAS, CANVAS)

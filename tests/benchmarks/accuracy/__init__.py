@@ -1,1 +1,1 @@
-"""Who is named, rightly or wrongly, measured on a folder of labelled pictures."""
+"""Measures correct and wrong identifications on a folder of labelled pictures."""

@@ -1,4 +1,4 @@
-"""What all sections of the accuracy benchmark share: the folder, its templates, the policies."""
+"""Shared by all sections of the accuracy benchmark: the folder, its templates, the policies."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,7 +63,7 @@ class Bench:
         return point_of(stored, calibration, persons, templates, faces.model_id)
 
     def description(self) -> str:
-        """What the pictures are, and what was left out."""
+        """Describes the pictures and those left out."""
         faces = self.faces()
         usable = faces.usable(self.half)
         passed = enrollable(usable)

@@ -1,4 +1,4 @@
-"""Who gets in: several faces, single faces, no faces, each by the server's own choice of a face."""
+"""Which pictures are enrolled: with several faces, one face or none, as the server chooses."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -33,7 +33,7 @@ _SAVED_EVERY = 500
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the face models say of one picture."""
+    """The face models' results for one picture."""
 
     faces: int
     second: float  # side of the second largest face / side of the largest; 0: there is none

@@ -152,6 +152,6 @@ def point_of(
 
 
 def verdict(point: OperatingPoint, candidates: Sequence[Likeness]) -> tuple[Decision, int | None]:
-    """What the server says of a candidate list: the decision, and who is named."""
+    """Returns the server's decision on a candidate list, and the person named."""
     decision = decide(candidates, point.threshold, point.margin)
     return decision, candidates[0].person if decision == "identified" else None

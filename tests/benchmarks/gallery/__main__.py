@@ -21,7 +21,7 @@ PACKAGES = {
 
 
 def install(peers: tuple[str, ...], plot: bool) -> None:
-    """Get what is missing into this environment: peers are no dependencies of the product."""
+    """Installs missing peers: they are not dependencies of the product."""
     sections = {"matplotlib"} if plot else set()
     sections |= {name for name in PACKAGES if any(peer.startswith(name) for peer in peers)}
     missing = [PACKAGES[name] for name in sections if importlib.util.find_spec(name) is None]

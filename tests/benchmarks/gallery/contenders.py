@@ -1,4 +1,4 @@
-"""Everything that searches, behind one face: rows in, ids and similarities out."""
+"""All contenders with one interface: rows in, ids and similarities out."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""The figures that the engine is to reach, each with both numbers of its comparison."""
+"""The goals of the engine, each with the two compared numbers."""
 
 from tests.benchmarks.gallery.measure import Row
 
@@ -11,7 +11,7 @@ def goals(
     exactness: list[dict[str, object]],
     n: int,
 ) -> list[Goal]:
-    """Those for which there are measurements, at the largest size unless said otherwise."""
+    """Yields the goals with measurements, at the largest size by default."""
     made: list[Goal] = []
     threads = max(row.threads for row in rows)
     base = next(row.spectrum for row in rows)
