@@ -166,7 +166,7 @@ def test_page_after_page_and_tab_after_tab_stays_connected(browser, server):
     for _ in range(8):
         browser.switch_to.new_window("tab")
         browser.get(f"{server.base}/")
-        text_is(browser, "#state-text", "Live", "Live, asked every 5 s")
+        text_is(browser, "#state-text", "Live", "Live, updated every 5 s")
 
 
 def test_of_a_photo_with_two_faces_the_one_that_is_pressed_is_enrolled(browser, server, tmp_path):

@@ -1,23 +1,23 @@
-// The live page: keeps what the server rendered up to date over server-sent events.
+// The live page: keeps the rendered page up to date over server-sent events.
 "use strict";
 
 const SHOWN = 60; // sightings in the list
-const PRESENT_S = 45; // where a camera does not say who is in view: so long after the last shot somebody is "now"
-const FRESH_S = 5; // a sighting that is newer than what was last asked of the cameras
-const TOGETHER_MS = 12000; // shown side by side when seen this close to one another
+const PRESENT_S = 45; // a person counts as present for this time, where the camera does not report who is in view
+const FRESH_S = 5; // a sighting newer than the last report of a camera counts as present for this time
+const TOGETHER_MS = 12000; // sightings within this time are shown side by side
 const MOST_TOGETHER = 4;
-const MANY = 8; // more cameras than this are shown small, and those with somebody before them first
-const ASK_MS = 5000; // how often it is asked who is in view, and everything where there is no stream
+const MANY = 8; // more cameras than this are shown small, those with people first
+const ASK_MS = 5000; // interval of requests for who is in view, and for sightings without a stream
 const ASK_SOON_MS = 300; // after a sighting
-const DOWN_MS = 3000; // a stream that comes back sooner was only renewed
-const STREAMS = 3; // of all pages of this browser, which opens six connections to a server at most
-const ANSWERS_MS = 200; // for other pages to say that they have a stream
-const TRY_AGAIN_MS = 30000; // after the server gave no stream
+const DOWN_MS = 3000; // a shorter interruption is a renewal of the stream
+const STREAMS = 3; // of all pages of this browser, which opens at most six connections to a server
+const ANSWERS_MS = 200; // for other pages to report their streams
+const TRY_AGAIN_MS = 30000; // after the server refused a stream
 
 const main = document.getElementById("main");
 const clockSkewMs = Date.parse(main.dataset.now) - Date.now(); // trust the server's clock
 const events = new Map(); // by id
-let cameras = JSON.parse(document.getElementById("presence").textContent).items; // all that were ever heard of
+let cameras = JSON.parse(document.getElementById("presence").textContent).items; // all that ever reported
 const now = () => Date.now() + clockSkewMs;
 
 function nameOf(event) {
@@ -58,10 +58,10 @@ function fill(card, event) {
 
 const formOf = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
-// Put the wanted cards into a container, in order, reusing those that are already there.
-function arrange(container, wanted) {
+// Puts a card for each event into a container, in order; reuses existing cards.
+function arrange(container, shown) {
   const known = new Map([...container.children].map((card) => [card.dataset.id, card]));
-  const cards = wanted.map((event) => fill(known.get(event.id) ?? formOf("sighting-form"), event));
+  const cards = shown.map((event) => fill(known.get(event.id) ?? formOf("sighting-form"), event));
   for (const card of [...container.children]) if (!cards.includes(card)) card.remove();
   cards.forEach((card, place) => {
     if (container.children[place] !== card) container.insertBefore(card, container.children[place] ?? null);
@@ -81,7 +81,7 @@ function render() {
   tick();
 }
 
-const placeOf = (one) => JSON.stringify([one.device, one.camera]); // boxes may name cameras alike
+const placeOf = (one) => JSON.stringify([one.device, one.camera]); // two boxes may have cameras of the same name
 
 function renderCameras(shown) {
   const places = new Map(cameras.map((one) => [placeOf(one), { ...one, seen: [] }]));
@@ -130,25 +130,25 @@ function tick() {
   }
 }
 
-// Whether somebody is before a camera: by what its box says, else by the time of the last sighting.
+// Whether a person is in front of a camera: by the report of its box, else by the last sighting.
 function isPresent(inView, tells, latest) {
   if (inView > 0) return true;
   return latest !== null && now() - latest < (tells ? FRESH_S : PRESENT_S) * 1000;
 }
 
-function say(state, text) {
+function showState(state, text) {
   document.getElementById("state").dataset.state = state;
   document.getElementById("state-text").textContent = text;
 }
 
 async function read(address) {
-  const answer = await fetch(address);
-  if (answer.status === 401) location.assign("/login");
-  if (!answer.ok) throw new Error(answer.status);
-  return answer.json();
+  const response = await fetch(address);
+  if (response.status === 401) location.assign("/login");
+  if (!response.ok) throw new Error(response.status);
+  return response.json();
 }
 
-// What was missed before the stream stood, or while it was down.
+// Fetches sightings that the stream missed while it was down.
 async function refresh() {
   for (const event of (await read(`/v1/events?size=${SHOWN}`)).items) keep(event);
   render();
@@ -164,7 +164,7 @@ async function askStanding() {
 }
 
 function keep(event) {
-  if (event.merged_into) return events.delete(event.id); // it turned out to be part of another
+  if (event.merged_into) return events.delete(event.id); // it is part of another event
   const known = events.get(event.id);
   if (!known || known.revision <= event.revision) events.set(event.id, event);
 }
@@ -188,7 +188,7 @@ otherPages.onmessage = ({ data }) => {
   if (data === "I have") streamsOfOthers += 1;
 };
 
-// Follow what happens while the page is in sight; hidden pages leave their connection to others.
+// Starts to follow events. Hidden pages leave their connection to visible ones.
 async function begin() {
   if (document.hidden) return;
   streamsOfOthers = 0;
@@ -210,7 +210,7 @@ function follow() {
   let down = null;
   stream.addEventListener("open", () => {
     clearTimeout(down);
-    say("live", "Live");
+    showState("live", "Live");
     refresh().catch(() => {});
     askStanding().catch(() => {});
   });
@@ -222,15 +222,15 @@ function follow() {
       poll();
       setTimeout(() => { end(); begin(); }, TRY_AGAIN_MS);
     } else if (stream !== null) {
-      down = setTimeout(() => say("down", "No connection: what is shown may be old"), DOWN_MS);
+      down = setTimeout(() => showState("down", "No connection: this page may be out of date"), DOWN_MS);
     }
   });
 }
 
 function poll() {
   const ask = () => refresh().then(askStanding).then(
-    () => say("live", "Live, asked every 5 s"),
-    () => say("down", "No connection: what is shown may be old"),
+    () => showState("live", "Live, updated every 5 s"),
+    () => showState("down", "No connection: this page may be out of date"),
   );
   ask();
   polling = setInterval(ask, ASK_MS);

@@ -1,4 +1,4 @@
-// Adding, correcting and erasing people: calls of the contract, with the cookie of the last hour.
+// Adding, correcting and erasing people: calls of the API, with the editing cookie.
 "use strict";
 
 const TERMS = JSON.parse(document.currentScript.dataset.photoTerms); // quality factors in plain words
@@ -6,7 +6,7 @@ const inPlainTerms = (factor) => TERMS[factor.startsWith("occlusion") ? "occlusi
 
 class Refused extends Error {
   constructor(status, body) {
-    super(body.message ?? `the server answered ${status}`);
+    super(body.message ?? `the server returned ${status}`);
     this.status = status;
     this.code = body.code;
     this.details = body.details ?? {};
@@ -19,15 +19,15 @@ async function call(method, path, body) {
     headers["Content-Type"] = "application/json";
     body = JSON.stringify(body);
   }
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, { method, headers, body });
+    response = await fetch(path, { method, headers, body });
   } catch {
     throw new Refused(0, { message: "the server cannot be reached; try again" });
   }
-  const read = await answer.json().catch(() => ({}));
-  if (answer.status === 401) throw new Refused(401, { message: "the hour of editing is over: press Stop editing, then Edit" });
-  if (!answer.ok) throw new Refused(answer.status, read);
+  const read = await response.json().catch(() => ({}));
+  if (response.status === 401) throw new Refused(401, { message: "the hour of editing is over: press Stop editing, then Edit" });
+  if (!response.ok) throw new Refused(response.status, read);
   return read;
 }
 
@@ -52,37 +52,37 @@ async function base64(blob) {
   return btoa(text);
 }
 
-// The verdict on each line of a batch; pictures of one person are compared with each other there.
+// Returns the verdict on each line of a batch, which also compares pictures of one person.
 async function batch(collection, lines, store, force) {
   const query = new URLSearchParams({ store: store ? "1" : "0", force: force ? "1" : "0" });
-  let answer;
+  let response;
   try {
-    answer = await fetch(`/v1/collections/${encodeURIComponent(collection)}/enroll?${query}`, {
+    response = await fetch(`/v1/collections/${encodeURIComponent(collection)}/enroll?${query}`, {
       method: "POST", body: lines.map((line) => `${JSON.stringify(line)}\n`).join(""),
       headers: { "X-Muster-Page": "1", "Content-Type": "application/x-ndjson" },
     });
   } catch {
     throw new Refused(0, { message: "the server cannot be reached; try again" });
   }
-  if (answer.status === 401) throw new Refused(401, { message: "the hour of editing is over: press Stop editing, then Edit" });
-  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
-  return (await answer.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  if (response.status === 401) throw new Refused(401, { message: "the hour of editing is over: press Stop editing, then Edit" });
+  if (!response.ok) throw new Refused(response.status, await response.json().catch(() => ({})));
+  return (await response.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
 }
 
-// Photos of one person (who is created with the first that is good), and what became of each;
-// `conclude` is called each time, also when a photo is tried again.
+// Enrolls photos of a person, who is created with the first good one, and shows each verdict.
+// Calls `conclude` at the end, also when a photo is tried again.
 async function enrollPhotos(photos, who, collection, store, verdicts, conclude, more = {}, force = false) {
-  const lines = photos.map(([, name]) => element("li", `${name}: being looked at …`));
+  const lines = photos.map(([, name]) => element("li", `${name}: being checked …`));
   verdicts.append(...lines);
-  const asked = await Promise.all(photos.map(async ([photo, file]) => ({ ...who, ...more, file, image: await base64(photo) })));
-  const found = await batch(collection, asked, store, force);
-  found.forEach((verdict, at) => {
+  const items = await Promise.all(photos.map(async ([photo, file]) => ({ ...who, ...more, file, image: await base64(photo) })));
+  const results = await batch(collection, items, store, force);
+  results.forEach((verdict, at) => {
     const [photo, name] = photos[at];
     const again = (choice, forced) => async () => {
       lines[at].remove();
       await enrollPhotos([[photo, name]], who, collection, store, verdicts, conclude, choice, forced);
     };
-    if (verdict.status === "refused") tellRefused(lines[at], photo, name, verdict, collection, more, again);
+    if (verdict.status === "refused") showRefused(lines[at], photo, name, verdict, collection, more, again);
     else {
       lines[at].dataset.state = "good";
       lines[at].textContent = verdict.status === "duplicate"
@@ -93,7 +93,7 @@ async function enrollPhotos(photos, who, collection, store, verdicts, conclude, 
   conclude();
 }
 
-function tellRefused(line, photo, name, verdict, collection, more, again) {
+function showRefused(line, photo, name, verdict, collection, more, again) {
   const details = verdict.details ?? {};
   const factors = details.reasons ?? [];
   const reasons = factors.map(inPlainTerms);
@@ -118,7 +118,7 @@ function tellRefused(line, photo, name, verdict, collection, more, again) {
   line.append(anyway);
 }
 
-// A button for each face of a photo that shows several.
+// Returns a button for each face of a photo.
 function facesOf(photo, faces, again) {
   const choice = element("span", "", { className: "faces" });
   createImageBitmap(photo).then((picture) => {
@@ -136,19 +136,19 @@ function facesOf(photo, faces, again) {
   return choice;
 }
 
-// An id for somebody who is created with the first good photo.
+// Returns an id for a new person, who is created with the first good photo.
 function newId() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// Whom a name means: the one who has it, somebody new, or it has to be asked.
+// Returns the id for a name: asks whether it is a person of that name, or a new one.
 async function personNamed(collection, name, form) {
   const found = await call("GET", `${personsOf(collection)}?${new URLSearchParams({ q: name, size: 100 })}`);
   const same = found.items.filter((one) => one.name.toLowerCase() === name.toLowerCase());
   if (same.length === 0) return newId();
   const choice = form.querySelector(".choice");
   choice.hidden = false;
-  choice.replaceChildren("There is somebody of that name already: ");
+  choice.replaceChildren("There is a person of that name already: ");
   return new Promise((resolve, reject) => {
     const offer = (text, answer) => {
       const button = element("button", text, { type: "button", className: "quiet" });
@@ -159,19 +159,19 @@ async function personNamed(collection, name, form) {
       choice.append(button, " ");
     };
     for (const one of same) offer(`Add to ${one.name}${one.external_id ? ` (${one.external_id})` : ""}, ${one.templates} templates`, async () => one.id);
-    offer("Somebody else of the same name", async () => newId());
+    offer("Another person of the same name", async () => newId());
     choice.querySelector("button").focus();
   });
 }
 
 async function photosOf(form) {
   if (!form.dataset.snapshot) return [...form.elements.photos.files].map((file) => [file, file.name]);
-  const answer = await fetch(form.dataset.snapshot);
-  if (!answer.ok) throw new Refused(answer.status, { message: "the thumbnail is gone" });
-  return [[await answer.blob(), "thumbnail.jpg"]];
+  const response = await fetch(form.dataset.snapshot);
+  if (!response.ok) throw new Refused(response.status, { message: "the thumbnail is gone" });
+  return [[await response.blob(), "thumbnail.jpg"]];
 }
 
-// After the verdicts: the page anew with all photos enrolled, a link to somebody new, or that there is nobody.
+// After the verdicts: reloads the page, links to the new person, or says that there is none.
 function concluded(form, person, verdicts) {
   const good = verdicts.querySelector('[data-state="good"]');
   if (form.dataset.person) {
@@ -217,12 +217,12 @@ const own = main.dataset.person && personPath(main.dataset.collection, main.data
 document.querySelector("form.change")?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
-  const said = form.querySelector(".said");
+  const message = form.querySelector(".said");
   try {
     await call("PATCH", own, { name: form.elements.name.value, external_id: form.elements.external_id.value.trim() || null });
     location.reload();
   } catch (error) {
-    said.textContent = sentence(error.message);
+    message.textContent = sentence(error.message);
   }
 });
 
@@ -252,14 +252,14 @@ dialog?.querySelector('button[value="erase"]').addEventListener("click", async (
   try {
     const gone = await call("DELETE", own);
     const heading = element("h1", "Erased");
-    const told = `${gone.templates} templates, ${gone.images} photos, ${gone.snapshots} thumbnails; ${gone.events} events no longer name the person.`;
+    const summary = `${gone.templates} templates, ${gone.images} photos, ${gone.snapshots} thumbnails; ${gone.events} events no longer name the person.`;
     const waits = gone.pending ? ` ${gone.pending} boxes or storages still have to confirm it.` : "";
     const proof = element("p", "Certificate: ");
     proof.append(element("code", gone.erasure));
     const back = element("p", "");
     back.append(element("a", "People", { href: `/people?${new URLSearchParams({ collection: main.dataset.collection })}` }));
     dialog.close();
-    main.replaceChildren(heading, element("p", told + waits), proof, back);
+    main.replaceChildren(heading, element("p", summary + waits), proof, back);
   } catch (error) {
     dialog.querySelector(".said").textContent = sentence(error.message);
     button.disabled = false;

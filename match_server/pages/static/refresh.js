@@ -1,4 +1,4 @@
-// A page that keeps itself up to date: every 30 s its main part comes anew, where one is stays.
+// Replaces the main part of the page every 30 s; the scroll position stays.
 "use strict";
 
 async function renew() {
@@ -6,10 +6,10 @@ async function renew() {
   const notice = document.getElementById("notice");
   if (document.hidden || main.contains(document.activeElement)) return;
   try {
-    const answer = await fetch(location.href);
-    if (answer.redirected && new URL(answer.url).pathname === "/login") return location.assign("/login");
-    if (!answer.ok) throw new Error(answer.status);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const response = await fetch(location.href);
+    if (response.redirected && new URL(response.url).pathname === "/login") return location.assign("/login");
+    if (!response.ok) throw new Error(response.status);
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     showTimes(fresh);
     main.replaceWith(fresh.getElementById("main"));
     document.querySelector(".top .facts").replaceWith(fresh.querySelector(".top .facts"));

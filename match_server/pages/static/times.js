@@ -1,4 +1,4 @@
-// Times as the visitor's own clock shows them. The server renders UTC, for where no script runs.
+// Shows times in the visitor's time zone. The server renders UTC, for browsers without scripts.
 "use strict";
 
 const FORMS = {
@@ -21,7 +21,7 @@ function showTime(time) {
 
 showTimes(document);
 
-// Fields for a time: shown in the visitor's time, sent as RFC 3339.
+// Fields for a time: shown in the visitor's time zone, sent as RFC 3339.
 const pad = (number) => String(number).padStart(2, "0");
 for (const form of document.querySelectorAll("form[data-times]")) {
   const fields = [...form.querySelectorAll('input[type="datetime-local"]')];

@@ -32,7 +32,7 @@ def test_the_page_needs_a_key_or_this_machine(make_api):
 def test_health_gaps_configuration_and_the_ledger_are_there(make_api, helpers):
     api = make_api(open_page=True)
     api.ok("POST", "/v1/devices", json={"name": "door-1", "site": "hq"})
-    assert "has not said how it is" in page(api).get_data(as_text=True)
+    assert "No health report yet" in page(api).get_data(as_text=True)
     ledger = {"camera": "front", "day": "2026-11-22", "tracks": 9, "with_probe": 3}
     api.ok(
         "POST",
