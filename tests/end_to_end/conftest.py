@@ -24,7 +24,7 @@ class RunningServer:
     data: Path
 
     def session(self, role: str) -> requests.Session:
-        """Requests with a new key of that role."""
+        """Returns a session with a new key of that role."""
         session = requests.Session()
         session.headers["Authorization"] = f"Bearer {create_key(self.data, role)}"
         return session
@@ -39,7 +39,7 @@ def running_server(tmp_path: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def passers_by() -> Iterator[Webcam]:
-    """Somebody is there for two seconds, then nobody for two, over and over."""
+    """Yields frames: a person for two seconds, nobody for two seconds, and so on."""
     from models.samples import sample_path
 
     picture = cv2.imread(str(sample_path("obama.jpg")))
@@ -61,7 +61,7 @@ def passers_by() -> Iterator[Webcam]:
 
 @pytest.fixture(scope="session")
 def people() -> Path:
-    """A folder a person, five pictures each, and `groups` with several of them at a time."""
+    """The folder of people: one for each with five pictures, and `groups` with several people."""
     folder = os.environ.get("MUSTER_TEST_FACES")
     if folder is None:
         pytest.skip("MUSTER_TEST_FACES names no folder of people")

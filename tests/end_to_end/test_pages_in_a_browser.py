@@ -1,4 +1,4 @@
-"""Pages in a real browser: who is in view, what it takes from the server, and people enrolled."""
+"""Pages in a real browser: people in view, connections to the server, and enrollment."""
 
 import base64
 import shutil
@@ -45,7 +45,7 @@ def server(running_server):
 
 
 class Site:
-    """A server, what a box tells it, and somebody who looks at its page."""
+    """A server, the messages of a box, and a visitor of its pages."""
 
     def __init__(self, running: RunningServer) -> None:
         self.base = running.url
@@ -106,7 +106,7 @@ def text_is(browser, selector, *texts):
 
 
 class _Foreign(BaseHTTPRequestHandler):
-    """A page of somebody else, whose button signs the visitor in with a key of theirs."""
+    """A page of another site, whose button signs the visitor in with a foreign key."""
 
     def do_GET(self):
         address, key = self.server.signs_in
@@ -132,7 +132,7 @@ def _foreign_page(base, key):
 
 
 def test_without_tls_our_own_form_signs_in_and_that_of_another_site_does_not(browser, server):
-    """By a name of the local network a browser says only in `Origin` where a form comes from."""
+    """Under a local network name a browser sends the origin of a form in `Origin` only."""
     base = server.base.replace("127.0.0.1", "muster.lan")
     key = server._admin.headers["Authorization"].removeprefix("Bearer ")
     with _foreign_page(base, key) as address:
@@ -157,7 +157,7 @@ def test_who_stands_still_is_there_until_the_box_says_otherwise(browser, server)
 
 
 def test_page_after_page_and_tab_after_tab_stays_connected(browser, server):
-    """A page that was left holds no place on the server, a hidden one no connection."""
+    """A closed page uses no stream of the server, a hidden one no connection."""
     server.sign_in(browser)
     for _ in range(6):
         browser.get(f"{server.base}/people")

@@ -1,4 +1,4 @@
-"""Eight people with five pictures each: enrolled from one, met in the others."""
+"""Eight people with five pictures each: enrolled from one, recognised in the others."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A real server behind a network that does its worst, while a box stores probes all the time."""
+"""A real server behind a faulty network, while a box stores probes all the time."""
 
 import itertools
 import socket
@@ -25,7 +25,7 @@ WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests of this file; each has a box of its own."""
     folder = tmp_path_factory.mktemp("server")
     with server(folder, folder / "data", free_port()) as url:
@@ -33,16 +33,16 @@ def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 
 
 @pytest.fixture
-def network(running_server: RunningServer) -> Iterator[Network]:
-    between = Network(urlsplit(running_server.url).port or 0)
+def network(shared_server: RunningServer) -> Iterator[Network]:
+    between = Network(urlsplit(shared_server.url).port or 0)
     yield between
     between.close()
 
 
 @pytest.fixture(scope="module")
-def key(running_server: RunningServer) -> str:
-    """One key for boxes of many names."""
-    return create_key(running_server.data, "admin")
+def key(shared_server: RunningServer) -> str:
+    """A key for boxes of many names."""
+    return create_key(shared_server.data, "admin")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ FAULTS: dict[str, Callable[[Network], object]] = {
 
 
 def test_whatever_a_server_does_instead_of_answering_nothing_is_lost_or_doubled(
-    running_server: RunningServer, network: Network, new_box: NewBox
+    shared_server: RunningServer, network: Network, new_box: NewBox
 ) -> None:
     box = new_box("faults")
     acknowledged = lambda: box.outbox.counts().acknowledged  # noqa: E731
@@ -98,7 +98,7 @@ def test_whatever_a_server_does_instead_of_answering_nothing_is_lost_or_doubled(
             )
     assert box.delivery.drained(WAIT_S), box.delivery.complaint
     assert box.end()
-    assert_all_there_once(running_server.data, box)
+    assert_all_there_once(shared_server.data, box)
 
 
 def test_a_server_that_asks_for_a_pause_gets_it(network: Network, new_box: NewBox) -> None:
@@ -115,7 +115,7 @@ def test_a_server_that_asks_for_a_pause_gets_it(network: Network, new_box: NewBo
 
 
 def test_a_server_that_says_nothing_does_not_hold_a_box_that_is_to_stop(
-    running_server: RunningServer, network: Network, new_box: NewBox
+    shared_server: RunningServer, network: Network, new_box: NewBox
 ) -> None:
     box = new_box("stop", timeouts=Timeouts())  # of 20 s
     network.manner = "silent"
@@ -130,11 +130,11 @@ def test_a_server_that_says_nothing_does_not_hold_a_box_that_is_to_stop(
     again.delivery.start()
     assert again.delivery.drained(WAIT_S)
     assert again.end()
-    assert_all_there_once(running_server.data, again)
+    assert_all_there_once(shared_server.data, again)
 
 
 def test_over_a_thin_line_less_is_sent_at_once_until_it_goes_through(
-    running_server: RunningServer, network: Network, new_box: NewBox, model_id: str
+    shared_server: RunningServer, network: Network, new_box: NewBox, model_id: str
 ) -> None:
     box = new_box("thin")
     picture = b"\xff\xd8\xff" + bytes(9_000)
@@ -146,7 +146,7 @@ def test_over_a_thin_line_less_is_sent_at_once_until_it_goes_through(
     box.delivery.start()
     assert box.delivery.drained(WAIT_S), box.delivery.complaint
     assert box.end()
-    assert_all_there_once(running_server.data, box)
+    assert_all_there_once(shared_server.data, box)
 
 
 def test_an_address_where_somebody_listens_and_never_speaks_is_a_server_that_is_away(

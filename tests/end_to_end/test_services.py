@@ -1,4 +1,4 @@
-"""The processes as systemd starts them: they say that they are ready, and then that they live."""
+"""The processes as systemd starts them: they report readiness, and then to the watchdog."""
 
 import os
 import socket

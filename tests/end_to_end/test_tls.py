@@ -1,4 +1,4 @@
-"""TLS from end to end: a real authority, a real server, a browser's and a box's side of it."""
+"""TLS from end to end: a real authority, a real server, and clients like browser and box."""
 
 import json
 import os
@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; ma
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """PEM files of an authority, of a server and of a client that it vouches for."""
+    """PEM files of an authority, and of a server and a client with its certificates."""
 
     authority: Path
     certificate: Path
@@ -128,7 +128,7 @@ def test_without_tls_or_with_an_old_one_there_is_no_answer(server: Server) -> No
 
 
 def test_clients_that_do_not_finish_their_handshake_hold_up_nobody(server: Server) -> None:
-    """More of them than four times the threads, silent or with the beginning of a hello."""
+    """Four times as many as threads, and more: silent, or with the beginning of a hello."""
     host, port = server.url.removeprefix("https://").split(":")
     hello = bytes.fromhex("16030100f8010000f40303")
     with ExitStack() as slow:
@@ -166,7 +166,7 @@ def test_nobody_negotiates_again_on_an_open_connection(server: Server) -> None:
 
 
 def test_an_answer_that_is_read_late_comes_whole(server: Server) -> None:
-    """More than the kernel takes of it: the rest is kept, and sent by the loop."""
+    """The response exceeds the buffers of the kernel: the loop keeps and sends the rest."""
     host, port = server.url.removeprefix("https://").split(":")
     whole = server.get("/openapi.json").content
     context = ssl.create_default_context(cafile=str(server.files.authority))
