@@ -7,13 +7,14 @@ message gets its answer at once, because the box measures its clock by it.
 import logging
 import threading
 import time
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import ValidationError
 
 from match_server.mqtt.client import why_no_broker
+from match_server.mqtt.reading import read_message
 from match_server.mqtt.signing import signed, signer
 from match_server.services.devices.configurations import Configurations, DeviceConfig
 from match_server.services.devices.health import HealthReports
@@ -31,8 +32,6 @@ _KEEPALIVE_S: Final = 30
 _LOOP_S: Final = 0.5
 _LOOK_S: Final = 1.0  # between reads of the desired configurations in the database
 _PAUSE_S: Final = 5.0
-
-Report = TypeVar("Report", HealthMessage, ReportedConfig)
 
 
 class DeviceReports:
@@ -141,14 +140,14 @@ class DeviceReports:
             self._retained.pop(topics, None)
 
     def _take_health(self, topics: DeviceTopics, payload: bytes, key: MessageKey | None) -> None:
-        message = _read(HealthMessage, topics, payload)
+        message = read_message(HealthMessage, topics, payload)
         if message is not None:
             answer = self._health.take(message, site=topics.site)
             topic, body = topics.of("health/answer"), answer.model_dump_json().encode()
             self._client.publish(topic, body, qos=0, properties=signed(key, topic, body))
 
     def _take_report(self, topics: DeviceTopics, payload: bytes, *, retained: bool) -> None:
-        report = _read(ReportedConfig, topics, payload)
+        report = read_message(ReportedConfig, topics, payload)
         if report is not None:
             self._configurations.report(report, site=topics.site, retained=retained)
 
@@ -175,19 +174,6 @@ class DeviceReports:
         if _current(self._retained.get(topics), topic, key) != row.desired:
             sealed = body if key is None else key.seal(topic, body)
             self._client.publish(topic, sealed, qos=1, retain=True)
-
-
-def _read(kind: type[Report], topics: DeviceTopics, payload: bytes) -> Report | None:
-    """Returns the message; None, with a log line, if it is invalid or about another device."""
-    try:
-        report = kind.model_validate_json(payload)
-    except ValidationError:
-        log.warning("Ignored an invalid device report", extra={"device": topics.device})
-        return None
-    if report.device != topics.device:
-        log.warning("Ignored a report of a device about another", extra={"device": topics.device})
-        return None
-    return report
 
 
 def _current(retained: bytes | None, topic: str, key: MessageKey | None) -> DesiredConfig | None:

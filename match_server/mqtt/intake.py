@@ -14,7 +14,7 @@ unacknowledged only while the database or the disk cannot be used at all.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.properties import Properties
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from match_server.mqtt.client import why_no_broker
+from match_server.mqtt.reading import read_message
 from match_server.mqtt.signing import signed, signer
 from match_server.schemas.events import ProbeResult, probe_id_of
 from match_server.schemas.validation import malformed
@@ -57,7 +58,6 @@ _KEEPALIVE_S = 30
 _LOOP_S = 0.5  # until a stop is noticed at the latest
 _BACKOFF = Backoff(0.5, 30.0)
 
-Report = TypeVar("Report", StatusMessage, TrackMessage)
 Receipt = tuple[str, bytes, Properties | None]
 """Topic, body and signature."""
 
@@ -213,11 +213,11 @@ class Consumer:
         if kind == "probe":
             return self._take_probe(topics, message.payload, key)
         if kind == "track" and self._tracks is not None:
-            track = _read(TrackMessage, topics, message.payload)
+            track = read_message(TrackMessage, topics, message.payload)
             if track is not None:
                 self._tracks.note([track])
         if kind == "status" and message.payload:  # empty: a retained status that was deleted
-            status = _read(StatusMessage, topics, message.payload)
+            status = read_message(StatusMessage, topics, message.payload)
             if status is not None:
                 self._intake.note_status(topics.site, status)
         return None
@@ -250,17 +250,6 @@ class Consumer:
             return self._intake.accept(probe, site=topics.site)
         except (MalformedInput, ModelMismatch) as error:  # for good
             return ProbeResult.refused(probe.probe_id, error)
-
-
-def _read(kind: type[Report], topics: DeviceTopics, payload: bytes | bytearray) -> Report | None:
-    """Returns the message; None if it is invalid or is about another device."""
-    try:
-        report = kind.model_validate_json(payload)
-    except ValidationError:
-        extra = {"device": topics.device, "kind": kind.__name__}
-        log.warning("Ignored an invalid message", extra=extra)
-        return None
-    return report if report.device == topics.device else None
 
 
 def _object(payload: bytes | bytearray) -> object:

@@ -39,7 +39,7 @@ def running_server(tmp_path: Path) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def passers_by() -> Iterator[Webcam]:
-    """Yields frames: a person for two seconds, nobody for two seconds, and so on."""
+    """A webcam that shows a person for two seconds, nobody for two seconds, and so on."""
     from models.samples import sample_path
 
     picture = cv2.imread(str(sample_path("obama.jpg")))
