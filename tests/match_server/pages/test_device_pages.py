@@ -53,7 +53,7 @@ def test_health_gaps_configuration_and_the_ledger_are_there(make_api, helpers):
     for shown in (
         "83 °C",
         "throttled",
-        "Does without liveness",
+        "Switched off liveness",
         "&lt;b&gt;clock",
         "3 of 9 faces were good enough",
         "turned away 5",
