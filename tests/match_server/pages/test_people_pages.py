@@ -208,7 +208,7 @@ def test_sightings_are_found_by_camera_decision_and_time(api, helpers):
     without_script = f"{since:%Y-%m-%dT%H:%M}"
     assert len(_seen(_text(api, "/events", since=without_script))) == 2
     assert len(_seen(_text(api, "/events", until=since.isoformat()))) == 2
-    assert "No sighting fits" in _text(api, "/events", camera="cellar")
+    assert "No sighting matches" in _text(api, "/events", camera="cellar")
 
 
 @both
