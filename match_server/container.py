@@ -262,7 +262,7 @@ def build_services(
                 Task("delete old track templates", 15, tracks.sweep, alone=True),
                 Task("delete files of interrupted writes", 3600, orphans.run, alone=False),
                 Task("delete old entries of the audit log", 3600, pruning.run, alone=True),
-                Task("log the anchor of the audit log", 3600, audit.show_anchor, alone=True),
+                Task("log the anchor of the audit log", 3600, audit.log_anchor, alone=True),
             ],
             leader_lock(database, "housekeeping", settings.data_dir),
             clock,

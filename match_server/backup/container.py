@@ -1,14 +1,14 @@
-"""Records in a file that cannot be cut short, mixed up or changed without being noticed.
+"""A file of records in which truncation, reordering and changes are detected.
 
-After the magic and a line of JSON come chunks: whether it is the last one (1 byte), its length
-(4, big-endian), and the sealed bytes. What a chunk is about is sealed with it: this file, its
-place, and whether it is the last (Hoang, Reyhanitabar, Rogaway, Vizár: "Online authenticated
-encryption and its nonce-reuse misuse-resistance", 2015, section 7). Sealed means AES-256-GCM with
-a key from a passphrase, or, without one, a SHA-256 before the bytes, which notices accidents and no
-forgery.
+After the magic and a line of JSON come chunks: a flag for the last one (1 byte), the length (4,
+big-endian), and the sealed bytes. Additional data is authenticated with each chunk: this file, the
+position, and whether it is the last (Hoang, Reyhanitabar, Rogaway, Vizár: "Online authenticated
+encryption and its nonce-reuse misuse-resistance", 2015, section 7). Sealed means AES-256-GCM with a
+key from a passphrase. Without a passphrase a SHA-256 precedes the bytes, which detects accidents
+but no forgery.
 
-In the chunks, one after the other and across their borders, lie records: the lengths of a JSON
-object and of the bytes that belong to it (4 and 8, big-endian), then both.
+The content of all chunks together is a sequence of records: the lengths of a JSON object and of
+its payload (4 and 8, big-endian), then both.
 """
 
 import base64
@@ -34,7 +34,7 @@ _SEALED_BYTES = _CHUNK_BYTES + 1024  # with what sealing adds
 _HEAD_BYTES = 4096
 _CHUNK = struct.Struct(">BI")
 _RECORD = struct.Struct(">IQ")
-_JSON_BYTES = 32 * 1024 * 1024  # which take some twenty times that while they are read
+_JSON_BYTES = 32 * 1024 * 1024  # parsing them takes some twenty times as much memory
 _PAYLOAD_BYTES = 256 * 1024 * 1024
 _DIGEST_BYTES = 32
 _CUT = "the file ends early: it was not written to its end, or not copied to its end"
@@ -42,7 +42,7 @@ _CUT = "the file ends early: it was not written to its end, or not copied to its
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One thing in the file: what it is, and bytes that belong to it."""
+    """One record: a JSON object and a payload."""
 
     head: dict[str, Any]
     payload: bytes
@@ -60,12 +60,12 @@ class _Sealer(Protocol):
     def seal(self, plain: bytes, about: bytes, /) -> bytes: ...
 
     def open(self, sealed: bytes, about: bytes, /) -> bytes:
-        """Raises Damaged; KeyMissing for another passphrase than the one it was sealed with."""
+        """Raises Damaged; KeyMissing for a wrong passphrase."""
         ...
 
 
 class _Checked:
-    """Checksums alone."""
+    """Adds checksums, without encryption."""
 
     def seal(self, plain: bytes, about: bytes) -> bytes:
         return self._digest(plain, about) + plain
@@ -73,7 +73,7 @@ class _Checked:
     def open(self, sealed: bytes, about: bytes) -> bytes:
         plain = sealed[_DIGEST_BYTES:]
         if not hmac.compare_digest(self._digest(plain, about), sealed[:_DIGEST_BYTES]):
-            raise Damaged("a checksum in the file is wrong: it was damaged on the way")
+            raise Damaged("a checksum in the file is wrong: the file is damaged")
         return plain
 
     def _digest(self, plain: bytes, about: bytes) -> bytes:
@@ -81,7 +81,7 @@ class _Checked:
 
 
 class Writer:
-    """Writes records to a file; `finish` writes its end, without which it is worth nothing."""
+    """Writes records to a file; `finish` writes its end, without which the file is invalid."""
 
     def __init__(self, stream: BinaryIO, passphrase: str | None) -> None:
         salt = None if passphrase is None else os.urandom(SALT_BYTES)
@@ -94,7 +94,7 @@ class Writer:
         self._stream = stream
         self._sealer = _sealer(passphrase, salt)
         self._head = line
-        self._place = 0
+        self._position = 0
         self._buffer = bytearray()
         stream.write(MAGIC + line)
 
@@ -103,7 +103,7 @@ class Writer:
         text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
         self._buffer += _RECORD.pack(len(text), len(payload)) + text
         self._buffer += payload
-        while len(self._buffer) > _CHUNK_BYTES:  # one chunk always stays back: the last
+        while len(self._buffer) > _CHUNK_BYTES:  # keep one chunk: it may be the last
             self._write(bytes(self._buffer[:_CHUNK_BYTES]), last=False)
             del self._buffer[:_CHUNK_BYTES]
 
@@ -112,13 +112,13 @@ class Writer:
         self._buffer.clear()
 
     def _write(self, plain: bytes, *, last: bool) -> None:
-        sealed = self._sealer.seal(plain, _about(self._head, self._place, last))
+        sealed = self._sealer.seal(plain, _about(self._head, self._position, last))
         self._stream.write(_CHUNK.pack(last, len(sealed)) + sealed)
-        self._place += 1
+        self._position += 1
 
 
 class Reader:
-    """The records of a file, each checked before it is given out.
+    """The records of a file, each verified before it is returned.
 
     Raises ConfigurationError for a file of another kind or a newer format, or a passphrase that is
     missing or not needed; KeyMissing for a wrong one; Damaged (also while iterating).
@@ -126,7 +126,7 @@ class Reader:
 
     def __init__(self, stream: BinaryIO, passphrase: str | None) -> None:
         if stream.read(len(MAGIC)) != MAGIC:
-            raise ConfigurationError("this is no file that `match-server export` has written")
+            raise ConfigurationError("this file was not written by `match-server export`")
         self._head = stream.readline(_HEAD_BYTES)
         head = _parsed(self._head)
         if head.salt is not None and passphrase is None:
@@ -138,7 +138,7 @@ class Reader:
             raise ConfigurationError("a passphrase was given, but the file is not encrypted")
         self._stream = stream
         self._sealer = _sealer(passphrase, _salt(head))
-        self._place = 0
+        self._position = 0
         self._last = False
         self._buffer = bytearray()
 
@@ -146,19 +146,19 @@ class Reader:
         while not (self._last and not self._buffer):
             lengths = _RECORD.unpack(self._take(_RECORD.size))
             if lengths[0] > _JSON_BYTES or lengths[1] > _PAYLOAD_BYTES:
-                raise Damaged("the file claims a record that is larger than any can be")
+                raise Damaged("the file claims a record that is too large")
             text, payload = self._take(lengths[0]), self._take(lengths[1])
             try:
                 head = json.loads(text)
             except (ValueError, RecursionError):
                 raise Damaged("a record in the file is not JSON") from None
             if not isinstance(head, dict):
-                raise Damaged("a record in the file is no object")
+                raise Damaged("a record in the file is not an object")
             yield Record(head, payload)
             if not self._buffer and not self._last:
                 self._read()
         if self._stream.read(1):
-            raise Damaged("something was appended to the file after its end")
+            raise Damaged("the file has data after its end")
 
     def _take(self, count: int) -> bytes:
         while len(self._buffer) < count:
@@ -175,18 +175,16 @@ class Reader:
             raise Damaged(_CUT)
         last, length = _CHUNK.unpack(start)
         if last > 1 or length > _SEALED_BYTES:
-            raise Damaged("the file does not continue as it should: it was damaged on the way")
+            raise Damaged("a chunk of the file is invalid: the file is damaged")
         sealed = self._stream.read(length)
         if len(sealed) < length:
             raise Damaged(_CUT)
         try:
-            plain = self._sealer.open(sealed, _about(self._head, self._place, bool(last)))
+            plain = self._sealer.open(sealed, _about(self._head, self._position, bool(last)))
         except KeyMissing:
-            raise KeyMissing(
-                "the passphrase is not the one that the file was written with"
-            ) from None
+            raise KeyMissing("wrong passphrase for this file") from None
         self._buffer += plain
-        self._place += 1
+        self._position += 1
         self._last = bool(last)
 
 
@@ -196,8 +194,8 @@ def _sealer(passphrase: str | None, salt: bytes | None) -> _Sealer:
     return Keyring([Key.from_passphrase(passphrase, salt)])
 
 
-def _about(head: bytes, place: int, last: bool) -> bytes:
-    return about("export", hashlib.sha256(head).hexdigest(), place, int(last))
+def _about(head: bytes, position: int, last: bool) -> bytes:
+    return about("export", hashlib.sha256(head).hexdigest(), position, int(last))
 
 
 def _parsed(line: bytes) -> _Head:

@@ -1,4 +1,4 @@
-"""`match-server export`: everything that the server holds, as it is at one moment, in one file."""
+"""`match-server export`: all data of the server at one moment, in one file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from match_server.backup.container import Writer
-from match_server.backup.files import Places, files_named, is_named
+from match_server.backup.files import Files, files_named, is_named
 from match_server.backup.rows import TableRows, counted, highest_numbers
 from match_server.data_folder import require_data_folder
 from match_server.db.database import Database
@@ -21,21 +21,21 @@ from shared.errors import ConfigurationError, KeptElsewhere, NotFound
 from shared.files import durable_file
 
 Progress = Callable[[int, int], None]
-"""Called now and then with how many rows and files are done, of how many (files not counted)."""
+"""Called with the number of rows and files so far, and the number of all rows."""
 
 
 @dataclass(slots=True)
 class Exported:
-    """What a file holds."""
+    """The content of a file."""
 
     rows: dict[str, int] = field(default_factory=dict)  # by table
     files: int = 0
     missing: list[str] = field(default_factory=list)
-    """Files that the database names and that are not there."""
+    """Files that the database names and that do not exist."""
     left: dict[str, int] = field(default_factory=dict)
-    """By URI of a bucket, files that stay in it."""
+    """The number of files that stay in a bucket, by its URI."""
     encrypted_collections: list[str] = field(default_factory=list)
-    """Their templates and photos are in the file as they rest: the master key is not."""
+    """The file holds their templates and photos encrypted, and not the master key."""
 
 
 def export(
@@ -47,17 +47,17 @@ def export(
     buckets: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Exported:
-    """Write a new file, also while the server runs: it holds one moment, that of the beginning.
+    """Write a new file, also while the server runs: with the state at the beginning.
 
-    With `buckets`, photos in S3 are copied into the file as well; otherwise they stay where they
-    are, which the new server must be able to reach. The audit log tells of it, also that in the
-    file. Raises ConfigurationError when there is no database, or one of another shape than this
-    version's, or when the target is there already.
+    With `buckets`, photos in S3 are copied into the file; otherwise they stay in the bucket, which
+    the new server must be able to reach. The audit log gets an entry, also that in the file.
+    Raises ConfigurationError if there is no database, if its version is not that of the code, or
+    if the target exists.
     """
     database = Database(settings.sqlalchemy_url, append_notes)
     require_data_folder(settings)
     if target.exists():
-        raise ConfigurationError(f"{target} is there already; choose another name, or delete it")
+        raise ConfigurationError(f"{target} exists already; choose another name, or delete it")
     try:
         revision = current_revision(database)
         if revision != head_revision():
@@ -65,10 +65,10 @@ def export(
                 f"the database is at migration {revision}, this version needs {head_revision()}: "
                 f"run `{settings.command('migrate')}` first"
             )
-        told = {"encrypted": passphrase is not None, "buckets": buckets}
+        details = {"encrypted": passphrase is not None, "buckets": buckets}
         with database.write() as session:
-            note(session, Note("server_exported", clock.now(), details=told))
-        run = _Export(database, Places(settings.data_dir), buckets, progress)
+            note(session, Note("server_exported", clock.now(), details=details))
+        run = _Export(database, Files(settings.data_dir), buckets, progress)
         about = {
             "kind": "server",
             "migration": revision,
@@ -82,11 +82,9 @@ def export(
 
 
 class _Export:
-    def __init__(
-        self, database: Database, places: Places, buckets: bool, progress: Progress
-    ) -> None:
+    def __init__(self, database: Database, files: Files, buckets: bool, progress: Progress) -> None:
         self._database = database
-        self._places = places
+        self._stored = files
         self._buckets = buckets
         self._progress = progress
         self.result = Exported()
@@ -123,9 +121,9 @@ class _Export:
                 continue
             head = {"name": file.name, "storage": file.storage}
             try:
-                data = self._places.read(file)
+                data = self._stored.read(file)
             except (NotFound, KeptElsewhere):
-                # Erased since the moment that the file holds, lost before, or on another machine.
+                # Erased since the beginning, lost before, or on another machine.
                 writer.add({"kind": "gone", **head})
                 with self._database.read() as now:
                     if is_named(now.connection(), file):
@@ -136,7 +134,7 @@ class _Export:
 
 
 def _in_new_file(target: Path, write: Callable[[Any], None]) -> None:
-    """Private to this user, and under its name only when it is complete and on the disk."""
+    """Write a file private to this user; it gets its name when it is complete and on the disk."""
     try:
         with durable_file(target, mode=0o600, suffix=".partial") as stream:
             write(stream)

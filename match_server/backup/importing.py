@@ -1,4 +1,4 @@
-"""`match-server import` of a whole server: into an empty database, completely or not at all."""
+"""`match-server import` of a whole server: all or nothing, into an empty database."""
 
 import shutil
 import tempfile
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, MetaData, delete
 from sqlalchemy.exc import DataError, IntegrityError
 
 from match_server.backup.container import MAGIC, Reader, Record
-from match_server.backup.files import Named, Places, forget, require_names, storages_named
+from match_server.backup.files import Files, NamedFile, forget, require_names, storages_named
 from match_server.backup.rows import Batch, Row, TableRows, continue_numbers, counted
 from match_server.db.database import Database, sqlite_path
 from match_server.db.migrations import current_on, head_revision, known_revisions, migrate_on
@@ -23,15 +23,15 @@ from shared.clock import SystemClock
 from shared.errors import ConfigurationError, Conflict, Damaged
 
 Progress = Callable[[int], None]
-"""Called now and then with how many bytes of the file were read."""
+"""Called with the number of bytes of the file that were read."""
 
 
-_Word = Annotated[str, Field(max_length=100, pattern="^[ -~]*$")]  # it is shown
+_Word = Annotated[str, Field(max_length=100, pattern="^[ -~]*$")]  # shown in messages
 _UNKNOWN_SHOWN = 10
 
 
 class _Server(BaseModel):
-    """The first record."""
+    """The first record of a file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,16 +45,16 @@ class _Server(BaseModel):
 
 @dataclass(slots=True)
 class Imported:
-    """What was brought in."""
+    """The result of an import."""
 
-    at: str = ""  # the moment that the file holds
+    at: str = ""  # the time of the export
     rows: dict[str, int] = field(default_factory=dict)  # by table
     files: int = 0
-    gone: int = 0  # files that were not there any more when the file was written
+    gone: int = 0  # files that did not exist at the export
 
 
 def is_export(path: Path) -> bool:
-    """Whether `match-server export` has written this file."""
+    """Whether `match-server export` wrote this file."""
     if not path.is_file():
         return False
     with path.open("rb") as stream:
@@ -69,32 +69,32 @@ def restore(
     storages: Container[str] = (),
     progress: Progress = lambda done: None,
 ) -> Imported:
-    """Fill an empty database and data folder with what a file holds.
+    """Fill an empty database and data folder with the content of a file.
 
-    All rows come in one transaction, which ends only after the last byte was read and found right:
-    whatever goes wrong before leaves everything as it was. A file of an older version is filled in
-    at its own migration and brought up to date. Outside of the data folder nothing is written but
-    to `storages` (their URIs). The next start of the server erases again whom its journal of
-    erasures names, and lets followers begin anew. Raises Conflict when the database is not empty;
-    ConfigurationError for a file of a newer version or another kind, or one that names other
-    storages; KeyMissing for a wrong passphrase; Damaged.
+    One transaction inserts all rows and ends only after the last byte was read and verified, so an
+    error before leaves everything as it was. Rows of an older version are inserted at its migration
+    and then migrated. Outside of the data folder only `storages` (their URIs) are written to. The
+    next start of the server repeats the erasures of its journal and lets followers take a new
+    snapshot. Raises Conflict if the database is not empty; ConfigurationError for a file of a newer
+    version or another kind, or one that names other storages; KeyMissing for a wrong passphrase;
+    Damaged.
     """
     database = Database(settings.sqlalchemy_url, append_notes)
     if (file := sqlite_path(database.url)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-    places = Places(settings.data_dir)
+    files = Files(settings.data_dir)
     try:
         with source.open("rb") as stream, database.connection(patient=True) as connection:
             records = iter(Reader(stream, passphrase))
-            run = _Import(connection, places, records, storages, lambda: progress(stream.tell()))
+            run = _Import(connection, files, records, storages, lambda: progress(stream.tell()))
             run.fill()
-            # What follows the commit is done at the next start, also when this one is killed.
+            # The next start does what follows the commit, also if this process is killed.
             ErasureJournal(settings.data_dir, database, SystemClock()).expect_restored()
-            # Segments of whatever this folder served before.
+            # Segments of an earlier server in this folder.
             shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
         return run.result
     except BaseException:
-        places.take_back()
+        files.take_back()
         raise
     finally:
         database.close()
@@ -104,13 +104,13 @@ class _Import:
     def __init__(
         self,
         connection: Connection,
-        places: Places,
+        files: Files,
         records: Iterator[Record],
         storages: Container[str],
         progress: Callable[[], None],
     ) -> None:
         self._connection = connection
-        self._places = places
+        self._files = files
         self._records = records
         self._storages = storages
         self._progress = progress
@@ -120,7 +120,7 @@ class _Import:
     def fill(self) -> None:
         server = self._server()
         if not server.numbers.keys() <= server.tables.keys():
-            raise Damaged("the file numbers tables that it does not hold")
+            raise Damaged("the file has numbers of tables that it does not hold")
         require_empty(self._connection)
         metadata = _shape(self._connection, server)
         self.result.at = server.at
@@ -138,7 +138,7 @@ class _Import:
         else:
             raise Damaged("the file has no end")
         if next(self._records, None) is not None:
-            raise Damaged("the file goes on after its end")
+            raise Damaged("the file has records after its end")
         continue_numbers(self._connection, server.numbers)
         migrate_on(self._connection, "head")
         require_names(self._connection)
@@ -149,7 +149,7 @@ class _Import:
         try:
             server = _Server.model_validate(None if first is None else first.head)
         except ValidationError:
-            raise Damaged("the file does not say what it holds") from None
+            raise Damaged("the file does not describe its content") from None
         if server.migration not in known_revisions():
             raise ConfigurationError(
                 f"the file is of a newer version of Muster (migration {server.migration}, this one "
@@ -166,15 +166,15 @@ class _Import:
                 _checked(lambda: table.write(self._connection, Batch(rows, record.payload)))
                 self.result.rows[head["table"]] += len(rows)
             case "file":
-                named = _checked(lambda: Named(**_name(head)))
+                named = _checked(lambda: NamedFile(**_name(head)))
                 self._require_known({named.storage} - {None})
-                self._places.put(named, record.payload)
+                self._files.put(named, record.payload)
                 self.result.files += 1
             case "gone":
                 forget(self._connection, _checked(lambda: str(head["name"])))
                 self.result.gone += 1
             case _:
-                raise Damaged("the file holds something that is not known")
+                raise Damaged("the file holds a record of an unknown kind")
 
     def _require_known(self, uris: set[str]) -> None:
         unknown = sorted(uri for uri in uris if uri not in self._storages)
@@ -186,11 +186,11 @@ class _Import:
 
     def _end(self, sums: dict[str, Any]) -> None:
         if (sums.get("rows"), sums.get("files")) != (self.result.rows, self.result.files):
-            raise Damaged("the file does not hold as much as it says at its end")
+            raise Damaged("the file does not hold as many rows and files as its end says")
 
 
 def require_empty(connection: Connection) -> None:
-    """Raises Conflict when there is more in the database than its migrations put into it."""
+    """Raises Conflict if the database holds more rows than its migrations insert."""
     revision = current_on(connection)
     if revision is None:
         return
@@ -202,8 +202,8 @@ def require_empty(connection: Connection) -> None:
                 expected = counted(other, _reflected(other))
         finally:
             fresh.close()
-    found = counted(connection, _reflected(connection))
-    more = {name: found[name] for name in found if found[name] != expected.get(name)}
+    counts = counted(connection, _reflected(connection))
+    more = {name: counts[name] for name in counts if counts[name] != expected.get(name)}
     if more:
         holds = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in more.items())
         raise Conflict(
@@ -213,7 +213,7 @@ def require_empty(connection: Connection) -> None:
 
 
 def _shape(connection: Connection, server: _Server) -> MetaData:
-    """Bring the empty database to the migration of the file; answers its tables, all empty."""
+    """Migrate the empty database to the version of the file. Returns its tables, all empty."""
     migrate_on(connection, server.migration)
     metadata = _reflected(connection)
     if set(metadata.tables) != set(server.tables):
@@ -245,16 +245,16 @@ def _lists(rows: Any) -> list[Row]:
 
 
 def _shown(uris: list[str]) -> str:
-    """Some of them, for people: whoever made the file chose them."""
+    """The first of them, shortened, because the author of the file chose them."""
     more = ", …" if len(uris) > _UNKNOWN_SHOWN else ""
     return ", ".join(repr(uri[:200]) for uri in uris[:_UNKNOWN_SHOWN]) + more
 
 
 def _checked(read: Callable[[], Any]) -> Any:
-    """What a record says, which may be anything where somebody forged it."""
+    """Read a record. Raises Damaged for any content that does not fit, also of a forged file."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError):
-        raise Damaged("a record in the file is not what it should be") from None
+        raise Damaged("a record in the file is invalid") from None
     except (IntegrityError, DataError):
         raise Damaged("rows in the file contradict each other") from None

@@ -1,6 +1,6 @@
-"""Rows of any table as JSON and bytes, and back: what the database holds, not what it means.
+"""Rows of any table as JSON and bytes, and back, exactly as the database holds them.
 
-Sealed templates stay sealed, JSON stays the very text that it was, and a NULL is no JSON null.
+Encrypted templates stay encrypted, JSON stays the same text, and NULL differs from a JSON null.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,24 +43,24 @@ Row = list[Any]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows of one table. Bytes lie in `payload` one after the other, their lengths in rows."""
+    """Rows of one table. `payload` holds the bytes of all columns, the rows hold their lengths."""
 
     rows: list[Row]
     payload: bytes
 
 
 class TableRows:
-    """Reads and writes the rows of one table, as this database types its columns."""
+    """Reads and writes the rows of one table."""
 
     def __init__(self, table: Table, columns: Sequence[str] | None = None) -> None:
-        """Raises Damaged when the table does not have exactly the `columns`."""
-        names = [one.name for one in table.columns]
+        """Raises Damaged if the table does not have exactly these `columns`."""
+        names = [column.name for column in table.columns]
         if columns is not None and sorted(columns) != sorted(names):
             raise Damaged(f"the file's columns of {table.name!r} are not those of its migration")
         self.columns = list(columns or names)
         self._kinds = [_kind(table.c[name].type) for name in self.columns]
-        self._key = [one.name for one in table.primary_key.columns]
-        # As the database has it, below what our code makes of its values; JSON as its text.
+        self._key = [column.name for column in table.primary_key.columns]
+        # The types of the database, not of our code; JSON as text.
         types = [
             Text() if kind == "json" else _base(table.c[name].type)
             for name, kind in zip(self.columns, self._kinds, strict=True)
@@ -68,12 +68,12 @@ class TableRows:
         self._table = bare_table(table.name, *map(column, self.columns, types))
 
     def read(self, connection: Connection) -> Iterator[Batch]:
-        """All rows in the order of the primary key, some at a time."""
-        wanted = [
+        """All rows in the order of the primary key, in batches."""
+        columns = [
             cast(self._table.c[name], Text) if kind == "json" else self._table.c[name]
             for name, kind in zip(self.columns, self._kinds, strict=True)
         ]
-        ordered = select(*wanted).order_by(*(self._table.c[name] for name in self._key))
+        ordered = select(*columns).order_by(*(self._table.c[name] for name in self._key))
         result = connection.execution_options(yield_per=_ROWS).execute(ordered)
         for rows in result.partitions():
             packed: list[Row] = []
@@ -94,12 +94,12 @@ class TableRows:
             yield Batch(packed, b"".join(payload))
 
     def write(self, connection: Connection, batch: Batch) -> None:
-        """Insert rows. Raises Damaged when they are none of this table's."""
+        """Insert rows. Raises Damaged if they do not fit the table."""
         at = 0
         rows: list[tuple[Any, ...]] = []
         for row in batch.rows:
             if len(row) != len(self.columns):
-                raise Damaged(f"a row of {self._table.name!r} has too few or too many values")
+                raise Damaged(f"a row of {self._table.name!r} has a wrong number of values")
             values: list[Any] = []
             for kind, value in zip(self._kinds, row, strict=True):
                 if not _fits(kind, value):
@@ -121,27 +121,27 @@ class TableRows:
 
 
 def counted(connection: Connection, metadata: MetaData) -> dict[str, int]:
-    """The rows of each table."""
+    """The number of rows of each table."""
     return {table.name: TableRows(table).count(connection) for table in metadata.sorted_tables}
 
 
 def highest_numbers(connection: Connection, metadata: MetaData) -> dict[str, tuple[str, int]]:
-    """By table, the column that the database numbers, and the highest number it ever gave."""
-    given: dict[str, tuple[str, int]] = {}
+    """By table, the column that the database numbers, and the highest number that it assigned."""
+    highest: dict[str, tuple[str, int]] = {}
     for table in metadata.sorted_tables:
         column = table.autoincrement_column
         if column is not None:
             held = int(connection.scalar(select(func.max(column))) or 0)
-            given[table.name] = (
+            highest[table.name] = (
                 column.name,
-                max(held, _given(connection, table.name, column.name)),
+                max(held, _last_number(connection, table.name, column.name)),
             )
-    return given
+    return highest
 
 
-def continue_numbers(connection: Connection, given: Mapping[str, tuple[str, int]]) -> None:
-    """Let no table give a number again that it gave where the rows come from."""
-    for table, (numbered, number) in given.items():
+def continue_numbers(connection: Connection, highest: Mapping[str, tuple[str, int]]) -> None:
+    """Let the database assign only higher numbers, so that none is used twice."""
+    for table, (numbered, number) in highest.items():
         names = {"table": table, "column": numbered, "number": number}
         if connection.dialect.name == "postgresql":
             connection.execute(_SET_SEQUENCE, names)
@@ -157,7 +157,7 @@ _SET_SEQUENCE = text(
 _SQLITE_NUMBERS = text("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_sequence'")
 
 
-def _given(connection: Connection, table: str, column: str) -> int:
+def _last_number(connection: Connection, table: str, column: str) -> int:
     if connection.dialect.name == "postgresql":
         sequence = connection.scalar(
             text("SELECT pg_get_serial_sequence(quote_ident(:table), :column)"),
@@ -174,7 +174,7 @@ def _given(connection: Connection, table: str, column: str) -> int:
 
 
 def _base(of: TypeEngine[Any]) -> TypeEngine[Any]:
-    """The type that a column has in the database, below what our code makes of it."""
+    """The type of a column in the database, without the conversions of our code."""
     while isinstance(of, TypeDecorator):
         of = of.impl_instance
     return of
@@ -185,7 +185,7 @@ def _kind(of: TypeEngine[Any]) -> Kind:
     for known, kind in _KINDS:
         if isinstance(base, known):
             return kind
-    raise TypeError(f"a column of type {base!r} cannot be exported: teach rows.py to")
+    raise TypeError(f"a column of type {base!r} cannot be exported: add it to backup/rows.py")
 
 
 _KINDS: tuple[tuple[type[TypeEngine[Any]], Kind], ...] = (
@@ -199,11 +199,11 @@ _KINDS: tuple[tuple[type[TypeEngine[Any]], Kind], ...] = (
     (String, "text"),
 )
 _AS_IT_IS: frozenset[Kind] = frozenset({"number", "fraction", "text", "json"})
-_SAID: dict[Kind, type | tuple[type, ...]] = {  # what stands in a row
+_JSON_TYPES: dict[Kind, type | tuple[type, ...]] = {  # of the value in a row
     "number": int,
     "fraction": (int, float),
     "text": str,
-    "bytes": int,  # how many
+    "bytes": int,  # their length
     "json": str,
     "time": str,
     "date": str,
@@ -223,7 +223,7 @@ def _packed(kind: Kind, value: Any, payload: list[bytes]) -> Any:
 
 
 def _fits(kind: Kind, value: Any) -> bool:
-    return value is None or isinstance(value, _SAID[kind])
+    return value is None or isinstance(value, _JSON_TYPES[kind])
 
 
 def _unpacked(kind: Kind, value: Any) -> Any:

@@ -153,7 +153,7 @@ def _change(
 
     if give is None and withdraw is None:
         return False
-    held = {grant.collection: grant for grant in followers.given(name)}
+    held = {grant.collection: grant for grant in followers.granted(name)}
     if withdraw is not None and held.pop(withdraw, None) is None:
         raise NotFound(f"{name} was not given {withdraw!r}: there is nothing to withdraw")
     if give is not None:

@@ -17,7 +17,7 @@ from match_server.data_folder import page_secret
 from match_server.process.json_logging import logging_config
 from match_server.process.notifiers import webhook_deliverer
 from match_server.process.parking_worker import CONNECTIONS, ParkingWorker
-from match_server.services.metrics import end_sharing, forget_process
+from match_server.services.metrics_sharing import end_sharing, forget_process
 from match_server.services.webhooks.delivery import Deliverer
 from match_server.settings import Settings
 from shared.systemd import Watchdog

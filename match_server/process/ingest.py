@@ -18,7 +18,7 @@ from match_server.mqtt.sensors import Sensors
 from match_server.process.bootstrap import require_data
 from match_server.process.json_logging import set_up_logging
 from match_server.process.notifiers import webhook_deliverer
-from match_server.services.metrics import end_sharing, share_metrics
+from match_server.services.metrics_sharing import end_sharing, share_metrics
 from match_server.settings import Settings
 from shared.mqtt_client import Broker
 

@@ -13,7 +13,7 @@ from match_server.process.preflight import (
     require_loopback_for_open_page,
     require_sound_tls,
 )
-from match_server.services.metrics import share_metrics
+from match_server.services.metrics_sharing import share_metrics
 from match_server.settings import Settings
 from models.packs.choice import DetectorChoice
 from models.packs.manifest import built_in_manifest

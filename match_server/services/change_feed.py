@@ -1,4 +1,4 @@
-"""Writing the change feed; each line of it is a line of the audit log as well."""
+"""Writing the change feed. Each change is an entry of the audit log as well."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ from match_server.services.audit.chain import Note, note
 Kind = Literal[
     "collection_created",
     "collection_updated",
-    "model_changed",  # whoever holds templates of the collection begins anew
+    "model_changed",  # followers of the collection have to take a new snapshot
     "collection_erased",
     "gallery_granted",
     "gallery_withdrawn",
@@ -34,15 +34,15 @@ Kind = Literal[
 
 
 def next_number(session: Session, counter: Literal["changes", "events"], count: int = 1) -> int:
-    """The next number of a counter, or the last of the `count` next ones.
+    """The next number of a counter, or the last of the next `count` numbers.
 
-    Others who want one wait until this transaction ends.
+    The counter is locked until this transaction ends.
     """
     numbers = {"counter": counter, "count": count}
     return int(session.connection().execute(_NEXT, numbers).scalar_one())
 
 
-# Of the bare table: an update through the mapped class costs many times as much.
+# Of the table: an update through the mapped class costs many times as much.
 _COUNTERS = cast(SqlTable, Counter.__table__)
 _NEXT = (
     update(_COUNTERS)
@@ -54,7 +54,7 @@ _POSITION = select(Counter.value).where(Counter.name == bindparam("counter"))
 
 
 def position(reader: Reader, counter: Literal["changes", "events"] = "changes") -> int:
-    """The last number of a counter that a session can see; asked of the database itself, now."""
+    """The last number of a counter: as a session sees it, or of the database as it is now."""
     ((number,),) = reader.execute(_POSITION, {"counter": counter})
     return int(number)
 
@@ -70,9 +70,9 @@ def record(
     person: str | None = None,
     details: Mapping[str, JsonValue] | None = None,
 ) -> int:
-    """Append one line to the feed in the transaction of the change itself; answers its number.
+    """Append a change to the feed, in the transaction of the change. Returns its number.
 
-    `person` (the id of whom it concerns) and `details` are for the audit log alone.
+    `person` (an id) and `details` are only for the audit log.
     """
     seq = next_number(session, "changes")
     session.add(
@@ -93,7 +93,7 @@ def record(
 def record_all(
     session: Session, collection_number: int, kind: Kind, subjects: Sequence[str], at: datetime
 ) -> None:
-    """`record` one line for each subject, in one step."""
+    """As `record`, for several subjects in one statement. Writes nothing to the audit log."""
     if not subjects:
         return
     first = next_number(session, "changes", len(subjects)) - len(subjects) + 1

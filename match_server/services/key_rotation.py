@@ -1,9 +1,9 @@
-"""New keys for encrypted collections, while the server runs.
+"""Rotation of the keys of encrypted collections, while the server runs.
 
-A new master key seals the few data keys anew, at once. New data keys mean that everything is
-written again, row by row. A rotation that is interrupted, even by `kill -9`, goes on where it
-stopped when it is asked for again: each row names its data key, and a retired data key stays until
-no row names it.
+With a new master key only the few data keys are encrypted again. With new data keys all templates
+and files are written again. An interrupted rotation, even by `kill -9`, continues where it stopped
+when it is started again: each row names its data key, and a retired data key stays until no row
+names it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,25 +32,25 @@ from match_server.services.storage.files import FileStore
 from shared.clock import Clock
 from shared.errors import Damaged, KeptElsewhere, NotFound
 
-_ROWS = 500  # sealed anew in one transaction: others who write wait some 20 ms
-_FILES = 100  # read and written before what they replace is deleted
+_ROWS = 500  # encrypted again in one transaction: other writes wait some 20 ms
+_FILES = 100  # written before the files that they replace are deleted
 
-_TABLES = (Template, SpareTemplate, Image, Event)  # whose rows name their data key
+_TABLES = (Template, SpareTemplate, Image, Event)  # with a column `data_key`
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the data of one collection is."""
+    """The progress of one collection."""
 
     collection: str
-    done: int  # templates and files sealed with the new key in this run
+    done: int  # templates and files encrypted with the new key in this run
     left: int  # still under a retired key
-    damaged: int = 0  # that cannot be opened, or not from here: they stay, and so does their key
+    damaged: int = 0  # cannot be decrypted, or not on this machine: they stay, with their key
 
 
 @dataclass(frozen=True, slots=True)
 class MasterUse:
-    """How many data keys and other secrets are sealed with a master key."""
+    """The number of data keys and other secrets that a master key encrypts."""
 
     master_id: str
     data_keys: int
@@ -70,12 +70,12 @@ class Rotation:
         self._clock = clock
 
     def masters(self) -> list[MasterUse]:
-        """The master keys that anything is sealed with."""
+        """The master keys in use."""
         counted = select(DataKey.master_id, func.count()).group_by(DataKey.master_id)
         with self._database.read() as session:
             keys: dict[str, int] = {row[0]: row[1] for row in session.execute(counted)}
             used = self._secrets.used(session)
-        secrets = {one.master_id: one.secrets for one in used if one.master_id is not None}
+        secrets = {use.master_id: use.secrets for use in used if use.master_id is not None}
         return [
             MasterUse(master_id, keys.get(master_id, 0), secrets.get(master_id, 0))
             for master_id in sorted(keys.keys() | secrets.keys())
@@ -88,7 +88,7 @@ class Rotation:
             return count_of(session, retired) > 0
 
     def rewrap(self) -> MasterUse:
-        """Seal data keys and secrets with the current master key; how many were not yet."""
+        """Encrypt data keys and secrets with the current master key. Returns how many changed."""
         with self._database.write() as session:
             count = self._vault.rewrap(session)
             secrets = self._secrets.reseal(session)
@@ -101,49 +101,49 @@ class Rotation:
             note(session, Note("keys_rotated", self._clock.now(), details=details))
             return MasterUse(master, count, secrets)
 
-    def renew_data(self, tell: Callable[[Progress], None] = lambda _: None) -> list[Progress]:
-        """Seal everything in encrypted collections with new data keys.
+    def renew_data(self, progress: Callable[[Progress], None] = lambda _: None) -> list[Progress]:
+        """Encrypt all data of encrypted collections with new data keys.
 
-        Those collections that have retired keys from a run before are finished instead.
+        A collection with retired keys of an earlier run is only completed.
         """
         with self._database.read() as session:
             encrypted = select(Collection).where(Collection.encrypted).order_by(Collection.number)
-            owners = session.scalars(encrypted).all()
-        return [self._renew(owner, tell) for owner in owners]
+            collections = session.scalars(encrypted).all()
+        return [self._renew(collection, progress) for collection in collections]
 
-    def _renew(self, owner: Collection, tell: Callable[[Progress], None]) -> Progress:
-        self._retire(owner)
+    def _renew(self, collection: Collection, progress: Callable[[Progress], None]) -> Progress:
+        self._retire(collection)
         done = damaged = 0
-        for renewed, broken in self._batches(owner):
+        for renewed, broken in self._batches(collection):
             done, damaged = done + renewed, damaged + broken
-            tell(Progress(owner.name, done, self._left(owner), damaged))
-        self._forget_unused(owner)
-        return Progress(owner.name, done, self._left(owner), damaged)
+            progress(Progress(collection.name, done, self._left(collection), damaged))
+        self._forget_unused(collection)
+        return Progress(collection.name, done, self._left(collection), damaged)
 
-    def _batches(self, owner: Collection) -> Iterator[tuple[int, int]]:
-        """Seal batch by batch anew; yields how many were, and how many could not be opened."""
+    def _batches(self, collection: Collection) -> Iterator[tuple[int, int]]:
+        """Encrypt batches again. Yields the numbers of changed and of damaged items of each."""
         for vectors in (Template, SpareTemplate):
             after = 0
-            while found := self._renew_vectors(owner, vectors, after):
-                after, renewed, damaged = found
+            while batch := self._renew_vectors(collection, vectors, after):
+                after, renewed, damaged = batch
                 yield renewed, damaged
         for files in (Image, Event):
             last = ""
-            while names := self._renew_files(owner, files, last):
-                last, renewed, damaged = names
+            while renewals := self._renew_files(collection, files, last):
+                last, renewed, damaged = renewals
                 yield renewed, damaged
 
-    def _retire(self, owner: Collection) -> None:
-        """A new data key, unless a retired one still waits for its end."""
+    def _retire(self, collection: Collection) -> None:
+        """Make a new data key, unless there is a retired key of an earlier run."""
         with self._database.write() as session:
-            if _retired(session, owner):
+            if _retired(session, collection):
                 return
             now = self._clock.now()
-            made = self._vault.add_key(session, owner, "seal", now)
+            made = self._vault.add_key(session, collection, "seal", now)
             session.execute(
                 update(DataKey)
                 .where(
-                    DataKey.collection_number == owner.number,
+                    DataKey.collection_number == collection.number,
                     DataKey.purpose == "seal",
                     DataKey.number != made.number,
                 )
@@ -151,14 +151,14 @@ class Rotation:
             )
 
     def _renew_vectors(
-        self, owner: Collection, table: type[Template] | type[SpareTemplate], after: int
+        self, collection: Collection, table: type[Template] | type[SpareTemplate], after: int
     ) -> tuple[int, int, int] | None:
-        """Templates after a number of theirs: the last number, how many, how many are damaged."""
+        """Encrypt a batch of templates. Returns the last number, and counts of done and damaged."""
         place = SpareTemplate.row if table is SpareTemplate else Template.number
         with self._database.write() as session:
-            cipher = self._vault.cipher(session, owner)
+            cipher = self._vault.cipher(session, collection)
             columns = select(place.label("place"), table.id, table.model_id, table.vector)
-            stale = columns.where(table.data_key.in_(_retired(session, owner)), place > after)
+            stale = columns.where(table.data_key.in_(_retired(session, collection)), place > after)
             rows = session.execute(stale.order_by(place).limit(_ROWS).with_for_update()).all()
             if not rows:
                 return None
@@ -180,13 +180,13 @@ class Rotation:
             return rows[-1].place, len(renewed), len(rows) - len(renewed)
 
     def _renew_files(
-        self, owner: Collection, table: type[Image] | type[Event], after: str
+        self, collection: Collection, table: type[Image] | type[Event], after: str
     ) -> tuple[str, int, int] | None:
-        """The same for photos and thumbnails, by their rows' ids."""
+        """As `_renew_vectors`, for photos and thumbnails, by the ids of their rows."""
         name = Event.snapshot if table is Event else Image.file
         with self._database.read() as session:
-            cipher = self._vault.cipher(session, owner)
-            where = table.data_key.in_(_retired(session, owner)), table.id > after
+            cipher = self._vault.cipher(session, collection)
+            where = table.data_key.in_(_retired(session, collection)), table.id > after
             storage = Image.storage_number if table is Image else literal(None)
             columns = select(table.id, name.label("file"), storage.label("storage"))
             rows = session.execute(columns.where(*where).order_by(table.id).limit(_FILES)).all()
@@ -203,7 +203,7 @@ class Rotation:
                 damaged += 1
                 continue
             except NotFound:
-                pass  # nothing is left that the old key would be needed for
+                pass  # nothing needs the old key
             self._replace(table, row, data, storages.get(row.storage), cipher)
         self._files.sweep()
         return rows[-1].id, len(rows) - damaged, damaged
@@ -216,7 +216,7 @@ class Rotation:
         storage: Storage | None,
         cipher: Cipher,
     ) -> None:
-        """Let the row name a new file in place of `row.file`, unless it has gone meanwhile."""
+        """Let the row name a new file instead of `row.file`, unless it was deleted meanwhile."""
         column = Event.snapshot if table is Event else Image.file
         kind: Literal["photos", "snapshots"] = "snapshots" if table is Event else "photos"
         with (
@@ -234,28 +234,28 @@ class Rotation:
                 unused = row.file if changed else kept.name
                 self._files.doom(session, [(unused, kept.storage_number)])
 
-    def _forget_unused(self, owner: Collection) -> None:
-        """Destroy the retired keys that no row names any more."""
+    def _forget_unused(self, collection: Collection) -> None:
+        """Delete the retired keys that no row names."""
         with self._database.write() as session:
-            for number in _retired(session, owner):
+            for number in _retired(session, collection):
                 used = [exists().where(table.data_key == number) for table in _TABLES]
                 session.execute(delete(DataKey).where(DataKey.number == number, ~or_(*used)))
             now = self._clock.now()
-            note(session, Note("data_keys_renewed", now, owner.name, None, owner.number))
+            note(session, Note("data_keys_renewed", now, collection.name, None, collection.number))
 
-    def _left(self, owner: Collection) -> int:
+    def _left(self, collection: Collection) -> int:
         with self._database.read() as session:
-            retired = _retired(session, owner)
+            retired = _retired(session, collection)
             return sum(
                 count_of(session, select(func.count()).where(table.data_key.in_(retired)))
                 for table in _TABLES
             )
 
 
-def _retired(session: Session, owner: Collection) -> Sequence[int]:
-    """The numbers of a collection's data keys that seal nothing any more."""
+def _retired(session: Session, collection: Collection) -> Sequence[int]:
+    """The numbers of the retired data keys of a collection."""
     return session.scalars(
         select(DataKey.number).where(
-            DataKey.collection_number == owner.number, DataKey.retired_at.is_not(None)
+            DataKey.collection_number == collection.number, DataKey.retired_at.is_not(None)
         )
     ).all()

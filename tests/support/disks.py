@@ -1,4 +1,4 @@
-"""Real small file systems: one that becomes full, one that becomes read-only by itself."""
+"""Real small file systems: one that becomes full, and one that becomes read-only."""
 
 import contextlib
 import subprocess
@@ -16,7 +16,7 @@ class SmallDisk:
     folder: Path
 
     def fill(self) -> Path:
-        """Leave not one block; answers the file that holds them."""
+        """Use up all blocks. Returns the file that holds them."""
         ballast = self.folder / "ballast"
         with ballast.open("ab", buffering=0) as file:
             for size in (1 << 20, 4096, 1):
@@ -36,7 +36,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk]:
 
 @dataclass(frozen=True)
 class FragileDisk:
-    """An ext4 that its kernel makes read-only when it finds an error, files open or not."""
+    """An ext4 file system that the kernel makes read-only after an error, also with open files."""
 
     folder: Path
     device: str
@@ -49,7 +49,7 @@ class FragileDisk:
 
 @contextlib.contextmanager
 def fragile_disk(folder: Path, megabytes: int) -> Iterator[FragileDisk]:
-    """Skips the test where mounting is not allowed, or the kernel has no such error to try."""
+    """Skips the test where mounting is not allowed, or the kernel cannot inject the error."""
     image = folder.with_suffix(".image")
     with image.open("wb") as file:
         file.truncate(megabytes << 20)
@@ -78,7 +78,7 @@ def _mounted(folder: Path, *arguments: str) -> Iterator[None]:
 
 
 def _call(*command: str) -> str | None:
-    """None where it succeeds, else why it does not."""
+    """None if it succeeds, else the reason."""
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Rows in every table that there is, of every type that their columns have."""
+"""Rows for every table, with values of every column type."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -25,7 +25,7 @@ ROWS = 3  # the last one with NULL wherever that is allowed
 
 
 def fill(connection: Connection, metadata: MetaData) -> None:
-    """Put rows into each table and nothing else, each referring to its own number elsewhere."""
+    """Fill each table with rows. Foreign keys refer to the row of the same number."""
     for table in reversed(metadata.sorted_tables):
         if connection.execute(select(table).limit(1)).first():  # put there by a migration
             connection.execute(delete(table))
@@ -39,11 +39,11 @@ def fill(connection: Connection, metadata: MetaData) -> None:
 
 def contents(connection: Connection, metadata: MetaData) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables, in the order of their keys."""
-    found = {}
+    actual = {}
     for table in metadata.sorted_tables:
         result = connection.execute(select(table).order_by(*table.primary_key.columns))
-        found[table.name] = [tuple(_comparable(value) for value in row) for row in result]
-    return found
+        actual[table.name] = [tuple(_comparable(value) for value in row) for row in result]
+    return actual
 
 
 def _comparable(value: Any) -> Any:
@@ -84,7 +84,7 @@ def _json(column: Column[Any]) -> bool:
 
 
 def tables_of(connection: Connection) -> MetaData:
-    """The tables as the database itself describes them."""
+    """The tables as the database describes them."""
     metadata = MetaData()
     metadata.reflect(connection)
     metadata.remove(metadata.tables["alembic_version"])

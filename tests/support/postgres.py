@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: started in a folder, killed, started again, cloned by database."""
+"""A real PostgreSQL for tests: it can be killed and restarted, and clones databases."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from psycopg import sql
 
 _START_S = 60
 
-# Waits until whoever started it is gone, in whatever way, and ends what is left of the server.
+# Waits until the process that started it has ended, and then stops the server.
 _GUARD = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -41,7 +41,7 @@ synchronous_commit = off
 
 
 class Postgres:
-    """One server in a folder of its own, reached through a socket in it. Works for root, too."""
+    """One server in its own folder, with a socket there. Works also for root."""
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
         with warnings.catch_warnings():
@@ -60,7 +60,7 @@ class Postgres:
         return str(self._server.get_uri(database, driver="psycopg"))
 
     def create(self, template: str = "template1") -> str:
-        """A new database, empty or a copy of another; answers its name."""
+        """Create a database, empty or a copy of another. Returns its name."""
         name = f"muster_{next(self._numbers)}"
         self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, template)
         return name
@@ -69,11 +69,11 @@ class Postgres:
         self._run("DROP DATABASE {} WITH (FORCE)", database)
 
     def kill(self) -> None:
-        """As when the power of the database's machine fails, but for what the kernel holds."""
+        """Kill the server, as in a power cut but without loss of data in the kernel."""
         os.kill(self._server.get_pid(), signal.SIGKILL)
 
     def start_again(self) -> None:
-        """After a kill: the processes of the dead server are gone only a moment later."""
+        """Start after a kill: the processes of the killed server end a moment later."""
         deadline_s = time.monotonic() + _START_S
         while True:
             try:
@@ -95,7 +95,7 @@ class Postgres:
 
 @contextlib.contextmanager
 def postgres(*, durable: bool = False) -> Iterator[Postgres]:
-    """A server for a while. Not `durable`, it is fast, and loses data with the machine's power.
+    """Runs a server. Without `durable` it is fast, and loses data in a power cut.
 
     It ends with this process, also when that is killed.
     """

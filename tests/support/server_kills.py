@@ -1,4 +1,4 @@
-"""Many enroll at once, something is killed, and what was answered is compared with what is there.
+"""Kills a server or database during many enrollments, and compares responses with the data.
 
 For a test with a few rounds, and for `./dev bench faults` with many.
 """
@@ -44,12 +44,12 @@ Victim = Literal["server", "database"]
 
 @dataclass
 class Promises:
-    """What the server said of each enrollment, by its number."""
+    """The response to each enrollment, by its number."""
 
     stored: dict[int, str] = field(default_factory=dict)  # template ids
     refused: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
-    """Cut off, or told that the database did not say: there or not, both are right."""
+    """Without a response, or with an unknown result: stored or not, both are correct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Round:
 
 
 class Trial:
-    """One server over one database, which lives through any number of rounds."""
+    """One server with one database, for any number of rounds."""
 
     def __init__(self, folder: Path, postgres: Postgres | None) -> None:
         self._folder = folder
@@ -88,15 +88,15 @@ class Trial:
             self._kill_server()
 
     def round(self, victim: Victim, enrollments: int, clients: int, seed: int) -> Round:
-        """Enroll, kill at a random moment, and compare what is there with what was said."""
+        """Enroll, kill at a random moment, and compare the data with the responses."""
         numbers = range(self._next, self._next + enrollments)
         self._next += enrollments
         kill_after = random.Random(seed).randrange(enrollments // 20, enrollments * 3 // 4)
-        ours, answers = Promises(), [0]
+        own, answers = Promises(), [0]
         lock = threading.Lock()
 
         def enroll(number: int) -> None:
-            self._enroll(number, ours)
+            self._enroll(number, own)
             with lock:
                 answers[0] += 1
 
@@ -108,18 +108,18 @@ class Trial:
             )
             self._kill(victim)
         self._settle()
-        wrong, there = self._compare(numbers, ours)
+        wrong, there = self._compare(numbers, own)
         return Round(
-            stored=len(ours.stored),
-            refused=len(ours.refused),
-            unknown=len(ours.unknown),
+            stored=len(own.stored),
+            refused=len(own.refused),
+            unknown=len(own.unknown),
             of_these_there=there,
             killed_after=kill_after,
             wrong=tuple(wrong),
         )
 
     def counts_agree(self) -> list[str]:
-        """What contradicts itself in the database."""
+        """Contradictions in the database."""
         database = Database(self._url, append_notes)
         with database.read() as session:
             templates = session.scalar(select(func.count()).select_from(Template))
@@ -135,12 +135,12 @@ class Trial:
             wrong.append(f"the feed ends at {last}, its counter is {counter}")
         return wrong
 
-    def all_found(self) -> list[str]:
-        """What is not as it was promised in any of the rounds so far."""
+    def all_enrolled(self) -> list[str]:
+        """Differences between data and responses of all rounds so far."""
         return self._compare(range(self._next), self.promises)[0]
 
-    def _enroll(self, number: int, ours: Promises) -> None:
-        """One person with one template, in one transaction; every tenth can only be refused."""
+    def _enroll(self, number: int, own: Promises) -> None:
+        """Enroll one person with one template in one transaction; every tenth is invalid."""
         line = {"name": f"P{number}", "template": _text(number), "model_id": MODEL}
         if number % 10 == 9:
             line["model_id"] = "another@1"
@@ -151,22 +151,22 @@ class Trial:
                 headers={**self._headers, "Content-Type": "application/x-ndjson"},
                 timeout=_ANSWER_S,
             )
-            said = json.loads(answer.text.splitlines()[0])
+            message = json.loads(answer.text.splitlines()[0])
         except (requests.RequestException, ValueError, IndexError):
-            ours.unknown.add(number)
+            own.unknown.add(number)
             self.promises.unknown.add(number)
             return
-        if said.get("status") == "accepted":
-            ours.stored[number] = self.promises.stored[number] = said["template_id"]
-        elif said.get("details", {}).get("stored") == "unknown":
-            ours.unknown.add(number)
+        if message.get("status") == "accepted":
+            own.stored[number] = self.promises.stored[number] = message["template_id"]
+        elif message.get("details", {}).get("stored") == "unknown":
+            own.unknown.add(number)
             self.promises.unknown.add(number)
         else:
-            ours.refused.add(number)
+            own.refused.add(number)
             self.promises.refused.add(number)
 
     def _compare(self, numbers: range, promises: Promises) -> tuple[list[str], int]:
-        """What is wrong, and how many of unknown fate are there."""
+        """The differences, and how many enrollments with an unknown result are stored."""
         wrong, of_unknown = [], 0
         some = list(numbers)
         for start in range(0, len(some), 100):
@@ -181,7 +181,7 @@ class Trial:
         return wrong + self.counts_agree(), of_unknown
 
     def _search(self, numbers: list[int]) -> list[str | None]:
-        """The template of each vector; None where there is none."""
+        """The template of each vector; None if there is none."""
         vectors = [{"vector": _text(number), "model_id": MODEL} for number in numbers]
         answer = requests.post(
             f"{self._base}{_COLLECTION}/search",
@@ -248,7 +248,7 @@ class Trial:
         self._process = None
 
     def _settle(self) -> None:
-        """Until the server answers searches again."""
+        """Wait until the server responds to searches again."""
         deadline_s = time.monotonic() + _START_S
         while True:
             try:

@@ -1,4 +1,4 @@
-"""A real HTTP receiver of webhooks, which fails in the ways that receivers fail."""
+"""A real HTTP receiver of webhooks that can fail in typical ways."""
 
 import base64
 import hashlib
@@ -11,7 +11,7 @@ from tests.support.waiting import TIMEOUT_S
 
 
 class Receiver:
-    """Listens on loopback. `answers` are given one call each, the last for ever; "hang" hangs."""
+    """Listens on loopback. Each call gets one of `answers`, the last one for ever; "hang" hangs."""
 
     def __init__(self, *answers, port=0):
         self.answers = list(answers) or [204]
@@ -55,7 +55,7 @@ class Receiver:
 
 
 def signature(secret_text, headers, body):
-    """What the signature of a call must be, computed from the specification."""
+    """The correct signature of a call, computed as in the specification."""
     secret = base64.b64decode(secret_text.removeprefix("whsec_"))
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()

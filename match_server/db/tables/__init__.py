@@ -1,6 +1,6 @@
-"""The tables. Names of people stand in `persons` alone, so erasing a row erases the name.
+"""The tables. Only `persons` holds names of people, so deleting a row erases the name.
 
-Internal keys are integers; what clients see are `id` columns (UUIDv7, or named by the client).
+Internal keys are integers; clients see the columns `id` (UUIDv7, or chosen by the client).
 """
 
 from match_server.db.tables import unused as _unused  # noqa: F401  # a part of the schema

@@ -9,11 +9,11 @@ from match_server.db.tables.base import Json, Name, Table, UtcTime
 
 
 class AuditEntry(Table):
-    """One link of the audit chain. Ids and counts only: no names, nothing biometric.
+    """One entry of the audit chain. Ids and counts only: no names, nothing biometric.
 
-    `hash` is SHA-256 over the content and the hash of the entry before it. The database itself
-    refuses to change a row, and to delete one after `audit_start` (triggers of migrations 0004 and
-    0008). No foreign keys: what an entry speaks of may be gone.
+    `hash` is SHA-256 over the content and the hash of the previous entry. Triggers of the database
+    (migrations 0004 and 0008) prevent changes of a row, and deletion after `audit_start`. There are
+    no foreign keys, because the rows that an entry names may be deleted.
     """
 
     __tablename__ = "audit_entries"
@@ -29,14 +29,14 @@ class AuditEntry(Table):
     action: Mapped[str] = mapped_column(String(80))
     collection_number: Mapped[int | None] = mapped_column(BigInteger)
     subject: Mapped[str | None] = mapped_column(String(200))
-    person: Mapped[str | None] = mapped_column(Name)  # the id of the person it is about
+    person: Mapped[str | None] = mapped_column(Name)  # id of the person concerned
     details: Mapped[Json] = mapped_column(JSON)
     request_id: Mapped[str | None] = mapped_column(String(64))
     hash: Mapped[bytes] = mapped_column(LargeBinary(32))
 
 
 class AuditHead(Table):
-    """Where the chain ends: the row that all who append wait for. There is one, with id 1."""
+    """The last entry of the chain. One row with id 1, which every transaction locks to append."""
 
     __tablename__ = "audit_head"
 
@@ -46,9 +46,9 @@ class AuditHead(Table):
 
 
 class AuditStart(Table):
-    """What the chain's first entry follows: the last one that retention deleted.
+    """The entry before the first of the chain: the last one that retention deleted.
 
-    There is one, with id 1; number 0 and a hash of zeros as long as nothing was deleted.
+    One row with id 1; number 0 and a hash of zeros as long as nothing was deleted.
     """
 
     __tablename__ = "audit_start"

@@ -9,7 +9,7 @@ from match_server.db.tables.base import Name, Table, UtcTime
 
 
 class ApiKey(Table):
-    """A key as it is kept: its hash. `id` is the part of the key that finds the row."""
+    """An API key, stored as a hash. `id` is the part of the key that finds the row."""
 
     __tablename__ = "api_keys"
 
@@ -17,15 +17,17 @@ class ApiKey(Table):
     sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
     role: Mapped[str] = mapped_column(String(20))
     name: Mapped[str] = mapped_column(String(200))
-    device: Mapped[str | None] = mapped_column(Name)  # role device: the only one it may speak for
+    device: Mapped[str | None] = mapped_column(
+        Name
+    )  # role device: the device for which it may send
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    expires_at: Mapped[datetime | None] = mapped_column(UtcTime)  # from then on worth nothing
-    last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)  # within a minute or so
+    expires_at: Mapped[datetime | None] = mapped_column(UtcTime)  # invalid from then on
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcTime)  # a minute late at most
 
 
 class EndedSession(Table):
-    """A session of the pages that was ended before its time."""
+    """A session of the pages that was ended by signing out."""
 
     __tablename__ = "ended_sessions"
 

@@ -1,4 +1,4 @@
-"""What all tables are made of: column types, and how constraints are named."""
+"""The base of all tables: column types, and names of constraints."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -18,22 +18,22 @@ from sqlalchemy.orm import DeclarativeBase
 
 Json = dict[str, Any]
 
-# 64 bits everywhere; SQLite numbers rows only in a column of type INTEGER, which has 64 there.
+# 64 bits on both; SQLite assigns row numbers only in a column of type INTEGER, which has 64 bits.
 Number = BigInteger().with_variant(Integer, "sqlite")
 Uuid = String(36)
 Name = String(63)
-# Ordered by code point everywhere, as SQLite does by itself.
+# Ordered by code point on both, which is the default of SQLite.
 CodePoints = String(200).with_variant(String(200, collation="C"), "postgresql")
 
 
 def where_encrypted(table: str) -> Index:
-    """By which the rows under one data key are found; plain rows take no room in it."""
+    """An index of rows by data key, without the rows that are not encrypted."""
     used = text("data_key IS NOT NULL")
     return Index(f"ix_{table}_data_key", "data_key", sqlite_where=used, postgresql_where=used)
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A timezone-aware moment, stored in UTC; SQLite has no time zones, so it is put back."""
+    """A timezone-aware moment, stored in UTC. SQLite stores no zone, so reading adds it."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,7 +42,7 @@ class UtcTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime names no moment")
+            raise ValueError("a datetime without a time zone is ambiguous")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

@@ -1,4 +1,4 @@
-"""What was measured of a collection's model, as the collection has adopted it."""
+"""Calibrations: measured error rates of a model, adopted by a collection."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from match_server.db.tables.base import Json, Number, Table, UtcTime
 
 
 class Calibration(Table):
-    """A calibration file. Of those of a collection's model, the newest not retired is in use."""
+    """A calibration file. A collection uses the newest of its model that is not retired."""
 
     __tablename__ = "calibrations"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""The counters, and the change feed that is numbered by one of them."""
+"""The change feed, and the counters that number it and the events."""
 
 from datetime import datetime
 
@@ -9,10 +9,10 @@ from match_server.db.tables.base import Name, Table, UtcTime
 
 
 class Counter(Table):
-    """A number that grows by one with each write, under a row lock.
+    """A number that grows with each write, under a row lock. Rows: `changes`, `events`.
 
-    Unlike a database sequence, numbers appear in the order of the commits, on every database:
-    a follower that has seen n has seen everything below n. Rows: `changes`, `events`.
+    Unlike the numbers of a database sequence, these appear in the order of the commits: a follower
+    that has read n has read everything below n.
     """
 
     __tablename__ = "counters"
@@ -22,13 +22,15 @@ class Counter(Table):
 
 
 class Change(Table):
-    """One line of the change feed, written in the transaction of the change. Ids only, no names."""
+    """One entry of the change feed, written in the transaction of the change. It has no names."""
 
     __tablename__ = "changes"
     __table_args__ = (Index("ix_changes_collection", "collection_number", "seq"),)
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    collection_number: Mapped[int] = mapped_column(BigInteger)  # of a row that may be gone
+    collection_number: Mapped[int] = mapped_column(
+        BigInteger
+    )  # of a collection that may be deleted
     kind: Mapped[str] = mapped_column(String(30))
     subject: Mapped[str] = mapped_column(String(63))
     template_number: Mapped[int | None] = mapped_column(BigInteger)

@@ -1,4 +1,4 @@
-"""What persons said of sightings, and what is needed to learn from it and to undo it."""
+"""Decisions of users on sightings, with the data to learn from them and to undo them."""
 
 from datetime import datetime
 
@@ -9,18 +9,18 @@ from match_server.db.tables.base import Name, Table, UtcTime, Uuid
 
 
 class EventTemplate(Table):
-    """The template of the probe that a sighting shows; it goes with the sighting's thumbnail."""
+    """The template of the best probe of a sighting; deleted with its thumbnail."""
 
     __tablename__ = "event_templates"
 
     id: Mapped[str] = mapped_column(Uuid, primary_key=True)
     event_id: Mapped[str] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), unique=True)
     model_id: Mapped[str] = mapped_column(String(80))
-    vector: Mapped[bytes] = mapped_column(LargeBinary)  # sealed where the collection is encrypted
+    vector: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted if the collection is
 
 
 class EventDecision(Table):
-    """A person's word on one sighting. What is undone is deleted; the audit log tells of both."""
+    """The decision of a user on one sighting; deleted when undone. The audit log has both."""
 
     __tablename__ = "event_decisions"
     __table_args__ = (Index("ix_event_decisions_template", "template_id"),)
@@ -33,11 +33,11 @@ class EventDecision(Table):
     )
     actor: Mapped[str] = mapped_column(Name)
     at: Mapped[datetime] = mapped_column(UtcTime)
-    template_id: Mapped[str | None] = mapped_column(Uuid)  # of the reference learnt from it
+    template_id: Mapped[str | None] = mapped_column(Uuid)  # of the reference made from it
 
 
 class EventLabel(Table):
-    """What a sighting said before a decision changed it, to be put back."""
+    """The values of a sighting before a decision changed them, to restore them."""
 
     __tablename__ = "event_labels"
 

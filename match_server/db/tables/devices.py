@@ -17,19 +17,19 @@ from match_server.db.tables.base import Json, Name, Number, Table, UtcTime
 
 
 def _of_device() -> Mapped[int]:
-    """Part of a primary key: the device that a row goes with."""
+    """Part of a primary key: the device of a row, which is deleted with it."""
     return mapped_column(Number, ForeignKey("devices.number", ondelete="CASCADE"), primary_key=True)
 
 
 class Device(Table):
-    """An edge box that has spoken, or was announced."""
+    """A device that has sent a message, or was announced."""
 
     __tablename__ = "devices"
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     number: Mapped[int] = mapped_column(Number, primary_key=True)
     name: Mapped[str] = mapped_column(Name, unique=True)
-    site: Mapped[str | None] = mapped_column(Name)  # said when made, or by its topic over MQTT
+    site: Mapped[str | None] = mapped_column(Name)  # set at its creation, or by its topic over MQTT
     collection_number: Mapped[int | None] = mapped_column(
         ForeignKey("collections.number", ondelete="SET NULL")
     )  # NULL: the default one
@@ -37,15 +37,17 @@ class Device(Table):
     last_sequence: Mapped[int | None] = mapped_column(BigInteger)
     received: Mapped[int] = mapped_column(BigInteger, default=0)
     online: Mapped[bool | None]  # as its retained status says
-    status_at: Mapped[datetime | None] = mapped_column(UtcTime)  # when that was heard
+    status_at: Mapped[datetime | None] = mapped_column(UtcTime)  # when that was received
     last_seen_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    created_at: Mapped[datetime | None] = mapped_column(UtcTime)  # NULL: before this was kept
-    # Id of the API key by which it signed over the broker last; NULL: it never has, and need not.
+    created_at: Mapped[datetime | None] = mapped_column(
+        UtcTime
+    )  # NULL: created by an older version
+    # Id of the API key of its last signature over MQTT; NULL: it never signed, and need not.
     message_key: Mapped[str | None] = mapped_column(String(16))
 
 
 class DeviceGap(Table):
-    """Sequence numbers `first` to `last` of a device, which were passed over and did not come."""
+    """Sequence numbers `first` to `last` of a device, which are missing."""
 
     __tablename__ = "device_gaps"
 
@@ -55,7 +57,7 @@ class DeviceGap(Table):
 
 
 class DeviceHealth(Table):
-    """One health message as it came; of each device the newest hour or so."""
+    """One health message, as received; of each device about the newest hour."""
 
     __tablename__ = "device_health"
     __table_args__ = (
@@ -70,12 +72,12 @@ class DeviceHealth(Table):
 
 
 class DeviceConfiguration(Table):
-    """What a device is to run with, and what it says that it runs with."""
+    """The desired and the reported configuration of a device."""
 
     __tablename__ = "device_configurations"
 
     device_number: Mapped[int] = _of_device()
-    revision: Mapped[int] = mapped_column(BigInteger)  # of what is desired
+    revision: Mapped[int] = mapped_column(BigInteger)  # of the desired configuration
     desired: Mapped[Json] = mapped_column(JSON)
     desired_at: Mapped[datetime | None] = mapped_column(UtcTime)
     reported: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))  # ReportedConfig
@@ -83,7 +85,7 @@ class DeviceConfiguration(Table):
 
 
 class DeviceCode(Table):
-    """A code with which a box may fetch its key, once; kept as a hash, gone when it was used."""
+    """An enrollment code, for one use: stored as a hash, deleted when it was used."""
 
     __tablename__ = "device_codes"
 
@@ -95,7 +97,7 @@ class DeviceCode(Table):
 
 
 class LedgerEntry(Table):
-    """Why faces before one camera were or were not recognised on one day: totals of that day."""
+    """Counts of one day and camera: why faces were or were not recognised."""
 
     __tablename__ = "ledger"
 
@@ -108,10 +110,10 @@ class LedgerEntry(Table):
 
 
 class Follower(Table):
-    """That a device may hold the templates of a collection, and what it says it has of them.
+    """The permission of a device to hold the gallery of a collection, and its progress.
 
-    A row stays until the device has learned that it may not any more: until then it is one of
-    those that an erasure has to reach.
+    After a withdrawal the row stays until the device has received it: until then an erasure waits
+    for the device.
     """
 
     __tablename__ = "followers"
@@ -122,14 +124,18 @@ class Follower(Table):
     collection_number: Mapped[int] = mapped_column(
         Number, ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True, index=True
     )
-    groups: Mapped[list[str]] = mapped_column(JSON)  # ids; none: everybody of the collection
-    names: Mapped[bool]  # whether the box learns what the persons are called
+    groups: Mapped[list[str]] = mapped_column(JSON)  # ids; none: all persons of the collection
+    names: Mapped[bool]  # whether the device receives names of persons
     granted_at: Mapped[datetime] = mapped_column(UtcTime)
     withdrawn_at: Mapped[datetime | None] = mapped_column(UtcTime)
-    # Everything up to this number of the feed is durable on the box. 0: a snapshot is under way;
-    # NULL: it has never asked for anything.
+    # The device has stored all changes up to this number. 0: it is reading a snapshot; NULL: it has
+    # never requested anything.
     seq: Mapped[int | None] = mapped_column(BigInteger)
     spoke_at: Mapped[datetime | None] = mapped_column(UtcTime)  # last
-    forgets_at: Mapped[datetime | None] = mapped_column(UtcTime)  # if it does not speak again
-    decided: Mapped[int] = mapped_column(BigInteger, default=0)  # probes, by the box itself
-    disagreed: Mapped[int] = mapped_column(BigInteger, default=0)  # of these, not confirmed here
+    forgets_at: Mapped[datetime | None] = mapped_column(UtcTime)  # if it sends no request before
+    decided: Mapped[int] = mapped_column(
+        BigInteger, default=0
+    )  # probes that the device decided itself
+    disagreed: Mapped[int] = mapped_column(
+        BigInteger, default=0
+    )  # of these, decided differently by this server

@@ -9,10 +9,10 @@ from match_server.db.tables.base import Number, Table, UtcTime
 
 
 class DataKey(Table):
-    """A key of one collection, sealed with a master key that the database never sees.
+    """A key of one collection, encrypted with a master key that is not in the database.
 
-    Of those for `seal`ing, the newest that is not retired seals; the others still open what was
-    sealed with them. A row cannot go while templates, images or events name it.
+    Of the keys for the purpose `seal`, the newest that is not retired encrypts; the others decrypt
+    older data. A row cannot be deleted while templates, images or events name it.
     """
 
     __tablename__ = "data_keys"
@@ -24,7 +24,7 @@ class DataKey(Table):
     )
     purpose: Mapped[str] = mapped_column(String(10))  # seal, or digest
     key_id: Mapped[str] = mapped_column(String(16), unique=True)  # hexadecimal
-    master_id: Mapped[str] = mapped_column(String(16))  # of the master key that it is sealed with
+    master_id: Mapped[str] = mapped_column(String(16))  # of the master key that encrypts it
     wrapped: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(UtcTime)
     retired_at: Mapped[datetime | None] = mapped_column(UtcTime)

@@ -9,7 +9,7 @@ from match_server.db.tables.base import Name, Number, Table, UtcTime
 
 
 class Storage(Table):
-    """Where photos go besides the data folder. It stays as long as anything lies in it."""
+    """A place for photos besides the data folder. It cannot be removed while it holds files."""
 
     __tablename__ = "storages"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -21,7 +21,7 @@ class Storage(Table):
 
 
 class DoomedFile(Table):
-    """A file to be deleted: written with the erasure, gone when the file is gone."""
+    """A file that must be deleted. The row is deleted together with the file."""
 
     __tablename__ = "doomed_files"
 

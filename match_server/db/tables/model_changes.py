@@ -10,24 +10,26 @@ from match_server.db.tables.references import TemplateColumns
 
 
 class ModelChange(Table):
-    """A change of a collection's model that is prepared, or made and not yet final."""
+    """A change of the model of a collection: in preparation, or made and not yet final."""
 
     __tablename__ = "model_changes"
 
     collection_number: Mapped[int] = mapped_column(
         ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True
     )
-    model_id: Mapped[str] = mapped_column(String(80))  # of the other model: the next, or the last
+    model_id: Mapped[str] = mapped_column(
+        String(80)
+    )  # of the other model: the next or the previous one
     dimension: Mapped[int] = mapped_column(Integer)
     switched: Mapped[bool]  # whether the collection uses the new model already
-    policy: Mapped[Json] = mapped_column(JSON)  # that goes with the other model, once switched
+    policy: Mapped[Json] = mapped_column(JSON)  # for the other model, after the switch
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
 
 class SpareTemplate(TemplateColumns, Table):
-    """A template of a model that its collection does not search with: the next one, or the last.
+    """A template of the next or the previous model of its collection, which is not searched.
 
-    Columns as in `templates`. With a switch of models, rows change places between the two tables.
+    A switch of models exchanges the rows of this table and of `templates`.
     """
 
     __tablename__ = "spare_templates"
@@ -44,7 +46,7 @@ class SpareTemplate(TemplateColumns, Table):
 
 
 class Unembedded(Table):
-    """A template that a model change could make nothing of, and why."""
+    """A template for which the new model made no template, and the reason."""
 
     __tablename__ = "unembedded"
 

@@ -71,7 +71,7 @@ class Group(Table):
 
 
 class Membership(Table):
-    """That a person is in a group. Goes with either."""
+    """A person in a group; deleted with either."""
 
     __tablename__ = "memberships"
 
@@ -84,7 +84,7 @@ class Membership(Table):
 
 
 class PersonField(Table):
-    """One value of a person's metadata, kept once more so that a search can ask for it.
+    """One value of the metadata of a person, copied so that searches can filter by it.
 
     Exactly one of `text`, `number` and `truth` is set.
     """

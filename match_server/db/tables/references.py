@@ -26,8 +26,8 @@ class Image(Table):
     )  # NULL: the data folder
     media_type: Mapped[str] = mapped_column(String(40))
     size_bytes: Mapped[int] = mapped_column(Integer)
-    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the file as it came; keyed if
-    # the collection is encrypted (HMAC): nobody else can tell whether they have the same photo
+    sha256: Mapped[bytes] = mapped_column(LargeBinary(32))  # of the original file; in an encrypted
+    # collection with a key (HMAC), so that a digest of a known photo cannot be compared
     data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of the file
     quality: Mapped[Json] = mapped_column(JSON)
     detection: Mapped[Json] = mapped_column(JSON)
@@ -50,7 +50,7 @@ class TemplateColumns:
         ForeignKey("images.id", ondelete="CASCADE"), index=True
     )
     model_id: Mapped[str] = mapped_column(String(80))
-    # Little-endian float16 of unit length; sealed where the collection is encrypted.
+    # Little-endian float16 of unit length; encrypted if the collection is.
     vector: Mapped[bytes] = mapped_column(LargeBinary)
     quality: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(UtcTime)
@@ -82,4 +82,4 @@ class ImportedFile(Table):
         ForeignKey("collections.number", ondelete="CASCADE"), primary_key=True
     )
     sha256: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)  # of the whole file
-    lines: Mapped[int] = mapped_column(BigInteger)  # that need not be looked at again
+    lines: Mapped[int] = mapped_column(BigInteger)  # that are imported

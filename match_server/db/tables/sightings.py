@@ -1,4 +1,4 @@
-"""What the cameras saw."""
+"""Sightings: events with their tracks, candidates and probes, and the faces in view."""
 
 from datetime import datetime
 
@@ -19,10 +19,10 @@ from match_server.db.tables.people import Collection, Person
 
 
 class Event(Table):
-    """One sighting: a person before one camera, over one track or several, as its best probe shows.
+    """One sighting of a person by one camera, over one or several tracks, with its best probe.
 
-    A sighting that turned out to be part of another stays as a row without names, so that those
-    who were told of it can learn where it went.
+    A sighting that was merged into another stays as a row without names, so that clients that
+    received it can find the other one.
     """
 
     __tablename__ = "events"
@@ -34,47 +34,51 @@ class Event(Table):
     )
 
     id: Mapped[str] = mapped_column(Uuid, primary_key=True)
-    revision: Mapped[int] = mapped_column(BigInteger, unique=True)  # counter `events`, last write
-    created_revision: Mapped[int] = mapped_column(BigInteger)  # and at its first
+    revision: Mapped[int] = mapped_column(
+        BigInteger, unique=True
+    )  # number of its last write, of the counter `events`
+    created_revision: Mapped[int] = mapped_column(BigInteger)  # number of its first write
     collection_number: Mapped[int | None] = mapped_column(
         ForeignKey("collections.number", ondelete="SET NULL"), index=True
     )
     device: Mapped[str] = mapped_column(Name)
     camera: Mapped[str] = mapped_column(Name, index=True)
-    # The track that began it, or a number of its own where that track had begun another sighting.
+    # The track that began it, or a new id if that track had begun another sighting.
     track_id: Mapped[str] = mapped_column(Uuid)
     shown_track_id: Mapped[str | None] = mapped_column(Uuid)  # NULL: the track that began it
     tracks: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
-    merged_into: Mapped[str | None] = mapped_column(Uuid)  # the sighting that this one is part of
+    merged_into: Mapped[str | None] = mapped_column(Uuid)  # the sighting that includes this one
     decision: Mapped[str] = mapped_column(String(20))
     person_number: Mapped[int | None] = mapped_column(
         ForeignKey("persons.number", ondelete="SET NULL"), index=True
     )
     person_erased: Mapped[bool] = mapped_column(default=False)
     similarity: Mapped[float | None]  # of the best candidate
-    threshold: Mapped[float | None]  # that decided; NULL: from before it was kept
+    threshold: Mapped[float | None]  # of the decision; NULL: of a version that did not store it
     first_captured_at: Mapped[datetime] = mapped_column(UtcTime)
     last_captured_at: Mapped[datetime] = mapped_column(UtcTime)
-    captured_at: Mapped[datetime] = mapped_column(UtcTime)  # of the probe that is shown
+    captured_at: Mapped[datetime] = mapped_column(UtcTime)  # of the best probe
     received_at: Mapped[datetime] = mapped_column(UtcTime)
     expires_at: Mapped[datetime] = mapped_column(UtcTime)
     live: Mapped[bool]
     probes: Mapped[int] = mapped_column(Integer)
-    shots: Mapped[int] = mapped_column(Integer, default=1, server_default="1")  # the answer is of
+    shots: Mapped[int] = mapped_column(
+        Integer, default=1, server_default="1"
+    )  # that the decision is based on
     quality: Mapped[Json] = mapped_column(JSON)
     quality_score: Mapped[float]
     liveness: Mapped[float | None]
     box: Mapped[list[float]] = mapped_column(JSON)
     frame_size: Mapped[list[int]] = mapped_column(JSON)
     snapshot: Mapped[str | None] = mapped_column(String(200))  # file below the data folder
-    # What the box made of it by itself, before this server was asked; NULL: nothing.
+    # Decision of the device itself, before it sent the probe; NULL: none.
     local_decision: Mapped[str | None] = mapped_column(String(20))
     local_person_number: Mapped[int | None] = mapped_column(
         ForeignKey("persons.number", ondelete="SET NULL"), index=True
     )
     local_similarity: Mapped[float | None]
     data_key: Mapped[int | None] = mapped_column(ForeignKey("data_keys.number"))  # of that file
-    # A person's word on this sighting, or on one that it is like: the probes change it no more.
+    # Decision of a user on this or a similar sighting: probes do not change it any more.
     review: Mapped[str | None] = mapped_column(String(20))
 
     person: Mapped[Person | None] = relationship(foreign_keys=[person_number], lazy="raise")
@@ -91,11 +95,13 @@ class Event(Table):
 
 
 class EventTrack(Table):
-    """One track of a sighting, and the best that its own probes said of it."""
+    """One track of a sighting, with the best result of its own probes."""
 
     __tablename__ = "event_tracks"
 
-    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)  # first: it is asked for alone
+    track_id: Mapped[str] = mapped_column(
+        Uuid, primary_key=True
+    )  # first, for queries by track alone
     device: Mapped[str] = mapped_column(Name, primary_key=True)
     camera: Mapped[str] = mapped_column(Name, primary_key=True)
     event_id: Mapped[str] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), index=True)
@@ -107,7 +113,7 @@ class EventTrack(Table):
 
 
 class TrackTemplate(Table):
-    """What the probes of one track have shown so far, for a short while: see `fuse_tracks_s`."""
+    """The fused template of one track, for a short time: see `fuse_tracks_s`."""
 
     __tablename__ = "track_templates"
     __table_args__ = (
@@ -115,7 +121,9 @@ class TrackTemplate(Table):
         Index("ix_track_templates_camera", "camera", "received_at"),
     )
 
-    track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)  # first: it is asked for alone
+    track_id: Mapped[str] = mapped_column(
+        Uuid, primary_key=True
+    )  # first, for queries by track alone
     device: Mapped[str] = mapped_column(Name, primary_key=True)
     camera: Mapped[str] = mapped_column(Name, primary_key=True)
     probe_id: Mapped[str] = mapped_column(Uuid)  # the last that changed this row
@@ -123,7 +131,7 @@ class TrackTemplate(Table):
         ForeignKey("collections.number", ondelete="CASCADE"), index=True
     )
     model_id: Mapped[str] = mapped_column(String(80))
-    # Weighted sum of the shots, float16; sealed where the collection is encrypted.
+    # Weighted sum of the shots, float16; encrypted if the collection is.
     vector: Mapped[bytes] = mapped_column(LargeBinary)
     shots: Mapped[int] = mapped_column(Integer)
     sender_fuses: Mapped[bool]
@@ -133,7 +141,7 @@ class TrackTemplate(Table):
 
 
 class EventCandidate(Table):
-    """One line of an event's candidate list; it goes when its person goes."""
+    """One candidate of an event; deleted with its person."""
 
     __tablename__ = "event_candidates"
 
@@ -146,13 +154,13 @@ class EventCandidate(Table):
     )
     template_id: Mapped[str] = mapped_column(Uuid)
     similarity: Mapped[float]
-    match_probability: Mapped[float | None]  # NULL: no calibration had been adopted
+    match_probability: Mapped[float | None]  # NULL: without an adopted calibration
 
     person: Mapped[Person] = relationship(lazy="raise")
 
 
 class Probe(Table):
-    """A probe that was accepted: a second one with this id is a duplicate. Holds no template."""
+    """An accepted probe: another one with this id is a duplicate. It holds no template."""
 
     __tablename__ = "probes"
 
@@ -172,23 +180,23 @@ class Probe(Table):
 
 
 class CameraView(Table):
-    """How many faces are before a camera now, as its box last said."""
+    """The number of faces in view of a camera, by the last message of its device."""
 
     __tablename__ = "camera_views"
 
     device: Mapped[str] = mapped_column(Name, primary_key=True)
     camera: Mapped[str] = mapped_column(Name, primary_key=True)
     in_view: Mapped[int] = mapped_column(Integer)
-    at: Mapped[datetime] = mapped_column(UtcTime)  # by the box's clock
+    at: Mapped[datetime] = mapped_column(UtcTime)  # by the clock of the device
     received_at: Mapped[datetime] = mapped_column("heard_at", UtcTime)
 
 
 class TrackInView(Table):
-    """A face that is before a camera now."""
+    """A face in view of a camera."""
 
     __tablename__ = "tracks_in_view"
 
     device: Mapped[str] = mapped_column(Name, primary_key=True)
     camera: Mapped[str] = mapped_column(Name, primary_key=True)
     track_id: Mapped[str] = mapped_column(Uuid, primary_key=True)
-    began_at: Mapped[datetime] = mapped_column(UtcTime)  # by the box's clock
+    began_at: Mapped[datetime] = mapped_column(UtcTime)  # by the clock of the device

@@ -1,4 +1,4 @@
-"""Those who are told of events: how far they were told, and what could not be delivered."""
+"""Receivers of events: webhooks with their failed deliveries, and publishers over MQTT."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from match_server.db.tables.base import Json, Name, Number, Table, UtcTime, Uuid
 
 
 class EventReader(Table):
-    """How far somebody who tells others of events has come: a number of the counter `events`."""
+    """The last event that a publisher has sent: a number of the counter `events`."""
 
     __tablename__ = "event_readers"
 
@@ -18,10 +18,10 @@ class EventReader(Table):
 
 
 class Webhook(Table):
-    """An address that is told of events.
+    """An address that receives events.
 
-    The events above `revision` are its queue: they stand in the database since the transaction
-    that made them, so nothing can be lost between an event and its delivery.
+    The events above `revision` are its queue. They are in the database since the transaction that
+    made them, so nothing can be lost between an event and its delivery.
     """
 
     __tablename__ = "webhooks"
@@ -30,13 +30,15 @@ class Webhook(Table):
     number: Mapped[int] = mapped_column(Number, primary_key=True)
     id: Mapped[str] = mapped_column(Uuid, unique=True)
     url: Mapped[str] = mapped_column(String(2000))
-    secret: Mapped[bytes] = mapped_column(LargeBinary)  # sealed, or as it is without a master key
-    master_id: Mapped[str | None] = mapped_column(String(16))  # that sealed it; NULL: as it is
+    secret: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted, or plain without a master key
+    master_id: Mapped[str | None] = mapped_column(
+        String(16)
+    )  # of the key that encrypts it; NULL: plain
     filters: Mapped[Json] = mapped_column(JSON)  # schemas.webhooks.WebhookFilters
     created_at: Mapped[datetime] = mapped_column(UtcTime)
-    revision: Mapped[int] = mapped_column(BigInteger)  # what comes after it is to be told
+    revision: Mapped[int] = mapped_column(BigInteger)  # later events are to be delivered
     failures: Mapped[int] = mapped_column(Integer)  # since the last success
-    retry_at: Mapped[datetime | None] = mapped_column(UtcTime)  # nothing is tried before
+    retry_at: Mapped[datetime | None] = mapped_column(UtcTime)  # no call before
     failing_since: Mapped[datetime | None] = mapped_column(UtcTime)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcTime)  # the last success
     disabled_at: Mapped[datetime | None] = mapped_column(UtcTime)
@@ -44,10 +46,10 @@ class Webhook(Table):
 
 
 class Delivery(Table):
-    """An event that a webhook has not taken yet, or never will (`dead_at`).
+    """An event that a webhook has not accepted yet, or never will (`dead_at`).
 
-    Holds no body: that is made of the event as it is when it is sent, so nobody who was erased
-    meanwhile is named.
+    It has no body: the body is made from the event when it is sent, so it never names a person who
+    was erased meanwhile.
     """
 
     __tablename__ = "webhook_deliveries"

@@ -1,1 +1,1 @@
-"""The audit log: written as a chain, read, verified and pruned."""
+"""The audit log: writing it as a chain, reading, verifying and pruning it."""

@@ -1,9 +1,9 @@
-"""Who looked at what: the part of the audit log that changes nothing else.
+"""Read access in the audit log: who read what.
 
-Photos, records of images and lists of templates are looked at seldom: each look is a line, written
-before the answer. Searches and thumbnails are asked for all day long, and a line for each would
-cost a commit to the disk and grow without end; so what one key does is gathered for about a minute
-and told in one line, with how often and of what. A process that is killed loses that minute.
+Photos, image records and lists of templates are read rarely: each read is an entry, written before
+the response. Searches and thumbnails are requested all the time, and an entry for each would cost a
+commit and grow without limit. So the requests of one key are counted for about a minute and then
+written as one entry with counts by subject. A process that is killed loses that minute.
 """
 
 import logging
@@ -20,53 +20,55 @@ from shared.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-_MOST_SUBJECTS = 200  # in one line
-_MOST_LINES = 1000  # that wait to be written
-_MOST_WAITING = 10_000  # subjects of a line, while the database does not take it
-_OTHERS = "others"  # in place of those beyond
+_MOST_SUBJECTS = 200  # in one entry
+_MOST_ENTRIES = 1000  # that wait to be written
+_MOST_WAITING = 10_000  # subjects of an entry while the database is not available
+_OTHERS = "others"  # the subject of all further requests
 
 
 @dataclass(slots=True)
-class _Gathered:
+class _Counts:
     since: datetime
     times: int = 0
-    of: dict[str, int] = field(default_factory=dict)  # subject: how often
+    of: dict[str, int] = field(default_factory=dict)  # count by subject
 
 
 class AccessLog:
-    """Tells the audit log of what is looked at. Thread-safe."""
+    """Writes read access to the audit log. Thread-safe."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[str, str | None, str], _Gathered] = {}  # by actor, role, action
+        self._waiting: dict[tuple[str, str | None, str], _Counts] = {}  # by actor, role, action
 
     def saw(self, action: str, subject: str | None, person: str | None) -> None:
-        """Write one line now, on behalf of the current actor."""
+        """Write one entry now, for the current actor."""
         with self._database.write() as session:
             note(session, Note(action, self._clock.now(), subject, person))
 
     def count(self, action: str, subject: str | None) -> None:
-        """Let it be part of a line that `flush` writes."""
+        """Count a request of the current actor. `flush` writes the entry."""
         actor = current_actor()
         key = (actor.who, actor.role, action)
         with self._lock:
-            gathered = self._waiting.setdefault(key, _Gathered(self._clock.now()))
-            gathered.times += 1
+            counts = self._waiting.setdefault(key, _Counts(self._clock.now()))
+            counts.times += 1
             if subject is not None:
-                if len(gathered.of) >= _MOST_WAITING:
-                    subject = subject if subject in gathered.of else _OTHERS
-                gathered.of[subject] = gathered.of.get(subject, 0) + 1
-            full = len(gathered.of) >= _MOST_SUBJECTS or len(self._waiting) >= _MOST_LINES
+                if len(counts.of) >= _MOST_WAITING:
+                    subject = subject if subject in counts.of else _OTHERS
+                counts.of[subject] = counts.of.get(subject, 0) + 1
+            full = len(counts.of) >= _MOST_SUBJECTS or len(self._waiting) >= _MOST_ENTRIES
         if full:
             try:
                 self.flush()
-            except Unavailable as error:  # who only looks goes on, on a full disk for example
-                log.warning("Entries of the audit log wait", extra={"why": error.message})
+            except Unavailable as error:  # reads go on, for example while the disk is full
+                log.warning(
+                    "Entries of the audit log wait for the database", extra={"why": error.message}
+                )
 
     def flush(self) -> None:
-        """Write what was gathered; on a failure it stays gathered."""
+        """Write the counts as entries. Counts that cannot be written stay for the next time."""
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         before = current_actor()
@@ -78,24 +80,24 @@ class AccessLog:
         finally:
             act_as(before)
             with self._lock:
-                for key, gathered in waiting.items():
-                    self._merge(key, gathered)
+                for key, counts in waiting.items():
+                    self._merge(key, counts)
 
-    def _write(self, who: str, role: str | None, action: str, gathered: _Gathered) -> None:
-        of: dict[str, JsonValue] = {**gathered.of}
+    def _write(self, who: str, role: str | None, action: str, counts: _Counts) -> None:
+        of: dict[str, JsonValue] = {**counts.of}
         details: dict[str, JsonValue] = {
-            "times": gathered.times,
-            "since": rfc3339(gathered.since),
+            "times": counts.times,
+            "since": rfc3339(counts.since),
             "of": of,
         }
         act_as(Actor(who, role))
         with self._database.write() as session:
             note(session, Note(action, self._clock.now(), details=details))
 
-    def _merge(self, key: tuple[str, str | None, str], gathered: _Gathered) -> None:
+    def _merge(self, key: tuple[str, str | None, str], counts: _Counts) -> None:
         later = self._waiting.get(key)
         if later is not None:
-            gathered.times += later.times
+            counts.times += later.times
             for subject, times in later.of.items():
-                gathered.of[subject] = gathered.of.get(subject, 0) + times
-        self._waiting[key] = gathered
+                counts.of[subject] = counts.of.get(subject, 0) + times
+        self._waiting[key] = counts

@@ -1,8 +1,8 @@
-"""The audit chain, as it is written: who acts, what is noted, and how it is chained.
+"""Writing the audit log: the actor, the notes of a transaction, and the chain of hashes.
 
-An entry is written in the transaction of what it tells, so there is neither one without the other.
-The chain's head is locked last, for the time of the commit alone; whoever takes numbers of the
-change feed takes them before, so nobody waits in a circle.
+An entry is written in the transaction that it describes, so neither exists without the other. The
+row with the head of the chain is locked last, only for the commit. The counter of the change feed
+is always locked before it, so transactions cannot deadlock.
 """
 
 import hashlib
@@ -21,7 +21,13 @@ from sqlalchemy.orm import Session
 from match_server.db.tables import AuditEntry, AuditHead
 
 FIRST_HASH = bytes(32)
-"""What the first entry follows."""
+"""The hash before the first entry."""
+
+ISSUED = "certificate_issued"
+"""The entry with the hash of a certificate of erasure; its subject is the certificate's id."""
+
+PRUNED = "audit_pruned"
+"""The entry of a deletion of old entries."""
 
 _MAX_SUBJECT = 200
 _NOTES = "audit notes"  # in Session.info
@@ -29,7 +35,7 @@ _NOTES = "audit notes"  # in Session.info
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What an entry tells besides who acted. Ids and counts: never a name, nothing biometric."""
+    """The content of an entry without the actor. Ids and counts: no names, nothing biometric."""
 
     action: str
     at: datetime
@@ -41,10 +47,10 @@ class Note:
 
 @dataclass(slots=True)
 class Actor:
-    """On whose behalf this thread writes.
+    """The key, command or server on whose behalf this thread writes.
 
-    `call`, `subject` and `person` are what is noted of a transaction that notes nothing by itself;
-    once for an actor, as a request may need several. Without `call` such a one is not noted.
+    A transaction without notes gets one of `call`, `subject` and `person`: the first transaction of
+    an actor, because a request may need several. Without `call` it gets none.
     """
 
     who: str = "server"
@@ -53,31 +59,31 @@ class Actor:
     call: str | None = None
     subject: str | None = None
     person: str | None = None
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))  # when `call` was made
-    noted: bool = False  # whether anything has been
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))  # time of `call`
+    noted: bool = False  # whether this actor has an entry
 
 
 _ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
 def act_as(actor: Actor) -> None:
-    """From now on this thread (or task) writes on behalf of `actor`."""
+    """Set the actor of this thread or task."""
     _ACTOR.set(actor)
 
 
 def current_actor() -> Actor:
-    """On whose behalf this thread writes; the server's own where nobody was named."""
+    """The actor of this thread; the server itself if none was set."""
     return _ACTOR.get() or Actor()
 
 
 def note(session: Session, entry: Note) -> None:
-    """Let the audit log tell this, in this transaction."""
+    """Add an entry to the audit log at the end of this transaction."""
     session.info.setdefault(_NOTES, []).append(entry)
 
 
 def append_notes(session: Session) -> None:
     """Append the notes of this transaction to the chain: the last step of every database write."""
-    if not session.in_transaction():  # it was rolled back, and its notes with it
+    if not session.in_transaction():  # it was rolled back together with its notes
         return
     actor = current_actor()
     notes: list[Note] = session.info.get(_NOTES, [])
@@ -89,9 +95,9 @@ def append_notes(session: Session) -> None:
     connection = session.connection()
     number, before = connection.execute(_LOCK_HEAD).one()
     rows: list[dict[str, Any]] = []
-    for one in notes:
+    for entry in notes:
         number += 1
-        row = _row(number, one, actor)
+        row = _row(number, entry, actor)
         row["hash"] = before = entry_hash(row, before)
         rows.append(row)
     connection.execute(_APPEND, rows)
@@ -100,7 +106,7 @@ def append_notes(session: Session) -> None:
 
 
 def entry_hash(row: Mapping[str, Any], before: bytes) -> bytes:
-    """SHA-256 over the hash of the entry before and this one's content as canonical JSON."""
+    """SHA-256 over the hash of the previous entry and the content of this one as canonical JSON."""
     content = [
         row["number"],
         row["at"].astimezone(UTC).isoformat(timespec="microseconds"),
@@ -117,7 +123,7 @@ def entry_hash(row: Mapping[str, Any], before: bytes) -> bytes:
 
 
 def canonical(value: JsonValue | list[Any]) -> bytes:
-    """The one way in which a value is written as JSON before it is hashed."""
+    """The JSON of a value that is hashed: the same bytes for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -126,22 +132,22 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _row(number: int, one: Note, actor: Actor) -> dict[str, Any]:
+def _row(number: int, entry: Note, actor: Actor) -> dict[str, Any]:
     return {
         "number": number,
-        "at": one.at,
+        "at": entry.at,
         "actor": actor.who,
         "role": actor.role,
-        "action": one.action,
-        "collection_number": one.collection_number,
-        "subject": None if one.subject is None else one.subject[:_MAX_SUBJECT],
-        "person": one.person,
-        "details": dict(one.details),
+        "action": entry.action,
+        "collection_number": entry.collection_number,
+        "subject": None if entry.subject is None else entry.subject[:_MAX_SUBJECT],
+        "person": entry.person,
+        "details": dict(entry.details),
         "request_id": actor.request_id,
     }
 
 
-# Of the bare tables: through the mapped classes they cost many times as much.
+# Of the tables: with the mapped classes these statements cost many times as much.
 _HEAD = cast(SqlTable, AuditHead.__table__)
 _LOCK_HEAD = select(_HEAD.c.number, _HEAD.c.hash).where(_HEAD.c.id == 1).with_for_update()
 _APPEND = insert(cast(SqlTable, AuditEntry.__table__))

@@ -1,8 +1,8 @@
-"""Deleting the beginning of the audit log, so that what is left still verifies.
+"""Deleting old entries of the audit log, so that the rest can still be verified.
 
-The chain then begins after the last entry that went (`audit_start`). That this was done, and up to
-where, is itself an entry in what is left: a beginning that somebody else cut off has none. Of the
-certificates of erasure whose entries went, that entry keeps one hash over all.
+The chain then begins after the last deleted entry (`audit_start`). An entry in the rest says so and
+names that last entry: if another program cuts off the beginning, there is no such entry. It also
+holds one hash over all certificates of erasure whose entries were deleted.
 """
 
 from datetime import datetime, timedelta
@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
 from match_server.db.tables import AuditEntry, AuditStart, Erasure
-from match_server.services.audit.chain import Note, canonical, note, sha256_hex
-from match_server.services.audit.reader import ISSUED, PRUNED, digest_of
+from match_server.services.audit.chain import ISSUED, PRUNED, Note, canonical, note, sha256_hex
+from match_server.services.audit.verification import digest_of
 from shared.clock import Clock
 
 _AT_ONCE = 2000  # entries deleted in one transaction
@@ -24,23 +24,23 @@ class AuditRetention:
     """Deletes entries that are older than the settings allow."""
 
     def __init__(self, database: Database, clock: Clock, days: float) -> None:
-        """`days`: how long entries are kept; 0: for good."""
+        """Entries older than `days` are deleted; 0: none."""
         self._database = database
         self._clock = clock
         self._days = days
 
     def run(self) -> int:
-        """How many entries went."""
+        """Delete old entries. Returns their number."""
         if not self._days:
             return 0
         self._move_start(self._clock.now() - timedelta(days=self._days))
-        gone = 0
-        while deleted := self._delete_some():  # also what a process left that died at this
-            gone += deleted
-        return gone
+        total = 0
+        while deleted := self._delete_some():  # also entries that a killed process left
+            total += deleted
+        return total
 
     def _move_start(self, before: datetime) -> None:
-        """Let the chain begin with the first entry that is not older, and tell the chain so."""
+        """Let the chain begin with the first newer entry, and write an entry about that."""
         with self._database.read() as session:
             if _last_before(session, before) is None:
                 return
@@ -50,7 +50,7 @@ class AuditRetention:
                 return
             start = session.get_one(AuditStart, 1, with_for_update=True)
             start.number, start.hash = last.number, last.hash
-            certificates = _untold(session, last.number)
+            certificates = _older_certificates(session, last.number)
             details: dict[str, JsonValue] = {
                 "number": last.number,
                 "hash": last.hash.hex(),
@@ -75,7 +75,7 @@ def _deletable() -> Select[int]:
 
 
 def _last_before(session: Session, before: datetime) -> AuditEntry | None:
-    """The last entry that is to go: all up to it are older, whatever clocks did in between."""
+    """The last entry to delete: all up to it are older, also where a clock went backwards."""
     start = session.get_one(AuditStart, 1).number
     young = select(func.min(AuditEntry.number)).where(
         AuditEntry.number > start, AuditEntry.at >= before
@@ -87,8 +87,8 @@ def _last_before(session: Session, before: datetime) -> AuditEntry | None:
     return session.scalars(old.order_by(AuditEntry.number.desc()).limit(1)).one_or_none()
 
 
-def _untold(session: Session, start: int) -> dict[str, str]:
-    """The certificates that no entry after `start` speaks of, by id, with the hash of each."""
-    told = select(AuditEntry.subject).where(AuditEntry.action == ISSUED, AuditEntry.number > start)
-    found = session.execute(select(Erasure.id, Erasure.certificate).where(Erasure.id.not_in(told)))
-    return {erasure_id: sha256_hex(canonical(document)) for erasure_id, document in found}
+def _older_certificates(session: Session, start: int) -> dict[str, str]:
+    """The hashes of the certificates that no entry after `start` names, by id."""
+    named = select(AuditEntry.subject).where(AuditEntry.action == ISSUED, AuditEntry.number > start)
+    rows = session.execute(select(Erasure.id, Erasure.certificate).where(Erasure.id.not_in(named)))
+    return {erasure_id: sha256_hex(canonical(document)) for erasure_id, document in rows}

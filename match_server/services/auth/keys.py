@@ -1,7 +1,7 @@
-"""API keys: made from 256 random bits, kept as SHA-256, shown once.
+"""API keys: 256 random bits, stored as SHA-256, shown once.
 
-A fast hash is right here, unlike for passwords: nobody can try 2^256 keys. The key's first part
-finds the row, the hash of the whole is compared in constant time.
+Unlike for passwords a fast hash is enough, because nobody can try 2^256 keys. The first part of a
+key finds its row; the hash of the whole key is compared in constant time.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _MAX_KEY_CHARACTERS = 200
 
 
 class Permission(Enum):
-    """What a call needs."""
+    """The permission that a request needs."""
 
     ADMINISTER = auto()  # collections, keys
     ENROLL = auto()  # write persons, images, templates
@@ -58,17 +58,17 @@ _ALLOWED: dict[Role, frozenset[Permission]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: a key, or a visitor of the page."""
+    """The client that makes a request: a key, or a user of the pages."""
 
     key_id: str
     role: Role
-    device: str | None = None  # the only device that it may speak for
+    device: str | None = None  # the only device for which it may send
 
     def may(self, permission: Permission) -> bool:
         return permission in _ALLOWED[self.role]
 
     def require(self, permission: Permission) -> None:
-        """Raises Forbidden when the role does not allow it."""
+        """Raises Forbidden if the role does not have the permission."""
         if not self.may(permission):
             raise Forbidden(
                 f"a key of role {self.role!r} may not do this ({permission.name.lower()} is needed)"
@@ -76,7 +76,7 @@ class Principal:
 
 
 class Keys:
-    """Making, listing, revoking and recognising keys."""
+    """Creating, listing, revoking and checking keys."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -84,24 +84,24 @@ class Keys:
         self._used: dict[str, datetime] = {}  # by key id, since the last `note_used`
         self._used_lock = threading.Lock()
 
-    def create(self, wanted: KeyCreate) -> KeyCreated:
-        """A new key. The answer holds the key itself, which can never be read again.
+    def create(self, request: KeyCreate) -> KeyCreated:
+        """Create a key. Only this result holds the key itself.
 
-        Raises MalformedInput for one that would have expired already.
+        Raises MalformedInput if it would have expired already.
         """
         now = self._clock.now()
-        if wanted.expires_at is not None and wanted.expires_at <= now:
-            raise MalformedInput("expires_at: lies in the past, so the key would be worth nothing")
+        if request.expires_at is not None and request.expires_at <= now:
+            raise MalformedInput("expires_at: lies in the past, so the key would be invalid")
         key_id = secrets.token_hex(_ID_BYTES)
         key = f"{_PREFIX}_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         row = ApiKey(
             id=key_id,
             sha256=_digest(key),
-            role=wanted.role,
-            name=wanted.name,
-            device=wanted.device,
+            role=request.role,
+            name=request.name,
+            device=request.device,
             created_at=now,
-            expires_at=wanted.expires_at,
+            expires_at=request.expires_at,
         )
         with self._database.write() as session:
             session.add(row)
@@ -114,7 +114,7 @@ class Keys:
             return page_of(session, select(ApiKey), paging, *oldest_first, views=each(_view))
 
     def revoke(self, key_id: str) -> KeyView:
-        """From the next request on the key is worth nothing."""
+        """Revoke a key. It is invalid from the next request on."""
         with self._database.write() as session:
             row = session.get(ApiKey, key_id)
             if row is None:
@@ -125,7 +125,7 @@ class Keys:
             return _view(row)
 
     def note_used(self) -> None:
-        """Write down when keys were used: now and then, so that no request costs a write."""
+        """Write when keys were last used. Called from time to time: a request causes no write."""
         with self._used_lock:
             used, self._used = self._used, {}
         if not used:
@@ -137,7 +137,7 @@ class Keys:
                 )
 
     def any_valid(self) -> bool:
-        """Whether anybody could call this server."""
+        """Whether there is a valid key."""
         valid = select(func.count()).where(
             ApiKey.revoked_at.is_(None),
             ApiKey.expires_at.is_(None) | (ApiKey.expires_at > self._clock.now()),
@@ -146,29 +146,29 @@ class Keys:
             return count_of(session, valid) > 0
 
     def recognise(self, key: str) -> Principal:
-        """Who has this key. Raises Unauthenticated for one unknown, expired or revoked.
+        """The client with this key. Raises Unauthenticated if it is unknown, expired or revoked.
 
-        Raises Forbidden for one of role `device` that names none, as they were made once: it would
-        speak for every box.
+        Raises Forbidden for a key of role `device` without a device, which older versions made: it
+        could send for every device.
         """
         parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
         known = self._valid(key_id) if key_id.isalnum() else None
         same = hmac.compare_digest(_digest(key), bytes(32) if known is None else known.sha256)
         if known is None or not same:
-            raise Unauthenticated("this key is not known here, has expired or has been revoked")
+            raise Unauthenticated("this key is unknown, has expired or has been revoked")
         with self._used_lock:
             self._used[key_id] = self._clock.now()
         if known.principal.role == "device" and known.principal.device is None:
             raise Forbidden(
-                "this key of role 'device' names no device, so it would speak for every box: "
-                "revoke it, and enroll the box with a code, or make it a key with `match-server "
+                "this key of role 'device' names no device, so it could send for every box: "
+                "revoke it, and enroll the box with a code, or create a key with `match-server "
                 "key create --role device --device NAME`"
             )
         return known.principal
 
     def message_key(self, key_id: str, device: str) -> MessageKey | None:
-        """By which messages of this device are signed and sealed, if this key may send them."""
+        """The key that signs and encrypts messages of this device; None if it may not send them."""
         known = self._valid(key_id)
         if known is None or not known.principal.may(Permission.PROBES):
             return None
@@ -177,12 +177,12 @@ class Keys:
         return MessageKey(key_id, known.sha256)
 
     def still_valid(self, key_id: str) -> Principal | None:
-        """The key of that id, unless it was revoked or has expired since."""
+        """The client with the key of this id; None if it was revoked or has expired."""
         known = self._valid(key_id)
         return None if known is None else known.principal
 
     def _valid(self, key_id: str) -> "_Known | None":
-        """Read anew for each request: a key that any process revoked is worth nothing at once."""
+        """Reads the key for each request, so that a revoked key is invalid at once everywhere."""
         for sha256, role, device, revoked_at, expires_at in self._database.execute(
             _KEY, {"id": key_id}
         ):
@@ -199,7 +199,7 @@ _KEY = select(
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A key that may be used."""
+    """A valid key."""
 
     sha256: bytes
     principal: Principal

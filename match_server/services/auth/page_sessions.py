@@ -1,4 +1,4 @@
-"""Sessions of the pages that were ended: a cookie that was copied is worth nothing afterwards."""
+"""Ended sessions of the pages: a copied cookie is invalid after signing out."""
 
 from datetime import timedelta
 
@@ -9,13 +9,13 @@ from match_server.db.tables import EndedSession
 from shared.clock import Clock
 
 SESSION_S = 30 * 24 * 3600
-"""A session ends by itself after that, so who ended one before need not be remembered longer."""
+"""The longest duration of a session. Ended sessions are remembered for as long."""
 
 _ENDED = select(EndedSession.id).where(EndedSession.id == bindparam("id"))
 
 
 class PageSessions:
-    """Ending sessions, for all processes of the server at once."""
+    """Ends sessions for all processes of the server."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

@@ -1,7 +1,7 @@
-"""How many requests are answered: per key, and per address for keys that are wrong.
+"""Rate limits: of requests per key, and of wrong keys per address.
 
-Counted by the library `limits` in sliding windows of a minute; in each worker's memory, so that N
-workers let through up to N times as much, or in a store that they share (a setting, by URL).
+The library `limits` counts in sliding windows of a minute: in the memory of each worker, so that N
+workers allow up to N times as much, or in a store that they share (a setting, by URL).
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from shared.errors import ConfigurationError, RateLimited
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 4096
-"""Digests of good keys, the least recently used of which is forgotten: 32 bytes each."""
+"""Number of digests of valid keys that are remembered, the most recently used: 32 bytes each."""
 
 
 class Limits:
-    """Counts and refuses. Thread-safe. A shared store that does not answer refuses nobody."""
+    """Counts and limits requests. Thread-safe. Without an available store nothing is limited."""
 
     def __init__(self, *, per_key: int, bad_keys: int, store: str = "memory://") -> None:
-        """Limits of a minute; 0 is none. Raises ConfigurationError for a store that is none."""
+        """Limits per minute; 0: no limit. Raises ConfigurationError for an invalid store."""
         self._counters = SlidingWindowCounterRateLimiter(_store(store))
         self._per_key = RateLimitItemPerMinute(per_key) if per_key else None
         self._bad_keys = RateLimitItemPerMinute(bad_keys) if bad_keys else None
@@ -42,28 +42,28 @@ class Limits:
             self._require(self._per_key, "key", key_id, "this key sends too many requests")
 
     def before_key(self, address: str, key: str) -> None:
-        """Whether a key from this address is looked at at all. Raises RateLimited.
+        """Raises RateLimited if a key from this address may not be checked now.
 
-        Where too many wrong ones came from, only keys that were good before are: whoever guesses
-        learns nothing more, and a box behind the same address goes on.
+        After too many wrong keys from an address, only keys that were valid before are checked. An
+        attacker who guesses learns nothing more, and a device with the same address goes on.
         """
         if self._bad_keys is None or self._is_good(key):
             return
         try:
             allowed = self._counters.test(self._bad_keys, "address", address)
         except StorageError as error:
-            self._unanswered(error)
+            self._log_unavailable(error)
             return
         if not allowed:
-            raise self._refusal(self._bad_keys, "address", address, "too many wrong keys")
+            raise self._error(self._bad_keys, "address", address, "too many wrong keys")
 
     def bad_key(self, address: str) -> None:
-        """Count a wrong key. Raises RateLimited in place of the answer that it was wrong."""
+        """Count a wrong key. Raises RateLimited if there are too many."""
         if self._bad_keys is not None:
             self._require(self._bad_keys, "address", address, "too many wrong keys")
 
     def good_key(self, key: str) -> None:
-        """Remember a key that was right."""
+        """Remember a valid key."""
         digest = _digest(key)
         with self._lock:
             self._good[digest] = None
@@ -80,41 +80,42 @@ class Limits:
             if self._counters.hit(item, kind, who):
                 return
         except StorageError as error:
-            self._unanswered(error)
+            self._log_unavailable(error)
             return
-        raise self._refusal(item, kind, who, what)
+        raise self._error(item, kind, who, what)
 
-    def _refusal(self, item: RateLimitItem, kind: str, who: str, what: str) -> RateLimited:
+    def _error(self, item: RateLimitItem, kind: str, who: str, what: str) -> RateLimited:
         reset_at = self._counters.get_window_stats(item, kind, who).reset_time
-        wait_s = max(1, math.ceil(reset_at - time.time()))  # by the clock that `limits` goes by
+        wait_s = max(1, math.ceil(reset_at - time.time()))  # the clock that `limits` uses
         return RateLimited(
             f"{what}: more than {item.amount} a minute; try again in {wait_s} s",
             retry_after_s=wait_s,
         )
 
     @staticmethod
-    def _unanswered(error: StorageError) -> None:
-        log.warning("the store of rate limits does not answer", extra={"why": str(error)})
+    def _log_unavailable(error: StorageError) -> None:
+        log.warning("The store of rate limits is not available", extra={"why": str(error)})
 
 
 class _Memory(MemoryStorage):
-    """Counts in this process's memory, without the timer that the library has for that.
+    """Counts in the memory of this process, without the timer of the library.
 
-    Its timer is a thread that lives for 10 ms, and whichever request finds none begins the next and
-    waits until that runs: with 32 clients a third of all searches a second were lost by it.
+    That timer is a thread that runs for 10 ms; the next request starts a new one and waits for its
+    start. With 32 clients this cost a third of all searches per second.
     """
 
     def __init__(self) -> None:
         super().__init__(wrap_exceptions=True)
         self._counting = threading.Lock()
-        self._forget_at_s = 0.0
+        self._clean_at_s = 0.0
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         now_s = time.time()
         with self._counting:
-            if now_s >= self._forget_at_s:
-                self._forget_at_s = now_s + expiry
-                for ended in [one for one, at in list(self.expirations.items()) if at <= now_s]:
+            if now_s >= self._clean_at_s:
+                self._clean_at_s = now_s + expiry
+                expirations = list(self.expirations.items())
+                for ended in [name for name, at in expirations if at <= now_s]:
                     self.clear(ended)
             if not self.get(key):
                 self.expirations[key] = now_s + expiry

@@ -1,4 +1,4 @@
-"""What a box is to run with, and what it says that it runs with."""
+"""Configurations of devices: the desired one, and the one that the device reports."""
 
 import logging
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ from shared.wire.device import DesiredConfig, ReportedConfig
 log = logging.getLogger(__name__)
 
 OWN_SETTINGS = ("device", "site", "state_dir", "server", "broker")
-"""Settings of a box that it takes from its own file only: who it is, and whom it obeys."""
+"""Settings that a device reads only from its own file: its identity and its server."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """The desired configuration of one box, and where its topic is."""
+    """The desired configuration of one device, with the parts of its topic."""
 
     site: str
     device: str
     desired: DesiredConfig
-    message_key: str | None = None  # id of the key by which the device signs; None: it does not
+    message_key: str | None = None  # id of the signing key; None: it does not sign
 
 
 class Configurations:
-    """Desired and reported configurations. The box decides; here is only written down."""
+    """Stores desired and reported configurations. The device itself decides what it uses."""
 
     def __init__(
         self, database: Database, clock: Clock, default_collection: str, secrets: Secrets
@@ -53,14 +53,14 @@ class Configurations:
             searched = _searched(session, device, self._default_collection)
         return view.model_copy(update={"searches": searched})
 
-    def desire(self, device: str, wanted: ConfigPut) -> ConfigView:
-        """Want another configuration; {} goes back to the box's own file.
+    def desire(self, device: str, request: ConfigPut) -> ConfigView:
+        """Set the desired configuration; {} means the file of the device alone.
 
-        Raises MalformedInput for settings that no box takes from elsewhere, ModelMismatch for
-        models whose templates this device's collection cannot be searched with.
+        Raises MalformedInput for settings that a device reads only from its own file, ModelMismatch
+        for models whose templates do not fit the collection of the device.
         """
         for name in OWN_SETTINGS:
-            if name in wanted.config:
+            if name in request.config:
                 raise MalformedInput(
                     f"config.{name}: a box takes this from its own file only, so that nobody "
                     "can lead it away or lock it out from afar"
@@ -68,44 +68,44 @@ class Configurations:
         now = self._clock.now()
         with self._database.write() as session:
             row = device_named(session, device)
-            self._require_model(session, device, wanted.config)
+            self._require_model(session, device, request.config)
             stored = session.get(DeviceConfiguration, row.number)
             if stored is None:
                 stored = DeviceConfiguration(device_number=row.number, revision=0, desired={})
                 session.add(stored)
-            if stored.revision == 0 or self._desired(stored) != wanted.config:
+            if stored.revision == 0 or self._desired(stored) != request.config:
                 stored.revision += 1
-                stored.desired = self._secrets.keep_document(row.number, wanted.config)
+                stored.desired = self._secrets.keep_document(row.number, request.config)
                 stored.desired_at = now
             session.flush()
             return self._view(row, stored)
 
     def report(
-        self, said: ReportedConfig, *, site: str | None = None, retained: bool = False
+        self, report: ReportedConfig, *, site: str | None = None, retained: bool = False
     ) -> ConfigView:
-        """Write down what a box says that it runs with.
+        """Store the configuration that a device reports.
 
-        What a broker `retained` was said some time ago: it is no sign of life. Raises NotFound
-        when it is about a device that has been forgotten since.
+        A report that a broker `retained` may be old: it does not make the device online. Raises
+        NotFound if the device was deleted meanwhile.
         """
         now = self._clock.now()
         with self._database.write() as session:
             if retained:
-                row = device_named(session, said.device)
+                row = device_named(session, report.device)
             else:
-                row = mark_device_seen(session, said.device, site, now)
+                row = mark_device_seen(session, report.device, site, now)
             session.flush()
             stored = session.get(DeviceConfiguration, row.number)
             if stored is None:
                 stored = DeviceConfiguration(device_number=row.number, revision=0, desired={})
                 session.add(stored)
-            stored.reported = said.model_dump(mode="json")
+            stored.reported = report.model_dump(mode="json")
             stored.reported_at = now
             session.flush()
             return self._view(row, stored)
 
     def desired(self) -> list[DeviceConfig]:
-        """The desired configurations of all boxes whose site is known."""
+        """The desired configurations of all devices with a known site."""
         query = (
             select(Device.site, Device.name, Device.message_key, DeviceConfiguration)
             .join(DeviceConfiguration, DeviceConfiguration.device_number == Device.number)
@@ -133,7 +133,7 @@ class Configurations:
         try:
             model_id = built_in_manifest().pack(pack).model_id
         except PackError:
-            return  # one of the box's own manifest: the box will know
+            return  # a pack of the device's own manifest, which only the device knows
         scope = collection_ref_of_device(session.connection(), device, self._default_collection)
         if model_id != scope.model_id:
             raise ModelMismatch(
@@ -154,19 +154,19 @@ class Configurations:
                 reported=None,
                 reported_at=None,
             )
-        said = stored.reported
+        reported = stored.reported
         return ConfigView(
             device=row.name,
             revision=stored.revision,
             config=self._desired(stored),
             desired_at=stored.desired_at,
-            reported=None if said is None else ReportedConfig.model_validate(said),
+            reported=None if reported is None else ReportedConfig.model_validate(reported),
             reported_at=stored.reported_at,
         )
 
 
 def _searched(session: Session, device: str, default: str) -> Searched | None:
-    """The collection that a box's probes search; None where it is gone."""
+    """The collection that the probes of a device search; None if it was deleted."""
     try:
         scope = collection_ref_of_device(session.connection(), device, default)
     except Unavailable:

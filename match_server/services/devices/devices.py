@@ -1,4 +1,4 @@
-"""Devices: announced by an admin, or known since they first spoke."""
+"""Devices: created by an admin, or by their first message."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -43,54 +43,54 @@ from shared.errors import Conflict, NotFound
 from shared.wire.device import HealthMessage, ReportedConfig
 
 ONLINE_S = 90
-"""A device that was heard within this time counts as online: three health messages."""
+"""A device with a message in this time is online: three intervals of health messages."""
 _SHOWN_GAPS = 100
 
 
 class Devices:
-    """Creating, reading, changing and forgetting devices."""
+    """Creating, reading, changing and deleting devices."""
 
     def __init__(self, database: Database, keys: Keys, clock: Clock) -> None:
         self._database = database
         self._keys = keys
         self._clock = clock
 
-    def create(self, wanted: DeviceCreate) -> DeviceCreated:
-        """A new device and its key. Conflict when there is one of that name."""
-        self.announce(wanted)
-        named = KeyCreate(role="device", name=wanted.name, device=wanted.name)
+    def create(self, request: DeviceCreate) -> DeviceCreated:
+        """Create a device and its key. Raises Conflict if a device has this name."""
+        self.announce(request)
+        named = KeyCreate(role="device", name=request.name, device=request.name)
         key = self._keys.create(named).key
-        return DeviceCreated(key=key, **self.get(wanted.name).model_dump(exclude=_DETAILS))
+        return DeviceCreated(key=key, **self.get(request.name).model_dump(exclude=_DETAILS))
 
-    def announce(self, wanted: DeviceCreate) -> None:
-        """A new device without a key: it comes for one with a code. Conflict as above."""
+    def announce(self, request: DeviceCreate) -> None:
+        """Create a device without a key: it gets one with a code. Raises Conflict as `create`."""
         with self._database.write() as session:
-            known = session.scalar(select(Device.number).where(Device.name == wanted.name))
+            known = session.scalar(select(Device.number).where(Device.name == request.name))
             if known is not None:
                 raise Conflict(
-                    f"there is a device {wanted.name!r} already; an enrollment code gives a "
+                    f"there is a device {request.name!r} already; an enrollment code gives a "
                     "box that replaces it a new key"
                 )
             row = Device(
-                name=wanted.name, site=wanted.site, received=0, created_at=self._clock.now()
+                name=request.name, site=request.site, received=0, created_at=self._clock.now()
             )
-            if wanted.collection is not None:
-                row.collection_number = collection_named(session, wanted.collection).number
+            if request.collection is not None:
+                row.collection_number = collection_named(session, request.collection).number
             session.add(row)
 
     def page(self, query: DeviceQuery) -> Page[DeviceView]:
         """Devices by name."""
-        wanted = select(Device)
+        devices = select(Device)
         with self._database.read() as session:
             if query.q is not None:
-                wanted = wanted.where(contains(Device.name, query.q))
+                devices = devices.where(contains(Device.name, query.q))
             if query.site is not None:
-                wanted = wanted.where(Device.site == query.site)
+                devices = devices.where(Device.site == query.site)
             if query.collection is not None:
-                owner = collection_named(session, query.collection)
-                wanted = wanted.where(Device.collection_number == owner.number)
+                number = collection_named(session, query.collection).number
+                devices = devices.where(Device.collection_number == number)
             views = partial(self._views, session)
-            return page_of(session, wanted, query, Device.name, views=views)
+            return page_of(session, devices, query, Device.name, views=views)
 
     def get(self, name: str) -> DeviceDetail:
         with self._database.read() as session:
@@ -101,7 +101,7 @@ class Devices:
             )
 
     def change(self, name: str, patch: DevicePatch) -> DeviceView:
-        """Change what the patch gives."""
+        """Change the fields that the patch has."""
         with self._database.write() as session:
             row = device_named(session, name)
             if patch.site is not None:
@@ -117,7 +117,7 @@ class Devices:
             return view
 
     def erase(self, name: str) -> DeviceErased:
-        """Forget a device and revoke the keys that speak for it alone. Its sightings stay."""
+        """Delete a device and revoke its keys. Its sightings stay."""
         now = self._clock.now()
         with self._database.write() as session:
             row = device_named(session, name)
@@ -129,17 +129,17 @@ class Devices:
             return DeviceErased(device=name, keys_revoked=revoked, ledger_days=ledger_days)
 
     def _views(self, session: Session, rows: Sequence[Device]) -> list[DeviceView]:
-        """The devices as clients see them, with as many queries for many as for one."""
+        """The devices as clients see them. The number of queries does not grow with the list."""
         now = self._clock.now()
         numbers = [row.number for row in rows]
         collections = _collection_names(session, rows)
         keys = _valid_keys(session, [row.name for row in rows])
         missing = _missing(session, numbers)
         health = _newest_health(session, numbers)
-        found = session.scalars(
+        stored = session.scalars(
             select(DeviceConfiguration).where(DeviceConfiguration.device_number.in_(numbers))
         )
-        configurations = {one.device_number: one for one in found}
+        configurations = {row.device_number: row for row in stored}
         views = []
         for row in rows:
             newest = health.get(row.number)
@@ -170,17 +170,17 @@ _DETAILS = {"gaps", "history"}
 
 
 def device_named(session: Session, name: str) -> Device:
-    """The device of that name; NotFound when there is none."""
-    found = session.scalars(select(Device).where(Device.name == name)).one_or_none()
-    if found is None:
+    """The device of that name. Raises NotFound."""
+    row = session.scalars(select(Device).where(Device.name == name)).one_or_none()
+    if row is None:
         raise NotFound(f"there is no device {name!r}")
-    return found
+    return row
 
 
 def mark_device_seen(session: Session, name: str, site: str | None, now: datetime) -> Device:
-    """The device of that name, which has just spoken: known from now on, seen now.
+    """The device that has just sent a message. It is created if it is unknown.
 
-    Its row is locked until the transaction ends, so that two processes count one after the other.
+    Its row is locked until the transaction ends, so that processes count one after another.
     """
     named = select(Device).where(Device.name == name).with_for_update()
     device = session.scalars(named).one_or_none()
@@ -194,7 +194,7 @@ def mark_device_seen(session: Session, name: str, site: str | None, now: datetim
 
 
 def revoke_keys_of(session: Session, name: str, now: datetime) -> int:
-    """Ends the keys that speak for this device alone; how many there were."""
+    """Revoke the keys of this device. Returns their number."""
     revoked = session.scalars(
         update(ApiKey)
         .where(ApiKey.device == name, ApiKey.revoked_at.is_(None))
@@ -207,18 +207,18 @@ def revoke_keys_of(session: Session, name: str, now: datetime) -> int:
 
 
 def config_state(row: DeviceConfiguration | None) -> ConfigStateView:
-    """How far the desired configuration has come, by what the device last said."""
+    """The state of the desired configuration, by the last report of the device."""
     desired = 0 if row is None else row.revision
     if row is None or row.reported is None:
         state: ConfigState = "waiting" if desired else "none"
         return ConfigStateView(desired_revision=desired, running_revision=None, state=state)
-    said = ReportedConfig.model_validate(row.reported)
-    state = said.state if said.tried == desired else "waiting"
+    reported = ReportedConfig.model_validate(row.reported)
+    state = reported.state if reported.tried == desired else "waiting"
     return ConfigStateView(
         desired_revision=desired,
-        running_revision=said.revision,
-        state="none" if desired == 0 and said.revision == 0 else state,
-        message=said.message if said.tried == desired else None,
+        running_revision=reported.revision,
+        state="none" if desired == 0 and reported.revision == 0 else state,
+        message=reported.message if reported.tried == desired else None,
     )
 
 
@@ -261,38 +261,38 @@ def _newest_health(session: Session, numbers: Sequence[int]) -> dict[int, Device
         .where(DeviceHealth.device_number.in_(numbers))
         .group_by(DeviceHealth.device_number)
     )
-    found = session.scalars(select(DeviceHealth).where(DeviceHealth.number.in_(newest)))
-    return {row.device_number: row for row in found}
+    rows = session.scalars(select(DeviceHealth).where(DeviceHealth.number.in_(newest)))
+    return {row.device_number: row for row in rows}
 
 
 def _gaps(session: Session, row: Device) -> list[GapView]:
-    found = session.scalars(
+    gaps = session.scalars(
         select(DeviceGap)
         .where(DeviceGap.device_number == row.number)
         .order_by(DeviceGap.first.desc())
         .limit(_SHOWN_GAPS)
     )
-    return [GapView(first=one.first, last=one.last) for one in found]
+    return [GapView(first=gap.first, last=gap.last) for gap in gaps]
 
 
 def _history(session: Session, row: Device) -> list[HealthPoint]:
-    found = session.scalars(
+    rows = session.scalars(
         select(DeviceHealth)
         .where(DeviceHealth.device_number == row.number)
         .order_by(DeviceHealth.number)
     )
     points = []
-    for one in found:
-        said = HealthMessage.model_validate(one.message)
+    for health in rows:
+        message = HealthMessage.model_validate(health.message)
         points.append(
             HealthPoint(
-                at=one.received_at,
-                temperature_c=said.temperature_c,
-                load_1m=said.load_1m,
-                memory_bytes=said.memory_bytes,
-                waiting=said.waiting,
-                fps=round(sum(camera.fps for camera in said.cameras), 2),
-                gave_up=said.gave_up,
+                at=health.received_at,
+                temperature_c=message.temperature_c,
+                load_1m=message.load_1m,
+                memory_bytes=message.memory_bytes,
+                waiting=message.waiting,
+                fps=round(sum(camera.fps for camera in message.cameras), 2),
+                gave_up=message.gave_up,
             )
         )
     return points

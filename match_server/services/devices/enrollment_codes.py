@@ -1,8 +1,8 @@
-"""Enrollment codes: a box shows one and gets its key; nobody ever copies a key by hand.
+"""Enrollment codes: a device sends a code and gets its API key, so nobody copies a key by hand.
 
-A code has 40 random bits, holds for 15 minutes and once. It is kept as scrypt's hash (RFC 7914,
-16 MiB and some 50 ms a guess): who reads the database cannot search 2^40 codes in that time. The
-salt is fixed, because the hash must find the row.
+A code has 40 random bits and is valid once, for 15 minutes. It is stored as an scrypt hash (RFC
+7914, 16 MiB and some 50 ms a guess), so an attacker who reads the database cannot try 2^40 codes in
+that time. The salt is fixed, because the hash must find the row.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from shared.wire.device import DeviceGrant
 VALID_S: Final = 15 * 60
 _SALT: Final = b"muster device code"
 _COST: Final = 2**14
-_GUESSES: Final = 10  # of one address in a minute
+_GUESSES: Final = 10  # wrong codes of one address in a minute
 _WINDOW_S: Final = 60.0
-_ADDRESSES: Final = 10_000  # remembered; beyond that, who guessed longest ago is forgotten
+_ADDRESSES: Final = 10_000  # remembered, those with the latest wrong codes
 
 
 class DeviceCodes:
-    """Making codes, and giving keys for them."""
+    """Makes codes, and creates keys for them."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class DeviceCodes:
         self._guesses = _Guesses(clock)
 
     def make(self, device: str) -> DeviceCodeMade:
-        """A code for a device; those made for it before are worth nothing any more."""
+        """Make a code for a device. Its earlier codes become invalid."""
         code = new_code()
         expires_at = self._clock.now() + timedelta(seconds=VALID_S)
         with self._database.write() as session:
@@ -76,21 +76,21 @@ class DeviceCodes:
             device=device, code=code, expires_at=expires_at, invitation=invitation
         )
 
-    def make_for_new(self, wanted: DeviceCreate) -> DeviceCodeMade:
-        """The same for a device that may not be known yet."""
+    def make_for_new(self, request: DeviceCreate) -> DeviceCodeMade:
+        """As `make`; creates the device if it is unknown."""
         try:
-            return self.make(wanted.name)
+            return self.make(request.name)
         except NotFound:
-            self._announce(wanted)
-            return self.make(wanted.name)
+            self._announce(request)
+            return self.make(request.name)
 
     def redeem(self, code: str, address: str, *, signs: bool = False) -> DeviceGrant:
-        """The key for a code, once; the device's earlier keys are revoked with it.
+        """Create a key for a code, once, and revoke the earlier keys of the device.
 
-        From now on the device has to sign what it says over a broker, if it `signs`.
+        If the device `signs`, it has to sign its messages over MQTT from now on.
 
-        Raises Unauthenticated for a code that is unknown, used or too old, RateLimited when
-        `address` has guessed too often.
+        Raises Unauthenticated for a code that is unknown, used or expired, RateLimited after too
+        many wrong codes from `address`.
         """
         self._guesses.require_few(address)
         digest = _digest(code)
@@ -100,7 +100,7 @@ class DeviceCodes:
             if row is None or row.expires_at <= now:
                 self._guesses.note(address)
                 raise Unauthenticated(
-                    "this code is not known: it holds for 15 minutes and once; "
+                    "this code is unknown: a code is valid for 15 minutes and once; "
                     "`match-server device code` makes another"
                 )
             device = session.get_one(Device, row.device_number)
@@ -114,18 +114,18 @@ class DeviceCodes:
             device_named(session, name).message_key = made.id if signs else None
         return DeviceGrant(device=name, site=site, key=made.key)
 
-    def _announce(self, wanted: DeviceCreate) -> None:
+    def _announce(self, request: DeviceCreate) -> None:
         try:
-            self._devices.announce(wanted)
+            self._devices.announce(request)
         except Conflict:
-            return  # another process was quicker
+            return  # another process has created it
 
     def _forget_old(self, session: Session) -> None:
         session.execute(delete(DeviceCode).where(DeviceCode.expires_at <= self._clock.now()))
 
 
 class _Guesses:
-    """Wrong codes by address, in this process. Bounded: the oldest addresses are forgotten."""
+    """Counts wrong codes by address, in this process. Bounded: forgets the oldest addresses."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -133,7 +133,7 @@ class _Guesses:
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
 
     def require_few(self, address: str) -> None:
-        """Raises RateLimited when the address has guessed wrong ten times within a minute."""
+        """Raises RateLimited after ten wrong codes from the address within a minute."""
         now_s = self._clock.monotonic_s()
         with self._lock:
             recent = [at for at in self._wrong.get(address, []) if now_s - at < _WINDOW_S]
@@ -155,7 +155,7 @@ class _Guesses:
 def certificate_sha256(file: Path | None) -> str | None:
     """The SHA-256 of the certificate (DER) in a PEM file; None without a file.
 
-    Raises ConfigurationError for a file that holds none.
+    Raises ConfigurationError for a file without a certificate.
     """
     if file is None:
         return None

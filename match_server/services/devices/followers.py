@@ -1,7 +1,7 @@
-"""Followers: which boxes may hold which galleries, and what each has acknowledged.
+"""Followers: which devices may hold which galleries, and what each has acknowledged.
 
-A row outlives its withdrawal until the box has been told: an erasure must not count as complete
-while a box that nobody has spoken to may still hold the person.
+After a withdrawal a row stays until the device has received it: an erasure is not complete while a
+device may still hold the person.
 """
 
 from collections.abc import Sequence
@@ -23,102 +23,99 @@ from shared.errors import Conflict, Forbidden, MalformedInput, NotFound
 from shared.ids import is_name
 
 _ACKNOWLEDGED_EVERY = timedelta(seconds=60)
-"""How often it is written down that a follower is where it was."""
+"""How often an acknowledgement without progress is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one follower of one collection may hold."""
+    """The part of a collection that one follower may hold."""
 
-    device_number: int | None  # None: somebody who may read everything, and is not kept count of
-    groups: tuple[str, ...]  # ids, ascending; none: everybody
+    device_number: int | None  # None: a client that may read everything and is not recorded
+    groups: tuple[str, ...]  # ids, ascending; none: all persons
     names: bool
 
 
 class Followers:
-    """Granting, withdrawing, acknowledging."""
+    """Grants and withdraws galleries, and stores acknowledgements."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
-    def put(self, device: str, wanted: GalleriesPut) -> Page[FollowerView]:
-        """Let a device hold exactly these galleries. A device that is not known is entered.
+    def put(self, device: str, request: GalleriesPut) -> Page[FollowerView]:
+        """Let a device hold exactly these galleries. Creates the device if it is unknown.
 
-        Raises NotFound for a collection or group that does not exist, Conflict for a collection
-        that is named twice.
+        Raises NotFound for an unknown collection or group, Conflict for a collection that is named
+        twice.
         """
         if not is_name(device):
-            raise MalformedInput(f"{device!r} is no name of a device")
+            raise MalformedInput(f"{device!r} is not a valid name of a device")
         now = self._clock.now()
         with self._database.write() as session:
             number = _device_number(session, device)
             kept = set[int]()
-            for granted in wanted.galleries:
-                owner = collection_named(session, granted.collection)
-                if owner.number in kept:
-                    raise Conflict(f"the collection {owner.name!r} is named twice")
-                kept.add(owner.number)
-                groups_of(session, granted.groups, owner)
-                row = session.get(Follower, (number, owner.number))
+            for granted in request.galleries:
+                collection = collection_named(session, granted.collection)
+                if collection.number in kept:
+                    raise Conflict(f"the collection {collection.name!r} is named twice")
+                kept.add(collection.number)
+                groups_of(session, granted.groups, collection)
+                row = session.get(Follower, (number, collection.number))
                 if row is None:
                     row = Follower(
-                        device_number=number, collection_number=owner.number, granted_at=now
+                        device_number=number, collection_number=collection.number, granted_at=now
                     )
                     session.add(row)
-                wanted_now = sorted(set(granted.groups)), granted.names
-                if row.withdrawn_at is None and wanted_now == (row.groups, row.names):
+                scope = sorted(set(granted.groups)), granted.names
+                if row.withdrawn_at is None and scope == (row.groups, row.names):
                     continue
-                (row.groups, row.names), row.withdrawn_at = wanted_now, None
+                (row.groups, row.names), row.withdrawn_at = scope, None
                 session.flush()
-                # A line in the feed, so that a box which waits for one learns of it now.
-                record(session, owner.number, "gallery_granted", device, now)
+                # An entry of the feed, so that a device that waits for changes gets it at once.
+                record(session, collection.number, "gallery_granted", device, now)
             _withdraw(session, device, number, kept, now)
         return self.page(FollowerQuery(device=device, size=1000))
 
-    def given(self, device: str) -> list[Granted]:
-        """What a device may hold now."""
+    def granted(self, device: str) -> list[Granted]:
+        """The galleries that a device may hold now."""
         held = self.page(FollowerQuery(device=device, size=1000)).items
         return [
-            Granted(collection=one.collection, groups=one.groups, names=one.names)
-            for one in held
-            if one.withdrawn_at is None
+            Granted(collection=row.collection, groups=row.groups, names=row.names)
+            for row in held
+            if row.withdrawn_at is None
         ]
 
-    def group_ids(self, collection: str, said: Sequence[str]) -> list[str]:
-        """The ids of groups that a person names, by id or by name.
-
-        Raises NotFound where there is none.
-        """
+    def group_ids(self, collection: str, words: Sequence[str]) -> list[str]:
+        """The ids of groups, each given by id or by name. Raises NotFound."""
         with self._database.read() as session:
-            owner = collection_named(session, collection)
-            query = select(Group.id, Group.name).where(Group.collection_number == owner.number)
+            number = collection_named(session, collection).number
+            query = select(Group.id, Group.name).where(Group.collection_number == number)
             groups = [(row.id, row.name) for row in session.execute(query)]
         ids = {name: key for key, name in groups} | {key: key for key, _ in groups}
-        for one in said:
-            if one not in ids:
+        for word in words:
+            if word not in ids:
                 names = ", ".join(repr(name) for _, name in groups[:20]) or "none"
-                raise NotFound(f"{collection!r} has no group {one!r}; it has {names}")
-        return [ids[one] for one in said]
+                raise NotFound(f"{collection!r} has no group {word!r}; it has {names}")
+        return [ids[word] for word in words]
 
     def page(self, query: FollowerQuery) -> Page[FollowerView]:
         """Followers by device and collection."""
         with self._database.read() as session:
-            wanted = _VIEWED
+            followers = _VIEWED
             if query.device is not None:
-                wanted = wanted.where(Device.name == query.device)
+                followers = followers.where(Device.name == query.device)
             if query.collection is not None:
-                wanted = wanted.where(Collection.name == query.collection)
+                followers = followers.where(Collection.name == query.collection)
             if query.behind is not None:
-                wanted = wanted.where(_has_not_reached(query.behind))
+                followers = followers.where(_has_not_reached(query.behind))
             by_name = Device.name, Collection.name
-            return page_of_rows(session, wanted, query, *by_name, views=each(_view))
+            return page_of_rows(session, followers, query, *by_name, views=each(_view))
 
     def grant(self, device: str, collection_number: int) -> Grant:
-        """What a device may hold of a collection.
+        """The part of a collection that a device may hold.
 
-        Raises Forbidden when that is nothing; a box forgets what it holds when it is told so, so
-        this ends a withdrawal.
+        Raises Forbidden if it may hold nothing. The device deletes its gallery on that error, so
+        this also completes a withdrawal.
         """
         known = (
             select(Follower)
@@ -138,14 +135,14 @@ class Followers:
             with self._database.write() as session:
                 session.execute(delete(Follower).where(withdrawn))
         raise Forbidden(
-            f"device {device!r} is not to hold this collection; an admin gives it with "
+            f"device {device!r} may not hold this collection; an admin gives it with "
             f"`match-server device gallery --device {device} --give COLLECTION`"
         )
 
     def acknowledge(
         self, grant: Grant, collection_number: int, seq: int, keep_h: float | None
     ) -> None:
-        """A follower has everything up to `seq` on its disk; 0 when it begins a snapshot."""
+        """Store that a follower has all changes up to `seq` on its disk; 0: it reads a snapshot."""
         if grant.device_number is None:
             return
         now = self._clock.now()
@@ -167,16 +164,16 @@ class Followers:
 
 
 def followers_behind(session: Session, collection_number: int, seq: int) -> Sequence[FollowerView]:
-    """The boxes that may still hold what change `seq` of a collection erased.
+    """The devices that may still hold data that change `seq` of a collection erased.
 
-    One that has never asked for the collection holds nothing of it and is not among them.
+    A device that has never requested the collection is not among them.
     """
-    wanted = _VIEWED.where(Follower.collection_number == collection_number, _has_not_reached(seq))
-    return [_view(row) for row in session.execute(wanted.order_by(Device.name))]
+    behind = _VIEWED.where(Follower.collection_number == collection_number, _has_not_reached(seq))
+    return [_view(row) for row in session.execute(behind.order_by(Device.name))]
 
 
 def count_decision(session: Session, device: str, collection_number: int, *, agrees: bool) -> None:
-    """Enter that a box decided by itself, and whether this server then decided the same."""
+    """Count a decision of a device, and whether this server decided the same."""
     number = select(Device.number).where(Device.name == device).scalar_subquery()
     session.execute(
         update(Follower)
@@ -232,7 +229,7 @@ def _device_number(session: Session, name: str) -> int:
 
 
 def _withdraw(session: Session, device: str, number: int, kept: set[int], now: datetime) -> None:
-    """End what is not kept; at once where the box has never asked for it."""
+    """Withdraw all galleries but those in `kept`; at once if the device never requested one."""
     ended = select(Follower).where(
         Follower.device_number == number,
         Follower.collection_number.not_in(kept),

@@ -1,10 +1,10 @@
-"""The change feed as followers read it: what is there (a snapshot), and what happened after.
+"""The change feed for followers: a snapshot of a gallery, and the changes after it.
 
-Lines of the feed say that something changed; what a follower is told is how it is NOW. So what a
-follower gets is the same however many lines it has missed, a line that comes twice does no harm,
-and what was erased meanwhile cannot be told any more. A snapshot is read in portions without a
-lock: what changes while it is being read has a line after its number, and comes with the changes.
-The feed is kept complete, so a follower may come back after any time.
+Entries of the feed say that something changed; a follower gets the present state of it. So the
+result is the same however many entries it has missed, an entry may come twice, and erased data is
+never sent. A snapshot is read in portions without a lock: a change during that time has an entry
+after the number of the snapshot, and comes with the changes. The feed is never shortened, so a
+follower may come back after any time.
 """
 
 import hashlib
@@ -40,30 +40,30 @@ from shared.wire.change_feed import (
     SnapshotPart,
 )
 
-_LINES = 1000  # of the feed, in one answer
-_SHARED = 8  # answers that followers share, kept at most
+_LINES = 1000  # entries of the feed in one response
+_SHARED = 8  # responses that followers share
 _SHARED_FOR = timedelta(seconds=1)  # persons may expire meanwhile
 _PART = 1000  # templates in one line of a snapshot: 1.4 MB at 512 values
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """One collection as one follower may see it."""
+    """One collection, with the part of it that one follower may hold."""
 
     scope: CollectionRef
     grant: Grant
 
     @property
     def mark(self) -> str:
-        """Stands for all of that: when it changes, what a follower holds may be wrong."""
+        """A digest of all of that: if it changes, a follower needs a new snapshot."""
         scope = self.scope
-        words = [str(scope.number), scope.created_at.isoformat(), scope.model_id]
-        words.append(str(scope.generation))
-        words += [str(self.grant.names), *self.grant.groups]
-        return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+        parts = [str(scope.number), scope.created_at.isoformat(), scope.model_id]
+        parts.append(str(scope.generation))
+        parts += [str(self.grant.names), *self.grant.groups]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def gallery(self, point: OperatingPoint) -> Gallery:
-        """What a follower is told of it: a box decides by the point of this moment."""
+        """The description for followers, with the operating point of this moment."""
         return Gallery(
             collection=self.scope.name,
             scope=self.mark,
@@ -74,8 +74,8 @@ class Followed:
         )
 
     def holds(self, now: datetime) -> ColumnElement[bool]:
-        """Which persons are part of it: of the collection, in a group, and not expired."""
-        wanted = (Person.collection_number == self.scope.number) & or_(
+        """The condition for persons of the gallery: in the collection and groups, not expired."""
+        persons = (Person.collection_number == self.scope.number) & or_(
             Person.expires_at.is_(None), Person.expires_at > now
         )
         if self.grant.groups:
@@ -86,12 +86,12 @@ class Followed:
                     Group.collection_number == self.scope.number, Group.id.in_(self.grant.groups)
                 )
             )
-            wanted &= Person.number.in_(members)
-        return wanted
+            persons &= Person.number.in_(members)
+        return persons
 
 
 class Feed:
-    """Reading the change feed on behalf of followers."""
+    """Reads the change feed for followers."""
 
     def __init__(
         self,
@@ -106,30 +106,30 @@ class Feed:
         self._points = points
         self._followers = followers
         self._clock = clock
-        self._lock = threading.Lock()  # guards what is shared
+        self._lock = threading.Lock()  # guards the shared responses
         self._shared_at = -1  # position of the feed
         self._shared: dict[tuple[str, int], FeedChanges] = {}  # by mark and `since`
 
     def followed(self, query: ChangesQuery | SnapshotQuery, principal: Principal) -> Followed:
-        """What this key may follow of what is asked for.
+        """The part of the requested collection that this key may follow.
 
-        Raises Forbidden when it is nothing, NotFound when there is no such collection.
+        Raises Forbidden if it may follow nothing, NotFound for an unknown collection.
         """
         scope = collection_ref(self._database, query.collection)
         if principal.role != "device":
             groups = tuple(sorted(set(query.groups)))
             return Followed(scope, Grant(None, groups, names=True))
         if query.groups:
-            raise MalformedInput("groups: a device follows what it was given, and names no groups")
+            raise MalformedInput("groups: a device follows the granted groups and may not name any")
         device = principal.device
         if device is None or query.device not in (None, device):
-            raise Forbidden(f"this key speaks for device {device!r}, not for {query.device!r}")
+            raise Forbidden(f"this key is for device {device!r}, not for {query.device!r}")
         return Followed(scope, self._followers.grant(device, scope.number))
 
     def acknowledge(self, followed: Followed, query: ChangesQuery) -> None:
-        """Everything up to `since` is durable at the follower.
+        """Store that the follower has all changes up to `since` on its disk.
 
-        Raises SnapshotNeeded when a follower that stands there has to begin anew.
+        Raises SnapshotNeeded if the follower has to take a new snapshot.
         """
         with self._database.read() as session:
             _require_followable(followed, query, position(session))
@@ -138,10 +138,10 @@ class Feed:
         )
 
     def changes(self, followed: Followed, query: ChangesQuery) -> FeedChanges:
-        """What happened after `since`, of at most a thousand lines. Raises as `acknowledge`.
+        """The changes after `since`, at most a thousand entries. Raises as `acknowledge`.
 
-        Many followers ask the same at once when something has happened: they share what was read,
-        for as long as the feed stands there.
+        After a change many followers send the same request: they share a response until the next
+        change.
         """
         now, key = self._clock.now(), (followed.mark, query.since)
         gallery = followed.gallery(self._points.of_tracks(followed.scope))
@@ -176,20 +176,20 @@ class Feed:
         ).all()
         more = len(lines) == _LINES
         cipher = self._vault.cipher(session, followed.scope)
-        left, persons, templates = _as_they_are(session, followed, lines, now, cipher)
+        left, persons, templates = _current_state(session, followed, lines, now, cipher)
         return FeedChanges(
             gallery=gallery,
             seq=lines[-1].seq if more else newest,
             more=more,
             at=now,
             left=left,
-            removed=[one.template_number for one in lines if one.kind == "template_removed"],
+            removed=[line.template_number for line in lines if line.kind == "template_removed"],
             persons=persons,
             templates=templates,
         )
 
     def has_moved(self, followed: Followed, since: int) -> bool:
-        """Whether anything has happened in the collection after `since`."""
+        """Whether the collection has changed after `since`."""
         line = select(Change.seq).where(
             Change.collection_number == followed.scope.number, Change.seq > since
         )
@@ -197,9 +197,9 @@ class Feed:
             return position(session) > since and session.scalar(line.limit(1)) is not None
 
     def snapshot(self, followed: Followed, query: SnapshotQuery) -> Iterator[bytes]:
-        """Everything as lines of JSON: a head, parts, and an end with their digest.
+        """The whole gallery as lines of JSON: a head, parts, and an end with their digest.
 
-        Each part is read for itself, so neither memory nor a transaction grows with the gallery.
+        Each part has its own transaction, so memory and transactions do not grow with the gallery.
         """
         with self._database.read() as session:
             seq = position(session)
@@ -236,7 +236,7 @@ class Feed:
             records = _persons(session, followed, Person.number, sorted(numbers))
             return SnapshotPart(
                 after=rows[-1].number,
-                persons=[_told(row, followed) for row in records],
+                persons=[_feed_person(row, followed) for row in records],
                 templates=_packed(rows, followed, self._vault.cipher(session, followed.scope)),
             )
 
@@ -244,22 +244,22 @@ class Feed:
 def _require_followable(followed: Followed, query: ChangesQuery, newest: int) -> None:
     if query.since > newest:
         raise SnapshotNeeded(
-            f"the feed stands at {newest}, not at {query.since} or later: it is another one, or "
-            "was restored from an older copy; take a snapshot",
+            f"the feed ends at {newest}, before {query.since}: it is a different feed, or was "
+            "restored from a backup; take a snapshot",
             seq=newest,
         )
     if query.scope not in (None, followed.mark):
         raise SnapshotNeeded(
-            "what this follower may hold is not what it was: take a snapshot", seq=newest
+            "the gallery that this follower may hold has changed: take a snapshot", seq=newest
         )
 
 
-def _as_they_are(
+def _current_state(
     session: Session, followed: Followed, lines: Sequence[Any], now: datetime, cipher: Cipher
 ) -> tuple[list[int], list[FeedPerson], FeedTemplates]:
-    """What is now of those whom the lines are about: who left, who is there, their templates.
+    """The present state of the persons in these entries: who left, who is in, their templates.
 
-    Of a person who was edited all templates are told: the edit may have brought them in.
+    For an edited person all templates are sent, because the edit may have added the person.
     """
     subjects = {line.subject for line in lines if line.kind in ("person_created", "person_updated")}
     added = [line.template_number for line in lines if line.kind == "template_added"]
@@ -278,46 +278,46 @@ def _as_they_are(
     ]
     return (
         [number for number in numbers if number not in inside],
-        [_told(row, followed) for row in persons if row.number in inside],
+        [_feed_person(row, followed) for row in persons if row.number in inside],
         _packed([row for row in templates if row.person_number in inside], followed, cipher),
     )
 
 
 def _persons(
-    session: Session, followed: Followed, column: Any, wanted: Sequence[int | str]
+    session: Session, followed: Followed, column: Any, values: Sequence[int | str]
 ) -> list[Any]:
     columns = select(Person.number, Person.id, Person.name, Person.expires_at).where(
         Person.collection_number == followed.scope.number
     )
     return [
         row
-        for some in batches(wanted)
-        for row in session.execute(columns.where(column.in_(some)).order_by(Person.number))
+        for batch in batches(values)
+        for row in session.execute(columns.where(column.in_(batch)).order_by(Person.number))
     ]
 
 
 def _inside(
     session: Session, followed: Followed, numbers: Sequence[int], now: datetime
 ) -> set[int]:
-    """Those of the persons that are part of the gallery."""
+    """The persons of these numbers that are in the gallery."""
     return {
         number
-        for some in batches(numbers)
+        for batch in batches(numbers)
         for number in session.scalars(
-            select(Person.number).where(followed.holds(now), Person.number.in_(some))
+            select(Person.number).where(followed.holds(now), Person.number.in_(batch))
         )
     }
 
 
 def _some(
-    session: Session, followed: Followed, column: Any, wanted: Sequence[int], now: datetime
+    session: Session, followed: Followed, column: Any, values: Sequence[int], now: datetime
 ) -> list[Any]:
-    """Templates of the gallery by their numbers, or by their persons'."""
+    """Templates of the gallery, by their numbers or by those of their persons."""
     return [
         row
-        for some in batches(wanted)
+        for batch in batches(values)
         for row in session.execute(
-            _templates(followed, now).where(column.in_(some)).order_by(Template.number)
+            _templates(followed, now).where(column.in_(batch)).order_by(Template.number)
         )
     ]
 
@@ -328,14 +328,14 @@ def _templates(followed: Followed, now: datetime) -> Select[int, int, str, bytes
         .join(Person, Person.number == Template.person_number)
         .where(
             Template.collection_number == followed.scope.number,
-            Template.model_id == followed.scope.model_id,  # not of one that it has just got
+            Template.model_id == followed.scope.model_id,  # not of the next or previous model
             followed.holds(now),
         )
     )
 
 
 def _packed(rows: Sequence[Any], followed: Followed, cipher: Cipher) -> FeedTemplates:
-    """Templates as a box takes them; what cannot be read is left out, as in every search here."""
+    """Templates in the form for devices, without the damaged ones."""
     stored = [(row.number, row.id, row.vector) for row in rows]
     scope = followed.scope
     read = read_templates(cipher, scope.model_id, scope.dimension, stored)
@@ -348,7 +348,7 @@ def _packed(rows: Sequence[Any], followed: Followed, cipher: Cipher) -> FeedTemp
     )
 
 
-def _told(row: Any, followed: Followed) -> FeedPerson:
+def _feed_person(row: Any, followed: Followed) -> FeedPerson:
     return FeedPerson(
         number=row.number,
         id=row.id,

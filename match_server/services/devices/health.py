@@ -1,4 +1,4 @@
-"""Health: taken in as it comes, the newest hour of it kept."""
+"""Health messages of devices: the newest hour is stored."""
 
 from sqlalchemy import delete, select
 
@@ -14,14 +14,14 @@ _KEPT = 120  # messages of each device: an hour at one every 30 seconds
 
 
 class HealthReports:
-    """Takes health messages in, over whichever transport they came."""
+    """Stores health messages of all transports."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def take(self, message: HealthMessage, *, site: str | None = None) -> HealthAnswer:
-        """Keep it, enter its ledger, and say what the box should know."""
+        """Store a message and its ledger. Returns the response for the device."""
         now = self._clock.now()
         with self._database.write() as session:
             device = mark_device_seen(session, message.device, site, now)
@@ -46,11 +46,11 @@ class HealthReports:
                         DeviceHealth.device_number == device.number, DeviceHealth.number < last
                     )
                 )
-            wanted = session.scalar(
+            revision = session.scalar(
                 select(DeviceConfiguration.revision).where(
                     DeviceConfiguration.device_number == device.number
                 )
             )
         return HealthAnswer(
-            device=message.device, answers=message.at, at=now, config_revision=wanted or 0
+            device=message.device, answers=message.at, at=now, config_revision=revision or 0
         )

@@ -1,4 +1,4 @@
-"""Who has signed a message over the broker, and which devices must."""
+"""Signatures of messages over MQTT: checking them, and which devices have to sign."""
 
 from typing import Literal
 
@@ -16,35 +16,35 @@ _SIGNS = select(Device.message_key).where(Device.name == bindparam("name"))
 
 
 class MessageKeys:
-    """The keys by which devices and this server know each other's messages. Thread-safe.
+    """The keys for messages between devices and this server. Thread-safe.
 
-    A device that has signed once must sign from then on, so that nobody speaks for it by leaving
-    the signature out. Others need not, unless `unsigned` is `refuse`.
+    A device that has signed once must always sign, so that an attacker cannot just leave the
+    signature out. Other devices need not sign, unless `unsigned` is `refuse`.
     """
 
     def __init__(self, database: Database, keys: Keys, unsigned: Unsigned) -> None:
         self._database = database
         self._keys = keys
         self._unsigned = unsigned
-        self._noted: dict[str, str] = {}  # by device: the key that its row is known to name
+        self._noted: dict[str, str] = {}  # by device: the key that its row names
 
     def of(self, topics: DeviceTopics, key_id: str) -> MessageKey | None:
-        """The key of that id, if it is valid and speaks for this device."""
+        """The key of that id, if it is valid for this device."""
         return self._keys.message_key(key_id, topics.device)
 
     def signer(
         self, topics: DeviceTopics, topic: str, payload: bytes, signature: str | None
     ) -> MessageKey | None:
-        """The key that signed this message of a device; None: it need not be signed and is not.
+        """The key that signed this message of a device; None if it need not be signed.
 
-        Raises Forbidden for a message that is not to be taken.
+        Raises Forbidden for a message without a valid signature.
         """
         device = topics.device
         if signature is None:
             if self._unsigned == "refuse" or self._signs(device):
                 raise Forbidden(
-                    f"device {device!r} has to sign what it says over the broker, and this is not "
-                    "signed: update its agent, and give it [server] with its key"
+                    f"device {device!r} has to sign its messages over the broker, and this one is "
+                    "not signed: update its agent, and give it [server] with its key"
                 )
             return None
         key = self.of(topics, key_id_of(signature))

@@ -1,4 +1,4 @@
-"""The ledger: why faces before each camera were not recognised, day by day, as the boxes count."""
+"""The ledger: daily counts of devices why faces were not recognised, by camera."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _MOST = 400
 
 
 class Ledgers:
-    """What the boxes entered."""
+    """Reads the ledgers of devices."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -25,22 +25,22 @@ class Ledgers:
     def of(self, device: str, query: LedgerQuery) -> LedgerView:
         """The days of one device, newest first, its cameras by name."""
         with self._database.read() as session:
-            wanted = select(LedgerEntry).where(
+            entries = select(LedgerEntry).where(
                 LedgerEntry.device_number == device_named(session, device).number
             )
             if query.since is not None:
-                wanted = wanted.where(LedgerEntry.day >= query.since)
+                entries = entries.where(LedgerEntry.day >= query.since)
             if query.until is not None:
-                wanted = wanted.where(LedgerEntry.day <= query.until)
+                entries = entries.where(LedgerEntry.day <= query.until)
             if query.camera is not None:
-                wanted = wanted.where(LedgerEntry.camera == query.camera)
-            ordered = wanted.order_by(LedgerEntry.day.desc(), LedgerEntry.camera).limit(_MOST)
+                entries = entries.where(LedgerEntry.camera == query.camera)
+            ordered = entries.order_by(LedgerEntry.day.desc(), LedgerEntry.camera).limit(_MOST)
             return LedgerView(items=[_view(row) for row in session.scalars(ordered)])
 
 
 def enter(session: Session, device: Device, days: Iterable[LedgerDay]) -> None:
-    """Totals of days replace those that were said before. The device's row is locked."""
-    latest = {(one.camera, one.day): one for one in days}
+    """Store counts of days in place of earlier ones. The row of the device is locked."""
+    latest = {(entry.camera, entry.day): entry for entry in days}
     if not latest:
         return
     known = {
@@ -52,12 +52,13 @@ def enter(session: Session, device: Device, days: Iterable[LedgerDay]) -> None:
             )
         )
     }
-    for key, one in latest.items():
+    for key, entry in latest.items():
         row = known.get(key)
         if row is None:
-            row = LedgerEntry(device_number=device.number, camera=one.camera, day=one.day)
+            row = LedgerEntry(device_number=device.number, camera=entry.camera, day=entry.day)
             session.add(row)
-        row.tracks, row.with_probe, row.reasons = one.tracks, one.with_probe, dict(one.reasons)
+        row.tracks, row.with_probe = entry.tracks, entry.with_probe
+        row.reasons = dict(entry.reasons)
 
 
 def _view(row: LedgerEntry) -> LedgerDayView:

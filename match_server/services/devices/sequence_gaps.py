@@ -1,4 +1,4 @@
-"""The numbers of a device's probes: which have come, and which were passed over."""
+"""Sequence numbers of the probes of a device: the received and the missing ones."""
 
 import logging
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def note_sequence(session: Session, device: Device, sequence: int) -> None:
-    """Enter a stored probe's number. A hole before it becomes a gap, one that it fills closes."""
+    """Count the number of a stored probe. Numbers before it may become a gap; it may fill one."""
     first, last = device.first_sequence, device.last_sequence
     device.received += 1
     if first is None or last is None:
@@ -30,15 +30,15 @@ def _open_gap(session: Session, device: Device, first: int, last: int) -> None:
     if first > last:
         return
     extra = {"device": device.name, "first": first, "last": last}
-    log.warning("probes are missing", extra=extra)
-    session.flush()  # a device that is new has its number then
+    log.warning("Probes are missing", extra=extra)
+    session.flush()  # gives a new device its number
     session.add(DeviceGap(device_number=device.number, first=first, last=last))
 
 
 def _fill(session: Session, device: Device, sequence: int) -> None:
-    if any(isinstance(one, DeviceGap) for one in (*session.new, *session.dirty)):
+    if any(isinstance(row, DeviceGap) for row in (*session.new, *session.dirty)):
         session.flush()
-    with session.no_autoflush:  # of all else that this transaction has changed
+    with session.no_autoflush:  # of other changes of this transaction
         gap = session.scalars(
             select(DeviceGap).where(
                 DeviceGap.device_number == device.number,
@@ -47,7 +47,7 @@ def _fill(session: Session, device: Device, sequence: int) -> None:
             )
         ).one_or_none()
     if gap is None:
-        return  # the number came before, under another probe: a box that lost its memory
+        return  # another probe had this number: the device has lost its state
     first, last = gap.first, gap.last
     if sequence == first:
         session.delete(gap)

@@ -1,7 +1,7 @@
-"""Secrets that the server has to know again, sealed with the master key where there is one.
+"""Secrets that the server needs in plain text, encrypted with the master key if there is one.
 
-Keys of the API and enrollment codes are not among them: of those a hash is enough. A webhook's
-secret signs, and what is wanted of a box may hold a camera's password.
+API keys and enrollment codes are not among them, because their hashes are enough. The secret of a
+webhook signs its requests, and the configuration of a device may hold the password of a camera.
 """
 
 import base64
@@ -21,52 +21,52 @@ from match_server.services.encryption.vault import Vault
 from shared.encryption import Key, about, key_id_of
 from shared.errors import Damaged, KeyMissing, MalformedInput
 
-_SEALED = "sealed"  # the only name in a document that is one
+_SEALED = "sealed"  # the only key of an encrypted document
 
 
 @dataclass(frozen=True, slots=True)
 class SecretUse:
-    """How many secrets are sealed with a master key; with None: how many lie open."""
+    """The number of secrets that a master key encrypts; None: that are not encrypted."""
 
     master_id: str | None
     secrets: int
 
 
 class Secrets:
-    """Seals and opens secrets. Without a master key they are kept as they are. Thread-safe."""
+    """Encrypts and decrypts secrets. Without a master key they stay as they are. Thread-safe."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
     def keep_webhook(self, row: Webhook, secret: bytes) -> None:
-        """Put a webhook's secret into its row, which has its id. Raises KeyMissing."""
+        """Set the secret in the row of a webhook, which has its id. Raises KeyMissing."""
         _put_webhook(row, secret, self._vault.sealing_key())
 
     def of_webhook(self, row: Webhook) -> bytes:
-        """Raises KeyMissing, Damaged."""
+        """The secret of a webhook. Raises KeyMissing, Damaged."""
         if row.master_id is None:
             return row.secret
         return self._vault.open_with_master(row.secret, _of_webhook(row))
 
     def keep_document(self, device: int, document: Mapping[str, JsonValue]) -> Json:
-        """What is wanted of a box (by its number), as its row keeps it.
+        """The configuration of a device (by number) as its row holds it.
 
-        Raises KeyMissing; MalformedInput for a document that looks like one that is kept.
+        Raises KeyMissing; MalformedInput for a document that looks like an encrypted one.
         """
         if _SEALED in document:
             raise MalformedInput(f"config.{_SEALED}: no box has such a setting")
         return _put_document(device, document, self._vault.sealing_key())
 
     def document(self, device: int, kept: Json) -> Json:
-        """The inverse. Raises KeyMissing, Damaged."""
+        """The configuration in the value of a row. Raises KeyMissing, Damaged."""
         sealed = _envelope_in(kept)
         if sealed is None:
             return kept
-        found: Json = json.loads(self._vault.open_with_master(sealed, _of_document(device)))
-        return found
+        document: Json = json.loads(self._vault.open_with_master(sealed, _of_document(device)))
+        return document
 
     def used(self, session: Session) -> list[SecretUse]:
-        """With which master keys there are secrets."""
+        """The number of secrets by master key."""
         counts: dict[str | None, int] = {}
         for master_id in session.scalars(select(Webhook.master_id)):
             counts[master_id] = counts.get(master_id, 0) + 1
@@ -77,7 +77,7 @@ class Secrets:
         return [SecretUse(master_id, count) for master_id, count in counts.items()]
 
     def locked(self, database: Database) -> int:
-        """How many cannot be opened with the keys given."""
+        """How many secrets cannot be decrypted with the present keys."""
         locked = 0
         with database.read() as session:
             for webhook in session.scalars(select(Webhook)):
@@ -87,9 +87,9 @@ class Secrets:
         return locked
 
     def reseal(self, session: Session) -> int:
-        """Seal all with the current master key; answers how many were not yet.
+        """Encrypt all secrets with the current master key. Returns how many changed.
 
-        Raises KeyMissing when one cannot be opened, or there is no master key.
+        Raises KeyMissing if a secret cannot be decrypted, or without a master key.
         """
         master = self._vault.master().current
         count = 0
@@ -97,19 +97,19 @@ class Secrets:
             if webhook.master_id != master.id.hex():
                 _put_webhook(webhook, self.of_webhook(webhook), master)
                 count += 1
-        for wanted in session.scalars(select(DeviceConfiguration)).all():
-            if wanted.desired and _master_of(wanted.desired) != master.id.hex():
-                plain = self.document(wanted.device_number, wanted.desired)
-                wanted.desired = _put_document(wanted.device_number, plain, master)
+        for row in session.scalars(select(DeviceConfiguration)).all():
+            if row.desired and _master_of(row.desired) != master.id.hex():
+                plain = self.document(row.device_number, row.desired)
+                row.desired = _put_document(row.device_number, plain, master)
                 count += 1
         return count
 
     def seal_plain(self, database: Database) -> int:
-        """Where there is a master key by now, seal what was kept before there was one."""
+        """If there is a master key now, encrypt secrets that were stored without one."""
         if self._vault.sealing_key() is None:
             return 0
         with database.read() as session:
-            if all(one.master_id is not None for one in self.used(session)):
+            if all(use.master_id is not None for use in self.used(session)):
                 return 0
         with database.write() as session:
             return self.reseal(session)
@@ -128,14 +128,14 @@ def _put_document(device: int, document: Mapping[str, JsonValue], master: Key | 
 
 
 def _envelope_in(kept: Json) -> bytes | None:
-    """The envelope that a kept document is; None for one that lies open."""
+    """The encrypted bytes in a stored document; None if it is not encrypted."""
     text = kept.get(_SEALED)
     if len(kept) != 1 or not isinstance(text, str):
         return None
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
-        raise Damaged("what was wanted of a box is no envelope any more: want it again") from None
+        raise Damaged("the encrypted configuration of a device is damaged: set it again") from None
 
 
 def _master_of(kept: Json) -> str | None:

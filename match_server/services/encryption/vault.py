@@ -1,8 +1,8 @@
-"""What encrypted collections keep, sealed on its way to the disk and opened on its way back.
+"""Encryption of templates and photos of encrypted collections.
 
-Each collection has data keys of its own, which rest in the database sealed with the master key.
-A deleted collection takes its data keys along, so that no copy of its templates and photos that is
-left anywhere (a backup, a storage that did not answer) can be read without a backup of those rows.
+Each collection has its own data keys, which the database holds encrypted with the master key. The
+data keys are deleted with their collection. Then no remaining copy of its templates and photos (in
+a backup, or in a storage that was not available) can be read without a backup of the keys.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from shared.errors import ConfigurationError, Damaged, KeyMissing
 
 Purpose = Literal["seal", "digest"]
 LoadRing = Callable[[], Keyring | None]
-"""The master keys of this process; None: it was given none. Raises ConfigurationError."""
+"""Loads the master keys of this process; None if it has none. Raises ConfigurationError."""
 
 _KEYS = (
     select(DataKey.number, DataKey.purpose, DataKey.key_id, DataKey.wrapped, DataKey.retired_at)
@@ -34,21 +34,21 @@ _KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Cipher:
-    """How what one collection keeps is written and read: as it is, or in envelopes."""
+    """Encrypts and decrypts the data of one collection; leaves it as it is if not encrypted."""
 
     collection: int  # its number
-    ring: Keyring | None = None  # None: as it is
-    data_key: int | None = None  # number of the key that seals, to be noted beside what it sealed
+    ring: Keyring | None = None  # None: not encrypted
+    data_key: int | None = None  # number of the key that encrypts, for the row of the data
     digest_key: bytes | None = None
 
     def seal_vector(self, template_id: str, model_id: str, vector: bytes) -> bytes:
-        """A template's little-endian float16, as its row holds it."""
+        """Encrypt a template (little-endian float16) for its row."""
         if self.ring is None:
             return vector
         return self.ring.seal(vector, self._template(template_id, model_id))
 
     def open_vectors(self, model_id: str, rows: Sequence[tuple[str, bytes]]) -> Sequence[bytes]:
-        """The inverse, for rows (template id, as stored). Raises KeyMissing, Damaged."""
+        """Decrypt templates of rows (template id, stored bytes). Raises KeyMissing, Damaged."""
         if self.ring is None:
             return [stored for _, stored in rows]
         vectors = []
@@ -64,15 +64,15 @@ class Cipher:
         return vectors
 
     def seal_file(self, name: str, data: bytes) -> bytes:
-        """A photo or thumbnail, as the file of that name holds it."""
+        """Encrypt a photo or thumbnail for the file of this name."""
         return data if self.ring is None else self.ring.seal(data, self._file(name))
 
     def open_file(self, name: str, stored: bytes) -> bytes:
-        """The inverse. Raises KeyMissing, Damaged."""
+        """Decrypt the content of a file. Raises KeyMissing, Damaged."""
         return stored if self.ring is None else self.ring.open(stored, self._file(name))
 
     def digest(self, data: bytes) -> bytes:
-        """By which the same file is recognised; only who has the key can make it of a file."""
+        """A digest to recognise the same file; in encrypted collections only with their key."""
         if self.digest_key is None:
             return hashlib.sha256(data).digest()
         return hmac.digest(self.digest_key, data, "sha256")
@@ -90,22 +90,22 @@ class Vault:
     def __init__(self, load: LoadRing) -> None:
         self._load = load
         self._ring: Keyring | None = None
-        self._opened: dict[str, Key] = {}  # data keys by their ids, which are made from them
+        self._opened: dict[str, Key] = {}  # data keys by id; an id is derived from its key
 
-    def cipher(self, reader: Reader, owner: Collection | CollectionRef) -> Cipher:
-        """How this collection is written and read now.
+    def cipher(self, reader: Reader, collection: Collection | CollectionRef) -> Cipher:
+        """The cipher of a collection.
 
-        Raises KeyMissing when it is encrypted and the master key for it was not given.
+        Raises KeyMissing if the collection is encrypted and its master key is missing.
         """
-        if not owner.encrypted:
-            return Cipher(owner.number)
+        if not collection.encrypted:
+            return Cipher(collection.number)
         seal: list[tuple[int, Key]] = []
         retired: list[Key] = []
         digest_key = None
         for number, purpose, key_id, wrapped, retired_at in reader.execute(
-            _KEYS, {"collection": owner.number}
+            _KEYS, {"collection": collection.number}
         ):
-            key = self._opened.get(key_id) or self._open(owner, purpose, key_id, wrapped)
+            key = self._opened.get(key_id) or self._open(collection, purpose, key_id, wrapped)
             if purpose == "digest":
                 digest_key = key.secret
             elif retired_at is None:
@@ -113,28 +113,30 @@ class Vault:
             else:
                 retired.append(key)
         if not seal or digest_key is None:
-            raise KeyMissing(f"the data keys of collection {owner.name!r} are not in the database")
+            raise KeyMissing(
+                f"the data keys of collection {collection.name!r} are not in the database"
+            )
         ring = Keyring([key for _, key in seal] + retired)
-        return Cipher(owner.number, ring, seal[0][0], digest_key)
+        return Cipher(collection.number, ring, seal[0][0], digest_key)
 
-    def add_keys(self, session: Session, owner: Collection, now: datetime) -> None:
-        """The first keys of a new encrypted collection. Raises KeyMissing without a master key."""
+    def add_keys(self, session: Session, collection: Collection, now: datetime) -> None:
+        """Make the first keys of a collection. Raises KeyMissing without a master key."""
         for purpose in ("seal", "digest"):
-            self.add_key(session, owner, purpose, now)
+            self.add_key(session, collection, purpose, now)
 
     def add_key(
-        self, session: Session, owner: Collection, purpose: Purpose, now: datetime
+        self, session: Session, collection: Collection, purpose: Purpose, now: datetime
     ) -> DataKey:
         """One more key of a collection; if it is for sealing, it seals from now on."""
         self._ring = self._loaded()  # a new master key may have come since the process started
         master, key = self._ring.current, Key.new()
         key_id = key.id.hex()
         row = DataKey(
-            collection_number=owner.number,
+            collection_number=collection.number,
             purpose=purpose,
             key_id=key_id,
             master_id=master.id.hex(),
-            wrapped=master.seal(key.secret, _wrapping(owner.number, purpose, key_id)),
+            wrapped=master.seal(key.secret, _wrapping(collection.number, purpose, key_id)),
             created_at=now,
         )
         session.add(row)
@@ -142,10 +144,9 @@ class Vault:
         return row
 
     def rewrap(self, session: Session) -> int:
-        """Seal all data keys anew with the current master key; answers how many there were.
+        """Encrypt all data keys again with the current master key. Returns how many changed.
 
-        What they sealed stays as it is. Raises KeyMissing when one cannot be opened, with nothing
-        changed.
+        Data that they encrypt stays as it is. Raises KeyMissing if a key cannot be decrypted.
         """
         master = self.master().current
         rows = session.scalars(
@@ -158,48 +159,48 @@ class Vault:
         return len(rows)
 
     def master(self) -> Keyring:
-        """The master keys. Raises KeyMissing when none were given."""
+        """The master keys. Raises KeyMissing if there are none."""
         if self._ring is None:
             self._ring = self._loaded()
         return self._ring
 
     def sealing_key(self) -> Key | None:
-        """The master key that seals, read now; None where none was given. Raises KeyMissing."""
+        """The master key that encrypts, loaded now; None if there is none. Raises KeyMissing."""
         ring = self._read_ring()
         return None if ring is None else ring.current
 
     def open_with_master(self, sealed: bytes, bound: bytes) -> bytes:
-        """What was sealed with a master key itself. Raises KeyMissing, Damaged."""
+        """Decrypt data that a master key itself encrypted. Raises KeyMissing, Damaged."""
         return self._unwrap(sealed, bound)
 
     def locked(self, database: Database) -> list[str]:
-        """The names of the encrypted collections that cannot be read, with the keys given."""
+        """The names of the encrypted collections that cannot be read with these keys."""
         with database.read() as session:
-            owners = session.scalars(
+            collections = session.scalars(
                 select(Collection).where(Collection.encrypted).order_by(Collection.name)
             ).all()
             locked = []
-            for owner in owners:
+            for collection in collections:
                 try:
-                    self.cipher(session, owner)
+                    self.cipher(session, collection)
                 except (KeyMissing, Damaged):
-                    locked.append(owner.name)
+                    locked.append(collection.name)
             return locked
 
     def _open(
-        self, owner: Collection | CollectionRef, purpose: str, key_id: str, wrapped: bytes
+        self, collection: Collection | CollectionRef, purpose: str, key_id: str, wrapped: bytes
     ) -> Key:
         try:
-            key = Key(self._unwrap(wrapped, _wrapping(owner.number, purpose, key_id)))
+            key = Key(self._unwrap(wrapped, _wrapping(collection.number, purpose, key_id)))
         except KeyMissing as error:
             raise KeyMissing(
-                f"collection {owner.name!r} is encrypted and cannot be read: {error.message}"
+                f"collection {collection.name!r} is encrypted and cannot be read: {error.message}"
             ) from None
         self._opened[key_id] = key
         return key
 
     def _unwrap(self, wrapped: bytes, bound: bytes) -> bytes:
-        """A data key. The master keys are read again when it is of one that is not known yet."""
+        """Decrypt a data key. Loads the master keys again if its master key is unknown."""
         try:
             return self.master().open(wrapped, bound)
         except KeyMissing:
@@ -216,7 +217,7 @@ class Vault:
         ring = self._read_ring()
         if ring is None:
             raise KeyMissing(
-                "no master key was given; set MUSTER_ENCRYPTION_KEY_FILE (or "
+                "there is no master key; set MUSTER_ENCRYPTION_KEY_FILE (or "
                 "MUSTER_ENCRYPTION_KEY), with a key of `match-server keyring new`"
             )
         return ring

@@ -1,9 +1,10 @@
-"""Erasures as a restored database would not know them: noted beside it, and done again.
+"""A journal of erasures beside the database, to repeat them after a restore.
 
-A database that is restored from an export or a backup holds those whom somebody erased since. Each
-server notes in its data folder who was erased (ids alone), and how far the change feed had come. At
-its start it compares: whoever is in the database again is erased again, and those who follow the
-feed are told to begin anew, because the numbers that they know now mean something else.
+A database that is restored from a backup holds persons that were erased after the backup. So each
+server writes into its data folder who was erased (only ids), and the last number of the change
+feed. At its start it compares both with the database. Persons that are in the database again are
+erased again, and followers of the feed have to take a new snapshot, because the numbers that they
+know have a different meaning now.
 """
 
 import fcntl
@@ -32,24 +33,24 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "erasures.journal"
 _POSITION: Final = "feed-position"
-_AHEAD: Final = 2**62  # of any change feed
-_OVERLAP = timedelta(days=1)  # clocks of several servers, and transactions that end late
+_AHEAD: Final = 2**62  # higher than any number of a change feed
+_OVERLAP = timedelta(days=1)  # for servers with different clocks and for long transactions
 
 
 class Erased(BaseModel):
-    """One line: who was erased, of which collection, and when."""
+    """One line of the journal: an erased person."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     erasure: str
     person: str
     collection: int  # its number
-    collection_created_at: Moment | None  # None: the collection was gone before this was noted
+    collection_created_at: Moment | None  # None: the collection was deleted before
     at: Moment
 
 
 class ErasureJournal:
-    """The notes in one data folder. Processes may share it: lines are appended under a lock."""
+    """The journal of one data folder. Processes share it: they append lines under a lock."""
 
     def __init__(self, folder: Path, database: Database, clock: Clock) -> None:
         self._file = folder / FILE
@@ -58,23 +59,23 @@ class ErasureJournal:
         self._clock = clock
         self._known: set[str] = set()  # erasures in the file
         self._newest: datetime | None = None
-        self._read = 0  # bytes of the file
+        self._read = 0  # bytes of the file that were read
 
     def add(self, erased: Erased) -> None:
-        """Note one that was erased just now. Raises Unavailable."""
+        """Add an erasure. Raises Unavailable."""
         with self._translated():
             self._append([erased])
 
     def keep_up(self) -> None:
-        """Note what was erased since, also by other servers. Raises Unavailable."""
+        """Add new erasures of the database, also those of other servers. Raises Unavailable."""
         with self._translated():
             self._read_on()
-            wanted = select(Erasure.id, Erasure.person, Erasure.collection_number, Erasure.at)
+            erasures = select(Erasure.id, Erasure.person, Erasure.collection_number, Erasure.at)
             if self._newest is not None:
-                wanted = wanted.where(Erasure.at > self._newest - _OVERLAP)
+                erasures = erasures.where(Erasure.at > self._newest - _OVERLAP)
             with self._database.read() as session:
                 reached = position(session)
-                rows = session.execute(wanted.order_by(Erasure.at)).all()
+                rows = session.execute(erasures.order_by(Erasure.at)).all()
                 new = [row for row in rows if row.id not in self._known]
                 created = dict(
                     session.execute(select(Collection.number, Collection.created_at)).all()
@@ -94,48 +95,48 @@ class ErasureJournal:
             self._note_position(reached)
 
     def merge(self, other: Path) -> int:
-        """Take over the lines of another server's journal; answers how many were new.
+        """Add the lines of another server's journal. Returns how many were new.
 
-        Raises ConfigurationError when it is none.
+        Raises ConfigurationError if the file is not a journal.
         """
         self._read_on()
-        found = _lines(other.read_bytes(), strict=True)
-        new = [one for one in found if one.erasure not in self._known]
+        lines = _lines(other.read_bytes(), strict=True)
+        new = [line for line in lines if line.erasure not in self._known]
         self._append(new)
         return len(new)
 
     def returned(self) -> list[tuple[str, str]]:
-        """Who is in the database although somebody erased them: collection and id."""
+        """The erased persons that are in the database again: names of collections, and ids."""
         if not self._file.is_file():
             return []
-        noted = list(_lines(self._file.read_bytes()))
-        found: list[tuple[str, str]] = []
+        lines = list(_lines(self._file.read_bytes()))
+        returned: list[tuple[str, str]] = []
         with self._database.read() as session:
             known = {
                 erasure
-                for ids in batches([one.erasure for one in noted])
+                for ids in batches([line.erasure for line in lines])
                 for erasure in session.scalars(select(Erasure.id).where(Erasure.id.in_(ids)))
             }
-            owners = {one.number: one for one in session.scalars(select(Collection))}
-            for one in noted:
-                owner = owners.get(one.collection)
-                if one.erasure in known or owner is None:
+            collections = {row.number: row for row in session.scalars(select(Collection))}
+            for line in lines:
+                collection = collections.get(line.collection)
+                if line.erasure in known or collection is None:
                     continue
-                if not _is_same(owner.created_at, one.collection_created_at):
+                if not _is_same(collection.created_at, line.collection_created_at):
                     continue
-                there = session.scalar(
+                number = session.scalar(
                     select(Person.number).where(
-                        Person.collection_number == owner.number,
-                        Person.id == one.person,
-                        Person.created_at < one.at,  # else enrolled anew, after the erasure
+                        Person.collection_number == collection.number,
+                        Person.id == line.person,
+                        Person.created_at < line.at,  # else enrolled again after the erasure
                     )
                 )
-                if there is not None and (owner.name, one.person) not in found:
-                    found.append((owner.name, one.person))
-        return found
+                if number is not None and (collection.name, line.person) not in returned:
+                    returned.append((collection.name, line.person))
+        return returned
 
     def is_ahead(self) -> bool:
-        """Whether the feed had come further than the database knows: it is an older one."""
+        """Whether the change feed was further than in this database: it was restored."""
         try:
             noted = int(self._position.read_text("ascii"))
         except (OSError, ValueError):
@@ -144,11 +145,11 @@ class ErasureJournal:
             return position(session) < noted
 
     def expect_restored(self) -> None:
-        """Let `is_ahead` say so at the next start, whatever the database comes to be."""
+        """Let `is_ahead` return True at the next start."""
         self._note_position(_AHEAD)
 
     def restart_followers(self) -> None:
-        """Let everybody who follows the change feed take a snapshot; galleries are read anew."""
+        """Let all followers of the change feed take a new snapshot, and galleries be read again."""
         with self._database.write() as session:
             session.execute(update(Collection).values(generation=Collection.generation + 1))
             note(session, Note("database_restored", self._clock.now()))
@@ -163,7 +164,7 @@ class ErasureJournal:
             raise unwritable(f"{self._file} cannot be written", error) from error
 
     def _read_on(self) -> None:
-        """Learn what is in the file by now."""
+        """Read the lines that were added to the file."""
         if not self._file.is_file():
             return
         with self._file.open("rb") as stream:
@@ -174,7 +175,7 @@ class ErasureJournal:
         self._remember(list(_lines(whole)))
 
     def _append(self, lines: Iterable[Erased]) -> None:
-        text = "".join(f"{one.model_dump_json()}\n" for one in lines)
+        text = "".join(f"{line.model_dump_json()}\n" for line in lines)
         if not text:
             return
         descriptor = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
@@ -182,7 +183,7 @@ class ErasureJournal:
             fcntl.flock(stream, fcntl.LOCK_EX)
             if stream.seek(0, os.SEEK_END):
                 stream.seek(-1, os.SEEK_END)
-                if stream.read(1) != b"\n":  # a line that was cut off when a machine died
+                if stream.read(1) != b"\n":  # the last line is incomplete after a power cut
                     text = f"\n{text}"
             stream.write(text.encode())
             stream.flush()
@@ -190,8 +191,8 @@ class ErasureJournal:
         self._read_on()
 
     def _remember(self, lines: Sequence[Erased]) -> None:
-        self._known |= {one.erasure for one in lines}
-        times = [one.at for one in lines]
+        self._known |= {line.erasure for line in lines}
+        times = [line.at for line in lines]
         if times:
             self._newest = max([*times, *([] if self._newest is None else [self._newest])])
 
@@ -207,17 +208,17 @@ class ErasureJournal:
 
 
 def _is_same(moment: datetime, noted: datetime | None) -> bool:
-    """Whether a moment is the one that a line holds, in which it has whole milliseconds."""
+    """Whether a moment is the same as in a line, which holds milliseconds."""
     return noted is not None and abs(moment - noted) < timedelta(milliseconds=1)
 
 
 def _lines(data: bytes, *, strict: bool = False) -> Iterator[Erased]:
-    """The lines of a journal; those that a dying machine cut off are left aside."""
+    """The lines of a journal. Incomplete lines are skipped, or with `strict` raise."""
     for line in data.splitlines():
         try:
             yield Erased.model_validate_json(line)
         except ValidationError:
             if strict and line.strip():
                 raise ConfigurationError(
-                    f"this is no journal of erasures ({FILE} of a data folder)"
+                    f"this is not a journal of erasures ({FILE} of a data folder)"
                 ) from None

@@ -1,4 +1,4 @@
-"""Files that nothing names: what a process left that died between writing and committing."""
+"""Deleting files without a row: a process was killed between writing and committing them."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ from match_server.services.lookups import batches
 
 log = logging.getLogger(__name__)
 
-_GRACE_S: Final = 3600.0  # far longer than a transaction may take
+_GRACE_S: Final = 3600.0  # much longer than any transaction
 
 
 class OrphanFiles:
-    """Looks through the photos and thumbnails in the data folder, and deletes what is nobody's.
+    """Deletes photos and thumbnails in the data folder that no row names.
 
-    Storages elsewhere are not listed: they may hold what others have put there.
+    Other storages are not searched, because they may hold files of other programs.
     """
 
     def __init__(self, root: Path, database: Database) -> None:
@@ -29,19 +29,19 @@ class OrphanFiles:
         self._database = database
 
     def run(self) -> int:
-        """How many files went."""
-        gone = self._clear("photos", Image.file) + self._clear("snapshots", Event.snapshot)
-        if gone:
-            log.warning("files of writes that never came to an end are deleted", extra={"n": gone})
-        return gone
+        """Delete such files. Returns their number."""
+        count = self._clear("photos", Image.file) + self._clear("snapshots", Event.snapshot)
+        if count:
+            log.warning("Deleted files of interrupted writes", extra={"n": count})
+        return count
 
     def _clear(self, kind: str, column: InstrumentedAttribute[str | None]) -> int:
-        gone = 0
+        count = 0
         for names in batches(self._old(kind)):
             for name in set(names) - self._named(column, names):
                 (self._root / name).unlink(missing_ok=True)
-                gone += 1
-        return gone
+                count += 1
+        return count
 
     def _named(
         self, column: InstrumentedAttribute[str | None], names: Sequence[str]
@@ -50,7 +50,7 @@ class OrphanFiles:
             return set(session.scalars(select(column).where(column.in_(names))))
 
     def _old(self, kind: str) -> list[str]:
-        """Names of the files that have lain there for a while."""
+        """The names of files that are older than the grace period."""
         before_s = time.time() - _GRACE_S
         return [str(path.relative_to(self._root)) for path in self._files(kind, before_s)]
 

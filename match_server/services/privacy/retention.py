@@ -1,7 +1,7 @@
-"""Retention: what has been kept for long enough goes, a little at a time.
+"""Retention: deleting what is older than the settings allow, in small portions.
 
-Transactions are small, so that nobody who enrolls or sends probes waits for them. Each is told to
-the audit log, by counts.
+Transactions are small, so that enrollment and probes do not wait for them. Each has an entry with
+counts in the audit log.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _AT_ONCE = 200  # rows in one transaction
 
 
 class Periods(Protocol):
-    """The server's settings that count where a collection says nothing."""
+    """The settings of the server, for collections without settings of their own."""
 
     @property
     def retain_events_days(self) -> float: ...
@@ -42,9 +42,9 @@ class Periods(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """For one collection: what is older than these goes. None: nothing does."""
+    """For one collection: what is older than these moments is deleted. None: nothing is."""
 
-    number: int | None  # None: sightings of collections that are gone
+    number: int | None  # None: sightings of deleted collections
     name: str | None
     events: datetime | None
     snapshots: datetime | None
@@ -62,9 +62,9 @@ class RetentionSweep:
         erasures: Erasures,
         clock: Clock,
         periods: Periods,
-        count: Callable[[str, int], None] = lambda what, number: None,
+        count: Callable[[str, int], None] = lambda kind, number: None,
     ) -> None:
-        """`count` is told what went, by kind: events, snapshots, probes, persons."""
+        """`count` is called with a kind and a number: events, snapshots, probes, persons."""
         self._database = database
         self._files = files
         self._erasures = erasures
@@ -73,19 +73,19 @@ class RetentionSweep:
         self._count = count
 
     def preview(self) -> list[Swept]:
-        """What `run` would delete now, by collection."""
+        """The counts that `run` would delete now, by collection."""
         with self._database.read() as session:
             return [_counted(session, limits) for limits in self._limits(session)]
 
     def run(self) -> list[Swept]:
-        """Delete it; answers what went, by collection."""
+        """Delete what is too old. Returns the counts by collection."""
         with self._database.read() as session:
-            everything = self._limits(session)
-        swept = [self._sweep(limits) for limits in everything]
-        for one in swept:
-            for what in ("events", "snapshots", "probes", "persons"):
-                self._count(what, getattr(one, what))
-        if any(one.anything for one in swept):
+            all_limits = self._limits(session)
+        swept = [self._sweep(limits) for limits in all_limits]
+        for counts in swept:
+            for kind in ("events", "snapshots", "probes", "persons"):
+                self._count(kind, getattr(counts, kind))
+        if any(counts.anything for counts in swept):
             self._files.sweep()
         return swept
 
@@ -108,32 +108,34 @@ class RetentionSweep:
         )
 
     def _delete_events(self, limits: _Limits) -> Swept | None:
-        """One portion of sightings, with their probes and thumbnails; None when there is none."""
+        """Delete one portion of sightings with probes and thumbnails; None if there are none."""
         chosen = select(Event.id, Event.decision, Event.snapshot).where(_old_events(limits))
-        with self._database.read() as session:  # most often nothing, for which nobody need wait
+        with self._database.read() as session:  # mostly nothing to delete: no lock needed
             if session.execute(chosen.limit(1)).first() is None:
                 return None
         with self._database.write() as session:
             rows = session.execute(chosen.limit(_AT_ONCE)).all()
             ids = [row.id for row in rows]
             snapshots = self._files.doom_snapshots(session, [row.snapshot for row in rows])
-            gone = session.execute(delete(Probe).where(Probe.event_id.in_(ids)).returning(Probe.id))
+            deleted = session.execute(
+                delete(Probe).where(Probe.event_id.in_(ids)).returning(Probe.id)
+            )
             swept = Swept(
                 collection=limits.name,
                 events=len(ids),
                 unknown=sum(row.decision == "unknown" for row in rows),
                 snapshots=snapshots,
-                probes=len(gone.all()),
+                probes=len(deleted.all()),
             )
             session.execute(delete(Event).where(Event.id.in_(ids)))
             counts: dict[str, JsonValue] = swept.model_dump(
                 exclude={"collection", "persons"}, exclude_defaults=True
             )
-            self._tell(session, "retention_events", limits, counts)
+            self._note(session, "retention_events", limits, counts)
         return swept if ids else None
 
     def _delete_snapshots(self, limits: _Limits) -> int:
-        """One portion of thumbnails of sightings that stay."""
+        """Delete one portion of thumbnails of sightings that stay."""
         chosen = select(Event.id, Event.snapshot).where(_old_snapshots(limits))
         with self._database.read() as session:
             if session.execute(chosen.limit(1)).first() is None:
@@ -146,11 +148,11 @@ class RetentionSweep:
                 .where(Event.id.in_([row.id for row in rows]))
                 .values(snapshot=None, data_key=None)
             )
-            self._tell(session, "retention_snapshots", limits, {"snapshots": len(rows)})
+            self._note(session, "retention_snapshots", limits, {"snapshots": len(rows)})
         return len(rows)
 
     def _delete_templates(self, limits: _Limits) -> bool:
-        """One portion of templates of sightings, which are kept no longer than thumbnails."""
+        """Delete one portion of templates of sightings, which are kept as long as thumbnails."""
         old = _of(limits) & _older(limits.snapshots)
         chosen = select(EventTemplate.id).join(Event, Event.id == EventTemplate.event_id).where(old)
         with self._database.read() as session:
@@ -159,11 +161,11 @@ class RetentionSweep:
             return False
         with self._database.write() as session:
             session.execute(delete(EventTemplate).where(EventTemplate.id.in_(ids)))
-            self._tell(session, "retention_templates", limits, {"templates": len(ids)})
+            self._note(session, "retention_templates", limits, {"templates": len(ids)})
         return True
 
     def _erase_persons(self, limits: _Limits) -> int:
-        """Persons whose time has come, each with a certificate of its own."""
+        """Erase expired persons, each with a certificate. Returns their number."""
         if limits.name is None:
             return 0
         with self._database.read() as session:
@@ -172,12 +174,12 @@ class RetentionSweep:
         for person in persons:
             try:
                 self._erasures.erase(limits.name, person)
-            except NotFound:  # somebody was quicker
+            except NotFound:  # another process has erased the person
                 continue
             erased += 1
         return erased
 
-    def _tell(
+    def _note(
         self, session: Session, action: str, limits: _Limits, counts: dict[str, JsonValue]
     ) -> None:
         number = limits.number
@@ -190,8 +192,8 @@ class RetentionSweep:
         ).all()
         return [
             *(
-                self._limits_of(one.number, one.name, stored_policy(one.policy).retention)
-                for one in collections
+                self._limits_of(row.number, row.name, stored_policy(row.policy).retention)
+                for row in collections
             ),
             self._limits_of(None, None, None),
         ]
@@ -216,7 +218,7 @@ def _first(own: float | None, server: float | None) -> float | None:
 
 
 def _before(now: datetime, days: float | None) -> datetime | None:
-    """The moment so many days ago; None for 0, which is never."""
+    """The moment that many days ago; None for 0 days, which means for ever."""
     return now - timedelta(days=days) if days else None
 
 
@@ -242,12 +244,12 @@ def _old_snapshots(limits: _Limits) -> ColumnElement[bool]:
 def _expired(limits: _Limits) -> ColumnElement[bool]:
     if limits.expired is None:
         return false()
-    mine = Person.collection_number == limits.number
-    return mine & Person.expires_at.is_not(None) & (Person.expires_at <= limits.expired)
+    of_collection = Person.collection_number == limits.number
+    return of_collection & Person.expires_at.is_not(None) & (Person.expires_at <= limits.expired)
 
 
 def _counted(session: Session, limits: _Limits) -> Swept:
-    """What would go from one collection."""
+    """The counts that would be deleted of one collection."""
 
     def count(which: ColumnElement[bool]) -> int:
         return count_of(session, select(func.count()).where(which))

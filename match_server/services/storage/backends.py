@@ -1,4 +1,4 @@
-"""Where files lie: a folder of one or of several machines, or a bucket that speaks S3."""
+"""Storage backends: a folder of one or several machines, or a bucket (S3)."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,32 +14,32 @@ from shared.ids import new_id
 _CONNECT_S, _READ_S, _ATTEMPTS = 5, 20, 2
 
 
-class Place(Protocol):
-    """What keeps files under names like `photos/ab/…`. Raises Unavailable when it does not work."""
+class Backend(Protocol):
+    """Stores files under names like `photos/ab/…`. Raises Unavailable when that fails."""
 
     def new_name(self, kind: str) -> str:
-        """A name that no other file has, for a file of this kind."""
+        """A new unique name for a file of this kind."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
-        """Keep a new file; it is safe when this returns."""
+        """Write a new file; it is on the disk when this returns."""
         ...
 
     def read(self, name: str) -> bytes:
-        """Raises NotFound when the file is gone, KeptElsewhere when another folder keeps it."""
+        """Raises NotFound if the file was deleted, KeptElsewhere if another folder has it."""
         ...
 
     def delete(self, name: str) -> bool:
-        """Delete a file; whether it is gone. False: another folder keeps it."""
+        """Delete a file. Returns whether it is deleted. False: another folder has it."""
         ...
 
     def reaches(self, name: str) -> bool:
-        """Whether the file lies here, or did."""
+        """Whether the file is here, or was before its deletion."""
         ...
 
 
-def place_at(uri: str) -> Place:
-    """The place of a URI that `checked_uri` let through. Nothing is connected yet."""
+def backend_of(uri: str) -> Backend:
+    """The backend for a URI that `checked_uri` accepted. It does not connect yet."""
     parts = urlsplit(uri)
     if parts.scheme == "file":
         return Folder(Path(unquote(parts.path)))
@@ -47,7 +47,7 @@ def place_at(uri: str) -> Place:
 
 
 def checked_uri(uri: str) -> str:
-    """The URI, where it names a place that photos can go to. Raises MalformedInput.
+    """The URI, if it names a storage for photos. Raises MalformedInput.
 
     `file:///folder` (absolute) or `s3://bucket/prefix`. Keys are never part of it: they come from
     the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL …).
@@ -55,48 +55,48 @@ def checked_uri(uri: str) -> str:
     try:
         parts = urlsplit(uri)
     except ValueError:
-        raise MalformedInput("uri: this is no URI") from None
+        raise MalformedInput("uri: invalid URI") from None
     if parts.scheme not in ("file", "s3"):
         raise MalformedInput("uri: photos go to file:///folder or s3://bucket/prefix")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise MalformedInput("uri: no keys, query or fragment; keys come from the environment")
     if ".." in Path(unquote(parts.path)).parts or "\0" in unquote(parts.path):
-        raise MalformedInput("uri: the path may not hold `..`")
+        raise MalformedInput("uri: the path may not contain `..`")
     if parts.scheme == "file" and (parts.netloc or not Path(unquote(parts.path)).is_absolute()):
-        raise MalformedInput("uri: a folder is given from the root on: file:///folder")
+        raise MalformedInput("uri: the folder must be absolute: file:///folder")
     if parts.scheme == "s3" and not parts.netloc:
         raise MalformedInput("uri: the bucket is missing: s3://bucket/prefix")
     return uri.rstrip("/")
 
 
 def require_inside(name: str) -> None:
-    """Raises Damaged for a file's name that leads out of the folder that it is in."""
+    """Raises Damaged if the name of a file leads out of its folder."""
     if name.startswith("/") or "\0" in name or ".." in PurePosixPath(name).parts:
-        raise Damaged("a row names a file outside of the folder that keeps files")
+        raise Damaged("a row names a file outside of the folder for files")
 
 
 class Folder:
-    """A folder of this machine; written files are on the disk, private to this user."""
+    """A folder of this machine. Its files are private to this user."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._ids: dict[str, FolderIds] = {}  # by kind: each may be mounted from somewhere
+        self._ids: dict[str, FolderIds] = {}  # by kind, because each may be a mount
 
     def new_name(self, kind: str) -> str:
         try:
             return f"{_new_name(kind)}.{self._ids_for(kind).own()}"
         except OSError as error:
-            raise unwritable("a file cannot be kept", error) from error
+            raise unwritable("a file cannot be stored", error) from error
 
     def write(self, name: str, data: bytes) -> None:
         path = self._path(name)
         try:
-            if (folder := id_in(name)) is not None:  # of an import, else it is our own
+            if (folder := id_in(name)) is not None:  # of an import, else the own id
                 self._ids_for(name).adopt(folder)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_durably(path, data, mode=0o600)
         except OSError as error:
-            raise unwritable("a file cannot be kept", error) from error
+            raise unwritable("a file cannot be stored", error) from error
 
     def read(self, name: str) -> bytes:
         try:
@@ -126,12 +126,12 @@ class Folder:
         return self._is_own(name) or self._path(name).exists()
 
     def _path(self, name: str) -> Path:
-        """Where the file is. Raises Damaged for a name that leads out of this folder."""
+        """The path of a file. Raises Damaged for a name that leads out of this folder."""
         require_inside(name)
         return self._root / name
 
     def _is_own(self, name: str) -> bool:
-        """Whether the file was written to this folder, as its name says."""
+        """Whether the file was written to this folder, by the id in its name."""
         folder = id_in(name)
         try:
             return folder is not None and self._ids_for(name).has(folder)
@@ -144,7 +144,7 @@ class Folder:
 
 
 class Bucket:
-    """A bucket, or a prefix in it, of anything that speaks S3."""
+    """A bucket of an S3 service, or a prefix in it."""
 
     def __init__(self, uri: str) -> None:
         self._root = uri.removeprefix("s3://")
@@ -174,7 +174,7 @@ class Bucket:
 
     @property
     def _files(self) -> Any:
-        """Opened at the first use: after the worker has forked, and not at all without buckets."""
+        """Opened at the first use: after the fork of a worker, and only if there are buckets."""
         if self._opened is None:
             from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
@@ -198,8 +198,8 @@ def _translated() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise NotFound("the file, or its bucket, is no longer there") from None
-    except (OSError, BotoCoreError) as error:  # whose text may name the bucket, never a key
-        raise Unavailable(f"the storage does not answer as it should: {error}") from error
+    except (OSError, BotoCoreError) as error:  # its text may name the bucket, never a key
+        raise Unavailable(f"the storage failed: {error}") from error
 
 
 def _new_name(kind: str) -> str:
@@ -207,4 +207,4 @@ def _new_name(kind: str) -> str:
     return f"{kind}/{identifier[-2:]}/{identifier}"
 
 
-OpenPlace = Callable[[str], Place]
+OpenBackend = Callable[[str], Backend]

@@ -1,4 +1,4 @@
-"""Photos and thumbnails: files in the data folder or a storage, named here, erased for sure."""
+"""Photos and thumbnails: files in the data folder or a storage, deleted reliably."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from match_server.db.database import Database
 from match_server.db.tables import DoomedFile, Storage
 from match_server.services.encryption.vault import Cipher
 from match_server.services.lookups import batches
-from match_server.services.storage.backends import Folder, OpenPlace, Place, place_at
+from match_server.services.storage.backends import Backend, Folder, OpenBackend, backend_of
 from match_server.services.storage.folder_id import id_in
 from shared.errors import MusterError, Unavailable
 from shared.ids import new_id
@@ -25,21 +25,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A file that was written: its name, and the storage that it lies in."""
+    """A file that was written: its name and its storage."""
 
     name: str
     storage_number: int | None  # None: the data folder
-    data_key: int | None  # that it is encrypted with; None: it is not
+    data_key: int | None  # that encrypts it; None: it is not encrypted
 
 
 class FileStore:
-    """Files by names that the server makes itself: nothing that a client says is in a path."""
+    """Reads, writes and deletes files. The server makes all names: no path has text of a client."""
 
-    def __init__(self, root: Path, database: Database, open_place: OpenPlace = place_at) -> None:
-        self._here = Folder(root)
+    def __init__(
+        self, root: Path, database: Database, open_backend: OpenBackend = backend_of
+    ) -> None:
+        self._data_folder = Folder(root)
         self._database = database
-        self._open = open_place
-        self._places: dict[str, Place] = {}  # by URI
+        self._open = open_backend
+        self._backends: dict[str, Backend] = {}  # by URI
 
     @contextlib.contextmanager
     def kept(
@@ -50,50 +52,49 @@ class FileStore:
         *,
         cipher: Cipher,
     ) -> Iterator[Kept | None]:
-        """Write a file, safe when this returns, for the time of a transaction that names it.
+        """Write a file durably; inside this context a transaction names it in a row.
 
-        `cipher` is of the collection that the file belongs to.
-
-        Yields None for no data. When the transaction fails the file goes again, or is noted for
-        deletion where its storage does not answer.
+        `cipher` is of the collection of the file. Yields None without data. If the transaction
+        fails, the file is deleted, or noted for deletion if its storage is not available.
         """
         if data is None:
             yield None
             return
-        place = self._place(None if storage is None else storage.uri)
-        name = place.new_name(kind)
+        backend = self._backend(None if storage is None else storage.uri)
+        name = backend.new_name(kind)
         file = Kept(name, None if storage is None else storage.number, cipher.data_key)
-        place.write(name, cipher.seal_file(name, data))
+        backend.write(name, cipher.seal_file(name, data))
         try:
             yield file
         except BaseException:
             try:
-                place.delete(name)
+                backend.delete(name)
             except MusterError:
                 with contextlib.suppress(MusterError), self._database.write() as session:
                     self.doom(session, [(file.name, file.storage_number)])
             raise
 
     def discard(self, names: Iterable[str]) -> None:
-        """Delete files of the data folder that `kept` has written and that the transaction, which
-        is still open, does not name after all. That needs no note: they belong to nobody.
+        """Delete files of the data folder that `kept` wrote and the open transaction does not name.
+
+        They need no note for deletion, because no row names them.
         """
         for name in names:
-            self._here.delete(name)
+            self._data_folder.delete(name)
 
     def read(self, name: str, storage: Storage | None = None, *, cipher: Cipher) -> bytes:
-        """The file's bytes.
+        """The content of a file.
 
-        Raises NotFound when it is gone, KeptElsewhere when another machine keeps it, Damaged when
-        it is not as written.
+        Raises NotFound if it was deleted, KeptElsewhere if another machine has it, Damaged if it
+        was changed.
         """
-        stored = self._place(None if storage is None else storage.uri).read(name)
+        stored = self._backend(None if storage is None else storage.uri).read(name)
         return cipher.open_file(name, stored)
 
     def doom(self, session: Session, files: Iterable[tuple[str | None, int | None]]) -> int:
-        """Note files (name, storage) for deletion in the transaction that forgets them.
+        """Note files (name, storage) for deletion, in the transaction that deletes their rows.
 
-        Answers how many they are; a name that is None is no file.
+        Returns their number; a name that is None is no file.
         """
         doomed = [
             DoomedFile(file=name, storage_number=storage_number)
@@ -104,14 +105,14 @@ class FileStore:
         return len(doomed)
 
     def doom_snapshots(self, session: Session, names: Iterable[str | None]) -> int:
-        """The same for thumbnails, which lie in the data folder."""
+        """As `doom`, for thumbnails, which are in the data folder."""
         return self.doom(session, [(name, None) for name in names])
 
     def sweep(self) -> int:
-        """Delete the files that were noted, also by a process that died before it could.
+        """Delete the files that were noted for deletion, also by other processes.
 
-        Answers how many are still there because their storage does not answer, or another machine
-        keeps them: they stay noted until a sweep of a server that reaches them.
+        Returns how many are left because their storage is not available, or another machine has
+        them: they stay noted until a server that reaches them deletes them.
         """
         with self._database.read() as session:
             doomed = session.execute(
@@ -119,54 +120,54 @@ class FileStore:
                     Storage, Storage.number == DoomedFile.storage_number
                 )
             ).all()
-        gone: list[str] = []
-        silent: set[str | None] = set()
+        deleted: list[str] = []
+        unavailable: set[str | None] = set()
         for name, uri in doomed:
-            if uri in silent:
+            if uri in unavailable:
                 continue
             try:
-                deleted = self._place(uri).delete(name)
+                is_deleted = self._backend(uri).delete(name)
             except Unavailable as error:
-                log.warning("a storage does not answer", extra={"why": error.message})
-                silent.add(uri)
-            except MusterError:  # gone with its bucket
-                gone.append(name)
+                log.warning("A storage is not available", extra={"why": error.message})
+                unavailable.add(uri)
+            except MusterError:  # its bucket was deleted
+                deleted.append(name)
             else:
-                # A database in the data folder has one machine: what is not here is nowhere.
-                if deleted or self._database.is_sqlite:
-                    gone.append(name)
-        if gone:
+                # SQLite is used by one machine only, so no other machine has the file.
+                if is_deleted or self._database.is_sqlite:
+                    deleted.append(name)
+        if deleted:
             with self._database.write() as session:
-                for some in batches(gone):
-                    session.execute(delete(DoomedFile).where(DoomedFile.file.in_(some)))
-        return len(doomed) - len(gone)
+                for batch in batches(deleted):
+                    session.execute(delete(DoomedFile).where(DoomedFile.file.in_(batch)))
+        return len(doomed) - len(deleted)
 
     def left(self, session: Session, names: Sequence[str]) -> Counter[str | None]:
-        """How many of these files are noted and not deleted yet, by the folder that keeps them.
+        """How many of these files are not deleted yet, by the id of their folder.
 
-        None: a folder or storage that this machine reaches and that does not answer. Empty: a
-        folder that nobody knows, of files of earlier versions.
+        None: a folder or storage of this machine that is not available. Empty: an unknown folder,
+        for files of earlier versions.
         """
         counts: Counter[str | None] = Counter()
-        for some in batches(names):
+        for batch in batches(names):
             rows = session.execute(
                 select(DoomedFile.file, Storage.uri)
                 .outerjoin(Storage, Storage.number == DoomedFile.storage_number)
-                .where(DoomedFile.file.in_(some))
+                .where(DoomedFile.file.in_(batch))
             )
             for name, uri in rows:
-                counts[None if self._place(uri).reaches(name) else id_in(name) or ""] += 1
+                counts[None if self._backend(uri).reaches(name) else id_in(name) or ""] += 1
         return counts
 
     def check(self, uri: str) -> None:
-        """Write, read and delete a file there. Raises NotFound or Unavailable when that fails."""
-        place, name, data = self._place(uri), f"check/{new_id()}", b"may be deleted"
-        place.write(name, data)
-        if place.read(name) != data:
-            raise Unavailable("the storage does not give back what was written")
-        place.delete(name)
+        """Write, read and delete a file in a storage. Raises NotFound or Unavailable."""
+        backend, name, data = self._backend(uri), f"check/{new_id()}", b"may be deleted"
+        backend.write(name, data)
+        if backend.read(name) != data:
+            raise Unavailable("the storage returned other bytes than were written")
+        backend.delete(name)
 
-    def _place(self, uri: str | None) -> Place:
+    def _backend(self, uri: str | None) -> Backend:
         if uri is None:
-            return self._here
-        return self._places.setdefault(uri, self._open(uri))
+            return self._data_folder
+        return self._backends.setdefault(uri, self._open(uri))

@@ -1,8 +1,7 @@
-"""Whose a folder of photos or thumbnails is: an id in the folder, and in the name of each file.
+"""Ids of folders with photos or thumbnails, which are also in the name of each file.
 
-A folder of one machine, or one that several machines share, has one id, made when the first file
-is written. A file that is not there was deleted if its name bears an id of this folder; otherwise
-another folder keeps it.
+A folder of one machine, or a folder that several machines share, gets an id with its first file. So
+a missing file was deleted if its name has an id of this folder; otherwise another folder has it.
 """
 
 import re
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 _MARKER = ".folder-"
-"""An empty folder of this name and an id stands for each id."""
+"""Each id is stored as an empty folder with this prefix and the id as its name."""
 _HOST_LENGTH = 40
 
 
@@ -22,9 +21,9 @@ def id_in(name: str) -> str | None:
 
 
 class FolderIds:
-    """The ids of one folder: one of its own, and those of files that were imported into it.
+    """The ids of one folder: its own id, and the ids of files that were imported into it.
 
-    Thread-safe. Two processes that make an id at once leave two, which both count.
+    Thread-safe. Two processes may make an id at the same time; then both are valid.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,23 +31,23 @@ class FolderIds:
         self._known: frozenset[str] = frozenset()
 
     def own(self) -> str:
-        """The id of files that are written now; made if there is none. Raises OSError."""
+        """The id for new files, which is made if there is none. Raises OSError."""
         if not self._known and not self._read():
             self._add(_new_id())
         return min(self._known)
 
     def adopt(self, folder: str) -> None:
-        """Count files with this id as of this folder. Raises OSError."""
+        """Let files with this id be files of this folder. Raises OSError."""
         if not self.has(folder):
             self._add(folder)
 
     def has(self, folder: str) -> bool:
-        """Whether files with this id are of this folder. Raises OSError."""
+        """Whether files with this id are files of this folder. Raises OSError."""
         return folder in self._known or folder in self._read()
 
     def _read(self) -> frozenset[str]:
         if self._folder.is_dir():
-            names = [one.name for one in self._folder.iterdir()]
+            names = [path.name for path in self._folder.iterdir()]
             ids = [name.removeprefix(_MARKER) for name in names if name.startswith(_MARKER)]
             self._known = frozenset(ids)
         return self._known
@@ -59,6 +58,6 @@ class FolderIds:
 
 
 def _new_id() -> str:
-    """A name that tells people which machine it is, and is never used twice."""
+    """A unique name that begins with the host name, for people."""
     host = re.sub("[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-")[:_HOST_LENGTH]
     return f"{host or 'machine'}-{uuid4().hex[:8]}"

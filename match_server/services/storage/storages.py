@@ -1,4 +1,4 @@
-"""Storages: created only where a file can be written, removed only when nothing lies in them."""
+"""Storages of photos: created only if a file can be written there, removed only when empty."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -34,20 +34,20 @@ class Storages:
         self._files = files
         self._clock = clock
 
-    def create(self, wanted: StorageCreate) -> StorageWritten:
-        """A new storage. Raises Unusable when a file cannot be written, read and deleted there."""
-        uri = checked_uri(wanted.uri)
+    def create(self, request: StorageCreate) -> StorageWritten:
+        """Create a storage. Raises Unusable if a file cannot be written, read and deleted there."""
+        uri = checked_uri(request.uri)
         try:
             self._files.check(uri)
         except MusterError as error:
             raise Unusable(
-                f"no photo can be kept at {uri}: {error.message}", reasons=["storage"]
+                f"no photo can be stored at {uri}: {error.message}", reasons=["storage"]
             ) from error
         now = self._clock.now()
         with self._database.write() as session:
-            if count_of(session, select(func.count()).where(Storage.name == wanted.name)):
-                raise Conflict(f"there is already a storage {wanted.name!r}")
-            row = Storage(name=wanted.name, uri=uri, created_at=now)
+            if count_of(session, select(func.count()).where(Storage.name == request.name)):
+                raise Conflict(f"there is already a storage {request.name!r}")
+            row = Storage(name=request.name, uri=uri, created_at=now)
             session.add(row)
             seq = record(session, _OF_NO_COLLECTION, "storage_created", row.name, now)
             return StorageWritten(
@@ -60,7 +60,7 @@ class Storages:
             return page_of(session, select(Storage), paging, Storage.name, views=views)
 
     def remove(self, name: str) -> StorageRemoved:
-        """Forget a storage. Conflict while photos lie in it, or wait there to be deleted."""
+        """Remove a storage. Raises Conflict while it holds photos, or files to be deleted."""
         self._files.sweep()
         with self._database.write() as session:
             row = storage_named(session, name)

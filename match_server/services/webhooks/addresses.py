@@ -1,9 +1,9 @@
-"""Where a webhook may lead: to http and https, and never to what only a machine itself can see.
+"""The network addresses that webhooks may call.
 
-An administrator names the address, but the server is who calls it, from inside the network. Many
-receivers stand at home (Home Assistant, Node-RED), so private addresses are allowed unless the
-settings forbid them. Never is where clouds give out the machine's credentials (link-local addresses
-and some others), nor what only carries another address.
+An administrator sets the URL, but the server calls it from inside its network. Many receivers are
+in the local network (Home Assistant, Node-RED), so private addresses are allowed unless the
+settings forbid them. Never allowed are addresses where clouds hand out credentials of the machine
+(link-local addresses and some others), and addresses that carry another address inside.
 """
 
 import ipaddress
@@ -20,26 +20,26 @@ def port_of(parts: SplitResult) -> int:
 
 
 def addresses_of(parts: SplitResult, *, private: bool) -> list[str]:
-    """The addresses of a URL's host that may be called; the caller connects to one of these.
+    """The addresses of the host of a URL that may be called. The caller connects to one of them.
 
-    So the name is looked up once: one that answers otherwise a moment later gains nothing. Raises
-    Unavailable when the name cannot be looked up, Refused when it leads where nothing may lead.
+    So the name is resolved only once, and a name server cannot return another address later. Raises
+    Unavailable if the name cannot be resolved, Refused if none of its addresses is allowed.
     """
     try:
-        found = socket.getaddrinfo(parts.hostname, port_of(parts), type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(parts.hostname, port_of(parts), type=socket.SOCK_STREAM)
     except OSError as error:
-        raise Unavailable(f"the host name cannot be looked up: {error.strerror}") from error
+        raise Unavailable(f"the host name cannot be resolved: {error.strerror}") from error
     except UnicodeError as error:
-        raise Refused("the host name is none") from error
-    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        raise Refused("the host name is invalid") from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in resolved))
     allowed = [address for address in addresses if _allowed(address, private=private)]
     if not allowed:
-        raise Refused("the host's addresses are none that a webhook may call")
+        raise Refused("no address of the host may be called by a webhook")
     return allowed
 
 
 class Refused(Exception):
-    """An address that is not called, whatever it would answer."""
+    """An address that may not be called."""
 
 
 def _allowed(text: str, *, private: bool) -> bool:
@@ -62,12 +62,12 @@ def _networks(*names: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 _PRIVATE = _networks(
     "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7",
-    "100.64.0.0/10",  # of providers, and of overlay networks at home
+    "100.64.0.0/10",  # of providers and overlay networks
 )  # fmt: skip
 _NEVER = _networks(
-    # Where clouds give out credentials (besides 169.254.169.254, which is link-local).
+    # Where clouds hand out credentials (besides 169.254.169.254, which is link-local).
     "100.100.100.200/32", "192.0.0.0/24", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::254/128",
-    # What carries another address inside: 6to4, Teredo.
+    # Addresses with another address inside: 6to4, Teredo.
     "2002::/16", "2001::/32",
 )  # fmt: skip
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # NAT64: an IPv4 address is inside

@@ -1,4 +1,4 @@
-"""One call of a webhook: signed, bounded in time, never redirected; what came of it."""
+"""One call of a webhook: signed, with a timeout, without redirects; and its outcome."""
 
 import json
 import socket
@@ -19,41 +19,43 @@ from match_server.services.webhooks.signing import signed_headers
 from shared.clock import rfc3339
 from shared.errors import Unavailable
 
-_TRY_LATER = frozenset({408, 425, 429})  # the client's fault by number only
+_TRY_LATER = frozenset({408, 425, 429})  # client errors that may pass
 _GONE = 410
 
 
 class Outcome(Enum):
-    """What is to become of an event after a call."""
+    """The outcome of a call, which decides what happens with the event."""
 
     TAKEN = auto()
     LATER = auto()  # the receiver is away, slow or broken: try again
-    NEVER = auto()  # the receiver answered that it does not want this
-    GONE = auto()  # the receiver does not want anything, ever
+    NEVER = auto()  # the receiver refuses this event
+    GONE = auto()  # the receiver refuses all events, for ever
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Result:
+    """The outcome of a call and its reason."""
+
     outcome: Outcome
     reason: str  # for people; empty when it was taken
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Calls addresses. `private`: whether private addresses and this machine may be called."""
+    """Calls webhooks. `private`: whether private addresses and this machine may be called."""
 
     timeout_s: float
     private: bool
     version: str  # of the server
 
-    def call(self, url: str, secret: bytes, told: EventNotice, now: datetime) -> Answer:
-        """Send one event as it is now."""
-        event = told.event
+    def call(self, url: str, secret: bytes, notification: EventNotice, now: datetime) -> Result:
+        """Send the present state of one event."""
+        event = notification.event
         body = json.dumps(
             {"type": "event", "timestamp": rfc3339(now), "data": event.model_dump(mode="json")},
             ensure_ascii=False,
         ).encode()
-        # The same for every try of one state of one event: receivers can leave doubles aside.
+        # The same for each attempt with one state of one event, so receivers can detect duplicates.
         message_id = f"{event.id}.{event.revision}"
         headers = {
             "Content-Type": "application/json",
@@ -61,20 +63,20 @@ class Caller:
             **signed_headers(secret, message_id, now, body),
         }
         try:
-            return _judged(self._post(url, headers, body))
+            return _result(self._post(url, headers, body))
         except Refused as error:
-            return Answer(Outcome.NEVER, str(error))
-        except ValueError as error:  # kept by a version that let more through
-            return Answer(Outcome.NEVER, f"the address {error}")
+            return Result(Outcome.NEVER, str(error))
+        except ValueError as error:  # stored by a version with fewer checks
+            return Result(Outcome.NEVER, f"the address {error}")
         except Unavailable as error:
-            return Answer(Outcome.LATER, error.message)
+            return Result(Outcome.LATER, error.message)
         except (OSError, HTTPException) as error:
-            return Answer(Outcome.LATER, _plain(error))
+            return Result(Outcome.LATER, _plain(error))
 
     def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        """The status that the receiver answers. Its body is not read.
+        """The status of the response. Its body is not read.
 
-        It is called at the address that was looked at, not at its name, and all of it takes at most
+        The call goes to the address that was checked, not to the name, and takes at most
         `timeout_s`, however slowly the receiver sends. Raises OSError or HTTPException.
         """
         parts = web_address(url)
@@ -109,9 +111,9 @@ class Caller:
 
 @contextmanager
 def _cut_after(connected: socket.socket, until_s: float) -> Iterator[threading.Event]:
-    """Let a connection end at a moment (monotonic), whatever its peer sends; set when it did."""
+    """Ends a connection at a monotonic time. Yields an event that is set when that happened."""
     cut = threading.Event()
-    end = connected.dup()  # TLS takes the other over
+    end = connected.dup()  # TLS takes over the other descriptor
 
     def shut() -> None:
         cut.set()
@@ -128,22 +130,22 @@ def _cut_after(connected: socket.socket, until_s: float) -> Iterator[threading.E
         end.close()
 
 
-def _judged(status: int) -> Answer:
+def _result(status: int) -> Result:
     if 200 <= status < 300:
-        return Answer(Outcome.TAKEN, "")
+        return Result(Outcome.TAKEN, "")
     if status == _GONE:
-        return Answer(Outcome.GONE, "the receiver answered 410: it is gone")
+        return Result(Outcome.GONE, "the receiver returned 410: it is gone")
     if 300 <= status < 400:
-        return Answer(Outcome.NEVER, f"the receiver answered {status}; redirects are not followed")
+        return Result(Outcome.NEVER, f"the receiver returned {status}; redirects are not followed")
     if status < 500 and status not in _TRY_LATER:
-        return Answer(Outcome.NEVER, f"the receiver answered {status}")
-    return Answer(Outcome.LATER, f"the receiver answered {status}")
+        return Result(Outcome.NEVER, f"the receiver returned {status}")
+    return Result(Outcome.LATER, f"the receiver returned {status}")
 
 
 def _plain(error: OSError | HTTPException) -> str:
-    """What failed, without the address: that may hold a secret of its own."""
+    """What failed, without the URL, which may hold a secret."""
     if isinstance(error, TimeoutError):
         return "the receiver did not answer in time"
     if isinstance(error, ssl.SSLError):
-        return "the receiver's certificate is not trusted here, or it does not speak TLS"
+        return "the certificate of the receiver is not trusted, or it does not use TLS"
     return f"the receiver cannot be reached ({type(error).__name__})"

@@ -1,9 +1,9 @@
-"""Delivering events to webhooks: by one process for all, nothing lost, nothing held up.
+"""Delivering events to webhooks, by one process for all.
 
-The order in which a webhook is told is that of the events' writes, as long as it answers. An event
-that failed is set aside and overtaken by later ones, so one that the receiver cannot digest stops
-nobody. Of one event an older state never comes after a newer: what is sent is the event as it is
-when it is sent. While a receiver is away it gets one call after each pause, and the pauses grow.
+A webhook gets events in the order of their writes, as long as it accepts them. An event that failed
+waits in a table while later events are sent, so one bad event does not block a webhook. An older
+state of an event is never sent after a newer one, because the present state is sent. While a
+receiver is not available it gets one call after each pause, and the pauses grow.
 """
 
 import logging
@@ -23,7 +23,7 @@ from match_server.db.tables import Delivery, Json, Webhook
 from match_server.services.encryption.secrets import Secrets
 from match_server.services.metrics import Metrics
 from match_server.services.sightings.event_feed import EventFeed, EventNotice
-from match_server.services.webhooks.calls import Answer, Caller, Outcome
+from match_server.services.webhooks.calls import Caller, Outcome, Result
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.errors import Damaged, KeyMissing, MusterError
@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 _LOOK_AGAIN_S = 0.5  # for new webhooks, for retries that are due, for the leader lock
 _BATCH = 50
-_BATCH_S = 2.0  # progress is written at least so often while calls go well
+_BATCH_S = 2.0  # progress is written at least so often
 _AT_ONCE = 16  # webhooks that are called at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a receiver is waited for."""
+    """The pauses after failed calls, and when to give up."""
 
     first_pause_s: float = 1.0
     longest_pause_s: float = 300.0
@@ -54,23 +54,23 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class _Progress:
-    """What the calls of one round came to, to be written in one transaction."""
+    """The results of the calls of one round, which are written in one transaction."""
 
     revision: int
     failures: int
     failing_since: datetime | None
     taken: list[str] = field(default_factory=list)  # events
-    failed: list[tuple[EventNotice, Answer]] = field(default_factory=list)
+    failed: list[tuple[EventNotice, Result]] = field(default_factory=list)
     delivered_at: datetime | None = None
     retry_at: datetime | None = None
     gone: str | None = None
 
 
 class Deliverer:
-    """The thread that has webhooks called, in the process that holds the leader lock.
+    """The thread that calls webhooks, in the process that holds the leader lock.
 
-    Its queue is the events' table, so it is bounded by that alone; what failed is a row more in
-    `webhook_deliveries`. Nothing is dropped: what cannot be delivered ends as a dead letter.
+    Its queue is the table of events; a failed event is a row of `webhook_deliveries`. Nothing is
+    dropped: an event that cannot be delivered becomes a dead letter.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Deliverer:
         self._clock = clock
         self._retry = retry or RetryPolicy()
         self._stop = threading.Event()
-        self._busy: set[int] = set()  # webhooks that are being called; this thread and the pool's
+        self._busy: set[int] = set()  # webhooks in calls; used by this thread and the pool
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
@@ -102,7 +102,7 @@ class Deliverer:
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the calls under way and release the leader lock."""
+        """Finish the present calls and release the leader lock."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(self._caller.timeout_s + 5)
@@ -125,43 +125,43 @@ class Deliverer:
                     for number in self._with_work(newest):
                         pool.submit(self._call_all, number)
                 except MusterError as error:
-                    log.warning("webhooks wait", extra={"reason": error.message})
+                    log.warning("Webhooks wait", extra={"reason": error.message})
                     self._stop.wait(_LOOK_AGAIN_S)
         self._leader.release()
 
     def _with_work(self, newest: int) -> list[int]:
-        """Webhooks that are to be called now and are not; they count as being called from here."""
+        """Mark webhooks with work as busy. Returns them, without those that were busy before."""
         now = self._clock.now()
         waiting = select(Delivery.webhook_number).where(
             Delivery.dead_at.is_(None), Delivery.next_at <= now
         )
-        wanted = select(Webhook.number).where(
+        webhooks = select(Webhook.number).where(
             Webhook.disabled_at.is_(None),
             Webhook.retry_at.is_(None) | (Webhook.retry_at <= now),
             (Webhook.revision < newest) | Webhook.number.in_(waiting),
         )
         with self._database.read() as session:
-            found = set(session.scalars(wanted))
+            numbers = set(session.scalars(webhooks))
         with self._lock:
-            free = found - self._busy
+            free = numbers - self._busy
             self._busy |= free
         return sorted(free)
 
     def _call_all(self, number: int) -> None:
-        """Tell one webhook what it is to be told, until that is done or it fails."""
+        """Call one webhook until its queue is empty or a call fails."""
         try:
             while not self._stop.is_set() and self._call_some(number):
                 pass
         except MusterError as error:
-            log.warning("a webhook waits", extra={"reason": error.message})
+            log.warning("A webhook waits", extra={"reason": error.message})
         except Exception:
-            log.exception("a webhook's round ended early; it is called again")
+            log.exception("Calls of a webhook failed; it is called again")
         finally:
             with self._lock:
                 self._busy.discard(number)
 
     def _call_some(self, number: int) -> bool:
-        """One round: first what is new, then what failed before. Whether another is to follow."""
+        """One round: first new events, then failed ones. Returns whether there is more to do."""
         with self._database.read() as session:
             webhook = session.get(Webhook, number)
         if webhook is None or webhook.disabled_at is not None:
@@ -169,27 +169,27 @@ class Deliverer:
         progress = _Progress(webhook.revision, webhook.failures, webhook.failing_since)
         new, reached = self._updates.after(webhook.revision, _BATCH)
         started_s = time.monotonic()
-        for told in new:
-            if _wanted(webhook.filters, told):
-                self._call(webhook, told, progress)
-            progress.revision = told.event.revision
+        for notification in new:
+            if _passes(webhook.filters, notification):
+                self._call(webhook, notification, progress)
+            progress.revision = notification.event.revision
             late = time.monotonic() - started_s > _BATCH_S
             if late or progress.retry_at is not None or progress.gone or self._stop.is_set():
                 break
         else:
             progress.revision = reached
             if not new:
-                for told in self._waiting(number):
-                    self._call(webhook, told, progress)
+                for notification in self._waiting(number):
+                    self._call(webhook, notification, progress)
                     if progress.retry_at is not None or progress.gone:
                         break
-        something = bool(progress.taken or progress.failed or progress.revision > webhook.revision)
-        if something:
+        changed = bool(progress.taken or progress.failed or progress.revision > webhook.revision)
+        if changed:
             self._write(number, progress)
-        return something and progress.retry_at is None and progress.gone is None
+        return changed and progress.retry_at is None and progress.gone is None
 
     def _waiting(self, number: int) -> Sequence[EventNotice]:
-        """What is to be tried again now, least tried first."""
+        """Failed events that are due, those with the fewest attempts first."""
         with self._database.read() as session:
             ids = session.scalars(
                 select(Delivery.event_id)
@@ -202,35 +202,35 @@ class Deliverer:
                 .limit(_BATCH)
             ).all()
         events = self._updates.these(ids)
-        return [events[one] for one in ids if one in events]
+        return [events[key] for key in ids if key in events]
 
-    def _call(self, webhook: Webhook, told: EventNotice, progress: _Progress) -> None:
+    def _call(self, webhook: Webhook, notification: EventNotice, progress: _Progress) -> None:
         now = self._clock.now()
         try:
             secret = self._secrets.of_webhook(webhook)
         except (KeyMissing, Damaged) as error:
-            answer = Answer(Outcome.LATER, f"its secret cannot be read: {error.message}")
+            result = Result(Outcome.LATER, f"its secret cannot be decrypted: {error.message}")
         else:
-            answer = self._caller.call(webhook.url, secret, told, now)
-        self._metrics.delivery("webhook", answer.outcome.name.lower())
-        if answer.outcome is Outcome.TAKEN:
-            progress.taken.append(told.event.id)
+            result = self._caller.call(webhook.url, secret, notification, now)
+        self._metrics.delivery("webhook", result.outcome.name.lower())
+        if result.outcome is Outcome.TAKEN:
+            progress.taken.append(notification.event.id)
             progress.delivered_at = self._clock.now()
         else:
-            progress.failed.append((told, answer))
-        if answer.outcome in (Outcome.TAKEN, Outcome.NEVER):  # it answers
+            progress.failed.append((notification, result))
+        if result.outcome in (Outcome.TAKEN, Outcome.NEVER):  # it is available
             progress.failures, progress.failing_since = 0, None
             return
         progress.failures += 1
         progress.failing_since = progress.failing_since or now
         progress.retry_at = self._clock.now() + self._retry.pause(progress.failures)
-        if answer.outcome is Outcome.GONE:
-            progress.gone = answer.reason
+        if result.outcome is Outcome.GONE:
+            progress.gone = result.reason
         elif now - progress.failing_since > timedelta(seconds=self._retry.webhook_s):
-            progress.gone = f"it has failed for too long; the last time: {answer.reason}"
+            progress.gone = f"it has failed for too long; the last time: {result.reason}"
         log.warning(
-            "a webhook failed",
-            extra={"webhook": webhook.id, "event": told.event.id, "reason": answer.reason},
+            "A call of a webhook failed",
+            extra={"webhook": webhook.id, "event": notification.event.id, "reason": result.reason},
         )
 
     def _write(self, number: int, progress: _Progress) -> None:
@@ -245,47 +245,53 @@ class Deliverer:
             webhook.delivered_at = progress.delivered_at or webhook.delivered_at
             if progress.gone is not None:
                 webhook.disabled_at, webhook.disabled_reason = now, progress.gone
-            mine = Delivery.webhook_number == number
+            own = Delivery.webhook_number == number
             if progress.taken:
-                session.execute(delete(Delivery).where(mine, Delivery.event_id.in_(progress.taken)))
-            for told, answer in progress.failed:
-                self._set_aside(session, number, told, answer, progress.retry_at or now)
+                session.execute(delete(Delivery).where(own, Delivery.event_id.in_(progress.taken)))
+            for notification, result in progress.failed:
+                self._store_failure(session, number, notification, result, progress.retry_at or now)
         if progress.gone is not None:
-            log.error(
-                "a webhook is disabled", extra={"webhook": webhook.id, "reason": progress.gone}
-            )
+            log.error("Disabled a webhook", extra={"webhook": webhook.id, "reason": progress.gone})
 
-    def _set_aside(
-        self, session: Session, number: int, told: EventNotice, answer: Answer, next_at: datetime
+    def _store_failure(
+        self,
+        session: Session,
+        number: int,
+        notification: EventNotice,
+        result: Result,
+        next_at: datetime,
     ) -> None:
-        """Keep an event that was not taken, for another call or as a dead letter."""
+        """Store an event that was not accepted, for another call or as a dead letter."""
         now = self._clock.now()
         which = select(Delivery).where(
-            Delivery.webhook_number == number, Delivery.event_id == told.event.id
+            Delivery.webhook_number == number, Delivery.event_id == notification.event.id
         )
         row = session.scalars(which).one_or_none()
         if row is None:
-            row = Delivery(webhook_number=number, event_id=told.event.id, attempts=0, first_at=now)
+            row = Delivery(
+                webhook_number=number, event_id=notification.event.id, attempts=0, first_at=now
+            )
             session.add(row)
         row.attempts += 1
-        row.revision = told.event.revision
+        row.revision = notification.event.revision
         row.next_at = max(next_at, now + self._retry.pause(row.attempts))
-        row.reason = answer.reason[:500]
+        row.reason = result.reason[:500]
         too_long = now - row.first_at > timedelta(seconds=self._retry.event_s)
-        row.dead_at = now if answer.outcome is Outcome.NEVER or too_long else None
+        row.dead_at = now if result.outcome is Outcome.NEVER or too_long else None
 
 
-def _wanted(filters: Json, told: EventNotice) -> bool:
-    """Whether a webhook with these filters is told of this event.
+def _passes(filters: Json, notification: EventNotice) -> bool:
+    """Whether the filters of a webhook let an event pass.
 
-    Of an erasure everybody is told who may have been told of the event: it names nobody.
+    The filter of groups lets erased and merged events pass: they name no person, and the webhook
+    may have received them before.
     """
-    event = told.event
+    event = notification.event
     if filters["decisions"] and event.decision not in filters["decisions"]:
         return False
     if filters["cameras"] and event.camera not in filters["cameras"]:
         return False
-    if filters["collections"] and told.collection_number not in filters["collections"]:
+    if filters["collections"] and notification.collection_number not in filters["collections"]:
         return False
     forget = event.person_erased or event.merged_into is not None
-    return forget or not filters["groups"] or not told.groups.isdisjoint(filters["groups"])
+    return forget or not filters["groups"] or not notification.groups.isdisjoint(filters["groups"])

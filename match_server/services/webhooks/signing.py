@@ -1,7 +1,7 @@
-"""Signatures by which a receiver knows that a webhook is ours, and not an old one sent again.
+"""Signatures that let a receiver detect forged and replayed calls.
 
-As in the open specification "Standard Webhooks" (standardwebhooks.com), so that receivers can
-check them with the libraries that exist for it: HMAC-SHA256 over id, time and body.
+They follow the open specification "Standard Webhooks" (standardwebhooks.com), so that receivers can
+check them with existing libraries: HMAC-SHA256 over id, time and body.
 """
 
 import base64
@@ -19,14 +19,14 @@ def new_secret() -> bytes:
 
 
 def secret_text(secret: bytes) -> str:
-    """The secret as it is shown, once."""
+    """The secret as text, which is shown once."""
     return _PREFIX + base64.b64encode(secret).decode()
 
 
 def signed_headers(
     secret: bytes, message_id: str, sent_at: datetime, body: bytes
 ) -> dict[str, str]:
-    """The headers that go with a body: id, seconds since 1970, signature of both and the body."""
+    """The headers for a body: id, seconds since 1970, and the signature of both and the body."""
     seconds = str(int(sent_at.timestamp()))
     signed = b".".join((message_id.encode(), seconds.encode(), body))
     digest = hmac.new(secret, signed, hashlib.sha256).digest()

@@ -1,4 +1,4 @@
-"""Webhooks as an administrator sees them: made, listed, enabled again, removed; dead letters."""
+"""Administration of webhooks: creating, listing, enabling, removing; dead letters."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -30,26 +30,26 @@ from shared.ids import new_id
 
 
 class Webhooks:
-    """The webhooks of this server."""
+    """Manages the webhooks of this server."""
 
     def __init__(self, database: Database, clock: Clock, secrets: Secrets) -> None:
         self._database = database
         self._secrets = secrets
         self._clock = clock
 
-    def create(self, wanted: WebhookCreate) -> WebhookCreated:
-        """A new webhook, told of what happens from now on. The answer holds its secret, once."""
+    def create(self, request: WebhookCreate) -> WebhookCreated:
+        """Create a webhook for future events. Only this result holds its secret."""
         secret = new_secret()
         with self._database.write() as session:
-            collections = [collection_named(session, name).number for name in wanted.collections]
+            collections = [collection_named(session, name).number for name in request.collections]
             row = Webhook(
                 id=new_id(),
-                url=wanted.url,
+                url=request.url,
                 filters={
-                    "decisions": list(wanted.decisions),
-                    "cameras": list(wanted.cameras),
+                    "decisions": list(request.decisions),
+                    "cameras": list(request.cameras),
                     "collections": collections,  # by number: they may be renamed
-                    "groups": list(wanted.groups),
+                    "groups": list(request.groups),
                 },
                 created_at=self._clock.now(),
                 revision=position(session, "events"),
@@ -72,7 +72,7 @@ class Webhooks:
             return _view(session, _named(session, webhook_id))
 
     def enable(self, webhook_id: str) -> WebhookView:
-        """Call it again, at once, from where it stopped: nothing is left out."""
+        """Call it again, at once, from the event where it stopped."""
         with self._database.write() as session:
             row = _named(session, webhook_id)
             row.disabled_at = row.disabled_reason = row.retry_at = row.failing_since = None
@@ -82,7 +82,7 @@ class Webhooks:
             return _view(session, row)
 
     def remove(self, webhook_id: str) -> WebhookView:
-        """Forget it, with everything that it was still to be told."""
+        """Delete it with its queue."""
         with self._database.write() as session:
             row = _named(session, webhook_id)
             view = _view(session, row)
@@ -91,22 +91,22 @@ class Webhooks:
         return view
 
     def dead_letters(self, webhook_id: str, paging: Paging) -> Page[DeadLetter]:
-        """What it did not take, oldest first."""
+        """The events that it did not accept, oldest first."""
         with self._database.read() as session:
             row = _named(session, webhook_id)
-            wanted = select(Delivery).where(
+            deliveries = select(Delivery).where(
                 Delivery.webhook_number == row.number, Delivery.dead_at.is_not(None)
             )
-            return page_of(session, wanted, paging, Delivery.number, views=_dead_letters)
+            return page_of(session, deliveries, paging, Delivery.number, views=_dead_letters)
 
-    def resend(self, webhook_id: str, wanted: Resend) -> Resent:
-        """Take dead letters back into the queue: their events are sent as they are now."""
+    def resend(self, webhook_id: str, request: Resend) -> Resent:
+        """Put dead letters back into the queue. The present state of their events is sent."""
         now = self._clock.now()
         with self._database.write() as session:
             row = _named(session, webhook_id)
             dead = (Delivery.webhook_number == row.number) & Delivery.dead_at.is_not(None)
-            if wanted.events is not None:
-                dead &= Delivery.event_id.in_(wanted.events)
+            if request.events is not None:
+                dead &= Delivery.event_id.in_(request.events)
             count = count_of(session, select(func.count()).select_from(Delivery).where(dead))
             session.execute(
                 update(Delivery)
@@ -117,7 +117,7 @@ class Webhooks:
 
 
 def filters_of(session: Session, filters: Json) -> WebhookFilters:
-    """A webhook's filters with the names that its collections have now."""
+    """The filters of a webhook, with the present names of its collections."""
     named = select(Collection.name).where(Collection.number.in_(filters["collections"]))
     collections = session.scalars(named.order_by(Collection.name)).all()
     return WebhookFilters.model_validate({**filters, "collections": collections})
@@ -146,9 +146,9 @@ def _dead_letters(rows: Sequence[Delivery]) -> list[DeadLetter]:
 
 
 def _view(session: Session, row: Webhook) -> WebhookView:
-    mine = select(func.count()).select_from(Delivery).where(Delivery.webhook_number == row.number)
+    own = select(func.count()).select_from(Delivery).where(Delivery.webhook_number == row.number)
     ahead = select(func.count()).select_from(Event).where(Event.revision > row.revision)
-    again = count_of(session, mine.where(Delivery.dead_at.is_(None)))
+    again = count_of(session, own.where(Delivery.dead_at.is_(None)))
     return WebhookView(
         id=row.id,
         url=row.url,
@@ -157,7 +157,7 @@ def _view(session: Session, row: Webhook) -> WebhookView:
         enabled=row.disabled_at is None,
         disabled_reason=row.disabled_reason,
         waiting=count_of(session, ahead) + again,
-        dead=count_of(session, mine.where(Delivery.dead_at.is_not(None))),
+        dead=count_of(session, own.where(Delivery.dead_at.is_not(None))),
         failures=row.failures,
         failing_since=row.failing_since,
         delivered_at=row.delivered_at,

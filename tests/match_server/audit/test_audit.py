@@ -1,4 +1,4 @@
-"""The audit log: told of every change in its own transaction, chained, and hard to bend unseen."""
+"""The audit log: every change has an entry in its transaction, and tampering is detected."""
 
 import contextlib
 import io
@@ -22,18 +22,18 @@ PERSONS = "/v1/collections/default/persons"
 
 @pytest.fixture(autouse=True)
 def nobody():
-    """The test client leaves answers open, so that the last call goes on acting in this thread."""
+    """The test client leaves responses open, so the actor of the last request stays set."""
     act_as(Actor())
 
 
-def _entries(api, **given):
-    """Newest last."""
-    query = AuditQuery(size=1000, **given)
+def _entries(api, **filters):
+    """All entries, the newest last."""
+    query = AuditQuery(size=1000, **filters)
     return list(reversed(api.services.audit.page(query).items))
 
 
-def _actions(api, **given):
-    return [one.action for one in _entries(api, **given)]
+def _actions(api, **filters):
+    return [one.action for one in _entries(api, **filters)]
 
 
 def test_every_change_is_told_with_who_what_when_whom_and_by_which_request(api, helpers, clock):
@@ -74,22 +74,22 @@ def test_a_batch_is_told_in_one_entry_that_leads_to_the_feed(api, helpers):
     path = "/v1/collections/default/enroll"
     response = api.call("POST", path, "enroller", data=body, content_type="application/x-ndjson")
     verdicts = [json.loads(line) for line in response.get_data(as_text=True).splitlines()]
-    (told,) = _entries(api, action="templates_added")
-    assert told.details["count"] == 5
-    assert told.details["first_seq"] == verdicts[0]["seq"]
-    assert told.role == "enroller"  # although it was written while the answer was streamed
+    (entry,) = _entries(api, action="templates_added")
+    assert entry.details["count"] == 5
+    assert entry.details["first_seq"] == verdicts[0]["seq"]
+    assert entry.role == "enroller"  # although it was written while the answer was streamed
 
 
 def test_a_transaction_that_tells_nothing_is_told_as_the_call_that_made_it(api):
     services = api.services
     act_as(Actor("key 0a", call="PUT /v1/new", subject="x"))
     try:
-        for _ in range(2):  # the call is told once, however many transactions it needs
+        for _ in range(2):  # one entry for a request with several transactions
             with services.database.write() as session:
                 session.execute(update(Collection).values(max_templates=5))
     finally:
         act_as(Actor())
-    with services.database.write() as session:  # nobody's call: the server itself
+    with services.database.write() as session:  # no request: the server itself
         session.execute(update(Collection).values(max_templates=6))
     assert [(one.action, one.subject) for one in _entries(api, actor="key 0a")] == [
         ("PUT /v1/new", "x")
@@ -115,8 +115,8 @@ def test_photos_and_lists_of_templates_are_told_each_before_the_answer(api, help
     api.call("GET", f"/v1/images/{image}/content", "searcher")
     api.ok("GET", f"{PERSONS}/{person}/templates", "searcher")
     api.refused(404, "GET", "/v1/images/none/content", "searcher")
-    told = [(one.action, one.subject) for one in _entries(api) if one.role == "searcher"]
-    assert told == [
+    entries = [(one.action, one.subject) for one in _entries(api) if one.role == "searcher"]
+    assert entries == [
         ("GET /v1/images/<image>/content", image),
         ("GET /v1/collections/<collection>/persons/<person>/templates", "default"),
     ]
@@ -145,8 +145,8 @@ def test_what_cannot_be_written_now_stays_gathered(api, helpers, monkeypatch):
             api.services.access.flush()
     api.search(helpers.unit_vector(1))
     api.services.access.flush()
-    (told,) = _entries(api, action="POST /v1/collections/<collection>/search")
-    assert told.details["times"] == 2
+    (entry,) = _entries(api, action="POST /v1/collections/<collection>/search")
+    assert entry.details["times"] == 2
 
 
 def _fail():
@@ -206,11 +206,11 @@ def test_the_chain_is_whole_after_many_writers_of_two_processes_at_once(api, mak
     before = api.services.audit.head().number
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(60)))
-    found = api.services.audit.verify()
-    assert (found.problem, found.head.number) == (None, before + 120)
-    told = [one for one in _entries(api) if one.action.startswith("tested")]
-    assert sorted(one.subject for one in told) == sorted(2 * [str(n) for n in range(60)])
-    assert all(one.actor == f"writer {one.subject}" for one in told)
+    actual = api.services.audit.verify()
+    assert (actual.problem, actual.head.number) == (None, before + 120)
+    entries = [one for one in _entries(api) if one.action.startswith("tested")]
+    assert sorted(one.subject for one in entries) == sorted(2 * [str(n) for n in range(60)])
+    assert all(one.actor == f"writer {one.subject}" for one in entries)
 
 
 # -- bending it ------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_the_chain_is_whole_after_many_writers_of_two_processes_at_once(api, mak
 
 @pytest.fixture
 def bend(api):
-    """Runs SQL as somebody who has the database in his hands: its triggers are gone."""
+    """Runs SQL without the triggers, as an attacker with access to the database."""
     api.key("admin")
     for number in range(8):
         api.person(f"P{number}", id=f"p{number}")
@@ -274,9 +274,9 @@ def test_the_first_entry_that_was_bent_is_found_however_it_was_bent(api, bend):
         rows = [dict(row._mapping) for row in session.execute(select(AuditEntry.__table__))]
     for how, (statements, number, words) in BENT.items():
         bend(*statements)
-        found = api.services.audit.verify()
-        assert found.broken_at == number, how
-        assert words in found.problem
+        actual = api.services.audit.verify()
+        assert actual.broken_at == number, how
+        assert words in actual.problem
         bend("DELETE FROM audit_entries")
         with api.services.database.connection() as connection:
             connection.execute(insert(AuditEntry.__table__), rows)
@@ -301,9 +301,9 @@ def test_a_cut_with_its_head_moved_is_found_by_the_anchor_alone(api, bend):
         "hash = (SELECT hash FROM audit_entries WHERE number = 6)",
     )
     assert api.services.audit.verify().problem is None
-    found = api.services.audit.verify(anchor)
-    assert found.broken_at == 7
-    assert "cut off" in found.problem
+    actual = api.services.audit.verify(anchor)
+    assert actual.broken_at == 7
+    assert "cut off" in actual.problem
 
 
 def test_a_log_that_was_computed_anew_is_found_by_the_anchor_alone(api, bend):
@@ -319,9 +319,9 @@ def test_a_log_that_was_computed_anew_is_found_by_the_anchor_alone(api, bend):
             )
         connection.execute(AuditHead.__table__.update().values(hash=before))
     assert api.services.audit.verify().problem is None
-    found = api.services.audit.verify(anchor)
-    assert found.broken_at == anchor.number
-    assert "rewritten" in found.problem
+    actual = api.services.audit.verify(anchor)
+    assert actual.broken_at == anchor.number
+    assert "rewritten" in actual.problem
 
 
 def test_an_older_anchor_still_fits_a_log_that_grew(api, bend):
@@ -367,17 +367,17 @@ def test_the_command_says_where_it_breaks_and_exits_1(tmp_path):
         connection.execute("DELETE FROM audit_entries WHERE number = 2")
     connection.close()
     assert "entries 2 to 2 are missing" in run("audit", "verify", code=1)
-    found = json.loads(run("audit", "verify", "--json", "--anchor", data + "/anchor", code=1))
-    assert found["broken_at"] == 2
+    actual = json.loads(run("audit", "verify", "--json", "--anchor", data + "/anchor", code=1))
+    assert actual["broken_at"] == 2
     assert "NUMBER:HASH" in run("audit", "verify", "--anchor", "7", code=1)
 
 
 @pytest.mark.parametrize(
-    "given", ["", "5", "5:", "x:" + "0" * 64, "5:" + "g" * 64, "-1:" + "0" * 64]
+    "value", ["", "5", "5:", "x:" + "0" * 64, "5:" + "g" * 64, "-1:" + "0" * 64]
 )
-def test_an_anchor_that_is_none_is_refused(given):
+def test_an_anchor_that_is_none_is_refused(value):
     with pytest.raises(MalformedInput):
-        anchor_of(given)
+        anchor_of(value)
 
 
 def test_an_anchor_reads_as_it_prints():

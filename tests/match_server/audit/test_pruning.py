@@ -1,4 +1,4 @@
-"""The audit log's beginning may be deleted when it is old, and what is left still verifies."""
+"""Old entries of the audit log are deleted, and the rest can still be verified."""
 
 import json
 from datetime import timedelta
@@ -49,12 +49,12 @@ def test_old_entries_go_and_the_rest_verifies_from_where_it_begins(api):
     assert (gone, first) == (first - 1, gone + 1)
     assert last == end + 1  # what was done is an entry itself
     assert gone > 6
-    found = audit.verify(anchor_before)
-    assert (found.problem, found.start.number, found.entries) == (None, gone, count)
-    assert found.certificates == 2  # also that of which no entry speaks any more
+    result = audit.verify(anchor_before)
+    assert (result.problem, result.start.number, result.entries) == (None, gone, count)
+    assert result.certificates == 2  # also that of which no entry speaks any more
     assert api.ok("GET", "/v1/audit?action=audit_pruned")["items"][0]["details"]["number"] == gone
     assert api.services.audit_retention.run() == 0  # nothing more is old
-    assert audit.verify(found.start).problem is None
+    assert audit.verify(result.start).problem is None
     api.person("Later")
     assert audit.verify().problem is None
 
@@ -71,8 +71,8 @@ def test_again_and_again(api, clock):
         clock.advance(timedelta(days=DAYS + 1).total_seconds())
         api.ok("DELETE", f"{PERSONS}/new{round_ + 1}")
         assert api.services.audit_retention.run() > 0
-        found = api.services.audit.verify()
-        assert (found.problem, found.certificates) == (None, 3 + round_)
+        result = api.services.audit.verify()
+        assert (result.problem, result.certificates) == (None, 3 + round_)
 
 
 def test_by_default_nothing_is_deleted(make_api, clock):
@@ -84,7 +84,7 @@ def test_by_default_nothing_is_deleted(make_api, clock):
 
 
 def _without_triggers(api, *statements):
-    """SQL of somebody who has the database in his hands."""
+    """Runs SQL as an attacker with access to the database."""
     database = api.services.database
     with database.connection() as connection:
         for name in ("update", "delete", "change"):
@@ -105,9 +105,9 @@ _CUT = (
 
 def test_a_beginning_that_somebody_else_cut_off_is_found(api):
     _without_triggers(api, *_CUT)
-    found = api.services.audit.verify()
-    assert "no entry says" in found.problem
-    assert found.broken_at == 16
+    result = api.services.audit.verify()
+    assert "no entry says" in result.problem
+    assert result.broken_at == 16
 
 
 def test_one_that_was_cut_further_than_retention_did_is_found(api):

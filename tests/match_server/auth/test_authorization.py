@@ -1,4 +1,4 @@
-"""Nobody without a valid key is served, and a box reaches nothing of another box."""
+"""Requests need a valid key, and the key of a device gives no access to another device."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from shared.ids import new_id
 
 @pytest.fixture
 def guarded(api):
-    """Every call of the document that needs a key."""
+    """All operations of the OpenAPI document that need a key."""
     document = api.ok("GET", "/openapi.json", None)
     return [
         (method.upper(), re.sub(r"\{\w+\}", "x", path))
@@ -59,7 +59,7 @@ def test_every_guarded_call_refuses_who_has_no_valid_key(make_api, guarded, cloc
 
 @pytest.fixture
 def boxes(api, helpers):
-    """Two boxes: `own`, whose key is used, and `other`, which alone may hold the collection."""
+    """Two devices: `own`, whose key is used, and `other`, which alone may hold the collection."""
     services = api.services
     services.collections.ensure("secret")
     for name in ("own", "other"):
@@ -133,13 +133,13 @@ def test_a_box_that_sends_the_probe_id_of_another_learns_nothing_of_its_sighting
 ):
     vector = helpers.unit_vector(1)
     api.person("Ann", vector)
-    theirs = api.probe(vector, device="other")
-    (kept,) = api.send(theirs)
+    others = api.probe(vector, device="other")
+    (kept,) = api.send(others)
     assert kept["event"]["person"]["name"] == "Ann"
-    mine = {**api.probe(helpers.unit_vector(2), device="own"), "probe_id": theirs["probe_id"]}
+    mine = {**api.probe(helpers.unit_vector(2), device="own"), "probe_id": others["probe_id"]}
     (answer,) = boxes("POST", "/v1/probes", json=mine).get_json()["probes"]
     assert (answer["status"], answer["code"], answer["event"]) == ("refused", "conflict", None)
-    assert api.send(theirs)[0]["status"] == "duplicate"
+    assert api.send(others)[0]["status"] == "duplicate"
 
 
 def test_a_box_cannot_ask_for_names_of_a_gallery_that_it_was_not_given(api, boxes, helpers):

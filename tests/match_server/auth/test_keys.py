@@ -1,4 +1,4 @@
-"""Keys: kept as hashes, shown once, worth nothing once revoked; roles allow what they say."""
+"""API keys: stored as hashes, shown once, invalid after revocation; permissions of roles."""
 
 import base64
 from datetime import timedelta
@@ -211,8 +211,8 @@ def test_a_key_that_would_have_expired_already_is_refused(api, clock):
 
 def test_with_expired_keys_alone_nobody_can_call(make_services, clock):
     services = make_services()
-    wanted = KeyCreate(role="admin", expires_at=clock.now() + timedelta(hours=1))
-    services.keys.create(wanted)
+    request = KeyCreate(role="admin", expires_at=clock.now() + timedelta(hours=1))
+    services.keys.create(request)
     assert services.keys.any_valid()
     clock.advance(3600)
     assert not services.keys.any_valid()

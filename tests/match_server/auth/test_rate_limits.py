@@ -1,4 +1,4 @@
-"""Too many requests are answered 429; wrong keys are soon not looked at; good ones go on."""
+"""Rate limits: too many requests get 429, wrong keys are not checked, valid keys go on."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_the_login_says_that_a_key_is_wrong_and_that_there_were_too_many(make_ap
     for _ in range(2):
         page = api.client.post("/login", data={"key": "muster_0_x"})
         assert page.status_code == 401
-        assert "This key is not known here" in page.get_data(as_text=True)
+        assert "This key is unknown" in page.get_data(as_text=True)
         assert 'role="alert"' in page.get_data(as_text=True)
     page = api.client.post("/login", data={"key": "muster_0_x"})
     assert page.status_code == 429
@@ -99,7 +99,7 @@ def test_0_is_no_limit():
 
 
 def test_the_defaults_let_a_box_deliver_its_backlog(settings):
-    """A box sends 256 probes a request, and no more than some requests a second."""
+    """A device sends 256 probes per request, and only a few requests per second."""
     limits = Limits(per_key=settings.requests_per_minute, bad_keys=settings.bad_keys_per_minute)
     for _ in range(20_000):
         limits.admit("box")

@@ -1,4 +1,4 @@
-"""A server in one file: out of one database, into another, nothing lost, nothing half done."""
+"""Export and import of a whole server: complete, or without any effect."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ from sqlalchemy import JSON, func, select, update
 
 from match_server.backup.container import MAGIC, Reader, Writer
 from match_server.backup.exporting import export
-from match_server.backup.files import Named, Places
+from match_server.backup.files import Files, NamedFile
 from match_server.backup.importing import is_export
 from match_server.backup.importing import restore as restore_with
 from match_server.backup.rows import TableRows, highest_numbers
@@ -41,7 +41,7 @@ COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
 
 
 class _Any:
-    """All storages."""
+    """The URIs of all storages."""
 
     def __contains__(self, _uri):
         return True
@@ -59,23 +59,23 @@ def _reading(settings):
 
 
 def _everything(settings):
-    """All rows, and all kept files."""
+    """All rows and all files."""
     with _reading(settings) as session:
         return contents(session.connection(), Table.metadata), _files(settings.data_dir)
 
 
 def _files(folder):
-    found = {}
+    actual = {}
     for kind in ("photos", "snapshots"):
         for path in (folder / kind).rglob("*"):
             if path.is_file():
-                found[path.relative_to(folder).as_posix()] = path.read_bytes()
-    return found
+                actual[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return actual
 
 
 @pytest.fixture
 def live(api, helpers, tmp_path):
-    """A server with some of everything in it, also of what is erased again."""
+    """A server with data of every kind, some of it erased again."""
     api.ok("POST", "/v1/collections", json={"name": "staff", "max_templates": 9})
     uri = f"file://{tmp_path / 'archive'}"
     api.ok("POST", "/v1/storages", json={"name": "archive", "uri": uri})
@@ -90,13 +90,13 @@ def live(api, helpers, tmp_path):
         api.template(person, helpers.unit_vector(100 + number))
     api.send(*[api.probe(helpers.unit_vector(100 + n), sequence=n + 1) for n in range(3)])
     gone = api.person("Gone", helpers.unit_vector(7))
-    api.ok("DELETE", f"{PERSONS}/{gone}")  # the highest template number belongs to nobody now
+    api.ok("DELETE", f"{PERSONS}/{gone}")  # the highest template number is unused now
     return api
 
 
 @pytest.fixture
 def target(tmp_path, empty_database):
-    """Settings of a machine that is still empty."""
+    """Settings of an empty machine."""
 
     def make(kind, name="elsewhere"):
         made = Settings(data_dir=tmp_path / name, database_url=empty_database(kind))
@@ -115,7 +115,7 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
     live, target, make_services, helpers, tmp_path, kind
 ):
     probes = [helpers.unit_vector(100 + number) for number in range(4)]
-    found = [live.search(probe)["probes"] for probe in probes]
+    actual = [live.search(probe)["probes"] for probe in probes]
     here = live.services.settings
     there, back = target(kind), target("sqlite", "back")
     assert _export(here, tmp_path / "one").files == len(COLOURS) + 3
@@ -129,12 +129,12 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
     moved = type(live)(
         _client(make_services(**dict(there))), live.services, live.clock, dict(live.keys)
     )
-    assert [moved.search(probe)["probes"] for probe in probes] == found
+    assert [moved.search(probe)["probes"] for probe in probes] == actual
     last = before[0]["changes"][-1][0]
     assert moved.template(moved.person("New"), helpers.unit_vector(9))["seq"] == last + 2
     with _reading(there) as session:
         numbers = session.scalars(select(Template.number).order_by(Template.number)).all()
-    assert numbers[-1] == 10  # 9 was of somebody who is erased: it is never given again
+    assert numbers[-1] == 10  # 9 was of an erased person: it is never used again
 
 
 def _audit(settings):
@@ -163,7 +163,7 @@ def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind)
     with database.connection() as connection:
         fill(connection, Table.metadata)
         _make_true(connection)
-        given = highest_numbers(connection, Table.metadata)
+        numbers = highest_numbers(connection, Table.metadata)
     database.close()
     done = _export(here, tmp_path / "file")
     before, _ = _everything(here)
@@ -174,7 +174,7 @@ def test_every_column_of_every_table_is_carried(backend, target, tmp_path, kind)
     after, _ = _everything(there)
     assert after == before
     with _reading(there) as session:
-        assert highest_numbers(session.connection(), Table.metadata) == given
+        assert highest_numbers(session.connection(), Table.metadata) == numbers
 
 
 def test_every_kind_of_kept_file_is_exported():
@@ -242,7 +242,7 @@ def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
             with pytest.raises(MusterError):
                 restore(there, broken, passphrase)
     broken.write_bytes(data + b"x")
-    with pytest.raises(Damaged, match="appended"):
+    with pytest.raises(Damaged, match="after its end"):
         restore(there, broken, passphrase)
     assert _files(there.data_dir) == {}
     with _reading(there) as session:
@@ -252,7 +252,7 @@ def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
 
 
 def test_chunks_of_two_files_cannot_be_exchanged(tmp_path):
-    """Each is sealed for its place in its own file."""
+    """Each chunk is sealed for its position in its own file."""
     for name in ("one", "two"):
         with (tmp_path / name).open("wb") as stream:
             writer = Writer(stream, None)
@@ -272,13 +272,13 @@ def test_the_wrong_passphrase_or_none_is_said(live, target, tmp_path):
     here, there = live.services.settings, target("sqlite")
     _export(here, tmp_path / "sealed", "right")
     _export(here, tmp_path / "open")
-    for name, given, error, said in (
-        ("sealed", "wrong", KeyMissing, "passphrase is not the one"),
+    for name, passphrase, error, message in (
+        ("sealed", "wrong", KeyMissing, "wrong passphrase"),
         ("sealed", None, ConfigurationError, "the file is encrypted"),
         ("open", "right", ConfigurationError, "not encrypted"),
     ):
-        with pytest.raises(error, match=said):
-            restore(there, tmp_path / name, given)
+        with pytest.raises(error, match=message):
+            restore(there, tmp_path / name, passphrase)
     for text in (b"Zo\xc3\xab", b"api_keys", live.keys["admin"].encode()):
         assert text not in (tmp_path / "sealed").read_bytes()
 
@@ -313,7 +313,7 @@ def test_a_server_that_holds_anything_is_not_overwritten(live, target, tmp_path,
 
 
 def _forge(path, target, change):
-    """A copy of an export with its records as `change` leaves them."""
+    """A copy of an export with records changed by `change`."""
     with path.open("rb") as stream:
         records = list(Reader(stream, None))
     with target.open("wb") as stream:
@@ -325,7 +325,7 @@ def _forge(path, target, change):
 
 
 def _name_elsewhere(table, column, value):
-    """A change of the first record of rows of a table, in which no bytes lie."""
+    """A change of the first record of rows of a table without bytes."""
     columns = []
 
     def change(head):
@@ -354,7 +354,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
     before = sorted(there.data_dir.rglob("*"))
     for number, change in enumerate(changes):
         _forge(tmp_path / "file", tmp_path / f"forged{number}", change)
-        with pytest.raises(Damaged, match=r"name that no server gives|outside of the folder"):
+        with pytest.raises(Damaged, match=r"invalid name|outside of the folder"):
             restore(there, tmp_path / f"forged{number}")
         assert not _files(there.data_dir)
     assert not list(tmp_path.rglob("escaped"))
@@ -364,7 +364,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(target, tmp_path, live):
 
 
 def _overlapping(head):
-    """Lengths that go back and forth: each second value would be a copy of all bytes."""
+    """Lengths that alternate in sign: each second value would be a copy of all bytes."""
     if head["kind"] == "rows" and head["table"] == "templates":
         size = sum(value for row in head["rows"] for value in row if type(value) is int)
         head["rows"] = [[size * (-1) ** (n % 2)] * len(head["rows"][0]) for n in range(201)]
@@ -472,10 +472,10 @@ def test_a_file_writes_to_no_folder_that_nobody_allowed(target, tmp_path, live):
 def test_a_row_that_names_a_file_outside_of_the_folder_neither_shows_nor_deletes_it(live, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(b"of somebody else")
-    place = Places(live.services.settings.data_dir)
+    files = Files(live.services.settings.data_dir)
     for name in ("../secret", str(secret), f"photos/../../{secret.name}"):
         with pytest.raises(Damaged, match="outside"):
-            place.read(Named(name, None))
+            files.read(NamedFile(name, None))
     with live.services.database.write() as session:
         session.execute(update(Event).values(snapshot="../secret"))
     (event, *_) = live.ok("GET", "/v1/events")["items"]
@@ -523,8 +523,8 @@ def test_an_export_holds_one_moment_while_others_write(live, target, helpers, tm
 def test_a_photo_that_was_erased_meanwhile_is_exported_as_not_kept(
     live, target, tmp_path, monkeypatch
 ):
-    """Between the moment of the rows and the reading of the files somebody is erased."""
-    read, listed = Places.read, live.ok("GET", PERSONS)["items"]
+    """A person is erased between the reading of the rows and the reading of the files."""
+    read, listed = Files.read, live.ok("GET", PERSONS)["items"]
 
     def slow(places, file):
         if listed:
@@ -533,7 +533,7 @@ def test_a_photo_that_was_erased_meanwhile_is_exported_as_not_kept(
             listed.clear()
         return read(places, file)
 
-    monkeypatch.setattr(Places, "read", slow)
+    monkeypatch.setattr(Files, "read", slow)
     done = _export(live.services.settings, tmp_path / "file")
     assert (done.missing, done.files) == ([], 0)
     there = target("sqlite")
@@ -579,8 +579,8 @@ def test_what_is_encrypted_at_rest_stays_so_in_the_file(
     there = target("sqlite")
     restore(there, tmp_path / "file")
     search = {"templates": [{"vector": helpers.encode(vector), "model_id": helpers.MODEL}]}
-    for given, status in ((key, 200), (None, 503)):
-        services = make_services(**{**dict(there), "encryption_key": given})
+    for encryption_key, status in ((key, 200), (None, 503)):
+        services = make_services(**{**dict(there), "encryption_key": encryption_key})
         moved = type(live)(_client(services), services, live.clock)
         answer = moved.call("POST", "/v1/collections/secret/search", json=search)
         assert answer.status_code == status
@@ -603,7 +603,7 @@ def test_memory_does_not_grow_with_the_number_of_templates(tmp_path, target):
 
 
 def _make_true(connection):
-    """What has to fit together also where everything is made up."""
+    """Values that must be consistent also in invented rows."""
     connection.execute(update(Image).values(file=None))  # there are no such files
     connection.execute(update(Event).values(snapshot=None))
     connection.execute(update(AuditHead).values(number=ROWS))
@@ -645,8 +645,8 @@ class TestCommands:
         file, sealed = tmp_path / "muster.export", ("--passphrase-file", tmp_path / "pass")
         run("export", file, *sealed, "--data-dir", here)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        said = run("import", file, *sealed, "--data-dir", tmp_path / "there")
-        assert "0 collections, 0 persons, 0 templates" in said
+        output = run("import", file, *sealed, "--data-dir", tmp_path / "there")
+        assert "0 collections, 0 persons, 0 templates" in output
         listed = [run("key", "list", "--data-dir", one) for one in (here, tmp_path / "there")]
         assert listed[0] == listed[1]
         again = run("import", file, *sealed, "--data-dir", tmp_path / "there", status=1)
@@ -655,17 +655,17 @@ class TestCommands:
     def test_what_is_there_is_not_overwritten_and_what_is_open_is_said(self, here, run, tmp_path):
         file = tmp_path / "muster.export"
         assert "not encrypted" in run("export", file, "--data-dir", here)
-        assert "is there already" in run("export", file, "--data-dir", here, status=1)
+        assert "exists already" in run("export", file, "--data-dir", here, status=1)
         assert list(tmp_path.glob("*.partial")) == []
 
     def test_options_for_pictures_do_not_go_with_a_server(self, here, run, tmp_path):
         file = tmp_path / "muster.export"
         run("export", file, "--data-dir", here)
-        said = run("import", file, "--force", "--data-dir", tmp_path / "there", status=2)
-        assert "--force is for pictures" in said
+        output = run("import", file, "--force", "--data-dir", tmp_path / "there", status=2)
+        assert "--force is for pictures" in output
         assert not (tmp_path / "there").exists()
 
     def test_a_database_that_was_not_migrated_is_said(self, run, tmp_path):
-        said = run("export", tmp_path / "file", "--data-dir", tmp_path / "none", status=1)
-        assert "there is no server's data" in said
+        output = run("export", tmp_path / "file", "--data-dir", tmp_path / "none", status=1)
+        assert "there is no server's data" in output
         assert not (tmp_path / "file").exists()

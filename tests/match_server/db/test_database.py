@@ -1,4 +1,4 @@
-"""Reads without a session say what a session says, and see what was committed; writers queue."""
+"""Reads with and without a session, queueing writers, and errors of the database."""
 
 import re
 import threading
@@ -78,7 +78,7 @@ def test_an_error_of_the_driver_is_one_of_ours(api):
 
 
 def test_writers_of_one_process_queue_instead_of_sleeping(api):
-    """With SQLite's own waiting, some of so many would sleep for seconds, or give up."""
+    """With the busy handler of SQLite some of so many writers would sleep for seconds or fail."""
     database: Database = api.services.database
     before, barrier = position(database), threading.Barrier(32)
 
@@ -114,7 +114,7 @@ def test_writers_wait_for_many_short_writes_and_few_of_them_for_a_long_one(tmp_p
 
 
 def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_other(api):
-    """Each reads a number, and writes one more: wrong, unless nobody else wrote in between."""
+    """Each reads a number and writes the next: correct only without another write in between."""
     databases = [Database(api.services.database.url, append_notes) for _ in range(3)]
     before = position(databases[0])
 
@@ -132,7 +132,7 @@ def test_writers_of_several_processes_neither_lose_an_update_nor_wait_for_each_o
 
 
 def test_writers_that_take_rows_in_opposite_orders_cannot_wait_in_a_circle(api):
-    """The second one has not read or locked anything before the first one has committed."""
+    """The second writer reads and locks nothing before the first has committed."""
     one, other = (Database(api.services.database.url, append_notes) for _ in range(2))
     first_has_its_row, second_is_in = threading.Event(), threading.Event()
 
@@ -162,17 +162,17 @@ def test_writers_that_take_rows_in_opposite_orders_cannot_wait_in_a_circle(api):
 
 
 def test_nobody_but_the_one_seam_opens_a_connection():
-    """Else a writer could go past the lock that all others begin with."""
+    """Otherwise a writer could skip the lock with which all others begin."""
     package = Path(match_server.__file__).parent
     opening = re.compile(
         r"create_engine\(|sessionmaker|\bSession\(|raw_connection\(|psycopg\.connect"
     )
-    found = {
+    actual = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if opening.search(path.read_text())
     }
-    assert found == {"db/engines.py", "db/database.py"}
+    assert actual == {"db/engines.py", "db/database.py"}
 
 
 def test_a_reader_sees_one_state_and_cannot_write(api):
@@ -201,15 +201,15 @@ def test_who_waits_is_woken_by_a_write_and_never_misses_one(api):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("mysql://a:hush@h/d", "unknown driver 'mysql'"),
         ("postgresql+psycopg2://a:hush@h/d", "unknown driver"),
         ("hush", "invalid URL"),
     ],
 )
-def test_a_database_that_is_not_supported_is_said_without_its_password(url, said):
-    with pytest.raises(ConfigurationError, match=said) as caught:
+def test_a_database_that_is_not_supported_is_said_without_its_password(url, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
         Database(url, append_notes)
     assert "hush" not in caught.value.message
 
@@ -220,7 +220,7 @@ def test_a_url_of_postgresql_needs_no_drivers_name(start):
 
 
 class TestPostgreSQL:
-    """What only a server that is a process of its own can do."""
+    """Tests that need a database server in a process of its own."""
 
     @pytest.fixture
     def url(self, postgresql):
@@ -298,7 +298,7 @@ class TestPostgreSQL:
         assert position(database) == 0
 
     def test_a_process_opens_no_more_connections_than_it_may(self, database, url):
-        """And 32 threads share them."""
+        """32 threads share these connections."""
         held = []
 
         def read(_number):

@@ -1,4 +1,4 @@
-"""The database's shape: reached step by step, there and back, and equal to the tables."""
+"""Migrations: each step up and down works, and the result equals the tables of the code."""
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -74,7 +74,7 @@ def test_the_migrations_lead_to_the_tables_of_the_code(database):
 
 
 def _differ(context, _inspected, _column, in_database, in_code):
-    """SQLite's integers all have 64 bits, whatever they are called."""
+    """All integer types of SQLite have 64 bits."""
     kinds = in_database, in_code.dialect_impl(context.dialect)
     if context.dialect.name == "sqlite" and all(isinstance(kind, Integer) for kind in kinds):
         return False
@@ -100,7 +100,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(database):
 def test_sqlite_is_set_up_for_durability_and_integrity(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'muster.db'}", append_notes)
     migrate(database)
-    wanted = {
+    expected = {
         "journal_mode": "wal",
         "synchronous": 2,  # FULL
         "foreign_keys": 1,
@@ -108,7 +108,7 @@ def test_sqlite_is_set_up_for_durability_and_integrity(tmp_path):
         "page_size": 8192,
     }
     with database.read() as session:
-        for pragma, value in wanted.items():
-            found = session.connection().exec_driver_sql(f"PRAGMA {pragma}").scalar()
-            assert found == value, pragma
+        for pragma, value in expected.items():
+            result = session.connection().exec_driver_sql(f"PRAGMA {pragma}").scalar()
+            assert result == value, pragma
     database.close()

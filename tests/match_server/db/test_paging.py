@@ -1,4 +1,4 @@
-"""Lists by the key of the last row: what is deleted meanwhile makes nobody be skipped."""
+"""Pages by the key of the last row: deleting rows meanwhile skips no other row."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ STAFF = "/v1/collections/default/persons"
 
 
 def walked(api, path, size=2, each=lambda item: None):
-    """All items of a list, a page after the other by `next`; `each` is called at once."""
+    """All items of a list, page by page by `next`; `each` is called after each page."""
     items, query = [], {"size": size}
     while True:
         page = api.ok("GET", path, query_string=query)

@@ -1,4 +1,4 @@
-"""Boxes: announced or known since they spoke, invited by a code, healthy or not, forgotten."""
+"""Devices: created, enrolled by a code, their health and ledger, configured, deleted."""
 
 import random
 
@@ -95,9 +95,9 @@ class TestTheirLife:
 
 class TestTheirNumbers:
     def gaps(self, api):
-        found = api.ok("GET", "/v1/devices/door-1")
-        runs = [(one["first"], one["last"]) for one in found["gaps"]]
-        assert found["sequence"]["missing"] == sum(last - first + 1 for first, last in runs)
+        result = api.ok("GET", "/v1/devices/door-1")
+        runs = [(one["first"], one["last"]) for one in result["gaps"]]
+        assert result["sequence"]["missing"] == sum(last - first + 1 for first, last in runs)
         return runs
 
     def test_missing_numbers_are_named_until_they_come(self, api, helpers):
@@ -131,20 +131,20 @@ class TestTheirNumbers:
 class TestTheirHealth:
     def test_the_answer_tells_the_time_and_the_wanted_revision(self, api):
         create(api)
-        said = health(api.clock)
+        message = health(api.clock)
         api.clock.advance(3.25)
-        answer = api.ok("POST", "/v1/devices/door-1/health", "device", json=said)
-        assert answer["answers"] == said["at"].replace("+00:00", "Z")
+        answer = api.ok("POST", "/v1/devices/door-1/health", "device", json=message)
+        assert answer["answers"] == message["at"].replace("+00:00", "Z")
         assert answer["at"] == "2026-11-22T12:00:03.373456Z"
         assert answer["config_revision"] == 0
         api.ok("PUT", "/v1/devices/door-1/config", json={"config": {"log_level": "DEBUG"}})
-        answer = api.ok("POST", "/v1/devices/door-1/health", "device", json=said)
+        answer = api.ok("POST", "/v1/devices/door-1/health", "device", json=message)
         assert answer["config_revision"] == 1
 
     def test_the_newest_is_shown_and_an_hour_of_it_kept(self, api):
         for number in range(125):
-            said = health(api.clock, waiting=number, temperature_c=50.0 + number / 10)
-            api.ok("POST", "/v1/devices/door-1/health", "device", json=said)
+            message = health(api.clock, waiting=number, temperature_c=50.0 + number / 10)
+            api.ok("POST", "/v1/devices/door-1/health", "device", json=message)
             api.clock.advance(30)
         shown = api.ok("GET", "/v1/devices/door-1", "viewer")
         assert shown["health"]["waiting"] == 124
@@ -154,12 +154,12 @@ class TestTheirHealth:
             assert len(session.scalars(select(DeviceHealth)).all()) == 120
 
     def test_a_number_that_no_page_can_show_is_refused(self, api):
-        """Two such rates together are infinite, and no list of devices could be read any more."""
+        """The sum of two such rates is infinite, and no list of devices could be read."""
         camera = {"state": "running", "fps": 1e308, "frames": 1, "dropped": 0}
         cameras = [{**camera, "camera": name} for name in ("front", "back")]
         for odd in ({"cameras": cameras}, {"load_1m": 1e308}, {"clock_offset_s": -1e308}):
-            said = health(api.clock, **odd)
-            api.refused(400, "POST", "/v1/devices/door-1/health", "device", json=said)
+            message = health(api.clock, **odd)
+            api.refused(400, "POST", "/v1/devices/door-1/health", "device", json=message)
         assert api.ok("GET", "/v1/devices", "viewer")["total"] == 0
 
     def test_totals_of_a_day_replace_those_before(self, api):
@@ -178,14 +178,14 @@ class TestTheirHealth:
         say(9, yaw=2, pitch=1, interocular=4)
         say(2, "2026-11-21", sharpness=2)
         say(1, camera="back")
-        found = api.ok("GET", "/v1/devices/door-1/ledger", "viewer")["items"]
-        assert [(one["day"], one["camera"], one["tracks"]) for one in found] == [
+        result = api.ok("GET", "/v1/devices/door-1/ledger", "viewer")["items"]
+        assert [(one["day"], one["camera"], one["tracks"]) for one in result] == [
             ("2026-11-22", "back", 1),
             ("2026-11-22", "front", 9),
             ("2026-11-21", "front", 2),
         ]
-        assert found[1]["with_probe"] == 2
-        assert found[1]["in_plain_terms"] == {"too small": 4, "turned away": 3}
+        assert result[1]["with_probe"] == 2
+        assert result[1]["in_plain_terms"] == {"too small": 4, "turned away": 3}
         path = "/v1/devices/door-1/ledger?until=2026-11-21"
         assert [one["day"] for one in api.ok("GET", path)["items"]] == ["2026-11-21"]
         api.refused(400, "GET", "/v1/devices/door-1/ledger?since=0")
@@ -193,7 +193,7 @@ class TestTheirHealth:
 
 class TestTheirConfiguration:
     def report(self, api, state, revision, tried, message=None):
-        said = {
+        message = {
             "device": "door-1",
             "revision": revision,
             "state": state,
@@ -202,7 +202,7 @@ class TestTheirConfiguration:
             "config": {"cameras": []},
             "at": api.clock.now().isoformat(),
         }
-        api.ok("PUT", "/v1/devices/door-1/config/reported", "device", json=said)
+        api.ok("PUT", "/v1/devices/door-1/config/reported", "device", json=message)
         return api.ok("GET", "/v1/devices/door-1")["config"]
 
     def desire(self, api, **config):

@@ -1,4 +1,4 @@
-"""The change feed as a follower hears it: a snapshot, then what happened, for what it may hold."""
+"""The change feed for followers: a snapshot and the changes of the gallery they may hold."""
 
 import hashlib
 import json
@@ -127,7 +127,7 @@ def test_who_follows_a_group_hears_of_those_who_come_and_go(api, helpers):
     assert changes.left == [number]
     assert [one.id for one in changes.persons] == ["bob"]
     assert len(changes.templates.numbers) == 1
-    api.template(amy, helpers.unit_vector(3))  # who is not in the group is not told of
+    api.template(amy, helpers.unit_vector(3))  # persons outside of the group are not sent
     later = follow(api, since=changes.seq)
     assert (later.persons, later.templates.numbers) == ([], [])
     api.ok("PATCH", f"{STAFF}/amy", json={"groups": ["night"]})
@@ -181,24 +181,24 @@ def test_a_long_absence_is_told_in_portions(api, helpers):
     )
     assert answer.status_code == 200
     answer.get_data()
-    told, calls, since, more = set(), 0, head["seq"], True
+    numbers, calls, since, more = set(), 0, head["seq"], True
     while more:
         changes = follow(api, since=since)
-        told |= set(changes.templates.numbers)
+        numbers |= set(changes.templates.numbers)
         since, more, calls = changes.seq, changes.more, calls + 1
-    assert (len(told), since) == (600, api.services.collections.position())
+    assert (len(numbers), since) == (600, api.services.collections.position())
     assert calls > 1
 
 
 def test_a_device_follows_only_what_it_was_given(api, helpers):
     api.person("Amy", helpers.unit_vector(1))
-    asked = {"collection": "default", "since": 0, "device": "door-1"}
-    refused = api.refused(403, "GET", "/v1/changes", "device", query_string=asked)
+    args = {"collection": "default", "since": 0, "device": "door-1"}
+    refused = api.refused(403, "GET", "/v1/changes", "device", query_string=args)
     assert "device gallery --device door-1 --give" in refused["message"]
-    del asked["since"]
-    api.refused(403, "GET", "/v1/snapshot", "device", query_string=asked)
+    del args["since"]
+    api.refused(403, "GET", "/v1/snapshot", "device", query_string=args)
     grant(api)
-    api.refused(400, "GET", "/v1/snapshot", "device", query_string={**asked, "groups": "night"})
+    api.refused(400, "GET", "/v1/snapshot", "device", query_string={**args, "groups": "night"})
     assert len(snapshot(api)[1]) == 1
     for role in ("enroller", "searcher", "viewer"):
         api.refused(403, "GET", "/v1/snapshot", role, query_string={"collection": "default"})
@@ -210,11 +210,11 @@ def test_a_key_of_one_device_does_not_follow_for_another(api, helpers):
 
     grant(api)
     grant(api, device="door-2")
-    wanted = KeyCreate(role="device", name="two", device="door-2")
-    api.keys["two"] = api.services.keys.create(wanted).key
-    asked = {"collection": "default", "since": 0}
-    assert api.ok("GET", "/v1/changes", "two", query_string=asked)["seq"] > 0
-    api.refused(403, "GET", "/v1/changes", "two", query_string={**asked, "device": "door-1"})
+    request = KeyCreate(role="device", name="two", device="door-2")
+    api.keys["two"] = api.services.keys.create(request).key
+    args = {"collection": "default", "since": 0}
+    assert api.ok("GET", "/v1/changes", "two", query_string=args)["seq"] > 0
+    api.refused(403, "GET", "/v1/changes", "two", query_string={**args, "device": "door-1"})
 
 
 def test_a_place_from_which_nobody_can_go_on_is_answered_with_410(api, helpers):
@@ -248,7 +248,9 @@ def test_followers_are_known_by_what_they_acknowledged(api, helpers):
     assert (view["device"], view["seq"], view["behind"]) == ("door-1", changes.seq, 2)
     assert view["forgets_at"].startswith("2026-11-24T12:00")
     reached = follow(api, since=changes.seq, keep_h=48).seq
-    assert api.ok("GET", f"/v1/followers?behind={erased}")["total"] == 1  # told, not yet applied
+    assert (
+        api.ok("GET", f"/v1/followers?behind={erased}")["total"] == 1
+    )  # received, not yet applied
     follow(api, since=reached, keep_h=48)
     assert api.ok("GET", f"/v1/followers?behind={erased}")["total"] == 0
 
@@ -259,8 +261,8 @@ def test_what_is_withdrawn_counts_until_the_box_has_learned_it(api, helpers):
     api.ok("PUT", "/v1/devices/door-1/galleries", json={"galleries": []})
     (view,) = api.ok("GET", "/v1/followers")["items"]
     assert view["withdrawn_at"] is not None
-    asked = {"collection": "default", "since": 0, "device": "door-1"}
-    api.refused(403, "GET", "/v1/changes", "device", query_string=asked)
+    args = {"collection": "default", "since": 0, "device": "door-1"}
+    api.refused(403, "GET", "/v1/changes", "device", query_string=args)
     assert api.ok("GET", "/v1/followers")["total"] == 0
 
 
@@ -332,7 +334,7 @@ def test_an_event_without_a_local_decision_says_so(api, helpers):
 
 
 def waiting(api, **query):
-    """A call that waits for a change, in a thread of its own."""
+    """A request that waits for a change, in its own thread."""
     query = {"collection": "default", "device": "door-1", "wait": 30, **query}
     headers = {"Authorization": f"Bearer {api.key('device')}"}
     client = api.client.application.test_client()
@@ -346,9 +348,9 @@ def test_who_waits_is_answered_as_soon_as_something_happens(api, helpers):
     head, _ = snapshot(api)
     call = waiting(api, since=head["seq"])
     api.person("Amy", helpers.unit_vector(1), id="amy")
-    told = FeedChanges.model_validate(call.result(20))  # it would have waited for 30 s
-    later = follow(api, since=told.seq)
-    assert [one.id for one in (*told.persons, *later.persons)][:1] == ["amy"]
+    changes = FeedChanges.model_validate(call.result(20))  # it would have waited for 30 s
+    later = follow(api, since=changes.seq)
+    assert [one.id for one in (*changes.persons, *later.persons)][:1] == ["amy"]
 
 
 def test_who_waits_learns_that_the_gallery_was_taken_away(api):
@@ -377,9 +379,9 @@ def test_what_was_read_while_the_gallery_was_taken_away_is_not_told(api, helpers
     read = api.services.feed.changes
 
     def taken_away_meanwhile(followed, query):
-        told = read(followed, query)
+        changes = read(followed, query)
         api.ok("PUT", "/v1/devices/door-1/galleries", json={"galleries": []})
-        return told
+        return changes
 
     monkeypatch.setattr(api.services.feed, "changes", taken_away_meanwhile)
     query = {"collection": "default", "device": "door-1", "since": head["seq"]}
@@ -397,7 +399,7 @@ def test_templates_pack_and_unpack():
 
 def test_a_snapshot_ends_without_its_end_when_it_may_no_longer_be_followed(api, helpers):
     api.person("Amy", helpers.unit_vector(1))
-    asked = {"collection": "default", "device": "door-1"}
+    args = {"collection": "default", "device": "door-1"}
 
     def revoke():
         api.services.keys.revoke(api.key("device").split("_")[1])
@@ -407,7 +409,7 @@ def test_a_snapshot_ends_without_its_end_when_it_may_no_longer_be_followed(api, 
 
     for end in (take_away, revoke):
         grant(api)
-        response = api.call("GET", "/v1/snapshot", "device", query_string=asked, buffered=False)
+        response = api.call("GET", "/v1/snapshot", "device", query_string=args, buffered=False)
         lines = iter(response.response)
         assert json.loads(next(lines))["kind"] == "head"
         end()

@@ -1,4 +1,4 @@
-"""A real server with few threads: any number of followers wait, and hold none of them."""
+"""A real server with few threads: many followers wait without holding a thread."""
 
 import json
 import selectors
@@ -17,7 +17,7 @@ WAITING = 48
 
 
 class Followers:
-    """Connections that each wait for a change, over one server."""
+    """Connections to one server that each wait for a change."""
 
     def __init__(self, client):
         self._address = urlsplit(client.base)
@@ -32,14 +32,14 @@ class Followers:
         self.connections.append(connection)
 
     def silent(self, for_s):
-        """Whether nobody is answered for so long."""
+        """Whether no connection gets a response for so long."""
         with selectors.DefaultSelector() as selector:
             for connection in self.connections:
                 selector.register(connection, selectors.EVENT_READ)
             return not selector.select(for_s)
 
     def answers(self):
-        """The changes that each is told."""
+        """The changes that each connection receives."""
         return [json.loads(_body(connection)) for connection in self.connections]
 
     def close(self):
@@ -48,7 +48,7 @@ class Followers:
 
 
 def _body(connection):
-    """The body of one answer that says its length."""
+    """The body of one response with a Content-Length."""
     with connection.makefile("rb") as stream:
         length = 0
         while line := stream.readline().strip():
@@ -89,7 +89,7 @@ def test_waiting_followers_hold_no_thread_and_are_told_at_once(client, followers
     for _ in range(WAITING):
         followers.wait_for(seq)
     assert followers.silent(0.3)
-    for gone in followers.connections[::6]:  # boxes that lose their power: nobody is held up
+    for gone in followers.connections[::6]:  # devices without power: they block no other
         gone.close()
     followers.connections = [one for one in followers.connections if one.fileno() >= 0]
     for _ in range(8):
@@ -98,10 +98,10 @@ def test_waiting_followers_hold_no_thread_and_are_told_at_once(client, followers
     assert followers.silent(0)
     _, newest = client.person("Bob", helpers.encode(helpers.unit_vector(2)))
     committed_s = time.monotonic()
-    told = [changes["seq"] for changes in followers.answers()]
+    numbers = [changes["seq"] for changes in followers.answers()]
     took_s = time.monotonic() - committed_s
-    assert len(told) == WAITING - WAITING // 6
-    assert all(seq < one <= newest for one in told)
+    assert len(numbers) == WAITING - WAITING // 6
+    assert all(seq < one <= newest for one in numbers)
     assert took_s < 5  # 2 s on a machine that does nothing else
     assert client.search(text)["probes"][0]["person"]["name"] == "Ann"
 

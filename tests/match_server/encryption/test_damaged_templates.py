@@ -1,4 +1,4 @@
-"""A template that cannot be read is set aside, and said; everybody else is found as before."""
+"""A damaged template is left out and reported; searches find all other persons."""
 
 import json
 
@@ -129,8 +129,8 @@ def test_the_doctor_names_the_template_and_says_what_to_do(people, key_file):
 
     def check():
         command = ["doctor", "--json", "--data-dir", str(settings.data_dir)]
-        found = json.loads(CliRunner().invoke(main, command, env=environment).stdout)
-        (one,) = [one for one in found["checks"] if one["name"] == "templates"]
+        result = json.loads(CliRunner().invoke(main, command, env=environment).stdout)
+        (one,) = [one for one in result["checks"] if one["name"] == "templates"]
         return one["ok"], one["message"]
 
     assert check() == (True, "every template can be read")

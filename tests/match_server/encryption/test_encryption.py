@@ -1,4 +1,4 @@
-"""Encrypted collections: nothing of a face rests in the clear, and without the key others go on."""
+"""Encrypted collections: no face data in plain text; without the key other collections work."""
 
 import base64
 import hashlib
@@ -75,17 +75,17 @@ def _search(api, collection, vector, helpers, **more):
 
 
 def _names(api, collection, vector, helpers):
-    found = _search(api, collection, vector, helpers)
-    return [one["person"]["name"] for one in found["candidates"]]
+    actual = _search(api, collection, vector, helpers)
+    return [one["person"]["name"] for one in actual["candidates"]]
 
 
 def _use_for_probes(services, collection):
-    """Let the collection be the one that probes search."""
+    """Let probes search this collection."""
     services.probes._default_collection = collection
 
 
 def _everything_at_rest(services):
-    """All bytes of the data folder, the write-ahead log too, and every value of the database."""
+    """All bytes of the data folder with the write-ahead log, and all values of the database."""
     folder = services.settings.data_dir
     held = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     with services.database.read() as session:
@@ -116,13 +116,13 @@ def test_nothing_of_a_face_rests_in_the_clear(api, helpers, collection):
         "thumbnail": base64.b64decode(probe["thumbnail"]),
     }
     held = _everything_at_rest(api.services)
-    found = {
+    actual = {
         what
         for what, secret in secrets.items()
         # pieces too: a page boundary may cut a value in two
         if any(secret[at : at + 64] in one for one in held for at in (0, 100, len(secret) - 64))
     }
-    assert found == (set() if collection == "secret" else set(secrets))
+    assert actual == (set() if collection == "secret" else set(secrets))
 
 
 @on_sqlite
@@ -172,8 +172,8 @@ def test_encrypted_collections_are_used_like_others(api, helpers):
     assert api.call("GET", made["url"]).get_data() == picture
     again = _enroll(api, "secret", bob, picture)
     assert again["duplicate"] is True
-    found = api.ok("POST", "/v1/collections/secret/search", json={"template_id": template})
-    assert found["probes"][0]["candidates"][0]["similarity"] == pytest.approx(1, abs=1e-3)
+    actual = api.ok("POST", "/v1/collections/secret/search", json={"template_id": template})
+    assert actual["probes"][0]["candidates"][0]["similarity"] == pytest.approx(1, abs=1e-3)
     side = {"template": helpers.encode(near), "model_id": helpers.MODEL}
     answer = api.ok(
         "POST", "/v1/verify", json={"pair": [{"collection": "secret", "person": ann}, side]}
@@ -213,12 +213,12 @@ def test_without_the_key_encrypted_collections_answer_503_and_others_work(
     keyless.services.galleries.warm()
     assert "Failed to open a gallery" in caplog.text
     assert _names(keyless, "default", vector, helpers) == ["Bob"]
-    asked = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
+    body = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
     body = {"templates": [{"vector": helpers.encode(vector), "model_id": helpers.MODEL}]}
     persons = "/v1/collections/secret/persons"
     for method, path, sent in (
         ("POST", "/v1/collections/secret/search", {"json": body}),
-        ("POST", f"{persons}/{ann}/templates", {"json": asked}),
+        ("POST", f"{persons}/{ann}/templates", {"json": body}),
         ("GET", made["url"], {}),
         ("POST", "/v1/collections", {"json": {"name": "more", "encrypted": True}}),
     ):
@@ -338,7 +338,7 @@ def test_similarities_are_those_of_a_plain_collection(api, helpers):
         _add_all(api, collection, {f"P{n}": vector for n, vector in enumerate(near)}, helpers)
     probe = helpers.unit_vector(99, near=near[3], similarity=0.6)
     lists = [
-        [(one["person"]["name"], one["similarity"]) for one in found["candidates"]]
-        for found in (_search(api, name, probe, helpers) for name in ("secret", "default"))
+        [(one["person"]["name"], one["similarity"]) for one in actual["candidates"]]
+        for actual in (_search(api, name, probe, helpers) for name in ("secret", "default"))
     ]
     assert lists[0] == lists[1]

@@ -1,4 +1,4 @@
-"""Keys change while the server runs; a rotation that is killed goes on, and nothing is lost."""
+"""Rotation of keys while the server runs; a killed rotation continues and loses nothing."""
 
 import io
 import json
@@ -75,8 +75,8 @@ def require_all_there(api, helpers):
     for n in (0, 777, TEMPLATES - 1):
         vector = helpers.encode(helpers.unit_vector(n))
         body = {"templates": [{"vector": vector, "model_id": helpers.MODEL}], "limit": 1}
-        found = api.ok("POST", "/v1/collections/secret/search", json=body)["probes"][0]
-        assert found["candidates"][0]["person"]["name"] == f"P{n}"
+        rows = api.ok("POST", "/v1/collections/secret/search", json=body)["probes"][0]
+        assert rows["candidates"][0]["person"]["name"] == f"P{n}"
     with api.services.database.read() as session:
         images = session.scalars(select(Image.id).order_by(Image.id)).all()
     kept = {api.call("GET", f"/v1/images/{one}/content").get_data() for one in images}
@@ -214,7 +214,7 @@ def test_rotating_without_a_key_says_what_to_set(tmp_path):
 
 
 def test_what_is_enrolled_during_a_rotation_is_all_there(api, make_api, helpers, key_file):
-    """Writers take the old key or the new one; either way what they wrote can be opened."""
+    """Writers use the old or the new key; in both cases their data can be decrypted."""
     writers, stop = [make_api(encryption_key_file=key_file) for _ in range(2)], threading.Event()
     made: list[int] = []
 
@@ -244,7 +244,7 @@ def test_what_is_enrolled_during_a_rotation_is_all_there(api, make_api, helpers,
         {"vector": helpers.encode(helpers.unit_vector(n)), "model_id": helpers.MODEL} for n in made
     ]
     body = {"templates": probes, "limit": 1}
-    found = fresh.ok("POST", "/v1/collections/secret/search", json=body)["probes"]
-    assert [one["candidates"][0]["person"]["name"] for one in found] == [f"P{n}" for n in made]
+    rows = fresh.ok("POST", "/v1/collections/secret/search", json=body)["probes"]
+    assert [one["candidates"][0]["person"]["name"] for one in rows] == [f"P{n}" for n in made]
     (last,) = api.services.rotation.renew_data()  # nothing waits for its end for ever
     assert last.left == 0

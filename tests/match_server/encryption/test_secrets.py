@@ -1,4 +1,4 @@
-"""Secrets that the server must know again rest sealed, where there is a master key."""
+"""Secrets that the server needs are stored encrypted if there is a master key."""
 
 import json
 
@@ -11,13 +11,13 @@ from match_server.db.tables import DeviceConfiguration, Webhook
 from match_server.process.notifiers import webhook_deliverer
 from match_server.schemas.devices import ConfigPut, DeviceCreate
 from match_server.schemas.webhooks import WebhookCreate
-from match_server.services.webhooks.calls import Answer, Outcome
+from match_server.services.webhooks.calls import Outcome, Result
 from match_server.services.webhooks.signing import secret_text
 from shared.encryption import Key, Keyring
 from shared.errors import KeyMissing
 
 PASSWORD = "camera-password-4711"
-WANTED = {"cameras": [{"name": "front", "source": f"rtsp://u:{PASSWORD}@192.0.2.1/1"}]}
+DESIRED = {"cameras": [{"name": "front", "source": f"rtsp://u:{PASSWORD}@192.0.2.1/1"}]}
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def key_file(tmp_path):
 
 
 def _fill(services):
-    """A webhook and a wanted configuration; answers the webhook's secret."""
+    """Store a webhook and a desired configuration. Returns the secret of the webhook."""
     services.devices.announce(DeviceCreate(name="door-1", site="home"))
-    services.configurations.desire("door-1", ConfigPut(config=WANTED))
+    services.configurations.desire("door-1", ConfigPut(config=DESIRED))
     made = services.webhooks.create(WebhookCreate(url="http://127.0.0.1:9/hook"))
     return made.secret
 
@@ -43,8 +43,8 @@ def _rows(services):
 
 
 def _lies_open(services):
-    webhook, wanted = _rows(services)
-    return (len(webhook.secret) == 32, PASSWORD in json.dumps(wanted.desired))
+    webhook, configuration = _rows(services)
+    return (len(webhook.secret) == 32, PASSWORD in json.dumps(configuration.desired))
 
 
 def _secret(services):
@@ -56,9 +56,9 @@ def test_they_are_sealed_and_still_known(make_services, key_file):
     secret = _fill(services)
     assert _lies_open(services) == (False, False)
     assert _secret(services) == secret
-    assert services.configurations.get("door-1").config == WANTED
-    assert services.configurations.desired()[0].desired.config == WANTED
-    again = services.configurations.desire("door-1", ConfigPut(config=WANTED))
+    assert services.configurations.get("door-1").config == DESIRED
+    assert services.configurations.desired()[0].desired.config == DESIRED
+    again = services.configurations.desire("door-1", ConfigPut(config=DESIRED))
     assert again.revision == 1  # the same is no news, however it is sealed
 
 
@@ -71,7 +71,7 @@ def test_without_a_master_key_they_are_kept_as_they_are_and_sealed_when_there_is
     services = make_services(encryption_key_file=key_file)  # the next start
     assert _lies_open(services) == (False, False)
     assert _secret(services) == secret
-    assert services.configurations.get("door-1").config == WANTED
+    assert services.configurations.get("door-1").config == DESIRED
 
 
 @pytest.mark.backends("sqlite")
@@ -109,12 +109,12 @@ def test_without_their_key_the_receiver_is_tried_later_and_the_doctor_says_why(
         taken, failed, failures, failing_since, gone = [], [], 0, None, None
 
     progress = Progress()
-    told = type("Told", (), {"event": type("Event", (), {"id": "e"})()})()
-    deliverer._call(_rows(keyless)[0], told, progress)
+    notification = type("Told", (), {"event": type("Event", (), {"id": "e"})()})()
+    deliverer._call(_rows(keyless)[0], notification, progress)
     ((_, answer),) = progress.failed
     assert answer.outcome is Outcome.LATER
-    assert "secret cannot be read" in answer.reason
-    assert isinstance(answer, Answer)
+    assert "secret cannot be decrypted" in answer.reason
+    assert isinstance(answer, Result)
     command = ["doctor", "--json", "--data-dir", str(services.settings.data_dir)]
     checks = json.loads(CliRunner().invoke(main, command).stdout)["checks"]
     (one,) = [one for one in checks if one["name"] == "encryption"]

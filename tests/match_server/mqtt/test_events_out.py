@@ -177,7 +177,7 @@ def test_nothing_biometric_no_name_and_no_key_gets_into_the_log(serve, key, help
     call(server, key, "GET", "/metrics")
     server.end()
     log = server.log.read_text()
-    assert "a webhook failed" in log
+    assert "A call of a webhook failed" in log
     hidden = {
         "name": NAME.split()[1],
         "person's id": number,

@@ -62,7 +62,7 @@ def test_a_key_that_may_not_watch_cannot_sign_in(api, role):
 def test_a_wrong_key_and_a_forged_cookie_do_not_open_the_page(api):
     response = api.client.post("/login", data={"key": "muster_0_x"})
     assert response.status_code == 401
-    assert "This key is not known here" in response.get_data(as_text=True)
+    assert "This key is unknown" in response.get_data(as_text=True)
     api.client.set_cookie("muster_session", "forged.by.me")
     assert api.client.get("/").status_code == 302
 

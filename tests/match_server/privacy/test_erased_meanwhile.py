@@ -1,4 +1,4 @@
-"""Whoever is erased in the middle of something longer is not brought back by its end."""
+"""A person who is erased during a longer task does not come back at its end."""
 
 import io
 
@@ -44,9 +44,9 @@ def test_while_a_picture_of_hers_is_looked_at(api, helpers, monkeypatch):
     choose = FaceEngine.chosen
 
     def looked_at(*arguments, **options):
-        found = choose(*arguments, **options)
+        result = choose(*arguments, **options)
         _erase(api)
-        return found
+        return result
 
     monkeypatch.setattr(FaceEngine, "chosen", looked_at)
     assert _enroll(api, helpers).status_code == 404
@@ -58,9 +58,9 @@ def test_while_other_models_look_at_her_photo(api, helpers):
 
     class Slow(helpers.PaintedFaces):
         def analyze(self, *arguments, **options):
-            found = super().analyze(*arguments, **options)
+            result = super().analyze(*arguments, **options)
             _erase(api)
-            return found
+            return result
 
     api.services.reembedding.prepare("c", FaceEngine("other@1", 512, Slow))
     _require_nothing_left(api)

@@ -1,4 +1,4 @@
-"""Erasure: nothing that names the person is left anywhere, and a certificate says so."""
+"""Erasure: no data of the person is left anywhere, with a certificate."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ def nobody():
 
 @pytest.fixture
 def xanthippe(api, helpers):
-    """A person with everything that a person can have; and what of hers must not be left."""
+    """A person with data of every kind, and the texts that must not be left."""
     group = api.ok("POST", "/v1/groups", json={"collection": "default", "name": "G"})["id"]
     vector = helpers.unit_vector(0x0000C8)  # of the painted face
     picture = helpers.paint((BLUE, 80))
@@ -63,7 +63,7 @@ def xanthippe(api, helpers):
 
 
 def _left(services, secrets):
-    """Which of these stand in some file of the data folder, or in some row of the database."""
+    """Those of the texts that are in a file of the data folder or a row of the database."""
     with services.database.read() as session:
         rows = [
             _bytes(value)
@@ -133,9 +133,9 @@ def test_the_certificate_says_what_went_and_is_in_the_audit_log(make_api, helper
 
 def test_it_is_pending_until_the_boxes_that_hold_the_gallery_have_followed(api, helpers, clock):
     services = api.services
-    wanted = {"galleries": [{"collection": "default"}]}
+    expected = {"galleries": [{"collection": "default"}]}
     for device in ("door-1", "door-2", "never-came"):
-        services.followers.put(device, GalleriesPut.model_validate(wanted))
+        services.followers.put(device, GalleriesPut.model_validate(expected))
     api.person("Ann", helpers.unit_vector(1), id="p1")
 
     def acknowledge(device, seq, keep_h=None):
@@ -193,7 +193,7 @@ def test_the_server_sees_to_it_by_itself(api, helpers, clock):
 
 
 def test_segments_of_a_model_that_is_no_longer_used_go_as_well(api, helpers):
-    """A crash between the switch of models and the next search leaves them."""
+    """A crash between the switch of models and the next search leaves segments."""
     api.person("Ann", helpers.unit_vector(1), id="p1")
     api.search(helpers.unit_vector(1))
     old = api.services.settings.data_dir / "galleries" / "1"
@@ -235,13 +235,13 @@ def test_the_command_erases_while_the_server_runs_and_prints_the_certificate(api
     assert "erases Ann Rare" in refused
     assert "--yes" in refused
     assert api.names(helpers.unit_vector(1)) == ["Ann Rare"]
-    found = json.loads(run("p1", "--yes", "--json"))
-    assert found["state"] == "complete"
-    assert (found["certificate"]["actor"], found["certificate"]["person"]) == (
+    actual = json.loads(run("p1", "--yes", "--json"))
+    assert actual["state"] == "complete"
+    assert (actual["certificate"]["actor"], actual["certificate"]["person"]) == (
         "command erase",
         "p1",
     )
-    assert "State: complete" in run("--certificate", found["certificate"]["id"])
+    assert "State: complete" in run("--certificate", actual["certificate"]["id"])
     assert "no person 'p1'" in run("p1", "--yes", code=1)
     assert "--certificate" in run(code=2)
     assert api.names(helpers.unit_vector(1)) == []
@@ -256,6 +256,6 @@ def test_erased_rows_are_not_left_in_the_log_of_sqlite(api, xanthippe):
     assert secrets["name"] in log.read_bytes()
     with api.services.database.read() as reader:
         reader.execute(text("SELECT 1 FROM persons")).all()
-        assert api.services.database.shrink_log() is False  # somebody reads: try again later
+        assert api.services.database.shrink_log() is False  # a reader prevents it: try again later
     assert api.services.database.shrink_log() is True
     assert log.read_bytes() == b""

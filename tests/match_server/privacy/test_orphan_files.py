@@ -1,4 +1,4 @@
-"""Files that a dying process left behind go; those that somebody has stay."""
+"""Files of interrupted writes are deleted; files with a row stay."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""A database that is restored from before an erasure does not bring the person back."""
+"""A backup from before an erasure does not bring the person back."""
 
 import json
 import shutil
@@ -131,7 +131,7 @@ def test_a_line_that_was_cut_off_costs_only_itself(api, helpers, backup):
 
 
 def test_followers_of_an_older_database_begin_anew(api, make_services, helpers, backup):
-    """A box that knows more of the feed than the restored database would miss what comes next."""
+    """A device that is ahead of the restored feed would miss the next changes."""
     feed = api.services.feed
     query = ChangesQuery(collection="default", since=0)
     mark = feed.followed(query, ADMIN).mark
@@ -156,13 +156,13 @@ def test_the_command_erases_again_or_says_clearly_that_it_cannot(api, backup, tm
         assert result.exit_code == 0, result.output
         return result.output
 
-    said = run("without")
-    assert "is in it again" in said
-    assert "--erasures" in said
+    message = run("without")
+    assert "is in it again" in message
+    assert "--erasures" in message
     journal = str(api.services.settings.data_dir / FILE)
     assert "2 persons in it had been erased since" in run("with", "--erasures", journal)
-    found = json.loads(run("json", "--erasures", journal, "--json"))
-    assert (found["erased_again"], found["erasures_known"]) == (2, True)
+    rows = json.loads(run("json", "--erasures", journal, "--json"))
+    assert (rows["erased_again"], rows["erasures_known"]) == (2, True)
     refused = CliRunner().invoke(
         main, ["import", str(backup), "--data-dir", str(tmp_path / "x"), "--erasures", str(backup)]
     )

@@ -1,4 +1,4 @@
-"""Retention: what is old goes by itself, a little at a time, and is told; house is kept by one."""
+"""Retention: old data is deleted in portions, with entries; and the periodic tasks."""
 
 from sqlalchemy import func, select
 
@@ -15,7 +15,7 @@ NEVER = {"retain_events_days": 0, "retain_snapshots_days": 0, "retain_unknown_da
 
 
 def _sighted(api, helpers, *, known=1, unknown=1):
-    """Sightings of Ann and of strangers, now; their ids."""
+    """Make sightings of Ann and of unknown persons. Returns their ids."""
     probes = [api.probe(helpers.unit_vector(1), camera=f"c{n}") for n in range(known)]
     probes += [api.probe(helpers.unit_vector(100 + n)) for n in range(unknown)]
     for place, one in enumerate(probes):
@@ -115,9 +115,9 @@ def test_transactions_are_small_and_told_by_counts(make_api, helpers, clock, mon
     clock.advance(2 * DAY)
     act_as(Actor())
     assert _swept(api.services.retention.run())["events"] == 10
-    told = api.ok("GET", "/v1/audit?action=retention_events")["items"]
-    assert [one["details"]["events"] for one in told] == [2, 4, 4]
-    assert {one["actor"] for one in told} == {"server"}
+    notified = api.ok("GET", "/v1/audit?action=retention_events")["items"]
+    assert [one["details"]["events"] for one in notified] == [2, 4, 4]
+    assert {one["actor"] for one in notified} == {"server"}
 
 
 def test_sightings_of_a_collection_that_is_gone_go_by_the_servers_settings(
@@ -140,9 +140,9 @@ def test_what_comes_while_it_sweeps_stays(make_api, helpers, clock, monkeypatch)
     delete = RetentionSweep._delete_events
 
     def once_more(sweep, limits):
-        found = delete(sweep, limits)
+        result = delete(sweep, limits)
         _sighted(api, helpers, known=0, unknown=1)
-        return found
+        return result
 
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(RetentionSweep, "_delete_events", once_more)
@@ -207,5 +207,5 @@ def test_a_closing_process_leaves_nothing_unwritten(make_api, helpers):
     api, other = make_api(), make_api()
     api.search(helpers.unit_vector(1))
     api.services.close()
-    found = other.ok("GET", "/v1/audit?action=POST /v1/collections/<collection>/search")
-    assert found["total"] == 1
+    result = other.ok("GET", "/v1/audit?action=POST /v1/collections/<collection>/search")
+    assert result["total"] == 1

@@ -168,7 +168,7 @@ def test_gaps_in_a_devices_numbers_are_counted_and_filled_by_late_probes(api, he
     for sequence in (1, 2, 6):
         api.send(api.probe(helpers.unit_vector(1), sequence=sequence))
     assert _missing(api) == 3
-    assert any(record.message == "probes are missing" for record in caplog.records)
+    assert any(record.message == "Probes are missing" for record in caplog.records)
     api.send(api.probe(helpers.unit_vector(1), sequence=4))
     assert _missing(api) == 2
 

@@ -1,4 +1,4 @@
-"""Storages: photos in folders and in a bucket of a real S3-speaking server, erased there too."""
+"""Storages: photos in folders and in a bucket of a real S3 server, and their erasure."""
 
 import base64
 import io
@@ -43,7 +43,7 @@ def bucket(s3_server, monkeypatch):
 
 @pytest.fixture(params=["file", "s3"])
 def storage(request, api, tmp_path):
-    """A storage of each kind, and a function that lists the files which lie in it."""
+    """A storage of each kind, and a function that lists its files."""
     if request.param == "file":
         folder = tmp_path / "elsewhere"
         uri, listed = (
@@ -53,9 +53,9 @@ def storage(request, api, tmp_path):
             ],
         )
     else:
-        found = request.getfixturevalue("bucket")
+        result = request.getfixturevalue("bucket")
         uri = "s3://photos/muster"
-        listed = lambda: [one.key.removeprefix("muster/") for one in found.objects.all()]  # noqa: E731
+        listed = lambda: [one.key.removeprefix("muster/") for one in result.objects.all()]  # noqa: E731
     made = api.ok("POST", "/v1/storages", json={"name": "archive", "uri": uri})
     assert (made["uri"], made["images"]) == (uri, 0)
     assert listed() == []  # the file that tried it is gone
@@ -159,7 +159,7 @@ def test_an_s3_server_that_is_gone_is_503_and_a_bucket_that_is_none_is_422(
     body = {"name": "no", "uri": "s3://no-such-bucket/x"}
     assert api.refused(422, "POST", "/v1/storages", json=body)["details"]["reasons"] == ["storage"]
     api.ok("POST", "/v1/storages", json={"name": "archive", "uri": "s3://photos/x"})
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no server there
     api.services.files._places.clear()  # as after a restart
     image = base64.b64encode(helpers.paint((RED, 80))).decode()
     person = api.person("Ann")

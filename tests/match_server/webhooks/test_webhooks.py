@@ -1,4 +1,4 @@
-"""Webhooks against real receivers: nothing lost, nothing late looks live, nobody held up."""
+"""Webhooks with real receivers: no event is lost, none is late, and none blocks another."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ FAST_RETRY = RetryPolicy(first_pause_s=0.02, longest_pause_s=0.1)
 
 
 class RunningClock:
-    """The test's clock, which goes on by itself."""
+    """The clock of the test, which runs by itself."""
 
     def __init__(self, clock):
         self._clock, self._started_s = clock, time.monotonic()
@@ -95,12 +95,12 @@ def state(api, webhook):
     return api.ok("GET", f"/v1/webhooks/{webhook['id']}")
 
 
-def told(receiver):
+def notified(receiver):
     return [event["track_id"] for event in receiver.taken]
 
 
 def see(api, helpers, count=1, *, seed=None, **more):
-    """Strangers, or the person of that seed; answers the probes."""
+    """Send probes of unknown persons, or of the person with that seed. Returns the probes."""
     probes = [
         api.probe(helpers.unit_vector(seed or 500 + n), sequence=n, **more)
         for n in range(1, count + 1)
@@ -110,7 +110,7 @@ def see(api, helpers, count=1, *, seed=None, **more):
 
 
 def test_an_event_is_told_signed_and_with_its_expiry(api, helpers, receive, hook, deliver):
-    see(api, helpers)  # before the webhook: not told
+    see(api, helpers)  # before the webhook: not sent
     receiver = receive()
     made = hook(receiver)
     deliver(api)
@@ -147,10 +147,10 @@ def test_events_come_in_order_and_again_after_failures(api, helpers, receive, ho
     deliver(api)
     probes = see(api, helpers, 5)
     wait_until(lambda: len(receiver.taken) == 5, "five deliveries")
-    assert sorted(told(receiver)) == sorted(probe["track_id"] for probe in probes)
+    assert sorted(notified(receiver)) == sorted(probe["track_id"] for probe in probes)
     # Two failed and were overtaken by those that followed.
-    wanted = [probes[place]["track_id"] for place in (2, 3, 4, 0, 1)]
-    assert told(receiver) == wanted
+    expected = [probes[place]["track_id"] for place in (2, 3, 4, 0, 1)]
+    assert notified(receiver) == expected
     wait_until(lambda: state(api, made)["waiting"] == 0, "an empty queue")
     assert (state(api, made)["failures"], state(api, made)["failing_since"]) == (0, None)
 
@@ -191,7 +191,7 @@ def test_a_receiver_that_was_away_is_told_everything_when_it_is_back(
     assert state(api, made)["waiting"] >= 18
     back = receive(port=receiver.port)
     wait_until(lambda: len(back.taken) >= 20, "twenty deliveries")
-    assert sorted(set(told(back))) == sorted(probe["track_id"] for probe in probes)
+    assert sorted(set(notified(back))) == sorted(probe["track_id"] for probe in probes)
 
 
 def test_what_the_receiver_does_not_want_is_a_dead_letter_and_can_be_sent_again(
@@ -205,7 +205,7 @@ def test_what_the_receiver_does_not_want_is_a_dead_letter_and_can_be_sent_again(
     wait_until(lambda: state(api, made)["dead"] == 1, "a dead letter")
     path = f"/v1/webhooks/{made['id']}"
     (letter,) = api.ok("GET", f"{path}/dead")["items"]
-    assert (letter["attempts"], letter["reason"]) == (1, "the receiver answered 400")
+    assert (letter["attempts"], letter["reason"]) == (1, "the receiver returned 400")
     assert api.ok("POST", f"{path}/resend", json={"events": ["nothing"]}) == {"events": 0}
     assert api.ok("POST", f"{path}/resend", json={}) == {"events": 1}
     wait_until(lambda: len(receiver.taken) == 2, "the first event")
@@ -251,7 +251,7 @@ def test_a_webhook_that_never_succeeds_is_disabled_with_its_reason(
     api.clock.advance(3700)
     wait_until(lambda: not state(api, made)["enabled"], "an end")
     assert (
-        "too long; the last time: the receiver answered 500"
+        "too long; the last time: the receiver returned 500"
         in (state(api, made)["disabled_reason"])
     )
 
@@ -272,7 +272,7 @@ def test_an_event_that_comes_late_does_not_look_live(api, helpers, receive, hook
     hook(receiver)
     api.person("Ann", helpers.unit_vector(1))
     see(api, helpers, seed=1)
-    api.clock.advance(11)  # nobody told it in time
+    api.clock.advance(11)  # not delivered in time
     deliver(api)
     wait_until(lambda: receiver.calls, "a call")
     api.clock.advance(60)
@@ -448,10 +448,10 @@ def test_where_a_webhook_may_lead(host, private, allowed):
     parts = web_address(f"http://{host}/")
     try:
         assert addresses_of(parts, private=private)
-        found = True
+        result = True
     except (Refused, Unavailable):
-        found = False
-    assert found is allowed
+        result = False
+    assert result is allowed
 
 
 @on_sqlite
@@ -493,19 +493,19 @@ def test_a_host_name_that_is_none_is_refused(host):
 def test_a_name_that_leads_elsewhere_a_moment_later_is_called_where_it_was_looked_at(
     receive, monkeypatch
 ):
-    look_up, asked = socket.getaddrinfo, []
+    look_up, requests = socket.getaddrinfo, []
 
     def rebind(host, *more, **options):
         if host == "rebound.test":
-            asked.append(host)
-            host = "127.0.0.1" if len(asked) == 1 else "169.254.169.254"
+            requests.append(host)
+            host = "127.0.0.1" if len(requests) == 1 else "169.254.169.254"
         return look_up(host, *more, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", rebind)
     receiver = receive()
     caller = Caller(timeout_s=5, private=True, version="test")
     assert caller._post(f"http://rebound.test:{receiver.port}/", {}, b'{"data": 1}') == 204
-    assert asked == ["rebound.test"]
+    assert requests == ["rebound.test"]
     ((headers, _),) = receiver.calls
     assert headers["Host"] == f"rebound.test:{receiver.port}"
 
@@ -526,7 +526,7 @@ def test_an_address_that_an_earlier_version_took_is_a_dead_letter_and_no_traceba
 
 
 class _Dripping:
-    """Accepts connections, and sends a byte now and then as long as anybody listens."""
+    """Accepts connections, and sends single bytes until the client closes."""
 
     def __init__(self, first):
         self._first = first

@@ -13,8 +13,8 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    # Columns without constraints: SQLite adds them in place. Making `events` anew there would
-    # delete what refers to it.
+    # Columns without constraints: SQLite adds them in place. Creating `events` again there
+    # would delete the rows that refer to it.
     op.add_column("events", sa.Column("shown_track_id", sa.String(length=36), nullable=True))
     op.add_column(
         "events", sa.Column("tracks", sa.Integer(), nullable=False, server_default=sa.text("1"))
