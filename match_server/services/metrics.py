@@ -44,7 +44,7 @@ class Metrics:
         )
         self._stages = {name: stages.labels(name) for name in ("decode", "search", "store")}
         self._probes = Counter(
-            "muster_probes", "Probes by what became of them.", ("status",), registry=self._registry
+            "muster_probes", "Received probes by status.", ("status",), registry=self._registry
         )
         self._decisions = Counter(
             "muster_probe_decisions",
@@ -60,13 +60,13 @@ class Metrics:
         )
         self._gathered = Histogram(
             "muster_gallery_scan_searches",
-            "Searches that one scan answered.",
+            "Searches of one scan.",
             buckets=_SEARCHES,
             registry=self._registry,
         )
         self._deliveries = Counter(
             "muster_events_deliveries",
-            "Events told to others, by way (mqtt, webhook) and outcome.",
+            "Events sent to clients, by way (mqtt, webhook) and outcome.",
             ("way", "outcome"),
             registry=self._registry,
         )
@@ -86,7 +86,7 @@ class Metrics:
         )
         self._damaged = Gauge(
             "muster_gallery_damaged_templates",
-            "Templates that this process could not read: nobody is found by them.",
+            "Templates that this process could not read: searches leave them out.",
             registry=self._registry,
             multiprocess_mode="liveall",
         )

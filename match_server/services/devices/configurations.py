@@ -62,8 +62,8 @@ class Configurations:
         for name in OWN_SETTINGS:
             if name in request.config:
                 raise MalformedInput(
-                    f"config.{name}: a box takes this from its own file only, so that nobody "
-                    "can lead it away or lock it out from afar"
+                    f"config.{name}: a box reads this from its own file only, so that a remote "
+                    "configuration can neither move it to another server nor lock it out"
                 )
         now = self._clock.now()
         with self._database.write() as session:

@@ -85,7 +85,7 @@ class Erasures:
     def erase(self, collection: str, person_id: str) -> PersonErased:
         """Erase a person with images, templates, thumbnails and the name in events.
 
-        Files are deleted after that. If the process dies before, another one deletes them. Raises
+        Files are deleted after that. If the process ends before, another one deletes them. Raises
         NotFound.
         """
         now = self._clock.now()

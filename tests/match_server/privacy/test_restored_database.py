@@ -157,7 +157,7 @@ def test_the_command_erases_again_or_says_clearly_that_it_cannot(api, backup, tm
         return result.output
 
     message = run("without")
-    assert "is in it again" in message
+    assert "are in it again" in message
     assert "--erasures" in message
     journal = str(api.services.settings.data_dir / FILE)
     assert "2 persons in it had been erased since" in run("with", "--erasures", journal)
