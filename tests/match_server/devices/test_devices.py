@@ -193,7 +193,7 @@ class TestTheirHealth:
 
 class TestTheirConfiguration:
     def report(self, api, state, revision, tried, message=None):
-        message = {
+        body = {
             "device": "door-1",
             "revision": revision,
             "state": state,
@@ -202,7 +202,7 @@ class TestTheirConfiguration:
             "config": {"cameras": []},
             "at": api.clock.now().isoformat(),
         }
-        api.ok("PUT", "/v1/devices/door-1/config/reported", "device", json=message)
+        api.ok("PUT", "/v1/devices/door-1/config/reported", "device", json=body)
         return api.ok("GET", "/v1/devices/door-1")["config"]
 
     def desire(self, api, **config):

@@ -213,12 +213,12 @@ def test_without_the_key_encrypted_collections_answer_503_and_others_work(
     keyless.services.galleries.warm()
     assert "Failed to open a gallery" in caplog.text
     assert _names(keyless, "default", vector, helpers) == ["Bob"]
-    body = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
+    addition = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
     body = {"templates": [{"vector": helpers.encode(vector), "model_id": helpers.MODEL}]}
     persons = "/v1/collections/secret/persons"
     for method, path, sent in (
         ("POST", "/v1/collections/secret/search", {"json": body}),
-        ("POST", f"{persons}/{ann}/templates", {"json": body}),
+        ("POST", f"{persons}/{ann}/templates", {"json": addition}),
         ("GET", made["url"], {}),
         ("POST", "/v1/collections", {"json": {"name": "more", "encrypted": True}}),
     ):
