@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
     codes = rows = 0
     for segment in segments:
         held = _in_memory(segment)
-        size = next(v for v in gallery._views if v.shelf.name == segment.name).shelf.rows.nbytes
+        size = next(v for v in gallery._views if v.segment.name == segment.name).segment.rows.nbytes
         pages = -(-size // mmap.PAGESIZE)
         codes += int(held[:-pages].sum()) * mmap.PAGESIZE
         rows += int(held[-pages:].sum()) * mmap.PAGESIZE

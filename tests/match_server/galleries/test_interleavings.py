@@ -106,13 +106,13 @@ def test_a_segment_merged_away_while_it_is_verified_is_no_damage(api, helpers, w
     gallery, other = gallery_of(first, api.services), gallery_of(second, api.services)
     gallery.seal()
     other.refresh()
-    (view,) = [view for view in other._views if view.shelf.name]
+    (view,) = [view for view in other._views if view.segment.name]
     api.template(api.person("Bob"), helpers.unit_vector(2))
     gallery_of(first, api.services)
     gallery.seal()  # merges both into a new segment
     other.verify()
     assert other.damage is None
-    assert view.shelf.name not in {each.shelf.name for each in gallery._views}
+    assert view.segment.name not in {each.segment.name for each in gallery._views}
 
 
 class Life:

@@ -43,32 +43,32 @@ class Scans:
 
 def test_one_search_alone_is_scanned_at_once() -> None:
     scans = Scans()
-    gathering = SearchCoalescer(scans)
-    answer = gathering.search(query([3, 4]))
+    coalescer = SearchCoalescer(scans)
+    answer = coalescer.search(query([3, 4]))
     assert [ids.tolist() for ids, _ in answer] == [[3], [4]]
     assert scans.sizes == [2]
-    assert gathering.scans == 1
+    assert coalescer.scans == 1
 
 
-def _waiting(gathering: SearchCoalescer, count: int) -> None:
-    wait_until(lambda: len(gathering._queue) >= count, f"{count} searches wait", poll_s=0.001)
+def _waiting(coalescer: SearchCoalescer, count: int) -> None:
+    wait_until(lambda: len(coalescer._queue) >= count, f"{count} searches wait", poll_s=0.001)
 
 
 def test_searches_that_come_during_a_scan_share_the_next() -> None:
     scans = Scans()
     scans.held = True
-    gathering = SearchCoalescer(scans)
+    coalescer = SearchCoalescer(scans)
     answers: dict[int, list[Ranked]] = {}
 
     def search(value: int) -> None:
-        answers[value] = gathering.search(query([value]))
+        answers[value] = coalescer.search(query([value]))
 
     threads = [threading.Thread(target=search, args=(value,)) for value in range(9)]
     threads[0].start()
     assert scans.entered.acquire(timeout=30)
     for thread in threads[1:]:
         thread.start()
-    _waiting(gathering, 8)
+    _waiting(coalescer, 8)
     for _ in range(2):
         scans.go_on.release()
     for thread in threads:
@@ -82,15 +82,15 @@ def test_searches_that_come_during_a_scan_share_the_next() -> None:
 def test_a_scan_takes_no_more_probes_than_its_bound_and_nobody_is_left_waiting() -> None:
     scans = Scans()
     scans.held = True
-    gathering = SearchCoalescer(scans)
+    coalescer = SearchCoalescer(scans)
     size = MAX_PROBES // 2 + 1
     threads = [
-        threading.Thread(target=gathering.search, args=(query([0.0] * size),)) for _ in range(4)
+        threading.Thread(target=coalescer.search, args=(query([0.0] * size),)) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     assert scans.entered.acquire(timeout=30)
-    _waiting(gathering, 3)
+    _waiting(coalescer, 3)
     for _ in range(4):
         scans.go_on.release()
     for thread in threads:
@@ -102,32 +102,32 @@ def test_a_scan_takes_no_more_probes_than_its_bound_and_nobody_is_left_waiting()
 def test_a_failed_scan_is_raised_to_all_who_shared_it_and_to_nobody_else() -> None:
     scans = Scans()
     scans.fail_on = 7.0
-    gathering = SearchCoalescer(scans)
+    coalescer = SearchCoalescer(scans)
     with pytest.raises(RuntimeError, match="the scan failed"):
-        gathering.search(query([7]))
-    assert gathering.search(query([8]))[0][0].tolist() == [8]
+        coalescer.search(query([7]))
+    assert coalescer.search(query([8]))[0][0].tolist() == [8]
 
 
 def test_a_watcher_that_fails_leaves_nobody_waiting() -> None:
     """It is called after all are woken: the threads of this scan and the one that scans next."""
     scans = Scans()
     scans.held = True
-    gathering = SearchCoalescer(scans)
+    coalescer = SearchCoalescer(scans)
 
     def fail(searches: int, seconds: float) -> None:
         raise OSError("the figures cannot be written")
 
-    gathering.watch = fail
-    threads = [threading.Thread(target=gathering.search, args=(query([n]),)) for n in range(3)]
+    coalescer.watch = fail
+    threads = [threading.Thread(target=coalescer.search, args=(query([n]),)) for n in range(3)]
     threads[0].start()
     assert scans.entered.acquire(timeout=30)
     for thread in threads[1:]:
         thread.start()
-    _waiting(gathering, 2)
+    _waiting(coalescer, 2)
     for _ in range(2):
         scans.go_on.release()
     for thread in threads:
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
     scans.held = False
-    assert gathering.search(query([8]))[0][0].tolist() == [8]
+    assert coalescer.search(query([8]))[0][0].tolist() == [8]

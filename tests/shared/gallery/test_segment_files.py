@@ -123,7 +123,7 @@ def test_processes_take_over_what_another_has_sealed(sealed: Path) -> None:
     assert behind.refresh()
     assert_content(behind, 60)  # the segments are ahead of what it had followed
     assert ahead.refresh()
-    assert_content(ahead, 70)  # what came after them stays in its tail
+    assert_content(ahead, 70)  # what came after them stays in its mutable segment
     assert not ahead.refresh()
     follow(behind, 70)
     assert held(behind).keys() == held(ahead).keys()
