@@ -1,7 +1,9 @@
 """A real application, a real database, a real gallery; only the face models are painted.
 
-What goes through the database runs twice, over SQLite and over PostgreSQL: whatever asks for
-`make_services`, `make_api` or `api`, or for `backend` itself.
+What asks for `make_services`, `make_api`, `api` or `backend` runs twice, over SQLite and over
+PostgreSQL: all that is about what is stored, found, ordered, counted, locked or sent on. A test
+whose subject is a model, a picture, the form of a request or a page is marked
+`backends("sqlite")` and runs once.
 
 `PaintedFaces` stands for the models: each coloured square of a picture is a face, its colour is
 the person. It passes the same contract tests as the real models (test_analyzer_contract.py).
