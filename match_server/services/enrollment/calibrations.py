@@ -23,6 +23,7 @@ from match_server.services.collection_ref import collection_ref
 from match_server.services.lookups import collection_named
 from match_server.services.paging import each, page_of
 from match_server.services.policy.operating_point import OperatingPoints
+from match_server.services.policy.operating_point_view import view_of
 from shared.clock import Clock
 from shared.errors import Conflict, ModelMismatch, NotFound, Unusable
 
@@ -75,7 +76,9 @@ class Calibrations:
             )
             session.flush()
             view, ref = _view(row), collection_ref(session, collection.name)
-        return CalibrationAdopted(seq=seq, operating_point=self._points.of(ref).view, **dict(view))
+        return CalibrationAdopted(
+            seq=seq, operating_point=view_of(self._points.of(ref)), **dict(view)
+        )
 
     def get(self, collection_name: str) -> CalibrationView:
         """The calibration in use, else the model's reference. Raises NotFound for neither."""

@@ -23,6 +23,7 @@ from match_server.services.change_feed import position, record
 from match_server.services.collection_ref import collection_ref
 from match_server.services.lookups import collection_named, count_of
 from match_server.services.paging import each, page_of
+from match_server.services.policy.operating_point_view import view_of
 from match_server.services.recognition.context import Recognition
 from match_server.services.storage.files import FileStore
 from shared.errors import Conflict, MalformedInput
@@ -165,7 +166,8 @@ class Collections:
         Measured traffic is kept with the policy as its least traffic.
         """
         point = self._points.require(collection_ref(session, row.name))
-        measured = point.view.traffic if point.view.traffic_from == "measured" else None
+        view = view_of(point)
+        measured = view.traffic if view.traffic_from == "measured" else None
         if point.policy.least_traffic is None and measured and point.policy.false_alarms_per_day:
             row.policy = {**row.policy, "least_traffic": measured}
             session.flush()
@@ -182,7 +184,7 @@ class Collections:
             encrypted=row.encrypted,
             metadata=row.meta,
             policy=stored_policy(row.policy),
-            operating_point=self._points.named(session, row.name).view,
+            operating_point=view_of(self._points.named(session, row.name)),
             created_at=row.created_at,
         )
 

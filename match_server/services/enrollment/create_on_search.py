@@ -11,6 +11,7 @@ from match_server.services.collection_ref import CollectionRef
 from match_server.services.enrollment.persons import add_person
 from match_server.services.enrollment.rows import add_image, add_template
 from match_server.services.lookups import collection_named
+from match_server.services.policy.operating_point_view import view_of
 from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.identification import Identification, Probe
 from match_server.services.recognition.ranking import rank_persons
@@ -63,7 +64,7 @@ class CreateOnSearch:
         now = parts.clock.now()
         point = parts.points.of(searched)
         if not point.reachable:  # every face would look new, each time
-            raise Conflict(f"nobody can be created as unknown: {point.view.explanation}")
+            raise Conflict(f"nobody can be created as unknown: {view_of(point).explanation}")
         request = PersonCreate(
             name=newcomer.name or f"Unknown {now:%Y-%m-%d %H:%M:%S}",
             metadata=newcomer.metadata,

@@ -19,12 +19,11 @@ from match_server.db.tables import Event
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.schemas.collections import (
     CalibrationFrom,
-    OperatingPointView,
     Policy,
+    SetBy,
 )
 from match_server.services.collection_ref import CollectionRef, collection_ref
 from match_server.services.policy.candidates import Candidate
-from match_server.services.policy.operating_point_view import set_by, shown
 from match_server.services.policy.reference_calibrations import ReferenceCalibrations
 from shared.clock import Clock
 from shared.errors import Conflict
@@ -84,11 +83,6 @@ class OperatingPoint:
             return None
         return "own" if self.calibration.file.reference is None else "reference"
 
-    @property
-    def view(self) -> OperatingPointView:
-        """The point as clients see it, with an explanation."""
-        return shown(self)
-
     def judged(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """A candidate list (best first) with its match probabilities."""
         if self.calibration is None:
@@ -109,6 +103,13 @@ class OperatingPoint:
                 [ratio.log_ratio(similarity) for similarity in similarities], self.persons
             )
         )
+
+
+def set_by(policy: Policy) -> SetBy:
+    """The setting of a policy that determines the threshold."""
+    if policy.target_fpir is not None:
+        return "target_fpir"
+    return "threshold" if policy.threshold is not None else "false_alarms_per_day"
 
 
 def operating_point(

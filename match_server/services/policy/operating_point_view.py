@@ -1,21 +1,17 @@
 """An operating point as clients see it, with sentences that explain it."""
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from match_server.calibration.calibration import Calibration, fpir_for_fmr
-from match_server.schemas.collections import DEFAULT_FPIR, OperatingPointView, Policy, SetBy
-
-if TYPE_CHECKING:
-    from match_server.services.policy.operating_point import OperatingPoint
-
+from match_server.schemas.collections import DEFAULT_FPIR, OperatingPointView, Policy
+from match_server.services.policy.operating_point import OperatingPoint, set_by
 
 TOLERATED_FPIR = 0.02
 """The FPIR from which a fixed threshold causes a warning."""
 
 
-def shown(point: "OperatingPoint") -> OperatingPointView:
-    """The point with its expected rates and false alarms, and whether they are extrapolated."""
+def view_of(point: OperatingPoint) -> OperatingPointView:
+    """Returns the point with its expected rates and false alarms, and an explanation."""
     calibration, traffic = point.calibration, point.traffic
     fmr = bound = fpir = alarms = extrapolated = None
     if calibration is not None:
@@ -45,13 +41,6 @@ def shown(point: "OperatingPoint") -> OperatingPointView:
     )
     explanation = _explained(view, point.policy, calibration)
     return view.model_copy(update={"explanation": explanation, "warning": _warning(view)})
-
-
-def set_by(policy: Policy) -> SetBy:
-    """The setting of a policy that determines the threshold."""
-    if policy.target_fpir is not None:
-        return "target_fpir"
-    return "threshold" if policy.threshold is not None else "false_alarms_per_day"
 
 
 def _short(value: float | None) -> float | None:

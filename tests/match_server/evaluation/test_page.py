@@ -11,6 +11,7 @@ from match_server.evaluation.charts import HEIGHT, WIDTH, charts_of
 from match_server.schemas.collections import Policy
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.policy.operating_point import Traffic, operating_point
+from match_server.services.policy.operating_point_view import view_of
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_charts_stay_within_their_frame_whatever_was_measured(people, persons, c
         1, "c", "some@1", 128, 0, False, clock.now(), 1, 70, 9, Policy(threshold=0.4)
     )
     calibration = people.calibration(file)
-    point = operating_point(scope, calibration, Traffic(None, None)).view
+    point = view_of(operating_point(scope, calibration, Traffic(None, None)))
     for chart in charts_of(file, point):
         for shape in chart.shapes:
             assert shape.path.startswith("M")
