@@ -92,3 +92,13 @@ def test_every_document_is_in_the_index() -> None:
     targets = _LINK.findall(index.read_text(encoding="utf-8"))
     linked = {(index.parent / name).resolve() for name in targets}
     assert [path.name for path in DOCUMENTS if path not in linked | {index}] == []
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    existing = {path.name for path in ROOT.glob("tests/**/test_*.py")}
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"\btest_\w+\.py\b", document.read_text(encoding="utf-8"))
+    }
+    assert named - existing == set()

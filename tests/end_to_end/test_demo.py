@@ -1,4 +1,4 @@
-"""The whole road: two films go in, names come out, over both transports."""
+"""The whole path: two films go in, names come out, over both transports."""
 
 import json
 import re

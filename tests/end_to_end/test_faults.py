@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack
 ROOT = Path(__file__).parents[2]
-LIVES = 100
+RUNS = 100
 
 
 class Box:
@@ -108,7 +108,7 @@ def assert_all_there_once(server: RunningServer, box: Box) -> None:
     assert len(set(ids)) == len(ids)
     assert set(box.stored) <= set(ids), "a probe that was stored never arrived"
     # What is there besides was stored in the moment of a death, before it could be said.
-    assert len(ids) - len(box.stored) <= 3 * LIVES
+    assert len(ids) - len(box.stored) <= 3 * RUNS
     assert numbers == list(range(1, len(numbers) + 1)), "a number was given twice, or is missing"
 
 
@@ -116,14 +116,14 @@ def test_a_box_killed_a_hundred_times_loses_and_doubles_nothing(
     running_server: RunningServer, box: Box
 ) -> None:
     chance = random.Random(2026)
-    for number in range(LIVES):
+    for number in range(RUNS):
         life = box.live()
         if number % 4:  # others die while they open the outbox
             box.store_something()
         time.sleep(chance.uniform(0.0, 0.15))
         os.kill(life, signal.SIGKILL)
     box.deliver_the_rest()
-    assert len(box.stored) > 2 * LIVES
+    assert len(box.stored) > 2 * RUNS
     assert_all_there_once(running_server, box)
 
 

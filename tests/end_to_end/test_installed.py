@@ -57,9 +57,9 @@ def test_a_clean_debian_becomes_a_box_and_a_server(machine: Debian, camera: Webc
         assert not machine.run("sh", "-c", f"command -v {program} || true")
     before = in_the_checkout(machine)
 
-    said = machine.run("sh", INSTALLER, "agent")
-    assert "fetching npm, which is not installed, for the moment" in said
-    assert said.splitlines()[-1].endswith("systemctl enable --now edge-agent")
+    output = machine.run("sh", INSTALLER, "agent")
+    assert "fetching npm, which is not installed, for the moment" in output
+    assert output.splitlines()[-1].endswith("systemctl enable --now edge-agent")
     assert not list((machine.root / "opt").rglob("deleted_module*"))
     assert in_the_checkout(machine) == before, "nothing is built in the checkout"
     left = machine.run(
@@ -74,20 +74,20 @@ def test_a_clean_debian_becomes_a_box_and_a_server(machine: Debian, camera: Webc
     assert "journalctl -fu match-server" in machine.run("sh", INSTALLER, "server")
     server = Server(machine, f"http://127.0.0.1:{port}")
     enrolled(machine, server, camera)
-    wanted = {"models": {"detector": "centerface"}}
-    server.ask("PUT", "/devices/door/config", json={"config": wanted})
+    desired = {"models": {"detector": "centerface"}}
+    server.ask("PUT", "/devices/door/config", json={"config": desired})
     wait_until(
         lambda: server.ask("GET", "/devices/door")["config"]["state"] == "applied",
         "the configuration is applied",
         WHOLE_S,
-        details=server.told,
+        details=server.journal,
     )
     a_damaged_pack_is_mended(machine)
     wait_until(
         lambda: server.ask("GET", "/devices/door")["online"],
         "the box is online",
         WHOLE_S,
-        details=server.told,
+        details=server.journal,
     )
 
     assert "sudo" in machine.run(
@@ -104,7 +104,7 @@ class Server:
     def __init__(self, machine: Debian, url: str) -> None:
         self._machine = machine
         self.url = url
-        wait_until(self._is_ready, "the server is ready", WHOLE_S, details=self.told)
+        wait_until(self._is_ready, "the server is ready", WHOLE_S, details=self.journal)
         # In a folder of root's: the key is made on the service's data all the same.
         made = machine.run("match-server", "key", "create", "--role", "admin", "--json")
         self._headers = {"Authorization": f"Bearer {json.loads(made)['key']}"}
@@ -118,7 +118,7 @@ class Server:
         assert response.ok, response.text
         return response.json()
 
-    def told(self) -> str:
+    def journal(self) -> str:
         journals = (self._machine.journal(unit)[-3000:] for unit in ("match-server", "edge-agent"))
         return "\n".join(journals)
 
@@ -135,9 +135,9 @@ def enrolled(machine: Debian, server: Server, camera: Webcam) -> None:
     code = json.loads(made)["code"]
     machine.run("edge-agent", "enroll-device", "--server", server.url, code)
     file = machine.root / "etc/muster/agent.toml"
-    owner = file.stat()
+    status = file.stat()
     file.write_text(file.read_text().replace('source = "/dev/video0"', f'source = "{camera.url}"'))
-    assert (owner.st_mode & 0o777, owner.st_uid) == (0o640, 0)
+    assert (status.st_mode & 0o777, status.st_uid) == (0o640, 0)
     for name, value in machine.environment.items():  # how pip reaches its index here
         with (machine.root / "etc/muster/agent.env").open("a") as settings:
             settings.write(f"{name}={value}\n")
@@ -147,7 +147,7 @@ def enrolled(machine: Debian, server: Server, camera: Webcam) -> None:
         lambda: server.ask("GET", "/devices/door")["online"],
         "the box is online",
         WHOLE_S,
-        details=server.told,
+        details=server.journal,
     )
 
 

@@ -43,9 +43,9 @@ class Debian:
 
     def run(self, *words: str, check: bool = True, **more: str) -> str:
         """What a command of root's says, its errors as well; AssertionError where it fails."""
-        given = [f"{name}={value}" for name, value in {**self.environment, **more}.items()]
+        assignments = [f"{name}={value}" for name, value in {**self.environment, **more}.items()]
         done = subprocess.run(
-            [*self._enter, "HOME=/root", *given, *words],
+            [*self._enter, "HOME=/root", *assignments, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,9 +71,9 @@ def booted(folder: Path) -> Iterator[Debian]:
     command += ["--resolv-conf=copy-host", f"--directory={root}", "--machine=muster-test"]
     command += [f"--bind-ro={path}" for path in shared]
     log = folder / "boot.log"
-    with log.open("wb") as said:
+    with log.open("wb") as log_file:
         nspawn = subprocess.Popen(
-            [*command, "--boot"], stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            [*command, "--boot"], stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file
         )
     try:
         yield _entered(root, nspawn, environment, log)
@@ -100,8 +100,10 @@ def _entered(
 
 
 def _registries() -> tuple[dict[str, str], list[str]]:
-    """What pip and npm are told on this machine, as variables, and the files that this names."""
-    told = {name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED)}
+    """The settings of pip and npm on this machine, as variables, and the files that they name."""
+    variables = {
+        name: value for name, value in os.environ.items() if name.upper().startswith(_PASSED)
+    }
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )
@@ -109,13 +111,15 @@ def _registries() -> tuple[dict[str, str], list[str]]:
         key, _, value = line.partition("=")
         section, _, name = key.rpartition(".")
         if section != ":env:":
-            told.setdefault(f"PIP_{name.upper().replace('-', '_')}", str(ast.literal_eval(value)))
-    files = [_CERTIFICATES, *_paths(told.values())]
+            variables.setdefault(
+                f"PIP_{name.upper().replace('-', '_')}", str(ast.literal_eval(value))
+            )
+    files = [_CERTIFICATES, *_paths(variables.values())]
     own = Path.home() / ".npmrc"
     if own.is_file():
-        told["NPM_CONFIG_USERCONFIG"] = "/etc/npmrc"
+        variables["NPM_CONFIG_USERCONFIG"] = "/etc/npmrc"
         files.append(f"{own}:/etc/npmrc")
-    return told, files
+    return variables, files
 
 
 def _paths(values: Iterable[str]) -> Iterator[str]:
