@@ -160,7 +160,7 @@ def test_an_s3_server_that_is_gone_is_503_and_a_bucket_that_is_none_is_422(
     assert api.refused(422, "POST", "/v1/storages", json=body)["details"]["reasons"] == ["storage"]
     api.ok("POST", "/v1/storages", json={"name": "archive", "uri": "s3://photos/x"})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no server there
-    api.services.files._places.clear()  # as after a restart
+    api.services.files._backends.clear()  # as after a restart
     image = base64.b64encode(helpers.paint((RED, 80))).decode()
     person = api.person("Ann")
     body = {"image": image, "storage": "archive"}
