@@ -398,7 +398,7 @@ class StubTransport:
     def listen(self, kind, take):
         self.listeners[kind] = take
 
-    def say(self, kind, body, *, retain=False):
+    def send_message(self, kind, body, *, retain=False):
         pass
 
 
