@@ -26,4 +26,4 @@ def _rounds(trial, victims):
             assert result.wrong == ()
             assert result.stored >= result.killed_after * 9 // 10 - 50
             assert result.stored + result.refused + result.unknown == 150
-        assert trial.all_found() == []
+        assert trial.all_enrolled() == []
