@@ -7,7 +7,7 @@ only the words that came up most often in their place; CONTRIBUTING.md says what
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -111,23 +111,25 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
 def findings(path: Path) -> Iterator[tuple[int, str]]:
     """Yields line and message of every private word in one file of Python or Markdown."""
     source = path.read_text(encoding="utf-8")
+    texts: Iterable[tuple[int, str]]
     if path.suffix == ".md":
-        for number, line in enumerate(source.splitlines(), start=1):
-            for match in _TEXT.finditer(line):
-                yield number, f"text `{match.group()}`"
-        return
-    tree = ast.parse(source)
-    names = dict.fromkeys(bound_names(tree))
-    for line, name in names:
+        texts = enumerate(source.splitlines(), start=1)
+    else:
+        tree = ast.parse(source)
+        yield from _private_names(tree)
+        texts = (*docstrings(tree), *comments(source))
+    for number, text in texts:
+        if text.startswith("Answers "):
+            yield number, "verb `Answers`: instead `Returns`"
+        for match in _TEXT.finditer(text):
+            yield number, f"text `{match.group()}`"
+
+
+def _private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for line, name in dict.fromkeys(bound_names(tree)):
         for part in dict.fromkeys(part.lower() for part in _PART.findall(name)):
             if part in NAMES and name not in _ALLOWED:
                 yield line, f"name `{name}`: instead of `{part}` {NAMES[part]}"
-    for line, text in docstrings(tree):
-        if text.startswith("Answers "):
-            yield line, "docstring verb `Answers`: instead `Returns`"
-    for line, text in (*docstrings(tree), *comments(source)):
-        for match in _TEXT.finditer(text):
-            yield line, f"text `{match.group()}`"
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -103,7 +103,7 @@ def with_drawings(text: str) -> str:
         begin, end = f"<!-- drawing: {name} -->\n", "\n<!-- end of drawing -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         drawing = f"{begin}```mermaid\n{chart}\n```{end}"
-        text, count = pattern.subn(lambda _, drawing=drawing: drawing, text)
+        text, count = pattern.subn(drawing.replace("\\", r"\\"), text)
         if count != 1:
             raise ValueError(f"{DOCUMENT.name} has {count} places for the drawing {name!r}, not 1")
     return text
