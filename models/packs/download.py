@@ -7,12 +7,14 @@ from pathlib import Path
 import requests
 
 from models.packs.manifest import Source
+from shared.backoff import Backoff
 from shared.errors import PackError
 
 BytesDone = Callable[[int, int], None]  # bytes done, bytes in all
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = (10.0, 60.0)  # to connect, between two chunks
+_LONGEST_PAUSE_S = 60.0
 
 
 def download(
@@ -23,6 +25,7 @@ def download(
     Raises PackError when the server refuses, or cannot be reached `tries` times in a row without
     a byte of progress in between. What has arrived stays in `target` for the next attempt.
     """
+    backoff = Backoff(pause_s, _LONGEST_PAUSE_S)
     failures = 0
     while True:
         before = _size(target)
@@ -39,7 +42,7 @@ def download(
                 ) from error
         except requests.RequestException as error:
             raise PackError(f"{source.url} cannot be fetched: {error}") from error
-        time.sleep(pause_s * 2 ** (failures - 1))
+        time.sleep(backoff.limit_s(failures))
 
 
 class _CutShort(Exception):
