@@ -1,7 +1,6 @@
 """The real agent with a full disk at its start, and a camera that fails and returns."""
 
 import contextlib
-import os
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import RunningServer
+from tests.support.disks import SmallDisk, small_disk
 from tests.support.serving import key as create_key
 from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
@@ -22,15 +22,9 @@ WAIT_S = 120.0
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], stderr=subprocess.DEVNULL
-    ):
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
+        yield disk
 
 
 def arrived(server: RunningServer) -> list[int]:
@@ -40,16 +34,13 @@ def arrived(server: RunningServer) -> list[int]:
 
 
 def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
-    running_server: RunningServer, passers_by: Webcam, small_disk: Path, tmp_path: Path
+    running_server: RunningServer, passers_by: Webcam, disk: SmallDisk, tmp_path: Path
 ) -> None:
-    filler = small_disk / "somebody else's"
-    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-        while file.write(bytes(1024)):
-            pass
+    ballast = disk.fill()
     key, log, config = (tmp_path / name for name in ("key", "agent.log", "agent.toml"))
     key.write_text(create_key(running_server.data, "device", "box-1"))
     config.write_text(
-        f'device = "box-1"\nstate_dir = "{small_disk}"\n[shots]\ngate = "off"\n'
+        f'device = "box-1"\nstate_dir = "{disk.folder}"\n[shots]\ngate = "off"\n'
         f'[[cameras]]\nname = "door"\nsource = "{passers_by.url}"\n'
         f'[server]\nurl = "{running_server.url}"\nkey_file = "{key}"\n'
     )
@@ -74,7 +65,7 @@ def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
         wait_for_agent(lambda: passers_by.viewers > 0, "the camera has a viewer")
         time.sleep(5.0)  # somebody has passed by
         assert arrived(running_server) == []
-        filler.unlink()
+        ballast.unlink()
         wait_for_agent(lambda: len(arrived(running_server)) >= 2, "two probes arrive")
 
         passers_by.close()

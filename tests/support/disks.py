@@ -11,9 +11,12 @@ import pytest
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A mounted file system of a few MiB."""
+    """A mounted file system of a few MiB or less."""
 
     folder: Path
+
+    def remount(self, options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(self.folder)], check=True)
 
     def fill(self) -> Path:
         """Use up all blocks. Returns the file that holds them."""
@@ -27,10 +30,10 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk]:
+def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
     """Skips the test where mounting is not allowed."""
     folder.mkdir()
-    with _mounted(folder, "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs"):
+    with _mounted(folder, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs"):
         yield SmallDisk(folder)
 
 

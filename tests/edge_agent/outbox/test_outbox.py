@@ -25,6 +25,7 @@ from shared.encryption import OVERHEAD_BYTES, Key
 from shared.errors import ConfigurationError
 from shared.wire.messages import ProbeMessage, ProbeReceipt
 from shared.wire.template import encode_template
+from tests.support.disks import small_disk
 from tests.support.probes import DEVICE, make_probe
 
 ROOT = Path(__file__).parents[3]
@@ -145,21 +146,10 @@ def full_disk(
         yield outbox, clock, lambda: connection.execute("PRAGMA max_page_count = 1000000").close()
         outbox.close()
         return
-    mount = tmp_path / "small"
-    mount.mkdir()
-    mounted = os.geteuid() == 0 and not subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], stderr=subprocess.DEVNULL
-    )
-    if not mounted:
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    outbox = Outbox(mount / "outbox.db", DEVICE, clock=clock)
-    yield (
-        outbox,
-        clock,
-        lambda: subprocess.run(["mount", "-o", "remount,size=100m", str(mount)], check=True),
-    )
-    outbox.close()
-    subprocess.run(["umount", str(mount)], check=True)
+    with small_disk(tmp_path / "small", kilobytes=300) as disk:
+        outbox = Outbox(disk.folder / "outbox.db", DEVICE, clock=clock)
+        yield outbox, clock, lambda: disk.remount("size=100m")
+        outbox.close()
 
 
 def test_a_full_disk_is_said_once_and_what_came_meanwhile_is_stored_later(
@@ -212,32 +202,20 @@ def test_on_a_full_disk_an_acknowledged_probe_does_not_come_back(
 def test_a_box_starts_on_an_already_full_disk_and_stores_when_there_is_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if os.geteuid() != 0 or subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], stderr=subprocess.DEVNULL
-    ):
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    try:
-        filler = mount / "somebody else's"
-        filler.write_bytes(b"")
-        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-            while file.write(bytes(1024)):
-                pass
+    with small_disk(tmp_path / "small", kilobytes=300) as disk:
+        ballast = disk.fill()
         clock = StandingClock()
-        outbox = Outbox(mount / "outbox.db", DEVICE, clock=clock)
+        outbox = Outbox(disk.folder / "outbox.db", DEVICE, clock=clock)
         assert outbox.put([make_probe(seed=1)]) == 0
         assert (outbox.counts().held, outbox.counts().waiting, outbox.pending()) == (1, 0, [])
         assert "free some space" in str(outbox.trouble)
-        filler.unlink()
+        ballast.unlink()
         clock.at_s += 10
         assert outbox.put([make_probe(seed=2)]) == 2
         assert sequences(outbox) == [1, 2]
         assert outbox.trouble is None
         assert sum("takes nothing" in one.getMessage() for one in caplog.records) == 1
         outbox.close()
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_memory_is_bounded_while_the_disk_is_full(outbox: Outbox) -> None:
@@ -391,13 +369,8 @@ def test_only_templates_and_what_the_contract_names_are_stored(
 @pytest.fixture
 def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
     """A disk of 2 MiB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)]
-    if os.geteuid() != 0 or subprocess.call(command, stderr=subprocess.DEVNULL):
-        pytest.skip("mounting a small tmpfs is not allowed here")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    with small_disk(tmp_path / "small", kilobytes=2048) as disk:
+        yield disk.folder
 
 
 PICTURE = b"\xff\xd8\xff\xe0" + random.Random(4).randbytes(20_000)

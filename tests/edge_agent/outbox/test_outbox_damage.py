@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from edge_agent.outbox.outbox import Outbox
 from shared.errors import Unavailable
 from shared.wire.messages import ProbeMessage
-from tests.support.disks import fragile_disk
+from tests.support.disks import fragile_disk, small_disk
 from tests.support.probes import DEVICE, make_probe
 
 NAME = "outbox.db"
@@ -219,20 +218,14 @@ def test_a_disk_that_becomes_read_only_is_named_and_what_is_on_it_is_still_sent(
 def test_a_disk_that_is_read_only_from_the_start_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk = tmp_path / "card"
-    disk.mkdir()
-    if os.geteuid() != 0 or subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], stderr=subprocess.DEVNULL
-    ):
-        pytest.skip("mounting a tmpfs is not allowed here")
-    try:
-        before = fill(disk, 5)
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        outbox = Outbox(disk / NAME, DEVICE)
+    with small_disk(tmp_path / "card", kilobytes=4096) as disk:
+        before = fill(disk.folder, 5)
+        disk.remount("ro")
+        outbox = Outbox(disk.folder / NAME, DEVICE)
         assert outbox.put([make_probe(seed=9)]) == 0
         assert outbox.counts().held == 1
         assert "read-only" in str(outbox.trouble)
-        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        disk.remount("rw")
         outbox._file._retry_at_s = 0.0
         assert outbox.retry() == 1
         assert outbox.trouble is None
@@ -241,5 +234,3 @@ def test_a_disk_that_is_read_only_from_the_start_is_waited_for(
         assert len(there) == 6
         assert sum("takes nothing" in one.getMessage() for one in caplog.records) == 1
         outbox.close()
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

@@ -8,21 +8,7 @@ from sqlalchemy import select
 from match_server.db.tables import DeviceCode, DeviceHealth
 from match_server.services.devices.enrollment_codes import VALID_S
 from shared.enrollment_code import Invitation, plain_code
-
-
-def health(clock, device="door-1", **more):
-    return {
-        "device": device,
-        "at": clock.now().isoformat(),
-        "version": "0.1.0",
-        "model_id": "painted-512@1",
-        "uptime_s": 12.5,
-        "processors": 4,
-        "memory_bytes": 150_000_000,
-        "waiting": 0,
-        "dropped": 0,
-        **more,
-    }
+from tests.support.health_reports import health
 
 
 def bearer(key):

@@ -3,25 +3,11 @@
 import re
 
 from shared.enrollment_code import Invitation
+from tests.support.health_reports import health
 
 
 def page(api, path="/devices", **arguments):
     return api.client.get(path, base_url="http://localhost", **arguments)
-
-
-def health(clock, **more):
-    return {
-        "device": "door-1",
-        "at": clock.now().isoformat(),
-        "version": "0.1.0",
-        "model_id": "painted-512@1",
-        "uptime_s": 12.5,
-        "processors": 4,
-        "memory_bytes": 150_000_000,
-        "waiting": 0,
-        "dropped": 0,
-        **more,
-    }
 
 
 def test_the_page_needs_a_key_or_this_machine(make_api):

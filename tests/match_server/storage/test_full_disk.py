@@ -64,7 +64,7 @@ def _searches_go_on(admin, helpers, person):
 def test_searches_go_on_while_the_disk_is_full_and_writes_when_it_is_not_any_more(
     tmp_path, running, helpers, shared_memory
 ):
-    with small_disk(tmp_path / "disk", megabytes=16) as disk:
+    with small_disk(tmp_path / "disk", kilobytes=16384) as disk:
         elsewhere = {}
         if not shared_memory:  # counts and the log on the disk that becomes full
             elsewhere = {
@@ -91,7 +91,7 @@ def test_searches_go_on_while_the_disk_is_full_and_writes_when_it_is_not_any_mor
 
 
 def test_a_photo_for_which_there_is_no_room_leaves_nothing_of_itself(tmp_path):
-    with small_disk(tmp_path / "disk", megabytes=2) as disk:
+    with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
         place = Folder(disk.folder)
         before = place.new_name("photos")
         place.write(before, b"a photo")
@@ -156,7 +156,7 @@ metrics.exposition(lambda: iter(()))
 
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_counting_goes_on_where_the_disk_of_the_counts_is_full(tmp_path, when):
-    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+    with small_disk(tmp_path / "disk", kilobytes=1024) as disk:
         command = [sys.executable, "-c", _COUNTING, str(disk.folder), when]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -439,7 +439,7 @@ assert [candidates.ids[0] for candidates in again.search(rows, 1)] == ids.tolist
 def test_a_full_disk_ends_no_process_and_what_it_could_not_take_stays_in_memory(
     tmp_path: Path,
 ) -> None:
-    with small_disk(tmp_path / "disk", megabytes=2) as disk:
+    with small_disk(tmp_path / "disk", kilobytes=2048) as disk:
         command = [sys.executable, "-c", _ON_A_FULL_DISK, str(disk.folder)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
