@@ -1,6 +1,5 @@
 """What holds for all tests."""
 
-import gc
 import os
 
 import pytest
@@ -16,9 +15,3 @@ _LONG = {"end_to_end", "test_contract.py", "test_sanitizers.py"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest: begun last, they would run alone."""
     items.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
-
-
-def pytest_collection_finish() -> None:
-    """Leave the thousands of collected tests out of every later garbage collection."""
-    gc.collect()
-    gc.freeze()
