@@ -28,11 +28,15 @@ class _Tensor(IntEnum):
     DIMS, TYPE, FLOATS, INT64S, NAME, RAW = 1, 2, 4, 7, 8, 9
 
 
+class _Attribute(IntEnum):
+    NAME, INTEGER, TENSOR, TYPE = 1, 3, 5, 20
+
+
 _MODEL_GRAPH = 7
-_ATTRIBUTE_NAME, _ATTRIBUTE_TENSOR = 1, 5
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIM = 1, 2, 1, 2, 1
 _DIM_VALUE, _DIM_PARAM = 1, 2
 _FLOAT, _INT64 = 1, 7  # types of tensors
+_INTEGER = 2  # type of an attribute
 
 
 def operate(source: Path, target: Path, steps: Iterable[Step]) -> None:
@@ -99,6 +103,86 @@ def free_size(graph: Message) -> None:
     graph.clear(_Graph.VALUE_INFO)
 
 
+def without_parametric_relus(data: bytes) -> bytes:
+    """Returns the graph in `data` with each PRelu written as two convolutions of one pixel.
+
+    ONNX Runtime has no PRelu for the layout in which its convolutions run on x86-64: it converts
+    the values before each one and back after it, and computes it slowly. With a slope for each
+    channel, PRelu(x) is x + (1 - slope) * Relu(-x). Raises ValueError if `data` is not a graph.
+    """
+    if b"PRelu" not in data:
+        return data
+    model = Message(data)
+    (graph,) = model.messages(_MODEL_GRAPH)
+    slopes = {
+        tensor.text(_Tensor.NAME): values
+        for tensor in graph.messages(_Graph.INITIALIZER)
+        if (values := _values_of_channels(tensor)) is not None
+    }
+    nodes = graph.messages(_Graph.NODE)
+    graph.clear(_Graph.NODE)
+    for node in nodes:
+        slope = slopes.get(node.texts(_Node.INPUT)[-1]) if _is_prelu(node) else None
+        for part in [node] if slope is None else _as_convolutions(graph, node, slope):
+            graph.add(_Graph.NODE, part.encode())
+    return model.encode()
+
+
+def _is_prelu(node: Message) -> bool:
+    return node.text(_Node.OP_TYPE) == "PRelu"
+
+
+def _values_of_channels(tensor: Message) -> NDArray[np.float32] | None:
+    """Returns the float values of a tensor (channels, 1, 1); None for another tensor."""
+    shape = tensor.integers(_Tensor.DIMS)
+    if tensor.integers(_Tensor.TYPE) != [_FLOAT] or len(shape) < 3 or shape[-2:] != [1, 1]:
+        return None
+    data = tensor.bytes_of(_Tensor.RAW) or tensor.bytes_of(_Tensor.FLOATS)
+    values = np.frombuffer(data, dtype="<f4").astype(np.float32)
+    return values if shape[-3] == len(values) else None
+
+
+def _as_convolutions(graph: Message, prelu: Message, slope: NDArray[np.float32]) -> list[Message]:
+    """Returns the nodes instead of `prelu`; their weights are added to the graph."""
+    x, y = prelu.texts(_Node.INPUT)[0], prelu.text(_Node.OUTPUT)
+    negated, positive, scaled = f"{y}/negated", f"{y}/positive", f"{y}/scaled"
+    return [
+        _channel_convolution(graph, x, negated, np.full_like(slope, -1)),
+        _node("Relu", [negated], positive),
+        _channel_convolution(graph, positive, scaled, 1 - slope),
+        _node("Add", [scaled, x], y),
+    ]
+
+
+def _channel_convolution(
+    graph: Message, source: str, target: str, factors: NDArray[np.float32]
+) -> Message:
+    """Returns a node that multiplies each channel by its factor."""
+    weights = Message()
+    for side in (len(factors), 1, 1, 1):
+        weights.add(_Tensor.DIMS, side)
+    weights.add(_Tensor.TYPE, _FLOAT)
+    weights.add(_Tensor.NAME, f"{target}/factors".encode())
+    weights.add(_Tensor.RAW, factors.astype("<f4").tobytes())
+    graph.add(_Graph.INITIALIZER, weights.encode())
+    node = _node("Conv", [source, f"{target}/factors"], target)
+    groups = Message()
+    groups.add(_Attribute.NAME, b"group")
+    groups.add(_Attribute.INTEGER, len(factors))
+    groups.add(_Attribute.TYPE, _INTEGER)
+    node.add(_Node.ATTRIBUTE, groups.encode())
+    return node
+
+
+def _node(kind: str, inputs: Iterable[str], output: str) -> Message:
+    node = Message()
+    for name in inputs:
+        node.add(_Node.INPUT, name.encode())
+    node.add(_Node.OUTPUT, output.encode())
+    node.add(_Node.OP_TYPE, kind.encode())
+    return node
+
+
 def _tensors(graph: Message, *, names: set[str] | None = None) -> Iterator[Message]:
     """Yields initializers and the tensors of Constant nodes; with `names`, only those."""
     for tensor in graph.messages(_Graph.INITIALIZER):
@@ -109,8 +193,8 @@ def _tensors(graph: Message, *, names: set[str] | None = None) -> Iterator[Messa
             names is None or node.text(_Node.OUTPUT) in names
         ):
             for attribute in node.messages(_Node.ATTRIBUTE):
-                if attribute.text(_ATTRIBUTE_NAME) == "value":
-                    yield from attribute.messages(_ATTRIBUTE_TENSOR)
+                if attribute.text(_Attribute.NAME) == "value":
+                    yield from attribute.messages(_Attribute.TENSOR)
 
 
 def _inputs_and_outputs(graph: Message) -> list[Message]:

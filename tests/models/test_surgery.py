@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.packs.manifest import Step
 from models.packs.protobuf import Message
-from models.packs.surgery import operate
+from models.packs.surgery import operate, without_parametric_relus
 from shared.errors import PackError
 from tests.support import graphs
 
@@ -99,3 +99,39 @@ def test_files_that_are_not_graphs_are_errors(tmp_path: Path, data: bytes) -> No
     (tmp_path / "graph.onnx").write_bytes(data)
     with pytest.raises(PackError, match=r"graph\.onnx is not an ONNX graph"):
         operate(tmp_path / "graph.onnx", tmp_path / "out.onnx", ["flush-denormals"])
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
+def test_a_prelu_written_as_convolutions_computes_the_same(tmp_path: Path, raw: bool) -> None:
+    slopes = np.array([0.25, -0.5, 1.75, 0.0], np.float32)
+    data = slopes.tobytes() if raw else slopes
+    graph = helper.make_graph(
+        [helper.make_node("PRelu", ["input", "slopes"], ["output"])],
+        "prelu",
+        [graphs.floats("input", ("batch", 4, 5, 5))],
+        [graphs.floats("output", ("batch", 4, 5, 5))],
+        [helper.make_tensor("slopes", TensorProto.FLOAT, (4, 1, 1), data, raw=raw)],
+    )
+    path = graphs.save(tmp_path / "graph.onnx", graph)
+    rewritten = onnx.load_from_string(without_parametric_relus(path.read_bytes()))
+    onnx.checker.check_model(rewritten, full_check=True)
+    assert "PRelu" not in {node.op_type for node in rewritten.graph.node}
+    values = np.random.default_rng(0).normal(0, 3, (2, 4, 5, 5)).astype(np.float32)
+    expected = np.where(values > 0, values, values * slopes[:, np.newaxis, np.newaxis])
+    onnx.save(rewritten, path)
+    (result,) = graphs.Session(path).run(values)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prelu_whose_slopes_are_not_of_channels_is_kept(tmp_path: Path) -> None:
+    slopes = np.full((5,), 0.25, np.float32)  # of columns
+    graph = helper.make_graph(
+        [helper.make_node("PRelu", ["input", "slopes"], ["output"])],
+        "prelu",
+        [graphs.floats("input", (1, 4, 5, 5))],
+        [graphs.floats("output", (1, 4, 5, 5))],
+        [numpy_helper.from_array(slopes, "slopes")],
+    )
+    data = graphs.save(tmp_path / "graph.onnx", graph).read_bytes()
+    rewritten = onnx.load_from_string(without_parametric_relus(data))
+    assert rewritten == onnx.load_from_string(data)

@@ -9,7 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from models.face_models import FaceModels
@@ -33,6 +35,12 @@ def compact() -> InstalledPack:
     return require("compact")
 
 
+def _chip(faces: FaceModels, name: str) -> NDArray[np.uint8]:
+    image = sample(name)
+    detections = faces.detect(image)
+    return faces.align(image, faces.locate(image, detections).points5[:1])
+
+
 def denormals(path: Path) -> int:
     weights = (numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer)
     return sum(int(((np.abs(w) < TINIEST) & (w != 0)).sum()) for w in weights if w.dtype == "f4")
@@ -42,6 +50,20 @@ def test_denormals_the_installed_graphs_have_no_denormal_weights(compact: Instal
     assert {file.name: denormals(compact.path(file)) for file in compact.pack.files} == {
         file.name: 0 for file in compact.pack.files
     }
+
+
+def test_prelu_templates_are_those_of_the_graph_as_it_is_published(
+    compact: InstalledPack, faces: FaceModels
+) -> None:
+    chips = np.concatenate([_chip(faces, name) for name in PORTRAITS])
+    file = compact.file_for("embedder")
+    assert b"PRelu" in compact.path(file).read_bytes()
+    published = ort.InferenceSession(compact.path(file), providers=["CPUExecutionProvider"])
+    assert file.input is not None
+    (features,) = published.run(None, {"input": Layout(file.input).batch(chips)})
+    expected = features / np.linalg.norm(features, axis=1, keepdims=True)
+    templates = np.stack([template.vector for template in faces.embed(chips)])
+    np.testing.assert_allclose(templates, expected, atol=1e-6)
 
 
 def test_denormals_flushing_them_changes_no_answer(
