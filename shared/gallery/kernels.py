@@ -1,5 +1,6 @@
 """Selects the kernel: the compiled one for this processor, or numpy without compiled code."""
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class CompiledKernel:
     def search(
         self, book: CodeBook, views: Sequence[SegmentView], query: Query, threads: int
     ) -> list[Ranked]:
-        starts = np.concatenate([[0], np.cumsum(query.limits)])
+        starts = [0, *itertools.accumulate(query.limits.tolist())]
         ids = np.empty(starts[-1], dtype=np.uint64)
         similarities = np.empty(starts[-1], dtype=np.float64)
         counts = np.empty(query.limits.shape[0], dtype=np.int64)
@@ -60,7 +61,7 @@ class CompiledKernel:
         )
         return [
             (ids[start : start + count], similarities[start : start + count])
-            for start, count in zip(starts[:-1].tolist(), counts.tolist(), strict=True)
+            for start, count in zip(starts, counts.tolist(), strict=False)
         ]
 
     def find(self, view: SegmentView, ids: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -246,9 +246,7 @@ static PyObject *py_search(PyObject *self, PyObject *args) {
     Py_BEGIN_ALLOW_THREADS fine =
         new_batch(&search.batch, search.kernel, &book, probe_rows, count, limits, thresholds);
     if (fine) {
-        search.room = 262144 / count < 32 * CHUNK ? 32 * CHUNK
-                      : 262144 / count > 16384    ? 16384
-                                                  : 262144 / count;
+        search.room = room_for(count, search.chunks);
         in_parallel(search_task, &search, threads);
         fine = !search.failed;
     }

@@ -100,8 +100,9 @@ static void compare(const Kernel *kernel, int dimension, int count) {
         thresholds[p] = p % 3 ? -1 : 0.05;
     }
     Segment segment = {planes, rows, alive, ids, (int64_t)groups};
-    Search search = {.kernel = kernel, .book = &book, .segments = &segment, .room = 32 * CHUNK,
+    Search search = {.kernel = kernel, .book = &book, .segments = &segment,
                      .chunks = ((int64_t)groups + CHUNK - 1) / CHUNK};
+    search.room = room_for(PROBES, search.chunks);
     if (!new_batch(&search.batch, kernel, &book, probes, PROBES, limits, thresholds)) abort();
     int32_t *products = malloc(sizeof *products * 16 * places);
     for (int b = 0; b < search.batch.block_count; b++) {
