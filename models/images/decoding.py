@@ -3,7 +3,9 @@
 import hashlib
 import importlib.util
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,23 +15,28 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from models.images.decoder_process import CHILD
 from models.images.formats import AVIF, HEIF, JPEG, PNG, WEBP, FileFormat, format_of
-from models.images.jpeg_limits import bounded_jpeg, is_single_scan
+from models.images.jpeg_limits import bounded_jpeg, is_ended, is_single_scan
 from models.images.orientation import orientation_of
 from models.images.repair import ended_jpeg, png_without_notes, require_few_chunks
 from models.types import BgrImage
 from shared.errors import MalformedInput, MusterError, TooLarge, UnsupportedMedia
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[BgrImage], Any]] = {  # by the orientation that is undone
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.flip(image, -1),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.transpose(image), -1),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 _IN_THIS_PROCESS = (JPEG, PNG, WEBP)  # decoders whose costs can be told from outside
-_JPEG_REDUCTIONS = (1, 2, 4, 8)  # what a JPEG decoder can divide both sides by while decoding
+_JPEG_REDUCTIONS = {  # what a JPEG decoder can divide both sides by while decoding
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,8 @@ def _decoded(data: bytes, kind: FileFormat, limits: PictureLimits) -> Picture:
             _verify(data)
         with _open(data, kind) as image:
             reduction = _fit(image, limits, single_scan=kind is JPEG and is_single_scan(data))
-            return Picture(_upright_bgr(image), reduction)
+            pixels = _jpeg_pixels(data, image, reduction) if kind is JPEG else None
+            return Picture(_upright_bgr(image, pixels), reduction)
     except (MusterError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -205,13 +213,29 @@ def _fit(image: Image.Image, limits: PictureLimits, *, single_scan: bool) -> int
     )
 
 
-def _upright_bgr(image: Image.Image) -> BgrImage:
-    image.load()
+def _jpeg_pixels(data: bytes, image: Image.Image, reduction: int) -> BgrImage | None:
+    """Returns the BGR pixels of a JPEG as OpenCV decodes them, in half of Pillow's time.
+
+    Both return the same pixels. None for a JPEG that Pillow has to judge: OpenCV fills what is
+    missing with gray.
+    """
+    if image.mode not in ("RGB", "L") or not is_ended(data):
+        return None
+    flags = _JPEG_REDUCTIONS[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
+
+
+def _upright_bgr(image: Image.Image, pixels: BgrImage | None) -> BgrImage:
+    """Returns the image upright; `pixels` are its decoded BGR pixels, if it is not loaded."""
+    if pixels is None:
+        image.load()
     orientation = orientation_of(image)  # what is left of it: some decoders turn the pixels
-    rgb = _opaque_rgb(image)
-    if orientation in _TURNS:
-        rgb = rgb.transpose(_TURNS[orientation])
-    return cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR)  # type: ignore[return-value]
+    upright: BgrImage = (
+        cv2.cvtColor(np.asarray(_opaque_rgb(image)), cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
+        if pixels is None
+        else pixels
+    )
+    return _TURNS[orientation](upright) if orientation in _TURNS else upright
 
 
 def _opaque_rgb(image: Image.Image) -> Image.Image:

@@ -65,6 +65,20 @@ def is_single_scan(data: bytes) -> bool:
     return False
 
 
+def is_ended(data: bytes) -> bool:
+    """Returns whether a JPEG has an end marker after its scans, and no other segments there."""
+    single, at = is_single_scan(data), _first_scan(data)
+    for _ in range(_MOST_SEGMENTS):
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        match = _NEXT_SEGMENT.search(data, at)
+        if match is None:
+            return False
+        if match[1][0] == _END or single:
+            return match[1][0] == _END
+        at = match.start()
+    return False
+
+
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Returns width and height from a JPEG's frame header; None if it has none.
 
@@ -77,6 +91,13 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             frame = _frame(data[start:end])
             return frame.width, frame.height
     return None
+
+
+def _first_scan(data: bytes) -> int:
+    """Returns where the first scan begins; the length of `data` if there is none."""
+    return next(
+        (start for marker, start, _ in _segments(data) if marker == START_OF_SCAN), len(data)
+    )
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:

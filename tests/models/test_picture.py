@@ -1,6 +1,7 @@
 """Pictures as they come: every kind, every orientation, damaged, hostile, too large."""
 
 import io
+import itertools
 import random
 import struct
 import tracemalloc
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from models.images import decoding as picture_module
-from models.images.decoding import PictureLimits, read_picture
+from models.images.decoding import PictureLimits, open_picture, read_picture
 from models.images.formats import FileFormat, media_type_of
 from models.types import BgrImage
 from shared.errors import MalformedInput, TooLarge, UnsupportedMedia
@@ -282,6 +283,45 @@ def jpeg_of(name: str) -> bytes:
     mode = options.pop("mode", "RGB")
     image = Image.new(mode, (128, 96), (90, 140, 200)) if flat else noise(mode)
     return encoded(image, "JPEG", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [("progressive", 1), *itertools.product(sorted(set(JPEGS) - {"progressive"}), (1, 2, 4, 8))],
+)
+def test_a_jpeg_has_the_pixels_that_pillow_decodes(name: str, reduction: int) -> None:
+    data = jpeg_of(name)
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = (-(-side // reduction) for side in image.size)
+        image.draft(None, (image.width // reduction, image.height // reduction))
+        expected = np.asarray(image.convert("RGB"))[..., ::-1]
+    picture = open_picture(data, PictureLimits(max_pixels=width * height))
+    assert picture.reduction == reduction
+    np.testing.assert_array_equal(picture.image, expected)
+
+
+def test_damaged_jpegs_are_read_or_refused_as_pillow_does(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    rng = np.random.default_rng(11)
+    refused = 0
+    for name in JPEGS:
+        intact = np.frombuffer(jpeg_of(name), np.uint8)
+        for _ in range(60):
+            data = intact.copy()
+            data[rng.integers(len(data) // 8, len(data), 3)] = rng.integers(0, 256, 3)
+            try:
+                with Image.open(io.BytesIO(data.tobytes())) as image:
+                    expected = np.asarray(image.convert("RGB"))[..., ::-1]
+            except OSError:
+                refused += 1
+                if data[-2:].tobytes() == b"\xff\xd9":
+                    with pytest.raises(MalformedInput):
+                        read_picture(data.tobytes())
+            else:
+                np.testing.assert_array_equal(read_picture(data.tobytes()), expected)
+    assert refused > 10
+    capfd.readouterr()  # the decoder's remarks
 
 
 @pytest.mark.parametrize("name", JPEGS)
