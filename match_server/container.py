@@ -57,6 +57,7 @@ from match_server.services.privacy.orphan_files import OrphanFiles
 from match_server.services.privacy.retention import RetentionSweep
 from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.identification import Identification
+from match_server.services.recognition.person_cache import PersonCache
 from match_server.services.recognition.verification import Verification
 from match_server.services.sightings.decisions import Decisions
 from match_server.services.sightings.event_feed import EventFeed
@@ -177,7 +178,8 @@ def build_services(
     folder = settings.data_dir / "galleries"
     galleries = Galleries(database, vault, open_gallery, folder=folder, on_scan=metrics.scan)
     files = FileStore(settings.data_dir, database)
-    recognition = Recognition(database, engines, galleries, vault, points, clock)
+    known_persons = PersonCache(database)
+    recognition = Recognition(database, engines, galleries, vault, points, known_persons, clock)
     collections = Collections(recognition, files)
     bulk = BulkVectors(database, clock, vault)
     enroller = Enroller(recognition, files)

@@ -11,6 +11,7 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from match_server.services.auth.keys import Keys, Permission, Principal
 from match_server.services.auth.page_sessions import SESSION_S, PageSessions
 from match_server.services.auth.rate_limits import Limits
+from match_server.services.revision import Revision
 from match_server.settings import Settings
 from shared.errors import Forbidden, Unauthenticated
 
@@ -26,6 +27,12 @@ def current_principal() -> Principal:
     """The caller of the API in this request."""
     principal: Principal = g.principal
     return principal
+
+
+def request_revision() -> Revision:
+    """The revision of the database that the caller's key was checked at, in this request."""
+    revision: Revision = g.revision
+    return revision
 
 
 def access_check() -> Callable[[], None]:
@@ -76,8 +83,12 @@ class Gatekeeper:
 
         Raises Unauthenticated, RateLimited, and Forbidden when the role does not allow it.
         """
-        g.principal = self._admitted(self._principal(request, permission), permission)
-        g.access_check = lambda: self._principal(request, permission).require(permission)
+        g.revision = self._keys.revision()
+        principal = self._principal(request, permission, g.revision)
+        g.principal = self._admitted(principal, permission)
+        g.access_check = lambda: self._principal(
+            request, permission, self._keys.revision()
+        ).require(permission)
 
     def viewer(self, request: Request) -> Principal | None:
         """The viewer of a page: by cookie or, where the page is open, from this machine."""
@@ -100,7 +111,7 @@ class Gatekeeper:
 
         Raises Unauthenticated, RateLimited, and Forbidden for a key that may not watch events.
         """
-        principal = self._recognised(request, key)
+        principal = self._recognised(request, key, self._keys.revision())
         if not principal.may(Permission.EVENTS):
             raise Forbidden(
                 f"a key of role {principal.role!r} may not watch events; sign in with one of role "
@@ -110,7 +121,7 @@ class Gatekeeper:
 
     def editing_for(self, request: Request, key: str) -> str:
         """The cookie for editing people that a key is exchanged for; raises as `session_for`."""
-        principal = self._recognised(request, key)
+        principal = self._recognised(request, key, self._keys.revision())
         if not principal.may(Permission.ENROLL):
             raise Forbidden(
                 f"a key of role {principal.role!r} may not edit people; one of role 'enroller' may"
@@ -137,7 +148,8 @@ class Gatekeeper:
 
     def admit_form(self, request: Request, key: str, permission: Permission) -> Principal:
         """The sender of a form that contains a key, for this request only; raises as `admit`."""
-        return self._admitted(self._recognised(request, key), permission)
+        principal = self._recognised(request, key, self._keys.revision())
+        return self._admitted(principal, permission)
 
     def _admitted(self, principal: Principal, permission: Permission) -> Principal:
         g.key_id = principal.key_id
@@ -145,13 +157,13 @@ class Gatekeeper:
         principal.require(permission)
         return principal
 
-    def _principal(self, request: Request, permission: Permission) -> Principal:
+    def _principal(self, request: Request, permission: Permission, at: Revision) -> Principal:
         header = request.headers.get("Authorization")
         if header is not None:
             scheme, _, key = header.partition(" ")
             if scheme.lower() != "bearer" or not key.strip():
                 raise Unauthenticated("send the key as `Authorization: Bearer KEY`")
-            return self._recognised(request, key.strip())
+            return self._recognised(request, key.strip(), at)
         visitor = self._visitor(request, permission)
         if visitor is not None:
             return visitor
@@ -174,12 +186,15 @@ class Gatekeeper:
             return None
         return self._keys.still_valid(ids[0])
 
-    def _recognised(self, request: Request, key: str) -> Principal:
-        """The principal of a key. An address that sends wrong keys soon gets RateLimited."""
+    def _recognised(self, request: Request, key: str, at: Revision) -> Principal:
+        """The principal of a key, at a revision or later.
+
+        An address that sends wrong keys soon gets RateLimited.
+        """
         address = client_network(request)
         self._limits.before_key(address, key)
         try:
-            principal = self._keys.recognise(key)
+            principal = self._keys.recognise(key, at)
         except Unauthenticated:
             self._limits.bad_key(address)
             raise

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import aliased
 
-from match_server.db.database import Reader
+from match_server.db.database import Database, Reader
 from match_server.db.tables import Calibration, Collection, Device
 from match_server.schemas.collections import Policy, stored_policy
+from match_server.services.revision import Revision
 from shared.errors import CollectionUnavailable, NotFound
 
 
@@ -70,6 +71,27 @@ _OF_DEVICE = select(*_COLUMNS).where(
         select(_DEFAULT.number).where(_DEFAULT.name == bindparam("default")).scalar_subquery(),
     )
 )
+
+
+class CollectionCache:
+    """The collections of this process's searches, read again when the revision has changed.
+
+    Thread-safe: the dictionary of a revision is replaced, never emptied.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: tuple[Revision | None, dict[str, CollectionRef]] = (None, {})
+
+    def named(self, name: str, at: Revision) -> CollectionRef:
+        """The collection of that name at a revision or later. Raises NotFound."""
+        revision, known = self._known
+        if revision != at:
+            self._known = at, known = at, {}
+        collection = known.get(name)
+        if collection is None:
+            collection = known[name] = collection_ref(self._database, name)
+        return collection
 
 
 def collection_ref(reader: Reader, name: str) -> CollectionRef:

@@ -1,6 +1,6 @@
 """Detect, search and verify."""
 
-from match_server.api.auth import current_principal
+from match_server.api.auth import current_principal, request_revision
 from match_server.api.routing import Routes
 from match_server.container import Services
 from match_server.schemas.search import (
@@ -39,7 +39,7 @@ def search_routes(services: Services) -> Routes:
         """Search a collection: who is this?"""
         if body.newcomer is not None:
             current_principal().require(Permission.ENROLL)
-        return services.create_on_search.search(collection, body)
+        return services.create_on_search.search(collection, body, request_revision())
 
     @routes.add(
         "POST",
@@ -50,7 +50,7 @@ def search_routes(services: Services) -> Routes:
     )
     def search_everywhere(body: SearchEverywhere) -> SearchAnswer:
         """Search several collections: who is this?"""
-        return services.identification.search_everywhere(body)
+        return services.identification.search_everywhere(body, request_revision())
 
     @routes.add(
         "POST",

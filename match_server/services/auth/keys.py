@@ -22,6 +22,7 @@ from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.audit.chain import Note, note
 from match_server.services.lookups import count_of
 from match_server.services.paging import each, page_of
+from match_server.services.revision import Revision, read_revision
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
 from shared.wire.message_keys import MessageKey
@@ -81,6 +82,7 @@ class Keys:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._known: tuple[Revision | None, dict[str, _Stored]] = (None, {})
         self._used: dict[str, datetime] = {}  # by key id, since the last `note_used`
         self._used_lock = threading.Lock()
 
@@ -145,15 +147,21 @@ class Keys:
         with self._database.read() as session:
             return count_of(session, valid) > 0
 
-    def recognise(self, key: str) -> Principal:
-        """The client with this key. Raises Unauthenticated if it is unknown, expired or revoked.
+    def revision(self) -> Revision:
+        """The database's revision now, for checks of keys in one request."""
+        return read_revision(self._database)
+
+    def recognise(self, key: str, at: Revision) -> Principal:
+        """The client with this key, at a revision or later.
+
+        Raises Unauthenticated if the key is unknown, expired or revoked.
 
         Raises Forbidden for a key of role `device` without a device, which older versions made: it
         could send for every device.
         """
         parts = key.split("_", 2) if len(key) <= _MAX_KEY_CHARACTERS else []
         key_id = parts[1] if len(parts) == 3 and parts[0] == _PREFIX else ""
-        known = self._valid(key_id) if key_id.isalnum() else None
+        known = self._valid(key_id, at) if key_id.isalnum() else None
         same = hmac.compare_digest(_digest(key), bytes(32) if known is None else known.sha256)
         if known is None or not same:
             raise Unauthenticated("this key is unknown, has expired or has been revoked")
@@ -169,7 +177,7 @@ class Keys:
 
     def message_key(self, key_id: str, device: str) -> MessageKey | None:
         """The key that signs and encrypts messages of this device; None if it may not send them."""
-        known = self._valid(key_id)
+        known = self._valid(key_id, self.revision())
         if known is None or not known.principal.may(Permission.PROBES):
             return None
         if known.principal.device != device and known.principal.role == "device":
@@ -178,18 +186,28 @@ class Keys:
 
     def still_valid(self, key_id: str) -> Principal | None:
         """The client with the key of this id; None if it was revoked or has expired."""
-        known = self._valid(key_id)
+        known = self._valid(key_id, self.revision())
         return None if known is None else known.principal
 
-    def _valid(self, key_id: str) -> "_Known | None":
-        """Reads the key for each request, so that a revoked key is invalid at once everywhere."""
-        for sha256, role, device, revoked_at, expires_at in self._database.execute(
-            _KEY, {"id": key_id}
-        ):
-            expired = expires_at is not None and expires_at <= self._clock.now()
-            if revoked_at is None and not expired:
-                return _Known(sha256, Principal(key_id, cast(Role, role), device))
-        return None
+    def _valid(self, key_id: str, at: Revision) -> "_Stored | None":
+        """The key if it is valid. It is read again after each revision.
+
+        So a revoked key is invalid at once everywhere.
+        """
+        revision, known = self._known
+        if revision != at:
+            self._known = at, known = at, {}
+        stored = known.get(key_id)
+        if stored is None:
+            for sha256, role, device, revoked_at, expires_at in self._database.execute(
+                _KEY, {"id": key_id}
+            ):
+                if revoked_at is None:
+                    principal = Principal(key_id, cast(Role, role), device)
+                    stored = known[key_id] = _Stored(sha256, principal, expires_at)
+        if stored is None or (stored.expires_at and stored.expires_at <= self._clock.now()):
+            return None
+        return stored
 
 
 _KEY = select(
@@ -198,11 +216,12 @@ _KEY = select(
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A valid key."""
+class _Stored:
+    """A key that was not revoked."""
 
     sha256: bytes
     principal: Principal
+    expires_at: datetime | None
 
 
 def _digest(key: str) -> bytes:

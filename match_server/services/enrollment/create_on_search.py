@@ -14,7 +14,9 @@ from match_server.services.lookups import collection_named
 from match_server.services.policy.operating_point_view import view_of
 from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.identification import Identification, Probe
+from match_server.services.recognition.person_cache import stored_persons
 from match_server.services.recognition.ranking import rank_persons
+from match_server.services.revision import Revision
 from shared.errors import Conflict
 
 
@@ -31,16 +33,18 @@ class CreateOnSearch:
         self._recognition = recognition
         self._identification = identification
 
-    def search(self, collection: str, request: SearchRequest) -> SearchAnswer:
+    def search(
+        self, collection: str, request: SearchRequest, at: Revision | None = None
+    ) -> SearchAnswer:
         """The candidate list and the decision for each probe of the request.
 
         Raises as `Identification.search`, and Conflict where the collection's policy cannot tell
         a known face from a new one.
         """
         if request.newcomer is None:
-            return self._identification.search(collection, request)
+            return self._identification.search(collection, request, at)
         started_s = time.perf_counter()
-        search = self._identification.identify([collection], request, creating=True)
+        search = self._identification.identify([collection], request, at, creating=True)
         answers, seq = [], search.answer.seq
         for probe, answer in zip(search.probes, search.answer.probes, strict=True):
             created = None
@@ -76,7 +80,9 @@ class CreateOnSearch:
             collection = collection_named(session, searched.name)
             person, _ = add_person(session, collection, request, now)
             gallery = parts.galleries.caught_up(collection).gallery
-            (ranked,) = rank_persons(session, gallery, template.vector[np.newaxis], 1, now)
+            (ranked,) = rank_persons(
+                stored_persons(session), gallery, template.vector[np.newaxis], 1, now
+            )
             if ranked and ranked[0].similarity >= point.threshold:
                 session.rollback()
                 return None

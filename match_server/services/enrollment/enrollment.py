@@ -32,6 +32,7 @@ from match_server.services.faces.detection import detection_of_chosen, embedded
 from match_server.services.faces.face_choice import LEAST_OVERLAP, FaceChoice, overlap
 from match_server.services.lookups import collection_named, person_named, storage_named
 from match_server.services.recognition.context import Recognition
+from match_server.services.recognition.person_cache import stored_persons
 from match_server.services.recognition.ranking import rank_persons
 from match_server.services.recognition.stored_rows import rows_of_person
 from match_server.services.recognition.template_input import template_of
@@ -306,7 +307,9 @@ class Enroller:
         reached = self._galleries.caught_up(collection)
         probe = template.vector[np.newaxis]
         with self._database.read() as session:
-            (ranked,) = rank_persons(session, reached.gallery, probe, 2, self._clock.now())
+            (ranked,) = rank_persons(
+                stored_persons(session), reached.gallery, probe, 2, self._clock.now()
+            )
         others = [candidate for candidate in ranked if candidate.person_id != own]
         if not others:
             return

@@ -15,6 +15,7 @@ from match_server.services.enrollment.references import remove_templates
 from match_server.services.enrollment.rows import add_template
 from match_server.services.lookups import count_of
 from match_server.services.recognition.context import Recognition
+from match_server.services.recognition.person_cache import stored_persons
 from match_server.services.recognition.ranking import rank_persons
 from match_server.services.recognition.stored_rows import rows_of_person
 from shared.errors import Conflict
@@ -102,7 +103,7 @@ class Learner:
         if unlike is not None:
             return "the sighting is unlike the person's references"
         gallery = self._galleries.caught_up(collection).gallery
-        (ranked,) = rank_persons(session, gallery, row[np.newaxis], 2, now)
+        (ranked,) = rank_persons(stored_persons(session), gallery, row[np.newaxis], 2, now)
         others = [candidate for candidate in ranked if candidate.person_number != person.number]
         if others and others[0].similarity >= point.threshold:
             return f"the sighting is as alike to {others[0].person_name!r}"

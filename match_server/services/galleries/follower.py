@@ -82,14 +82,16 @@ class GalleryFollower:
         gallery = self._gallery
         return None if gallery is None else gallery.watermark
 
-    def catch_up(self, *, compare: bool = False) -> GalleryState:
-        """Apply the changes that were committed before this call.
+    def catch_up(self, *, compare: bool = False, newest: int | None = None) -> GalleryState:
+        """Apply the changes that were committed before this call, or up to `newest` at least.
 
         With `compare`, and whenever the gallery is opened, its templates are compared with the
         database's; one that differs is rebuilt. Raises CollectionUnavailable, ModelMismatch.
         """
         gallery = self._gallery
         if gallery is not None and gallery.damage is None and not compare:
+            if gallery.watermark == newest:
+                return GalleryState(gallery, newest)
             newest = position(self._database)
             if gallery.watermark == newest:
                 return GalleryState(gallery, newest)

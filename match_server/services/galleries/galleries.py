@@ -64,17 +64,23 @@ class Galleries:
         self._seen = 0
 
     def caught_up(
-        self, collection: Collection | CollectionRef, min_seq: int | None = None
+        self,
+        collection: Collection | CollectionRef,
+        min_seq: int | None = None,
+        *,
+        newest: int | None = None,
     ) -> GalleryState:
         """The collection's gallery with everything that was committed before this call.
 
-        With `min_seq`, waits up to 2 s for a write of that number; Unavailable when it does not
+        A caller that has read the feed's position for this request passes it as `newest`. With
+        `min_seq`, waits up to 2 s for a write of that number; Unavailable when it does not
         come.
         """
         follower = self._follower(collection)
         deadline_s = time.monotonic() + _MIN_SEQ_WAIT_S
         while True:
-            reached = follower.catch_up()
+            reached = follower.catch_up(newest=newest)
+            newest = None
             if reached.seq != self._seen:
                 self._forget_erased(reached.seq)
             if min_seq is None or reached.seq >= min_seq:

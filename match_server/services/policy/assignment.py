@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from match_server.schemas.base import Decision
 from match_server.services.policy.candidates import Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """A candidate with the operating point of its collection."""
 
     candidate: Candidate

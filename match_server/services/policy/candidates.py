@@ -1,7 +1,7 @@
 """Candidates, and the rule that decides between them, which edge devices share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from match_server.schemas.persons import PersonName
 from match_server.schemas.search import CandidateView
@@ -10,8 +10,7 @@ from shared.decision import decide
 __all__ = ["Candidate", "decide", "views_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One person of a candidate list, by the most similar of the person's templates."""
 
     person_number: int

@@ -89,7 +89,7 @@ class OperatingPoint:
             return list(candidates)
         probabilities = self.probabilities([candidate.similarity for candidate in candidates])
         return [
-            replace(candidate, match_probability=probability)
+            candidate._replace(match_probability=probability)
             for candidate, probability in zip(candidates, probabilities, strict=True)
         ]
 

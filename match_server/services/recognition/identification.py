@@ -17,7 +17,7 @@ from match_server.schemas.search import (
     SearchEverywhere,
     SearchForm,
 )
-from match_server.services.collection_ref import CollectionRef, collection_ref
+from match_server.services.collection_ref import CollectionCache, CollectionRef
 from match_server.services.faces.detection import detection_of, embedded
 from match_server.services.faces.face_choice import obstacles
 from match_server.services.lookups import groups_of
@@ -29,6 +29,7 @@ from match_server.services.recognition.filters import among
 from match_server.services.recognition.ranking import rank_persons
 from match_server.services.recognition.stored_rows import stored_rows
 from match_server.services.recognition.template_input import template_of
+from match_server.services.revision import Revision, read_revision
 from shared.errors import ModelMismatch, NoFace, NotFound
 from shared.wire.quality import Quality
 from shared.wire.template import Template as FaceTemplate
@@ -73,25 +74,38 @@ class Identification:
         self._galleries = recognition.galleries
         self._vault = recognition.vault
         self._points = recognition.points
+        self._persons = recognition.persons
+        self._collections = CollectionCache(recognition.database)
         self._clock = recognition.clock
 
-    def search(self, collection: str, request: SearchForm) -> SearchAnswer:
+    def search(
+        self, collection: str, request: SearchForm, at: Revision | None = None
+    ) -> SearchAnswer:
         """The candidate list and the decision for each probe of the request.
+
+        A caller that has read the revision for this request passes it as `at`.
 
         Raises NoFace for a picture without a face, ModelMismatch for templates of another model.
         """
-        return self.identify([collection], request).answer
+        return self.identify([collection], request, at).answer
 
-    def search_everywhere(self, request: SearchEverywhere) -> SearchAnswer:
+    def search_everywhere(
+        self, request: SearchEverywhere, at: Revision | None = None
+    ) -> SearchAnswer:
         """The same over several collections, with one merged candidate list for each probe.
 
         Each candidate is judged by the policy of its own collection. Raises ModelMismatch when
         they are not all of one model: similarities of two models cannot be ranked together.
         """
-        return self.identify(list(dict.fromkeys(request.collections)), request).answer
+        return self.identify(list(dict.fromkeys(request.collections)), request, at).answer
 
     def identify(
-        self, names: Sequence[str], request: SearchForm, *, creating: bool = False
+        self,
+        names: Sequence[str],
+        request: SearchForm,
+        at: Revision | None = None,
+        *,
+        creating: bool = False,
     ) -> Search:
         """Search these collections.
 
@@ -99,14 +113,15 @@ class Identification:
         the reasons not to create a person.
         """
         started_s = time.perf_counter()
-        collections = [collection_ref(self._database, name) for name in names]
+        at = at or read_revision(self._database)
+        collections = [self._collections.named(name, at) for name in names]
         _require_same_model(collections)
         probes = self._probes(collections, request, creating=creating)
         is_picture = request.image is not None
         # A face may lose all candidates but one to the other faces of the picture, and the margin
         # of that one needs a rival.
         length = max(request.limit, len(probes) + 1 if is_picture else 2)
-        ranking = self._rank(collections, request, probes, length)
+        ranking = self._rank(collections, request, probes, length, at)
         if is_picture:
             judgements = judge(ranking.lists)
         else:
@@ -130,9 +145,13 @@ class Identification:
         request: SearchForm,
         probes: Sequence[Probe],
         length: int,
+        at: Revision,
     ) -> _Ranking:
         rows = np.stack([probe.template.vector for probe in probes])
-        reached = [self._galleries.caught_up(each, request.min_seq) for each in collections]
+        reached = [
+            self._galleries.caught_up(each, request.min_seq, newest=at.changes)
+            for each in collections
+        ]
         # Over several collections a stranger may be like any person of all of them.
         together = sum(each.templates for each in collections)
         points = [self._points.of(each, searched=together) for each in collections]
@@ -145,7 +164,13 @@ class Identification:
         ):
             searched += len(state.gallery) if selection is None else len(selection)
             lists = rank_persons(
-                self._database, state.gallery, rows, length, now, among=selection, at_least=at_least
+                self._persons.at(state.seq),
+                state.gallery,
+                rows,
+                length,
+                now,
+                among=selection,
+                at_least=at_least,
             )
             by_collection.append([_listed(collection, point, request, each) for each in lists])
         merged = [

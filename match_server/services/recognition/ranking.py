@@ -1,7 +1,6 @@
 """From the gallery's best templates to a candidate list of persons."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -12,24 +11,16 @@ from match_server.db.database import Reader
 from match_server.db.tables import Person, Template
 from match_server.services.lookups import VARIABLES, batches, is_expired
 from match_server.services.policy.candidates import Candidate
+from match_server.services.recognition.person_cache import PersonLookup
 from shared.decision import as_cosine
 from shared.gallery import Candidates, MemoryIndex
-
-
-@dataclass(frozen=True, slots=True)
-class _Enrolled:
-    person_number: int
-    person_id: str
-    person_name: str
-    template_id: str
-
 
 TEMPLATES_A_PERSON = 4  # requested from the gallery for each person at first
 _LEAST_LOOKUPS = 16
 
 
 def rank_persons(
-    reader: Reader,
+    persons_of: PersonLookup,
     gallery: MemoryIndex,
     probes: NDArray[np.float32],  # (n, dimension) unit rows
     limit: int,
@@ -52,7 +43,7 @@ def rank_persons(
         if first_hits is None
         else first_hits
     )
-    ranked = [_persons(reader, hits, limit, now) for hits in lists]
+    ranked = [_best_of_persons(persons_of, hits, limit, now) for hits in lists]
     size = len(gallery) if among is None else len(among)
     while ask < size:
         unfilled = [
@@ -66,29 +57,34 @@ def rank_persons(
         longer = gallery.search(probes[unfilled], ask, threshold=at_least, among=among)
         for row, hits in zip(unfilled, longer, strict=True):
             lists[row] = hits
-            ranked[row] = _persons(reader, hits, limit, now)
+            ranked[row] = _best_of_persons(persons_of, hits, limit, now)
     return ranked
 
 
-def _persons(reader: Reader, hits: Candidates, limit: int, now: datetime) -> list[Candidate]:
+def _best_of_persons(
+    persons_of: PersonLookup, hits: Candidates, limit: int, now: datetime
+) -> list[Candidate]:
     best: dict[int, Candidate] = {}  # by person; the first hit of each is the best
     numbers, similarities = hits.ids.tolist(), hits.similarities.tolist()
     start, portion = 0, max(2 * limit, _LEAST_LOOKUPS)  # often enough: most have few templates
     while start < len(numbers) and len(best) < limit:
         end = start + min(portion, VARIABLES)
-        by_number = _enrolled(reader, numbers[start:end], now)
+        persons = persons_of(numbers[start:end])
         for number, similarity in zip(numbers[start:end], similarities[start:end], strict=True):
-            enrolled = by_number.get(number)
-            if enrolled is not None and enrolled.person_number not in best:
-                best[enrolled.person_number] = Candidate(
-                    person_number=enrolled.person_number,
-                    person_id=enrolled.person_id,
-                    person_name=enrolled.person_name,
-                    template_id=enrolled.template_id,
-                    similarity=as_cosine(similarity),
-                )
+            person = persons.get(number)
+            if person is None or person.person_number in best or is_expired(person.expires_at, now):
+                continue
+            best[person.person_number] = Candidate(
+                person.person_number,
+                person.person_id,
+                person.person_name,
+                person.template_id,
+                as_cosine(similarity),
+            )
+            if len(best) == limit:
+                break
         start, portion = end, 4 * portion
-    return list(best.values())[:limit]
+    return list(best.values())
 
 
 def all_present(reader: Reader, candidates: Iterable[Candidate], now: datetime) -> bool:
@@ -112,19 +108,3 @@ _PRESENT = (
     .join(Person, Person.number == Template.person_number)
     .where(Template.id.in_(bindparam("templates", expanding=True)))
 )
-_ENROLLED = (
-    select(Template.number, Template.id, Person.number, Person.id, Person.name, Person.expires_at)
-    .join(Person, Person.number == Template.person_number)
-    .where(Template.number.in_(bindparam("numbers", expanding=True)))
-)
-
-
-def _enrolled(reader: Reader, numbers: list[int], now: datetime) -> dict[int, _Enrolled]:
-    """The persons of these templates, without erased and expired ones."""
-    return {
-        number: _Enrolled(person_number, person_id, name, template_id)
-        for number, template_id, person_number, person_id, name, expires_at in reader.execute(
-            _ENROLLED, {"numbers": numbers}
-        )
-        if not is_expired(expires_at, now)
-    }

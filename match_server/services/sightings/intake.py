@@ -89,6 +89,7 @@ class Probes:
         self._galleries = recognition.galleries
         self._vault = recognition.vault
         self._points = recognition.points
+        self._persons = recognition.persons
         self._clock = recognition.clock
         self._files = files
         self._tracks = tracks
@@ -207,7 +208,7 @@ class Probes:
             rows = np.stack([probe.template.vector for probe in shots])
             reached = self._galleries.caught_up(collection)
             length = _list_length(point.policy)
-            lists = rank_persons(self._database, reached.gallery, rows, length, now)
+            lists = rank_persons(self._persons.at(reached.seq), reached.gallery, rows, length, now)
             for probe, searched, candidates in zip(group, shots, lists, strict=True):
                 results[probe.message.probe_id] = _Searched(
                     probe.message,

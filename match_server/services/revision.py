@@ -1,0 +1,30 @@
+"""The revision of the database, by which results that were read before are known to be current."""
+
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, select
+
+from match_server.db.database import Reader
+from match_server.db.tables import AuditHead, Counter
+
+
+class Revision(NamedTuple):
+    """How far the change feed and the audit log had come at one moment.
+
+    Every write that changes keys, collections, calibrations or persons appends to one of them in
+    its own transaction. So between two moments with equal revisions none of these has changed.
+    """
+
+    changes: int  # number of the last change
+    audit: int  # number of the last entry
+
+
+_AUDIT = select(AuditHead.number).where(AuditHead.id == bindparam("head")).scalar_subquery()
+_CURRENT = select(Counter.value, _AUDIT).where(Counter.name == bindparam("counter"))
+_ROWS = {"counter": "changes", "head": 1}
+
+
+def read_revision(reader: Reader) -> Revision:
+    """The revision with everything that was committed before this call: one short query."""
+    ((changes, audit),) = reader.execute(_CURRENT, _ROWS)
+    return Revision(changes, audit)
