@@ -33,7 +33,8 @@ def main(what: tuple[str, ...], report: Path | None) -> None:
     pipeline  the agent: frames a second, memory, cost of a frame
     peers     the same frames through face_recognition / dlib
     gallery   the 1:N search beside its peers; `./dev bench gallery --help`
-    server    searches and probes a second over HTTP; `./dev bench server --help`
+    server    searches and probes a second over HTTP, alone or with --peers beside pgvector, faiss,
+              qdrant, numpy and face_recognition; `./dev bench server --help`
     enrollment  vectors in bulk, and the start with them; `./dev bench enrollment --help`
     box       a gallery on the box; `./dev bench box --help`
     edge      a camera's cost by scene, latency, accuracy, memory; `./dev bench edge --help`

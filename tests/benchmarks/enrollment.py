@@ -27,7 +27,7 @@ from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.keys import KeyCreate
 from match_server.settings import Settings
 from tests.benchmarks.machine import machine_facts
-from tests.benchmarks.server import served
+from tests.benchmarks.server.serving import served
 from tests.benchmarks.tables import Row, print_facts, print_table, write_json
 
 _CHUNK = 5_000

