@@ -8,12 +8,9 @@ from typing import Any
 from match_server.db.tables import Event, EventTrack
 from match_server.schemas.base import Decision
 from match_server.schemas.collections import Policy
-from match_server.schemas.events import EventView
-from match_server.schemas.persons import PersonName
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.policy.candidates import Candidate, views_of
+from match_server.services.policy.candidates import Candidate
 from match_server.services.policy.operating_point import OperatingPoint
-from match_server.services.sightings.queries import view_of
 from match_server.services.sightings.track_templates import SearchedShots
 from match_server.services.storage.files import Kept
 from shared.wire.messages import ProbeMessage
@@ -171,15 +168,6 @@ def show(
     event.frame_size = list(message.frame_size)
     event.snapshot = None if snapshot is None else snapshot.name
     event.data_key = None if snapshot is None else snapshot.data_key
-
-
-def view_of_probe(
-    event: Event, outcome: ProbeOutcome, local_person: PersonName | None
-) -> EventView:
-    """The event that shows this probe, as clients see it."""
-    person = outcome.candidates[0].person if outcome.decision == "identified" else None
-    candidates = views_of(outcome.candidates)
-    return view_of(event, outcome.collection.name, person, candidates, local_person)
 
 
 def candidate_rows(event: Event, outcome: ProbeOutcome) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from match_server.schemas.events import ProbeResult
 from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef, collection_ref_of_device
 from match_server.services.devices.devices import mark_device_seen
-from match_server.services.devices.sequence_gaps import note_sequence
+from match_server.services.devices.sequence_gaps import note_sequences
 from match_server.services.encryption.vault import Cipher
 from match_server.services.metrics import Metrics
 from match_server.services.policy.candidates import Candidate, decide
@@ -244,14 +244,15 @@ class Probes:
             _note_devices(session, [probe.message for probe in new], site, now)
             outcomes = [(probe.message, _outcome(probe, now)) for probe in new]
             sightings.load(outcomes)
-            for message, outcome in outcomes:
-                probe_id = message.probe_id
-                view, left_over = sightings.add(message, outcome, snapshots[probe_id])
-                unused += left_over
-                results[probe_id] = ProbeResult(
-                    probe_id=probe_id, status="accepted", event=as_of(view, now)
-                )
-            sightings.write()
+            with session.no_autoflush:  # `write` writes all rows together
+                for message, outcome in outcomes:
+                    probe_id = message.probe_id
+                    view, left_over = sightings.add(message, outcome, snapshots[probe_id])
+                    unused += left_over
+                    results[probe_id] = ProbeResult(
+                        probe_id=probe_id, status="accepted", event=as_of(view, now)
+                    )
+                sightings.write()
             shown = [
                 ShownTemplate(event, probe.shots.template, ciphers[probe.collection.number])
                 for event, shown_probe in sightings.shown.items()
@@ -340,10 +341,9 @@ def _note_devices(
     session: Session, messages: Sequence[ProbeMessage], site: str | None, received_at: datetime
 ) -> None:
     """Count probes of their devices, and note gaps in their sequence numbers."""
-    devices: dict[str, Device] = {}
+    sequences: dict[str, list[int]] = {}
     for message in messages:
-        device = devices.get(message.device)
-        if device is None:
-            device = mark_device_seen(session, message.device, site, received_at)
-            devices[message.device] = device
-        note_sequence(session, device, message.sequence)
+        sequences.setdefault(message.device, []).append(message.sequence)
+    for name, numbers in sequences.items():
+        device = mark_device_seen(session, name, site, received_at)
+        note_sequences(session, device, numbers)

@@ -8,17 +8,8 @@ from sqlalchemy import Table as SqlTable
 from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import Session, joinedload
 
-from match_server.db.tables import (
-    Collection,
-    Event,
-    EventCandidate,
-    EventTrack,
-    Person,
-    Probe,
-)
+from match_server.db.tables import Event, EventCandidate, EventTrack, Probe
 from match_server.schemas.events import EventView
-from match_server.schemas.persons import PersonName
-from match_server.schemas.search import CandidateView
 from match_server.services.change_feed import next_number
 from match_server.services.lookups import batches
 from match_server.services.sightings.best_shot import (
@@ -31,11 +22,10 @@ from match_server.services.sightings.best_shot import (
     names_another,
     probe_row,
     show,
-    view_of_probe,
 )
+from match_server.services.sightings.event_views import EventViews
 from match_server.services.sightings.local_decision import note_local_decision
 from match_server.services.sightings.merging import extend, is_better, merge
-from match_server.services.sightings.queries import view_of
 from match_server.services.storage.files import Kept
 from shared.ids import new_id
 from shared.wire.messages import ProbeMessage
@@ -57,19 +47,6 @@ _NEARBY = select(Event.id).where(
     Event.last_captured_at >= bindparam("since"),
     Event.first_captured_at <= bindparam("until"),
 )
-_NAME = select(Person.id, Person.name).where(Person.number == bindparam("number"))
-_CANDIDATES = (
-    select(
-        Person.id,
-        Person.name,
-        EventCandidate.template_id,
-        EventCandidate.similarity,
-        EventCandidate.match_probability,
-    )
-    .join(Person, Person.number == EventCandidate.person_number)
-    .where(EventCandidate.event_id == bindparam("event"))
-    .order_by(EventCandidate.rank)
-)
 # Plain tables, without ORM mapping.
 _NEW_CANDIDATES = insert(cast(SqlTable, EventCandidate.__table__))
 _NEW_PROBES = insert(cast(SqlTable, Probe.__table__))
@@ -90,6 +67,7 @@ class Sightings:
         self._revision = next_number(session, "events", most) - most
         self._tracks: dict[_Track, EventTrack] = {}
         self._events: dict[str, Event] = {}
+        self._views = EventViews(session, self._events)
         self._candidates: dict[str, list[dict[str, Any]]] = {}  # by event
         self._replaced: set[str] = set()  # events whose candidates these replace
         self._probes: list[dict[str, Any]] = []
@@ -156,9 +134,10 @@ class Sightings:
             if not fresh:
                 self._replaced.add(event.id)
             self._candidates[event.id] = candidate_rows(event, outcome)
-            return self._shown(event, outcome), [name for name in unused if name is not None]
+            view = self._views.show(event, outcome)
+            return view, [name for name in unused if name is not None]
         keep_fresh(event, message, outcome)
-        return self._still_shown(event), [name for name in unused if name is not None]
+        return self._views.show_earlier(event), [name for name in unused if name is not None]
 
     def write(self) -> None:
         """Write the gathered rows."""
@@ -251,6 +230,7 @@ class Sightings:
             if track.event is gone:
                 track.event = into
         merge(self._session, into, gone, better=better)
+        self._views.forget(into.id)
         return unused
 
     def _begin(self, message: ProbeMessage, seen_at: datetime) -> Event:
@@ -295,37 +275,6 @@ class Sightings:
         track.decision = outcome.decision
         track.similarity = outcome.similarity
         track.quality_score = message.quality.score
-
-    def _shown(self, event: Event, outcome: ProbeOutcome) -> EventView:
-        """The event that shows this probe, as clients see it."""
-        return view_of_probe(event, outcome, self._name(event.local_person_number))
-
-    def _still_shown(self, event: Event) -> EventView:
-        """The event that shows an earlier probe, as clients see it."""
-        if event.id in self._candidates:  # of this list
-            self.write()
-        rows = self._session.connection().execute(_CANDIDATES, {"event": event.id})
-        candidates = [
-            CandidateView.of(
-                PersonName(id=person, name=name), template_id, similarity, probability, rank=rank
-            )
-            for rank, (person, name, template_id, similarity, probability) in enumerate(rows, 1)
-        ]
-        number = event.collection_number
-        collection = None if number is None else self._session.get(Collection, number)
-        return view_of(
-            event,
-            None if collection is None else collection.name,
-            self._name(event.person_number),
-            candidates,
-            self._name(event.local_person_number),
-        )
-
-    def _name(self, number: int | None) -> PersonName | None:
-        if number is None:
-            return None
-        row = self._session.connection().execute(_NAME, {"number": number}).one_or_none()
-        return None if row is None else PersonName(id=row.id, name=row.name)
 
 
 def _seen_at(message: ProbeMessage, outcome: ProbeOutcome) -> datetime:
