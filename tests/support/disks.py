@@ -1,6 +1,9 @@
-"""Real small file systems: one that becomes full, and one that becomes read-only."""
+"""Real small file systems: one that becomes full, and one that fails or loses its power."""
 
 import contextlib
+import fcntl
+import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,12 +40,30 @@ def small_disk(folder: Path, *, kilobytes: int) -> Iterator[SmallDisk]:
         yield SmallDisk(folder)
 
 
+_OPTIONS = "loop,errors=remount-ro"
+_EXT4_SHUTDOWN, _WITHOUT_THE_JOURNAL = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, and its flag
+
+
 @dataclass(frozen=True)
 class FragileDisk:
     """An ext4 file system that the kernel makes read-only after an error, also with open files."""
 
     folder: Path
     device: str
+    image: Path
+
+    def cut_power(self) -> None:
+        """Let the file system stop: what has not reached the disk until now never will."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_SHUTDOWN, struct.pack("I", _WITHOUT_THE_JOURNAL))
+        finally:
+            os.close(descriptor)
+
+    def mount_again(self) -> None:
+        """Mount what is on the disk, after `cut_power`. No process may have a file of it open."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+        subprocess.run(["mount", "-o", _OPTIONS, str(self.image), str(self.folder)], check=True)
 
     def fail(self) -> None:
         Path(f"/sys/fs/ext4/{self.device}/trigger_fs_error").write_text("1", "ascii")
@@ -60,10 +81,10 @@ def fragile_disk(folder: Path, megabytes: int) -> Iterator[FragileDisk]:
     if made is not None:
         pytest.skip(f"no ext4 can be made here: {made}")
     folder.mkdir()
-    with _mounted(folder, "-o", "loop,errors=remount-ro", str(image)):
+    with _mounted(folder, "-o", _OPTIONS, str(image)):
         mounts = Path("/proc/self/mounts").read_text("utf-8").splitlines()
         device = next(line.split()[0] for line in mounts if line.split()[1] == str(folder))
-        disk = FragileDisk(folder, Path(device).name)
+        disk = FragileDisk(folder, Path(device).name, image)
         if not Path(f"/sys/fs/ext4/{disk.device}/trigger_fs_error").exists():
             pytest.skip("this kernel's ext4 has no error to try")
         yield disk

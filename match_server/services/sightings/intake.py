@@ -5,7 +5,6 @@ transaction, so that it blocks no other writer. Inside the transaction all candi
 exist; an erasure in between causes another search.
 """
 
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,17 +136,21 @@ class Probes:
             pairs = [(probe.message, probe.collection) for probe in readable.values()]
             fused = self._tracks.read(pairs) if fuse else None
             searched = self._search(readable, fused, now)
-        with self._metrics.stage("store"), contextlib.ExitStack() as files:
-            snapshots: dict[str, Kept | None] = {}
-            ciphers: dict[int, Cipher] = {}  # by collection
-            for probe_id, probe in searched.items():
-                collection = probe.collection
-                if collection.number not in ciphers:
-                    ciphers[collection.number] = self._vault.cipher(self._database, collection)
-                data, cipher = probe.message.thumbnail_jpeg, ciphers[collection.number]
-                snapshots[probe_id] = files.enter_context(
-                    self._files.kept("snapshots", data, cipher=cipher)
-                )
+        collections = {probe.collection.number: probe.collection for probe in searched.values()}
+        ciphers = {
+            number: self._vault.cipher(self._database, collection)
+            for number, collection in collections.items()
+        }
+        thumbnails = {
+            probe_id: (data, ciphers[probe.collection.number])
+            for probe_id, probe in searched.items()
+            if (data := probe.message.thumbnail_jpeg) is not None
+        }
+        with (
+            self._metrics.stage("store"),
+            self._files.kept_thumbnails(list(thumbnails.values())) as kept,
+        ):
+            snapshots = dict(zip(thumbnails, kept, strict=True))
             with self._database.write() if searched else self._database.read() as session:
                 if fused is not None and not fused.is_current(session):
                     raise _Outdated
@@ -224,7 +227,7 @@ class Probes:
         self,
         session: Session,
         searched: Mapping[str, _Searched],
-        snapshots: Mapping[str, Kept | None],
+        snapshots: Mapping[str, Kept],
         ciphers: Mapping[int, Cipher],
         site: str | None,
         now: datetime,
@@ -236,8 +239,7 @@ class Probes:
         ids = {"ids": list(searched)}
         known = set(session.connection().scalars(_KNOWN, ids))  # by another worker in the meantime
         new = [probe for probe_id, probe in searched.items() if probe_id not in known]
-        spare = [snapshots[probe_id] for probe_id in known]
-        unused = [probe.name for probe in spare if probe is not None]
+        unused = [snapshots[probe_id].name for probe_id in known & snapshots.keys()]
         results: dict[str, ProbeResult] = {}
         if new:
             self._require_current(session.connection(), new, now)
@@ -247,7 +249,7 @@ class Probes:
             with session.no_autoflush:  # `write` writes all rows together
                 for message, outcome in outcomes:
                     probe_id = message.probe_id
-                    view, left_over = sightings.add(message, outcome, snapshots[probe_id])
+                    view, left_over = sightings.add(message, outcome, snapshots.get(probe_id))
                     unused += left_over
                     results[probe_id] = ProbeResult(
                         probe_id=probe_id, status="accepted", event=as_of(view, now)
@@ -259,7 +261,7 @@ class Probes:
                 for probe in [searched[shown_probe]]
             ]
             keep_templates(session, shown)
-        own = {probe.name for probe in snapshots.values() if probe is not None}
+        own = {snapshot.name for snapshot in snapshots.values()}
         self._files.discard([name for name in unused if name in own])
         return results, self._files.doom_snapshots(session, set(unused) - own)
 

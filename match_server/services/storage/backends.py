@@ -1,12 +1,13 @@
 """Storage backends: a folder of one or several machines, or a bucket (S3)."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from match_server.services.storage.folder_id import FolderIds, id_in
+from match_server.services.storage.new_files import NewFiles
 from shared.errors import Damaged, KeptElsewhere, MalformedInput, NotFound, Unavailable
 from shared.files import unwritable, write_durably
 from shared.ids import new_id
@@ -81,10 +82,28 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._ids: dict[str, FolderIds] = {}  # by kind, because each may be a mount
+        self._new_files = NewFiles()
 
     def new_name(self, kind: str) -> str:
+        (name,) = self.new_names(kind, 1)
+        return name
+
+    def new_names(self, kind: str, count: int) -> list[str]:
+        """New unique names for files of one list, which lie in one folder."""
+        folder = new_id()[-2:]
         try:
-            return f"{_new_name(kind)}.{self._ids_for(kind).own()}"
+            own = self._ids_for(kind).own()
+        except OSError as error:
+            raise unwritable("a file cannot be stored", error) from error
+        return [f"{kind}/{folder}/{new_id()}.{own}" for _ in range(count)]
+
+    def write_new(self, files: Mapping[str, bytes]) -> None:
+        """Write files with names of `new_names`; they are on the disk when this returns.
+
+        A crash may leave a part of a file, so no row may name a file before this returns.
+        """
+        try:
+            self._new_files.write({self._path(name): data for name, data in files.items()})
         except OSError as error:
             raise unwritable("a file cannot be stored", error) from error
 
@@ -151,7 +170,8 @@ class Bucket:
         self._opened: Any = None
 
     def new_name(self, kind: str) -> str:
-        return _new_name(kind)
+        identifier = new_id()
+        return f"{kind}/{identifier[-2:]}/{identifier}"
 
     def write(self, name: str, data: bytes) -> None:
         with _translated():
@@ -200,11 +220,6 @@ def _translated() -> Iterator[None]:
         raise NotFound("the file, or its bucket, is no longer there") from None
     except (OSError, BotoCoreError) as error:  # its text may name the bucket, never a key
         raise Unavailable(f"the storage failed: {error}") from error
-
-
-def _new_name(kind: str) -> str:
-    identifier = new_id()
-    return f"{kind}/{identifier[-2:]}/{identifier}"
 
 
 OpenBackend = Callable[[str], Backend]

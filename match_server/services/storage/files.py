@@ -64,14 +64,42 @@ class FileStore:
         name = backend.new_name(kind)
         file = Kept(name, None if storage is None else storage.number, cipher.data_key)
         backend.write(name, cipher.seal_file(name, data))
-        try:
+        with self._taken_back_on_error(backend, [file]):
             yield file
+
+    @contextlib.contextmanager
+    def kept_thumbnails(self, thumbnails: Sequence[tuple[bytes, Cipher]]) -> Iterator[list[Kept]]:
+        """As `kept`, for the thumbnails of a list of probes, which wait for the disk together."""
+        folder = self._data_folder
+        if not thumbnails:
+            yield []
+            return
+        names = folder.new_names("snapshots", len(thumbnails))
+        files = [
+            Kept(name, None, cipher.data_key)
+            for name, (_, cipher) in zip(names, thumbnails, strict=True)
+        ]
+        folder.write_new(
+            {
+                name: cipher.seal_file(name, data)
+                for name, (data, cipher) in zip(names, thumbnails, strict=True)
+            }
+        )
+        with self._taken_back_on_error(folder, files):
+            yield files
+
+    @contextlib.contextmanager
+    def _taken_back_on_error(self, backend: Backend, files: Sequence[Kept]) -> Iterator[None]:
+        """Delete these files, or note them for deletion, if the transaction fails."""
+        try:
+            yield
         except BaseException:
-            try:
-                backend.delete(name)
-            except MusterError:
-                with contextlib.suppress(MusterError), self._database.write() as session:
-                    self.doom(session, [(file.name, file.storage_number)])
+            for file in files:
+                try:
+                    backend.delete(file.name)
+                except MusterError:
+                    with contextlib.suppress(MusterError), self._database.write() as session:
+                        self.doom(session, [(file.name, file.storage_number)])
             raise
 
     def discard(self, names: Iterable[str]) -> None:

@@ -83,16 +83,16 @@ def test_who_was_erased_after_the_search_is_not_named(api, helpers, monkeypatch)
     vector = helpers.unit_vector(1)
     ann = api.person("Ann", vector)
     bob = api.person("Bob", helpers.unit_vector(2, near=vector, similarity=0.7))
-    kept = api.services.files.kept
+    kept = api.services.files.kept_thumbnails
 
     @contextlib.contextmanager
-    def erase_meanwhile(kind, data, **options):
+    def erase_meanwhile(thumbnails):
         monkeypatch.undo()
         api.ok("DELETE", f"/v1/collections/default/persons/{ann}")
-        with kept(kind, data, **options) as name:
-            yield name
+        with kept(thumbnails) as files:
+            yield files
 
-    monkeypatch.setattr(api.services.files, "kept", erase_meanwhile)
+    monkeypatch.setattr(api.services.files, "kept_thumbnails", erase_meanwhile)
     event_ = api.send(api.probe(vector))[0]["event"]
     assert event_["person"]["id"] == bob
     assert [one["person"]["id"] for one in event_["candidates"]] == [bob]
@@ -103,7 +103,7 @@ def test_who_was_erased_after_the_search_is_not_named(api, helpers, monkeypatch)
 def test_an_enrollment_after_the_search_costs_no_second_search(api, helpers, monkeypatch):
     vector = helpers.unit_vector(1)
     api.person("Ann", vector)
-    kept, searches = api.services.files.kept, []
+    kept, searches = api.services.files.kept_thumbnails, []
     search = MemoryIndex.search
 
     def counted(self, *arguments, **options):
@@ -111,13 +111,13 @@ def test_an_enrollment_after_the_search_costs_no_second_search(api, helpers, mon
         return search(self, *arguments, **options)
 
     @contextlib.contextmanager
-    def enroll_meanwhile(kind, data, **options):
-        monkeypatch.setattr(api.services.files, "kept", kept)
+    def enroll_meanwhile(thumbnails):
+        monkeypatch.setattr(api.services.files, "kept_thumbnails", kept)
         api.person("Bob", helpers.unit_vector(2))
-        with kept(kind, data, **options) as name:
-            yield name
+        with kept(thumbnails) as files:
+            yield files
 
-    monkeypatch.setattr(api.services.files, "kept", enroll_meanwhile)
+    monkeypatch.setattr(api.services.files, "kept_thumbnails", enroll_meanwhile)
     monkeypatch.setattr(MemoryIndex, "search", counted)
     assert api.send(api.probe(vector))[0]["event"]["person"]["name"] == "Ann"
     assert len(searches) == 1
