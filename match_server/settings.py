@@ -18,9 +18,11 @@ from shared.commands import installed, shown
 from shared.encryption import Keyring
 from shared.errors import ConfigurationError
 from shared.files import readable
+from shared.gallery.kernels import usable_processors
 from shared.ids import NAME_PATTERN
 
 MIB = 1024 * 1024
+_LEAST_PICTURES, _MOST_PICTURES = 2, 8  # at once in a worker: each takes up to 0.3 GiB
 
 
 class Settings(BaseSettings):
@@ -243,8 +245,13 @@ class Settings(BaseSettings):
 
     @property
     def picture_limits(self) -> PictureLimits:
-        """Returns the limits for pictures."""
-        return PictureLimits(max_bytes=self.max_body_bytes, max_pixels=self.max_picture_pixels)
+        """Returns the limits for pictures: a picture for each core, of all workers together."""
+        cores = usable_processors() // self.workers
+        return PictureLimits(
+            max_bytes=self.max_body_bytes,
+            max_pixels=self.max_picture_pixels,
+            at_once=max(_LEAST_PICTURES, min(cores, _MOST_PICTURES)),
+        )
 
     @property
     def snapshot_limit(self) -> int:

@@ -17,7 +17,7 @@ from models.quality.eyes import LEAST_INTEROCULAR
 from models.quality.gates import DOORWAY, Gate
 from models.quality.pose import poses_from_points
 from models.quality.score import assess, is_lower_face_covered
-from models.types import BgrImage, Detections, Face, Shapes
+from models.types import BgrImage, Detections, Face, LocatedFace, Shapes
 from shared.wire.quality import Pose, Quality
 from shared.wire.template import Template
 
@@ -186,7 +186,7 @@ class FaceModels:
         """Returns the templates of chips that `embedding_chips` made."""
         return self._parts.embedder.embed(chips)
 
-    def certainty(self, image: BgrImage, face: Face) -> float:
+    def certainty(self, image: BgrImage, face: LocatedFace) -> float:
         """Returns the certainty, 0 to 1, that a detection is a face. It takes about 15 ms."""
         detector = self._parts.detector
         return certainty(
@@ -199,17 +199,44 @@ class FaceModels:
             clear_score=_CLEAR_SCORE if isinstance(detector, UltraLight) else _CLEAR_ELSEWHERE,
         )
 
-    def analyze(self, image: BgrImage, *, gate: Gate = DOORWAY, embed: bool = True) -> list[Face]:
-        """Returns all values of every face of one picture, best detection first."""
+    def find(self, image: BgrImage) -> list[LocatedFace]:
+        """Returns the faces of a still that can be aligned, best detection first."""
         detections = self.search(image)
         if len(detections) == 0:
             return []
         detections, shapes = alignable_faces(detections, self.locate(image, detections))
-        if len(detections) == 0:
+        return [
+            LocatedFace(
+                box=detections.boxes[row],
+                score=float(detections.scores[row]),
+                points5=shapes.points5[row],
+                points68=None if shapes.points68 is None else shapes.points68[row],
+            )
+            for row in range(len(detections))
+        ]
+
+    def analyze(
+        self,
+        image: BgrImage,
+        faces: Sequence[LocatedFace] | None = None,
+        *,
+        gate: Gate = DOORWAY,
+        embed: bool = True,
+        thorough: bool = True,
+    ) -> list[Face]:
+        """Returns all values of these faces of one picture, in their order; by default of all.
+
+        Unless `thorough`, poses are estimated from the points, and liveness is left out: each takes
+        a model's run.
+        """
+        faces = self.find(image) if faces is None else faces
+        if not faces:
             return []
+        detections, shapes = _as_arrays(faces)
         chips = self.align(image, shapes.points5)
-        poses = self.head_poses(image, detections.boxes) or poses_from_points(shapes.points5)
-        live = self.liveness(image, detections.boxes)
+        poses = self.head_poses(image, detections.boxes) if thorough else None
+        poses = poses or poses_from_points(shapes.points5)
+        live = self.liveness(image, detections.boxes) if thorough else None
         qualities = self.assess(
             image,
             detections,
@@ -226,18 +253,31 @@ class FaceModels:
             templates = [*self.embed(cut)]
         return [
             Face(
-                box=detections.boxes[row],
-                score=float(detections.scores[row]),
-                points5=shapes.points5[row],
-                points68=None if shapes.points68 is None else shapes.points68[row],
+                box=face.box,
+                score=face.score,
+                points5=face.points5,
+                points68=face.points68,
                 pose=poses[row],
                 quality=qualities[row],
                 liveness=None if live is None else float(live[row]),
                 chip=chips[row],
                 template=templates[row],
             )
-            for row in range(len(detections))
+            for row, face in enumerate(faces)
         ]
+
+
+def _as_arrays(faces: Sequence[LocatedFace]) -> tuple[Detections, Shapes]:
+    points68 = [face.points68 for face in faces if face.points68 is not None]
+    return (
+        Detections(
+            np.stack([face.box for face in faces]),
+            np.array([face.score for face in faces], np.float32),
+        ),
+        Shapes(
+            np.stack([face.points5 for face in faces]), np.stack(points68) if points68 else None
+        ),
+    )
 
 
 def _may_be_crowd(image: BgrImage, detections: Detections, *, fills: bool) -> bool:

@@ -55,13 +55,19 @@ class Shapes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Face:
-    """All values of one face of one picture."""
+class LocatedFace:
+    """A face of one picture, and where its features lie."""
 
     box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, pixels of the source picture
     score: float  # of the detector, 0..1
     points5: NDArray[np.float32]  # (5, 2) pixels of the source picture
     points68: NDArray[np.float32] | None  # (68, 2) pixels of the source picture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face(LocatedFace):
+    """All values of one face of one picture."""
+
     pose: Pose | None
     quality: Quality
     liveness: float | None  # 0..1, higher is more likely a live face; weak on stills

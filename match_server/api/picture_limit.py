@@ -13,7 +13,7 @@ from shared.errors import Unavailable
 class PictureLimit:
     """Admits `max_pictures` requests with a picture at once in this process, and refuses others.
 
-    The models analyze one picture after the other, some tens a second; a vector takes a fiftieth of
+    The models analyze a picture for each core, some tens a second; a vector takes a fiftieth of
     that. Pictures that wait hold a thread each. Without the limit they would hold all threads, and
     probes and searches by vector would wait behind them for seconds.
     """

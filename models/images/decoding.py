@@ -46,6 +46,7 @@ class PictureLimits:
     max_bytes: int = 20 << 20
     max_pixels: int = 25_000_000  # that are decoded; above, a JPEG is decoded at a fraction
     max_jpeg_pixels: int = 250_000_000  # of a JPEG before it is reduced
+    at_once: int = 2  # decoded pictures in memory at a time, in one process
 
 
 @dataclass(frozen=True, slots=True, eq=False)

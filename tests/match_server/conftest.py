@@ -70,13 +70,17 @@ class FakeClock:
 class PaintedFaces:
     """Face models for painted pictures."""
 
-    def analyze(self, image, *, gate=None, embed=True):
-        colours = np.unique(image.reshape(-1, 3), axis=0)
+    def find(self, image):
+        colours = np.unique(image.reshape(-1, 3), axis=0).tolist()
         return [
-            self._face(image, colour, gate, embed)
-            for colour in colours.tolist()
+            self._face(image, colour, None, embed=False)
+            for colour in colours
             if colour != [0, 0, 0]
         ]
+
+    def analyze(self, image, faces, *, gate=None, embed=True, thorough=True):
+        corners = [tuple(int(value) for value in face.box[1::-1]) for face in faces]
+        return [self._face(image, image[corner].tolist(), gate, embed) for corner in corners]
 
     def certainty(self, image, face) -> float:
         x, y = (int(value) for value in face.box[:2])

@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Callable
 
+import cv2
+
 from match_server.db.tables import Collection
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.faces.face_engine import FaceEngine
-from models.face_models import open_models
+from models.face_models import FaceModels, open_models
 from models.images.decoding import PictureLimits
 from models.packs.choice import DetectorChoice
 from models.packs.manifest import Pack, built_in_manifest
@@ -73,9 +75,14 @@ def _engine(name: str, pack: Pack, limits: PictureLimits, detector: DetectorChoi
     return FaceEngine(
         pack.model_id,
         embedder.dimension,
-        lambda: open_models(name, detector=detector_of_pack),
+        lambda: _opened(name, detector_of_pack),
         limits,
     )
+
+
+def _opened(name: str, detector: str | None) -> FaceModels:
+    cv2.setNumThreads(1)  # each picture has a thread; more would take from other pictures
+    return open_models(name, detector=detector)
 
 
 def find_installed(limits: PictureLimits, detector: DetectorChoice) -> FindEngine:

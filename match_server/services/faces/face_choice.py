@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import JsonValue
 
-from models.types import Face
+from models.types import Face, LocatedFace
 from shared.errors import MalformedInput, NoFace, SeveralFaces
 
 LIKE_SIZE = 0.8
@@ -57,18 +57,19 @@ class ChosenFace:
 
 
 def choose_face(
-    faces: Sequence[Face],
+    faces: Sequence[LocatedFace],
     frame: tuple[int, int],
     choice: FaceChoice,
     certainty: Certainty,
     *,
     force: bool = False,
-) -> ChosenFace:
-    """Choose among faces in the order of `detect`, in a picture of size `frame`.
+) -> tuple[int, float]:
+    """Returns the index of the chosen face, and its certainty.
 
-    Without a choice it is the largest certain face. Raises SeveralFaces where another certain face
-    is of like size and not cut off by the picture's edge; NoFace where there is none, or (unless
-    `force`) none that is certainly a face; MalformedInput for a choice that fits no face.
+    `faces` are in the order of `detect`, in a picture of size `frame`. Without a choice it is the
+    largest certain face. Raises SeveralFaces where another certain face is of like size and not cut
+    off by the picture's edge; NoFace where there is none, or (unless `force`) none that is
+    certainly a face; MalformedInput for a choice that fits no face.
     """
     if not faces:
         raise NoFace(
@@ -91,7 +92,7 @@ def choose_face(
     sure = certainty(index)
     if sure < SURE_FACE and not force:
         raise _doubtful(faces, sure)
-    return ChosenFace(faces[index], index, len(faces), sure)
+    return index, sure
 
 
 def obstacles(faces: Sequence[Face], frame: tuple[int, int]) -> list[str]:
@@ -105,7 +106,7 @@ def obstacles(faces: Sequence[Face], frame: tuple[int, int]) -> list[str]:
     return [] if sure >= SURE_FACE else ["doubtful_face"]
 
 
-def listed(faces: Sequence[Face]) -> list[JsonValue]:
+def listed(faces: Sequence[LocatedFace]) -> list[JsonValue]:
     """The faces of a picture as an error lists them, so that a client can choose."""
     return [
         {
@@ -118,18 +119,21 @@ def listed(faces: Sequence[Face]) -> list[JsonValue]:
 
 
 def _largest(
-    faces: Sequence[Face],
+    faces: Sequence[LocatedFace],
     frame: tuple[int, int],
     certainty: Certainty,
     *,
     any_size: bool,
     force: bool,
-) -> ChosenFace:
-    """The largest certain face. Certainties are computed in the order of size, as few as needed."""
-    chosen: ChosenFace | None = None
+) -> tuple[int, float]:
+    """The index of the largest certain face, and its certainty.
+
+    Certainties are computed in the order of size, as few as needed.
+    """
+    chosen: tuple[int, float] | None = None
     best = 0.0
     for index, face in enumerate(faces):
-        if chosen is not None and (any_size or not _is_like(chosen.face, face, frame)):
+        if chosen is not None and (any_size or not _is_like(faces[chosen[0]], face, frame)):
             continue
         sure = certainty(index)
         best = max(best, sure)
@@ -142,15 +146,15 @@ def _largest(
                 reasons=["several_faces"],
                 faces=listed(faces),
             )
-        chosen = ChosenFace(face, index, len(faces), sure)
+        chosen = index, sure
     if chosen is not None:
         return chosen
     if force:
-        return ChosenFace(faces[0], 0, len(faces), best)
+        return 0, best
     raise _doubtful(faces, best)
 
 
-def _is_like(largest: Face, other: Face, frame: tuple[int, int]) -> bool:
+def _is_like(largest: LocatedFace, other: LocatedFace, frame: tuple[int, int]) -> bool:
     """Whether another face may be intended instead of the largest: of like size, and whole."""
     if _is_cut_off(largest, frame):
         return size_of(other) >= LIKE_SIZE_CUT_OFF * size_of(largest)
@@ -158,18 +162,18 @@ def _is_like(largest: Face, other: Face, frame: tuple[int, int]) -> bool:
     return size_of(other) >= least * size_of(largest) and not _is_cut_off(other, frame)
 
 
-def _is_off_centre(face: Face, frame: tuple[int, int]) -> bool:
+def _is_off_centre(face: LocatedFace, frame: tuple[int, int]) -> bool:
     x1, y1, x2, y2 = box_of(face)
     away = np.hypot((x1 + x2 - frame[0]) / 2, (y1 + y2 - frame[1]) / 2)
     return bool(away > _OFF_CENTRE * size_of(face))
 
 
-def _is_cut_off(face: Face, frame: tuple[int, int]) -> bool:
+def _is_cut_off(face: LocatedFace, frame: tuple[int, int]) -> bool:
     x1, y1, x2, y2 = box_of(face)
     return min(x1, y1, frame[0] - x2, frame[1] - y2) < _CUT_OFF * size_of(face)
 
 
-def size_of(face: Face) -> float:
+def size_of(face: LocatedFace) -> float:
     """Side of a square as large as the face's box, in pixels."""
     width, height = np.maximum(face.box[2:] - face.box[:2], 0.0)
     return float(np.sqrt(width * height))
@@ -185,7 +189,7 @@ def overlap(first: Box, second: Box) -> float:
     return width * height / (areas - width * height)
 
 
-def _overlapping(faces: Sequence[Face], box: Box) -> int:
+def _overlapping(faces: Sequence[LocatedFace], box: Box) -> int:
     """The face that overlaps a box most. Raises MalformedInput where none does."""
     overlaps = [overlap(box_of(face), box) for face in faces]
     best = int(np.argmax(overlaps))
@@ -194,12 +198,12 @@ def _overlapping(faces: Sequence[Face], box: Box) -> int:
     return best
 
 
-def box_of(face: Face) -> Box:
+def box_of(face: LocatedFace) -> Box:
     x1, y1, x2, y2 = (float(value) for value in face.box)
     return x1, y1, x2, y2
 
 
-def _doubtful(faces: Sequence[Face], certainty: float) -> NoFace:
+def _doubtful(faces: Sequence[LocatedFace], certainty: float) -> NoFace:
     return NoFace(
         "what was found in the picture is hardly a face "
         f"(certainty {certainty:.2f}, at least {SURE_FACE} is asked); take another picture, or "

@@ -17,7 +17,6 @@ from match_server.db.tables import (
 )
 from match_server.services.encryption.vault import Cipher
 from match_server.services.faces.detection import embedded
-from match_server.services.faces.face_choice import LEAST_OVERLAP, Box, box_of, overlap
 from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.lookups import collection_named, count_of
 from match_server.services.model_change.state import counterpart_count, locked, without_counterpart
@@ -114,7 +113,7 @@ class Preparation:
             with self._database.read() as session:
                 cipher = self._vault.cipher(session, collection)
             photo = self._files.read(row.file, row.Storage, cipher=cipher)
-            faces = models.analyze(photo)
+            face = models.face_at(photo, row.detection["box"])
         except NotFound:
             return "photo_missing"
         except KeptElsewhere:
@@ -128,11 +127,7 @@ class Preparation:
         except Exception:  # of a library that reads the photo: the others go on
             log.exception("Failed to read a photo", extra={"image": row.image_id})
             return InternalError.code
-        box: Box = row.detection["box"]
-        best = max(faces, key=lambda face: overlap(box_of(face), box), default=None)
-        if best is None or overlap(box_of(best), box) < LEAST_OVERLAP:
-            return "no_face"
-        return best
+        return "no_face" if face is None else face
 
     def _keep(
         self, collection: Collection, model_id: str, made: Sequence[tuple[Any, Face | str]]

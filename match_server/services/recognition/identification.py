@@ -212,11 +212,15 @@ class Identification:
     ) -> list[Probe]:
         """The probes of a picture: its largest face, or every face."""
         models = self._engines.of(collection)
+        if not creating and not every:
+            face, count = models.largest(picture, gate="doorway")
+            detection = detection_of(face, count)
+            return [Probe(embedded(face), picture, detection, face.quality, face.quality.reasons)]
         frame = (0, 0)
         if creating:
             faces, frame = models.judged(picture, gate=collection.policy.gate)
         else:
-            faces = models.analyze(picture, gate="doorway")
+            faces = models.analyze(picture, gate="doorway", thorough=False)
         if not faces:
             raise NoFace("no face was found in the picture", reasons=["no_face"])
         probes = []

@@ -98,10 +98,10 @@ def test_an_unexpected_fault_at_one_picture_is_its_verdict_and_goes_to_the_log(
 ):
     analyze = helpers.PaintedFaces.analyze
 
-    def failing(self, image, **options):
+    def failing(self, image, *arguments, **options):
         if image[20, 20].tolist() == list(GREEN):
             raise ZeroDivisionError("in a decoder")
-        return analyze(self, image, **options)
+        return analyze(self, image, *arguments, **options)
 
     monkeypatch.setattr(helpers.PaintedFaces, "analyze", failing)
     verdicts = _files(

@@ -66,10 +66,10 @@ def test_a_fault_at_one_picture_and_a_name_that_is_not_utf8_end_no_evaluation(
 ):
     analyze = helpers.PaintedFaces.analyze
 
-    def failing(self, image, **options):
+    def failing(self, image, *arguments, **options):
         if image[20, 20].tolist() == [1, 2, 3]:
             raise ZeroDivisionError("in a decoder")
-        return analyze(self, image, **options)
+        return analyze(self, image, *arguments, **options)
 
     monkeypatch.setattr(helpers.PaintedFaces, "analyze", failing)
     odd = os.fsdecode(b"caf\xe9.png")

@@ -1,11 +1,14 @@
 """The server's contract with face models: painted and real models both fulfil it."""
 
 import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from match_server.services.faces.engines import face_engine
+from match_server.services.faces.face_choice import FaceChoice, box_of
 from match_server.services.faces.face_engine import GATES, FaceEngine
 from models.images.decoding import PictureLimits
 from shared.errors import NoFace
@@ -91,3 +94,71 @@ def test_faces_of_a_jpeg_read_at_a_fraction_are_in_the_pixels_of_the_file():
     width = whole.box[2] - whole.box[0]
     assert np.abs(small.box - whole.box).max() < 0.1 * width
     assert np.abs(small.points5 - whole.points5).max() < 0.1 * width
+
+
+@pytest.fixture
+def two_faces(helpers):
+    return helpers.paint(((0, 0, 200), 60), ((0, 200, 0), 80))
+
+
+@pytest.fixture
+def counting(helpers):
+    """An engine of painted faces, and how many faces each call analyzed."""
+    counts = []
+
+    class Counting(helpers.PaintedFaces):
+        def analyze(self, image, faces, **options):
+            counts.append(len(faces))
+            return super().analyze(image, faces, **options)
+
+    return FaceEngine(helpers.MODEL, 512, Counting), counts
+
+
+def test_only_faces_that_the_result_needs_are_analyzed(counting, two_faces):
+    engine, counts = counting
+    all_faces = engine.analyze(two_faces)
+    largest, count = engine.largest(two_faces)
+    chosen = engine.chosen(two_faces, FaceChoice(face=1))
+    at_box = engine.face_at(two_faces, box_of(all_faces[1]))
+    assert (count, counts) == (2, [2, 1, 1, 1])
+    assert (chosen.index, chosen.faces) == (1, 2)
+    for face, expected in ((largest, 0), (chosen.face, 1), (at_box, 1)):
+        assert face.box.tolist() == all_faces[expected].box.tolist()
+        np.testing.assert_array_equal(face.template.vector, all_faces[expected].template.vector)
+    assert engine.face_at(two_faces, (0.0, 100.0, 9.0, 109.0)) is None
+
+
+def test_as_many_pictures_as_the_limit_allows_are_analyzed_at_the_same_time(helpers, two_faces):
+    at_once = 3
+    together, excess = threading.Barrier(at_once), threading.Semaphore(at_once)
+
+    class Meeting(helpers.PaintedFaces):
+        def find(self, image):
+            assert excess.acquire(blocking=False)
+            together.wait(20)
+            excess.release()
+            return super().find(image)
+
+    engine = FaceEngine(helpers.MODEL, 512, Meeting, PictureLimits(at_once=at_once))
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda _: engine.largest(two_faces)[1], range(2 * at_once)))
+    assert counts == [2] * 2 * at_once
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["obama2.jpg", "astronaut.png"])
+def test_a_search_gets_the_template_of_an_enrollment_without_liveness(name):
+    from models.samples import sample_path
+
+    picture = sample_path(name).read_bytes()
+    engine = face_engine("compact")
+    searched, _ = engine.largest(picture, gate="doorway")
+    enrolled = engine.chosen(picture, FaceChoice(), gate="doorway").face
+    np.testing.assert_array_equal(searched.template.vector, enrolled.template.vector)
+    assert searched.liveness is None
+    assert enrolled.liveness is not None
+    assert abs(searched.pose.yaw - enrolled.pose.yaw) < 15
+    assert [factor.name for factor in searched.quality.factors] == [
+        factor.name for factor in enrolled.quality.factors
+    ]
+    assert searched.quality.passed == enrolled.quality.passed

@@ -39,8 +39,8 @@ def other(helpers):
     rotation = np.linalg.qr(np.random.default_rng(3).standard_normal((512, OTHER_DIMENSION)))[0]
 
     class TurnedFaces(helpers.PaintedFaces):
-        def _face(self, *arguments):
-            face = super()._face(*arguments)
+        def _face(self, *arguments, **options):
+            face = super()._face(*arguments, **options)
             if face.template is None:
                 return face
             vector = face.template.vector @ rotation
