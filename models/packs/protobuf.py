@@ -3,11 +3,13 @@
 The wire format is that of https://protobuf.dev/programming-guides/encoding/ without groups.
 """
 
+import struct
 from typing import Final
 
 VARINT: Final = 0
 DELIMITED: Final = 2
-_FIXED_BYTES: Final = {1: 8, 5: 4}
+_FIXED_32: Final = 5
+_FIXED_BYTES: Final = {1: 8, _FIXED_32: 4}
 
 
 class Message:
@@ -77,6 +79,10 @@ class Message:
     def add(self, number: int, value: int | bytes) -> None:
         """Appends a field."""
         self._fields.append((number, VARINT if isinstance(value, int) else DELIMITED, value))
+
+    def add_float(self, number: int, value: float) -> None:
+        """Appends a field of 32-bit floating point."""
+        self._fields.append((number, _FIXED_32, struct.pack("<f", value)))
 
     def _contents(self, number: int) -> list[bytes | memoryview]:
         return [

@@ -29,14 +29,14 @@ class _Tensor(IntEnum):
 
 
 class _Attribute(IntEnum):
-    NAME, INTEGER, TENSOR, TYPE = 1, 3, 5, 20
+    NAME, FLOAT, INTEGER, TENSOR, TYPE = 1, 2, 3, 5, 20
 
 
 _MODEL_GRAPH = 7
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_SHAPE, _SHAPE_DIM = 1, 2, 1, 2, 1
 _DIM_VALUE, _DIM_PARAM = 1, 2
 _FLOAT, _INT64 = 1, 7  # types of tensors
-_INTEGER = 2  # type of an attribute
+_FLOAT_ATTRIBUTE, _INTEGER_ATTRIBUTE = 1, 2  # types of attributes
 
 
 def operate(source: Path, target: Path, steps: Iterable[Step]) -> None:
@@ -104,11 +104,12 @@ def free_size(graph: Message) -> None:
 
 
 def without_parametric_relus(data: bytes) -> bytes:
-    """Returns the graph in `data` with each PRelu written as two convolutions of one pixel.
+    """Returns the graph in `data` with other nodes in place of each PRelu.
 
     ONNX Runtime has no PRelu for the layout in which its convolutions run on x86-64: it converts
-    the values before each one and back after it, and computes it slowly. With a slope for each
-    channel, PRelu(x) is x + (1 - slope) * Relu(-x). Raises ValueError if `data` is not a graph.
+    the values before each one and back after it, and computes it slowly. With one slope it is a
+    LeakyRelu; with a slope for each channel it is x + (1 - slope) * Relu(-x), where convolutions of
+    one pixel multiply. Raises ValueError if `data` is not a graph.
     """
     if b"PRelu" not in data:
         return data
@@ -123,7 +124,7 @@ def without_parametric_relus(data: bytes) -> bytes:
     graph.clear(_Graph.NODE)
     for node in nodes:
         slope = slopes.get(node.texts(_Node.INPUT)[-1]) if _is_prelu(node) else None
-        for part in [node] if slope is None else _as_convolutions(graph, node, slope):
+        for part in [node] if slope is None else _without_prelu(graph, node, slope):
             graph.add(_Graph.NODE, part.encode())
     return model.encode()
 
@@ -142,9 +143,15 @@ def _values_of_channels(tensor: Message) -> NDArray[np.float32] | None:
     return values if shape[-3] == len(values) else None
 
 
-def _as_convolutions(graph: Message, prelu: Message, slope: NDArray[np.float32]) -> list[Message]:
+def _without_prelu(graph: Message, prelu: Message, slope: NDArray[np.float32]) -> list[Message]:
     """Returns the nodes instead of `prelu`; their weights are added to the graph."""
     x, y = prelu.texts(_Node.INPUT)[0], prelu.text(_Node.OUTPUT)
+    if len(slope) == 1:  # of all channels
+        leaky = _node("LeakyRelu", [x], y)
+        alpha = _attribute("alpha", _FLOAT_ATTRIBUTE)
+        alpha.add_float(_Attribute.FLOAT, float(slope[0]))
+        leaky.add(_Node.ATTRIBUTE, alpha.encode())
+        return [leaky]
     negated, positive, scaled = f"{y}/negated", f"{y}/positive", f"{y}/scaled"
     return [
         _channel_convolution(graph, x, negated, np.full_like(slope, -1)),
@@ -166,12 +173,17 @@ def _channel_convolution(
     weights.add(_Tensor.RAW, factors.astype("<f4").tobytes())
     graph.add(_Graph.INITIALIZER, weights.encode())
     node = _node("Conv", [source, f"{target}/factors"], target)
-    groups = Message()
-    groups.add(_Attribute.NAME, b"group")
+    groups = _attribute("group", _INTEGER_ATTRIBUTE)
     groups.add(_Attribute.INTEGER, len(factors))
-    groups.add(_Attribute.TYPE, _INTEGER)
     node.add(_Node.ATTRIBUTE, groups.encode())
     return node
+
+
+def _attribute(name: str, kind: int) -> Message:
+    attribute = Message()
+    attribute.add(_Attribute.NAME, name.encode())
+    attribute.add(_Attribute.TYPE, kind)
+    return attribute
 
 
 def _node(kind: str, inputs: Iterable[str], output: str) -> Message:

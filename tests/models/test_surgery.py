@@ -101,16 +101,19 @@ def test_files_that_are_not_graphs_are_errors(tmp_path: Path, data: bytes) -> No
         operate(tmp_path / "graph.onnx", tmp_path / "out.onnx", ["flush-denormals"])
 
 
+@pytest.mark.parametrize("slope", [[0.25, -0.5, 1.75, 0.0], [0.25]], ids=["channels", "all"])
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
-def test_a_prelu_written_as_convolutions_computes_the_same(tmp_path: Path, raw: bool) -> None:
-    slopes = np.array([0.25, -0.5, 1.75, 0.0], np.float32)
+def test_other_nodes_in_place_of_a_prelu_compute_the_same(
+    tmp_path: Path, raw: bool, slope: list[float]
+) -> None:
+    slopes = np.array(slope, np.float32)
     data = slopes.tobytes() if raw else slopes
     graph = helper.make_graph(
         [helper.make_node("PRelu", ["input", "slopes"], ["output"])],
         "prelu",
         [graphs.floats("input", ("batch", 4, 5, 5))],
         [graphs.floats("output", ("batch", 4, 5, 5))],
-        [helper.make_tensor("slopes", TensorProto.FLOAT, (4, 1, 1), data, raw=raw)],
+        [helper.make_tensor("slopes", TensorProto.FLOAT, (len(slope), 1, 1), data, raw=raw)],
     )
     path = graphs.save(tmp_path / "graph.onnx", graph)
     rewritten = onnx.load_from_string(without_parametric_relus(path.read_bytes()))
