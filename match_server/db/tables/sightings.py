@@ -109,8 +109,6 @@ class EventTrack(Table):
     similarity: Mapped[float | None]
     quality_score: Mapped[float]
 
-    event: Mapped[Event] = relationship(lazy="raise")
-
 
 class TrackTemplate(Table):
     """The fused template of one track, for a short time: see `fuse_tracks_s`."""

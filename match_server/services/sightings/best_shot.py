@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from match_server.db.tables import Event, EventTrack
+from match_server.db.tables import Event
 from match_server.schemas.base import Decision
 from match_server.schemas.collections import Policy
 from match_server.services.collection_ref import CollectionRef
@@ -40,6 +40,16 @@ class ProbeOutcome:
     @property
     def person_number(self) -> int | None:
         return self.candidates[0].person_number if self.decision == "identified" else None
+
+
+@dataclass(slots=True)
+class Track:
+    """One track of a sighting, with the best result of its own probes."""
+
+    event: Event
+    decision: str
+    similarity: float | None
+    quality_score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ def names_another(event: Event, person_number: int) -> bool:
     return event.decision == "identified" and event.person_number not in (None, person_number)
 
 
-def better_of_track(track: EventTrack, message: ProbeMessage, outcome: ProbeOutcome) -> bool:
+def better_of_track(track: Track, message: ProbeMessage, outcome: ProbeOutcome) -> bool:
     """Whether this is the best probe of its track (of several that make up a sighting)."""
     return (
         track.event.person_erased

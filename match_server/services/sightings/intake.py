@@ -246,15 +246,14 @@ class Probes:
             _note_devices(session, [probe.message for probe in new], site, now)
             outcomes = [(probe.message, _outcome(probe, now)) for probe in new]
             sightings.load(outcomes)
-            with session.no_autoflush:  # `write` writes all rows together
-                for message, outcome in outcomes:
-                    probe_id = message.probe_id
-                    view, left_over = sightings.add(message, outcome, snapshots.get(probe_id))
-                    unused += left_over
-                    results[probe_id] = ProbeResult(
-                        probe_id=probe_id, status="accepted", event=as_of(view, now)
-                    )
-                sightings.write()
+            for message, outcome in outcomes:
+                probe_id = message.probe_id
+                view, left_over = sightings.add(message, outcome, snapshots.get(probe_id))
+                unused += left_over
+                results[probe_id] = ProbeResult(
+                    probe_id=probe_id, status="accepted", event=as_of(view, now)
+                )
+            sightings.write()
             shown = [
                 ShownTemplate(event, probe.shots.template, ciphers[probe.collection.number])
                 for event, shown_probe in sightings.shown.items()
@@ -275,7 +274,8 @@ class Probes:
                 )
             if collection != searched:
                 raise _Outdated
-        if any(probe.seq < position(reader) for probe in new):
+        reached = min(probe.seq for probe in new)
+        if reached < position(reader):
             candidates = [candidate for probe in new for candidate in probe.candidates]
             if not all_present(reader, candidates, now):
                 raise _Outdated

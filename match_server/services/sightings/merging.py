@@ -44,7 +44,10 @@ def is_better(event: Event, other: Event) -> bool:
 
 
 def merge(session: Session, into: Event, gone: Event, *, better: bool) -> None:
-    """Make `gone` a part of `into`. With `better`, `into` shows the probe of `gone` from now on."""
+    """Make `gone` a part of `into`. With `better`, `into` shows the probe of `gone` from now on.
+
+    The rows of both must be stored. The caller stores the changed fields of both events.
+    """
     into.probes += gone.probes
     into.tracks += gone.tracks
     extend(into, gone.first_captured_at, gone.last_captured_at, gone.received_at)
@@ -68,7 +71,6 @@ def merge(session: Session, into: Event, gone: Event, *, better: bool) -> None:
     gone.merged_into, gone.live, gone.snapshot, gone.data_key = into.id, False, None, None
     gone.person_number = gone.local_person_number = None
     gone.revision = next_number(session, "events")
-    session.flush()
     session.execute(update(EventTrack).where(EventTrack.event_id == gone.id).values(moved))
     session.execute(update(Probe).where(Probe.event_id == gone.id).values(moved))
 
