@@ -25,6 +25,9 @@ from shared.wire.template import Template
 # picture's (cosine below 0.5); with a gray one of half the picture on each side, none.
 _MARGIN = 0.5
 _FILLS = 0.4  # of the picture's width or height: from here on a box may be part of a larger face
+# Of 1,300 faces cropped at their boxes one has such a score in up to so much of the picture. Where
+# it has, the margin changed misses from 4.44 to 4.63 % (FNMR at FMR 1e-4, 2,590 pairs).
+_FILLS_MOST, _WHOLE = 0.6, 0.999
 _SEVERAL = 3  # faces: there may be more, too small for a look at the whole
 _SURE = 0.9  # of the detector's score: near faces have 0.99 and more, masked ones 0.93
 _SMALL = 0.1  # of the picture's width: the plain look finds faces down to a twentieth
@@ -55,7 +58,7 @@ class FaceModels:
 
         A `closer` look finds far faces too, and costs several times as much.
 
-        With `retry_padded`, a picture in which no face is found, or one that seems to fill it, is
+        With `retry_padded`, a picture in which no face is found, or one that may fill it, is
         searched again with a margin around it: of a tight crop, detectors find nothing or mere
         parts. It costs a second run, so video does without.
         """
@@ -304,9 +307,14 @@ def alignable_faces(detections: Detections, shapes: Shapes) -> tuple[Detections,
 
 
 def _is_tight(image: BgrImage, detections: Detections) -> bool:
+    """Returns whether the detections may be parts of faces that fill the picture."""
+    if len(detections) == 0:
+        return True
     frame = np.array([image.shape[1], image.shape[0]])
-    covered = (detections.boxes[:, 2:] - detections.boxes[:, :2]) / frame
-    return len(detections) == 0 or bool((covered > _FILLS).any())
+    fills = float(((detections.boxes[:, 2:] - detections.boxes[:, :2]) / frame).max())
+    if fills <= _FILLS:
+        return False
+    return fills > _FILLS_MOST or float(detections.scores.min()) < _WHOLE
 
 
 def open_models(
