@@ -1,5 +1,6 @@
 """Sessions that read and write the database. All other code uses SQLAlchemy through them."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Database:
         waiting_writers: int = 1000,
     ) -> None:
         self.url = parsed_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._before_commit = before_commit
         self._engine = open_engine(self.url, connections)
         self._file = sqlite_path(self.url)
@@ -86,14 +88,11 @@ class Database:
         self._driver_error: type[Exception] = dbapi.Error
         self._bad_value: type[Exception] = dbapi.DataError
         self._prepared: dict[tuple[Statement, int], Prepared] = {}
+        self._cursors: deque[Any] = deque()  # of SQLite's driver, free, each with a connection
         self._write_lock = WriteLock(waiting_writers)
         self.commit_signal = CommitSignal(None if self.is_sqlite else self._listen)
         self._reader = self._engine.execution_options(**read_options(self.url))
         self._writer = self._engine.execution_options(muster_writes=True)
-
-    @property
-    def is_sqlite(self) -> bool:
-        return self.url.get_backend_name() == "sqlite"
 
     def connections(self) -> Connections:
         pool = self._engine.pool
@@ -152,8 +151,36 @@ class Database:
         if prepared is None:
             prepared = Prepared(statement, self._engine.dialect, params)
             self._prepared[statement, length] = prepared
+        if self.is_sqlite:
+            return self._on_sqlite(prepared, params)
         with translated(self._file), self._cursor() as cursor:
             return prepared.rows(cursor, params)
+
+    def _on_sqlite(
+        self, prepared: Prepared, params: Mapping[str, Parameter]
+    ) -> list[tuple[Any, ...]]:
+        """Run a select on a connection that stays open, beside the pool.
+
+        The pool's work at each use takes longer than SQLite needs to find a row by its key.
+        """
+        try:
+            cursor = self._cursors.pop()
+        except IndexError:
+            cursor = self._new_cursor()
+        try:
+            rows = prepared.rows(cursor, params)
+        except self._driver_error as error:
+            cursor.connection.close()
+            raise unavailable(error, self._file) from error
+        self._cursors.append(cursor)
+        return rows
+
+    def _new_cursor(self) -> Any:
+        with translated(self._file):
+            connection = self._engine.raw_connection()
+        connection.detach()
+        driver: Any = connection.dbapi_connection
+        return driver.cursor()
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
@@ -246,6 +273,8 @@ class Database:
     def close(self) -> None:
         """Close all connections; needed before a process forks."""
         self.commit_signal.close()
+        while self._cursors:
+            self._cursors.pop().connection.close()
         self._engine.dispose()
 
 
