@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from match_server.api.auth import Gatekeeper
+from match_server.api.client_connection import call_after_response
 from match_server.api.errors import register_errors
 from match_server.api.openapi import openapi_document
 from match_server.api.parsing import BoundedRequest
@@ -116,16 +117,19 @@ def _finish(response: Response, metrics: Metrics) -> Response:
     # The rule, not the path: ids may be names of people. Never log query, body or headers.
     rule = request.url_rule.rule if request.url_rule is not None else "(none)"
     took_s = time.monotonic() - g.started_s
-    metrics.request(rule, request.method, response.status_code, took_s)
-    log.info(
-        "request",
-        extra={
-            "request_id": g.request_id,
-            "method": request.method,
-            "rule": rule,
-            "status": response.status_code,
-            "ms": round(took_s * 1000, 1),
-            "key": g.get("key_id"),
-        },
-    )
+    method, status = request.method, response.status_code
+    entry = {
+        "request_id": g.request_id,
+        "method": method,
+        "rule": rule,
+        "status": status,
+        "ms": round(took_s * 1000, 1),
+        "key": g.get("key_id"),
+    }
+
+    def note() -> None:
+        metrics.request(rule, method, status, took_s)
+        log.info("request", extra=entry)
+
+    call_after_response(request.environ, note)
     return response

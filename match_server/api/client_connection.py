@@ -31,6 +31,10 @@ class ClientConnection(Protocol):
         """Let the connection end when the client confirms no data any more."""
         ...
 
+    def call_after(self, work: Callable[[], None]) -> None:
+        """Call `work` in this thread when it has made the response of this request."""
+        ...
+
     def fileno(self) -> int: ...
 
 
@@ -45,6 +49,15 @@ def allow_slow_client(environ: Mapping[str, Any]) -> None:
     connection = _connection(environ)
     if connection is not None:
         connection.allow_waiting()
+
+
+def call_after_response(environ: Mapping[str, Any], work: Callable[[], None]) -> None:
+    """Do work that the client need not wait for: when the response is sent, else now."""
+    connection = _connection(environ)
+    if connection is None:
+        work()
+    else:
+        connection.call_after(work)
 
 
 def notice_silence(environ: Mapping[str, Any]) -> None:

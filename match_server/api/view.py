@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from match_server.api.access_log import actor_of, log_access
 from match_server.api.auth import Gatekeeper
-from match_server.api.client_connection import allow_slow_client
+from match_server.api.client_connection import allow_slow_client, call_after_response
 from match_server.api.parsing import read_body, read_query
 from match_server.api.picture_limit import PictureLimit
 from match_server.api.routing import JSON, Route
@@ -39,6 +39,8 @@ def view_of(
             result = route.function(**inputs)
         each_search = services.settings.audit_searches == "each"
         log_access(services.access, route, path, query, each_search=each_search)
+        if services.access.is_full:
+            call_after_response(request.environ, services.access.flush_full)
         if isinstance(result, BaseModel):
             return Response(result.model_dump_json(), status=route.status, mimetype=JSON)
         return result

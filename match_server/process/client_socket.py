@@ -8,12 +8,14 @@ to a response of which much is unsent. It waits only for a client with a valid k
 """
 
 import errno
+import logging
 import select
 import socket
 import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from shared.errors import MusterError, RequestTimeout, Unavailable
@@ -24,7 +26,11 @@ SLOWEST_BYTES_PER_S = 1024
 """A client that sends or takes less is cut off when its timeout is over."""
 _FAST_BYTES_PER_S = 1024 * 1024
 _SLOW_AFTER_S = 0.25
+_JOINED_BYTES = 64 * 1024
 _WANTS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+log = logging.getLogger(__name__)
 
 
 class SlowClients:
@@ -95,6 +101,22 @@ class ClientSocket:
         self._timeout_s = timeout_s
         self._slow = slow
         self._waiting: Waiting | None = None
+        self._after: list[Callable[[], None]] = []
+
+    def call_after(self, work: Callable[[], None]) -> None:
+        """Calls `work` in this thread when it has made the response of this request."""
+        self._after.append(work)
+
+    def end_request(self) -> None:
+        """Ends the waiting, and does the work that was left for after the response."""
+        self.end_waiting()
+        if self._after:
+            work, self._after = self._after, []
+            for call in work:
+                try:
+                    call()
+                except Exception:
+                    log.exception("Failed to finish a request after its response")
 
     def allow_waiting(self) -> None:
         """Lets a thread wait for this client until the request ends."""
@@ -134,7 +156,8 @@ class ClientSocket:
         if data:
             self._kept.append(memoryview(data))
             self.unsent += len(data)
-            self.flush()
+            if not _is_head(data):  # a head is sent together with what follows
+                self.flush()
 
     def send(self, data: bytes) -> int:
         self.sendall(data)
@@ -144,6 +167,8 @@ class ClientSocket:
         """Sends what is kept, as far as the client takes it now. Returns whether all is sent."""
         with suppress(*_WANTS):
             while self._kept:
+                if len(self._kept) > 1 and self.unsent <= _JOINED_BYTES:
+                    self._kept = deque([memoryview(b"".join(self._kept))])
                 sent = self.raw.send(self._kept[0])
                 self.unsent -= sent
                 if self._waiting is not None:
@@ -185,3 +210,8 @@ class ClientSocket:
         self._kept.clear()
         self.unsent = 0
         self.raw.close()
+
+
+def _is_head(data: bytes) -> bool:
+    """Whether these bytes begin a response, other than an interim one (1xx)."""
+    return data.startswith(b"HTTP/") and data[9:10] != b"1"

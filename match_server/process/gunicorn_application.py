@@ -24,6 +24,7 @@ from shared.systemd import Watchdog
 
 _GRACE_S = 10
 _KEEPALIVE_S = 15
+_NEW_OBJECTS = 20_000  # between two collections: those of some ten searches
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -102,6 +103,7 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         self._deliverer.start()
         app = create_app(self._services, secret, stopping=lambda: not worker.alive)
         gc.freeze()  # the collector need not look through the loaded modules again and again
+        gc.set_threshold(_NEW_OBJECTS, 20, 50)  # nor through a request's objects several times
         return app
 
     def _set_worker(self, _arbiter: Any, worker: Any) -> None:

@@ -65,7 +65,7 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
         try:
             return bool(super().handle_request(req, conn))
         finally:
-            conn.sock.end_waiting()
+            conn.sock.end_request()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Refuses what cannot be read as HTTP; gunicorn would send an HTML page."""
@@ -146,8 +146,9 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
         if client.fileno() < 0:  # closed since the poller saw it
             return
         self.keepalived_conns.remove(conn)
-        self.poller.unregister(client)
-        self._wait_for(conn)
+        conn.timeout = time.monotonic() + conn.timeout_s
+        self.pending_conns.append(conn)
+        self.on_pending_socket_readable(conn, client)
 
     def on_pending_socket_readable(self, conn: Connection, client: Any) -> None:
         if client.fileno() < 0:

@@ -40,6 +40,7 @@ class AccessLog:
         self._database = database
         self._clock = clock
         self._lock = threading.Lock()
+        self.is_full = False  # so many counts wait that they should be written now
         self._waiting: dict[tuple[str, str | None, str], _Counts] = {}  # by actor, role, action
 
     def saw(self, action: str, subject: str | None, person: str | None) -> None:
@@ -48,7 +49,7 @@ class AccessLog:
             note(session, Note(action, self._clock.now(), subject, person))
 
     def count(self, action: str, subject: str | None) -> None:
-        """Count a request of the current actor. `flush` writes the entry."""
+        """Count a request of the current actor. `flush` writes the entry, soon if `is_full`."""
         actor = current_actor()
         key = (actor.who, actor.role, action)
         with self._lock:
@@ -58,19 +59,23 @@ class AccessLog:
                 if len(counts.of) >= _MOST_WAITING:
                     subject = subject if subject in counts.of else _OTHERS
                 counts.of[subject] = counts.of.get(subject, 0) + 1
-            full = len(counts.of) >= _MOST_SUBJECTS or len(self._waiting) >= _MOST_ENTRIES
-        if full:
-            try:
-                self.flush()
-            except Unavailable as error:  # reads go on, for example while the disk is full
-                log.warning(
-                    "Entries of the audit log wait for the database", extra={"why": error.message}
-                )
+            if len(counts.of) >= _MOST_SUBJECTS or len(self._waiting) >= _MOST_ENTRIES:
+                self.is_full = True
+
+    def flush_full(self) -> None:
+        """Write the counts, and log an error: reads go on, for example while the disk is full."""
+        try:
+            self.flush()
+        except Unavailable as error:
+            log.warning(
+                "Entries of the audit log wait for the database", extra={"why": error.message}
+            )
 
     def flush(self) -> None:
         """Write the counts as entries. Counts that cannot be written stay for the next time."""
         with self._lock:
             waiting, self._waiting = self._waiting, {}
+            self.is_full = False
         before = current_actor()
         try:
             while waiting:
