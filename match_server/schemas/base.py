@@ -18,6 +18,8 @@ from pydantic import (
     Field,
     JsonValue,
     PlainSerializer,
+    TypeAdapter,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
@@ -31,6 +33,7 @@ Item = TypeVar("Item")
 MAX_METADATA_BYTES = 16_384
 NDJSON = "application/x-ndjson"  # a JSON object a line
 
+_BASE64 = TypeAdapter(bytes, config=ConfigDict(val_json_bytes="base64"))
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's general categories
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 _UNSEEN = {"Cf", "Zs"}
@@ -144,6 +147,20 @@ def _small_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
+def _from_base64(text: str) -> bytes:
+    """Decodes base64 that may be wrapped. Raises ValueError.
+
+    Pydantic's decoder takes a quarter of the time of Python's. It is more lenient, so it decodes
+    only text that Python's decodes too.
+    """
+    if len(text) % 4 == 0 and "-" not in text and "_" not in text:
+        try:
+            return _BASE64.validate_strings(text)
+        except ValidationError:
+            pass
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
 def _picture_bytes(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -153,7 +170,7 @@ def _picture_bytes(value: object) -> object:
         if not comma or not head.lower().endswith(";base64"):
             raise ValueError("is a data URL that is not in base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)  # which may be wrapped
+        return _from_base64(text)
     except (binascii.Error, ValueError):
         raise ValueError("is not base64 (a picture is never given by its address)") from None
 

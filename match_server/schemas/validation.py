@@ -36,7 +36,8 @@ def validated_json(model: type[Model], data: bytes) -> Model:
         checked = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise malformed(error) from None
-    if rb"\u0000" in text and holds_nul(from_json(text)):  # JSON has no other way to write one
+    # JSON has no other way to write one; a single byte is searched fifty times as fast.
+    if b"\\" in text and rb"\u0000" in text and holds_nul(from_json(text)):
         raise MalformedInput(NO_NUL)
     return checked
 
