@@ -68,6 +68,7 @@ typedef struct {
     float weight;
     double threshold;
     _Atomic double floor; /* what a candidate must reach by now */
+    _Atomic float cut;    /* the least product + weight * error that can still reach it */
     pthread_mutex_t lock;
     Hit *best; /* heap, worst first */
     _Atomic int64_t hits;
