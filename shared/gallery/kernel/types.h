@@ -21,6 +21,7 @@
 #define ALWAYS inline __attribute__((always_inline))
 #define AHEAD 4096      /* bytes that a plane is prefetched ahead */
 #define CHUNK 64        /* groups of 16 that a thread takes at a time */
+#define STRIDE (16 * CHUNK + 16) /* of products; not a power of two, which caches dislike */
 #define COARSE_PROBES 4 /* up to here a scan waits for memory, and reading less is faster */
 #define BIAS 63 /* tables hold level + 63: 0..126 times a signed byte, twice, fits 16 bits */
 #define ERROR_UNIT 0x1p-15
@@ -75,9 +76,9 @@ typedef struct {
     int64_t limit;
 } Probe;
 
-/* Up to 16 probes that share the unpacking of codes: 4 bytes of each in turn. */
+/* Up to 32 probes that share the unpacking of codes: 4 bytes of each in turn. */
 typedef struct {
-    int count; /* 1, 2, 4, 8 or 16 */
+    int count; /* see Kernel.any_from */
     Probe *probes;
     int32_t *words; /* [width / 4][count] */
 } Block;
@@ -86,5 +87,5 @@ typedef struct {
     Probe *probes;
     Block *blocks;
     int32_t *words;
-    int count, block_count;
+    int count, block_count, largest; /* largest: number of probes of the largest block */
 } Batch;

@@ -104,19 +104,20 @@ static void compare(const Kernel *kernel, int dimension, int count) {
                      .chunks = ((int64_t)groups + CHUNK - 1) / CHUNK};
     search.room = room_for(PROBES, search.chunks);
     if (!new_batch(&search.batch, kernel, &book, probes, PROBES, limits, thresholds)) abort();
-    int32_t *products = malloc(sizeof *products * 16 * places);
-    for (int b = 0; b < search.batch.block_count; b++) {
-        const Block *block = &search.batch.blocks[b];
-        for (int both = 0; both < 2; both++) {
+    int32_t *products = malloc(sizeof *products * PROBES * places);
+    for (int both = 0; both < 2; both++)
+        for (int b = 0; b < search.batch.block_count; b++) {
+            const Block *block = &search.batch.blocks[b];
             kernel->products(&book, planes.high, both ? planes.mid : NULL, (int64_t)groups, block,
                              products, (int64_t)places);
             take(products, sizeof *products * (size_t)block->count * places);
         }
+    for (int p = 0; p < PROBES; p++)
         for (int i = 0; i < count; i++) {
-            int32_t low = kernel->low_product(&book, planes.low + (size_t)i * width / 2, block->probes);
+            int32_t low = kernel->low_product(&book, planes.low + (size_t)i * width / 2,
+                                              &search.batch.probes[p]);
             take(&low, sizeof low);
         }
-    }
     in_parallel(search_task, &search, 2);
     for (int p = 0; p < PROBES; p++) {
         Probe *probe = &search.batch.probes[p];
