@@ -78,7 +78,7 @@ typedef struct {
 
 /* Up to 32 probes that share the unpacking of codes: 4 bytes of each in turn. */
 typedef struct {
-    int count; /* see Kernel.any_from */
+    int count; /* 1, 2, 4, 8 or 16; with a wide kernel any up to 32 */
     Probe *probes;
     int32_t *words; /* [width / 4][count] */
 } Block;
