@@ -116,9 +116,8 @@ class SightingRows:
         self._candidates, self._probes = {}, []
 
     def _write_events(self) -> None:
-        rows = [
-            {name: getattr(self.events[id_], name) for name in _COLUMNS} for id_ in self._changed
-        ]
+        fields = [vars(self.events[id_]) for id_ in self._changed]
+        rows = [{name: values.get(name) for name in _COLUMNS} for values in fields]
         self._execute(_NEW_EVENTS, [row for row in rows if row["id"] not in self._stored])
         changed = [row for row in rows if row["id"] in self._stored]
         self._execute(_CHANGED_EVENTS, [{**row, "of_event": row.pop("id")} for row in changed])
@@ -154,5 +153,6 @@ class SightingRows:
         """Keep the events of these rows, unless they are known."""
         for row in rows:
             if row.id not in self.events:
-                self.events[row.id] = Event(**dict(zip(_COLUMNS, row, strict=True)))
+                event = self.events[row.id] = Event()
+                vars(event).update(zip(_COLUMNS, row, strict=True))  # no session tracks it
                 self._stored.add(row.id)

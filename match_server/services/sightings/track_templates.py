@@ -117,6 +117,42 @@ class _Row:
     shots: TrackShots | None  # None: too old, or of another collection or model
 
 
+class _RecentTracks:
+    """The recent tracks of one camera, with their templates as rows of one array."""
+
+    def __init__(self, dimension: int) -> None:
+        self._places: dict[str, int] = {}  # row of each track
+        self._shots: list[TrackShots] = []
+        self._rows = np.zeros((_MOST_NEARBY, dimension), np.float32)  # may be longer than _shots
+
+    def put(self, track_id: str, shots: TrackShots) -> None:
+        """Keep the newest state of a track."""
+        place = self._places.setdefault(track_id, len(self._shots))
+        if place == len(self._shots):
+            self._shots.append(shots)
+        if place == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._shots[place] = shots
+        self._rows[place] = shots.template.vector
+
+    def most_alike(
+        self, message: ProbeMessage, template: Template, limit: float, window: timedelta
+    ) -> str | None:
+        """The most similar other track of the same time, if its similarity reaches the limit."""
+        similarities = (self._rows[: len(self._shots)] @ template.vector).tolist()
+        alike = [
+            (similarity, track_id)
+            for track_id, similarity, shots in zip(
+                self._places, similarities, self._shots, strict=True
+            )
+            if similarity >= limit
+            and track_id != message.track_id
+            and shots.template.model_id == template.model_id
+            and abs(message.captured_at - shots.captured_at) <= window
+        ]
+        return max(alike)[1] if alike else None
+
+
 class FusedProbes:
     """The probes of one transaction, fused with the earlier shots of their tracks."""
 
@@ -124,7 +160,9 @@ class FusedProbes:
         self, stored: Mapping[TrackKey, _Row], nearby: Mapping[TrackKey, TrackShots]
     ) -> None:
         self._stored = stored  # as it was before the search
-        self._nearby = nearby  # other tracks of the same cameras
+        self._recent: dict[tuple[str, str], _RecentTracks] = {}  # by device and camera
+        for key, shots in nearby.items():
+            self._note_recent(key, shots)
         self._changed: dict[TrackKey, tuple[TrackShots, CollectionRef, str]] = {}
         self._tracks: set[TrackKey] = set()
 
@@ -145,26 +183,26 @@ class FusedProbes:
             # Rounded as in storage, so that a list of probes has the same result as single probes.
             after = replace(after, **_parts(_packed_sum(after), collection.model_id))
             self._changed[key] = after, collection, message.probe_id
+            self._note_recent(key, after)
         if before is not None:
             return searched
         return replace(searched, earlier_track=self._earlier_track(message, template, point))
+
+    def _note_recent(self, key: TrackKey, shots: TrackShots) -> None:
+        recent = self._recent.get(key[:2])
+        if recent is None:
+            recent = self._recent[key[:2]] = _RecentTracks(shots.template.dimension)
+        recent.put(key[2], shots)
 
     def _earlier_track(
         self, message: ProbeMessage, template: Template, point: OperatingPoint
     ) -> str | None:
         """The recent track of this camera that shows the same face; None: there is none."""
         window = timedelta(seconds=point.policy.sighting_s)
-        changed = {key: shots for key, (shots, *_) in self._changed.items()}
-        alike = [
-            (float(shots.template.vector @ template.vector), track_id)
-            for (device, camera, track_id), shots in {**self._nearby, **changed}.items()
-            if (device, camera) == (message.device, message.camera)
-            and track_id != message.track_id
-            and shots.template.model_id == template.model_id
-            and abs(message.captured_at - shots.captured_at) <= window
-        ]
-        similarity, track_id = max(alike, default=(-1.0, ""))
-        return track_id if window and similarity >= same_visit_limit(point) else None
+        recent = self._recent.get((message.device, message.camera))
+        if recent is None or not window:
+            return None
+        return recent.most_alike(message, template, same_visit_limit(point), window)
 
     def is_current(self, session: Session) -> bool:
         """Whether no other transaction has written these tracks since they were read."""
