@@ -13,7 +13,9 @@ unacknowledged only while the database or the disk cannot be used at all.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
@@ -65,8 +67,10 @@ Receipt = tuple[str, bytes, Properties | None]
 class Intake(Protocol):
     """Stores probes and reports."""
 
-    def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult:
-        """Raises CollectionUnavailable if this probe, Unavailable if no probe can be stored."""
+    def accept_all(
+        self, messages: Sequence[ProbeMessage], *, site: str | None = None
+    ) -> list[ProbeResult]:
+        """Raises CollectionUnavailable if one of them, Unavailable if no probe can be stored."""
         ...
 
     def note_status(self, site: str, message: StatusMessage) -> None: ...
@@ -78,11 +82,29 @@ class Tracks(Protocol):
     def note(self, messages: Sequence[TrackMessage]) -> object: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A probe with its sender."""
+
+    topics: DeviceTopics
+    key: MessageKey | None  # that signed it
+    probe: ProbeMessage | ProbeResult  # the result: it is refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Messages:
+    """Valid messages that have arrived, by kind, the oldest first."""
+
+    probes: list[_Sent] = field(default_factory=list)
+    tracks: list[TrackMessage] = field(default_factory=list)
+    statuses: list[tuple[str, StatusMessage]] = field(default_factory=list)  # with their sites
+
+
 class Consumer:
     """A member of the group of processes that share the probes.
 
-    All work is done in the thread that calls `run`: while it stores a probe the broker waits, with
-    at most 64 more on their way.
+    All work is done in the thread that calls `run`. All messages that have arrived are stored
+    together; meanwhile the broker sends at most 64 more.
     """
 
     def __init__(
@@ -99,6 +121,7 @@ class Consumer:
         self._tracks = tracks
         self._stop = threading.Event()
         self._failures = 0
+        self._arrived: list[mqtt.MQTTMessage] = []  # not stored yet; the oldest first
         self._watchdog = Watchdog()
         self._ready: Callable[[], None] = lambda: None
         self._client = self._make_client()
@@ -133,12 +156,20 @@ class Consumer:
         self._stop.set()
 
     def _consume(self) -> None:
-        """Consumes until the connection is lost or `stop` is called."""
+        """Consumes until the connection is lost or `stop` is called.
+
+        Messages that have arrived and are not stored then come again: they are not acknowledged.
+        """
+        self._arrived.clear()
         while not self._stop.is_set():
             self._watchdog.alive()
-            if self._client.loop(_LOOP_S) != mqtt.MQTT_ERR_SUCCESS:
+            before = len(self._arrived)
+            if self._client.loop(0.0 if before else _LOOP_S) != mqtt.MQTT_ERR_SUCCESS:
                 log.warning("Lost the connection to the broker")
                 return
+            arrived = len(self._arrived)
+            if before and (arrived == before or arrived >= _IN_FLIGHT):  # no more have come
+                self._take_arrived()
         self._client.disconnect()
 
     def _make_client(self) -> mqtt.Client:
@@ -172,84 +203,144 @@ class Consumer:
         log.info("Consuming", extra={"broker": self._broker.host})
         self._ready()
 
-    def _on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        if self._stop.is_set():
-            return  # not acknowledged: the broker sends it to another process, or again later
-        try:
-            receipt = self._take(message)
-        except Unavailable as error:
-            # Without an acknowledgement the broker sends it again after the reconnect.
-            log.warning("Failed to store a probe for now", extra={"reason": error.message})
-            client.disconnect()
-            return
-        client.ack(message.mid, message.qos)
-        if receipt is not None:
-            topic, body, properties = receipt
-            client.publish(topic, body, qos=1, properties=properties)
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        if not self._stop.is_set():  # else the broker sends it to another process, or again later
+            self._arrived.append(message)
 
-    def _take(self, message: mqtt.MQTTMessage) -> Receipt | None:
-        """Stores a message. Returns the receipt to publish.
+    def _take_arrived(self) -> None:
+        """Stores the messages that have arrived, acknowledges them and publishes receipts."""
+        messages, self._arrived = self._arrived, []
+        try:
+            receipts = self._store(messages)
+        except Unavailable as error:
+            # Without an acknowledgement the broker sends them again after the reconnect.
+            log.warning("Failed to store messages for now", extra={"reason": error.message})
+            self._client.disconnect()
+            return
+        for message in messages:
+            self._client.ack(message.mid, message.qos)
+        for topic, body, properties in receipts:
+            self._client.publish(topic, body, qos=1, properties=properties)
+
+    def _store(self, messages: Sequence[mqtt.MQTTMessage]) -> list[Receipt]:
+        """Stores messages. Returns the receipts to publish.
 
         Raises Unavailable where no message of any device can be stored now, and nothing else.
         """
-        try:
-            return self._store(message)
-        except MusterError as error:
-            if isinstance(error, Unavailable) and not isinstance(error, CollectionUnavailable):
-                raise
-            extra = {"topic": message.topic, "reason": error.message}
-            log.warning("Skipped a message; its sender may send it again", extra=extra)
-        except Exception:  # a bug would end this process, and again at each start
-            log.exception("Skipped a message because of a bug")
-        return None
+        read = _Messages()
+        for message in messages:
+            with _skipping(message.topic):
+                self._read(message, read)
+        if read.tracks and self._tracks is not None:
+            with _skipping("track"):
+                self._tracks.note(read.tracks)
+        results = self._store_probes(read.probes)
+        # After the probes: a last will comes after the probes of its device.
+        for site, status in read.statuses:
+            with _skipping(DeviceTopics(site, status.device).status):
+                self._intake.note_status(site, status)
+        return _receipts(results)
 
-    def _store(self, message: mqtt.MQTTMessage) -> Receipt | None:
+    def _read(self, message: mqtt.MQTTMessage, read: _Messages) -> None:
+        """Adds a message to those that were read, if it is valid."""
         try:
             topics, kind = DeviceTopics.parse(message.topic)
         except MalformedInput:
             log.warning("Ignored a message on an unknown topic")
-            return None
+            return
         key = None if self._keys is None else signer(self._keys, topics, message)
         if kind == "probe":
-            return self._take_probe(topics, message.payload, key)
+            read.probes.append(_Sent(topics, key, _probe(topics, message.payload)))
         if kind == "track" and self._tracks is not None:
             track = read_message(TrackMessage, topics, message.payload)
             if track is not None:
-                self._tracks.note([track])
+                read.tracks.append(track)
         if kind == "status" and message.payload:  # empty: a retained status that was deleted
             status = read_message(StatusMessage, topics, message.payload)
             if status is not None:
-                self._intake.note_status(topics.site, status)
-        return None
+                read.statuses.append((topics.site, status))
 
-    def _take_probe(
-        self, topics: DeviceTopics, payload: bytes | bytearray, key: MessageKey | None
-    ) -> Receipt | None:
-        result = self._stored_probe(topics, payload)
+    def _store_probes(self, probes: Sequence[_Sent]) -> list[tuple[_Sent, ProbeResult]]:
+        """Stores the probes of each site in one transaction. Returns results in their order."""
+        results: dict[int, ProbeResult] = {}
+        of_sites: dict[str, dict[int, ProbeMessage]] = {}
+        for place, sent in enumerate(probes):
+            if isinstance(sent.probe, ProbeResult):
+                results[place] = sent.probe
+            else:
+                of_sites.setdefault(sent.topics.site, {})[place] = sent.probe
+        for site, messages in of_sites.items():
+            results |= self._store_list(site, messages)
+        return [(probes[place], results[place]) for place in sorted(results)]
+
+    def _store_list(self, site: str, messages: dict[int, ProbeMessage]) -> dict[int, ProbeResult]:
+        """Stores probes together; one by one if a problem of one of them prevents that."""
+        if len(messages) > 1:
+            try:
+                stored = self._intake.accept_all(list(messages.values()), site=site)
+                return dict(zip(messages, stored, strict=True))
+            except Exception as error:
+                if isinstance(error, Unavailable) and not isinstance(error, CollectionUnavailable):
+                    raise
+        results = {}
+        for place, message in messages.items():
+            with _skipping(DeviceTopics(site, message.device).probe):
+                try:
+                    (results[place],) = self._intake.accept_all([message], site=site)
+                except (MalformedInput, ModelMismatch) as error:  # for good
+                    results[place] = ProbeResult.refused(message.probe_id, error)
+        return results
+
+
+@contextmanager
+def _skipping(topic: str) -> Iterator[None]:
+    """Logs an error of one message, so that the others are stored.
+
+    Raises Unavailable where no message of any device can be stored now.
+    """
+    try:
+        yield
+    except MusterError as error:
+        if isinstance(error, Unavailable) and not isinstance(error, CollectionUnavailable):
+            raise
+        extra = {"topic": topic, "reason": error.message}
+        log.warning("Skipped a message; its sender may send it again", extra=extra)
+    except Exception:  # a bug would end this process, and again at each start
+        log.exception("Skipped a message because of a bug")
+
+
+def _probe(topics: DeviceTopics, payload: bytes | bytearray) -> ProbeMessage | ProbeResult:
+    """The probe in a message, or its refusal."""
+    try:
+        probe = ProbeMessage.model_validate_json(payload)
+    except ValidationError as error:
+        return ProbeResult.refused(probe_id_of(_object(payload)), malformed(error))
+    if probe.device != topics.device:
+        why = f"device {topics.device!r} may not send for {probe.device!r}"
+        return ProbeResult.refused(probe.probe_id, Forbidden(why))
+    return probe
+
+
+def _receipts(results: Sequence[tuple[_Sent, ProbeResult]]) -> list[Receipt]:
+    """One message with receipts for each device (and key)."""
+    of_devices: dict[tuple[DeviceTopics, str | None], tuple[_Sent, list[ProbeReceipt]]] = {}
+    for sent, result in results:
         if not result.probe_id:
-            log.warning("Ignored a probe without an id", extra={"device": topics.device})
-            return None
+            log.warning("Ignored a probe without an id", extra={"device": sent.topics.device})
+            continue
         receipt = ProbeReceipt(
             probe_id=result.probe_id,
             status=result.status,
             code=result.code,
             message=result.message,
         )
-        body = ReceiptMessage(receipts=[receipt]).model_dump_json().encode()
-        return topics.receipt, body, signed(key, topics.receipt, body)
-
-    def _stored_probe(self, topics: DeviceTopics, payload: bytes | bytearray) -> ProbeResult:
-        try:
-            probe = ProbeMessage.model_validate_json(payload)
-        except ValidationError as error:
-            return ProbeResult.refused(probe_id_of(_object(payload)), malformed(error))
-        if probe.device != topics.device:
-            why = f"device {topics.device!r} may not send for {probe.device!r}"
-            return ProbeResult.refused(probe.probe_id, Forbidden(why))
-        try:
-            return self._intake.accept(probe, site=topics.site)
-        except (MalformedInput, ModelMismatch) as error:  # for good
-            return ProbeResult.refused(probe.probe_id, error)
+        sender = sent.topics, None if sent.key is None else sent.key.id
+        of_devices.setdefault(sender, (sent, []))[1].append(receipt)
+    messages = []
+    for sent, receipts in of_devices.values():
+        topic, body = sent.topics.receipt, ReceiptMessage(receipts=receipts).model_dump_json()
+        messages.append((topic, body.encode(), signed(sent.key, topic, body.encode())))
+    return messages
 
 
 def _object(payload: bytes | bytearray) -> object:

@@ -95,11 +95,6 @@ class Probes:
         self._metrics = metrics
         self._default_collection = default_collection
 
-    def accept(self, message: ProbeMessage, *, site: str | None = None) -> ProbeResult:
-        """`accept_all` of one probe."""
-        (result,) = self.accept_all([message], site=site)
-        return result
-
     def accept_all(
         self, messages: Sequence[ProbeMessage], *, site: str | None = None
     ) -> list[ProbeResult]:

@@ -194,6 +194,36 @@ class TestOverABroker:
         wait_until(lambda: len(box.receipts) == 5, "five receipts")
         assert api.ok("GET", "/v1/events")["total"] == 5
 
+    def test_probes_that_wait_together_are_stored_together(self, api, helpers, start, box):
+        start(api.services.probes).wait().stop()
+        probes = [api.probe(helpers.unit_vector(n), sequence=n) for n in range(1, 21)]
+        for probe in probes[:10]:
+            box.send(probe)
+        box.send({**probes[0], "probe_id": new_id(), "model_id": "other@2"})
+        for probe in probes[10:]:
+            box.send(probe)
+        intake = CountingIntake(api.services.probes)
+        start(intake).wait()
+        wait_until(lambda: len(box.receipts) == 21, "all receipts")
+        assert [receipt["status"] for receipt in box.receipts].count("refused") == 1
+        accepted = [one["probe_id"] for one in box.receipts if one["status"] == "accepted"]
+        assert accepted == [probe["probe_id"] for probe in probes]
+        assert intake.taken == 21
+        assert intake.lists <= 5
+        assert api.ok("GET", "/v1/devices/door-1")["sequence"]["missing"] == 0
+
+    def test_a_fault_at_one_probe_of_several_leaves_out_that_probe_alone(
+        self, api, helpers, start, box
+    ):
+        start(api.services.probes).wait().stop()
+        cameras = ["front", "odd", "back"]
+        for number, camera in enumerate(cameras, start=1):
+            box.send(api.probe(helpers.unit_vector(number), camera=camera, sequence=number))
+        start(StumblingIntake(api.services.probes)).wait()
+        wait_until(lambda: len(box.receipts) == 2, "the receipts of the others")
+        events = api.ok("GET", "/v1/events")["items"]
+        assert {event["camera"] for event in events} == {"front", "back"}
+
     def test_a_probe_that_could_not_be_stored_is_not_acknowledged_and_comes_again(
         self, api, helpers, start, box
     ):
@@ -300,7 +330,8 @@ class TestOverABroker:
         if trouble == "deleted":
             made = {"name": "default"}
             server.ok("POST", "/v1/collections", json=made)
-        again = server.services.probes.accept(ProbeMessage.model_validate(waiting[0]))
+        message = ProbeMessage.model_validate(waiting[0])
+        (again,) = server.services.probes.accept_all([message])
         assert again.status == "accepted"
 
     def test_a_fault_of_the_program_at_one_probe_stands_before_no_other(
@@ -369,10 +400,10 @@ class StumblingIntake:
     def __init__(self, probes):
         self._probes = probes
 
-    def accept(self, message, *, site=None):
-        if message.camera == "odd":
+    def accept_all(self, messages, *, site=None):
+        if any(message.camera == "odd" for message in messages):
             raise RuntimeError("nobody has thought of this")
-        return self._probes.accept(message, site=site)
+        return self._probes.accept_all(messages, site=site)
 
     def note_status(self, site, message):
         pass
@@ -384,11 +415,11 @@ class FailingIntake:
     def __init__(self, probes, failures):
         self._probes, self._failures, self.tries = probes, failures, 0
 
-    def accept(self, message, *, site=None):
+    def accept_all(self, messages, *, site=None):
         self.tries += 1
         if self.tries <= self._failures:
             raise Unavailable("the database does not answer")
-        return self._probes.accept(message, site=site)
+        return self._probes.accept_all(messages, site=site)
 
     def note_status(self, site, message):
         pass
@@ -396,11 +427,12 @@ class FailingIntake:
 
 class CountingIntake:
     def __init__(self, probes):
-        self._probes, self.taken = probes, 0
+        self._probes, self.taken, self.lists = probes, 0, 0
 
-    def accept(self, message, *, site=None):
-        self.taken += 1
-        return self._probes.accept(message, site=site)
+    def accept_all(self, messages, *, site=None):
+        self.taken += len(messages)
+        self.lists += 1
+        return self._probes.accept_all(messages, site=site)
 
     def note_status(self, site, message):
         pass
