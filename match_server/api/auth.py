@@ -3,6 +3,7 @@
 import ipaddress
 import secrets
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flask import Request, g
@@ -218,10 +219,15 @@ def client_network(request: Request) -> str:
 
     A machine can use every address of such a network, and send guesses from each.
     """
+    return _network_of(request.remote_addr or "")
+
+
+@lru_cache(maxsize=4096)
+def _network_of(text: str) -> str:
     try:
-        address = ipaddress.ip_address(request.remote_addr or "")
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return request.remote_addr or ""
+        return text
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     mapped = address.ipv4_mapped

@@ -57,7 +57,7 @@ def read_body(request: Request, model: type[Model]) -> Model:
         query = _lists(_single(request.args, "query"), model)
         return validated(model, _merged(query, _form(request, model)))
     require_json(request)
-    if not (picture and request.args):
+    if not (picture and request.query_string):
         return validated_json(model, request.get_data())
     # Values of the query are text; those of the body keep their types.
     body = validated_json(_AnyObject, request.get_data()).model_extra or {}

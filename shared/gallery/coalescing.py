@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class _PendingSearch:
     """A search in the queue. When it is woken without result and error, it must run the scan."""
 
     query: Query
-    woken: threading.Event = field(default_factory=threading.Event)
+    woken: "threading.Lock | None" = None  # held while its thread waits; None: it does not wait
     result: list[Ranked] | None = None
     error: BaseException | None = None
 
@@ -52,9 +52,12 @@ class SearchCoalescer:
         pending = _PendingSearch(query)
         with self._lock:
             self._queue.append(pending)
-            wait, self._scanning = self._scanning, True
-        if wait:
-            pending.woken.wait()
+            if self._scanning:
+                pending.woken = threading.Lock()
+                pending.woken.acquire()
+            self._scanning = True
+        if pending.woken is not None:
+            pending.woken.acquire()
         if pending.result is None and pending.error is None:
             self._scan_batch()
         if pending.error is not None:
@@ -77,10 +80,9 @@ class SearchCoalescer:
             following = self._queue[0] if self._queue else None
             self._scanning = following is not None
         took_s = time.perf_counter() - started_s
-        for search in batch:
-            search.woken.set()
-        if following is not None:
-            following.woken.set()
+        for waiting in (*batch[1:], following):  # the first is the caller's own
+            if waiting is not None and waiting.woken is not None:
+                waiting.woken.release()
         self._report(len(batch), took_s)
 
     def _report(self, searches: int, took_s: float) -> None:

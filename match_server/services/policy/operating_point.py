@@ -161,6 +161,7 @@ class OperatingPoints:
         self._lock = threading.Lock()  # guards both dictionaries
         self._calibrations: OrderedDict[int, Calibration] = OrderedDict()
         self._traffic: dict[int, tuple[float, Traffic]] = {}  # by collection, with when
+        self._last: dict[int, tuple[CollectionRef, OperatingPoint]] = {}  # by collection
 
     def of(self, collection: CollectionRef, *, searched: int | None = None) -> OperatingPoint:
         """The operating point of a collection as it was read.
@@ -168,10 +169,15 @@ class OperatingPoints:
         `searched` is the number of templates of a search over several collections.
         """
         calibration = self._calibration(collection)
-        if searched is not None and searched > collection.templates:
-            collection = replace(collection, templates=searched)
         traffic = _UNKNOWN_TRAFFIC if calibration is None else self.traffic_of(collection)
-        return operating_point(collection, calibration, traffic)
+        if searched is not None and searched > collection.templates:
+            several = replace(collection, templates=searched)
+            return operating_point(several, calibration, traffic)
+        known, point = self._last.get(collection.number, (None, None))
+        if known is not collection or point is None or point.traffic != traffic:
+            point = operating_point(collection, calibration, traffic)
+            self._last[collection.number] = collection, point
+        return point
 
     def named(self, reader: Reader, collection: str) -> OperatingPoint:
         """The operating point of the collection of that name, as it is now."""
