@@ -1,5 +1,6 @@
 """The server's settings, from a TOML file, `MUSTER_…` variables and options of the command."""
 
+import os
 import shlex
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +23,7 @@ from shared.gallery.kernels import usable_processors
 from shared.ids import NAME_PATTERN
 
 MIB = 1024 * 1024
+_MOST_WORKERS = 4  # by default
 _LEAST_PICTURES, _MOST_PICTURES = 2, 8  # at once in a worker: each takes up to 0.3 GiB
 
 
@@ -47,7 +49,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8480, ge=0, le=65535, description="Port; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, le=64, description="Worker processes.")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Worker processes; default: one for each core and GiB of memory, at most 4.",
+    )
     threads: int = Field(default=16, ge=2, le=256, description="Threads of each worker.")
     open_page: bool = Field(
         default=False,
@@ -244,9 +251,17 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'muster.db'}"
 
     @property
+    def worker_processes(self) -> int:
+        """Returns the number of worker processes: as set, else by the machine."""
+        if self.workers is not None:
+            return self.workers
+        memory_gib: float = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        return max(1, min(usable_processors(), round(memory_gib), _MOST_WORKERS))
+
+    @property
     def picture_limits(self) -> PictureLimits:
         """Returns the limits for pictures: a picture for each core, of all workers together."""
-        cores = usable_processors() // self.workers
+        cores = usable_processors() // self.worker_processes
         return PictureLimits(
             max_bytes=self.max_body_bytes,
             max_pixels=self.max_picture_pixels,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8480]")
-@click.option("--workers", type=int, help="Worker processes.  [default: 1]")
+@click.option("--workers", type=int, help="Worker processes; default: by cores, at most 4.")
 @click.option("--threads", type=int, help="Threads of each worker.  [default: 16]")
 @click.option(
     "--open-page",

@@ -58,7 +58,7 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         settings = self._settings
         for name, value in {
             "bind": _address(settings.host, settings.port),
-            "workers": settings.workers,
+            "workers": settings.worker_processes,
             "worker_class": ParkingWorker,
             "worker_connections": CONNECTIONS,
             "threads": settings.threads,

@@ -34,3 +34,15 @@ def test_tables_in_the_documents_name_the_defaults_of_the_settings():
     ]
     assert rows, "no document lists settings any more"
     assert [(name, number) for name, number in rows if number != DEFAULTS[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory_gib", "expected"), [(1, 8, 1), (2, 8, 2), (4, 2, 2), (16, 64, 4), (4, 0.5, 1)]
+)
+def test_workers_are_chosen_by_cores_and_memory(monkeypatch, cores, memory_gib, expected):
+    monkeypatch.delenv("MUSTER_WORKERS")
+    monkeypatch.setattr("match_server.settings.usable_processors", lambda: cores)
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(memory_gib * 2**30) // 4096}
+    monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+    assert Settings().worker_processes == expected
+    assert Settings(workers=3).worker_processes == 3
