@@ -38,6 +38,8 @@ class Session:
             )
         except Exception as error:  # ONNX Runtime's own errors share no public base class
             raise PackError(f"{path.name} is not a graph that can be run: {error}") from error
+        # ONNX Runtime would keep the bytes of the graph to try other providers: there are none.
+        self._session._model_bytes = None
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise PackError(f"{path.name} has {len(inputs)} inputs, a face model has one")
@@ -67,9 +69,12 @@ class Session:
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 
-def _graph(path: Path) -> bytes:
+def _graph(path: Path) -> str | bytes:
+    """Returns the path, or the bytes of a graph that runs faster."""
     data = path.read_bytes()
-    return without_parametric_relus(data) if platform.machine() in _X86_64 else data
+    if platform.machine() not in _X86_64 or b"PRelu" not in data:
+        return str(path)
+    return without_parametric_relus(data)
 
 
 def _options(options: Any, threads: int) -> Any:

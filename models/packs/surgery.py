@@ -111,8 +111,6 @@ def without_parametric_relus(data: bytes) -> bytes:
     LeakyRelu; with a slope for each channel it is x + (1 - slope) * Relu(-x), where convolutions of
     one pixel multiply. Raises ValueError if `data` is not a graph.
     """
-    if b"PRelu" not in data:
-        return data
     model = Message(data)
     (graph,) = model.messages(_MODEL_GRAPH)
     slopes = {
