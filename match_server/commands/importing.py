@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,7 @@ from match_server.commands.options import json_flag, with_settings
 from match_server.commands.progress import progress
 
 if TYPE_CHECKING:
-    from match_server.schemas.batches import BatchVerdict
+    from match_server.schemas.batches import Verdict
     from match_server.services.batches.imports import Plan
     from match_server.settings import Settings
 
@@ -115,8 +115,8 @@ def import_(
     with open_services(settings, create=True) as services:
         plan = services.imports.plan(collection, source, again=again, naming=naming)
         query = BatchQuery(store=store, storage=storage, force=force, face=face)
-        verdicts = services.imports.run(collection, plan, query)
-        counts = _show(plan, verdicts, as_json=as_json)
+        groups = services.imports.run(collection, plan, query)
+        counts = _show(plan, groups, as_json=as_json)
     if counts["refused"]:
         sys.exit(1)
 
@@ -132,20 +132,19 @@ def _require_no_options(context: click.Context) -> None:
             )
 
 
-def _show(plan: "Plan", verdicts: "Iterable[BatchVerdict]", *, as_json: bool) -> Counter[str]:
-    """Prints each verdict as it comes. Returns the number of verdicts of each status.
+def _show(plan: "Plan", groups: "Iterable[Sequence[Verdict]]", *, as_json: bool) -> Counter[str]:
+    """Prints verdicts as they come. Returns the number of verdicts of each status.
 
     Verdicts go to standard output, a line each (those of accepted templates only with `as_json`),
     and the counts at the end; the progress goes to standard error.
     """
     counts: Counter[str] = Counter(accepted=0, duplicate=0, refused=0)
     with progress("Importing", plan.total, done=plan.done_before) as display:
-        for verdict in verdicts:
-            counts[verdict.status] += 1
-            line = _line(verdict, as_json=as_json)
-            if line is not None:
-                display.print(line)
-            reached = max(verdict.index + 1, plan.done_before)
+        for verdicts in groups:
+            counts.update(verdict.status for verdict in verdicts)
+            if text := "".join(_line(verdict, as_json=as_json) for verdict in verdicts):
+                display.print(text.removesuffix("\n"))
+            reached = max(verdicts[-1].index + 1, plan.done_before)
             display.update(reached, note=f"{counts['refused']:,} refused")
     if as_json:
         click.echo(json.dumps({**counts, "done_before": plan.done_before}))
@@ -156,10 +155,10 @@ def _show(plan: "Plan", verdicts: "Iterable[BatchVerdict]", *, as_json: bool) ->
     return counts
 
 
-def _line(verdict: "BatchVerdict", *, as_json: bool) -> str | None:
+def _line(verdict: "Verdict", *, as_json: bool) -> str:
     if as_json:
-        return verdict.model_dump_json(exclude_none=True)
+        return verdict.line()
     what = verdict.file or f"line {verdict.index + 1}"
     if verdict.status == "refused":
-        return f"refused    {what}: {verdict.message}"
-    return f"{verdict.status:10} {what}" if verdict.file is not None else None
+        return f"refused    {what}: {verdict.message}\n"
+    return f"{verdict.status:10} {what}\n" if verdict.file is not None else ""

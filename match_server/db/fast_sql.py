@@ -5,15 +5,17 @@ That is most of the time of a small request.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from operator import itemgetter
+from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, LargeBinary, Select, Table, TableClause, insert
+from sqlalchemy import Connection, Dialect, LargeBinary, Select, Table, TableClause
 from sqlalchemy.exc import DBAPIError
 
 Statement = Select[*tuple[Any, ...]]
+_MAX_PARAMETERS = 999  # of a statement, for every version of SQLite
+
 Parameter = str | int | Sequence[int] | Sequence[str]
 
 
@@ -102,24 +104,26 @@ def insert_many(
     whole: Iterable[tuple[Any, ...]] = (row + common for row in rows)
     if own:
         whole = (_bound(row, own) for row in whole)
+    quote = dialect.identifier_preparer.quote
+    target = f"{quote(table.name)} ({', '.join(map(quote, names))})"
     if dialect.name == "postgresql":
-        _copy(connection, table, names, whole)
-        return
-    compiled: Any = insert(table).compile(dialect=dialect, column_keys=names)
-    values = list(map(itemgetter(*map(names.index, compiled.positiontup)), whole))
-    if values:
-        connection.exec_driver_sql(str(compiled), values)
+        _copy(connection, f"COPY {target} FROM STDIN", whole)
+    else:
+        _insert(connection, target, len(names), iter(whole))
 
 
-def _copy(
-    connection: Connection,
-    table: Table | TableClause,
-    names: Sequence[str],
-    rows: Iterable[tuple[Any, ...]],
+def _insert(
+    connection: Connection, target: str, width: int, rows: Iterator[tuple[Any, ...]]
 ) -> None:
+    """Insert many rows with each statement: SQLite takes half as long as for one at a time."""
+    row_text = f"({', '.join('?' * width)})"
+    while portion := list(islice(rows, max(_MAX_PARAMETERS // width, 1))):
+        text = f"INSERT INTO {target} VALUES {', '.join([row_text] * len(portion))}"  # noqa: S608
+        connection.exec_driver_sql(text, tuple(chain.from_iterable(portion)))
+
+
+def _copy(connection: Connection, text: str, rows: Iterable[tuple[Any, ...]]) -> None:
     """Insert rows by COPY of PostgreSQL. Raises the same errors as an INSERT."""
-    quote = connection.dialect.identifier_preparer.quote
-    text = f"COPY {quote(table.name)} ({', '.join(map(quote, names))}) FROM STDIN"
     driver: Any = connection.connection.driver_connection
     dbapi: Any = connection.dialect.loaded_dbapi
     try:

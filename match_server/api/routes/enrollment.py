@@ -128,13 +128,10 @@ def batch_routes(services: Services) -> Routes:
         first = next(items, None)
         if first is None:
             raise MalformedInput("the batch is empty: send at least one file or one line")
-        groups = services.batches.groups(
+        groups = services.batches.run(
             collection, chain([first], items), query, admitted=access_check()
         )
-        lines = (
-            "".join(f"{verdict.model_dump_json(exclude_none=True)}\n" for verdict in group).encode()
-            for group in groups
-        )
+        lines = ("".join(verdict.line() for verdict in group).encode() for group in groups)
         data = buffered(lines, can_take(request.environ), services.settings.data_dir)
         return Response(data, mimetype=NDJSON)
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import chain
 
-from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict
+from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict, Verdict
 from match_server.schemas.persons import Enrolled, Enrollment
 from match_server.services.batches.bulk import BulkVectors, Resume, refusal
 from match_server.services.enrollment.enrollment import Enroller, PersonKey, Prepared
@@ -41,24 +40,11 @@ class Batches:
         self._enroller = enroller
         self._bulk = bulk
 
-    def run(
-        self,
-        collection: str,
-        items: Iterable[Item],
-        options: BatchQuery,
-        resume: Resume | None = None,
-    ) -> Iterator[BatchVerdict]:
-        """Yield the verdicts in the order of the items, each when it is on the disk.
-
-        `resume` is updated in the transactions of the templates that it counts.
-        """
-        return chain.from_iterable(self.groups(collection, items, options, resume))
-
     def lines_done(self, collection: str, resume: Resume) -> int:
         """How many lines of this file were imported before."""
         return self._bulk.lines_done(collection, resume)
 
-    def groups(
+    def run(
         self,
         collection: str,
         items: Iterable[Item],
@@ -66,10 +52,11 @@ class Batches:
         resume: Resume | None = None,
         *,
         admitted: Callable[[], None] = lambda: None,
-    ) -> Iterator[Sequence[BatchVerdict]]:
-        """As `run`, with the verdicts of one transaction together.
+    ) -> Iterator[Sequence[Verdict]]:
+        """Yield the verdicts in the order of the items, those of one transaction together after it.
 
-        `admitted` is called before each write; it ends the batch by raising.
+        `resume` is updated in the transactions of the templates that it counts. `admitted` is
+        called before each write; it ends the batch by raising.
         """
         for kind, some in _runs(items):
             try:
@@ -86,7 +73,7 @@ class Batches:
 
     def _written(
         self, collection: str, items: Sequence[Item], resume: Resume | None
-    ) -> Sequence[BatchVerdict]:
+    ) -> Sequence[Verdict]:
         """Write templates. After an unexpected error the halves are written, down to the row that
         causes it.
         """

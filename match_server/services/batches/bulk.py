@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from match_server.db.database import Database
 from match_server.db.fast_sql import insert_many
 from match_server.db.tables import Change, Collection, ImportedFile, Person, PersonField, Template
-from match_server.schemas.batches import BatchLine, BatchVerdict
+from match_server.schemas.batches import AcceptedTemplate, BatchLine, BatchVerdict, Verdict
 from match_server.schemas.persons import PersonName
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import Kind, next_number
@@ -40,6 +40,7 @@ class Resume:
 class _PersonRow(NamedTuple):
     number: int
     name: PersonName
+    name_json: str
 
 
 _Key = tuple[str, bool]
@@ -66,12 +67,12 @@ class BulkVectors:
 
     def add(
         self, collection_name: str, items: Sequence[VectorItem], resume: Resume | None = None
-    ) -> list[BatchVerdict]:
+    ) -> list[Verdict]:
         """Write the valid templates, and return a verdict for each item in order.
 
         Raises NotFound when there is no such collection.
         """
-        verdicts: dict[int, BatchVerdict] = {}
+        verdicts: dict[int, Verdict] = {}
         with self._database.read() as session:
             collection = collection_named(session, collection_name)
         readable = _readable(collection, items, verdicts)  # before the write lock
@@ -81,11 +82,19 @@ class BulkVectors:
             persons = _Persons(session, collection, now)
             ready = persons.settle(readable, free, verdicts)
             cipher = self._vault.cipher(session, collection)
-            first_seq = _write(session, collection, ready, persons, now, cipher)
+            rows = [persons.of(template.key) for template in ready]
+            first_seq = _write(session, collection, ready, rows, now, cipher)
             if resume is not None:
                 _note(session, collection, resume, items[-1][0] + 1)
-        for seq, template in enumerate(ready, start=first_seq):
-            verdicts[template.position] = _accepted(template, persons.of(template.key).name, seq)
+        for seq, (template, person) in enumerate(zip(ready, rows, strict=True), start=first_seq):
+            verdicts[template.position] = AcceptedTemplate(
+                template.position,
+                template.line.file,
+                person.name,
+                person.name_json,
+                template.template_id,
+                seq,
+            )
         return [verdicts[index] for index, _ in items]
 
     def lines_done(self, name: str, resume: Resume) -> int:
@@ -113,7 +122,7 @@ class _Persons:
         return person
 
     def settle(
-        self, readable: Sequence[_Ready], free: int, refused: dict[int, BatchVerdict]
+        self, readable: Sequence[_Ready], free: int, refused: dict[int, Verdict]
     ) -> list[_Ready]:
         """The templates that can be written; missing persons are created."""
         self._find({template.key for template in readable})
@@ -199,11 +208,12 @@ class _Persons:
 
 
 def _person_row(number: int, person_id: str, name: str) -> _PersonRow:
-    return _PersonRow(number, PersonName(id=person_id, name=name))
+    person = PersonName(id=person_id, name=name)
+    return _PersonRow(number, person, person.model_dump_json())
 
 
 def _readable(
-    collection: Collection, items: Sequence[VectorItem], refused: dict[int, BatchVerdict]
+    collection: Collection, items: Sequence[VectorItem], refused: dict[int, Verdict]
 ) -> list[_Ready]:
     vectors = [(line.template, line.model_id) for _, line in items]
     readable = []
@@ -240,7 +250,7 @@ def _write(
     session: Session,
     collection: Collection,
     ready: Sequence[_Ready],
-    persons: _Persons,
+    persons: Sequence[_PersonRow],
     now: datetime,
     cipher: Cipher,
 ) -> int:
@@ -252,10 +262,10 @@ def _write(
     templates = (
         (
             template.template_id,
-            persons.of(template.key).number,
+            person.number,
             cipher.seal_vector(template.template_id, collection.model_id, template.vector),
         )
-        for template in ready
+        for template, person in zip(ready, persons, strict=True)
     )
     same = {
         "collection_number": collection.number,
@@ -327,17 +337,6 @@ def _note(session: Session, collection: Collection, resume: Resume, lines: int) 
         row = ImportedFile(collection_number=collection.number, sha256=resume.sha256, lines=0)
         session.add(row)
     row.lines = max(row.lines, lines)
-
-
-def _accepted(template: _Ready, person: PersonName, seq: int) -> BatchVerdict:
-    return BatchVerdict(
-        index=template.position,
-        file=template.line.file,
-        status="accepted",
-        person=person,
-        template_id=template.template_id,
-        seq=seq,
-    )
 
 
 def refusal(index: int, file: str | None, error: MusterError) -> BatchVerdict:

@@ -1,7 +1,7 @@
 """Reading what `match-server import` enrolls: a folder of pictures, or a file of templates."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from match_server.picture_folder import (
     pictures_in,
     printable_name,
 )
-from match_server.schemas.batches import BatchQuery, BatchVerdict
+from match_server.schemas.batches import BatchQuery, Verdict
 from match_server.services.batches.batches import Batches, Item
 from match_server.services.batches.bulk import Resume
 from match_server.services.batches.person_folders import PersonFolders
@@ -82,8 +82,8 @@ class Imports:
         done = 0 if again else min(self._batches.lines_done(collection, resume), lines)
         return Plan(_lines(source, self._max_bytes, done), lines, done, resume)
 
-    def run(self, collection: str, plan: Plan, options: BatchQuery) -> Iterator[BatchVerdict]:
-        """Enroll the items of a plan, and yield each verdict when it is on the disk."""
+    def run(self, collection: str, plan: Plan, options: BatchQuery) -> Iterator[Sequence[Verdict]]:
+        """Enroll the items of a plan, and yield the verdicts of each transaction after it."""
         return self._batches.run(collection, plan.items, options, plan.resume)
 
 

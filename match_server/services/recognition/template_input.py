@@ -1,7 +1,6 @@
 """Templates from clients, checked against their collection."""
 
-import base64
-import contextlib
+import binascii
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,8 @@ from match_server.db.tables import Collection
 from match_server.services.collection_ref import CollectionRef
 from shared.errors import MalformedInput, ModelMismatch, MusterError
 from shared.wire.template import UNIT_TOLERANCE, Template, decode_template
+
+_SURELY_UNIT = UNIT_TOLERANCE - 1e-4  # a length in single precision is wrong by less
 
 
 def template_of(
@@ -50,31 +51,39 @@ def stored_forms(
 
     The checks are those of `template_of`; base64 vectors are checked all at once.
     """
-    row_bytes = 2 * collection.dimension
-    raw: list[bytes | None] = []
-    for vector, model_id in vectors:
-        decoded = None
-        if isinstance(vector, str) and model_id == collection.model_id:
-            with contextlib.suppress(ValueError):
-                decoded = base64.b64decode(vector, validate=True)
-        raw.append(decoded if decoded is not None and len(decoded) == row_bytes else None)
-    packed = np.frombuffer(b"".join(row for row in raw if row is not None), dtype="<f2")
+    model_id, row_bytes = collection.model_id, 2 * collection.dimension
+    decoded = [_decoded(vector, model, model_id, row_bytes) for vector, model in vectors]
+    packed = np.frombuffer(b"".join(filter(None, decoded)), dtype="<f2")
     rows = packed.reshape(-1, collection.dimension).astype(np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    unit = iter((np.abs(lengths - 1.0) <= UNIT_TOLERANCE).tolist())  # false where not finite
-    valid = [row is not None and next(unit) for row in raw]
-    forms: list[bytes | MusterError] = []
-    for (vector, model_id), row, is_unit in zip(vectors, raw, valid, strict=True):
-        if row is not None and is_unit:
-            forms.append(row)
-            continue
-        try:
-            template = template_of(vector, model_id, collection)
-        except MusterError as error:
-            forms.append(error)
-        else:
-            forms.append(template.vector.astype(np.dtype("<f2")).tobytes())
-    return forms
+    squares = np.einsum("ij,ij->i", rows, rows)
+    unit = iter((np.abs(np.sqrt(squares) - 1.0) <= _SURELY_UNIT).tolist())  # false if not finite
+    return [
+        row if row is not None and next(unit) else _stored_form(vector, model, collection)
+        for (vector, model), row in zip(vectors, decoded, strict=True)
+    ]
+
+
+def _decoded(
+    vector: str | list[float] | None, model_id: str | None, expected: str, row_bytes: int
+) -> bytes | None:
+    """The bytes of a base64 vector; None where it is another kind of value, or wrong."""
+    if model_id != expected or not isinstance(vector, str):
+        return None
+    try:
+        row = binascii.a2b_base64(vector, strict_mode=True)
+    except ValueError:
+        return None
+    return row if len(row) == row_bytes else None
+
+
+def _stored_form(
+    vector: str | list[float] | None, model_id: str | None, collection: Collection
+) -> bytes | MusterError:
+    try:
+        template = template_of(vector, model_id, collection)
+    except MusterError as error:
+        return error
+    return template.vector.astype(np.dtype("<f2")).tobytes()
 
 
 def require_model(model_id: str, collection: Collection | CollectionRef) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def _verdicts(api, source, *, again=False, naming=BY_FOLDER, stop_after=None, **
     planned = api.services.imports.plan("default", Path(source), again=again, naming=naming)
     run = api.services.imports.run("default", planned, BatchQuery(**options))
     verdicts = []
-    for verdict in run:
+    for verdict in chain.from_iterable(run):
         verdicts.append(verdict)
         if len(verdicts) == stop_after:
             break
@@ -260,7 +261,7 @@ def test_real_people_are_imported_and_told_apart(make_services):
     folder = Path(os.environ["MUSTER_TEST_FACES"])
     services.collections.create(CollectionCreate(name="people"))
     planned = services.imports.plan("people", folder, again=False)
-    verdicts = list(services.imports.run("people", planned, BatchQuery()))
+    verdicts = list(chain.from_iterable(services.imports.run("people", planned, BatchQuery())))
     people = {Path(one.file).parent.name for one in verdicts if one.status == "accepted"}
     persons = services.persons.page("people", PersonQuery(size=1000))
     assert {one.name for one in persons.items} == people

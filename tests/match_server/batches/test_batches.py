@@ -5,13 +5,15 @@ import io
 import json
 import tracemalloc
 from functools import partial
+from itertools import chain
 
 import pytest
 from PIL import Image
 from sqlalchemy import func, select
 
 from match_server.db.tables import Change, Person, Template
-from match_server.schemas.batches import BatchLine, BatchQuery
+from match_server.schemas.batches import AcceptedTemplate, BatchLine, BatchQuery, BatchVerdict
+from match_server.schemas.persons import PersonName
 from match_server.services.batches import bulk
 from shared.errors import NotFound
 
@@ -410,7 +412,8 @@ def test_verdicts_come_while_the_rest_is_still_being_sent(api, helpers):
     ]
     from match_server.services.batches.reader import lines_of
 
-    verdicts = api.services.batches.run("default", lines_of(Slow(lines), 10_000), BatchQuery())
+    groups = api.services.batches.run("default", lines_of(Slow(lines), 10_000), BatchQuery())
+    verdicts = chain.from_iterable(groups)
     assert next(verdicts).status == "accepted"
     assert len(sent) == 2  # pictures are compared where another person's begin
     assert [one.status for one in verdicts] == ["accepted", "accepted"]
@@ -437,7 +440,7 @@ def test_memory_does_not_grow_with_the_length_of_the_batch(api, helpers):
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         run = api.services.batches.run("default", lines_of(Stream(), 10_000), BatchQuery())
-        assert sum(one.status == "accepted" for one in run) == count
+        assert sum(one.status == "accepted" for one in chain.from_iterable(run)) == count
         return tracemalloc.get_traced_memory()[1] - before
 
     tracemalloc.start()
@@ -540,3 +543,23 @@ def test_a_batch_enrolls_nobody_once_its_key_has_been_revoked(api, helpers):
         statuses = _statuses(verdicts)
         assert [statuses.count("accepted"), statuses.count("refused")] == counts, verdicts
         assert verdicts[-1]["code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize("file", [None, 'Zoë "Z"/\\1.png'])
+def test_the_verdict_for_a_template_is_written_as_any_other_verdict(file):
+    person, template_id = PersonName(id="p1", name='Zoë "Z" \\ Ärger'), "0199-x"
+    verdict = BatchVerdict(
+        index=7, file=file, status="accepted", person=person, template_id=template_id, seq=12
+    )
+    accepted = AcceptedTemplate(7, file, person, person.model_dump_json(), template_id, 12)
+    assert accepted.line() == verdict.line()
+
+
+@pytest.mark.parametrize("length", [0.9948, 0.99491, 0.9951, 1.0, 1.0049, 1.00509, 1.0052])
+def test_vectors_in_bulk_are_held_to_the_same_length_as_a_single_vector(api, helpers, length):
+    template = helpers.encode(length * helpers.unit_vector(1))
+    single = {"template": template, "model_id": helpers.MODEL}
+    api.ok("POST", "/v1/collections/default/persons", json={"id": "ann", "name": "Ann"})
+    status = api.call("POST", "/v1/collections/default/persons/ann/templates", json=single)
+    accepted = ["accepted"] if status.status_code == 201 else ["refused"]
+    assert _statuses(_lines(api, {"name": "Ann", **single})) == accepted

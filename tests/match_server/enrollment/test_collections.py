@@ -4,6 +4,7 @@ import base64
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,7 @@ def test_each_preset_holds_real_pictures_to_its_own_ranges(make_services):
             picture_item(n, f"p/{n}", one.parent.name, one.read_bytes())
             for n, one in enumerate(pictures)
         ]
-        verdicts = list(services.batches.run(gate, planned, BatchQuery()))
+        verdicts = list(chain.from_iterable(services.batches.run(gate, planned, BatchQuery())))
         refused = [one for one in verdicts if one.code == "quality_refused"]
         reasons[gate] = [name for one in refused for name in one.details["reasons"]]
         assert set(reasons[gate]) <= set(GATES[gate].ranges)

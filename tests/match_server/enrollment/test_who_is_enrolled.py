@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -193,7 +194,8 @@ def test_two_folders_of_one_name_are_refused_by_import_and_by_a_batch(tmp_path, 
         (faces / folder / "1.png").write_bytes(people.paint((colour, 80)))
     imports = people.api.services.imports
     plan = imports.plan("default", faces, again=False)
-    verdicts = {one.file: one for one in imports.run("default", plan, BatchQuery())}
+    groups = imports.run("default", plan, BatchQuery())
+    verdicts = {one.file: one for one in chain.from_iterable(groups)}
     assert {file: one.status for file, one in verdicts.items()} == {
         "north/jo/1.png": "refused",
         "north/kim/1.png": "accepted",
