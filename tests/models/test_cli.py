@@ -53,10 +53,10 @@ def test_all_packs_are_listed_with_their_licences(run: Run) -> None:
     assert listed["buffalo_l"]["commercial_use"] is False
     assert listed["edgeface-xs"]["disputed"].startswith("the code's repositories say BSD-3-Clause")
     assert listed["edgeface-xs"]["missed_percent"] < listed["compact"]["missed_percent"] / 3
-    assert listed["edgeface-xs"]["face_ms"] < listed["compact"]["face_ms"] * 0.6
+    assert listed["edgeface-xs"]["face_ms"] < listed["compact"]["face_ms"] * 1.1
     text = run("list").output
     assert "disputed" in text
-    assert "a fifth of compact's errors at half its time" in text.replace("\n", " ")
+    assert "a fifth of compact's errors in the same time" in text.replace("\n", " ")
 
 
 def test_what_a_pack_costs_and_gives_is_told(run: Run) -> None:
