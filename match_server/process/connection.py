@@ -6,11 +6,11 @@ import ssl
 import time
 from typing import Any
 
-from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
 from gunicorn.http import errors as http_errors  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
 from match_server.process.client_socket import SLOWEST_BYTES_PER_S, ClientSocket, SlowClients
+from match_server.process.request_head import HeadParser
 from shared.errors import MusterError
 
 BUFFER_BYTES = 64 * 1024
@@ -58,7 +58,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
                 client_socket, server_side=True, do_handshake_on_connect=False
             )
         self.sock = ClientSocket(self.raw, timeout_s, slow)
-        self.parser = gunicorn_http.get_parser(cfg, self.sock, client)
+        self.parser = HeadParser(cfg, self.sock, client)
 
     def receive(self) -> None:
         """Reads until a request is complete, or as much of it as is buffered.

@@ -8,11 +8,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from gunicorn import http as gunicorn_http  # type: ignore[import-untyped]
-
 from match_server.api.parking import PARKING, Parked, Parking, Wait
 from match_server.process.connection import BUFFER_BYTES, Connection
 from match_server.process.http_worker import HttpWorker
+from match_server.process.request_head import HeadParser
 
 CONNECTIONS = 4000
 """Connections of one worker, parked ones included; beyond them the longest idle is closed."""
@@ -177,7 +176,7 @@ class ParkingWorker(HttpWorker):
     def _restart(self, conn: Connection) -> None:
         """Handles the request from the beginning: no byte of a response was sent."""
         later = conn.take_request()
-        conn.parser = gunicorn_http.get_parser(self.cfg, conn.sock, conn.client)
+        conn.parser = HeadParser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.request + later)
         self.enqueue_req(conn)
 
