@@ -28,7 +28,7 @@ _PROBES = 256
 @click.option("--n", default=10_000, show_default=True, help="Enrolled templates.")
 @click.option("--clients", default="1,8,32,128", show_default=True, help="Connections at once.")
 @click.option("--seconds", default=4.0, show_default=True, help="Measured for each row.")
-@click.option("--workers", default=1, show_default=True, help="Worker processes of the server.")
+@click.option("--workers", type=int, help="Worker processes of each server; default: the server's.")
 @click.option("--threads", default=64, show_default=True, help="Threads of each worker.")
 @click.option(
     "--only", type=click.Choice(["search", "picture", "probe", "probes"]), help="One kind alone."
@@ -46,18 +46,19 @@ def main(
     n: int,
     clients: str,
     seconds: float,
-    workers: int,
+    workers: int | None,
     threads: int,
     only: str | None,
     peers: str,
     report: Path | None,
 ) -> None:
     """Searches by vector and by picture, and probes, a second through a real server."""
-    facts = {**machine_facts(), "templates": n, "workers": workers, "threads": threads}
-    print_facts(facts)
     counts = [int(count) for count in clients.split(",") if count]
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data_dir=Path(folder), workers=workers, threads=threads, port=0)
+        kind = {"workers": settings.worker_processes, "threads": threads}
+        facts = {**machine_facts(), "templates": n, **kind}
+        print_facts(facts)
         prepare(settings)
         if peers:
             tables = compare(settings, n, counts, seconds, peers)

@@ -67,7 +67,9 @@ def compare(
         print_table(f"Searches among {n:,}; ratio: Muster's searches a second ÷ theirs", rows)
         tables = {"searches": rows}
         if "face_recognition" in peers:
-            tables["pictures"] = _pictures(stack, own, n, settings.workers, clients, seconds)
+            tables["pictures"] = _pictures(
+                stack, own, n, settings.worker_processes, clients, seconds
+            )
     return tables
 
 
@@ -102,7 +104,7 @@ def _searchers(
     np.save(rows, crowd.rows)
     np.save(probes, crowd.probes)
     contenders = [
-        stack.enter_context(flask_search(name, rows, own.bodies, settings.workers))
+        stack.enter_context(flask_search(name, rows, own.bodies, settings.worker_processes))
         for name in peers
         if name in LIBRARIES
     ]

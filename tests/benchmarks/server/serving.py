@@ -26,7 +26,7 @@ _MOST_S = 600  # of one measurement
 def served(settings: Settings, *, ready: bool = True) -> Iterator[tuple[psutil.Process, int]]:
     """A real server over the data folder, `ready` or just started; its log goes to a file there."""
     command = [sys.executable, "-c", "from match_server.commands.cli import main; main()", "serve"]
-    options = ["--port", "0", "--workers", str(settings.workers)]
+    options = ["--port", "0", "--workers", str(settings.worker_processes)]
     options += ["--threads", str(settings.threads), "--data-dir", str(settings.data_dir)]
     with (
         (settings.data_dir / "log").open("wb") as log,
