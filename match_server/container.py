@@ -87,6 +87,7 @@ class Services:
     secrets: Secrets
     files: FileStore
     points: OperatingPoints
+    recognition: Recognition
     collections: Collections
     policy_warnings: PolicyWarnings
     calibrations: Calibrations
@@ -140,6 +141,10 @@ class Services:
             self.secrets.seal_plain(self.database)
         return self.keys.any_valid()
 
+    def set_gauges(self) -> None:
+        """Set the metrics of this process that are read, not counted."""
+        _set_gauges(self.metrics, self.recognition)
+
     def close(self) -> None:
         self.housekeeper.stop()
         with contextlib.suppress(MusterError):  # without a database, the last minute is lost
@@ -148,6 +153,18 @@ class Services:
         self.feed_watch.close()
         self.galleries.close()
         self.database.close()
+
+
+def _set_gauges(metrics: Metrics, recognition: Recognition) -> None:
+    galleries, persons = recognition.galleries, recognition.persons
+    metrics.process(
+        lag=galleries.lag(),
+        damaged=galleries.damaged(),
+        connections=recognition.database.connections(),
+        cache_bytes=persons.bytes,
+        cache_hits=persons.hits,
+        cache_misses=persons.misses,
+    )
 
 
 def build_services(
@@ -208,6 +225,7 @@ def build_services(
         secrets=secrets,
         files=files,
         points=points,
+        recognition=recognition,
         calibrations=Calibrations(database, clock, points),
         collections=collections,
         policy_warnings=policy_warnings,
@@ -248,11 +266,7 @@ def build_services(
                 Task(
                     "set the gauges of this process",
                     5,
-                    lambda: metrics.process(
-                        lag=galleries.lag(),
-                        damaged=galleries.damaged(),
-                        connections=database.connections(),
-                    ),
+                    lambda: _set_gauges(metrics, recognition),
                     alone=False,
                 ),
                 Task("compare galleries with the database", 300, galleries.compare, alone=False),

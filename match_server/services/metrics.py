@@ -90,6 +90,19 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="liveall",
         )
+        self._cache_bytes = Gauge(
+            "muster_person_cache_bytes",
+            "Memory of this process's cache of the persons that searches found.",
+            registry=self._registry,
+            multiprocess_mode="liveall",
+        )
+        self._cache_lookups = Gauge(
+            "muster_person_cache_lookups",
+            "Persons that searches of this process have looked up: in the cache, or not in it.",
+            ("outcome",),
+            registry=self._registry,
+            multiprocess_mode="liveall",
+        )
         self._connections = Gauge(
             "muster_database_connections",
             "This process's connections to the database: in use, idle, and how many it may open.",
@@ -98,8 +111,20 @@ class Metrics:
             multiprocess_mode="liveall",
         )
 
-    def process(self, *, lag: int, damaged: int, connections: Connections) -> None:
+    def process(
+        self,
+        *,
+        lag: int,
+        damaged: int,
+        connections: Connections,
+        cache_bytes: int,
+        cache_hits: int,
+        cache_misses: int,
+    ) -> None:
         """Set the gauges of this process."""
+        self._cache_bytes.set(cache_bytes)
+        self._cache_lookups.labels("hit").set(cache_hits)
+        self._cache_lookups.labels("miss").set(cache_misses)
         self._lag.set(lag)
         self._damaged.set(damaged)
         for state in ("in_use", "idle", "most"):

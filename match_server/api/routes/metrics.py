@@ -16,11 +16,7 @@ def metrics_routes(services: Services) -> Routes:
     def get_metrics() -> Response:
         """Read the metrics, for Prometheus."""
         database = services.database
-        services.metrics.process(
-            lag=services.galleries.lag(),
-            damaged=services.galleries.damaged(),
-            connections=database.connections(),
-        )
+        services.set_gauges()
         text, media_type = services.metrics.exposition(
             lambda: database_gauges(database, services.settings.data_dir)
         )

@@ -66,6 +66,19 @@ def test_a_process_reports_the_lag_of_its_galleries_and_its_connections(api, hel
     assert figures(api)["muster_gallery_lag",] == 0
 
 
+def test_a_process_counts_the_lookups_of_its_cache_of_persons(api, helpers, figures):
+    ann = api.person("Ann", helpers.unit_vector(1))
+    api.search(helpers.unit_vector(1))
+    values = figures(api)
+    assert values["muster_person_cache_lookups", ("outcome", "miss")] == 1
+    assert values["muster_person_cache_bytes",] > 0
+    api.search(helpers.unit_vector(1))
+    assert figures(api)["muster_person_cache_lookups", ("outcome", "hit")] == 1
+    api.ok("PATCH", f"/v1/collections/default/persons/{ann}", json={"name": "Anna"})
+    api.search(helpers.unit_vector(1))
+    assert figures(api)["muster_person_cache_lookups", ("outcome", "miss")] == 2
+
+
 def test_gauges_are_read_from_the_database(api, helpers, figures):
     api.person("Ann", helpers.unit_vector(1))
     api.send(*(api.probe(helpers.unit_vector(1), sequence=n) for n in (1, 5)))
