@@ -12,10 +12,9 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
 )
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column
 
 from match_server.db.tables.base import Json, Name, Table, UtcTime, Uuid, where_encrypted
-from match_server.db.tables.people import Collection, Person
 
 
 class Event(Table):
@@ -81,18 +80,6 @@ class Event(Table):
     # Decision of a user on this or a similar sighting: probes do not change it any more.
     review: Mapped[str | None] = mapped_column(String(20))
 
-    person: Mapped[Person | None] = relationship(foreign_keys=[person_number], lazy="raise")
-    local_person: Mapped[Person | None] = relationship(
-        foreign_keys=[local_person_number], lazy="raise"
-    )
-    collection: Mapped[Collection | None] = relationship(lazy="raise")
-    candidates: Mapped[list["EventCandidate"]] = relationship(
-        order_by="EventCandidate.rank",
-        cascade="all, delete-orphan",
-        passive_deletes=True,
-        lazy="raise",
-    )
-
 
 class EventTrack(Table):
     """One track of a sighting, with the best result of its own probes."""
@@ -153,8 +140,6 @@ class EventCandidate(Table):
     template_id: Mapped[str] = mapped_column(Uuid)
     similarity: Mapped[float]
     match_probability: Mapped[float | None]  # NULL: without an adopted calibration
-
-    person: Mapped[Person] = relationship(lazy="raise")
 
 
 class Probe(Table):

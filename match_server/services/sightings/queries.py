@@ -2,30 +2,28 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from functools import partial
+from typing import Literal
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.tables import Collection, Event, EventCandidate, Person, Template
-from match_server.schemas.base import Decision, Page
-from match_server.schemas.events import EventQuery, EventView, LocalView, StreamQuery
-from match_server.schemas.persons import PersonName
-from match_server.schemas.search import CandidateView
+from match_server.db.tables import Collection, Event, Person, Template
+from match_server.schemas.base import Page
+from match_server.schemas.events import EventQuery, EventView, StreamQuery
 from match_server.services.change_feed import position
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import count_of, numbers_of
-from match_server.services.paging import each, page_of
+from match_server.services.paging import page_of
+from match_server.services.sightings.event_views import views_of_events
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
 from shared.errors import NotFound
-from shared.wire.quality import Quality
 
 _BATCH = 100
 
 
-Review = Literal["confirmed", "wrong", "person", "discard", "like"]
 Kind = Literal["created", "updated", "merged"]
 
 
@@ -56,8 +54,8 @@ class Events:
             statement = statement.where(Event.received_at < query.until)
         with self._database.read() as session:
             newest_first = Event.received_at.desc(), Event.id.desc()
-            statement = statement.options(*_WITH_NAMES)
-            return page_of(session, statement, query, *newest_first, views=each(_view))
+            views = partial(views_of_events, session)
+            return page_of(session, statement, query, *newest_first, views=views)
 
     def get(self, event_id: str) -> EventView:
         with self._database.read() as session:
@@ -101,36 +99,28 @@ class Events:
             if revision >= newest:
                 return [], newest
             statement = _filtered(select(Event), query).where(Event.revision > revision)
-            rows = session.scalars(
-                statement.order_by(Event.revision).limit(_BATCH).options(*_WITH_NAMES)
-            ).all()
+            rows = session.scalars(statement.order_by(Event.revision).limit(_BATCH)).all()
             reached = rows[-1].revision if len(rows) == _BATCH else newest
             now = self._clock.now()
-            return [_update(row, revision, now) for row in rows], reached
-
-
-_WITH_NAMES = (
-    joinedload(Event.person),
-    joinedload(Event.local_person),
-    joinedload(Event.collection),
-    selectinload(Event.candidates).joinedload(EventCandidate.person),
-)
+            views = views_of_events(session, rows)
+            updates = [
+                _update(row, view, revision, now) for row, view in zip(rows, views, strict=True)
+            ]
+            return updates, reached
 
 
 def event_view(session: Session, event_id: str) -> EventView | None:
     """One event as clients see it; None when there is none."""
-    row = session.scalars(
-        select(Event)
-        .where(Event.id == event_id)
-        .options(*_WITH_NAMES)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    return None if row is None else _view(row)
+    by_id = select(Event).where(Event.id == event_id)
+    rows = session.scalars(by_id.execution_options(populate_existing=True)).all()
+    views = views_of_events(session, rows)
+    return views[0] if views else None
 
 
 def rows_with_views(session: Session, statement: Select[Event]) -> list[tuple[Event, EventView]]:
     """The events of a query, each with what clients see of it."""
-    return [(row, _view(row)) for row in session.scalars(statement.options(*_WITH_NAMES))]
+    rows = session.scalars(statement).all()
+    return list(zip(rows, views_of_events(session, rows), strict=True))
 
 
 def as_of(view: EventView, now: datetime) -> EventView:
@@ -157,87 +147,8 @@ def _filtered(statement: Select[Event], query: EventQuery | StreamQuery) -> Sele
     return statement
 
 
-def _update(row: Event, seen: int, now: datetime) -> Update:
+def _update(row: Event, view: EventView, seen: int, now: datetime) -> Update:
     if row.merged_into is not None:
-        return Update("merged", _view(row))
+        return Update("merged", view)
     kind: Kind = "created" if row.created_revision > seen else "updated"
-    return Update(kind, as_of(_view(row), now))
-
-
-def _view(row: Event) -> EventView:
-    candidates = [
-        CandidateView.of(
-            PersonName(id=candidate.person.id, name=candidate.person.name),
-            candidate.template_id,
-            candidate.similarity,
-            candidate.match_probability,
-            rank=rank,
-        )
-        for rank, candidate in enumerate(row.candidates, start=1)
-    ]
-    return view_of(
-        row,
-        None if row.collection is None else row.collection.name,
-        None if row.person is None else PersonName(id=row.person.id, name=row.person.name),
-        candidates,
-        None
-        if row.local_person is None
-        else PersonName(id=row.local_person.id, name=row.local_person.name),
-    )
-
-
-def view_of(
-    row: Event,
-    collection: str | None,
-    person: PersonName | None,
-    candidates: list[CandidateView],
-    local_person: PersonName | None,
-) -> EventView:
-    """An event as clients see it, with the names that go with it."""
-    x1, y1, x2, y2 = row.box
-    width, height = row.frame_size
-    return EventView(
-        id=row.id,
-        revision=row.revision,
-        collection=collection,
-        device=row.device,
-        camera=row.camera,
-        track_id=row.shown_track_id or row.track_id,
-        tracks=row.tracks,
-        merged_into=row.merged_into,
-        decision=cast(Decision, row.decision),
-        person=person,
-        person_erased=row.person_erased,
-        similarity=row.similarity,
-        threshold=row.threshold,
-        shots=row.shots,
-        candidates=candidates,
-        quality=Quality.model_validate(row.quality),
-        liveness=row.liveness,
-        live=row.live,
-        captured_at=row.captured_at,
-        received_at=row.received_at,
-        expires_at=row.expires_at,
-        first_captured_at=row.first_captured_at,
-        last_captured_at=row.last_captured_at,
-        probes=row.probes,
-        box=(x1, y1, x2, y2),
-        frame_size=(width, height),
-        snapshot=None
-        if row.snapshot is None
-        else f"/v1/events/{row.id}/snapshot?revision={row.revision}",
-        review=cast(Review | None, row.review),
-        local=_local_view(row, local_person),
-    )
-
-
-def _local_view(row: Event, person: PersonName | None) -> LocalView | None:
-    if row.local_decision is None:
-        return None
-    decided = row.decision, row.person_number
-    return LocalView(
-        decision=cast(Decision, row.local_decision),
-        person=person,
-        similarity=row.local_similarity,
-        agrees=decided == (row.local_decision, row.local_person_number),
-    )
+    return Update(kind, as_of(view, now))

@@ -100,7 +100,7 @@ class Sightings:
             view = self._views.show(event, outcome)
             return view, [name for name in unused if name is not None]
         keep_fresh(event, message, outcome)
-        return self._views.show_earlier(event), [name for name in unused if name is not None]
+        return self._views.show_stored(event), [name for name in unused if name is not None]
 
     def write(self) -> None:
         """Write the rows of the added probes."""
