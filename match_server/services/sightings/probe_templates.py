@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import Table as SqlTable
+from sqlalchemy import bindparam, delete, insert, update
 from sqlalchemy.orm import Session
 
 from match_server.db.tables import EventTemplate
@@ -11,6 +13,11 @@ from match_server.services.encryption.vault import Cipher
 from match_server.services.lookups import batches
 from shared.ids import new_id
 from shared.wire.template import Template
+
+# Plain table, without ORM mapping.
+_TEMPLATES = cast(SqlTable, EventTemplate.__table__)
+_DELETE = delete(_TEMPLATES).where(_TEMPLATES.c.event_id.in_(bindparam("events", expanding=True)))
+_INSERT = insert(_TEMPLATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +33,9 @@ def keep_templates(session: Session, shown: Sequence[ShownTemplate]) -> None:
     """Store these templates in place of the sightings' earlier ones."""
     if not shown:
         return
+    connection = session.connection()
     for ids in batches([template.event_id for template in shown]):
-        session.execute(delete(EventTemplate).where(EventTemplate.event_id.in_(ids)))
+        connection.execute(_DELETE, {"events": ids})
     rows = []
     for template in shown:
         row_id, model_id = new_id(), template.template.model_id
@@ -35,7 +43,7 @@ def keep_templates(session: Session, shown: Sequence[ShownTemplate]) -> None:
         sealed = template.cipher.seal_vector(row_id, model_id, vector)
         row = {"id": row_id, "event_id": template.event_id, "model_id": model_id, "vector": sealed}
         rows.append(row)
-    session.execute(insert(EventTemplate), rows)
+    connection.execute(_INSERT, rows)
 
 
 def keep_better_template(session: Session, into: str, gone: str, *, better: bool) -> None:

@@ -5,6 +5,7 @@ probe is searched as the mean of the track so far, if it agrees with it. For thi
 probes are kept for a short time (the setting `fuse_tracks_s`), encrypted like their collection.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from match_server.db.tables import TrackTemplate
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.policy.operating_point import OperatingPoint
+from match_server.services.sightings.recent_tracks import MOST_NEARBY, RecentTracks
 from shared.clock import Clock
 from shared.errors import Damaged, KeyMissing, MalformedInput
 from shared.fusion import SAME_PERSON, SAME_PERSON_FMR, weighted_mean
@@ -27,12 +29,14 @@ from shared.wire.messages import ProbeMessage
 from shared.wire.template import Template, unit_rows
 
 _MOST_SHOTS = 16  # above this, older shots count less
-_MOST_NEARBY = 32  # newest tracks that a new track is compared with
 _SAME_VISIT = 0.5  # cosine, without a calibration
 _SAME_VISIT_FMR = 1e-5
 _LEAST_WEIGHT = 1e-2  # of a shot of no quality, so that its template survives float16
 
+_LEAST_LENGTH = 1e-12  # of a sum with a direction
+
 TrackKey = tuple[str, str, str]  # device, camera, track id
+CameraKey = tuple[str, str]  # device, camera
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,52 +121,14 @@ class _Row:
     shots: TrackShots | None  # None: too old, or of another collection or model
 
 
-class _RecentTracks:
-    """The recent tracks of one camera, with their templates as rows of one array."""
-
-    def __init__(self, dimension: int) -> None:
-        self._places: dict[str, int] = {}  # row of each track
-        self._shots: list[TrackShots] = []
-        self._rows = np.zeros((_MOST_NEARBY, dimension), np.float32)  # may be longer than _shots
-
-    def put(self, track_id: str, shots: TrackShots) -> None:
-        """Keep the newest state of a track."""
-        place = self._places.setdefault(track_id, len(self._shots))
-        if place == len(self._shots):
-            self._shots.append(shots)
-        if place == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        self._shots[place] = shots
-        self._rows[place] = shots.template.vector
-
-    def most_alike(
-        self, message: ProbeMessage, template: Template, limit: float, window: timedelta
-    ) -> str | None:
-        """The most similar other track of the same time, if its similarity reaches the limit."""
-        similarities = (self._rows[: len(self._shots)] @ template.vector).tolist()
-        alike = [
-            (similarity, track_id)
-            for track_id, similarity, shots in zip(
-                self._places, similarities, self._shots, strict=True
-            )
-            if similarity >= limit
-            and track_id != message.track_id
-            and shots.template.model_id == template.model_id
-            and abs(message.captured_at - shots.captured_at) <= window
-        ]
-        return max(alike)[1] if alike else None
-
-
 class FusedProbes:
     """The probes of one transaction, fused with the earlier shots of their tracks."""
 
     def __init__(
-        self, stored: Mapping[TrackKey, _Row], nearby: Mapping[TrackKey, TrackShots]
+        self, stored: Mapping[TrackKey, _Row], recent: dict[CameraKey, RecentTracks]
     ) -> None:
         self._stored = stored  # as it was before the search
-        self._recent: dict[tuple[str, str], _RecentTracks] = {}  # by device and camera
-        for key, shots in nearby.items():
-            self._note_recent(key, shots)
+        self._recent = recent
         self._changed: dict[TrackKey, tuple[TrackShots, CollectionRef, str]] = {}
         self._tracks: set[TrackKey] = set()
 
@@ -183,16 +149,12 @@ class FusedProbes:
             # Rounded as in storage, so that a list of probes has the same result as single probes.
             after = replace(after, **_parts(_packed_sum(after), collection.model_id))
             self._changed[key] = after, collection, message.probe_id
-            self._note_recent(key, after)
+            dimension = after.template.dimension
+            recent = self._recent.setdefault(key[:2], RecentTracks(dimension))
+            recent.put(message.track_id, after.template.vector, after.captured_at)
         if before is not None:
             return searched
         return replace(searched, earlier_track=self._earlier_track(message, template, point))
-
-    def _note_recent(self, key: TrackKey, shots: TrackShots) -> None:
-        recent = self._recent.get(key[:2])
-        if recent is None:
-            recent = self._recent[key[:2]] = _RecentTracks(shots.template.dimension)
-        recent.put(key[2], shots)
 
     def _earlier_track(
         self, message: ProbeMessage, template: Template, point: OperatingPoint
@@ -245,30 +207,55 @@ class TrackTemplates:
         if not self._kept or not probes:
             return None
         collections = {_key_of(message): collection for message, collection in probes}
+        ciphers = {
+            number: self._vault.cipher(self._database, collection)
+            for number, collection in {each.number: each for each in collections.values()}.items()
+        }
         rows = {}
         for row in self._database.execute(_ROWS_OF_TRACKS, {"tracks": _ids(collections)}):
             key: TrackKey = row[:3]
             if key in collections:
-                rows[key] = self._unpacked(key, row[3:], collections[key])
+                collection = collections[key]
+                cipher = ciphers[collection.number]
+                rows[key] = self._unpacked(key, row[3:], collection, cipher)
         return FusedProbes(
             rows, self._nearby({key: collections[key] for key in collections.keys() - rows})
         )
 
-    def _nearby(self, new: Mapping[TrackKey, CollectionRef]) -> dict[TrackKey, TrackShots]:
-        """Recent shots of other tracks at the cameras of new tracks."""
+    def _nearby(self, new: Mapping[TrackKey, CollectionRef]) -> dict[CameraKey, RecentTracks]:
+        """Recent tracks at the cameras of new tracks."""
         cameras = {key[:2]: collection for key, collection in new.items()}
         if not cameras:
             return {}
-        nearby = {}
         parameters: dict[str, Any] = {"cameras": sorted({camera for _, camera in cameras})}
-        parameters |= {"most": _MOST_NEARBY, "skipped": 0}
+        parameters |= {"most": MOST_NEARBY, "skipped": 0}
+        of_cameras: dict[CameraKey, list[Sequence[Any]]] = {}
         for row in self._database.execute(_ROWS_OF_CAMERAS, parameters):
-            key: TrackKey = row[:3]
-            collection = cameras.get(key[:2])
-            shots = None if collection is None else self._unpacked(key, row[3:], collection).shots
-            if shots is not None:
-                nearby[key] = shots
-        return nearby
+            if row[:2] in cameras:
+                of_cameras.setdefault(row[:2], []).append(row)
+        return {
+            camera: self._recent_tracks(rows, cameras[camera])
+            for camera, rows in of_cameras.items()
+        }
+
+    def _recent_tracks(
+        self, rows: Sequence[Sequence[Any]], collection: CollectionRef
+    ) -> RecentTracks:
+        """The tracks of one camera in these rows, without those that cannot be used."""
+        recent = RecentTracks(collection.dimension)
+        cipher = self._vault.cipher(self._database, collection)
+        opened = [
+            (row, self._opened((row[0], row[1], row[2]), row[3:], collection, cipher))
+            for row in rows
+        ]
+        usable = [(row, packed) for row, packed in opened if packed is not None]
+        sums = np.frombuffer(b"".join(packed for _, packed in usable), "<f2")
+        sums = sums.reshape(-1, collection.dimension).astype(np.float64)
+        lengths = np.linalg.norm(sums, axis=1)
+        for (row, _), total, length in zip(usable, sums, lengths.tolist(), strict=True):
+            if _LEAST_LENGTH <= length < math.inf:  # false for NaN too
+                recent.put(row[2], (total / length).astype(np.float32), row[_CAPTURED_AT])
+        return recent
 
     def sweep(self) -> int:
         """Delete expired rows, and return how many they were."""
@@ -280,21 +267,35 @@ class TrackTemplates:
             gone = session.execute(delete(TrackTemplate).where(old).returning(TrackTemplate.shots))
             return len(gone.all())
 
-    def _unpacked(self, key: TrackKey, values: Sequence[Any], collection: CollectionRef) -> _Row:
-        probe_id, number, model_id, vector, shots, fuses, captured, received, disputed = values
-        usable = (number, model_id) == (collection.number, collection.model_id)
-        if not usable or received < self._clock.now() - self._kept:
+    def _unpacked(
+        self, key: TrackKey, values: Sequence[Any], collection: CollectionRef, cipher: Cipher
+    ) -> _Row:
+        probe_id, _, model_id, _, shots, fuses, captured, _, disputed = values
+        packed = self._opened(key, values, collection, cipher)
+        if packed is None:
             return _Row(probe_id, None)
-        cipher = self._vault.cipher(self._database, collection)
         try:
-            (opened,) = cipher.open_vectors(model_id, [("/".join(key), vector)])
-            parts = _parts(opened, model_id)
-        except (Damaged, KeyMissing, MalformedInput):  # encrypted with a key that was retired since
+            parts = _parts(packed, model_id)
+        except MalformedInput:
             return _Row(probe_id, None)
         unpacked = TrackShots(
             shots=shots, sender_fuses=fuses, captured_at=captured, disputed=disputed, **parts
         )
         return _Row(probe_id, unpacked)
+
+    def _opened(
+        self, key: TrackKey, values: Sequence[Any], collection: CollectionRef, cipher: Cipher
+    ) -> bytes | None:
+        """The decrypted sum of a row; None if it is too old, or of another collection or model."""
+        _, number, model_id, vector, *_, received, _ = values
+        usable = (number, model_id) == (collection.number, collection.model_id)
+        if not usable or received < self._clock.now() - self._kept:
+            return None
+        try:
+            (opened,) = cipher.open_vectors(model_id, [("/".join(key), vector)])
+        except (Damaged, KeyMissing):  # encrypted with a key that was retired since
+            return None
+        return opened if len(opened) == 2 * collection.dimension else None
 
 
 _COLUMNS = cast(SqlTable, TrackTemplate.__table__).c
@@ -313,6 +314,7 @@ _ROWS = select(
     _COLUMNS.received_at,
     _COLUMNS.disputed,
 )
+_CAPTURED_AT = 9  # place of that column
 _ROWS_OF_TRACKS = _ROWS.where(_OF_TRACKS)
 _ROWS_OF_CAMERAS = (
     _ROWS.where(_COLUMNS.camera.in_(bindparam("cameras", expanding=True)))
