@@ -1,7 +1,12 @@
 """Lists of probes: one search, one commit, and only short work inside the write lock."""
 
 import contextlib
+import json
+from datetime import timedelta
+from random import Random
+from uuid import UUID
 
+import pytest
 from sqlalchemy import event
 
 from match_server.db.tables import Probe
@@ -151,3 +156,66 @@ def test_a_probe_whose_sighting_is_gone_is_still_a_duplicate(api, helpers):
         row.event_id = None
     (again,) = api.send(probe)
     assert (again["status"], again["event"]) == ("duplicate", None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_probes_in_lists_end_as_they_would_one_by_one(api, helpers, seed):
+    random = Random(seed)
+    policy = {"sighting_s": 30, "margin": 0.05, "candidates": 2}
+    api.ok("PATCH", "/v1/collections/default", json={"policy": policy})
+    faces = [helpers.unit_vector(100 * seed + number) for number in range(5)]
+    for number, face in enumerate(faces[:3]):  # the others are strangers
+        api.person(f"Person {number}", face)
+    lists = [
+        [_random_probe(random, helpers, faces) for _ in range(random.randint(1, 24))]
+        for _ in range(6)
+    ]
+    numbers = dict.fromkeys(("together", "single"), 0)
+    for probes in lists:
+        for camera in numbers:
+            messages = []
+            for fields in probes:
+                numbers[camera] += 1
+                messages.append(_message(api, helpers, camera, numbers[camera], **fields))
+            for portion in [messages] if camera == "together" else [[one] for one in messages]:
+                assert {one["status"] for one in api.send(*portion)} == {"accepted"}
+        api.clock.advance(random.choice((0, 5, 40)))
+    together, single = (_events_of(api, camera) for camera in numbers)
+    assert together == single
+    snapshots = api.services.settings.data_dir / "snapshots"
+    assert len([file for file in snapshots.rglob("*") if file.is_file()]) == 2 * len(single)
+
+
+def _random_probe(random, helpers, faces):
+    """Fields of a probe: of one of eight tracks, mostly of the track's face."""
+    track = random.randrange(8)
+    face = random.choice(faces) if random.random() < 0.15 else faces[track % len(faces)]
+    similarity = random.choice((0.45, 0.6, 0.8, 0.95))
+    return {
+        "track": track,
+        "vector": helpers.unit_vector(random.getrandbits(30), near=face, similarity=similarity),
+        "ago_s": random.choice((0, 1, 3, 20)),
+        "score": random.choice((0.3, 0.6, 0.9)),
+        "shots": random.choice((1, 1, 1, 4)),
+    }
+
+
+def _message(api, helpers, camera, sequence, *, track, vector, ago_s, score, shots):
+    return helpers.probe_message(
+        vector,
+        api.clock.now() - timedelta(seconds=ago_s),
+        device=f"box-{camera}",
+        camera=camera,
+        sequence=sequence,
+        track_id=str(UUID(bytes=f"{camera:_<15}{track}".encode(), version=4)),
+        quality={"score": score, "factors": []},
+        shots=shots,
+    )
+
+
+def _events_of(api, camera):
+    """The events of a camera without what differs between two cameras."""
+    events = api.ok("GET", "/v1/events", query_string={"camera": camera, "size": 200})["items"]
+    own = {"id", "revision", "device", "camera", "track_id", "snapshot"}
+    kept = [{name: event[name] for name in event.keys() - own} for event in events]
+    return sorted(json.dumps(event, sort_keys=True) for event in kept)
