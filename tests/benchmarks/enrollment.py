@@ -8,6 +8,7 @@ must be the right one.
 import base64
 import itertools
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from match_server.schemas.collections import CollectionCreate
 from match_server.schemas.keys import KeyCreate
 from match_server.settings import Settings
 from tests.benchmarks.machine import machine_facts
-from tests.benchmarks.server.serving import served
+from tests.benchmarks.server.serving import cpu_s, served
 from tests.benchmarks.tables import Row, print_facts, print_table, write_json
 
 _CHUNK = 5_000
@@ -89,7 +90,7 @@ def _write(file: Path, n: int, model_id: str) -> NDArray[np.float16]:
 
 def _by_command(settings: Settings, file: Path, n: int) -> Row:
     command = [sys.executable, "-c", "from match_server.commands.cli import main; main()", "import"]
-    started_s = time.perf_counter()
+    started_s, used_s = time.perf_counter(), _cpu_of_children_s()
     process = subprocess.Popen(
         [*command, str(file), "--json", "--data-dir", str(settings.data_dir)],
         stdout=subprocess.DEVNULL,
@@ -104,9 +105,10 @@ def _by_command(settings: Settings, file: Path, n: int) -> Row:
     if process.returncode != 0:
         raise RuntimeError(f"match-server import ended with {process.returncode}")
     return {
-        "road": "match-server import",
+        "way": "match-server import",
         "vectors": n,
         "vectors_per_s": round(n / took_s),
+        "cpu_us_a_vector": round((_cpu_of_children_s() - used_s) / n * 1e6, 1),
         "peak_mib": round(peak / 2**20),
     }
 
@@ -114,23 +116,24 @@ def _by_command(settings: Settings, file: Path, n: int) -> Row:
 def _over_http(server: psutil.Process, port: int, key: str, file: Path, n: int) -> Row:
     """Sends all in one request and reads the results afterwards."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/x-ndjson"}
-    started_s = time.perf_counter()
+    started_s, used_s = time.perf_counter(), cpu_s(server)
     with file.open("rb") as lines:
-        answer = requests.post(
+        response = requests.post(
             f"http://127.0.0.1:{port}/v1/collections/other/enroll",
             data=_joined(itertools.islice(lines, n)),
             headers=headers,
             timeout=600,
         )
-    accepted = answer.content.count(b'"accepted"')
+    accepted = response.content.count(b'"accepted"')
     took_s = time.perf_counter() - started_s
     if accepted != n:
         raise RuntimeError(f"{accepted} of {n} vectors were accepted")
     worker = max(_resident(child.pid) for child in server.children())
     return {
-        "road": "HTTP, NDJSON",
+        "way": "HTTP, NDJSON",
         "vectors": accepted,
         "vectors_per_s": round(accepted / took_s),
+        "cpu_us_a_vector": round((cpu_s(server) - used_s) / n * 1e6, 1),
         "peak_mib": round(worker / 2**20),
     }
 
@@ -159,6 +162,12 @@ def _start(settings: Settings, key: str, probe: NDArray[np.float16], model_id: s
             raise RuntimeError(f"the first answer is wrong: {best}")
         worker = max(_private(child.pid) for child in server.children())
     return {"seconds": round(took_s, 2), "worker_private_mib": round(worker / 2**20)}
+
+
+def _cpu_of_children_s() -> float:
+    """The processor time of the processes that this one started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _resident(pid: int) -> int:

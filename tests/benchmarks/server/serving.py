@@ -69,7 +69,7 @@ def measured(server: psutil.Process, job: Any, *, client: str = Job.__module__) 
 
     With them is the processor time of the server and of all processes that it started.
     """
-    before_s = _cpu_s(server)
+    before_s = cpu_s(server)
     done = subprocess.run(
         [sys.executable, "-m", client],
         input=json.dumps(asdict(job)),
@@ -80,7 +80,7 @@ def measured(server: psutil.Process, job: Any, *, client: str = Job.__module__) 
     )
     figures = Figures(**json.loads(done.stdout))
     share = figures.seconds / (figures.seconds + figures.warm_up_s)
-    figures.cpu_s = (_cpu_s(server) - before_s) * share
+    figures.cpu_s = (cpu_s(server) - before_s) * share
     if not figures.latencies_ms:
         raise RuntimeError(f"no response within {job.seconds} s; give more --seconds")
     return figures
@@ -98,8 +98,8 @@ def row_of(figures: Figures) -> Row:
     }
 
 
-def _cpu_s(server: psutil.Process) -> float:
-    """Of the server, its workers, and those that have ended."""
+def cpu_s(server: psutil.Process) -> float:
+    """The processor time of a server, its workers, and those that have ended."""
     times = server.cpu_times()
     total = times.user + times.system + times.children_user + times.children_system
     for process in server.children(recursive=True):
