@@ -11,6 +11,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # 0b10, two bits
 _NAME = re.compile(NAME_PATTERN)
 
 
@@ -25,10 +26,13 @@ def new_ids(count: int) -> list[str]:
     head = f"{moment[:8]}-{moment[8:]}-7"
     chance = os.urandom(10 * count).hex()
     # RFC 9562, 5.7: 12 random bits, the variant 0b10, 62 random bits.
-    return sorted(
-        f"{head}{bits[:3]}-{'89ab'[int(bits[3], 16) & 3]}{bits[4:7]}-{bits[7:19]}"
-        for bits in (chance[start : start + 20] for start in range(0, 20 * count, 20))
-    )
+    ids = [
+        f"{head}{chance[i : i + 3]}-{_VARIANT[chance[i + 3]]}{chance[i + 4 : i + 7]}"
+        f"-{chance[i + 7 : i + 19]}"
+        for i in range(0, 20 * count, 20)
+    ]
+    ids.sort()
+    return ids
 
 
 def is_name(text: str) -> bool:

@@ -7,7 +7,8 @@ That is most of the time of a small request.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import chain, islice
+from itertools import chain, islice, repeat
+from operator import add
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, LargeBinary, Select, Table, TableClause
@@ -101,15 +102,15 @@ def insert_many(
     shared = zip(same.values(), binds[len(columns) :], strict=True)
     common = tuple(value if bind is None else bind(value) for value, bind in shared)
     own = [(place, bind) for place, bind in enumerate(binds[: len(columns)]) if bind is not None]
-    whole: Iterable[tuple[Any, ...]] = (row + common for row in rows)
     if own:
-        whole = (_bound(row, own) for row in whole)
+        rows = (_bound(row, own) for row in rows)
+    whole = map(add, rows, repeat(common))
     quote = dialect.identifier_preparer.quote
     target = f"{quote(table.name)} ({', '.join(map(quote, names))})"
     if dialect.name == "postgresql":
         _copy(connection, f"COPY {target} FROM STDIN", whole)
     else:
-        _insert(connection, target, len(names), iter(whole))
+        _insert(connection, target, len(names), whole)
 
 
 def _insert(

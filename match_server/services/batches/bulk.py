@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pydantic import JsonValue
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Insert, bindparam, func, insert, null, select, update
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
@@ -82,7 +83,7 @@ class BulkVectors:
             persons = _Persons(session, collection, now)
             ready = persons.settle(readable, free, verdicts)
             cipher = self._vault.cipher(session, collection)
-            rows = [persons.of(template.key) for template in ready]
+            rows = persons.of(ready)
             first_seq = _write(session, collection, ready, rows, now, cipher)
             if resume is not None:
                 _note(session, collection, resume, items[-1][0] + 1)
@@ -114,12 +115,10 @@ class _Persons:
         self._now = now
         self._by_key: dict[_Key, _PersonRow | Conflict] = {}
 
-    def of(self, key: _Key) -> _PersonRow:
-        """The person of a template that `settle` has returned."""
-        person = self._by_key[key]
-        if not isinstance(person, _PersonRow):
-            raise RuntimeError("a template has no person")
-        return person
+    def of(self, ready: Sequence[_Ready]) -> list[_PersonRow]:
+        """The persons of templates that `settle` has returned, in the same order."""
+        persons = cast(dict[_Key, _PersonRow], self._by_key)  # conflicts are not ready
+        return [persons[template.key] for template in ready]
 
     def settle(
         self, readable: Sequence[_Ready], free: int, refused: dict[int, Verdict]
@@ -259,14 +258,10 @@ def _write(
         return 0
     last = session.scalar(select(func.max(Template.number))) or 0
     columns = ["id", "person_number", "vector"]
-    templates = (
-        (
-            template.template_id,
-            person.number,
-            cipher.seal_vector(template.template_id, collection.model_id, template.vector),
-        )
-        for template, person in zip(ready, persons, strict=True)
-    )
+    ids = [template.template_id for template in ready]
+    vectors = [template.vector for template in ready]
+    sealed = cipher.seal_vectors(collection.model_id, ids, vectors)
+    templates = zip(ids, [person.number for person in persons], sealed, strict=True)
     same = {
         "collection_number": collection.number,
         "model_id": collection.model_id,
@@ -298,19 +293,17 @@ def _record(
     the feed has their ids from that number on.
     """
     first_seq = next_number(session, "changes", count) - count + 1
-    row_number = func.row_number().over(order_by=table.number)
-    numbered = literal(None, Change.template_number.type) if table is Person else Template.number
-    lines = select(
-        row_number + (first_seq - 1),
-        literal(collection.number),
-        literal(kind),
-        table.id,
-        numbered,
-        literal(now, Change.at.type),
-    ).where(table.number > last)
-    columns = ["seq", "collection_number", "kind", "subject", "template_number", "at"]
-    inserted: Any = session.execute(
-        insert(Change).from_select(columns, lines), execution_options={"preserve_rowcount": True}
+    values = {
+        "before": first_seq - 1,
+        "collection": collection.number,
+        "kind": kind,
+        "at": now,
+        "last": last,
+    }
+    inserted = session.connection().execute(
+        _ADD_PERSONS if table is Person else _ADD_TEMPLATES,
+        values,
+        execution_options={"preserve_rowcount": True},
     )
     if inserted.rowcount != count:
         raise RuntimeError(f"{inserted.rowcount} rows are new where {count} were written")
@@ -349,3 +342,25 @@ def refusal(index: int, file: str | None, error: MusterError) -> BatchVerdict:
         message=error.message,
         details=error.details,
     )
+
+
+def _add_changes(rows: SqlTable, template_number: ColumnElement[Any]) -> Insert:
+    """The statement that inserts a change for each row numbered above `last`."""
+    place = func.row_number().over(order_by=rows.c.number)
+    lines = select(
+        place + bindparam("before", type_=_CHANGES.c.seq.type),
+        bindparam("collection", type_=_CHANGES.c.collection_number.type),
+        bindparam("kind", type_=_CHANGES.c.kind.type),
+        rows.c.id,
+        template_number,
+        bindparam("at", type_=_CHANGES.c.at.type),
+    ).where(rows.c.number > bindparam("last"))
+    columns = ["seq", "collection_number", "kind", "subject", "template_number", "at"]
+    return insert(_CHANGES).from_select(columns, lines)
+
+
+# Of the tables, and made once: with the mapped classes these statements cost many times as much.
+_CHANGES = cast(SqlTable, Change.__table__)
+_PERSONS, _TEMPLATES = cast(SqlTable, Person.__table__), cast(SqlTable, Template.__table__)
+_ADD_PERSONS = _add_changes(_PERSONS, null())
+_ADD_TEMPLATES = _add_changes(_TEMPLATES, _TEMPLATES.c.number)

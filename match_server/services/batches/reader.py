@@ -81,7 +81,10 @@ def _lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | None]:
         *whole, rest = chunk.split(b"\n")
         for piece in whole:
             too_long = too_long or len(held) + len(piece) > max_bytes
-            yield None if too_long else bytes(held + piece)
+            if too_long:
+                yield None
+            else:
+                yield bytes(held + piece) if held else piece
             held.clear()
             too_long = False
         too_long = too_long or len(held) + len(rest) > max_bytes

@@ -47,6 +47,15 @@ class Cipher:
             return vector
         return self.ring.seal(vector, self._template(template_id, model_id))
 
+    def seal_vectors(
+        self, model_id: str, ids: Sequence[str], vectors: Sequence[bytes]
+    ) -> Sequence[bytes]:
+        """Encrypt templates for their rows."""
+        if self.ring is None:
+            return vectors
+        pairs = zip(ids, vectors, strict=True)
+        return [self.seal_vector(template_id, model_id, vector) for template_id, vector in pairs]
+
     def open_vectors(self, model_id: str, rows: Sequence[tuple[str, bytes]]) -> Sequence[bytes]:
         """Decrypt templates of rows (template id, stored bytes). Raises KeyMissing, Damaged."""
         if self.ring is None:

@@ -1,15 +1,19 @@
 """Templates from clients, checked against their collection."""
 
-import binascii
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import ValidationError
+from pydantic_core import SchemaValidator
+from pydantic_core.core_schema import CoreConfig, bytes_schema
 
 from match_server.db.tables import Collection
 from match_server.services.collection_ref import CollectionRef
 from shared.errors import MalformedInput, ModelMismatch, MusterError
 from shared.wire.template import UNIT_TOLERANCE, Template, decode_template
 
+_BASE64 = SchemaValidator(bytes_schema(), CoreConfig(val_json_bytes="base64"))
 _SURELY_UNIT = UNIT_TOLERANCE - 1e-4  # a length in single precision is wrong by less
 
 
@@ -51,8 +55,11 @@ def stored_forms(
 
     The checks are those of `template_of`; base64 vectors are checked all at once.
     """
-    model_id, row_bytes = collection.model_id, 2 * collection.dimension
-    decoded = [_decoded(vector, model, model_id, row_bytes) for vector, model in vectors]
+    model_id, length = collection.model_id, 4 * math.ceil(2 * collection.dimension / 3)
+    decoded = [
+        _decoded(vector, length) if model == model_id and isinstance(vector, str) else None
+        for vector, model in vectors
+    ]
     packed = np.frombuffer(b"".join(filter(None, decoded)), dtype="<f2")
     rows = packed.reshape(-1, collection.dimension).astype(np.float32)
     squares = np.einsum("ij,ij->i", rows, rows)
@@ -63,17 +70,19 @@ def stored_forms(
     ]
 
 
-def _decoded(
-    vector: str | list[float] | None, model_id: str | None, expected: str, row_bytes: int
-) -> bytes | None:
-    """The bytes of a base64 vector; None where it is another kind of value, or wrong."""
-    if model_id != expected or not isinstance(vector, str):
+def _decoded(vector: str, length: int) -> bytes | None:
+    """The bytes of a vector in base64 of this length; None where it has to be looked at closely.
+
+    Pydantic's decoder takes a third of the time of `binascii`. It also takes the other alphabet of
+    base64, and escapes of JSON.
+    """
+    if len(vector) != length or "-" in vector or "_" in vector or "\\" in vector:
         return None
     try:
-        row = binascii.a2b_base64(vector, strict_mode=True)
-    except ValueError:
+        row: bytes = _BASE64.validate_json(f'"{vector}"')
+    except ValidationError:
         return None
-    return row if len(row) == row_bytes else None
+    return row
 
 
 def _stored_form(
