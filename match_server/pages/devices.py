@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import segno
 from flask import Blueprint, Request, g, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -109,6 +108,8 @@ def add_device_pages(blueprint: Blueprint, services: Services, gatekeeper: Gatek
                 values["error"], status = error.message, status_of(error)
             else:
                 text = made.invitation or Invitation(address, plain_code(made.code)).text()
+                import segno  # loads much, and this page is seldom opened
+
                 picture = segno.make(text, error="m", micro=False)
                 values["made"] = made
                 values["picture"] = picture.svg_inline(

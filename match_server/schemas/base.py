@@ -51,7 +51,8 @@ class InText(Enum):
 class ApiModel(BaseModel):
     """Base of all requests and responses: unknown fields are refused, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    # A schema is built at its first use: a process uses few of them.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, defer_build=True)
 
 
 class Page(ApiModel, Generic[Item]):

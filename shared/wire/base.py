@@ -12,7 +12,8 @@ NO_NUL: Final = "text may not hold NUL characters (U+0000)"
 class WireModel(BaseModel):
     """Unknown fields are refused, values never change, numbers are finite, text can be stored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # A schema is built at its first use: a process uses few of them.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
     @model_validator(mode="after")
     def _text_can_be_stored(self) -> Self:

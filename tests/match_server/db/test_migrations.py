@@ -1,10 +1,15 @@
 """Migrations: each step up and down works, and the result equals the tables of the code."""
 
+from pathlib import Path
+
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Integer, inspect
 
+from match_server.db import migrations
 from match_server.db.database import Database
 from match_server.db.migrations import current_revision, head_revision, known_revisions, migrate
 from match_server.db.tables import Counter, Table
@@ -59,6 +64,14 @@ def test_every_step_down_and_up_keeps_the_rows_that_both_shapes_can_hold(databas
             name: len(held[name]) for name in before
         }, revision
     assert _held(database) == before
+
+
+def test_the_known_revisions_are_those_that_alembic_would_run():
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    assert known_revisions() == tuple(script.revision for script in scripts)
 
 
 def test_migrating_twice_changes_nothing(database):
