@@ -26,7 +26,7 @@ from shared.wire.template import Template
 _MARGIN = 0.5
 _FILLS = 0.4  # of the picture's width or height: from here on a box may be part of a larger face
 # Of 1,300 faces cropped at their boxes one has such a score in up to so much of the picture. Where
-# it has, the margin changed misses from 4.44 to 4.63 % (FNMR at FMR 1e-4, 2,590 pairs).
+# a face has, the margin changes nothing: 4.63 % of 2,590 pairs missed, 4.52 % without (FMR 1e-4).
 _FILLS_MOST, _WHOLE = 0.6, 0.999
 _SEVERAL = 3  # faces: there may be more, too small for a look at the whole
 _SURE = 0.9  # of the detector's score: near faces have 0.99 and more, masked ones 0.93
@@ -314,7 +314,7 @@ def _is_tight(image: BgrImage, detections: Detections) -> bool:
     fills = float(((detections.boxes[:, 2:] - detections.boxes[:, :2]) / frame).max())
     if fills <= _FILLS:
         return False
-    return fills > _FILLS_MOST or float(detections.scores.min()) < _WHOLE
+    return len(detections) > 1 or fills > _FILLS_MOST or float(detections.scores[0]) < _WHOLE
 
 
 def open_models(

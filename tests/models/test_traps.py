@@ -1,5 +1,6 @@
 """The four traps of these models, each of which once cost somebody a day."""
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from models.detectors.base import Detector
 from models.face_models import FaceModels
 from models.onnx_session import Session
 from models.packs.protobuf import Message
@@ -122,6 +124,32 @@ def test_tight_crops_of_a_face_give_the_same_template(faces: FaceModels, name: s
     assert whole.template is not None
     assert cropped.template is not None
     assert whole.template.vector @ cropped.template.vector > 0.85
+
+
+class CountingDetector:
+    """A detector that counts the pictures that it has searched."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self.pictures = 0
+
+    def detect(self, image: BgrImage) -> Detections:
+        self.pictures += 1
+        return self._detector.detect(image)
+
+
+def test_tight_crops_are_searched_twice_and_a_large_face_that_is_surely_whole_once(
+    faces: FaceModels,
+) -> None:
+    picture = sample("obama2.jpg")
+    detections = faces.detect(picture)
+    assert detections.boxes[0, 2] - detections.boxes[0, 0] > 0.4 * picture.shape[1]
+    detector = CountingDetector(faces._parts.detector)
+    models = FaceModels(dataclasses.replace(faces._parts, detector=detector))
+    assert len(models.find(picture)) == 1
+    assert detector.pictures == 1
+    assert len(models.find(tight(picture, detections))) == 1
+    assert detector.pictures == 3
 
 
 def test_tight_crops_cost_a_second_search_only_where_it_is_asked_for(faces: FaceModels) -> None:
