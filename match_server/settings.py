@@ -260,7 +260,7 @@ class Settings(BaseSettings):
 
     @property
     def picture_limits(self) -> PictureLimits:
-        """Returns the limits for pictures: a picture for each core, of all workers together."""
+        """Returns the limits for pictures: one for each core, at least two for each worker."""
         cores = usable_processors() // self.worker_processes
         return PictureLimits(
             max_bytes=self.max_body_bytes,

@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from match_server import settings as settings_module
 from match_server.services.faces.decode_limit import DecodeLimit
+from match_server.settings import Settings
 
 PLACES = 2
 
@@ -38,3 +40,9 @@ def test_a_failure_gives_its_place_back():
             raise ValueError("broken")
     with limit:
         pass
+
+
+@pytest.mark.parametrize(("workers", "at_once"), [(1, 8), (3, 4), (12, 2)])
+def test_workers_share_the_cores_for_pictures_within_bounds(monkeypatch, workers, at_once):
+    monkeypatch.setattr(settings_module, "usable_processors", lambda: 12)
+    assert Settings(workers=workers).picture_limits.at_once == at_once
