@@ -154,9 +154,9 @@ class CandidateView(ApiModel):
         default=None, description="Where the person is enrolled; null in events, which have it."
     )
     template_id: str
-    similarity: Rounded = Field(description="Cosine of both templates, -1 to 1.")
-    distance: Rounded = Field(description="1 - similarity.")
-    match_probability: Rounded | None = Field(default=None, description=UNCALIBRATED)
+    similarity: float = Field(description="Cosine of both templates, -1 to 1.")
+    distance: float = Field(description="1 - similarity.")
+    match_probability: float | None = Field(default=None, description=UNCALIBRATED)
     rank: int
 
     @classmethod
@@ -170,14 +170,14 @@ class CandidateView(ApiModel):
         rank: int,
         collection: str | None = None,
     ) -> Self:
-        """The view of a candidate; `rank` counts from 1."""
+        """The view of a candidate; `rank` counts from 1. Figures are rounded to 6 decimals."""
         return cls(
             person=person,
             collection=collection,
             template_id=template_id,
-            similarity=similarity,
-            distance=1.0 - similarity,
-            match_probability=match_probability,
+            similarity=round(similarity, 6),
+            distance=round(1.0 - similarity, 6),
+            match_probability=None if match_probability is None else round(match_probability, 6),
             rank=rank,
         )
 

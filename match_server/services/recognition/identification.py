@@ -173,10 +173,12 @@ class Identification:
                 at_least=at_least,
             )
             by_collection.append([_listed(collection, point, request, each) for each in lists])
-        merged = [
-            list(heapq.merge(*lists, key=lambda listed: -listed.candidate.similarity))[:length]
-            for lists in zip(*by_collection, strict=True)
-        ]
+        merged = by_collection[0]
+        if len(by_collection) > 1:
+            merged = [
+                list(heapq.merge(*lists, key=lambda listed: -listed.candidate.similarity))[:length]
+                for lists in zip(*by_collection, strict=True)
+            ]
         thresholds = {
             collection.name: point.threshold if request.threshold is None else request.threshold
             for collection, point in zip(collections, points, strict=True)
