@@ -28,7 +28,7 @@ class Embedder:
         values = [side for side in shapes[0][1:] if isinstance(side, int)]
         known = len(values) == len(shapes[0]) - 1
         if len(shapes) != 1 or (known and math.prod(values) != dimension):
-            raise PackError(f"{model_id}: the graph answers {shapes}, not {dimension} values")
+            raise PackError(f"{model_id}: the graph returns {shapes}, not {dimension} values")
         self.model_id = model_id
         self.dimension = dimension
         self.alignment = alignment

@@ -1,8 +1,8 @@
 """Computes how certain it is that a detection is a face, and not a cup, a cat or a drawing.
 
-A face is found again, with a high score, when the picture is cut closer or wider, moved and
-mirrored, and its points stay where they are when the box is moved a little. Of what merely looks
-like a face to the detector, one or the other changes. Drawings are even where skin never is.
+The detector finds a face again, with a high score, when the picture is cut closer or wider, moved
+or mirrored. The points of a face stay at their places when its box is moved a little. Other things
+lose their score or move their points. Drawings have areas of equal pixels that skin does not have.
 Weights and figures: decision 34.
 """
 

@@ -131,7 +131,7 @@ class FaceModels:
         """
         alignment = self._parts.embedder.alignment
         cut = chips if alignment is ARCFACE else align(image, points5, alignment)
-        covered = [row for row, one in enumerate(qualities) if is_lower_face_covered(one)]
+        covered = [row for row, each in enumerate(qualities) if is_lower_face_covered(each)]
         if covered:
             cut = cut.copy()
             cut[covered] = align(image, points5[covered], alignment, eyes_only=True)
@@ -286,8 +286,8 @@ def _as_arrays(faces: Sequence[LocatedFace]) -> tuple[Detections, Shapes]:
 def _may_be_crowd(image: BgrImage, detections: Detections, *, fills: bool) -> bool:
     """Returns whether there may be more faces than those detected.
 
-    Of a crowd, the whole picture may look like one face, but never surely. `fills`: the faces were
-    found with a margin only, so that a true one fills the picture.
+    A crowd as a whole may look like a face to the detector, but its score is low. `fills`: the
+    faces were detected with a margin only, so that a real face fills the picture.
     """
     if len(detections) == 0 or len(detections) >= _SEVERAL:
         return True

@@ -65,8 +65,8 @@ class Session:
         size = _BATCH if self._batchable else 1
         if len(batch) <= size:
             return self.run(batch)
-        answers = [self.run(batch[start : start + size]) for start in range(0, len(batch), size)]
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+        outputs = [self.run(batch[start : start + size]) for start in range(0, len(batch), size)]
+        return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
 
 def _graph(path: Path) -> str | bytes:

@@ -29,7 +29,7 @@ _COMMAND: Final = (
 )
 _FRUGAL: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _WALL_S: Final = 30.0  # on a machine that is busy with other things
-_LAST_S: Final = 5.0  # from its last word to its end
+_LAST_S: Final = 5.0  # from the end of its output to the end of the process
 NO_MEMORY: Final = 3  # exit status of the process when memory is short
 _ENDED_BY_ITSELF: Final = (0, NO_MEMORY)  # it was idle, or memory was short
 _ERRORS: Final[dict[str, type[MusterError]]] = {
@@ -52,17 +52,17 @@ class PictureChild:
 
         Raises the errors of that function, and MalformedInput for a picture beyond the limits.
         """
-        question = {
+        request = {
             "bytes": len(data),
             "max_pixels": max_pixels,
             "processor_s": self._processor_s,
         }
-        line = json.dumps(question).encode() + b"\n"
+        line = json.dumps(request).encode() + b"\n"
         with self._lock:
             fresh = self._process is None or self._starter_pid != os.getpid()
-            image = self._ask(line, data)
+            image = self._send(line, data)
             if isinstance(image, int) and image in _ENDED_BY_ITSELF and not fresh:
-                image = self._ask(line, data)
+                image = self._send(line, data)
         if isinstance(image, int):
             raise MalformedInput(
                 "the picture takes more memory or time to decode than one of its size may: it is "
@@ -75,7 +75,7 @@ class PictureChild:
         with self._lock:
             self._end()
 
-    def _ask(self, question: bytes, data: bytes) -> BgrImage | int:
+    def _send(self, request: bytes, data: bytes) -> BgrImage | int:
         """Returns the picture, or the exit status if the process ended instead."""
         process = self._started()
         if process.stdin is None or process.stdout is None:
@@ -84,7 +84,7 @@ class PictureChild:
         too_late.start()
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(question)
+                process.stdin.write(request)
                 process.stdin.write(data)
                 process.stdin.flush()
             head = process.stdout.readline()

@@ -96,7 +96,10 @@ def choose_face(
 
 
 def obstacles(faces: Sequence[Face], frame: tuple[int, int]) -> list[str]:
-    """The reasons not to create a person from the first of these faces; certainties are known."""
+    """The reasons not to create a person from the first of these faces.
+
+    The faces have their certainties.
+    """
     try:
         choose_face(faces, frame, FaceChoice(), lambda index: faces[index].certainty or 0.0)
     except (NoFace, SeveralFaces) as error:
