@@ -208,9 +208,9 @@ Picture = Annotated[
     BeforeValidator(_picture_bytes),
     WithJsonSchema({"type": "string", "format": "byte"}),
 ]
+EncodedVector = Annotated[str, Field(min_length=4, max_length=11_000)]
 Vector = Annotated[
-    Annotated[str, Field(min_length=4, max_length=11_000)]
-    | Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)],
+    EncodedVector | Annotated[list[float], Field(min_length=1, max_length=MAX_DIMENSION)],
     Field(
         description="A template: base64 of little-endian float16, or a list of numbers. "
         "Finite and of unit length, else it is refused: a vector that is not normalised "

@@ -8,6 +8,7 @@ from pydantic_core import to_json
 
 from match_server.schemas.base import (
     ApiModel,
+    EncodedVector,
     Metadata,
     ModelId,
     Moment,
@@ -85,6 +86,28 @@ class BatchLine(ApiModel):
             groups=self.groups,
             expires_at=self.expires_at,
         )
+
+
+class TemplateLine(ApiModel):
+    """The usual line of a template, which is read in half the time of a BatchLine.
+
+    What it does not hold has the default of a BatchLine.
+    """
+
+    name: Text
+    template: EncodedVector
+    model_id: ModelId
+
+    person: ClassVar[None] = None
+    file: ClassVar[None] = None
+    image: ClassVar[None] = None
+    metadata: ClassVar[dict[str, JsonValue]] = {}
+    expires_at: ClassVar[None] = None
+
+    @property
+    def key(self) -> str:
+        """The name of the person."""
+        return self.name
 
 
 class BatchVerdict(ApiModel):

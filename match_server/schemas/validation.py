@@ -42,6 +42,15 @@ def validated_json(model: type[Model], data: bytes) -> Model:
     return checked
 
 
+def read_if_valid(model: type[Model], data: bytes) -> Model | None:
+    """As `validated_json`, but with None in place of an error, which costs less."""
+    try:
+        checked: Model = model.__pydantic_validator__.validate_json(data, strict=True)
+    except ValidationError:
+        return None
+    return None if b"\\" in data and rb"\u0000" in data else checked
+
+
 def malformed(error: ValidationError) -> MalformedInput:
     """The problems by field, without the values: these may be keys, names or templates."""
     errors = error.errors(include_input=False, include_url=False, include_context=False)

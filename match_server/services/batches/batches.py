@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict, Verdict
+from match_server.schemas.batches import BatchLine, BatchQuery, BatchVerdict, TemplateLine, Verdict
 from match_server.schemas.persons import Enrolled, Enrollment
 from match_server.services.batches.bulk import BulkVectors, Resume, refusal
 from match_server.services.enrollment.enrollment import Enroller, PersonKey, Prepared
@@ -30,7 +30,7 @@ class Item:
 
     index: int
     file: str | None
-    line: BatchLine | MusterError
+    line: BatchLine | TemplateLine | MusterError
 
 
 class Batches:
@@ -77,7 +77,9 @@ class Batches:
         """Write templates. After an unexpected error the halves are written, down to the row that
         causes it.
         """
-        vectors = [(item.index, item.line) for item in items if isinstance(item.line, BatchLine)]
+        vectors = [
+            (item.index, item.line) for item in items if not isinstance(item.line, MusterError)
+        ]
         try:
             return self._bulk.add(collection, vectors, resume)
         except MusterError as error:  # the transaction was rolled back: none of them is stored
@@ -126,9 +128,11 @@ class Batches:
         return [verdicts[item.index] for item in items]
 
     def _prepared(self, collection: str, item: Item, options: BatchQuery) -> Prepared | Enrolled:
-        if isinstance(item.line, MusterError):
-            raise item.line
         line = item.line
+        if isinstance(line, MusterError):
+            raise line
+        if isinstance(line, TemplateLine):
+            raise TypeError("a template is no picture")
         face = line.face if line.face is not None or line.box is not None else options.face
         request = Enrollment(
             image=line.image,
@@ -154,35 +158,40 @@ class _Kind(Enum):
     UNREADABLE = auto()
 
 
+_RunKey = tuple[_Kind, str, bool]
+"""The kind of an item, and of a picture its person: the key, and whether it may be a name."""
+_VECTOR: _RunKey = (_Kind.VECTORS, "", False)
+_UNREADABLE: _RunKey = (_Kind.UNREADABLE, "", False)
+
+
 def _runs(items: Iterable[Item]) -> Iterator[tuple[_Kind, list[Item]]]:
     """Group consecutive items that are enrolled together; memory is bounded."""
     run: list[Item] = []
-    kind, person, held = _Kind.UNREADABLE, ("", False), 0
+    run_key, held = _UNREADABLE, 0
     for item in items:
-        its_kind, its_person, size = _of(item)
-        most = _VECTORS if kind is _Kind.VECTORS else _PICTURES
-        ends = (its_kind, its_person) != (kind, person) or len(run) >= most
-        if run and (ends or held + size > _PICTURE_BYTES):
-            yield kind, run
+        key, size = _of(item)
+        most = _VECTORS if run_key is _VECTOR else _PICTURES
+        if run and (key != run_key or len(run) >= most or held + size > _PICTURE_BYTES):
+            yield run_key[0], run
             run, held = [], 0
-        kind, person = its_kind, its_person
+        run_key = key
         run.append(item)
         held += size
-        if kind is _Kind.UNREADABLE:
-            yield kind, run
+        if key is _UNREADABLE:
+            yield key[0], run
             run, held = [], 0
     if run:
-        yield kind, run
+        yield run_key[0], run
 
 
-def _of(item: Item) -> tuple[_Kind, tuple[str, bool], int]:
-    """An item's kind, the person where that matters, and the bytes of its picture."""
+def _of(item: Item) -> tuple[_RunKey, int]:
+    """What an item has in common with those it is enrolled with, and the bytes of its picture."""
     line = item.line
     if isinstance(line, MusterError):
-        return _Kind.UNREADABLE, ("", False), 0
+        return _UNREADABLE, 0
     if line.image is None:
-        return _Kind.VECTORS, ("", False), 0
-    return _Kind.PICTURES, (line.key, line.person is None), len(line.image)
+        return _VECTOR, 0
+    return (_Kind.PICTURES, line.key, line.person is None), len(line.image)
 
 
 @contextmanager

@@ -13,7 +13,13 @@ from sqlalchemy.orm import Session
 from match_server.db.database import Database
 from match_server.db.fast_sql import insert_many
 from match_server.db.tables import Change, Collection, ImportedFile, Person, PersonField, Template
-from match_server.schemas.batches import AcceptedTemplate, BatchLine, BatchVerdict, Verdict
+from match_server.schemas.batches import (
+    AcceptedTemplate,
+    BatchLine,
+    BatchVerdict,
+    TemplateLine,
+    Verdict,
+)
 from match_server.schemas.persons import PersonName
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import Kind, next_number
@@ -27,7 +33,7 @@ from shared.clock import Clock
 from shared.errors import Conflict, MusterError, NotFound
 from shared.ids import new_ids
 
-VectorItem = tuple[int, BatchLine]
+VectorItem = tuple[int, BatchLine | TemplateLine]
 """A template of a batch, and its index in the batch."""
 
 
@@ -52,7 +58,7 @@ class _Ready(NamedTuple):  # one for each line, and a tuple is soon made
     """A template that can be written when its person exists."""
 
     position: int  # in the batch
-    line: BatchLine
+    line: BatchLine | TemplateLine
     key: _Key
     vector: bytes  # little-endian float16
     template_id: str
@@ -126,7 +132,7 @@ class _Persons:
         """The templates that can be written; missing persons are created."""
         self._find({template.key for template in readable})
         ready: list[_Ready] = []
-        fresh: dict[_Key, BatchLine] = {}
+        fresh: dict[_Key, BatchLine | TemplateLine] = {}
         for template in readable:
             try:
                 if len(ready) >= free:
@@ -139,7 +145,9 @@ class _Persons:
                     raise known
                 if known is None and template.key not in fresh:
                     line = template.line
-                    if line.person or line.external_id or line.groups:  # could conflict with others
+                    if isinstance(line, BatchLine) and (
+                        line.person or line.external_id or line.groups
+                    ):  # could conflict with others
                         person, _ = add_person(
                             self._session, self._collection, line.new_person(), self._now
                         )
@@ -177,7 +185,7 @@ class _Persons:
                 person = _person_row(row.number, row.id, row.name)
                 self._by_key[row.id, True] = self._by_key[row.id, False] = person
 
-    def _make(self, fresh: dict[_Key, BatchLine]) -> None:
+    def _make(self, fresh: dict[_Key, BatchLine | TemplateLine]) -> None:
         """Create persons who have only a name, metadata and an expiry, all at once."""
         session, collection = self._session, self._collection
         last = session.scalar(select(func.max(Person.number))) or 0

@@ -11,8 +11,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from match_server.schemas.base import NDJSON
-from match_server.schemas.batches import BatchLine
-from match_server.schemas.validation import validated, validated_json
+from match_server.schemas.batches import BatchLine, TemplateLine
+from match_server.schemas.validation import read_if_valid, validated, validated_json
 from match_server.services.batches.batches import Item
 from match_server.services.batches.person_folders import PersonFolders
 from shared.errors import (
@@ -26,6 +26,7 @@ from shared.errors import (
 
 _CHUNK = 64 * 1024
 _DECODER_BYTES = 16 * _CHUNK  # bound of a part's headers; contents are passed on
+_TEMPLATE_LINE_BYTES = 16 * 1024  # others have a picture
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -52,15 +53,22 @@ def lines_of(stream: IO[bytes], max_bytes: int, *, start: int = 0) -> Iterator[I
     for index, text in enumerate(_lines(stream, 2 * max_bytes)):  # base64 is a third longer
         if index < start or (text is not None and not text.removeprefix(codecs.BOM_UTF8).strip()):
             continue
-        line: BatchLine | MusterError
         if text is None:
-            line = TooLarge(f"the line is longer than {2 * max_bytes} bytes")
+            wrong = TooLarge(f"the line is longer than {2 * max_bytes} bytes")
+            yield Item(index, None, wrong)
         else:
-            try:
-                line = validated_json(BatchLine, text)
-            except MalformedInput as error:
-                line = error
-        yield Item(index, line.file if isinstance(line, BatchLine) else None, line)
+            yield _line_item(index, text)
+
+
+def _line_item(index: int, text: bytes) -> Item:
+    template = read_if_valid(TemplateLine, text) if len(text) < _TEMPLATE_LINE_BYTES else None
+    if template is not None:
+        return Item(index, None, template)
+    try:
+        line = validated_json(BatchLine, text)
+    except MalformedInput as error:
+        return Item(index, None, error)
+    return Item(index, line.file, line)
 
 
 def picture_item(index: int, file: str, person: str, data: bytes) -> Item:

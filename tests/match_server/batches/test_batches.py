@@ -563,3 +563,34 @@ def test_vectors_in_bulk_are_held_to_the_same_length_as_a_single_vector(api, hel
     status = api.call("POST", "/v1/collections/default/persons/ann/templates", json=single)
     accepted = ["accepted"] if status.status_code == 201 else ["refused"]
     assert _statuses(_lines(api, {"name": "Ann", **single})) == accepted
+
+
+def test_a_line_of_a_template_is_read_as_a_line_with_more_fields_is(api, helpers):
+    """Lines of three fields have a schema of their own: it takes and refuses the same values."""
+    usual = _vector_line(helpers, "Ann", 1)
+    changed = [
+        {},
+        {"name": " Ann\u00a0"},
+        {"name": "Zo\u00eb\\"},
+        {"name": ""},
+        {"name": "A\u0000nn"},
+        {"name": "A\u0007nn"},
+        {"name": 7},
+        {"name": "x" * 201},
+        {"model_id": ""},
+        {"model_id": "other@1"},
+        {"model_id": f"{helpers.MODEL}\u0000"},
+        {"template": "AAA"},
+        {"template": usual["template"].replace("=", "")},
+        {"template": usual["template"].replace("A", "-", 1)},
+        {"template": usual["template"].replace("A", "\\u0041", 1)},
+        {"template": usual["template"].replace("A", "\u0000", 1)},
+        {"template": None},
+    ]
+    for change in changed:
+        line = usual | change
+        short, long = (
+            [one.get(field) for field in ("status", "code", "message", "details")]
+            for one in _lines(api, line, line | {"metadata": {}})
+        )
+        assert short == long, change
