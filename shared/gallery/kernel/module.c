@@ -72,6 +72,10 @@ static int read_book(Borrowed *all, PyObject *tuple, Book *book) {
         !(b = borrow(all, bounds, 16, 0)) ||
         !(book->signs = borrow(all, signs, 2 * book->width, 0)))
         return 0;
+    if (l2[1] - l2[0] != l2[2] - l2[1] || l2[2] - l2[1] != l2[3] - l2[2]) {
+        PyErr_SetString(PyExc_ValueError, "the four levels of a book are equally spaced");
+        return 0;
+    }
     memcpy(book->levels2, l2, 4);
     memcpy(book->levels4, l4, 16);
     memcpy(book->bounds, b, 16);

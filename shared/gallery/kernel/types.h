@@ -62,7 +62,7 @@ typedef struct {
 typedef struct {
     const float *row;
     int8_t *code;
-    int32_t bias, low_bias;
+    int32_t sum; /* of the code */
     /* similarity <= unit * product + margin * error + allowance, error as a length; the same,
      * divided by unit, in single precision: product + weight * error (in its units) >= cut */
     double unit, margin, allowance, slack;
