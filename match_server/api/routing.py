@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from flask import Response
 from pydantic import BaseModel, JsonValue
@@ -19,6 +19,10 @@ JSON = "application/json"
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Function = TypeVar("Function", bound=Callable[..., BaseModel | Response])
+
+
+BodyPermission = Callable[[Any], Permission | None]
+"""The permission that a body needs besides that of its route; None: no other."""
 
 
 class AccessEntry(Enum):
@@ -59,6 +63,7 @@ class Route:
     errors: tuple[int, ...]  # besides those that all calls of its kind may return
     example: Mapping[str, JsonValue]  # of the body
     access: AccessEntry | None  # None: by its permission, see `access_log`
+    body_permission: BodyPermission | None
 
     @property
     def name(self) -> str:
@@ -99,6 +104,7 @@ class Routes:
         response: type[BaseModel] | None = None,
         media_type: str = JSON,
         access: AccessEntry | None = None,
+        body_permission: BodyPermission | None = None,
     ) -> Callable[[Function], Function]:
         """Make a function a route; the function itself stays as it is.
 
@@ -129,6 +135,7 @@ class Routes:
                     errors=errors,
                     example=example or {},
                     access=access,
+                    body_permission=body_permission,
                 )
             )
             return function

@@ -6,7 +6,7 @@ from flask import Response, g, request
 from pydantic import BaseModel
 
 from match_server.api.access_log import actor_of, log_access
-from match_server.api.auth import Gatekeeper
+from match_server.api.auth import Gatekeeper, current_principal
 from match_server.api.client_connection import allow_slow_client, call_after_response
 from match_server.api.parsing import read_body, read_query
 from match_server.api.picture_limit import PictureLimit
@@ -35,6 +35,8 @@ def view_of(
             inputs["query"] = query
         if route.body is not None:
             inputs["body"] = body = read_body(request, route.body)
+        if route.body_permission and (needed := route.body_permission(body)):
+            current_principal().require(needed)
         with pictures.admit(body):
             result = route.function(**inputs)
         each_search = services.settings.audit_searches == "each"

@@ -1,6 +1,6 @@
 """Detect, search and verify."""
 
-from match_server.api.auth import current_principal, request_revision
+from match_server.api.auth import request_revision
 from match_server.api.routing import Routes
 from match_server.container import Services
 from match_server.schemas.search import (
@@ -34,11 +34,10 @@ def search_routes(services: Services) -> Routes:
             "groups": ["night-shift"],
             "filter": [{"field": "metadata.floor", "op": "gte", "value": 3}],
         },
+        body_permission=lambda body: Permission.ENROLL if body.newcomer else None,
     )
     def search(collection: str, body: SearchRequest) -> SearchAnswer:
         """Search a collection: who is this?"""
-        if body.newcomer is not None:
-            current_principal().require(Permission.ENROLL)
         return services.create_on_search.search(collection, body, request_revision())
 
     @routes.add(

@@ -33,6 +33,8 @@ def test_pictures_beyond_half_of_the_threads_get_503(make_api, helpers):
             looking.wait(20)
             refused = api.call("POST", SEARCH, json=picture)
             beside = api.call("POST", SEARCH, json={"templates": [vector]})
+            creating = {**picture, "create_person": True}
+            forbidden = api.call("POST", SEARCH, "searcher", json=creating)
         finally:
             go_on.set()
         assert first.result(20).status_code == 200
@@ -40,3 +42,4 @@ def test_pictures_beyond_half_of_the_threads_get_503(make_api, helpers):
     assert refused.get_json()["code"] == "unavailable"
     assert int(refused.headers["Retry-After"]) >= 1
     assert beside.status_code == 200
+    assert forbidden.status_code == 403  # whatever is free, this key may never do it
