@@ -250,7 +250,7 @@ class Consumer:
             return
         key = None if self._keys is None else signer(self._keys, topics, message)
         if kind == "probe":
-            read.probes.append(_Sent(topics, key, _probe(topics, message.payload)))
+            read.probes.append(_Sent(topics, key, read_probe(topics, message.payload)))
         if kind == "track" and self._tracks is not None:
             track = read_message(TrackMessage, topics, message.payload)
             if track is not None:
@@ -309,7 +309,7 @@ def _skipping(topic: str) -> Iterator[None]:
         log.exception("Skipped a message because of a bug")
 
 
-def _probe(topics: DeviceTopics, payload: bytes | bytearray) -> ProbeMessage | ProbeResult:
+def read_probe(topics: DeviceTopics, payload: bytes | bytearray) -> ProbeMessage | ProbeResult:
     """The probe in a message, or its refusal."""
     try:
         probe = ProbeMessage.model_validate_json(payload)
