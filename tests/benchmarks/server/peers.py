@@ -49,19 +49,10 @@ def compare(
     """Measures this server and its peers; returns the tables that it prints."""
     peers = _chosen(names, n)
     _install(peers)
-    crowd = people(n, "middling", _PROBES)
-    sent = crowd.probes.astype(np.float16).astype(np.float32)  # as requests carry them
-    crowd = replace(crowd, probes=sent)
-    right = truth(crowd).ids
     with contextlib.ExitStack() as stack:
-        print("Filling the servers:", ", ".join(["muster", *peers]), flush=True)
-        own = stack.enter_context(muster(settings, crowd.rows, crowd.probes))
+        own, searchers, right = _started(stack, peers, n, settings)
         health = replace(own, bodies=[""], path="/healthz", method="GET")
-        contenders = [
-            muster_search(own),
-            Contender("muster, /healthz", health.load),
-            *_searchers(stack, peers, own, crowd, settings),
-        ]
+        contenders = [muster_search(own), Contender("muster, /healthz", health.load), *searchers]
         recalls = {each.name: _recall(each, right) for each in contenders}
         rows = _measured(contenders, clients, seconds, recalls)
         print_table(f"Searches among {n:,}; ratio: Muster's searches a second ÷ theirs", rows)
@@ -90,6 +81,18 @@ def _install(peers: list[str]) -> None:
         folders.append(installed(_WORK / "peers", *FACE_RECOGNITION))
     sys.path += map(str, folders)
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, folders))
+
+
+def _started(
+    stack: contextlib.ExitStack, peers: list[str], n: int, settings: Settings
+) -> tuple[Endpoint, list[Contender], NDArray[np.int64]]:
+    """This server and its peers, with n rows each, and the ten best rows of each probe."""
+    crowd = people(n, "middling", _PROBES)
+    sent = crowd.probes.astype(np.float16).astype(np.float32)  # as requests carry them
+    crowd = replace(crowd, probes=sent)
+    print("Filling the servers:", ", ".join(["muster", *peers]), flush=True)
+    own = stack.enter_context(muster(settings, crowd.rows, crowd.probes))
+    return own, _searchers(stack, peers, own, crowd, settings), truth(crowd).ids
 
 
 def _searchers(

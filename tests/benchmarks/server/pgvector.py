@@ -29,8 +29,8 @@ maintenance_work_mem = {mib}MB
 @contextlib.contextmanager
 def pgvector(rows: Rows, probes: Rows, file: Path, *, hnsw: bool) -> Iterator[list[Contender]]:
     """A server with the rows, all of it in shared memory; `file` has the probes for clients."""
-    mib = 256 + rows.nbytes // 2**20 * (4 if hnsw else 2)
-    with postgres(settings=_PAGES.format(mib=mib)) as server, contextlib.ExitStack() as stack:
+    mib = 256 + rows.nbytes * (3 if hnsw else 1.5) // 2**20
+    with postgres(settings=_PAGES.format(mib=int(mib))) as server, contextlib.ExitStack() as stack:
         with psycopg.connect(server.uri(), autocommit=True) as connection:
             _fill(connection, rows)
             if hnsw:
