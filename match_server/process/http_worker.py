@@ -35,6 +35,7 @@ _LEAVE_S = 2.0  # for a client to close its end, so that the last bytes are not 
 _LEAVE_BYTES = 16 * 1024 * 1024  # that are discarded meanwhile
 _NO_ROOM_S = 0.01
 _LOOK_EVERY_S = 1.0
+_NOTIFY_EVERY_S = 0.5
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -52,6 +53,7 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
         self._unsent: dict[Connection, int] = {}  # whose response is not all sent, and its bytes
         self._unsent_bytes = 0
         self._look_at_s = 0.0
+        self._notify_at_s = 0.0
         self._slow = SlowClients(max(1, self.cfg.threads // 2))
         self._tls: ssl.SSLContext | None = None
         self._serving = threading.local()  # the connection of this thread's request
@@ -132,6 +134,16 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             client_socket.close()
             return
         self._wait_for(conn)
+
+    def notify(self) -> None:
+        """Tells the master that this worker lives, at most once in half a second.
+
+        gunicorn does so in each round of the loop, twice a request, by a call of the system.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._notify_at_s:
+            self._notify_at_s = now_s + _NOTIFY_EVERY_S
+            super().notify()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Handles events. An error of one connection does not end the loop for all others."""
