@@ -35,6 +35,11 @@ class CollectionRef:
     persons: int = field(compare=False)
     policy: Policy
 
+    @property
+    def templates_a_person(self) -> float:
+        """Enrolled templates of a person, on average."""
+        return self.templates / max(self.persons, 1)
+
 
 _CALIBRATION = (
     select(func.max(Calibration.number))

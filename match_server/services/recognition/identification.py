@@ -171,6 +171,7 @@ class Identification:
                 now,
                 among=selection,
                 at_least=at_least,
+                templates_a_person=collection.templates_a_person,
             )
             by_collection.append([_listed(collection, point, request, each) for each in lists])
         merged = by_collection[0]

@@ -15,7 +15,8 @@ from match_server.services.recognition.person_cache import PersonLookup
 from shared.decision import as_cosine
 from shared.gallery import Candidates, MemoryIndex
 
-TEMPLATES_A_PERSON = 4  # requested from the gallery for each person at first
+TEMPLATES_A_PERSON = 4  # requested from the gallery for each person at first, at most
+_SPARE = 2  # templates of persons who have expired or were just erased
 _LEAST_LOOKUPS = 16
 
 
@@ -28,21 +29,17 @@ def rank_persons(
     *,
     among: NDArray[np.uint64] | None = None,  # numbers of the templates that may be found
     at_least: float = -1.0,  # similarity below which no candidate is needed
-    first_hits: list[Candidates] | None = None,
+    templates_a_person: float = TEMPLATES_A_PERSON,
 ) -> list[list[Candidate]]:
     """The `limit` persons most similar to each probe: each once, by the best of their templates.
 
     Erased and expired persons are left out. When that, or persons with many templates, make a list
     too short, the gallery is searched again for a longer one, until the list is full or the
-    gallery exhausted. `at_least` shortens the scan. `first_hits` are the hits of an earlier search,
-    e.g. from outside a write lock.
+    gallery exhausted. `at_least` shortens the scan, as does `templates_a_person`, their number on
+    average: it determines how many templates are requested at first.
     """
-    ask = limit * TEMPLATES_A_PERSON
-    lists = (
-        gallery.search(probes, ask, threshold=at_least, among=among)
-        if first_hits is None
-        else first_hits
-    )
+    ask = _first_length(limit, templates_a_person)
+    lists = gallery.search(probes, ask, threshold=at_least, among=among)
     ranked = [_best_of_persons(persons_of, hits, limit, now) for hits in lists]
     size = len(gallery) if among is None else len(among)
     while ask < size:
@@ -59,6 +56,12 @@ def rank_persons(
             lists[row] = hits
             ranked[row] = _best_of_persons(persons_of, hits, limit, now)
     return ranked
+
+
+def _first_length(limit: int, templates_a_person: float) -> int:
+    """Templates to request for `limit` persons: one each, and more where persons have several."""
+    more = min(2 * max(templates_a_person - 1, 0.0), TEMPLATES_A_PERSON - 1)
+    return limit + round(more * limit) + _SPARE
 
 
 def _best_of_persons(

@@ -206,7 +206,14 @@ class Probes:
             rows = np.stack([probe.template.vector for probe in shots])
             reached = self._galleries.caught_up(collection)
             length = _list_length(point.policy)
-            lists = rank_persons(self._persons.at(reached.seq), reached.gallery, rows, length, now)
+            lists = rank_persons(
+                self._persons.at(reached.seq),
+                reached.gallery,
+                rows,
+                length,
+                now,
+                templates_a_person=collection.templates_a_person,
+            )
             for probe, searched, candidates in zip(group, shots, lists, strict=True):
                 results[probe.message.probe_id] = _Searched(
                     probe.message,
