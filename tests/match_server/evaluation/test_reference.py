@@ -13,6 +13,7 @@ from match_server.evaluation.measurement import as_reference
 from match_server.process.doctor import examine
 from match_server.schemas.calibrations import CalibrationFile
 from match_server.services.audit.chain import append_notes
+from match_server.services.change_feed import record
 from match_server.services.policy.operating_point_view import strangers_named
 from models.packs.references import reference_of, threshold_of
 
@@ -33,9 +34,10 @@ def served(make_api, reference):
 
 
 def _grow(api, people):
-    """Sets the counts of the collection to so many people with one template each."""
+    """Sets the counts of the collections to so many people with one template each."""
     with api.services.database.write() as session:
         session.execute(update(Collection).values(template_count=people, person_count=people))
+        record(session, 1, "collection_updated", "default", api.clock.now())  # as any write does
 
 
 def _point(api):
