@@ -164,7 +164,7 @@ class Identification:
         ):
             searched += len(state.gallery) if selection is None else len(selection)
             lists = rank_persons(
-                self._persons.at(state.seq),
+                self._persons.at(state.seq, collection),
                 state.gallery,
                 rows,
                 length,

@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, select
 from match_server.db.database import Database, Reader
 from match_server.db.tables import Change, Person, Template
 from match_server.services.change_feed import position
+from match_server.services.collection_ref import CollectionRef
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of one process's cache: some 130,000 templates."""
@@ -57,14 +58,22 @@ class PersonCache:
         self._entries: dict[int, EnrolledPerson] = {}  # by number of the template
         self._of_person: dict[tuple[int, str], tuple[int, ...]] = {}  # numbers of templates
         self._seq = 0  # all changes up to this one are applied
+        self._generations: dict[int, int] = {}  # of the collections that were searched
         self._drops = 0  # how often entries were dropped because they had changed
         self.bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def at(self, seq: int) -> PersonLookup:
-        """A lookup that knows every change up to `seq`, a position of the feed that was read."""
-        if seq != self._seq:
+    def at(self, seq: int, collection: CollectionRef) -> PersonLookup:
+        """A lookup that knows every change up to `seq`, a position of the feed that was read.
+
+        The generation of a collection changes with its model, and when a backup was restored.
+        """
+        if self._generations.get(collection.number) != collection.generation:
+            with self._lock:
+                self._restart(seq)
+                self._generations[collection.number] = collection.generation
+        elif seq != self._seq:
             self._catch_up(seq)
         return self._lookup
 

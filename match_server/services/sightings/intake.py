@@ -207,7 +207,7 @@ class Probes:
             reached = self._galleries.caught_up(collection)
             length = _list_length(point.policy)
             lists = rank_persons(
-                self._persons.at(reached.seq),
+                self._persons.at(reached.seq, collection),
                 reached.gallery,
                 rows,
                 length,

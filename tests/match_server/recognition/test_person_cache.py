@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from match_server.db.tables import Template
 from match_server.services.change_feed import position
+from match_server.services.collection_ref import collection_ref
 from match_server.services.recognition.person_cache import PersonCache, stored_persons
 
 
@@ -17,7 +18,13 @@ def _numbers(api):
 
 
 def _cached(api, cache, numbers):
-    return dict(cache.at(position(api.services.database))(numbers))
+    return dict(_lookup(api, cache)(numbers))
+
+
+def _lookup(api, cache, seq=None):
+    database = api.services.database
+    seq = position(database) if seq is None else seq
+    return cache.at(seq, collection_ref(database, "default"))
 
 
 def test_renamed_erased_and_removed_persons_are_read_again(api, helpers):
@@ -70,7 +77,7 @@ def test_a_change_during_a_lookup_is_not_lost(api, helpers, monkeypatch):
     api.person("Bob", helpers.unit_vector(2))
     ann_number, bob_number = _numbers(api)
     _cached(api, cache, [bob_number])  # an empty cache would not look into the feed
-    lookup = cache.at(position(database))
+    lookup = _lookup(api, cache)
     original = database.execute
 
     def slow(statement, params):
@@ -93,9 +100,20 @@ def test_the_feed_of_an_older_database_empties_the_cache(api, helpers):
     api.person("Ann", helpers.unit_vector(1))
     (number,) = _numbers(api)
     reached = position(api.services.database)
-    assert cache.at(reached + 1_000)([number])[number].person_name == "Ann"
+    assert _lookup(api, cache, reached + 1_000)([number])[number].person_name == "Ann"
     assert cache.bytes > 0
-    cache.at(reached)
+    _lookup(api, cache, reached)
+    assert cache.bytes == 0
+
+
+def test_a_restored_backup_empties_the_cache_wherever_its_feed_stands(api, helpers):
+    cache = PersonCache(api.services.database)
+    api.person("Ann", helpers.unit_vector(1))
+    (number,) = _numbers(api)
+    _cached(api, cache, [number])
+    assert cache.bytes > 0
+    api.services.journal.restart_followers()
+    _lookup(api, cache)
     assert cache.bytes == 0
 
 
