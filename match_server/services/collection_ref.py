@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 from match_server.db.database import Database, Reader
 from match_server.db.tables import Calibration, Collection, Device
 from match_server.schemas.collections import Policy, stored_policy
-from match_server.services.revision import Revision
+from match_server.services.revision import Revision, RevisionCache
 from shared.errors import CollectionUnavailable, NotFound
 
 
@@ -79,20 +79,15 @@ _OF_DEVICE = select(*_COLUMNS).where(
 
 
 class CollectionCache:
-    """The collections of this process's searches, read again when the revision has changed.
-
-    Thread-safe: the dictionary of a revision is replaced, never emptied.
-    """
+    """The collections of this process's searches, read again when the revision has changed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: tuple[Revision | None, dict[str, CollectionRef]] = (None, {})
+        self._known = RevisionCache[CollectionRef]()
 
     def named(self, name: str, at: Revision) -> CollectionRef:
         """The collection of that name at a revision or later. Raises NotFound."""
-        revision, known = self._known
-        if revision != at:
-            self._known = at, known = at, {}
+        known = self._known.at(at)
         collection = known.get(name)
         if collection is None:
             collection = known[name] = collection_ref(self._database, name)

@@ -1,11 +1,14 @@
 """The revision of the database, by which results that were read before are known to be current."""
 
-from typing import NamedTuple
+import threading
+from typing import Generic, NamedTuple, TypeVar
 
 from sqlalchemy import bindparam, select
 
 from match_server.db.database import Reader
 from match_server.db.tables import AuditHead, Counter
+
+Value = TypeVar("Value")
 
 
 class Revision(NamedTuple):
@@ -17,6 +20,26 @@ class Revision(NamedTuple):
 
     changes: int  # number of the last change
     audit: int  # number of the last entry
+
+
+class RevisionCache(Generic[Value]):
+    """Values that were read at one revision, by name; those of another are forgotten.
+
+    Thread-safe: the dictionary is replaced, never emptied. What a thread reads for an older
+    revision is at least as new.
+    """
+
+    def __init__(self) -> None:
+        self._revision: Revision | None = None
+        self._values: dict[str, Value] = {}
+        self._lock = threading.Lock()
+
+    def at(self, revision: Revision) -> dict[str, Value]:
+        """The values of this revision, to read and to add to."""
+        with self._lock:
+            if self._revision != revision:
+                self._revision, self._values = revision, {}
+            return self._values
 
 
 _AUDIT = select(AuditHead.number).where(AuditHead.id == bindparam("head")).scalar_subquery()

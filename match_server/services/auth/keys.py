@@ -22,7 +22,7 @@ from match_server.schemas.keys import KeyCreate, KeyCreated, KeyView, Role
 from match_server.services.audit.chain import Note, note
 from match_server.services.lookups import count_of
 from match_server.services.paging import each, page_of
-from match_server.services.revision import Revision, read_revision
+from match_server.services.revision import Revision, RevisionCache, read_revision
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, NotFound, Unauthenticated
 from shared.wire.message_keys import MessageKey
@@ -82,7 +82,7 @@ class Keys:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._known: tuple[Revision | None, dict[str, _Stored]] = (None, {})
+        self._known = RevisionCache[_Stored]()  # by key id
         self._used: dict[str, datetime] = {}  # by key id, since the last `note_used`
         self._used_lock = threading.Lock()
 
@@ -194,9 +194,7 @@ class Keys:
 
         So a revoked key is invalid at once everywhere.
         """
-        revision, known = self._known
-        if revision != at:
-            self._known = at, known = at, {}
+        known = self._known.at(at)
         stored = known.get(key_id)
         if stored is None:
             for sha256, role, device, revoked_at, expires_at in self._database.execute(

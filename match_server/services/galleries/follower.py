@@ -90,9 +90,8 @@ class GalleryFollower:
         """
         gallery = self._gallery
         if gallery is not None and gallery.damage is None and not compare:
-            if gallery.watermark == newest:
-                return GalleryState(gallery, newest)
-            newest = position(self._database)
+            if gallery.watermark != newest:
+                newest = position(self._database)
             if gallery.watermark == newest:
                 return GalleryState(gallery, newest)
         with self._lock:
