@@ -34,11 +34,15 @@ def find_broker() -> str | None:
 
 @contextmanager
 def running(
-    command: list[str], log: Path, *, stop_s: float = 10.0
+    command: list[str],
+    log: Path,
+    *,
+    stop_s: float = 10.0,
+    start: type[subprocess.Popen[bytes]] = subprocess.Popen,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a child process until the block ends; its output goes to `log`."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = start(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -64,12 +68,14 @@ def broker(work: Path, program: str) -> Iterator[str]:
 
 
 @contextmanager
-def server(work: Path, data: Path, port: int) -> Iterator[str]:
+def server(
+    work: Path, data: Path, port: int, start: type[subprocess.Popen[bytes]] = subprocess.Popen
+) -> Iterator[str]:
     """Runs a match server with a new database; yields its URL."""
     log = work / "match-server.log"
     command = [str(BIN / "match-server"), "serve", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--data-dir", str(data), "--open-page"]
-    with running(command, log) as process:
+    with running(command, log, start=start) as process:
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60
         while not _ready(url):

@@ -20,8 +20,7 @@ from edge_agent.outbox.outbox import Outbox
 from shared.wire.messages import ProbeMessage
 from tests.support.fake_servers import KEY, SITE, Broker, FakeHttpServer, FakeIngest
 from tests.support.films import Actor, shrunk, write_film
-
-COMMAND = [sys.executable, "-m", "edge_agent.cli.main"]
+from tests.support.launcher import EDGE_AGENT, Launched, run
 
 
 @pytest.fixture
@@ -60,10 +59,8 @@ def once(
     environment.pop("MUSTER_SERVER_KEY", None)
     if key is not None:
         environment["MUSTER_SERVER_KEY"] = key
-    done = subprocess.run(
-        [*COMMAND, "once", str(source), "--device", "box-1", "--json", *options],
-        capture_output=True,
-        text=True,
+    done = run(
+        [EDGE_AGENT, "once", str(source), "--device", "box-1", "--json", *options],
         env=environment,
         check=False,
     )
@@ -235,9 +232,7 @@ def test_a_sick_camera_does_not_stop_the_others(
         {"gone": "/nowhere/film.mp4", "lobby": lobby},
         f'[server]\nurl = "{server.url}"\nkey_file = "{tmp_path}/key"\n',
     )
-    done = subprocess.run(
-        [*COMMAND, "run", "--config", str(config)], capture_output=True, text=True, check=False
-    )
+    done = run([EDGE_AGENT, "run", "--config", str(config)], check=False)
     assert done.returncode == 0, done.stderr
     assert "Camera gone: there is no /nowhere/film.mp4" in done.stderr
     assert {probe.camera for probe in server.ledger.probes} == {"lobby"}
@@ -253,8 +248,8 @@ def test_told_to_stop_it_stores_the_open_tracks_and_ends_cleanly(
     # The first probe would wait for ten seconds, the film lasts four: only the end stores it.
     rest = 'log_level = "DEBUG"\n[shots]\nfirst_wait_s = 10.0\n'
     config = write_config(tmp_path, {"lobby": lobby}, rest)
-    process = subprocess.Popen(
-        [*COMMAND, "run", "--config", str(config)], stderr=subprocess.PIPE, text=True
+    process = Launched(
+        [EDGE_AGENT, "run", "--config", str(config)], stderr=subprocess.PIPE, text=True
     )
     faces = (line for line in process.stderr or [] if "a face comes into view" in line)
     assert len(list(itertools.islice(faces, 3))) == 3
@@ -269,9 +264,7 @@ def test_told_to_stop_it_stores_the_open_tracks_and_ends_cleanly(
 
 def test_an_unknown_key_in_the_configuration_is_one_line_and_status_1(tmp_path: Path) -> None:
     config = write_config(tmp_path, {"door": "0"}, "sight = 'x'\n")
-    done = subprocess.run(
-        [*COMMAND, "run", "--config", str(config)], capture_output=True, text=True, check=False
-    )
+    done = run([EDGE_AGENT, "run", "--config", str(config)], check=False)
     assert done.returncode == 1
     assert "unknown key 'sight'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -283,12 +276,12 @@ def test_an_unknown_key_in_the_configuration_is_one_line_and_status_1(tmp_path: 
      ["enroll-device", "-h"], ["example", "-h"]],
 )  # fmt: skip
 def test_help_is_there_with_an_example(arguments: list[str]) -> None:
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([EDGE_AGENT, *arguments], capture_output=True, text=True, check=True)
     assert arguments == ["--help"] or "Example: edge-agent" in done.stdout
 
 
 def test_the_example_is_printed_as_it_ships(tmp_path: Path) -> None:
-    done = subprocess.run([*COMMAND, "example"], capture_output=True, text=True, check=True)
+    done = subprocess.run([EDGE_AGENT, "example"], capture_output=True, text=True, check=True)
     (tmp_path / "agent.toml").write_text(done.stdout)
     assert load_settings(tmp_path / "agent.toml").device == "entrance-box"
 

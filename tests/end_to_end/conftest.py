@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import requests
 
-from demo.processes import free_port, server
+from demo.processes import free_port
 from tests.support.films import Actor, compose, shrunk
 from tests.support.serving import key as create_key
+from tests.support.serving import server
 from tests.support.webcam import Webcam
 
 

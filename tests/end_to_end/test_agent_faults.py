@@ -3,8 +3,6 @@
 import contextlib
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from tests.end_to_end.conftest import RunningServer
 from tests.support.disks import SmallDisk, small_disk
+from tests.support.launcher import EDGE_AGENT, Launched
 from tests.support.serving import key as create_key
 from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
@@ -45,8 +44,8 @@ def test_an_agent_outlives_a_full_disk_and_a_camera_that_goes_away(
         f'[server]\nurl = "{running_server.url}"\nkey_file = "{key}"\n'
     )
     with log.open("wb") as output:
-        agent = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.cli.main", "run", "--config", str(config)],
+        agent = Launched(
+            [EDGE_AGENT, "run", "--config", str(config)],
             stdout=output,
             stderr=output,
         )

@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from demo.processes import BIN, find_broker, free_port, running, server
+from demo.processes import find_broker, free_port
 from edge_agent.delivery.fallback import FallbackTransport
 from edge_agent.delivery.http import HttpTransport
 from edge_agent.delivery.mqtt import MqttTransport
@@ -21,7 +21,9 @@ from match_server.services.faces.engines import face_engine
 from shared.wire.topics import DeviceTopics
 from tests.support.device import StoringDevice, assert_all_there_once
 from tests.support.fake_servers import Broker
+from tests.support.launcher import MATCH_SERVER
 from tests.support.serving import key as create_key
+from tests.support.serving import running, server
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.broker]
@@ -32,7 +34,7 @@ WAIT_S = 240.0
 
 
 def ingest(folder: Path, data: Path, url: str) -> AbstractContextManager[object]:
-    command = [str(BIN / "match-server"), "ingest", "--broker", url, "--data-dir", str(data)]
+    command = [MATCH_SERVER, "ingest", "--broker", url, "--data-dir", str(data)]
     return running(command, folder / "ingest.log")
 
 

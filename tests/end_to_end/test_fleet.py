@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,7 +15,7 @@ import requests
 import segno
 from paho.mqtt.enums import CallbackAPIVersion
 
-from demo.processes import BIN, broker, find_broker, free_port, running, server
+from demo.processes import broker, find_broker, free_port
 from edge_agent.config.loading import load_settings
 from edge_agent.diagnostics.doctor import examine
 from models.packs.store import default_cache
@@ -25,14 +23,15 @@ from shared.checks import Check
 from shared.enrollment_code import new_code
 from shared.wire.topics import DeviceTopics
 from tests.end_to_end.conftest import RunningServer
+from tests.support.launcher import EDGE_AGENT, MATCH_SERVER, run
 from tests.support.serving import key as create_key
+from tests.support.serving import running, server
 from tests.support.waiting import end_of, wait_until
 from tests.support.webcam import Webcam
 
 pytestmark = pytest.mark.models
 TIMEOUT_S = 60.0
 FLEET = "\n[fleet]\nhealth_s = 1\ntrial_s = 6\n"
-AGENT = [sys.executable, "-m", "edge_agent.cli.main"]
 
 
 @pytest.fixture
@@ -57,21 +56,14 @@ class Box:
 
     def enroll(self, source: str) -> None:
         """Enrolls by a QR picture in front of the camera."""
-        command = [str(BIN / "match-server"), "device", "code", "--device", self.name, "--json"]
+        command = [MATCH_SERVER, "device", "code", "--device", self.name, "--json"]
         command += ["--data-dir", str(self.server.data)]
-        environment = {"MUSTER_PUBLIC_URL": self.server.url, "PATH": "/usr/bin:/bin"}
-        made = subprocess.run(command, check=True, capture_output=True, env=environment)
+        made = run(command, env={**os.environ, "MUSTER_PUBLIC_URL": self.server.url})
         picture = self.folder / "qr.png"
         segno.make(json.loads(made.stdout)["invitation"], micro=False).save(picture, scale=6)
-        subprocess.run(
-            [
-                *[*AGENT, "enroll-device", "--camera", str(picture), "--config", str(self.config)],
-                *["--state-dir", str(self.folder / "state"), "--source", source],
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        command = [EDGE_AGENT, "enroll-device", "--camera", str(picture), "--source", source]
+        command += ["--config", str(self.config), "--state-dir", str(self.folder / "state")]
+        run(command)
         with self.config.open("a") as config:
             config.write(FLEET)
 
@@ -87,7 +79,7 @@ class Box:
         )
 
     def run(self) -> Any:
-        return running([*AGENT, "run", "--config", str(self.config)], self.log)
+        return running([EDGE_AGENT, "run", "--config", str(self.config)], self.log)
 
     def ask(self, method: str, path: str = "", **arguments: Any) -> Any:
         url = f"{self.server.url}/v1/devices/{self.name}{path}"
@@ -226,7 +218,7 @@ def test_over_a_broker_it_is_the_same(box: Box, webcam: Webcam, tmp_path: Path) 
         pytest.skip("mosquitto is not installed (Debian: apt-get install mosquitto)")
     with ExitStack() as stack:
         url = stack.enter_context(broker(tmp_path, program))
-        ingest = [str(BIN / "match-server"), "ingest", "--broker", url]
+        ingest = [MATCH_SERVER, "ingest", "--broker", url]
         ingest += ["--data-dir", str(box.server.data)]
         log = tmp_path / "ingest.log"
         box.config.write_text(

@@ -18,7 +18,7 @@ import pytest
 import requests
 from numpy.typing import NDArray
 
-from demo.processes import free_port, server
+from demo.processes import free_port
 from edge_agent.config.loading import settings_of
 from edge_agent.config.settings import AgentSettings
 from edge_agent.delivery.http import HttpTransport
@@ -29,8 +29,10 @@ from edge_agent.gallery.manager import Galleries
 from edge_agent.outbox.outbox import Outbox
 from shared.wire.template import Template, encode_template
 from tests.support.films import Actor, shrunk, write_film
+from tests.support.launcher import EDGE_AGENT, Launched
 from tests.support.probes import make_probe
 from tests.support.serving import key as create_key
+from tests.support.serving import server
 from tests.support.waiting import TIMEOUT_S, wait_until
 
 MODEL = "compact-mobilefacenet-512@1"
@@ -382,8 +384,8 @@ def test_a_film_without_a_server_is_decided_here_and_is_one_event_each_there(
     )
     log = world.folder / "agent.log"
     with log.open("wb") as output:
-        agent = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent.cli.main", "run", "--config", str(config)],
+        agent = Launched(
+            [EDGE_AGENT, "run", "--config", str(config)],
             stderr=output,
         )
     try:

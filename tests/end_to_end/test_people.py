@@ -1,7 +1,6 @@
 """Eight people with five pictures each: enrolled from one, recognised in the others."""
 
 import json
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import requests
 
 from demo.cast import LaneName, Walk
 from demo.film import Figure, compose, cut_out, lane_of
-from demo.processes import BIN
 from models.face_models import open_models
 from models.images.decoding import read_picture
 from tests.end_to_end.conftest import RunningServer
+from tests.support.launcher import EDGE_AGENT, run
 from tests.support.serving import key as create_key
 
 pytestmark = pytest.mark.models
@@ -111,7 +110,7 @@ def test_a_camera_knows_people_from_pictures_of_other_days(
     compose(film, walks, figure, seconds=10)
     key_file = tmp_path / "key"
     key_file.write_text(create_key(running_server.data, "device", "box-1"))
-    command = [str(BIN / "edge-agent"), "once", str(film), "--server", running_server.url]
+    command = [EDGE_AGENT, "once", str(film), "--server", running_server.url]
     command += [
         "--device",
         "box-1",
@@ -121,7 +120,7 @@ def test_a_camera_knows_people_from_pictures_of_other_days(
         str(tmp_path / "agent"),
         "--json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(command, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"] == 250
     seen: Counter[tuple[str, str]] = Counter()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from demo.processes import free_port, server
+from demo.processes import free_port
 from edge_agent.config.timeouts import Timeouts
 from edge_agent.delivery.http import HttpTransport
 from match_server.services.faces.engines import face_engine
@@ -17,6 +17,7 @@ from tests.support.device import StoringDevice, assert_all_there_once
 from tests.support.probes import make_probe
 from tests.support.proxy import Network
 from tests.support.serving import key as create_key
+from tests.support.serving import server
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models  # the server names its model by the installed pack

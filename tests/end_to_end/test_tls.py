@@ -1,13 +1,11 @@
 """TLS from end to end: a real authority, a real server, and clients like browser and box."""
 
-import json
 import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,8 +23,8 @@ from match_server.process.preflight import require_sound_tls
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Unavailable
 from tests.attacks.clients import storm
-
-COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
+from tests.support.launcher import MATCH_SERVER, Launched
+from tests.support.serving import key as create_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +68,10 @@ def _serving(folder: Path, files: Files, **settings: Path | str) -> Iterator[Ser
     environment = {f"MUSTER_{name.upper()}": str(value) for name, value in settings_of_tls.items()}
     environment |= {**os.environ, "OMP_NUM_THREADS": "1"}
     data = ["--data-dir", str(folder / "data")]
-    made = subprocess.run(
-        [*COMMAND, "key", "create", "--role", "admin", "--json", *data],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    key = create_key(folder / "data", "admin")
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", *data],
+        process = Launched(
+            [MATCH_SERVER, "serve", "--port", "0", *data],
             stdout=subprocess.PIPE,
             stderr=log,
             env=environment,
@@ -88,7 +81,7 @@ def _serving(folder: Path, files: Files, **settings: Path | str) -> Iterator[Ser
         assert process.stdout is not None
         address = re.search(r"https://[\d.:]+", process.stdout.readline())
         assert address, (folder / "log").read_text()
-        yield Server(address[0], json.loads(made.stdout)["key"], files)
+        yield Server(address[0], key, files)
     finally:
         process.terminate()
         process.wait(20)

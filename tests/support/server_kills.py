@@ -11,7 +11,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,11 +27,11 @@ from sqlalchemy import func, select
 from match_server.db.database import Database
 from match_server.db.tables import Change, Collection, Counter, Template
 from match_server.services.audit.chain import append_notes
+from tests.support.launcher import MATCH_SERVER, Launched, run
 from tests.support.postgres import Postgres
 from tests.support.waiting import wait_until
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 _COLLECTION = "/v1/collections/default"
 _SAME = 0.99  # similarity of a stored template with the vector that it was made of
 _START_S = 60
@@ -202,18 +201,16 @@ class Trial:
         return {"Authorization": f"Bearer {self._key}", "Connection": "close"}
 
     def _made_key(self) -> str:
-        command = [*COMMAND, "key", "create", "--role", "admin", "--json"]
+        command = [MATCH_SERVER, "key", "create", "--role", "admin", "--json"]
         command += ["--data-dir", str(self._folder / "data")]
-        made = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=self._environment
-        )
+        made = run(command, env=self._environment)
         return str(json.loads(made.stdout)["key"])
 
     def _start(self) -> None:
-        command = [*COMMAND, "serve", "--port", "0", "--workers", "2"]
+        command = [MATCH_SERVER, "serve", "--port", "0", "--workers", "2"]
         command += ["--data-dir", str(self._folder / "data")]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = Launched(
                 command, stdout=subprocess.PIPE, stderr=log, env=self._environment, text=True
             )
         assert self._process.stdout is not None

@@ -5,15 +5,19 @@ import os
 import re
 import signal
 import subprocess
-import sys
+from functools import partial
 
 import requests
 from click.testing import CliRunner
 
+from demo import processes
 from match_server.commands.cli import main
+from tests.support.launcher import MATCH_SERVER, Launched
+
+running = partial(processes.running, start=Launched)
+server = partial(processes.server, start=Launched)
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 
 
 def key(data, role, device=None):
@@ -25,12 +29,12 @@ def key(data, role, device=None):
     return json.loads(result.stdout)["key"]
 
 
-def started(data, log, *options, **environment):
+def started(data, log, *options, start=Launched, **environment):
     """Starts a server that logs into the file; returns the process and its address."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", "--data-dir", str(data), *options],
+        process = start(
+            [MATCH_SERVER, "serve", "--port", "0", "--data-dir", str(data), *options],
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,

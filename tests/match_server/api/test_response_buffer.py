@@ -1,6 +1,5 @@
 """Verdicts of a batch whose client reads none of them before it has sent everything."""
 
-import json
 import os
 import re
 import socket
@@ -12,7 +11,8 @@ import requests
 from match_server.api.client_connection import can_take
 from match_server.api.response_buffer import buffered
 from match_server.process.client_socket import ClientSocket, SlowClients
-from tests.support.server_kills import COMMAND
+from tests.support.launcher import MATCH_SERVER, Launched
+from tests.support.serving import key
 
 PIECES = [bytes([number % 256]) * 30_000 for number in range(300)]  # 9 MB
 
@@ -79,10 +79,9 @@ def test_a_connection_takes_what_fits_without_waiting():
 def server(tmp_path):
     """The address of a real server with a client timeout of 1 s, and a key."""
     data = ["--data-dir", str(tmp_path / "data")]
-    command = [*COMMAND, "key", "create", "--role", "admin", "--json", *data]
-    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    command = [*COMMAND, "serve", "--port", "0", *data]
-    process = subprocess.Popen(
+    admin = key(tmp_path / "data", "admin")
+    command = [MATCH_SERVER, "serve", "--port", "0", *data]
+    process = Launched(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -90,7 +89,7 @@ def server(tmp_path):
     )
     try:
         line = process.stdout.readline().decode()
-        yield re.search(r"http://[\d.:]+", line)[0], json.loads(made)["key"]
+        yield re.search(r"http://[\d.:]+", line)[0], admin
     finally:
         process.terminate()
         process.wait(30)

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import pytest
 import requests
@@ -13,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.clock import SystemClock
 from tests.support import serving
+from tests.support.launcher import MATCH_SERVER, Launched
 from tests.support.waiting import wait_until
 from tests.support.webhook_receivers import Receiver
 
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 NAME = "Zebulon Quagmire"
 
 
@@ -28,8 +27,8 @@ class Server:
         self.log = data.parent / "server.log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUSTER_LOG_LEVEL": "DEBUG"}
         with self.log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [*COMMAND, "serve", "--port", "0", "--data-dir", str(data), *options],
+            self.process = Launched(
+                [MATCH_SERVER, "serve", "--port", "0", "--data-dir", str(data), *options],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment,

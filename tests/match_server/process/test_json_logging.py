@@ -5,14 +5,14 @@ import json
 import os
 import re
 import subprocess
-import sys
 from datetime import UTC, datetime
 
 import pytest
 import requests
 
+from tests.support.launcher import MATCH_SERVER, Launched, run
+
 MODEL = "compact-mobilefacenet-512@1"
-COMMAND = [sys.executable, "-c", "from match_server.commands.cli import main; main()"]
 PASSWORD = "camera-password-4711"
 
 
@@ -22,14 +22,11 @@ def server(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUSTER_LOG_LEVEL": "DEBUG"}
     environment["MUSTER_MAX_BODY_BYTES"] = "200000"
     data = ["--data-dir", str(tmp_path / "data")]
-    made = subprocess.run(
-        [*COMMAND, "key", "create", "--role", "admin", "--json", *data],
-        check=True, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+    made = run([MATCH_SERVER, "key", "create", "--role", "admin", "--json", *data], env=environment)
     log = tmp_path / "log"
     with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0", *data],
+        process = Launched(
+            [MATCH_SERVER, "serve", "--port", "0", *data],
             stdout=subprocess.PIPE, stderr=errors, env=environment, text=True,
         )  # fmt: skip
     address = re.search(r"http://[\d.:]+", process.stdout.readline())

@@ -24,7 +24,8 @@ import requests
 
 from match_server.schemas.base import ErrorBody
 from tests.attacks.clients import JSON, STRANGERS, require_no_error, storm
-from tests.support.serving import COMMAND, MODEL, Client, key, started, stopped
+from tests.support.launcher import MATCH_SERVER, run
+from tests.support.serving import MODEL, Client, key, started, stopped
 from tests.support.waiting import wait_until
 
 
@@ -103,8 +104,8 @@ def test_a_key_works_and_is_revoked_while_the_server_runs(server):
     viewer = Client(client.base, key(data, "viewer"))
     assert viewer("GET", "/v1/events").status_code == 200
     key_id = viewer.headers["Authorization"].split("_")[1]
-    revoke = [*COMMAND, "key", "revoke", key_id, "--data-dir", str(data)]
-    subprocess.run(revoke, check=True, capture_output=True)
+    revoke = [MATCH_SERVER, "key", "revoke", key_id, "--data-dir", str(data)]
+    run(revoke)
     assert viewer("GET", "/v1/events").status_code == 401
 
 
@@ -469,7 +470,7 @@ def test_a_stop_ends_open_streams_and_leaves_cleanly(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_both_signals_end_the_server_with_status_0(tmp_path, number):
-    process, base = started(tmp_path / "data", tmp_path / "log")
+    process, base = started(tmp_path / "data", tmp_path / "log", start=subprocess.Popen)
     assert requests.get(f"{base}/healthz", timeout=10).json()["status"] == "ok"
     assert stopped(process, number) == 0
 
@@ -484,9 +485,7 @@ def test_without_a_key_the_server_says_how_to_make_one(tmp_path):
 
 
 def test_an_open_page_on_an_outer_address_does_not_start(tmp_path):
-    command = [*COMMAND, "serve", "--host", "0.0.0.0", "--open-page"]
-    result = subprocess.run(
-        [*command, "--data-dir", str(tmp_path / "data")], capture_output=True, text=True
-    )
+    command = [MATCH_SERVER, "serve", "--host", "0.0.0.0", "--open-page"]
+    result = run([*command, "--data-dir", str(tmp_path / "data")], check=False)
     assert result.returncode == 1
     assert "open_page" in result.stderr
