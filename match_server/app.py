@@ -2,7 +2,6 @@
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +21,7 @@ from match_server.container import Services
 from match_server.pages.blueprint import pages
 from match_server.services.audit.chain import Actor, act_as
 from match_server.services.metrics import Metrics
-from shared.errors import MalformedInput, MusterError
+from shared.errors import MalformedInput
 from shared.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -41,11 +40,12 @@ def create_app(
     secret: bytes,
     *,
     stopping: Callable[[], bool] = lambda: False,
-    warm: bool = True,
+    follow: bool = True,
 ) -> Flask:
     """The application over these services. `secret` signs page sessions.
 
-    With `warm`, the galleries are loaded in the background and /readyz waits for them.
+    With `follow`, a thread loads the galleries and keeps them up to date; /readyz waits until they
+    are loaded.
     """
     app = Flask("match_server", static_folder=None, template_folder=None)
     app.request_class = BoundedRequest
@@ -56,7 +56,11 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's JSON provider
     gatekeeper = Gatekeeper(services.settings, services.keys, services.page_sessions, secret)
     pictures = PictureLimit(services.settings.threads // 2)
-    warmed = _warmed(services) if warm else lambda: True
+    if follow:
+        services.background.start()
+
+    def warmed() -> bool:
+        return services.background.loaded or not follow
 
     def document() -> Mapping[str, Any]:
         return openapi_document(routes)
@@ -77,20 +81,6 @@ def create_app(
     app.before_request(_begin)
     app.after_request(lambda response: _finish(response, services.metrics))
     return app
-
-
-def _warmed(services: Services) -> Callable[[], bool]:
-    done = threading.Event()
-
-    def load() -> None:
-        try:
-            services.galleries.warm()
-        except MusterError:
-            log.exception("Could not load the galleries; each search tries again")
-        done.set()
-
-    threading.Thread(target=load, name="warm", daemon=True).start()
-    return done.is_set
 
 
 def _begin() -> None:

@@ -41,6 +41,7 @@ from match_server.services.faces.engines import (
 )
 from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.feed_watch import FeedWatch
+from match_server.services.galleries.background import BackgroundFollower
 from match_server.services.galleries.follower import OpenGallery
 from match_server.services.galleries.galleries import Galleries, open_segments
 from match_server.services.key_rotation import Rotation
@@ -83,6 +84,7 @@ class Services:
     faces: FaceEngine  # of new collections
     engines: Engines
     galleries: Galleries
+    background: BackgroundFollower
     vault: Vault
     secrets: Secrets
     files: FileStore
@@ -151,6 +153,7 @@ class Services:
             self.access.flush()
             self.keys.note_used()
         self.feed_watch.close()
+        self.background.stop()
         self.galleries.close()
         self.database.close()
 
@@ -221,6 +224,7 @@ def build_services(
         faces=faces,
         engines=engines,
         galleries=galleries,
+        background=BackgroundFollower(database, galleries),
         vault=vault,
         secrets=secrets,
         files=files,

@@ -51,6 +51,7 @@ class DiskIndex(MemoryIndex):
         self._removals: list[tuple[int, Ids]] = []  # after that change
         self._damaged_names: set[str] = set()  # segments whose digests are wrong
         self._write_again_s = 0.0  # monotonic; set by a failed write
+        self._leads = False  # applies many changes, and says itself when to write
         self.refresh()
         if verify and self._sealed:
             self._start_background(self._verify_for_all)
@@ -139,6 +140,29 @@ class DiskIndex(MemoryIndex):
                 else:
                     self._keep_in_memory(segments, seq)
         return True
+
+    @contextmanager
+    def leading(self) -> Iterator[bool]:
+        with ExitStack() as held:
+            try:
+                leads = held.enter_context(self._directory.locked(wait=False, what="lock-follow"))
+            except OSError as error:  # nobody can write files for the others
+                self._cannot_write(error)
+                leads = True
+            self.refresh()
+            self._leads = leads
+            try:
+                yield leads
+            finally:
+                self._leads = False
+
+    def bound_private(self, limit: int) -> None:
+        private = [view for view in self._views if view.segment.name is None]
+        if sum(view.live for view in private) > limit and time.monotonic() >= self._write_again_s:
+            try:
+                self.seal()
+            except OSError as error:
+                self._cannot_write(error)
 
     def _verify_for_all(self) -> None:
         """Verifies in one of the processes only; the others map what that one rebuilds."""
@@ -256,7 +280,7 @@ class DiskIndex(MemoryIndex):
         return super()._discard(ids, seq)
 
     def _maintenance_due(self) -> bool:
-        if time.monotonic() < self._write_again_s:
+        if self._leads or time.monotonic() < self._write_again_s:
             return False
         private = any(view.segment.name is None for view in self._sealed)
         return private or sum(ids.shape[0] for _, ids in self._removals) > _MAX_REMOVALS

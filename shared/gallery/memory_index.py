@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -237,6 +238,14 @@ class MemoryIndex:
             self._mutable = MutableSegment(self._book, self._kernel, self._threads)
             self._publish(seq)
         return True
+
+    @contextmanager
+    def leading(self) -> Iterator[bool]:
+        """Yields whether this process is to apply many changes for all that share the files."""
+        yield True
+
+    def bound_private(self, limit: int) -> None:
+        """Writes the templates of this process into a shared segment if there are over `limit`."""
 
     def close(self) -> None:
         """Stops background threads. The gallery cannot be used after this."""

@@ -368,7 +368,7 @@ def make_services(
 def make_api(make_services: Callable[..., Services], clock: FakeClock) -> Callable[..., Api]:
     def make(**changes: Any) -> Api:
         services = make_services(**changes)
-        app = create_app(services, page_secret(services.settings.data_dir), warm=False)
+        app = create_app(services, page_secret(services.settings.data_dir), follow=False)
         return Api(app.test_client(), services, changes.get("clock", clock))
 
     return make

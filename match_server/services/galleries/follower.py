@@ -28,7 +28,7 @@ from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.stored_templates import Readable, read_templates
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import batches, count_of
-from shared.errors import CollectionUnavailable, ModelMismatch
+from shared.errors import CollectionUnavailable, ModelMismatch, Unavailable
 from shared.gallery import DiskIndex, MemoryIndex, MissingChanges
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,12 @@ OpenGallery = Callable[[Path | None, int, str], MemoryIndex]
 """Folder (None: in memory), dimension, and what the folder belongs to."""
 
 _CHUNK = 8192  # rows read at a time: 8 MiB of float16 at 512 dimensions
+_STEP = 32768
+"""Changes that are applied at a time; with more to apply, one process does it for all."""
+_MAX_PRIVATE = 4 * _STEP
+"""Templates that a catch-up keeps in private memory before it waits for a segment of them."""
+_LEADER_PATIENCE_S = 5.0  # without a new segment of the process that does it for all
+_LEADER_POLL_S = 0.05  # how often a process looks at what another one has applied for all
 _COMPACT_AFTER_S = 30.0
 """Erased templates are removed from the segments' files within twice this time."""
 _ATTEMPTS = 16
@@ -61,16 +67,20 @@ class GalleryFollower:
         collection: Collection | CollectionRef,
         open_gallery: OpenGallery,
         folder: Path | None,
+        stopping: threading.Event,
     ) -> None:
+        """When `stopping` is set, a catch-up ends with Unavailable between two steps."""
         self._database = database
         self._vault = vault
         self._collection = collection
         self._number = collection.number
+        self.kind = collection.number, collection.generation
         self._model_id = collection.model_id
         self._dimension = collection.dimension
         self._origin = f"{collection.number}/{collection.model_id}/{collection.created_at}"
         self._open = open_gallery
         self._folder = folder
+        self._stopping = stopping
         self._gallery: MemoryIndex | None = None
         self.damaged: frozenset[int] = frozenset()  # templates in use that could not be read
         self._lock = threading.Lock()
@@ -108,8 +118,30 @@ class GalleryFollower:
     def _brought_up(self, gallery: MemoryIndex, *, compare: bool) -> bool:
         """Bring the gallery to the feed's position; False: another process interfered, try again.
 
+        Many changes are applied in steps, by one process of the machine, which writes segments of
+        them; the others wait and map these. A search does not see the gallery between two steps.
+        """
+        brought = self._step(gallery, leads=False, compare=compare)
+        seen, until_s = -1, 0.0
+        while brought is None:
+            with gallery.leading() as leads:
+                if gallery.watermark != seen:
+                    seen, until_s = gallery.watermark, time.monotonic() + _LEADER_PATIENCE_S
+                if leads or time.monotonic() >= until_s:  # in vain: the leader is frozen
+                    while (brought := self._step(gallery, leads=True, compare=compare)) is None:
+                        gallery.bound_private(_MAX_PRIVATE)
+                    gallery.bound_private(0)  # so that the others need not apply the rest
+                    return brought
+            time.sleep(_LEADER_POLL_S)
+            brought = self._step(gallery, leads=False, compare=compare)
+        return brought
+
+    def _step(self, gallery: MemoryIndex, *, leads: bool, compare: bool) -> bool | None:
+        """Apply the next changes; None: there are many more. Without `leads`, many are left alone.
+
         The watermark is read before the session begins: the position that it sees is never older.
         """
+        self._require_running()
         watermark, damage = gallery.watermark, gallery.damage
         with self._database.read() as session:
             newest = position(session)
@@ -118,10 +150,17 @@ class GalleryFollower:
                 if not self._rebuild(session, gallery, newest, why):
                     return False
             elif watermark < newest:
+                changes = self._changes(session, watermark, newest)
+                many = len(changes) == _STEP
+                if many and not leads:
+                    return None
                 try:
-                    self._replay(session, gallery, watermark, newest)
+                    end = changes[-1].seq if many else newest
+                    self._replay(session, gallery, watermark, end, changes)
                 except MissingChanges:  # another process has rebuilt the files meanwhile
                     return False
+                if many:
+                    return None
             if gallery.damage is not None or gallery.watermark < newest:
                 return False
             difference = self._difference(session, gallery, newest) if compare else None
@@ -178,6 +217,11 @@ class GalleryFollower:
                 "search again"
             )
 
+    def _require_running(self) -> None:
+        """Raises Unavailable when this process is to end."""
+        if self._stopping.is_set():
+            raise Unavailable("this server is stopping")
+
     def _opened(self) -> MemoryIndex:
         started_s = time.monotonic()
         gallery = self._open(self._folder, self._dimension, self._origin)
@@ -222,6 +266,7 @@ class GalleryFollower:
             .order_by(Template.number)
             .limit(_CHUNK)
         ).all():
+            self._require_running()
             after = rows[-1].number
             read = self._read(cipher, rows)
             yield read.numbers, read.vectors
@@ -245,11 +290,10 @@ class GalleryFollower:
             )
         ).all()
 
-    def _replay(self, session: Session, gallery: MemoryIndex, since: int, newest: int) -> None:
-        """Apply the changes after `since` up to `newest` in one step."""
-        added, removed = set[int](), set[int]()
-        changes = session.execute(
-            select(Change.kind, Change.template_number)
+    def _changes(self, session: Session, since: int, newest: int) -> Sequence[Any]:
+        """The first changes of templates (seq, kind, template) after `since`, at most a step."""
+        return session.execute(
+            select(Change.seq, Change.kind, Change.template_number)
             .where(
                 Change.collection_number == self._number,
                 Change.seq > since,
@@ -257,10 +301,21 @@ class GalleryFollower:
                 Change.template_number.is_not(None),
             )
             .order_by(Change.seq)
-        )
-        for kind, number in changes:
-            if number is not None:
-                (removed if kind == "template_removed" else added).add(number)
+            .limit(_STEP)
+        ).all()
+
+    def _replay(
+        self,
+        session: Session,
+        gallery: MemoryIndex,
+        since: int,
+        to: int,
+        changes: Sequence[Any],
+    ) -> None:
+        """Apply these changes, which are all after `since` up to `to`, at once."""
+        added, removed = set[int](), set[int]()
+        for _, kind, number in changes:
+            (removed if kind == "template_removed" else added).add(number)
         parts = list[Readable]()
         cipher = self._vault.cipher(session, self._collection)
         for chunk in batches(sorted(added - removed)):
@@ -268,7 +323,7 @@ class GalleryFollower:
         empty = np.empty((0, self._dimension), np.float16)
         gallery.apply(
             since,
-            newest,
+            to,
             remove=np.array(sorted(removed), dtype=np.uint64),
             ids=np.concatenate([np.empty(0, np.uint64), *(part.numbers for part in parts)]),
             vectors=np.concatenate([empty, *(part.vectors for part in parts)]).astype(np.float32),

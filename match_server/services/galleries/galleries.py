@@ -61,7 +61,9 @@ class Galleries:
         self._on_scan = on_scan  # called with the number of searches and the seconds of each scan
         self._lock = threading.Lock()  # guards the dictionary only
         self._followers: dict[_Kind, GalleryFollower] = {}
+        self._failures: dict[_Kind, str] = {}  # why a gallery could not be brought up to date
         self._seen = 0
+        self._stopping = threading.Event()
 
     def caught_up(
         self,
@@ -98,34 +100,47 @@ class Galleries:
         with self._database.read() as session:
             collections = list(session.scalars(select(Collection)))
         for collection in collections:
-            try:
-                self.caught_up(collection)
-            except (KeyMissing, Damaged) as error:
-                log.warning("Failed to open a gallery", extra={"why": error.message})
+            self._bring_up(self._follower(collection))
+
+    def follow(self) -> None:
+        """Apply to the open galleries what was committed before this call."""
+        newest = position(self._database)
+        if newest != self._seen:
+            self._forget_erased(newest)
+        for follower in self._open_followers():
+            self._bring_up(follower, newest=newest)
 
     def compare(self) -> None:
         """Compare the open galleries with the database, and rebuild and log those that differ."""
+        for follower in self._open_followers():
+            self._bring_up(follower, compare=True)
+
+    def _open_followers(self) -> list[GalleryFollower]:
         with self._lock:
-            followers = list(self._followers.values())
-        for follower in followers:
-            try:
-                follower.catch_up(compare=True)
-            except (KeyMissing, Damaged, ModelMismatch) as error:
-                log.warning(
-                    "Failed to compare a gallery with the database", extra={"why": error.message}
-                )
+            return list(self._followers.values())
+
+    def _bring_up(
+        self, follower: GalleryFollower, *, compare: bool = False, newest: int | None = None
+    ) -> None:
+        """Bring one gallery up to date; log why that fails, if it did not fail so before."""
+        try:
+            follower.catch_up(compare=compare, newest=newest)
+        except (KeyMissing, Damaged, ModelMismatch) as error:
+            if self._failures.get(follower.kind) != error.message:
+                log.warning("Failed to follow a gallery", extra={"why": error.message})
+            self._failures[follower.kind] = error.message
+        else:
+            self._failures.pop(follower.kind, None)
 
     def lag(self) -> int:
         """Changes that the galleries of this process have not applied yet, at most of any."""
         newest = position(self._database)
-        with self._lock:
-            reached = [follower.reached for follower in self._followers.values()]
+        reached = [follower.reached for follower in self._open_followers()]
         return max((newest - seq for seq in reached if seq is not None), default=0)
 
     def damaged(self) -> int:
         """Templates that this process could not read, so that no search finds them."""
-        with self._lock:
-            return sum(len(follower.damaged) for follower in self._followers.values())
+        return sum(len(follower.damaged) for follower in self._open_followers())
 
     def scrub(self, collection_number: int) -> bool:
         """Rewrite a collection's files without removed templates; returns whether none is left."""
@@ -149,6 +164,10 @@ class Galleries:
             )
         return not gallery.dead
 
+    def interrupt(self) -> None:
+        """End the catch-ups of this process, which is to end: they raise Unavailable."""
+        self._stopping.set()
+
     def close(self) -> None:
         """Seal this process's own segments, so that the next start has less to replay."""
         with self._lock:
@@ -168,6 +187,7 @@ class Galleries:
                     collection,
                     self._opened,
                     folder and folder / _folder_name(collection),
+                    self._stopping,
                 )
                 self._followers[kind] = follower
             return follower

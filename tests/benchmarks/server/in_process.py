@@ -19,7 +19,7 @@ from tests.benchmarks.tables import Row
 
 def in_process(services: Services, load: Load, key: str) -> Row:
     """Calls the application after half as many calls that warm it up."""
-    app = create_app(services, page_secret(services.settings.data_dir), warm=False)
+    app = create_app(services, page_secret(services.settings.data_dir), follow=False)
     calls = load.calls
     for number in range(calls // 2):
         _call(app, load, key, number)

@@ -110,7 +110,7 @@ def test_streams_are_limited_until_one_is_closed(make_api):
 def test_a_stream_ends_when_the_process_ends(make_services, helpers):
     services = make_services()
     stopping = []
-    app = create_app(services, b"s" * 32, stopping=lambda: bool(stopping), warm=False)
+    app = create_app(services, b"s" * 32, stopping=lambda: bool(stopping), follow=False)
     key = services.keys.create(KeyCreate(role="viewer", name="x")).key
     headers = {"Authorization": f"Bearer {key}"}
     response = app.test_client().get(STREAM, headers=headers, buffered=False)

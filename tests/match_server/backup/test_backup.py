@@ -151,7 +151,7 @@ def _audit(settings):
 def _client(services):
     from match_server.app import create_app
 
-    return create_app(services, b"secret" * 8, warm=False).test_client()
+    return create_app(services, b"secret" * 8, follow=False).test_client()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

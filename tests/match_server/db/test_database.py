@@ -263,7 +263,7 @@ class TestPostgreSQL:
             faces = FaceEngine(helpers.MODEL, 512, helpers.PaintedFaces, settings.picture_limits)
             services = build_services(settings, faces=faces, clock=clock)
             services.first_start()
-            app = create_app(services, page_secret(settings.data_dir), warm=False)
+            app = create_app(services, page_secret(settings.data_dir), follow=False)
             yield server, helpers.Api(app.test_client(), services, clock)
             services.close()
 

@@ -1,0 +1,143 @@
+"""Galleries follow the feed in bounded steps, and without being searched."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from match_server.services.galleries import follower
+from match_server.services.galleries.background import BackgroundFollower
+from match_server.services.galleries.galleries import Galleries
+from match_server.services.lookups import collection_named
+from shared.errors import Unavailable
+from tests.support.waiting import wait_until
+
+_PEOPLE = 30
+_AT_ONCE = 4
+
+
+@pytest.fixture
+def galleries(api, tmp_path):
+    """Starts galleries over one folder, as several processes of a machine do."""
+    started = []
+
+    def start():
+        started.append(
+            Galleries(api.services.database, api.services.vault, folder=tmp_path / "galleries")
+        )
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def gallery_of(galleries, services):
+    with services.database.read() as session:
+        return galleries.caught_up(collection_named(session, "default")).gallery
+
+
+def enroll(api, helpers, count):
+    person = api.person("Ann")
+    return [api.template(person, helpers.unit_vector(seed))["id"] for seed in range(count)]
+
+
+def test_many_changes_are_applied_in_steps_and_kept_in_segments(
+    api, helpers, galleries, monkeypatch
+):
+    behind = galleries()
+    gallery = gallery_of(behind, api.services)
+    templates = enroll(api, helpers, _PEOPLE)
+    for template in templates[::3]:
+        api.ok("DELETE", f"/v1/templates/{template}")
+    monkeypatch.setattr(follower, "_STEP", _AT_ONCE)
+    monkeypatch.setattr(follower, "_MAX_PRIVATE", 2 * _AT_ONCE)
+    apply, private = gallery.apply, []
+
+    def applied(*arguments, **more):
+        assert more["ids"].shape[0] <= _AT_ONCE
+        assert apply(*arguments, **more)
+        views = [view for view in gallery._views if view.segment.name is None]
+        private.append(sum(view.live for view in views))
+        return True
+
+    monkeypatch.setattr(gallery, "apply", applied)
+    assert len(gallery_of(behind, api.services)) == _PEOPLE - len(templates[::3])
+    assert len(private) > _PEOPLE / _AT_ONCE
+    assert max(private) <= 3 * _AT_ONCE
+    assert all(view.segment.name for view in gallery._views if view.live)
+    fresh = Galleries(api.services.database, api.services.vault)
+    np.testing.assert_array_equal(
+        gallery.live_ids()[1], gallery_of(fresh, api.services).live_ids()[1]
+    )
+
+
+def test_one_process_applies_many_changes_for_all(api, helpers, galleries, monkeypatch):
+    both = [galleries(), galleries()]
+    open_galleries = [gallery_of(each, api.services) for each in both]
+    enroll(api, helpers, _PEOPLE)
+    monkeypatch.setattr(follower, "_STEP", _AT_ONCE)
+    rows, together = [], threading.Barrier(2)
+    read = follower.read_templates
+
+    def counted(*arguments):
+        found = read(*arguments)
+        rows.append(found.numbers.shape[0])
+        return found
+
+    def search(each):
+        together.wait(10)
+        gallery_of(each, api.services)
+
+    monkeypatch.setattr(follower, "read_templates", counted)
+    threads = [threading.Thread(target=search, args=(each,)) for each in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [len(gallery) for gallery in open_galleries] == [_PEOPLE, _PEOPLE]
+    assert sum(rows) < 1.5 * _PEOPLE  # both: twice as many
+
+
+def test_changes_are_followed_and_erased_templates_go_without_a_search(
+    api, helpers, galleries, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(follower, "_COMPACT_AFTER_S", 0.01)
+    nobody_asks = galleries()
+
+    def segments():
+        return {path.name for path in (tmp_path / "galleries").rglob("*.segment")}
+
+    template, *_ = enroll(api, helpers, 3)
+    background = BackgroundFollower(api.services.database, nobody_asks)
+    background.start()
+    try:
+        wait_until(lambda: background.loaded, "the galleries are loaded")
+        (one,) = nobody_asks._followers.values()
+        gallery = one._gallery
+        before = segments()
+        assert len(gallery) == 3
+        assert before
+        api.ok("DELETE", f"/v1/templates/{template}")
+        wait_until(lambda: len(gallery) == 2, "the erasure is applied")
+        wait_until(lambda: before.isdisjoint(segments()), "the segment is written anew")
+        assert nobody_asks.lag() == 0
+    finally:
+        background.stop()
+
+
+def test_a_process_that_ends_does_not_finish_a_long_catch_up(api, helpers, galleries, monkeypatch):
+    behind = galleries()
+    gallery = gallery_of(behind, api.services)
+    enroll(api, helpers, _PEOPLE)
+    monkeypatch.setattr(follower, "_STEP", _AT_ONCE)
+    apply = gallery.apply
+
+    def interrupted(*arguments, **more):
+        behind.interrupt()
+        return apply(*arguments, **more)
+
+    monkeypatch.setattr(gallery, "apply", interrupted)
+    with pytest.raises(Unavailable, match="stopping"):
+        gallery_of(behind, api.services)
+    assert 0 < len(gallery) <= _AT_ONCE
