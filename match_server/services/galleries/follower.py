@@ -41,7 +41,7 @@ _STEP = 32768
 """Changes that are applied at a time; with more to apply, one process does it for all."""
 _MAX_PRIVATE = 4 * _STEP
 """Templates that a catch-up keeps in private memory before it waits for a segment of them."""
-_LEADER_PATIENCE_S = 5.0  # without a new segment of the process that does it for all
+_LEADER_TIMEOUT_S = 5.0  # without a new segment of the process that does it for all
 _LEADER_POLL_S = 0.05  # how often a process looks at what another one has applied for all
 _COMPACT_AFTER_S = 30.0
 """Erased templates are removed from the segments' files within twice this time."""
@@ -126,7 +126,7 @@ class GalleryFollower:
         while brought is None:
             with gallery.leading() as leads:
                 if gallery.watermark != seen:
-                    seen, until_s = gallery.watermark, time.monotonic() + _LEADER_PATIENCE_S
+                    seen, until_s = gallery.watermark, time.monotonic() + _LEADER_TIMEOUT_S
                 if leads or time.monotonic() >= until_s:  # in vain: the leader is frozen
                     while (brought := self._step(gallery, leads=True, compare=compare)) is None:
                         gallery.bound_private(_MAX_PRIVATE)

@@ -105,8 +105,8 @@ class Galleries:
     def follow(self) -> None:
         """Apply to the open galleries what was committed before this call."""
         newest = position(self._database)
-        if newest != self._seen:
-            self._forget_erased(newest)
+        if newest != self._seen and self._forget_erased(newest):
+            self.warm()  # the model of a collection may have changed
         for follower in self._open_followers():
             self._bring_up(follower, newest=newest)
 
@@ -197,8 +197,11 @@ class Galleries:
         gallery.watch_scans(self._on_scan)
         return gallery
 
-    def _forget_erased(self, seq: int) -> None:
-        """Close the galleries of erased collections and former models, and delete their files."""
+    def _forget_erased(self, seq: int) -> bool:
+        """Close the galleries of erased collections and former models, and delete their files.
+
+        Returns whether there were any.
+        """
         with self._lock:
             open_before = set(self._followers)  # the database is read after it: none is newer
         with self._database.read() as session:
@@ -210,6 +213,7 @@ class Galleries:
             self._seen = seq
         for follower in gone:
             follower.close(erase=True)
+        return bool(gone)
 
 
 _Kind = tuple[int, int]  # number of the collection, and which of its models

@@ -81,9 +81,9 @@ def test_one_process_applies_many_changes_for_all(api, helpers, galleries, monke
     read = follower.read_templates
 
     def counted(*arguments):
-        found = read(*arguments)
-        rows.append(found.numbers.shape[0])
-        return found
+        result = read(*arguments)
+        rows.append(result.numbers.shape[0])
+        return result
 
     def search(each):
         together.wait(10)

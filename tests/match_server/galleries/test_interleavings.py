@@ -197,7 +197,7 @@ def test_no_order_of_steps_loses_or_revives_a_template(api, helpers, worker, mon
     if seed % 2:
         monkeypatch.setattr(follower, "_STEP", 3)
         monkeypatch.setattr(follower, "_MAX_PRIVATE", 4)
-        monkeypatch.setattr(follower, "_LEADER_PATIENCE_S", 0)
+        monkeypatch.setattr(follower, "_LEADER_TIMEOUT_S", 0)
     for _ in range(40):
         life.step()
     for name in life.workers:
