@@ -23,6 +23,7 @@ from match_server.services.devices.health import HealthReports
 from match_server.services.devices.message_keys import MessageKeys
 from match_server.services.devices.recognition_ledger import Ledgers
 from match_server.services.encryption.secrets import Secrets
+from match_server.services.encryption.template_hashes import TemplateHashes
 from match_server.services.encryption.vault import Vault
 from match_server.services.enrollment.calibrations import Calibrations
 from match_server.services.enrollment.collections import Collections
@@ -86,6 +87,7 @@ class Services:
     galleries: Galleries
     background: BackgroundFollower
     vault: Vault
+    hashes: TemplateHashes
     secrets: Secrets
     files: FileStore
     points: OperatingPoints
@@ -215,6 +217,7 @@ def build_services(
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
     erasures = Erasures(database, files, galleries, clock, settings.declared_backups, journal)
     orphans = OrphanFiles(settings.data_dir, database)
+    hashes = TemplateHashes(database, vault)
     tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
     retention = RetentionSweep(database, files, erasures, clock, settings, metrics.retention)
     return Services(
@@ -226,6 +229,7 @@ def build_services(
         galleries=galleries,
         background=BackgroundFollower(database, galleries),
         vault=vault,
+        hashes=hashes,
         secrets=secrets,
         files=files,
         points=points,
@@ -277,6 +281,7 @@ def build_services(
                 Task("write the erasure journal", 15, journal.keep_up, alone=False),
                 Task("delete files of erased rows", 15, files.sweep, alone=False),
                 Task("complete erasures", 15, erasures.settle, alone=True),
+                Task("hash templates that have no hash", 60, hashes.fill, alone=True),
                 Task("warn about thresholds", 86_400, policy_warnings.log, alone=True),
                 Task("delete what is past its retention", 600, retention.run, alone=True),
                 Task("delete old track templates", 15, tracks.sweep, alone=True),

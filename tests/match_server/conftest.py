@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import URL, Dialect, Engine, create_engine
+from sqlalchemy import URL, Dialect, Engine, create_engine, select
 from sqlalchemy.engine.default import DefaultDialect
 from werkzeug.routing import Rule
 
@@ -32,6 +32,7 @@ from match_server.data_folder import page_secret
 from match_server.db import engines
 from match_server.db.database import Database
 from match_server.db.migrations import migrate
+from match_server.db.tables import SpareTemplate, Template
 from match_server.process.bootstrap import prepare
 from match_server.schemas.keys import KeyCreate
 from match_server.services.audit.chain import append_notes
@@ -41,7 +42,7 @@ from match_server.settings import Settings
 from models.types import Face
 from shared.ids import is_name, new_id
 from shared.wire.quality import Quality, QualityFactor
-from shared.wire.template import Template
+from shared.wire.template import Template as FaceTemplate
 from tests.support.postgres import Postgres, postgres
 
 MODEL = "painted-512@1"
@@ -105,7 +106,7 @@ class PaintedFaces:
             quality=Quality(score=brightness, factors=(factor,)),
             liveness=None,
             chip=np.zeros((112, 112, 3), dtype=np.uint8),
-            template=Template(MODEL, vector) if embed else None,
+            template=FaceTemplate(MODEL, vector) if embed else None,
         )
 
 
@@ -360,8 +361,18 @@ def make_services(
         return services
 
     yield make
+    with_hash = not made or _all_have_a_hash(made[0])
     for services in made:
         services.close()
+    assert with_hash, "every way to write a template writes its hash"
+
+
+def _all_have_a_hash(services: Services) -> bool:
+    with services.database.read() as session:
+        return not any(
+            session.scalars(select(table.id).where(table.vector_hash.is_(None)).limit(1)).all()
+            for table in (Template, SpareTemplate)
+        )
 
 
 @pytest.fixture

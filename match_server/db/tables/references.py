@@ -2,12 +2,14 @@
 
 from datetime import datetime
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from match_server.db.tables.base import Json, Number, Table, UtcTime, Uuid, where_encrypted
 from match_server.db.tables.files import Storage
 from match_server.db.tables.people import Person
+
+_NOT_HASHED = text("vector_hash IS NULL")
 
 
 class Image(Table):
@@ -52,6 +54,9 @@ class TemplateColumns:
     model_id: Mapped[str] = mapped_column(String(80))
     # Little-endian float16 of unit length; encrypted if the collection is.
     vector: Mapped[bytes] = mapped_column(LargeBinary)
+    # Hash of the vector, as a signed number; masked where the vector is encrypted. NULL: the row is
+    # of an earlier version and not hashed yet, or a user who changed the vector has deleted it.
+    vector_hash: Mapped[int | None] = mapped_column(BigInteger)
     quality: Mapped[float | None]
     created_at: Mapped[datetime] = mapped_column(UtcTime)
 
@@ -61,7 +66,21 @@ class Template(TemplateColumns, Table):
 
     __tablename__ = "templates"
     __table_args__ = (
-        Index("ix_templates_collection", "collection_number", "number"),
+        # All that a comparison with a follower reads.
+        Index(
+            "ix_templates_collection",
+            "collection_number",
+            "number",
+            "person_number",
+            "vector_hash",
+        ),
+        Index(
+            "ix_templates_not_hashed",
+            "collection_number",
+            "number",
+            sqlite_where=_NOT_HASHED,
+            postgresql_where=_NOT_HASHED,
+        ),
         where_encrypted("templates"),
         {"sqlite_autoincrement": True},
     )

@@ -265,11 +265,12 @@ def _write(
     if not ready:
         return 0
     last = session.scalar(select(func.max(Template.number))) or 0
-    columns = ["id", "person_number", "vector"]
+    columns = ["id", "person_number", "vector", "vector_hash"]
     ids = [template.template_id for template in ready]
     vectors = [template.vector for template in ready]
     sealed = cipher.seal_vectors(collection.model_id, ids, vectors)
-    templates = zip(ids, [person.number for person in persons], sealed, strict=True)
+    hashes = cipher.hash_vectors(collection.model_id, ids, vectors)
+    templates = zip(ids, [person.number for person in persons], sealed, hashes, strict=True)
     same = {
         "collection_number": collection.number,
         "model_id": collection.model_id,

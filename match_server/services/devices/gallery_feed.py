@@ -24,7 +24,7 @@ from match_server.services.auth.keys import Principal
 from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef, collection_ref
 from match_server.services.devices.followers import Followers, Grant
-from match_server.services.encryption.stored_templates import read_templates
+from match_server.services.encryption.stored_templates import TEMPLATES, read_templates
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import batches
 from match_server.services.policy.operating_point import OperatingPoint, OperatingPoints
@@ -322,9 +322,9 @@ def _some(
     ]
 
 
-def _templates(followed: Followed, now: datetime) -> Select[int, int, str, bytes]:
+def _templates(followed: Followed, now: datetime) -> Select[*tuple[Any, ...]]:
     return (
-        select(Template.number, Template.person_number, Template.id, Template.vector)
+        TEMPLATES.add_columns(Template.person_number)
         .join(Person, Person.number == Template.person_number)
         .where(
             Template.collection_number == followed.scope.number,
@@ -336,9 +336,8 @@ def _templates(followed: Followed, now: datetime) -> Select[int, int, str, bytes
 
 def _packed(rows: Sequence[Any], followed: Followed, cipher: Cipher) -> FeedTemplates:
     """Templates in the form for devices, without the damaged ones."""
-    stored = [(row.number, row.id, row.vector) for row in rows]
     scope = followed.scope
-    read = read_templates(cipher, scope.model_id, scope.dimension, stored)
+    read = read_templates(cipher, scope.model_id, scope.dimension, rows)
     owners = {row.number: row.person_number for row in rows}
     return FeedTemplates.pack(
         [

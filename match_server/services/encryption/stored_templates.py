@@ -6,21 +6,25 @@ left out, and must not prevent the search of the others.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import Select, select
 
 from match_server.db.database import Database
 from match_server.db.tables import Collection, Template
 from match_server.services.encryption.vault import Cipher, Vault
 from shared.errors import Damaged, KeyMissing
+from shared.wire.template_hash import Hashes, row_hashes
 
 _FLOAT16_EXPONENT = 0x7C00  # all bits set: infinite or not a number
 _AT_ONCE = 8192
 
-Stored = tuple[int, str, bytes]
-"""Number, id and stored vector of a row of `templates`."""
+TEMPLATES: Select[int, str, bytes, int | None] = select(
+    Template.number, Template.id, Template.vector, Template.vector_hash
+)
+"""The columns that `read_templates` needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +33,28 @@ class Readable:
 
     numbers: NDArray[np.uint64]  # (n,), in the order of the rows
     vectors: NDArray[np.float16]  # (n, dimension)
+    hashes: Hashes  # (n,)
     damaged: Mapping[int, tuple[str, str]]  # by number: the template's id, and the problem
 
 
-def read_templates(
-    cipher: Cipher, model_id: str, dimension: int, rows: Sequence[Stored]
-) -> Readable:
-    """Read rows of one collection and model. Does not raise for a damaged row."""
+def read_templates(cipher: Cipher, model_id: str, dimension: int, rows: Sequence[Any]) -> Readable:
+    """Read rows of `TEMPLATES` of one collection and model. Does not raise for a damaged row."""
     try:
-        opened = cipher.open_vectors(
-            model_id, [(template_id, vector) for _, template_id, vector in rows]
-        )
-        matrix = _matrix(opened, dimension)
-    except (Damaged, KeyMissing):
-        matrix = None
-    if matrix is not None and _finite(matrix):
-        return Readable(_numbers(rows), matrix, {})
-    readable: list[Stored] = []
-    damaged: dict[int, tuple[str, str]] = {}
-    for number, template_id, stored in rows:
-        try:
-            vector = _vector(cipher, model_id, dimension, template_id, stored)
-            readable.append((number, template_id, vector))
-        except (Damaged, KeyMissing) as error:
-            damaged[number] = template_id, error.message
-    vectors = [vector for _, _, vector in readable]
-    joined = np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
-    return Readable(_numbers(readable), joined, damaged)
+        matrix, hashes = _matrix(cipher, model_id, dimension, rows)
+        return Readable(_numbers(rows), matrix, hashes, {})
+    except (Damaged, KeyMissing) as error:
+        if len(rows) == 1:
+            damaged = {rows[0].number: (rows[0].id, error.message)}
+            nothing = np.empty(0, np.uint64)
+            return Readable(nothing, np.empty((0, dimension), np.float16), nothing, damaged)
+    halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    parts = [read_templates(cipher, model_id, dimension, half) for half in halves]
+    return Readable(
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.vectors for part in parts]),
+        np.concatenate([part.hashes for part in parts]),
+        {**parts[0].damaged, **parts[1].damaged},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,7 @@ class DamagedTemplate:
 
 
 def damaged_templates(database: Database, vault: Vault) -> list[DamagedTemplate]:
-    """All damaged rows of the collections that can be decrypted.
-
-    Decrypts each template of encrypted collections. In other collections it checks the length only,
-    because no other change of a row can be detected.
-    """
+    """All damaged rows of the collections that can be decrypted. Reads every template."""
     with database.read() as session:
         collections = session.scalars(select(Collection).order_by(Collection.number)).all()
     return [row for each in collections for row in _damaged_of(database, vault, each)]
@@ -80,11 +75,7 @@ def damaged_templates(database: Database, vault: Vault) -> list[DamagedTemplate]
 
 def _damaged_of(database: Database, vault: Vault, collection: Collection) -> list[DamagedTemplate]:
     damaged: list[DamagedTemplate] = []
-    templates = select(Template.number, Template.id, Template.vector).where(
-        Template.collection_number == collection.number
-    )
-    if not collection.encrypted:
-        templates = templates.where(func.length(Template.vector) != 2 * collection.dimension)
+    templates = TEMPLATES.where(Template.collection_number == collection.number)
     after = 0
     with database.read(patient=True) as session:
         try:
@@ -95,29 +86,45 @@ def _damaged_of(database: Database, vault: Vault, collection: Collection) -> lis
             templates.where(Template.number > after).order_by(Template.number).limit(_AT_ONCE)
         ).all():
             after = rows[-1].number
-            stored = [(row.number, row.id, row.vector) for row in rows]
-            read = read_templates(cipher, collection.model_id, collection.dimension, stored)
+            read = read_templates(cipher, collection.model_id, collection.dimension, rows)
             damaged += [DamagedTemplate(collection.name, *row) for row in read.damaged.values()]
     return damaged
 
 
-def _matrix(vectors: Sequence[bytes], dimension: int) -> NDArray[np.float16] | None:
-    """The vectors as rows; None if one has another length."""
-    if any(len(vector) != 2 * dimension for vector in vectors):
-        return None
-    return np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
+def require_hashes(
+    cipher: Cipher,
+    model_id: str,
+    ids: Sequence[str],
+    stored: Sequence[int | None],
+    rows: NDArray[np.float16],
+) -> Hashes:
+    """The hashes of rows (n, d). Raises Damaged if one is not the hash stored with the row."""
+    hashes = row_hashes(rows)
+    places = [place for place, value in enumerate(stored) if value is not None]
+    known = [value for value in stored if value is not None]
+    expected = cipher.open_hashes(model_id, [ids[place] for place in places], known)
+    wrong = np.flatnonzero(hashes[places] != expected)
+    if wrong.shape[0]:
+        raise Damaged(
+            f"template {ids[places[wrong[0]]]}: its vector was changed after it was stored; bring "
+            "it back from a backup, or delete it, and enroll its person again"
+        )
+    return hashes
 
 
-def _vector(
-    cipher: Cipher, model_id: str, dimension: int, template_id: str, stored: bytes
-) -> bytes:
-    (vector,) = cipher.open_vectors(model_id, [(template_id, stored)])
-    matrix = _matrix([vector], dimension)
-    if matrix is None:
-        raise Damaged(f"it has {len(vector)} bytes, but a template has {2 * dimension}")
+def _matrix(
+    cipher: Cipher, model_id: str, dimension: int, rows: Sequence[Any]
+) -> tuple[NDArray[np.float16], Hashes]:
+    """The vectors as rows, and their hashes. Raises Damaged, KeyMissing."""
+    vectors = cipher.open_vectors(model_id, [(row.id, row.vector) for row in rows])
+    for vector in vectors:
+        if len(vector) != 2 * dimension:
+            raise Damaged(f"it has {len(vector)} bytes, but a template has {2 * dimension}")
+    matrix = np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), dimension)
     if not _finite(matrix):
         raise Damaged("it holds values that are not finite")
-    return vector
+    ids, stored = [row.id for row in rows], [row.vector_hash for row in rows]
+    return matrix, require_hashes(cipher, model_id, ids, stored, matrix)
 
 
 def _finite(matrix: NDArray[np.float16]) -> bool:
@@ -126,5 +133,5 @@ def _finite(matrix: NDArray[np.float16]) -> bool:
     return not bool((bits == _FLOAT16_EXPONENT).any())
 
 
-def _numbers(rows: Sequence[Stored]) -> NDArray[np.uint64]:
-    return np.array([number for number, _, _ in rows], dtype=np.uint64)
+def _numbers(rows: Sequence[Any]) -> NDArray[np.uint64]:
+    return np.array([row.number for row in rows], dtype=np.uint64)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
@@ -20,6 +22,7 @@ from match_server.db.tables import Collection, DataKey
 from match_server.services.collection_ref import CollectionRef
 from shared.encryption import Key, Keyring, about
 from shared.errors import ConfigurationError, Damaged, KeyMissing
+from shared.wire.template_hash import Hashes, row_hashes
 
 Purpose = Literal["seal", "digest"]
 LoadRing = Callable[[], Keyring | None]
@@ -71,6 +74,42 @@ class Cipher:
                     template=template_id,
                 ) from None
         return vectors
+
+    def hash_vectors(
+        self, model_id: str, ids: Sequence[str], vectors: Sequence[bytes]
+    ) -> list[int]:
+        """The hashes of templates (little-endian float16, all of one length) for their rows."""
+        if not vectors:
+            return []
+        rows = np.frombuffer(b"".join(vectors), dtype="<f2").reshape(len(vectors), -1)
+        return self.seal_hashes(model_id, ids, row_hashes(rows))
+
+    def seal_hashes(self, model_id: str, ids: Sequence[str], hashes: Hashes) -> list[int]:
+        """Hashes of vectors in the form for their rows."""
+        sealed = hashes ^ self._masks(model_id, ids)
+        stored: list[int] = sealed.view(np.int64).tolist()
+        return stored
+
+    def open_hashes(self, model_id: str, ids: Sequence[str], stored: Sequence[int]) -> Hashes:
+        """The hashes of the vectors, from those of the rows."""
+        hashes = np.array(stored, dtype=np.int64).view(np.uint64)
+        return hashes ^ self._masks(model_id, ids)
+
+    def _masks(self, model_id: str, ids: Sequence[str]) -> NDArray[np.uint64]:
+        """A secret number for each template of an encrypted collection, else zeros.
+
+        Without it, the hash of a known photo's template could be compared with those of a stolen
+        database.
+        """
+        if self.digest_key is None:
+            return np.zeros(len(ids), dtype=np.uint64)
+        start = hashlib.blake2b(key=self.digest_key, digest_size=8, person=b"template hash")
+        masks = []
+        for template_id in ids:
+            mask = start.copy()
+            mask.update(f"{model_id}\0{template_id}".encode())
+            masks.append(mask.digest())
+        return np.frombuffer(b"".join(masks), dtype="<u8")
 
     def seal_file(self, name: str, data: bytes) -> bytes:
         """Encrypt a photo or thumbnail for the file of this name."""

@@ -64,6 +64,7 @@ def add_template(
     require_model(template.model_id, collection)
     template_id = new_id()
     vector = template.vector.astype("<f2").tobytes()
+    (vector_hash,) = cipher.hash_vectors(template.model_id, [template_id], [vector])
     row = Template(
         id=template_id,
         collection_number=collection.number,
@@ -71,6 +72,7 @@ def add_template(
         image_id=None if image is None else image.id,
         model_id=template.model_id,
         vector=cipher.seal_vector(template_id, template.model_id, vector),
+        vector_hash=vector_hash,
         data_key=cipher.data_key,
         quality=None if quality is None else quality.score,
         created_at=now,

@@ -25,7 +25,11 @@ from match_server.db.engines import let_wait
 from match_server.db.tables import Change, Collection, Template
 from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef
-from match_server.services.encryption.stored_templates import Readable, read_templates
+from match_server.services.encryption.stored_templates import (
+    TEMPLATES,
+    Readable,
+    read_templates,
+)
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import batches, count_of
 from shared.errors import CollectionUnavailable, ModelMismatch, Unavailable
@@ -257,8 +261,7 @@ class GalleryFollower:
         self.damaged = frozenset()
         after, cipher = 0, self._vault.cipher(session, self._collection)
         while rows := session.execute(
-            select(Template.number, Template.id, Template.vector)
-            .where(
+            TEMPLATES.where(
                 Template.collection_number == self._number,
                 Template.model_id == self._model_id,
                 Template.number > after,
@@ -272,9 +275,8 @@ class GalleryFollower:
             yield read.numbers, read.vectors
 
     def _read(self, cipher: Cipher, rows: Sequence[Any]) -> Readable:
-        """Read rows (number, id, vector); rows that cannot be read are logged and left out."""
-        stored = [(row.number, row.id, row.vector) for row in rows]
-        read = read_templates(cipher, self._model_id, self._dimension, stored)
+        """Read rows of `TEMPLATES`; rows that cannot be read are logged and left out."""
+        read = read_templates(cipher, self._model_id, self._dimension, rows)
         for number, (template_id, why) in read.damaged.items():
             if number not in self.damaged:
                 where = {"collection": self._number, "template": template_id, "why": why}
@@ -283,12 +285,9 @@ class GalleryFollower:
         return read
 
     def _rows(self, session: Session, numbers: Sequence[int]) -> Sequence[Any]:
-        """Number, id and stored vector of those of these templates that exist."""
-        return session.execute(
-            select(Template.number, Template.id, Template.vector).where(
-                Template.number.in_(numbers), Template.model_id == self._model_id
-            )
-        ).all()
+        """The rows of those of these templates that exist."""
+        mine = Template.number.in_(numbers), Template.model_id == self._model_id
+        return session.execute(TEMPLATES.where(*mine)).all()
 
     def _changes(self, session: Session, since: int, newest: int) -> Sequence[Any]:
         """The first changes of templates (seq, kind, template) after `since`, at most a step."""

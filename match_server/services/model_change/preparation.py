@@ -175,6 +175,7 @@ class Preparation:
 
 def _spare(cipher: Cipher, template: Template, model_id: str, face: Face) -> SpareTemplate:
     vector = embedded(face).vector.astype("<f2").tobytes()
+    (vector_hash,) = cipher.hash_vectors(model_id, [template.id], [vector])
     return SpareTemplate(
         number=template.number,
         id=template.id,
@@ -183,6 +184,7 @@ def _spare(cipher: Cipher, template: Template, model_id: str, face: Face) -> Spa
         image_id=template.image_id,
         model_id=model_id,
         vector=cipher.seal_vector(template.id, model_id, vector),
+        vector_hash=vector_hash,
         data_key=cipher.data_key,
         quality=face.quality.score,
         created_at=template.created_at,

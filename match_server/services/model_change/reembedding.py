@@ -48,6 +48,7 @@ _MOVED = (
     "image_id",
     "model_id",
     "vector",
+    "vector_hash",
     "data_key",
     "quality",
     "created_at",

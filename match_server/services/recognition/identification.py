@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
 from match_server.db.tables import Template
 from match_server.schemas.persons import Detection
@@ -18,6 +17,7 @@ from match_server.schemas.search import (
     SearchForm,
 )
 from match_server.services.collection_ref import CollectionCache, CollectionRef
+from match_server.services.encryption.stored_templates import TEMPLATES, require_hashes
 from match_server.services.faces.detection import detection_of, embedded
 from match_server.services.faces.face_choice import obstacles
 from match_server.services.lookups import groups_of
@@ -242,7 +242,7 @@ class Identification:
         by_number = {each.number: each for each in collections}
         with self._database.read() as session:
             row = session.execute(
-                select(Template.vector, Template.model_id, Template.collection_number).where(
+                TEMPLATES.add_columns(Template.model_id, Template.collection_number).where(
                     Template.id == template_id, Template.collection_number.in_(by_number)
                 )
             ).one_or_none()
@@ -252,8 +252,9 @@ class Identification:
             collection = by_number[row.collection_number]
             cipher = self._vault.cipher(session, collection)
         opened = cipher.open_vectors(row.model_id, [(str(template_id), row.vector)])
-        (vector,) = stored_rows(opened, collection.dimension)
-        return FaceTemplate(row.model_id, vector)
+        rows = stored_rows(opened, collection.dimension)
+        require_hashes(cipher, row.model_id, [row.id], [row.vector_hash], rows)
+        return FaceTemplate(row.model_id, rows[0])
 
 
 def _require_same_model(collections: Sequence[CollectionRef]) -> None:

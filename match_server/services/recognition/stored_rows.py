@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.db.tables import Collection, Person, Template
 from match_server.services.collection_ref import CollectionRef
+from match_server.services.encryption.stored_templates import TEMPLATES, require_hashes
 from match_server.services.encryption.vault import Cipher
 
 
@@ -23,8 +23,9 @@ def rows_of_person(
     """The templates of a person as unit rows (n, dimension); without a person, no row."""
     if person is None:
         return np.empty((0, collection.dimension), np.float32)
-    stored = session.execute(
-        select(Template.id, Template.vector).where(Template.person_number == person.number)
-    ).all()
+    stored = session.execute(TEMPLATES.where(Template.person_number == person.number)).all()
     vectors = cipher.open_vectors(collection.model_id, [(row.id, row.vector) for row in stored])
-    return stored_rows(vectors, collection.dimension).astype(np.float32)
+    rows = stored_rows(vectors, collection.dimension)
+    ids, hashes = [row.id for row in stored], [row.vector_hash for row in stored]
+    require_hashes(cipher, collection.model_id, ids, hashes, rows)
+    return rows.astype(np.float32)
