@@ -50,6 +50,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
         self.woken = False  # see `match_server.api.parking`
         self.due = False  # its wait is over, but earlier bytes are still unsent
         self.keep = False  # whether another request may follow
+        self.is_polled = False  # see `match_server.process.request_threads`
         self.handshake_done = tls is None
         self.discarded = 0  # bytes that came after the last response
         self.raw = client_socket
@@ -100,6 +101,16 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
         self.received.clear()
         self.request_bytes = self.searched = 0
         return data
+
+    def begin_request(self) -> None:
+        """Lets the parser read the request that has come."""
+        self.request = self.take_request()
+        self.parser.unreader.unread(self.request)
+
+    def reads_ahead(self) -> bool:
+        """Whether bytes of the next request were read already: the poller does not notice them."""
+        self.received[:0] = self.parser.unreader.take_buffered()
+        return bool(self.received) or self.has_more()
 
     def allow_time_to_send(self) -> None:
         """Sets the time until which the client must have taken the unsent bytes."""

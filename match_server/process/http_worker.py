@@ -1,11 +1,13 @@
 """gunicorn's worker with threads, which gives a thread to complete requests only.
 
 gunicorn gives a thread to a connection as soon as it is open, and waits for the client when it
-closes one; as many silent or slow clients as there are threads stop such a server. Here the loop
-that accepts connections also reads what they send (TLS handshake, head, and a small body), without
-ever waiting for one of them, and gives a thread to a request when it is complete. The loop also
-sends the part of a response that a client has not taken yet. A large body is read by its thread:
-only clients with a key may send one (see `match_server.process.client_socket`).
+closes one; as many silent or slow clients as there are threads stop such a server. Here no thread
+waits for a client to send a request. Idle threads wait for all silent connections at once, and one
+of them reads what a client has sent (see `match_server.process.request_threads`). Most requests
+come whole, and this thread handles them. The main loop waits for the rest of all others (TLS
+handshake, head, and a small body), and gives a thread to each that is complete. The loop also sends
+the part of a response that a client has not taken yet. A large body is read by its thread: only
+clients with a key may send one (see `match_server.process.client_socket`).
 """
 
 import contextlib
@@ -17,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -28,6 +29,7 @@ from gunicorn.workers import gthread  # type: ignore[import-untyped]
 from match_server.process.client_socket import SlowClients
 from match_server.process.connection import Connection
 from match_server.process.http_errors import head_too_large, refusal, too_late
+from match_server.process.request_threads import RequestThreads
 
 _UNSENT_BYTES = 256 * 1024 * 1024
 """Of all responses that clients have not taken: beyond that the oldest is given up."""
@@ -40,12 +42,14 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
-    """Threads handle requests; the main loop waits for all clients at once.
+    """Threads handle requests; the main loop waits for all clients with something unfinished.
 
-    `pending_conns` are connections whose request is incomplete, `keepalived_conns` those that may
-    send another request, both in the order of their timeouts. There are at most
+    `pending_conns` are connections whose request is incomplete, in the order of their timeouts;
+    `tpool` keeps those that have sent nothing yet of their next request. There are at most
     `worker_connections`: beyond that the one that has waited longest is closed.
     """
+
+    tpool: RequestThreads
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -107,6 +111,19 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             self._tls = gunicorn_sock.ssl_context(self.cfg)
         super().init_process()
 
+    def get_thread_pool(self) -> RequestThreads:
+        return RequestThreads(self.cfg.threads, self._read_next)
+
+    def run(self) -> None:
+        self.tpool.start()
+        try:
+            super().run()
+        finally:
+            self.tpool.shutdown()
+
+    def enqueue_req(self, conn: Connection) -> None:
+        self.tpool.do(partial(self._serve, conn, self.handle))
+
     def accept(self, listener: socket.socket) -> None:
         try:
             client_socket, client = listener.accept()
@@ -133,7 +150,8 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             self.nr_conns -= 1
             client_socket.close()
             return
-        self._wait_for(conn)
+        conn.timeout = time.monotonic() + conn.timeout_s
+        self.tpool.keep(conn)
 
     def notify(self) -> None:
         """Tells the master that this worker lives, at most once in half a second.
@@ -147,20 +165,13 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Handles events. An error of one connection does not end the loop for all others."""
+        if not self.alive and (kept := self.tpool.kept()):
+            timeout = min(timeout, max(0.0, kept[0].timeout - time.monotonic()))
         for key, _ in self.poller.select(timeout):
             try:
                 key.data(key.fileobj)
             except OSError as error:
                 self.log.error("Connection failed outside of a request", exc_info=error)
-
-    def on_client_socket_readable(self, conn: Connection, client: Any) -> None:
-        """A kept connection sends its next request."""
-        if client.fileno() < 0:  # closed since the poller saw it
-            return
-        self.keepalived_conns.remove(conn)
-        conn.timeout = time.monotonic() + conn.timeout_s
-        self.pending_conns.append(conn)
-        self.on_pending_socket_readable(conn, client)
 
     def on_pending_socket_readable(self, conn: Connection, client: Any) -> None:
         if client.fileno() < 0:
@@ -178,18 +189,47 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             return
         self._give_thread(conn)
 
-    def finish_request(self, conn: Connection, future: "Future[Any]") -> None:
-        """After a response: sends its rest, keeps the connection or closes it, without waiting."""
+    def _read_next(self, conn: Connection) -> None:
+        """Reads the next request of a connection and handles it, in a thread."""
         try:
-            conn.keep = not future.cancelled() and bool(future.result())
-        except Exception:
+            conn.receive()
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self.method_queue.defer(self._wait_for, conn)
+        except (OSError, ValueError):
+            self.method_queue.defer(self._close, conn)
+        else:
+            if conn.head_is_too_large:
+                self.method_queue.defer(self._wait_for, conn)
+            else:
+                conn.begin_request()
+                self._serve(conn, self.handle)
+
+    def _serve(self, conn: Connection, handle: Callable[[Connection], Any]) -> None:
+        """Handles a request in a thread, and keeps the connection if all of the response is sent.
+
+        Leaves what else there is to do to the loop.
+        """
+        try:
+            conn.keep = bool(handle(conn))
+        except (Exception, SystemExit):
+            self.log.exception("Request failed outside the application")
             conn.keep = False
-        self._finish_response(conn)
+        try:
+            is_done = conn.keep and conn.sock.flush() and not conn.reads_ahead()
+        except (OSError, ValueError):
+            is_done = False
+        if is_done:
+            self._keep(conn)
+        else:
+            self.method_queue.defer(self._finish_response, conn)
 
     def _finish_response(self, conn: Connection) -> None:
+        """After a response: sends its rest, keeps the connection or closes it, without waiting."""
         try:
             if not conn.sock.flush():
                 self._send_later(conn)
+            elif conn.keep and conn.reads_ahead():
+                self._wait_for(conn)
             elif conn.keep:
                 self._keep(conn)
             else:
@@ -226,18 +266,26 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
         self._close(conn)
 
     def _keep(self, conn: Connection) -> None:
-        """Waits for the next request of the connection; it may be there already."""
-        conn.received[:0] = conn.parser.unreader.take_buffered()
-        if conn.received or conn.has_more():
-            self._wait_for(conn)
-            return
+        """Waits for the next request of the connection."""
         conn.set_timeout()
-        if not self.alive:
-            linger_s = gthread.STOP_KEEPALIVE_LINGER
-            conn.timeout = min(conn.timeout, time.monotonic() + linger_s)
-        self.keepalived_conns.append(conn)
-        again = partial(self.on_client_socket_readable, conn)
-        self.poller.register(conn.raw, selectors.EVENT_READ, again)
+        self.tpool.keep(conn)
+        if not self.alive:  # looked at last: `_cap_keepalive` may have missed this connection
+            conn.timeout = min(conn.timeout, time.monotonic() + gthread.STOP_KEEPALIVE_LINGER)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        for conn in self.tpool.kept():
+            conn.timeout = min(conn.timeout, deadline)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Closes silent connections whose timeout is over, unless their next request has come."""
+        now_s = time.monotonic()
+        if self.alive and now_s < self._look_at_s:
+            return
+        for conn in self.tpool.kept():
+            if (force or conn.timeout <= now_s) and self.tpool.take(conn):
+                self._wait_for(conn)  # where all threads are busy, none has read the request
+                if conn in self.pending_conns and not conn.received:
+                    self._close_pending(conn)
 
     def murder_pending(self) -> None:
         """Closes connections whose timeout is over."""
@@ -287,15 +335,15 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
                 conn.sock.sendall(head_too_large())
             self._finish_response(conn)
             return
-        conn.request = conn.take_request()
-        conn.parser.unreader.unread(conn.request)
+        conn.begin_request()
         self.enqueue_req(conn)
 
     def _make_room(self) -> None:
-        for waiting in (self.pending_conns, self.keepalived_conns):
-            if waiting:
-                conn = waiting.popleft()
-                self._forget(conn)
+        if self.pending_conns:
+            self._close_pending(self.pending_conns[0])
+            return
+        for conn in self.tpool.kept():
+            if self.tpool.take(conn):
                 self._close(conn)
                 return
         if self._unsent:

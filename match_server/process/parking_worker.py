@@ -3,8 +3,7 @@
 import contextlib
 import selectors
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -65,7 +64,7 @@ class ParkingWorker(HttpWorker):
         super().__init__(*arguments, **options)
         self._parked: dict[Connection, Parked] = {}  # by connection
         self._woken: deque[tuple[Connection, Parked]] = deque()
-        self._resumed: set[Connection] = set()  # connections that have a thread again
+        self._resumed = 0  # of them that have a thread again
         self._places = max(1, self.cfg.threads // 4)
 
     def load_wsgi(self) -> None:
@@ -74,23 +73,28 @@ class ParkingWorker(HttpWorker):
 
         def offering(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             connection = self._serving.connection
-            environ[PARKING] = Parking(len(self._parked) < MOST_PARKED, connection.woken)
+            woken, connection.woken = connection.woken, False
+            environ[PARKING] = Parking(len(self._parked) < MOST_PARKED, woken)
             pieces: Iterable[bytes] = application(environ, start_response)
             is_file = isinstance(pieces, environ["wsgi.file_wrapper"])
             return pieces if is_file else _Stream(pieces, start_response.__self__)
 
         self.wsgi: Any = offering
 
-    def finish_request(self, conn: Connection, future: "Future[Any]") -> None:
-        if conn in self._resumed:
-            self._resumed.remove(conn)
-            self._serve_woken()
-        parked = None if future.cancelled() else future.exception()
-        if isinstance(parked, Parked):
-            self._park(conn, parked)
-            return
-        conn.woken = False
-        super().finish_request(conn, future)
+    def _serve(self, conn: Connection, handle: Callable[[Connection], Any]) -> None:
+        try:
+            super()._serve(conn, handle)
+        except Parked as parked:
+            self.method_queue.defer(self._park, conn, parked)
+
+    def _serve_again(self, conn: Connection, handle: Callable[[Connection], Any]) -> None:
+        """Handles a request whose wait is over, in a thread."""
+        self._serve(conn, handle)
+        self.method_queue.defer(self._give_place_back)
+
+    def _give_place_back(self) -> None:
+        self._resumed -= 1
+        self._serve_woken()
 
     def murder_pending(self) -> None:
         super().murder_pending()
@@ -108,7 +112,7 @@ class ParkingWorker(HttpWorker):
             self._drop(conn)
 
     def _park(self, conn: Connection, parked: Parked) -> None:
-        conn.woken = conn.due = False
+        conn.due = False
         self._parked[conn] = parked
         self._watch(conn)
         wait = parked.wait
@@ -157,30 +161,30 @@ class ParkingWorker(HttpWorker):
             conn.due = True
             return
         del self._parked[conn]
-        conn.woken = True
         wait.cancel()
         self._forget(conn)
         self._woken.append((conn, parked))
         self._serve_woken()
 
     def _serve_woken(self) -> None:
-        while self._woken and len(self._resumed) < self._places:
+        while self._woken and self._resumed < self._places:
             conn, parked = self._woken.popleft()
-            self._resumed.add(conn)
+            self._resumed += 1
             if isinstance(parked, _ParkedStream):
-                finish = partial(self.method_queue.defer, self.finish_request, conn)
-                self.tpool.submit(self._continue, conn, parked.stream).add_done_callback(finish)
+                handle = partial(self._continue, parked.stream)
             else:
                 self._restart(conn)
+                handle = self.handle
+            self.tpool.do(partial(self._serve_again, conn, handle))
 
     def _restart(self, conn: Connection) -> None:
-        """Handles the request from the beginning: no byte of a response was sent."""
+        """Prepares to handle the request from the beginning: no byte of a response was sent."""
         later = conn.take_request()
         conn.parser = HeadParser(self.cfg, conn.sock, conn.client)
         conn.parser.unreader.unread(conn.request + later)
-        self.enqueue_req(conn)
+        conn.woken = True
 
-    def _continue(self, conn: Connection, stream: _Stream) -> bool:
+    def _continue(self, stream: _Stream, conn: Connection) -> bool:
         """Sends more of a stream, in a thread. Returns whether to keep the connection."""
         conn.sock.allow_waiting()
         try:

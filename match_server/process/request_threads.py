@@ -1,0 +1,96 @@
+"""The threads of a worker, and the connections that have sent nothing of their next request.
+
+All idle threads wait at once for all of these connections. When a client sends something, the
+kernel wakes one of the threads, and this thread reads the request and handles it. So most requests
+are not handed from one thread to another, which costs a change of thread each time. The kernel
+reports connections in the order in which they became readable, so each gets its turn however many
+more connections than threads there are.
+"""
+
+import logging
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from match_server.process.connection import Connection
+
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+
+log = logging.getLogger(__name__)
+
+
+class RequestThreads:
+    """Calls `read` in a thread when a kept connection is readable, and does other work given to it.
+
+    A connection is kept until a thread has got it or `take` has removed it.
+    """
+
+    def __init__(self, count: int, read: Callable[[Connection], None]) -> None:
+        self._read = read
+        self._kept: dict[int, Connection] = {}  # by file descriptor, longest kept first
+        self._work: deque[Callable[[], None]] = deque()
+        self._poll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll.register(self._bell, select.EPOLLIN | select.EPOLLET)  # wakes a thread each time
+        self._ended = False
+        self._threads = [threading.Thread(target=self._run, name="request") for _ in range(count)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Lets a thread do this, in the order of the calls."""
+        self._work.append(work)
+        self._ring()
+
+    def keep(self, conn: Connection) -> None:
+        """Waits until a client sends its next request."""
+        number = conn.raw.fileno()
+        self._kept[number] = conn
+        if conn.is_polled:
+            self._poll.modify(number, _ONCE)
+        else:
+            conn.is_polled = True
+            self._poll.register(number, _ONCE)
+
+    def kept(self) -> list[Connection]:
+        """Returns the kept connections, longest kept first."""
+        return list(self._kept.values())
+
+    def take(self, conn: Connection) -> bool:
+        """Stops keeping a connection. Returns False if a thread has got it."""
+        return self._kept.pop(conn.raw.fileno(), None) is conn
+
+    def shutdown(self, wait: bool = False) -> None:
+        """Ends the threads, each after its request."""
+        self._ended = True
+        self._ring()
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def _run(self) -> None:
+        while not self._ended:
+            ((number, _),) = self._poll.poll(maxevents=1)
+            try:
+                if number == self._bell:
+                    self._do_next()
+                elif (conn := self._kept.pop(number, None)) is not None:  # else taken since
+                    self._read(conn)
+            except Exception:
+                log.exception("Request failed in its thread")
+        self._ring()  # for the next thread
+
+    def _do_next(self) -> None:
+        if not self._work:  # a ring for the end, or two rings that woke one thread each
+            return
+        work = self._work.popleft()
+        if self._work:
+            self._ring()
+        work()
