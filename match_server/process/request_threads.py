@@ -3,7 +3,7 @@
 All idle threads wait at once for all of these connections. When a client sends something, the
 kernel wakes one of the threads, and this thread reads the request and handles it. So most requests
 are not handed from one thread to another, which costs a change of thread each time. The kernel
-reports connections in the order in which they became readable, so each gets its turn however many
+reports connections in the order in which they became readable, so each is served however many
 more connections than threads there are.
 """
 
@@ -32,8 +32,10 @@ class RequestThreads:
         self._kept: dict[int, Connection] = {}  # by file descriptor, longest kept first
         self._work: deque[Callable[[], None]] = deque()
         self._poll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
-        self._poll.register(self._bell, select.EPOLLIN | select.EPOLLET)  # wakes a thread each time
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll.register(
+            self._wakeup, select.EPOLLIN | select.EPOLLET
+        )  # wakes a thread each time
         self._ended = False
         self._threads = [threading.Thread(target=self._run, name="request") for _ in range(count)]
 
@@ -44,7 +46,7 @@ class RequestThreads:
     def do(self, work: Callable[[], None]) -> None:
         """Lets a thread do this, in the order of the calls."""
         self._work.append(work)
-        self._ring()
+        self._wake()
 
     def keep(self, conn: Connection) -> None:
         """Waits until a client sends its next request."""
@@ -67,30 +69,30 @@ class RequestThreads:
     def shutdown(self, wait: bool = False) -> None:
         """Ends the threads, each after its request."""
         self._ended = True
-        self._ring()
+        self._wake()
         if wait:
             for thread in self._threads:
                 thread.join()
 
-    def _ring(self) -> None:
-        os.eventfd_write(self._bell, 1)
+    def _wake(self) -> None:
+        os.eventfd_write(self._wakeup, 1)
 
     def _run(self) -> None:
         while not self._ended:
             ((number, _),) = self._poll.poll(maxevents=1)
             try:
-                if number == self._bell:
+                if number == self._wakeup:
                     self._do_next()
                 elif (conn := self._kept.pop(number, None)) is not None:  # else taken since
                     self._read(conn)
             except Exception:
                 log.exception("Request failed in its thread")
-        self._ring()  # for the next thread
+        self._wake()  # for the next thread
 
     def _do_next(self) -> None:
-        if not self._work:  # a ring for the end, or two rings that woke one thread each
+        if not self._work:  # the end, or a thread that was woken twice
             return
         work = self._work.popleft()
         if self._work:
-            self._ring()
+            self._wake()
         work()
