@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from match_server.db.database import Database
 from match_server.db.leader_lock import leader_lock
+from match_server.folder_id import FolderIds
 from match_server.services.audit.access import AccessLog
 from match_server.services.audit.chain import append_notes
 from match_server.services.audit.pruning import AuditRetention
@@ -45,6 +46,7 @@ from match_server.services.feed_watch import FeedWatch
 from match_server.services.galleries.background import BackgroundFollower
 from match_server.services.galleries.follower import OpenGallery
 from match_server.services.galleries.galleries import Galleries, open_segments
+from match_server.services.galleries.processes import ProcessReports
 from match_server.services.key_rotation import Rotation
 from match_server.services.maintenance import Housekeeper, Task
 from match_server.services.metrics import Metrics
@@ -215,7 +217,10 @@ def build_services(
     audit = Audit(database)
     journal = ErasureJournal(settings.data_dir, database, clock)
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
-    erasures = Erasures(database, files, galleries, clock, settings.declared_backups, journal)
+    reports = ProcessReports(database, FolderIds(folder), clock)
+    erasures = Erasures(
+        database, files, galleries, clock, settings.declared_backups, journal, reports
+    )
     orphans = OrphanFiles(settings.data_dir, database)
     hashes = TemplateHashes(database, vault)
     tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
@@ -227,7 +232,7 @@ def build_services(
         faces=faces,
         engines=engines,
         galleries=galleries,
-        background=BackgroundFollower(database, galleries),
+        background=BackgroundFollower(database, galleries, reports),
         vault=vault,
         hashes=hashes,
         secrets=secrets,

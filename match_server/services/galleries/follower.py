@@ -96,6 +96,17 @@ class GalleryFollower:
         gallery = self._gallery
         return None if gallery is None else gallery.watermark
 
+    @property
+    def dead(self) -> int:
+        """Removed templates that the segments still hold."""
+        gallery = self._gallery
+        return 0 if gallery is None else gallery.dead
+
+    def refresh(self) -> None:
+        """Map the segments that another process has written."""
+        if isinstance(self._gallery, DiskIndex):
+            self._gallery.refresh()
+
     def catch_up(self, *, compare: bool = False, newest: int | None = None) -> GalleryState:
         """Apply the changes that were committed before this call, or up to `newest` at least.
 

@@ -108,6 +108,7 @@ class Galleries:
         if newest != self._seen and self._forget_erased(newest):
             self.warm()  # the model of a collection may have changed
         for follower in self._open_followers():
+            follower.refresh()
             self._bring_up(follower, newest=newest)
 
     def compare(self) -> None:
@@ -137,6 +138,19 @@ class Galleries:
         newest = position(self._database)
         reached = [follower.reached for follower in self._open_followers()]
         return max((newest - seq for seq in reached if seq is not None), default=0)
+
+    def clean_until(self) -> int | None:
+        """Up to which change nothing that was erased is held by this process or its files.
+
+        None: removed templates are still to be rewritten, or a gallery is not loaded.
+        """
+        newest = position(self._database)
+        followers = self._open_followers()
+        reached = [follower.reached for follower in followers]  # before `dead` is read
+        known = [newest, *(seq for seq in reached if seq is not None)]
+        if len(known) <= len(reached) or any(follower.dead for follower in followers):
+            return None
+        return min(known)
 
     def damaged(self) -> int:
         """Templates that this process could not read, so that no search finds them."""

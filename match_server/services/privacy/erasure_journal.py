@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from match_server.db.database import Database
-from match_server.db.tables import Collection, Erasure, Person
+from match_server.db.tables import Collection, Erasure, Person, ServerProcess
 from match_server.schemas.base import Moment
 from match_server.services.audit.chain import Note, note
 from match_server.services.change_feed import position
@@ -152,6 +152,7 @@ class ErasureJournal:
         """Let all followers of the change feed take a new snapshot, and galleries be read again."""
         with self._database.write() as session:
             session.execute(update(Collection).values(generation=Collection.generation + 1))
+            session.execute(delete(ServerProcess))  # of machines of that time
             note(session, Note("database_restored", self._clock.now()))
             reached = position(session)
         self._note_position(reached)
