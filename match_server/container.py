@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 from match_server.db.database import Database
 from match_server.db.leader_lock import leader_lock
@@ -166,6 +167,7 @@ def _set_gauges(metrics: Metrics, recognition: Recognition) -> None:
     galleries, persons = recognition.galleries, recognition.persons
     metrics.process(
         lag=galleries.lag(),
+        differing=galleries.differing(),
         damaged=galleries.damaged(),
         connections=recognition.database.connections(),
         cache_bytes=persons.bytes,
@@ -200,7 +202,14 @@ def build_services(
     points = OperatingPoints(database, clock, references or ReferenceCalibrations())
     metrics = Metrics()
     folder = settings.data_dir / "galleries"
-    galleries = Galleries(database, vault, open_gallery, folder=folder, on_scan=metrics.scan)
+    galleries = Galleries(
+        database,
+        vault,
+        open_gallery,
+        folder=folder,
+        on_scan=metrics.scan,
+        on_mend=partial(metrics.mended, "process"),
+    )
     files = FileStore(settings.data_dir, database)
     known_persons = PersonCache(database)
     recognition = Recognition(database, engines, galleries, vault, points, known_persons, clock)

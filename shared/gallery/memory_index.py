@@ -17,8 +17,9 @@ from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_
 from shared.gallery.id_filters import IdFilters
 from shared.gallery.mutable_segment import FULL, MutableSegment
 from shared.gallery.scan import Kernel, Query, Ranked
-from shared.gallery.segment import Segment, SegmentView, full_view, new_segment
+from shared.gallery.segment import Segment, SegmentView, content_of, full_view, new_segment
 from shared.wire.template import UNIT_TOLERANCE
+from shared.wire.template_hash import Hashes
 
 _log = logging.getLogger(__name__)
 
@@ -80,17 +81,11 @@ class MemoryIndex:
         """The number of the last change that the gallery contains, with all before it."""
         return self._seq
 
-    def live_ids(self) -> tuple[int, Ids]:
-        """Returns the watermark and the ids (n,) of all live templates at it, ascending."""
+    def content(self) -> tuple[int, Ids, Hashes]:
+        """Returns the watermark, and `content_of` all templates at it."""
         with self._change:
             seq, views = self._seq, (*self._sealed, self._mutable.view)
-        ids = [view.segment.ids[view.live_places()] for view in views]
-        return seq, np.sort(np.concatenate(ids))
-
-    def count_at(self, seq: int) -> int | None:
-        """Returns the number of live templates; None if the watermark is not `seq`."""
-        with self._change:
-            return len(self) if self._seq == seq else None
+        return (seq, *content_of(views))
 
     @property
     def damage(self) -> str | None:
@@ -225,6 +220,21 @@ class MemoryIndex:
             self._publish(to)
             return True
 
+    def mend(self, seq: int, remove: Ids, ids: Ids, vectors: Rows) -> bool:
+        """Removes ids and adds others without a change of the feed, for the state at change `seq`.
+
+        Returns False and does nothing if the watermark is not `seq`. Raises MalformedInput as `add`
+        does.
+        """
+        added = self._checked(ids, vectors)
+        with self._change:
+            if self._seq != seq:
+                return False
+            self._discard(np.unique(np.concatenate([remove, added[0]])), seq)
+            self._append(*added, seq)
+            self._publish(seq)
+            return True
+
     def rebuild(self, batches: Iterable[Batch], seq: int) -> bool:
         """Replaces all content by these templates: the database's content at change `seq`.
 
@@ -281,6 +291,7 @@ class MemoryIndex:
             segment = new_segment(self._book, count)
             segment.ids[:count] = ids
             self._kernel.encode(self._book, segment, 0, vectors, count, self._threads)
+            segment.hash_rows(0, count)
             order = np.argsort(ids).astype(np.uint32)
             view = full_view(replace(segment, count=count, order=order))
             self._sealed = (*self._sealed, with_change(view, seq))

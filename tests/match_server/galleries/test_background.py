@@ -70,7 +70,7 @@ def test_many_changes_are_applied_in_steps_and_kept_in_segments(
     assert all(view.segment.name for view in gallery._views if view.live)
     fresh = Galleries(api.services.database, api.services.vault)
     np.testing.assert_array_equal(
-        gallery.live_ids()[1], gallery_of(fresh, api.services).live_ids()[1]
+        gallery.content()[1], gallery_of(fresh, api.services).content()[1]
     )
 
 
