@@ -18,7 +18,7 @@ from match_server.services.batches.bulk import BulkVectors
 from match_server.services.batches.imports import Imports
 from match_server.services.devices.configurations import Configurations
 from match_server.services.devices.devices import Devices
-from match_server.services.devices.enrollment_codes import DeviceCodes, certificate_sha256
+from match_server.services.devices.enrollment_codes import DeviceCodes
 from match_server.services.devices.followers import Followers
 from match_server.services.devices.gallery_feed import Feed
 from match_server.services.devices.health import HealthReports
@@ -311,12 +311,7 @@ def build_services(
         feed_watch=FeedWatch(database),
         devices=devices,
         device_codes=DeviceCodes(
-            database,
-            devices,
-            keys,
-            clock,
-            public_url=settings.public_url,
-            certificate_sha256=certificate_sha256(settings.public_certificate),
+            database, devices, keys, clock, settings.public_url, settings.public_certificate
         ),
         health_reports=HealthReports(database, clock),
         configurations=Configurations(database, clock, settings.default_collection, secrets),
