@@ -15,11 +15,10 @@ from match_server.backup.container import MAGIC, Reader, Record
 from match_server.backup.files import Files, NamedFile, forget, require_names, storages_named
 from match_server.backup.rows import Batch, Row, TableRows, continue_numbers, counted
 from match_server.db.database import Database, sqlite_path
+from match_server.db.epochs import begin_epoch
 from match_server.db.migrations import current_on, head_revision, known_revisions, migrate_on
 from match_server.services.audit.chain import append_notes
-from match_server.services.privacy.erasure_journal import ErasureJournal
 from match_server.settings import Settings
-from shared.clock import SystemClock
 from shared.errors import ConfigurationError, Conflict, Damaged
 
 Progress = Callable[[int], None]
@@ -73,11 +72,11 @@ def restore(
 
     One transaction inserts all rows and ends only after the last byte was read and verified, so an
     error before leaves everything as it was. Rows of an older version are inserted at its migration
-    and then migrated. Outside of the data folder only `storages` (their URIs) are written to. The
-    next start of the server repeats the erasures of its journal and lets followers take a new
-    snapshot. Raises Conflict if the database is not empty; ConfigurationError for a file of a newer
-    version or another kind, or one that names other storages; KeyMissing for a wrong passphrase;
-    Damaged.
+    and then migrated. Outside of the data folder only `storages` (their URIs) are written to. An
+    epoch of the change feed begins with it. The next start of the server repeats the erasures of
+    its journal. Raises Conflict if the database is not empty; ConfigurationError for a file of a
+    newer version or another kind, or one that names other storages; KeyMissing for a wrong
+    passphrase; Damaged.
     """
     database = Database(settings.sqlalchemy_url, append_notes)
     if (file := sqlite_path(database.url)) is not None:
@@ -88,8 +87,6 @@ def restore(
             records = iter(Reader(stream, passphrase))
             run = _Import(connection, files, records, storages, lambda: progress(stream.tell()))
             run.fill()
-            # The next start does what follows the commit, also if this process is killed.
-            ErasureJournal(settings.data_dir, database, SystemClock()).expect_restored()
             # Segments of an earlier server in this folder.
             shutil.rmtree(settings.data_dir / "galleries", ignore_errors=True)
         return run.result
@@ -141,6 +138,7 @@ class _Import:
             raise Damaged("the file has records after its end")
         continue_numbers(self._connection, server.numbers)
         migrate_on(self._connection, "head")
+        begin_epoch(self._connection, "imported")
         require_names(self._connection)
         self._require_known(storages_named(self._connection))
 

@@ -25,7 +25,6 @@ _COMMANDS = {
     "reembed": "reembed.reembed",
     "retention": "erase.retention",
     "serve": "processes.serve",
-    "servers": "servers.servers",
     "settings": "settings.settings",
 }
 

@@ -21,6 +21,7 @@ from match_server.db.engines import (
     read_options,
     sqlite_path,
 )
+from match_server.db.epochs import lock_writers, lock_writers_of_feed
 from match_server.db.errors import invalid_value, translated, unavailable
 from match_server.db.fast_sql import Parameter, Prepared, Statement
 from match_server.db.write_lock import WriteLock
@@ -128,6 +129,8 @@ class Database:
             committing = False
             try:
                 with session.begin():
+                    if not self.is_sqlite:
+                        lock_writers_of_feed(session.connection())
                     yield session
                     self._before_commit(session)
                     session.flush()
@@ -241,6 +244,8 @@ class Database:
                 driver.execute("PRAGMA foreign_keys = OFF")
             try:
                 with connection.begin():
+                    if not self.is_sqlite:
+                        lock_writers(connection)
                     if patient:
                         let_wait(connection)
                     yield connection
@@ -249,6 +254,12 @@ class Database:
             finally:
                 if self.is_sqlite:
                     driver.execute("PRAGMA foreign_keys = ON")
+
+    def settle_epoch(self) -> None:
+        """Begin a new epoch of the feed, if it is due, without waiting for the next write."""
+        if not self.is_sqlite:
+            with self.connection() as connection:
+                lock_writers_of_feed(connection)
 
     def shrink_log(self) -> bool:
         """Empty the write-ahead log of SQLite, which still holds the pages of deleted rows.

@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 
-from match_server.db.commit_signal import CHANNEL
 from match_server.db.text_search import FOLDED, folded
 from shared.errors import ConfigurationError
 
@@ -17,7 +16,6 @@ BUSY_TIMEOUT_MS = 10_000  # how long a write waits for earlier writes
 SQLITE_CONNECTIONS = 300  # kept open at most: more than a worker has threads
 _KEPT_CONNECTIONS = 5  # to PostgreSQL, by each process; more are open only while in use
 _PING_AFTER_S = 1.0
-_WRITERS = 0x4D75737465722077  # the key of the advisory lock: any number, the same in every process
 
 _POSTGRESQL_CONNECT = {
     "connect_timeout": 5,
@@ -95,7 +93,6 @@ def open_engine(url: URL, connections: int) -> Engine:
     except NoSuchModuleError:
         raise ConfigurationError(f"database_url: {_EXAMPLES}") from None
     event.listen(engine, "connect", _prepare_postgresql)
-    event.listen(engine, "begin", _begin_postgresql)
     _ping_idle_connections(engine)
     return engine
 
@@ -129,7 +126,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+    writes = connection.get_execution_options().get("muster_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _prepare_postgresql(connection: Any, _record: object) -> None:
@@ -141,24 +139,6 @@ def _prepare_postgresql(connection: Any, _record: object) -> None:
         connection.close()  # the pool does not know it yet
         raise
     connection.autocommit = False
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    """Takes a lock, so that there is one writer at a time among all processes, as in SQLite.
-
-    Nearly every write ends with the counter of the change feed, whose row is locked until the
-    commit is on the disk, so writes queue in any case. Because they queue at the beginning, what a
-    write reads does not change until its commit, and no two writes can deadlock.
-    Processes that listen get the notification after the commit.
-    """
-    if _writes(connection):
-        connection.exec_driver_sql(
-            f"SELECT pg_advisory_xact_lock({_WRITERS}), pg_notify('{CHANNEL}', '')"
-        )
-
-
-def _writes(connection: Connection) -> bool:
-    return bool(connection.get_execution_options().get("muster_writes", False))
 
 
 def _ping_idle_connections(engine: Engine) -> None:

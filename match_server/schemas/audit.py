@@ -108,6 +108,10 @@ class Certificate(ApiModel):
     person: str = Field(description="The person's id. The name is gone.")
     collection_number: int
     seq: int = Field(description="Number of the erasure in the change feed.")
+    epoch: str | None = Field(
+        default=None,
+        description="Epoch of the feed that the number is of; older certificates have none.",
+    )
     removed: ErasedThings
     backups: list[DeclaredBackup]
     limits: list[str] = Field(description="What this server cannot reach, in words.")
@@ -116,7 +120,7 @@ class Certificate(ApiModel):
 class Waiting(ApiModel):
     """A place that may still hold data of the person."""
 
-    who: Literal["files", "segments", "database", "server", "device"]
+    who: Literal["files", "segments", "database", "device"]
     name: str | None = None
     what: str
 

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, func, select
 from match_server.db.database import Database
 from match_server.db.tables import Change
 from match_server.services.change_feed import position
+from match_server.services.revision import FeedPosition, feed_position
 from shared.errors import MusterError
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class FeedWait:
 class FeedWatch:
     """Ends each wait when its feed has a new change, or at its deadline. Thread-safe.
 
+    All waits end when an epoch of the change feed begins: their numbers may be of a lost change.
+
     Each poll costs one short query, and one more for each feed that has waits. The number of waits
     is bounded by the connections of the worker.
     """
@@ -64,7 +67,7 @@ class FeedWatch:
         self._waits: set[FeedWait] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._positions = (-1, -1)  # of changes and events, at the last poll
+        self._positions: tuple[FeedPosition, int] | None = None  # of changes and events, last
         self._newest: dict[int, int] = {}  # by feed, at that poll
 
     def wait(self, feed: int, since: int, deadline_s: float) -> FeedWait:
@@ -103,30 +106,33 @@ class FeedWatch:
                     return
                 waits = list(self._waits)
             signals = self._database.commit_signal.signals
+            begun = False
             try:
-                self._poll({wait.feed for wait in waits})
+                begun = self._poll({wait.feed for wait in waits})
             except MusterError as error:
                 log.warning("Failed to read the feeds", extra={"why": error.message})
                 time.sleep(_PAUSE_S)
             except Exception:  # the deadlines of the waits must hold in any case
                 log.exception("Failed to read the feeds")
                 time.sleep(_PAUSE_S)
-            self._wake_due(waits)
+            self._wake_due(waits, every=begun)
             self._database.commit_signal.wait(signals, _POLL_S)
 
-    def _poll(self, feeds: set[int]) -> None:
-        """Read the newest number of each of these feeds."""
-        positions = position(self._database), position(self._database, "events")
-        if positions != self._positions:
+    def _poll(self, feeds: set[int]) -> bool:
+        """Read the newest number of each of these feeds; returns whether an epoch has begun."""
+        positions = feed_position(self._database), position(self._database, "events")
+        before, self._positions = self._positions, positions
+        if positions != before:
             self._newest = {EVENTS: positions[1]}
-            self._positions = positions
         for feed in feeds - self._newest.keys():
             ((newest,),) = self._database.execute(_NEWEST, {"collection": feed})
             self._newest[feed] = newest or 0
+        return before is not None and before[0].epoch != positions[0].epoch
 
-    def _wake_due(self, waits: list[FeedWait]) -> None:
+    def _wake_due(self, waits: list[FeedWait], *, every: bool) -> None:
         now_s = time.monotonic()
         for wait in waits:
-            if self._newest.get(wait.feed, 0) > wait.since or now_s >= wait.deadline_s:
+            due = self._newest.get(wait.feed, 0) > wait.since or now_s >= wait.deadline_s
+            if every or due:
                 self.discard(wait)
                 wait.wake()

@@ -52,9 +52,7 @@ def merge(
             ]
         start = end
     for first in range(0, start, _STRETCH):
-        last = min(first + _STRETCH, start)
-        kernel.encode(book, segment, first, None, last, threads)
-        segment.hash_rows(first, last)
+        kernel.encode(book, segment, first, None, min(first + _STRETCH, start), threads)
     return replace(segment, count=start, order=None)
 
 

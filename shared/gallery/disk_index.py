@@ -46,7 +46,8 @@ class DiskIndex(MemoryIndex):
     ) -> None:
         super().__init__(book, kernel, threads)
         self._directory = directory
-        self._stamp: tuple[int, int, int] | None = None  # of the manifest that is mapped
+        self._stamp: tuple[int, int, int] | None = None  # of the manifest that was read last
+        self._foreign = False  # whether that is of another epoch, and is not mapped
         self._sealed_seq = 0  # the last change that the segments contain
         self._removals: list[tuple[int, Ids]] = []  # after that change
         self._damaged_names: set[str] = set()  # segments whose digests are wrong
@@ -56,11 +57,15 @@ class DiskIndex(MemoryIndex):
         if verify and self._sealed:
             self._start_background(self._verify_for_all)
 
-    def refresh(self) -> bool:
-        """Maps segments that another process has written. Returns whether there were any."""
+    def refresh(self, epoch: str = "") -> bool:
+        """Maps segments that another process has written. Returns whether there were any.
+
+        Segments of another epoch of the feed than the gallery's may lack or hold changes that it
+        must not. They count as damage, until the caller knows `epoch` to be the present one.
+        """
         with self._change:
             stamp = self._directory.stamp()
-            if stamp in (None, self._stamp):
+            if stamp is None or (stamp == self._stamp and not (self._foreign and epoch)):
                 return False
             self._stamp = stamp
             try:
@@ -68,9 +73,15 @@ class DiskIndex(MemoryIndex):
             except (DamagedSegments, OSError) as error:
                 self._report_damage(f"{error}")
                 return False
-            if generation is not None:
-                self._adopt(generation)
-            return generation is not None
+            if generation is None:
+                return False
+            known = {generation.epoch} & {self._reached[0], epoch}
+            self._foreign = bool(self._reached[0]) and not known
+            if self._foreign:
+                self._report_damage("another process has written segments of another epoch")
+                return False
+            self._adopt(generation)
+            return True
 
     def apply(
         self,
@@ -80,17 +91,10 @@ class DiskIndex(MemoryIndex):
         remove: Ids | None = None,
         ids: Ids | None = None,
         vectors: Rows | None = None,
+        epoch: str = "",
     ) -> bool:
         self.refresh()
-        return super().apply(since, to, remove=remove, ids=ids, vectors=vectors)
-
-    def mend(self, seq: int, remove: Ids, ids: Ids, vectors: Rows) -> bool:
-        """As `MemoryIndex.mend`; the segments of all processes are mended with it."""
-        self.refresh()
-        mended = super().mend(seq, remove, ids, vectors)
-        if mended:
-            self._start_background(self._maintain)
-        return mended
+        return super().apply(since, to, remove=remove, ids=ids, vectors=vectors, epoch=epoch)
 
     def seal(self, *, wait: bool = True) -> bool:
         """Writes the private templates of this process into a segment that all processes share.
@@ -103,7 +107,7 @@ class DiskIndex(MemoryIndex):
                 return False
             self.refresh()
             with self._change:
-                seq, views = self._seq, (*self._sealed, self._mutable.view)
+                reached, views = self._reached, (*self._sealed, self._mutable.view)
                 removed = bool(self._removals)
             private = [view for view in views if view.segment.name is None and view.live]
             if self._damage is not None or not (private or removed):
@@ -111,21 +115,21 @@ class DiskIndex(MemoryIndex):
             shared = [view for view in views if view.segment.name is not None]
             chosen = select_for_merge(shared, sum(view.live for view in private))
             kept = [view for view in shared if view not in chosen]
-            return self._write(seq, kept, [*private, *chosen])
+            return self._write(reached, kept, [*private, *chosen])
 
     def compact(self) -> None:
         """Rewrites segments with removed templates, so that these are no longer on the disk."""
         with self._maintenance, self._directory.locked(wait=True):
             self.refresh()
             with self._change:
-                seq, views = self._seq, (*self._sealed, self._mutable.view)
+                reached, views = self._reached, (*self._sealed, self._mutable.view)
             clean = [
                 view for view in views if view.segment.name and view.live == view.segment.count
             ]
             if self._damage is None:
-                self._write(seq, clean, [view for view in views if view not in clean])
+                self._write(reached, clean, [view for view in views if view not in clean])
 
-    def rebuild(self, batches: Iterable[Batch], seq: int) -> bool:
+    def rebuild(self, batches: Iterable[Batch], seq: int, epoch: str = "") -> bool:
         """Replaces all content by these templates: the database's content at change `seq`.
 
         Read `seq` and the batches after opening the gallery, so that they are not older than its
@@ -139,14 +143,14 @@ class DiskIndex(MemoryIndex):
                 self.refresh()
                 return False
             segments = self._segments_from(batches, self._write_merged_if_possible)
-            written = self._committed(seq, segments)
+            written = self._committed((epoch, seq), segments)
             with self._change:
-                self._sealed_seq = max(self._seq, seq) + 1  # drops private templates
+                self._sealed_seq = max(self.watermark, seq) + 1  # drops private templates
                 if written:
                     self._stamp = None
-                    self.refresh()
+                    self.refresh(epoch)
                 else:
-                    self._keep_in_memory(segments, seq)
+                    self._keep_in_memory(segments, (epoch, seq))
         return True
 
     @contextmanager
@@ -226,25 +230,26 @@ class DiskIndex(MemoryIndex):
             self._cannot_write(error)
             return self._in_memory(sources, self._threads)
 
-    def _committed(self, seq: int, segments: Sequence[Segment]) -> bool:
+    def _committed(self, reached: tuple[str, int], segments: Sequence[Segment]) -> bool:
         """Commits the segments. Returns whether the files contain them now."""
         if any(segment.name is None for segment in segments):
             return False
         try:
-            self._directory.commit(seq, tuple(full_view(segment) for segment in segments))
+            self._directory.commit(*reached, tuple(full_view(segment) for segment in segments))
         except OSError as error:
             self._cannot_write(error)
             return False
         return True
 
-    def _keep_in_memory(self, segments: Sequence[Segment], seq: int) -> None:
+    def _keep_in_memory(self, segments: Sequence[Segment], reached: tuple[str, int]) -> None:
         """Uses segments that are not in the files. A later `seal` writes them."""
+        epoch, seq = reached
         views = [full_view(replace(segment, name=None)) for segment in segments]
         self._sealed = tuple(with_change(view, seq) for view in views)
         self._mutable = MutableSegment(self._book, self._kernel, self._threads)
         self._removals = []
         self._damage, self._servable = None, True
-        self._publish(seq)
+        self._publish(seq, epoch)
 
     def _cannot_write(self, error: OSError) -> None:
         self._write_again_s = time.monotonic() + _PAUSE_S
@@ -258,7 +263,8 @@ class DiskIndex(MemoryIndex):
         """Uses a generation; keeps only the private templates that are newer."""
         private = [view for view in self._sealed if view.segment.name is None]
         private.append(self._mutable.sealed())
-        behind = generation.seq < self._sealed_seq  # it was rebuilt: read the feed from there again
+        # Of another epoch, or rebuilt: read the feed from there again.
+        behind = generation.epoch != self._reached[0] or generation.seq < self._sealed_seq
         self._sealed, self._sealed_seq = generation.views, generation.seq
         self._stamp = generation.stamp
         if not self._damaged_names & {view.segment.name for view in generation.views}:
@@ -270,7 +276,8 @@ class DiskIndex(MemoryIndex):
             self._discard(ids, seq)
         for view in [] if behind else private:
             self._keep_later(view, generation.seq)
-        self._publish(generation.seq if behind else max(self._seq, generation.seq))
+        seq = generation.seq if behind else max(self.watermark, generation.seq)
+        self._publish(seq, generation.epoch)
 
     def _keep_later(self, view: SegmentView, seq: int) -> None:
         """Adds the templates of a private segment that are newer than `seq` to the mutable one."""
@@ -299,7 +306,9 @@ class DiskIndex(MemoryIndex):
         except OSError as error:
             self._cannot_write(error)
 
-    def _write(self, seq: int, kept: list[SegmentView], sources: list[SegmentView]) -> bool:
+    def _write(
+        self, reached: tuple[str, int], kept: list[SegmentView], sources: list[SegmentView]
+    ) -> bool:
         """Commits `kept` and a merge of `sources`. Returns False if one of these is damaged."""
         if not all(self._intact(view) for view in sources):
             return False  # new digests would hide the damage
@@ -307,7 +316,7 @@ class DiskIndex(MemoryIndex):
         views = [view for view in kept if view.live]
         if made:
             views.append(full_view(self._write_merged(made, 1)))
-        self._directory.commit(seq, tuple(views))
+        self._directory.commit(*reached, tuple(views))
         self.refresh()
         return True
 

@@ -1,7 +1,7 @@
 """The directory of a gallery: its segment files and their manifest.
 
-The manifest is replaced atomically. It lists the segments, their live templates, and the number of
-the last change of the feed that they contain. Files that it does not list are ignored.
+The manifest is replaced atomically. It lists the segments, their live templates, and the epoch and
+number of the last change of the feed that they contain. Files that it does not list are ignored.
 """
 
 import fcntl
@@ -46,6 +46,7 @@ class _Manifest(BaseModel):
     format: int
     origin: str
     book: str
+    epoch: str = ""  # of the feed; files of older versions have none
     seq: int = Field(ge=0, lt=2**62)
     segments: list[_Entry]
 
@@ -54,6 +55,7 @@ class _Manifest(BaseModel):
 class Generation:
     """The content of one manifest."""
 
+    epoch: str  # of the feed, in which `seq` was reached
     seq: int  # all changes up to this one are contained
     views: tuple[SegmentView, ...]
     stamp: tuple[int, int, int]  # identifies the manifest file
@@ -110,7 +112,7 @@ class GalleryDirectory:
                 raise DamagedSegments(f"{self._path / entry.name} has not as many templates alive")
             views.append(SegmentView(segment, alive, entry.live))
         self._mapped = {entry.name: self._mapped[entry.name] for entry in manifest.segments}
-        return Generation(manifest.seq, tuple(views), stamp)
+        return Generation(manifest.epoch, manifest.seq, tuple(views), stamp)
 
     def _read_manifest(self) -> _Manifest:
         path = self._path / _MANIFEST
@@ -140,7 +142,7 @@ class GalleryDirectory:
         header = write_segment(self._path / name, self._book, fill)
         return self._map(name, header)
 
-    def commit(self, seq: int, views: tuple[SegmentView, ...]) -> None:
+    def commit(self, epoch: str, seq: int, views: tuple[SegmentView, ...]) -> None:
         """Writes a manifest with these views, which contain all changes up to `seq`."""
         entries = []
         for view in views:
@@ -156,6 +158,7 @@ class GalleryDirectory:
             format=FORMAT,
             origin=self._origin,
             book=book_digest(self._book),
+            epoch=epoch,
             seq=seq,
             segments=entries,
         )

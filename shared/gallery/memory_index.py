@@ -17,9 +17,8 @@ from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_
 from shared.gallery.id_filters import IdFilters
 from shared.gallery.mutable_segment import FULL, MutableSegment
 from shared.gallery.scan import Kernel, Query, Ranked
-from shared.gallery.segment import Segment, SegmentView, content_of, full_view, new_segment
+from shared.gallery.segment import Segment, SegmentView, full_view, new_segment
 from shared.wire.template import UNIT_TOLERANCE
-from shared.wire.template_hash import Hashes
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class MemoryIndex:
         self._kernel = kernel
         self._threads = threads
         self._change = threading.RLock()  # held while anything below is replaced
-        self._seq = 0
+        self._reached = ("", 0)  # epoch and number of the last change
         self._sealed: tuple[SegmentView, ...] = ()
         self._mutable = MutableSegment(book, kernel, threads)
         self._views: tuple[SegmentView, ...] = ()  # what searches read: replaced, never changed
@@ -79,13 +78,24 @@ class MemoryIndex:
     @property
     def watermark(self) -> int:
         """The number of the last change that the gallery contains, with all before it."""
-        return self._seq
+        return self._reached[1]
 
-    def content(self) -> tuple[int, Ids, Hashes]:
-        """Returns the watermark, and `content_of` all templates at it."""
+    @property
+    def reached(self) -> tuple[str, int]:
+        """The epoch of the feed and the watermark. Numbers of two epochs are not compared."""
+        return self._reached
+
+    def live_ids(self) -> tuple[int, Ids]:
+        """Returns the watermark and the ids (n,) of all live templates at it, ascending."""
         with self._change:
-            seq, views = self._seq, (*self._sealed, self._mutable.view)
-        return (seq, *content_of(views))
+            seq, views = self.watermark, (*self._sealed, self._mutable.view)
+        ids = [view.segment.ids[view.live_places()] for view in views]
+        return seq, np.sort(np.concatenate(ids))
+
+    def count_at(self, seq: int) -> int | None:
+        """Returns the number of live templates; None if the watermark is not `seq`."""
+        with self._change:
+            return len(self) if self.watermark == seq else None
 
     @property
     def damage(self) -> str | None:
@@ -177,14 +187,15 @@ class MemoryIndex:
         with self._change:
             if self._contains(names).any():
                 raise Conflict("an id is already in the gallery")
-            self._append(names, rows, self._seq + 1)
-            self._publish(self._seq + 1)
+            self._append(names, rows, self.watermark + 1)
+            self._publish(self.watermark + 1)
 
     def remove(self, ids: Ids) -> int:
         """Removes ids and returns how many were present. Unknown ids are ignored."""
         with self._change:
-            count = self._discard(np.unique(np.asarray(ids, dtype=np.uint64)), self._seq + 1)
-            self._publish(self._seq + 1)
+            seq = self.watermark + 1
+            count = self._discard(np.unique(np.asarray(ids, dtype=np.uint64)), seq)
+            self._publish(seq)
             return count
 
     def apply(
@@ -195,21 +206,24 @@ class MemoryIndex:
         remove: Ids | None = None,
         ids: Ids | None = None,
         vectors: Rows | None = None,
+        epoch: str = "",
     ) -> bool:
         """Applies all changes of the feed after `since` up to `to`: removals, then additions.
 
-        An id that is present is replaced. Returns False and does nothing if the gallery contains
-        change `to` already. Raises MissingChanges if the gallery does not contain `since`,
+        An id that is present is replaced. `epoch` is that of the feed; a gallery of an earlier one
+        must be at `since`, and is of this one then. Returns False and does nothing if the gallery
+        contains change `to` already. Raises MissingChanges if the gallery does not contain `since`,
         MalformedInput as `add` does. Then nothing is changed.
         """
         removed = [] if remove is None else [np.asarray(remove, dtype=np.uint64)]
         added = None if ids is None or vectors is None else self._checked(ids, vectors)
         with self._change:
-            if to <= self._seq:
+            present, seq = self._reached
+            if epoch == present and to <= seq:
                 return False
-            if self._seq < since:
+            if seq < since or (epoch != present and seq != since):
                 raise MissingChanges(
-                    f"the gallery contains the changes up to {self._seq}, not up to {since}"
+                    f"the gallery contains the changes up to {seq}, not up to {since}"
                 )
             if added is not None:
                 removed.append(added[0])
@@ -217,25 +231,14 @@ class MemoryIndex:
                 self._discard(np.unique(np.concatenate(removed)), to)
             if added is not None:
                 self._append(*added, to)
-            self._publish(to)
+            self._publish(to, epoch)
             return True
 
-    def mend(self, seq: int, remove: Ids, ids: Ids, vectors: Rows) -> bool:
-        """Removes ids and adds others without a change of the feed, for the state at change `seq`.
+    def refresh(self, epoch: str = "") -> bool:
+        """Uses what another process has written; returns whether there was anything new."""
+        return False
 
-        Returns False and does nothing if the watermark is not `seq`. Raises MalformedInput as `add`
-        does.
-        """
-        added = self._checked(ids, vectors)
-        with self._change:
-            if self._seq != seq:
-                return False
-            self._discard(np.unique(np.concatenate([remove, added[0]])), seq)
-            self._append(*added, seq)
-            self._publish(seq)
-            return True
-
-    def rebuild(self, batches: Iterable[Batch], seq: int) -> bool:
+    def rebuild(self, batches: Iterable[Batch], seq: int, epoch: str = "") -> bool:
         """Replaces all content by these templates: the database's content at change `seq`.
 
         Searches see the old content until the new is complete. Returns whether the content was
@@ -246,7 +249,7 @@ class MemoryIndex:
         with self._change:
             self._sealed = tuple(with_change(view, seq) for view in views)
             self._mutable = MutableSegment(self._book, self._kernel, self._threads)
-            self._publish(seq)
+            self._publish(seq, epoch)
         return True
 
     @contextmanager
@@ -291,7 +294,6 @@ class MemoryIndex:
             segment = new_segment(self._book, count)
             segment.ids[:count] = ids
             self._kernel.encode(self._book, segment, 0, vectors, count, self._threads)
-            segment.hash_rows(0, count)
             order = np.argsort(ids).astype(np.uint32)
             view = full_view(replace(segment, count=count, order=order))
             self._sealed = (*self._sealed, with_change(view, seq))
@@ -328,9 +330,11 @@ class MemoryIndex:
         places = places[places >= 0]
         return view.without(places) if places.shape[0] else view
 
-    def _publish(self, seq: int) -> None:
+    def _publish(self, seq: int, epoch: str | None = None) -> None:
+        """Lets searches see the present content, which is that at `seq`; None: of this epoch."""
         self._views = (*self._sealed, self._mutable.view)
-        self._seq = seq  # last: a reader without the lock then searches these views
+        # Last: a reader without the lock then searches these views.
+        self._reached = (self._reached[0] if epoch is None else epoch, seq)
         if self._maintenance_due():
             self._start_background(self._maintain)
 

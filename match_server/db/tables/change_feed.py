@@ -1,11 +1,11 @@
-"""The change feed, and the counters that number it and the events."""
+"""The change feed, its epochs, and the counters that number it and the events."""
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, Index, String
+from sqlalchemy import BigInteger, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from match_server.db.tables.base import Name, Table, UtcTime, Uuid
+from match_server.db.tables.base import Name, Table, UtcTime
 
 
 class Counter(Table):
@@ -37,17 +37,21 @@ class Change(Table):
     at: Mapped[datetime] = mapped_column(UtcTime)
 
 
-class ServerProcess(Table):
-    """A process that follows the feed, and the gallery files of its machine.
+class Epoch(Table):
+    """A stretch of the change feed in which each number means one change, for every follower.
 
-    The last row of a folder stays when its processes have ended: the files are still there.
+    The epoch with the highest number is the present one; docs/feed.md says when another begins.
     """
 
-    __tablename__ = "server_processes"
+    __tablename__ = "epochs"
 
-    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
-    folder: Mapped[str] = mapped_column(Name)  # id of the folder of its galleries
-    kind: Mapped[str] = mapped_column(String(20))  # worker or ingest
-    seq: Mapped[int] = mapped_column(BigInteger)  # nothing that was erased up to it is held
-    running: Mapped[bool] = mapped_column(Boolean)
-    reported_at: Mapped[datetime] = mapped_column(UtcTime)
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(16), unique=True)  # random
+    begins_after: Mapped[int] = mapped_column(
+        BigInteger
+    )  # the last change of the epochs before it that this database has
+    at: Mapped[datetime] = mapped_column(UtcTime)
+    why: Mapped[str] = mapped_column(String(20))
+    incarnation: Mapped[str | None] = mapped_column(
+        String(80)
+    )  # of the PostgreSQL that writes in it; NULL: SQLite, or nothing was written in it yet

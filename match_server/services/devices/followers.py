@@ -4,7 +4,7 @@ After a withdrawal a row stays until the device has received it: an erasure is n
 device may still hold the person.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -140,15 +140,23 @@ class Followers:
         )
 
     def acknowledge(
-        self, grant: Grant, collection_number: int, seq: int, keep_h: float | None
+        self,
+        grant: Grant,
+        collection_number: int,
+        seq: int,
+        keep_h: float | None,
+        require: Callable[[Session], object] = lambda _: None,
     ) -> None:
-        """Store that a follower has all changes up to `seq` on its disk; 0: it reads a snapshot."""
-        if grant.device_number is None:
-            return
+        """Store that a follower has all changes up to `seq` on its disk; 0: it reads a snapshot.
+
+        `require` raises if it may not say so. It is called again in the transaction that stores it,
+        because the database may have been replaced by another one in between.
+        """
         now = self._clock.now()
         key = grant.device_number, collection_number
         with self._database.read() as session:
-            row = session.get(Follower, key)
+            require(session)
+            row = None if grant.device_number is None else session.get(Follower, key)
         if row is None:
             return
         forgets = now + timedelta(hours=keep_h) if keep_h is not None else None
@@ -156,6 +164,7 @@ class Followers:
         if fresh and row.seq == seq and (row.forgets_at is None) == (forgets is None):
             return
         with self._database.write() as session:
+            require(session)
             session.execute(
                 update(Follower)
                 .where(Follower.device_number == key[0], Follower.collection_number == key[1])

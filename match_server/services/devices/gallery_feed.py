@@ -5,6 +5,10 @@ result is the same however many entries it has missed, an entry may come twice, 
 never sent. A snapshot is read in portions without a lock: a change during that time has an entry
 after the number of the snapshot, and comes with the changes. The feed is never shortened, so a
 follower may come back after any time.
+
+After a failover or a restore the feed goes on in another epoch (docs/feed.md). The scope that a
+follower sends back names the epoch of its number, so it gets 410 and takes a new snapshot if it has
+read changes that the database does not have.
 """
 
 import hashlib
@@ -17,17 +21,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, or_, select
 from sqlalchemy.orm import Session
 
-from match_server.db.database import Database
+from match_server.db.database import Database, Reader
 from match_server.db.tables import Change, Group, Membership, Person, Template
 from match_server.schemas.feed import ChangesQuery, SnapshotQuery
 from match_server.services.auth.keys import Principal
-from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef, collection_ref
 from match_server.services.devices.followers import Followers, Grant
 from match_server.services.encryption.stored_templates import TEMPLATES, read_templates
 from match_server.services.encryption.vault import Cipher, Vault
 from match_server.services.lookups import batches
 from match_server.services.policy.operating_point import OperatingPoint, OperatingPoints
+from match_server.services.revision import FeedPosition, feed_position, shared_with
 from shared.clock import Clock
 from shared.errors import Forbidden, MalformedInput, SnapshotNeeded
 from shared.wire.change_feed import (
@@ -62,11 +66,11 @@ class Followed:
         parts += [str(self.grant.names), *self.grant.groups]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
-    def gallery(self, point: OperatingPoint) -> Gallery:
+    def gallery(self, point: OperatingPoint, epoch: str) -> Gallery:
         """The description for followers, with the operating point of this moment."""
         return Gallery(
             collection=self.scope.name,
-            scope=self.mark,
+            scope=f"{self.mark}.{epoch}",
             model_id=self.scope.model_id,
             dimension=self.scope.dimension,
             threshold=point.threshold,
@@ -107,7 +111,7 @@ class Feed:
         self._followers = followers
         self._clock = clock
         self._lock = threading.Lock()  # guards the shared responses
-        self._shared_at = -1  # position of the feed
+        self._shared_at: FeedPosition | None = None
         self._shared: dict[tuple[str, int], FeedChanges] = {}  # by mark and `since`
 
     def followed(self, query: ChangesQuery | SnapshotQuery, principal: Principal) -> Followed:
@@ -131,10 +135,12 @@ class Feed:
 
         Raises SnapshotNeeded if the follower has to take a new snapshot.
         """
-        with self._database.read() as session:
-            _require_followable(followed, query, position(session))
         self._followers.acknowledge(
-            followed.grant, followed.scope.number, query.since, query.keep_h
+            followed.grant,
+            followed.scope.number,
+            query.since,
+            query.keep_h,
+            lambda session: _followable(session, followed, query),
         )
 
     def changes(self, followed: Followed, query: ChangesQuery) -> FeedChanges:
@@ -144,26 +150,33 @@ class Feed:
         change.
         """
         now, key = self._clock.now(), (followed.mark, query.since)
-        gallery = followed.gallery(self._points.of_tracks(followed.scope))
-        newest = position(self._database)
-        _require_followable(followed, query, newest)
+        point = self._points.of_tracks(followed.scope)
+        newest = _followable(self._database, followed, query)
         with self._lock:
             if self._shared_at != newest:
                 self._shared_at, self._shared = newest, {}
             shared = self._shared.get(key)
         if shared is not None and now - shared.at < _SHARED_FOR:
+            gallery = followed.gallery(point, newest.epoch)
             return shared.model_copy(update={"gallery": gallery, "at": now})
         with self._database.read() as session:
-            changes = self._read(session, followed, gallery, query.since, now)
+            newest = _followable(session, followed, query)
+            gallery = followed.gallery(point, newest.epoch)
+            changes = self._read(session, followed, gallery, query.since, newest.seq, now)
         with self._lock:
             if self._shared_at == newest and len(self._shared) < _SHARED:
                 self._shared[key] = changes
         return changes
 
     def _read(
-        self, session: Session, followed: Followed, gallery: Gallery, since: int, now: datetime
+        self,
+        session: Session,
+        followed: Followed,
+        gallery: Gallery,
+        since: int,
+        newest: int,
+        now: datetime,
     ) -> FeedChanges:
-        newest = position(session)
         lines = session.execute(
             select(Change.seq, Change.kind, Change.subject, Change.template_number)
             .where(
@@ -194,25 +207,29 @@ class Feed:
             Change.collection_number == followed.scope.number, Change.seq > since
         )
         with self._database.read() as session:
-            return position(session) > since and session.scalar(line.limit(1)) is not None
+            return feed_position(session).seq > since and session.scalar(line.limit(1)) is not None
 
     def snapshot(self, followed: Followed, query: SnapshotQuery) -> Iterator[bytes]:
         """The whole gallery as lines of JSON: a head, parts, and an end with their digest.
 
         Each part has its own transaction, so memory and transactions do not grow with the gallery.
+        Raises SnapshotNeeded when the database is replaced meanwhile: what was sent may not be in
+        it.
         """
-        with self._database.read() as session:
-            seq = position(session)
+        self._database.settle_epoch()  # else a part of before a failover could seem to be of now
+        feed = feed_position(self._database)
         self._followers.acknowledge(followed.grant, followed.scope.number, 0, query.keep_h)
-        yield _line(
-            SnapshotHead(
-                gallery=followed.gallery(self._points.of_tracks(followed.scope)),
-                seq=seq,
-                at=self._clock.now(),
-            )
-        )
+        point = self._points.of_tracks(followed.scope)
+        gallery = followed.gallery(point, feed.epoch)
+        yield _line(SnapshotHead(gallery=gallery, seq=feed.seq, at=self._clock.now()))
         digest, count, after = hashlib.sha256(), 0, query.after
-        while (part := self._part(followed, after)) is not None:
+        while True:
+            part, now = self._part(followed, after)
+            if now.epoch != feed.epoch or now.seq < feed.seq:
+                raise SnapshotNeeded("the feed is in another epoch: take another snapshot")
+            if part is None:
+                break
+            feed = now
             line = _line(part)
             digest.update(line)
             count += len(part.templates.numbers)
@@ -220,10 +237,11 @@ class Feed:
             yield line
         yield _line(SnapshotEnd(templates=count, sha256=digest.hexdigest()))
 
-    def _part(self, followed: Followed, after: int) -> SnapshotPart | None:
-        """Templates after a number; None when there are no more."""
+    def _part(self, followed: Followed, after: int) -> tuple[SnapshotPart | None, FeedPosition]:
+        """Templates after a number, None when there are no more; and when they were read."""
         now = self._clock.now()
         with self._database.read() as session:
+            feed = feed_position(session)
             rows = session.execute(
                 _templates(followed, now)
                 .where(Template.number > after)
@@ -231,27 +249,37 @@ class Feed:
                 .limit(_PART)
             ).all()
             if not rows:
-                return None
+                return None, feed
             numbers = {row.person_number for row in rows}
             records = _persons(session, followed, Person.number, sorted(numbers))
-            return SnapshotPart(
+            part = SnapshotPart(
                 after=rows[-1].number,
                 persons=[_feed_person(row, followed) for row in records],
                 templates=_packed(rows, followed, self._vault.cipher(session, followed.scope)),
             )
+            return part, feed
 
 
-def _require_followable(followed: Followed, query: ChangesQuery, newest: int) -> None:
-    if query.since > newest:
+def _followable(reader: Reader, followed: Followed, query: ChangesQuery) -> FeedPosition:
+    """The position of the feed. Raises SnapshotNeeded if the follower cannot go on from its own."""
+    newest = feed_position(reader)
+    mark, epoch = followed.mark, newest.epoch
+    if query.scope is not None:
+        mark, _, epoch = query.scope.partition(".")  # without an epoch: of an older version
+    if mark != followed.mark:
         raise SnapshotNeeded(
-            f"the feed ends at {newest}, before {query.since}: it is a different feed, or was "
-            "restored from a backup; take a snapshot",
-            seq=newest,
+            "the gallery that this follower may hold has changed: take a snapshot", seq=newest.seq
         )
-    if query.scope not in (None, followed.mark):
+    shared = shared_with(reader, newest, epoch)
+    if shared is None or query.since > shared:
+        known = "nothing" if shared is None else f"the changes up to {shared}"
         raise SnapshotNeeded(
-            "the gallery that this follower may hold has changed: take a snapshot", seq=newest
+            f"of the feed that this follower has read up to {query.since}, this database has "
+            f"{known}: it is another database, was restored from a backup, or took over in a "
+            "failover; take a snapshot",
+            seq=newest.seq,
         )
+    return newest
 
 
 def _current_state(

@@ -14,24 +14,20 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from sqlalchemy import select
 
 from match_server.db.database import Database
 from match_server.db.tables import Collection
-from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Vault
 from match_server.services.galleries.follower import GalleryFollower, GalleryState, OpenGallery
-from shared.errors import Damaged, KeyMissing, ModelMismatch, MusterError, Unavailable
+from match_server.services.revision import FeedPosition, feed_position
+from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
 from shared.gallery import DiskIndex, MemoryIndex, open_gallery
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 _MIN_SEQ_WAIT_S = 2.0
 _POLL_S = 0.01
@@ -57,19 +53,16 @@ class Galleries:
         *,
         folder: Path | None = None,
         on_scan: Callable[[int, float], None] = lambda *_: None,
-        on_mend: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._vault = vault
         self._open = open_gallery
         self._folder = folder
-        self._on_mend = on_mend  # called for each gallery that differed and was mended
-        self._differing = 0
         self._on_scan = on_scan  # called with the number of searches and the seconds of each scan
         self._lock = threading.Lock()  # guards the dictionary only
         self._followers: dict[_Kind, GalleryFollower] = {}
         self._failures: dict[_Kind, str] = {}  # why a gallery could not be brought up to date
-        self._seen = 0
+        self._seen: FeedPosition | None = None
         self._stopping = threading.Event()
 
     def caught_up(
@@ -77,7 +70,7 @@ class Galleries:
         collection: Collection | CollectionRef,
         min_seq: int | None = None,
         *,
-        newest: int | None = None,
+        newest: FeedPosition | None = None,
     ) -> GalleryState:
         """The collection's gallery with everything that was committed before this call.
 
@@ -90,8 +83,8 @@ class Galleries:
         while True:
             reached = follower.catch_up(newest=newest)
             newest = None
-            if reached.seq != self._seen:
-                self._forget_erased(reached.seq)
+            if reached.feed != self._seen:
+                self._forget_erased(reached.feed)
             if min_seq is None or reached.seq >= min_seq:
                 return reached
             if time.monotonic() >= deadline_s:
@@ -107,78 +100,47 @@ class Galleries:
         with self._database.read() as session:
             collections = list(session.scalars(select(Collection)))
         for collection in collections:
-            follower = self._follower(collection)
-            self._guarded(follower, follower.catch_up)
+            self._bring_up(self._follower(collection))
 
     def follow(self) -> None:
         """Apply to the open galleries what was committed before this call."""
-        newest = position(self._database)
+        newest = feed_position(self._database)
         if newest != self._seen and self._forget_erased(newest):
             self.warm()  # the model of a collection may have changed
         for follower in self._open_followers():
-            follower.refresh()
-            self._guarded(follower, partial(follower.catch_up, newest=newest))
+            self._bring_up(follower, newest=newest)
 
     def compare(self) -> None:
-        """Compare the open galleries with the database, and mend and log those that differ."""
-        self._differing = sum(
-            self._guarded(follower, follower.compare) is False
-            for follower in self._open_followers()
-        )
-
-    def stored_differences(self) -> list[str]:
-        """In words, how the files of galleries differ from the database. Reads only."""
-        with self._database.read() as session:
-            collections = list(session.scalars(select(Collection).order_by(Collection.name)))
-        differences = []
-        for collection in collections:
-            try:
-                difference = self._follower(collection).stored_difference()
-            except MusterError as error:
-                differences.append(f"{collection.name}: {error.message}")
-            else:
-                if difference is not None:
-                    differences.append(f"{collection.name}: {difference}")
-        return differences
+        """Compare the open galleries with the database, and rebuild and log those that differ."""
+        for follower in self._open_followers():
+            self._bring_up(follower, compare=True)
 
     def _open_followers(self) -> list[GalleryFollower]:
         with self._lock:
             return list(self._followers.values())
 
-    def _guarded(self, follower: GalleryFollower, step: Callable[[], Result]) -> Result | None:
-        """Take a step of one gallery; log why that fails, if it did not fail so before."""
+    def _bring_up(
+        self,
+        follower: GalleryFollower,
+        *,
+        compare: bool = False,
+        newest: FeedPosition | None = None,
+    ) -> None:
+        """Bring one gallery up to date; log why that fails, if it did not fail so before."""
         try:
-            result = step()
+            follower.catch_up(compare=compare, newest=newest)
         except (KeyMissing, Damaged, ModelMismatch) as error:
             if self._failures.get(follower.kind) != error.message:
                 log.warning("Failed to follow a gallery", extra={"why": error.message})
             self._failures[follower.kind] = error.message
-            return None
-        self._failures.pop(follower.kind, None)
-        return result
+        else:
+            self._failures.pop(follower.kind, None)
 
     def lag(self) -> int:
         """Changes that the galleries of this process have not applied yet, at most of any."""
-        newest = position(self._database)
+        newest = feed_position(self._database)
         reached = [follower.reached for follower in self._open_followers()]
-        return max((newest - seq for seq in reached if seq is not None), default=0)
-
-    def clean_until(self) -> int | None:
-        """Up to which change nothing that was erased is held by this process or its files.
-
-        None: removed templates are still to be rewritten, or a gallery is not loaded.
-        """
-        newest = position(self._database)
-        followers = self._open_followers()
-        reached = [follower.reached for follower in followers]  # before `dead` is read
-        known = [newest, *(seq for seq in reached if seq is not None)]
-        if len(known) <= len(reached) or any(follower.dead for follower in followers):
-            return None
-        return min(known)
-
-    def differing(self) -> int:
-        """Galleries of this process that differed from the database at the last comparison."""
-        return self._differing
+        return max((_behind(newest, feed) for feed in reached if feed is not None), default=0)
 
     def damaged(self) -> int:
         """Templates that this process could not read, so that no search finds them."""
@@ -230,7 +192,6 @@ class Galleries:
                     self._opened,
                     folder and folder / _folder_name(collection),
                     self._stopping,
-                    self._on_mend,
                 )
                 self._followers[kind] = follower
             return follower
@@ -240,7 +201,7 @@ class Galleries:
         gallery.watch_scans(self._on_scan)
         return gallery
 
-    def _forget_erased(self, seq: int) -> bool:
+    def _forget_erased(self, feed: FeedPosition) -> bool:
         """Close the galleries of erased collections and former models, and delete their files.
 
         Returns whether there were any.
@@ -253,13 +214,18 @@ class Galleries:
         with self._lock:
             kinds = (open_before - existing) & self._followers.keys()
             gone = [self._followers.pop(kind) for kind in kinds]
-            self._seen = seq
+            self._seen = feed
         for follower in gone:
             follower.close(erase=True)
         return bool(gone)
 
 
 _Kind = tuple[int, int]  # number of the collection, and which of its models
+
+
+def _behind(newest: FeedPosition, reached: FeedPosition) -> int:
+    """Changes that a gallery lacks; one at least if it has not been judged in this epoch yet."""
+    return max(newest.seq - reached.seq, int(newest.epoch != reached.epoch))
 
 
 def _folder_name(collection: Collection | CollectionRef) -> str:

@@ -24,6 +24,7 @@ from match_server.services.audit.chain import (
     note,
     sha256_hex,
 )
+from match_server.services.revision import FeedPosition
 from shared.ids import new_id
 
 LIMITS = [
@@ -31,6 +32,8 @@ LIMITS = [
     "to webhooks or over MQTT.",
     "Deleted files are not overwritten: their bytes may stay on the disk until it uses the space "
     "again.",
+    "Worker processes drop the templates from memory before their next search; so does another "
+    "server on the same database, which rewrites its segment files within a minute after that.",
 ]
 LIMITS_POSTGRESQL = [
     "PostgreSQL keeps deleted rows in its files until VACUUM and reuse of the space, and in its "
@@ -52,7 +55,7 @@ def issue(
     person_id: str,
     erased: ErasedThings,
     *,
-    seq: int,
+    feed: FeedPosition,
     files: list[str],
     backups: list[DeclaredBackup],
     limits: list[str],
@@ -68,7 +71,8 @@ def issue(
         request_id=actor.request_id,
         person=person_id,
         collection_number=collection.number,
-        seq=seq,
+        seq=feed.seq,
+        epoch=feed.epoch,
         removed=erased,
         backups=backups,
         limits=limits,
@@ -79,14 +83,14 @@ def issue(
         person=person_id,
         collection_number=collection.number,
         at=now,
-        change_seq=seq,
+        change_seq=feed.seq,
         certificate=document,
         files=files,
         waiting=[],
     )
     session.add(row)
     digest = sha256_hex(canonical(document))
-    details: dict[str, JsonValue] = {"sha256": digest, "seq": seq}
+    details: dict[str, JsonValue] = {"sha256": digest, "seq": feed.seq, "epoch": feed.epoch}
     note(session, Note(ISSUED, now, row.id, person_id, collection.number, details))
     return row.id
 

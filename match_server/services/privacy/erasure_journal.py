@@ -1,10 +1,10 @@
 """A journal of erasures beside the database, to repeat them after a restore.
 
 A database that is restored from a backup holds persons that were erased after the backup. So each
-server writes into its data folder who was erased (only ids), and the last number of the change
-feed. At its start it compares both with the database. Persons that are in the database again are
-erased again, and followers of the feed have to take a new snapshot, because the numbers that they
-know have a different meaning now.
+server writes into its data folder who was erased (only ids), and the position of the change feed.
+At its start it compares both with the database. Persons that are in the database again are erased
+again, and an epoch of the feed begins, because the numbers that followers know may have a different
+meaning now.
 """
 
 import fcntl
@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy import delete, select, update
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
-from match_server.db.tables import Collection, Erasure, Person, ServerProcess
+from match_server.db.epochs import begin_epoch
+from match_server.db.tables import Collection, Erasure, Person
 from match_server.schemas.base import Moment
 from match_server.services.audit.chain import Note, note
-from match_server.services.change_feed import position
 from match_server.services.lookups import batches
+from match_server.services.revision import FeedPosition, feed_position, shared_with
 from shared.clock import Clock
 from shared.errors import ConfigurationError
 from shared.files import unwritable
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "erasures.journal"
 _POSITION: Final = "feed-position"
-_AHEAD: Final = 2**62  # higher than any number of a change feed
 _OVERLAP = timedelta(days=1)  # for servers with different clocks and for long transactions
 
 
@@ -74,7 +75,7 @@ class ErasureJournal:
             if self._newest is not None:
                 erasures = erasures.where(Erasure.at > self._newest - _OVERLAP)
             with self._database.read() as session:
-                reached = position(session)
+                reached = feed_position(session)
                 rows = session.execute(erasures.order_by(Erasure.at)).all()
                 new = [row for row in rows if row.id not in self._known]
                 created = dict(
@@ -137,25 +138,28 @@ class ErasureJournal:
 
     def is_ahead(self) -> bool:
         """Whether the change feed was further than in this database: it was restored."""
+        with self._database.read() as session:
+            return self._is_ahead(session)
+
+    def note_restored(self) -> None:
+        """Begin an epoch of the change feed: followers that are ahead take a new snapshot."""
+        with self._database.write() as session:
+            begin_epoch(session.connection(), "restored")
+            note(session, Note("database_restored", self._clock.now()))
+            reached = feed_position(session)
+        self._note_position(reached)
+
+    def _is_ahead(self, session: Session) -> bool:
         try:
-            noted = int(self._position.read_text("ascii"))
+            epoch, _, seq = self._position.read_text("ascii").rpartition(" ")
+            noted = FeedPosition(epoch, int(seq))
         except (OSError, ValueError):
             return False
-        with self._database.read() as session:
-            return position(session) < noted
-
-    def expect_restored(self) -> None:
-        """Let `is_ahead` return True at the next start."""
-        self._note_position(_AHEAD)
-
-    def restart_followers(self) -> None:
-        """Let all followers of the change feed take a new snapshot, and galleries be read again."""
-        with self._database.write() as session:
-            session.execute(update(Collection).values(generation=Collection.generation + 1))
-            session.execute(delete(ServerProcess))  # of machines of that time
-            note(session, Note("database_restored", self._clock.now()))
-            reached = position(session)
-        self._note_position(reached)
+        newest = feed_position(session)
+        shared = shared_with(session, newest, noted.epoch)
+        # In another epoch of this database, that has begun because of it or for another reason.
+        accounted_for = shared is not None and noted.epoch not in ("", newest.epoch)
+        return not accounted_for and (shared is None or shared < noted.seq)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -197,14 +201,15 @@ class ErasureJournal:
         if times:
             self._newest = max([*times, *([] if self._newest is None else [self._newest])])
 
-    def _note_position(self, reached: int) -> None:
+    def _note_position(self, reached: FeedPosition) -> None:
+        text = f"{reached.epoch} {reached.seq}"
         try:
-            if self._position.read_text("ascii") == str(reached):
+            if self._position.read_text("ascii") == text:
                 return
         except (OSError, ValueError):
             pass
         beside = self._position.with_name(f".{_POSITION}.{os.getpid()}")
-        beside.write_text(str(reached), "ascii")
+        beside.write_text(text, "ascii")
         beside.replace(self._position)
 
 

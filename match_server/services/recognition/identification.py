@@ -149,8 +149,7 @@ class Identification:
     ) -> _Ranking:
         rows = np.stack([probe.template.vector for probe in probes])
         reached = [
-            self._galleries.caught_up(each, request.min_seq, newest=at.changes)
-            for each in collections
+            self._galleries.caught_up(each, request.min_seq, newest=at.feed) for each in collections
         ]
         # Over several collections a stranger may be like any person of all of them.
         together = sum(each.templates for each in collections)
@@ -164,7 +163,7 @@ class Identification:
         ):
             searched += len(state.gallery) if selection is None else len(selection)
             lists = rank_persons(
-                self._persons.at(state.seq, collection),
+                self._persons.at(state.feed, collection),
                 state.gallery,
                 rows,
                 length,

@@ -8,14 +8,16 @@ them are out of date: a person who was erased or renamed, and a template that wa
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final, NamedTuple
 
 from sqlalchemy import bindparam, select
 
 from match_server.db.database import Database, Reader
 from match_server.db.tables import Change, Person, Template
-from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef
+from match_server.services.revision import EPOCH, FeedPosition, feed_position
+from shared.errors import CollectionUnavailable
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Of one process's cache: some 130,000 templates."""
@@ -57,28 +59,31 @@ class PersonCache:
         self._lock = threading.Lock()  # held while anything below changes
         self._entries: dict[int, EnrolledPerson] = {}  # by number of the template
         self._of_person: dict[tuple[int, str], tuple[int, ...]] = {}  # numbers of templates
-        self._seq = 0  # all changes up to this one are applied
+        self._feed = FeedPosition("", 0)  # all changes up to this one are applied
         self._generations: dict[int, int] = {}  # of the collections that were searched
         self._drops = 0  # how often entries were dropped because they had changed
         self.bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def at(self, seq: int, collection: CollectionRef) -> PersonLookup:
-        """A lookup that knows every change up to `seq`, a position of the feed that was read.
+    def at(self, feed: FeedPosition, collection: CollectionRef) -> PersonLookup:
+        """A lookup that knows every change up to `feed`, a position that was read.
 
-        The generation of a collection changes with its model, and when a backup was restored.
+        The generation of a collection changes with its model. In another epoch of the feed a number
+        may be that of another template: lookups raise CollectionUnavailable if one has begun.
         """
         if self._generations.get(collection.number) != collection.generation:
             with self._lock:
-                self._restart(seq)
+                self._restart(feed)
                 self._generations[collection.number] = collection.generation
-        elif seq != self._seq:
-            self._catch_up(seq)
-        return self._lookup
+        elif feed != self._feed:
+            self._catch_up(feed)
+        return partial(self._lookup, feed.epoch)
 
-    def _lookup(self, numbers: Sequence[int]) -> Mapping[int, EnrolledPerson]:
-        entries = self._entries
+    def _lookup(self, epoch: str, numbers: Sequence[int]) -> Mapping[int, EnrolledPerson]:
+        entries = self._entries  # before the epoch of the cache, which is set first
+        if self._feed.epoch != epoch:
+            raise _outdated()
         known = ((number, entries.get(number)) for number in numbers)
         persons = {number: entry for number, entry in known if entry is not None}
         missing = [number for number in numbers if number not in persons]
@@ -86,7 +91,7 @@ class PersonCache:
         self.misses += len(missing)
         if missing:
             drops = self._drops  # before the database is read: what was read may change since
-            read = _read(self._database, missing)
+            read = _read(self._database, missing, epoch)
             self._add(read, drops)
             persons.update(read)
         return persons
@@ -104,18 +109,23 @@ class PersonCache:
             while self.bytes > self._max_bytes:
                 self._drop(next(iter(self._entries)))
 
-    def _catch_up(self, seq: int) -> None:
+    def _catch_up(self, feed: FeedPosition) -> None:
         """Drop the entries that changed after the last time."""
         with self._lock:
-            since = self._seq
-            if seq < since and position(self._database) >= since:
+            (epoch, since), seq = self._feed, feed.seq
+            if feed.epoch != epoch:
+                if feed_position(self._database).epoch != feed.epoch:
+                    raise _outdated()
+                self._restart(feed)
+                return
+            if seq < since and feed_position(self._database).seq >= since:
                 return  # another thread has read a later position
             if seq < since or seq - since > _MOST_CHANGES or not self._entries:
-                self._restart(seq)  # the first: an older database was restored
+                self._restart(feed)  # the first: a standby that has not written yet was promoted
                 return
             rows = self._database.execute(_CHANGES, {"since": since, "kinds": _KINDS})
             if any(kind in _OF_ALL for kind, *_ in rows):
-                self._restart(seq)
+                self._restart(feed)
                 return
             self._drops += 1
             for kind, collection, subject, template in rows:
@@ -123,12 +133,12 @@ class PersonCache:
                     self._drop_all([template])
                 else:
                     self._drop_all(self._of_person.get((collection, subject), ()))
-            self._seq = seq
+            self._feed = feed
 
-    def _restart(self, seq: int) -> None:
+    def _restart(self, feed: FeedPosition) -> None:
         self._drops += 1
+        self._feed = feed
         self._entries, self._of_person, self.bytes = {}, {}, 0
-        self._seq = seq
 
     def _drop_all(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -155,6 +165,7 @@ _ENROLLED = (
         Person.name,
         Template.id,
         Person.expires_at,
+        EPOCH,
     )
     .join(Person, Person.number == Template.person_number)
     .where(Template.number.in_(bindparam("numbers", expanding=True)))
@@ -171,9 +182,23 @@ _CHANGES = (
 )
 
 
-def _read(reader: Reader, numbers: Sequence[int]) -> dict[int, EnrolledPerson]:
-    rows = reader.execute(_ENROLLED, {"numbers": list(numbers)})
-    return {number: EnrolledPerson(*values) for number, *values in rows}
+def _read(
+    reader: Reader, numbers: Sequence[int], epoch: str | None = None
+) -> dict[int, EnrolledPerson]:
+    """The persons of templates. Raises CollectionUnavailable in another epoch than `epoch`."""
+    persons = {}
+    for number, *values, now in reader.execute(_ENROLLED, {"numbers": list(numbers)}):
+        if epoch not in (None, now):
+            raise _outdated()
+        persons[number] = EnrolledPerson(*values)
+    return persons
+
+
+def _outdated() -> CollectionUnavailable:
+    return CollectionUnavailable(
+        "another database was put in place during the search (a failover, or a backup that was "
+        "restored); search again"
+    )
 
 
 def _bytes_of(entry: EnrolledPerson) -> int:

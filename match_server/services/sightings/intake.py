@@ -18,7 +18,6 @@ from match_server.db.database import Reader
 from match_server.db.tables import Device, Probe
 from match_server.schemas.collections import Policy
 from match_server.schemas.events import ProbeResult
-from match_server.services.change_feed import position
 from match_server.services.collection_ref import CollectionRef, collection_ref_of_device
 from match_server.services.devices.devices import mark_device_seen
 from match_server.services.devices.sequence_gaps import note_sequences
@@ -29,6 +28,7 @@ from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.recognition.context import Recognition
 from match_server.services.recognition.ranking import all_present, rank_persons
 from match_server.services.recognition.template_input import template_of
+from match_server.services.revision import FeedPosition, feed_position
 from match_server.services.sightings.best_shot import ProbeOutcome
 from match_server.services.sightings.probe_templates import ShownTemplate, keep_templates
 from match_server.services.sightings.queries import as_of, event_view
@@ -66,7 +66,7 @@ class _Searched:
     point: OperatingPoint  # as it was when the search was made
     shots: SearchedShots  # of its track, that were searched for it
     candidates: Sequence[Candidate]  # best first
-    seq: int  # of the change feed, that the search had reached
+    feed: FeedPosition  # that the search had reached
 
 
 class _Outdated(Exception):
@@ -207,7 +207,7 @@ class Probes:
             reached = self._galleries.caught_up(collection)
             length = _list_length(point.policy)
             lists = rank_persons(
-                self._persons.at(reached.seq, collection),
+                self._persons.at(reached.feed, collection),
                 reached.gallery,
                 rows,
                 length,
@@ -221,7 +221,7 @@ class Probes:
                     point,
                     searched,
                     point.judged(candidates),
-                    reached.seq,
+                    reached.feed,
                 )
         return {probe_id: results[probe_id] for probe_id in probes}
 
@@ -276,8 +276,10 @@ class Probes:
                 )
             if collection != searched:
                 raise _Outdated
-        reached = min(probe.seq for probe in new)
-        if reached < position(reader):
+        newest = feed_position(reader)
+        if any(probe.feed.epoch != newest.epoch for probe in new):
+            raise _Outdated
+        if any(probe.feed.seq < newest.seq for probe in new):
             candidates = [candidate for probe in new for candidate in probe.candidates]
             if not all_present(reader, candidates, now):
                 raise _Outdated

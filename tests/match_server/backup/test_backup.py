@@ -24,13 +24,12 @@ from match_server.commands.cli import main
 from match_server.data_folder import make_data_folder
 from match_server.db.database import Database
 from match_server.db.migrations import head_revision, known_revisions, migrate
-from match_server.db.tables import AuditHead, Change, Counter, Event, Image, Table, Template
+from match_server.db.tables import AuditHead, Change, Counter, Epoch, Event, Image, Table, Template
 from match_server.schemas.audit import AuditQuery
 from match_server.services.audit.chain import append_notes
 from match_server.services.audit.reader import Audit
 from match_server.services.storage.files import FileStore
 from match_server.settings import Settings
-from shared import encryption
 from shared.clock import SystemClock
 from shared.encryption import Key
 from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
@@ -51,12 +50,6 @@ class _Any:
 restore = functools.partial(restore_with, storages=_Any())
 
 
-@pytest.fixture(autouse=True)
-def _weak_passphrases(monkeypatch):
-    """Keys of passphrases at a small cost; `tests/shared/test_encryption.py` tests the real one."""
-    monkeypatch.setitem(encryption._SCRYPT, "n", 2)
-
-
 @contextlib.contextmanager
 def _reading(settings):
     database = Database(settings.sqlalchemy_url, append_notes)
@@ -66,9 +59,18 @@ def _reading(settings):
 
 
 def _everything(settings):
-    """All rows and all files."""
+    """All rows and all files, without the epochs of the feed that imports began."""
     with _reading(settings) as session:
-        return contents(session.connection(), Table.metadata), _files(settings.data_dir)
+        rows = contents(session.connection(), Table.metadata)
+    rows["epochs"] = [row for row in rows["epochs"] if "imported" not in row]
+    return rows, _files(settings.data_dir)
+
+
+def _epochs(settings):
+    """Why each epoch of the feed began, and after which change."""
+    with _reading(settings) as session:
+        epochs = select(Epoch.why, Epoch.begins_after).order_by(Epoch.number)
+        return [tuple(row) for row in session.execute(epochs)]
 
 
 def _files(folder):
@@ -132,6 +134,8 @@ def test_a_server_moves_and_comes_back_and_nothing_is_lost(
     _export(there, tmp_path / "two", "a passphrase")
     restore(back, tmp_path / "two", "a passphrase")
     assert _everything(back) == _everything(there)
+    seq = before[0]["changes"][-1][0]
+    assert _epochs(back) == [*_epochs(here), ("imported", seq), ("imported", seq)]
     assert _audit(back).problem is None
     moved = type(live)(
         _client(make_services(**dict(there))), live.services, live.clock, dict(live.keys)
@@ -239,7 +243,7 @@ def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
     _export(live.services.settings, file, passphrase)
     data = file.read_bytes()
     seeded = random.Random(4)
-    count = 12 if passphrase is None else 1  # both are sealed in the same way
+    count = 12 if passphrase is None else 1  # to make a key of it takes half a second
     places = [seeded.randrange(len(MAGIC), len(data)) for _ in range(count)]
     for at in [len(data) - 1, *places]:
         flipped = bytearray(data)

@@ -10,6 +10,7 @@ from match_server.db.tables import Template
 from match_server.services.change_feed import position
 from match_server.services.collection_ref import collection_ref
 from match_server.services.recognition.person_cache import PersonCache, stored_persons
+from match_server.services.revision import feed_position
 
 
 def _numbers(api):
@@ -23,8 +24,9 @@ def _cached(api, cache, numbers):
 
 def _lookup(api, cache, seq=None):
     database = api.services.database
-    seq = position(database) if seq is None else seq
-    return cache.at(seq, collection_ref(database, "default"))
+    feed = feed_position(database)
+    feed = feed if seq is None else feed._replace(seq=seq)
+    return cache.at(feed, collection_ref(database, "default"))
 
 
 def test_renamed_erased_and_removed_persons_are_read_again(api, helpers):
@@ -112,7 +114,7 @@ def test_a_restored_backup_empties_the_cache_wherever_its_feed_stands(api, helpe
     (number,) = _numbers(api)
     _cached(api, cache, [number])
     assert cache.bytes > 0
-    api.services.journal.restart_followers()
+    api.services.journal.note_restored()
     _lookup(api, cache)
     assert cache.bytes == 0
 

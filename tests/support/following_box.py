@@ -1,0 +1,72 @@
+"""A device's gallery that follows an application in this process, one request at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from edge_agent.gallery.edge_gallery import EdgeGallery
+from edge_agent.gallery.encrypted_store import Store
+from edge_agent.gallery.replica import Follower
+from shared.errors import SnapshotNeeded, Unavailable
+from shared.wire.change_feed import FeedChanges, SnapshotEnd, SnapshotHead, SnapshotLine
+from tests.support.edge_galleries import keys
+
+_LINES: TypeAdapter[Any] = TypeAdapter(SnapshotLine)
+
+
+class ApplicationFeed:
+    """The feed of an application's test client, with the key of one device."""
+
+    def __init__(self, client: Any, key: str) -> None:
+        self.client = client
+        self.snapshots = 0
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges:
+        query = {"collection": collection, "since": since, "scope": scope}
+        response = self.client.get("/v1/changes", query_string=query, headers=self._headers)
+        if response.status_code == 410:
+            raise SnapshotNeeded(response.get_json()["message"])
+        if response.status_code != 200:
+            raise Unavailable(response.get_data(as_text=True))
+        return FeedChanges.model_validate_json(response.get_data())
+
+    @contextmanager
+    def snapshot(self, collection: str, after: int) -> Iterator[tuple[SnapshotHead, Any]]:
+        self.snapshots += 1
+        query = {"collection": collection, "after": after}
+        response = self.client.get("/v1/snapshot", query_string=query, headers=self._headers)
+        head, *parts = [_LINES.validate_json(line) for line in response.get_data().splitlines()]
+        yield head, iter([part for part in parts if not isinstance(part, SnapshotEnd)])
+
+    def close(self) -> None:
+        pass
+
+
+class FollowingBox:
+    """The gallery `default` of one device; `api` and `device` are of the test's server."""
+
+    def __init__(self, folder: Path, api: Any, device: str, model_id: str) -> None:
+        granted = [{"collection": "default", "names": True}]
+        api.ok("PUT", f"/v1/devices/{device}/galleries", json={"galleries": granted})
+        self.feed = ApplicationFeed(api.client, api.key(f"device:{device}"))
+        folder.mkdir()
+        store = Store(folder / "gallery.db", "default", keys())
+        keep = timedelta(days=3650)
+        self.gallery = EdgeGallery(store, "default", model_id, keep, api.clock)
+        self._store = store
+        self._follower = Follower(self.gallery, self.feed, clock=api.clock)
+
+    def catch_up(self) -> list[str]:
+        """Follow until the server has nothing more; returns the names that the box holds."""
+        for _ in range(6):  # 410, head and parts, changes, and once more to acknowledge them
+            self._follower.step()
+        assert self._follower.complaint is None, self._follower.complaint
+        return sorted(str(person.name) for person in self._store.persons())
+
+    def close(self) -> None:
+        self.gallery.close()
