@@ -38,7 +38,7 @@ def share_metrics(data_dir: Path) -> None:
     if _SHARED not in os.environ:
         os.environ[_SHARED] = str(_folder_in_memory(data_dir) or data_dir / "metrics")
     folder = Path(os.environ[_SHARED])
-    for used in {folder, *_own_folders_in_memory(), data_dir / "metrics"}:
+    for used in {folder, *_unused_folders_in_memory(), data_dir / "metrics"}:
         _delete_ended(used)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -69,20 +69,36 @@ def _folder_in_memory(data_dir: Path) -> Path | None:
     return folder if private and status.st_uid == os.geteuid() else None
 
 
-def _own_folders_in_memory() -> list[Path]:
-    """The folders for all data folders of this user: a server that was killed leaves its own."""
+def _unused_folders_in_memory() -> list[Path]:
+    """The folders of this user in which no process counts: a server that was killed leaves one.
+
+    A server that runs needs the counts of a worker that was killed: its sums would go back.
+    """
     folders = _MEMORY.glob(f"{_NAME}{os.geteuid()}-*")
-    return [folder for folder in folders if not folder.is_symlink()]
+    return [
+        folder
+        for folder in folders
+        if not folder.is_symlink() and all(map(_has_ended, folder.glob("*.db")))
+    ]
 
 
 def _delete_ended(folder: Path, ended: int | None = None) -> None:
     """Delete the counts of processes that have ended, and the folder if it is empty then."""
     with suppress(OSError):
         for file in folder.glob("*.db"):
-            pid = file.stem.rpartition("_")[2]
-            if pid == str(ended) or not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+            if _pid_of(file) == str(ended) or _has_ended(file):
                 file.unlink(missing_ok=True)
         folder.rmdir()  # fails, as it should, while another process has files in it
+
+
+def _has_ended(file: Path) -> bool:
+    """Whether the process that counted in this file has ended."""
+    pid = _pid_of(file)
+    return not (pid.isdigit() and Path(f"/proc/{pid}").exists())
+
+
+def _pid_of(file: Path) -> str:
+    return file.stem.rpartition("_")[2]
 
 
 def _map_reserved_files() -> None:

@@ -121,7 +121,7 @@ def test_a_server_killed_between_event_and_delivery_loses_none(serve, key, helpe
     assert {event["id"] for event in back.taken} == events
 
 
-def test_workers_count_together_and_go_on_when_one_dies(serve, key, helpers):
+def test_workers_count_together_and_go_on_when_one_dies(serve, key, helpers, tmp_path):
     server = serve("--workers", "2")
     for number in range(1, 21):
         call(server, key, "POST", "/v1/probes", json=probe(helpers, number))
@@ -138,6 +138,8 @@ def test_workers_count_together_and_go_on_when_one_dies(serve, key, helpers):
             lambda number=number: _accepted(server, key, probe(helpers, number)),
             "an answer of the other worker",
         )
+    (tmp_path / "other").mkdir()
+    Server(tmp_path / "other" / "data").end()  # its start leaves the counts of others alone
     assert figures(server)["muster_probes_total", ("status", "accepted")] == 30
 
 
