@@ -156,11 +156,12 @@ def test_many_probes_at_once_get_what_each_would_get_alone(kernel: Kernel) -> No
     gallery = open_gallery(None, 128, kernel=kernel, threads=2)
     gallery.add(np.arange(3000, dtype=np.uint64), rows)
     probes = random_rows(131, 128, seed=2)
-    together = gallery.search(probes, 5)
-    for probe, candidates in zip(probes, together, strict=True):
-        alone = gallery.search(probe[None], 5)[0]
-        assert candidates.ids.tolist() == alone.ids.tolist()
-        assert candidates.similarities.tobytes() == alone.similarities.tobytes()
+    alone = [gallery.search(probe[None], 5)[0] for probe in probes]
+    for count in (*range(2, 18), 131):
+        together = gallery.search(probes[:count], 5)
+        for mine, candidates in zip(alone[:count], together, strict=True):
+            assert candidates.ids.tolist() == mine.ids.tolist()
+            assert candidates.similarities.tobytes() == mine.similarities.tobytes()
 
 
 def test_equal_rows_are_ranked_by_id_wherever_they_are_stored(kernel: Kernel) -> None:
