@@ -79,16 +79,18 @@ def compose(
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (WIDTH, HEIGHT))
     if not writer.isOpened():
         raise OSError(f"cannot write a film to {path}")
+    frame = np.empty_like(hall)
     try:
         for index in range(int(seconds * FPS)):
-            frame = hall.copy()
+            frame[:] = hall
             for walk, figure in cast:
                 progress = (index / FPS - walk.from_s) / (walk.to_s - walk.from_s)
                 if 0 <= progress <= 1:
                     _paste(frame, figure, walk, progress)
             flicker = 1 + 0.03 * np.sin(index / 9)
-            lit = frame * np.float32(flicker) + grain[index % len(grain)]
-            writer.write(np.clip(lit, 0, 255).astype(np.uint8))
+            frame *= np.float32(flicker)
+            frame += grain[index % len(grain)]
+            writer.write(np.clip(frame, 0, 255, out=frame).astype(np.uint8))
     finally:
         writer.release()
 

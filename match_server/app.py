@@ -57,7 +57,7 @@ def create_app(
     gatekeeper = Gatekeeper(services.settings, services.keys, services.page_sessions, secret)
     pictures = PictureLimit(services.settings.threads // 2)
     if follow:
-        services.background.start()
+        services.background.start("worker")
 
     def warmed() -> bool:
         return services.background.loaded or not follow

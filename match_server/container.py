@@ -2,9 +2,11 @@
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 from match_server.db.database import Database
 from match_server.db.leader_lock import leader_lock
+from match_server.folder_id import FolderIds
 from match_server.services.audit.access import AccessLog
 from match_server.services.audit.chain import append_notes
 from match_server.services.audit.pruning import AuditRetention
@@ -16,7 +18,7 @@ from match_server.services.batches.bulk import BulkVectors
 from match_server.services.batches.imports import Imports
 from match_server.services.devices.configurations import Configurations
 from match_server.services.devices.devices import Devices
-from match_server.services.devices.enrollment_codes import DeviceCodes, certificate_sha256
+from match_server.services.devices.enrollment_codes import DeviceCodes
 from match_server.services.devices.followers import Followers
 from match_server.services.devices.gallery_feed import Feed
 from match_server.services.devices.health import HealthReports
@@ -45,6 +47,7 @@ from match_server.services.feed_watch import FeedWatch
 from match_server.services.galleries.background import BackgroundFollower
 from match_server.services.galleries.follower import OpenGallery
 from match_server.services.galleries.galleries import Galleries, open_segments
+from match_server.services.galleries.processes import ProcessReports
 from match_server.services.key_rotation import Rotation
 from match_server.services.maintenance import Housekeeper, Task
 from match_server.services.metrics import Metrics
@@ -164,6 +167,7 @@ def _set_gauges(metrics: Metrics, recognition: Recognition) -> None:
     galleries, persons = recognition.galleries, recognition.persons
     metrics.process(
         lag=galleries.lag(),
+        differing=galleries.differing(),
         damaged=galleries.damaged(),
         connections=recognition.database.connections(),
         cache_bytes=persons.bytes,
@@ -198,7 +202,14 @@ def build_services(
     points = OperatingPoints(database, clock, references or ReferenceCalibrations())
     metrics = Metrics()
     folder = settings.data_dir / "galleries"
-    galleries = Galleries(database, vault, open_gallery, folder=folder, on_scan=metrics.scan)
+    galleries = Galleries(
+        database,
+        vault,
+        open_gallery,
+        folder=folder,
+        on_scan=metrics.scan,
+        on_mend=partial(metrics.mended, "process"),
+    )
     files = FileStore(settings.data_dir, database)
     known_persons = PersonCache(database)
     recognition = Recognition(database, engines, galleries, vault, points, known_persons, clock)
@@ -215,7 +226,10 @@ def build_services(
     audit = Audit(database)
     journal = ErasureJournal(settings.data_dir, database, clock)
     pruning = AuditRetention(database, clock, settings.retain_audit_days)
-    erasures = Erasures(database, files, galleries, clock, settings.declared_backups, journal)
+    reports = ProcessReports(database, FolderIds(folder), clock)
+    erasures = Erasures(
+        database, files, galleries, clock, settings.declared_backups, journal, reports
+    )
     orphans = OrphanFiles(settings.data_dir, database)
     hashes = TemplateHashes(database, vault)
     tracks = TrackTemplates(database, vault, clock, settings.fuse_tracks_s)
@@ -227,7 +241,7 @@ def build_services(
         faces=faces,
         engines=engines,
         galleries=galleries,
-        background=BackgroundFollower(database, galleries),
+        background=BackgroundFollower(database, galleries, reports),
         vault=vault,
         hashes=hashes,
         secrets=secrets,
@@ -297,12 +311,7 @@ def build_services(
         feed_watch=FeedWatch(database),
         devices=devices,
         device_codes=DeviceCodes(
-            database,
-            devices,
-            keys,
-            clock,
-            public_url=settings.public_url,
-            certificate_sha256=certificate_sha256(settings.public_certificate),
+            database, devices, keys, clock, settings.public_url, settings.public_certificate
         ),
         health_reports=HealthReports(database, clock),
         configurations=Configurations(database, clock, settings.default_collection, secrets),

@@ -1,13 +1,15 @@
-"""The command `face-models`: lists, fetches and verifies model packs."""
+"""The command `face-models`: lists, fetches and verifies model packs, and uses them."""
 
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
@@ -18,6 +20,9 @@ from models.packs.manifest import Figures, Manifest, Pack, built_in_manifest, re
 from models.packs.registries import Report
 from models.packs.store import default_cache, installed, installed_names, require
 from shared.errors import MusterError
+
+if TYPE_CHECKING:
+    from models.types import Face, LocatedFace
 
 
 class _Commands(click.Group):
@@ -41,7 +46,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Answer in J
 
 @click.group(cls=_Commands)
 def main() -> None:
-    """List, fetch and verify packs of face models, and show their licences.
+    """List, fetch and verify packs of face models, show their licences, and make templates.
 
     Example: face-models pull compact samples
     """
@@ -189,6 +194,77 @@ def info(pack: str, manifest_path: Path | None, as_json: bool) -> None:
                 points = ", ".join(f"({x:g}, {y:g})" for x, y in file.reference)
                 click.echo(f"  points  {points}")
             click.echo(f"  steps   {', '.join(file.steps) or 'none'}")
+
+
+@main.command()
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--pack", default="compact", show_default=True, help="Makes the templates.")
+@click.option("--detector", help="The pack whose detector finds the faces.")
+@click.option("--largest", is_flag=True, help="Only the largest face of each picture.")
+@click.option(
+    "--npy",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the vectors into this file, float16, a row for each line that is printed.",
+)
+def embed(
+    pictures: tuple[Path, ...], pack: str, detector: str | None, largest: bool, npy: Path | None
+) -> None:
+    """Print a line of JSON for each face of PICTURES: box, quality, model and unit vector.
+
+    A picture that cannot be read gets a line with its error; then the exit status is 1.
+
+    Example: face-models embed people/*.jpg --npy people.npy
+    """
+    from models.face_models import open_models
+    from models.images.decoding import open_picture
+
+    models = open_models(pack, detector=detector)
+    vectors: list[NDArray[np.float16]] = []
+    failed = False
+    for path in pictures:
+        try:
+            picture = open_picture(path.read_bytes())
+        except (MusterError, OSError) as error:
+            failed = True
+            why = error.message if isinstance(error, MusterError) else error.strerror
+            click.echo(json.dumps({"file": str(path), "error": why}))
+            continue
+        faces = sorted(models.find(picture.image), key=_area, reverse=True)
+        for face in models.analyze(picture.image, faces[:1] if largest else faces):
+            vectors.append(_stored(face))
+            facts = _face_facts(path, face, picture.reduction)
+            if npy is None:
+                facts["vector"] = vectors.pop().tolist()
+            click.echo(json.dumps(facts))
+    if npy is not None:
+        rows = np.stack(vectors) if vectors else np.empty((0, models.dimension), np.float16)
+        with npy.open("wb") as file:
+            np.save(file, rows)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _area(face: "LocatedFace") -> float:
+    x1, y1, x2, y2 = face.box.tolist()
+    return float((x2 - x1) * (y2 - y1))
+
+
+def _stored(face: "Face") -> NDArray[np.float16]:
+    """The template as it is stored, float16."""
+    if face.template is None:
+        raise RuntimeError("the face was analyzed without a template")
+    return face.template.vector.astype(np.float16)
+
+
+def _face_facts(path: Path, face: "Face", reduction: int) -> dict[str, Any]:
+    """The facts about a face, its box in pixels of the file."""
+    return {
+        "file": str(path),
+        "box": [round(reduction * value, 1) for value in face.box.tolist()],
+        "score": round(float(face.score), 3),
+        "quality": face.quality.model_dump(mode="json"),
+        "model_id": None if face.template is None else face.template.model_id,
+    }
 
 
 def _manifest(path: Path | None) -> Manifest:

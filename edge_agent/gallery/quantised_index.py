@@ -68,6 +68,7 @@ class QuantisedIndex:
                 segment = block.view.segment
                 segment.ids[first:last] = numbers[:count]
                 self._kernel.encode(self._book, segment, first, None, last, 1)
+                segment.hash_rows(first, last)
                 alive = block.alive.copy()
                 alive[first:last] = True
                 view = replace(block.view, segment=replace(segment, count=last))

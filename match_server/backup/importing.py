@@ -17,6 +17,7 @@ from match_server.backup.rows import Batch, Row, TableRows, continue_numbers, co
 from match_server.db.database import Database, sqlite_path
 from match_server.db.epochs import begin_epoch
 from match_server.db.migrations import current_on, head_revision, known_revisions, migrate_on
+from match_server.db.tables import ServerProcess
 from match_server.services.audit.chain import append_notes
 from match_server.settings import Settings
 from shared.errors import ConfigurationError, Conflict, Damaged
@@ -139,6 +140,7 @@ class _Import:
         continue_numbers(self._connection, server.numbers)
         migrate_on(self._connection, "head")
         begin_epoch(self._connection, "imported")
+        self._connection.execute(delete(ServerProcess))  # of the machines of that server
         require_names(self._connection)
         self._require_known(storages_named(self._connection))
 

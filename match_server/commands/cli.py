@@ -25,6 +25,7 @@ _COMMANDS = {
     "reembed": "reembed.reembed",
     "retention": "erase.retention",
     "serve": "processes.serve",
+    "servers": "servers.servers",
     "settings": "settings.settings",
 }
 

@@ -191,22 +191,19 @@ def _open_devices(settings: "Settings") -> "Iterator[tuple[Devices, DeviceCodes]
     from match_server.process.bootstrap import open_database
     from match_server.services.auth.keys import Keys
     from match_server.services.devices.devices import Devices
-    from match_server.services.devices.enrollment_codes import DeviceCodes, certificate_sha256
+    from match_server.services.devices.enrollment_codes import DeviceCodes
     from shared.clock import SystemClock
 
     with open_database(settings) as database:
         clock = SystemClock()
         keys = Keys(database, clock)
         devices = Devices(database, keys, clock)
-        codes = DeviceCodes(
-            database,
+        yield (
             devices,
-            keys,
-            clock,
-            public_url=settings.public_url,
-            certificate_sha256=certificate_sha256(settings.public_certificate),
+            DeviceCodes(
+                database, devices, keys, clock, settings.public_url, settings.public_certificate
+            ),
         )
-        yield devices, codes
 
 
 def _qr_of(text: str) -> str:

@@ -1,6 +1,7 @@
 """`match-server erase` and `retention`: persons who are erased, and data that has expired."""
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,11 @@ from match_server.commands.options import (
 
 if TYPE_CHECKING:
     from match_server.schemas.audit import ErasureView
+    from match_server.services.privacy.erasure import Erasures
     from match_server.settings import Settings
+
+_SERVERS_S = 15.0  # that running servers may take to report
+_LOOK_S = 0.5
 
 
 @click.command(short_help="Erase a person, and print a certificate of it.")
@@ -35,9 +40,9 @@ def erase(
 ) -> None:
     """Erase a person, by id, and everything that names them; prints a certificate.
 
-    It asks first, unless --yes is given. It works while the server runs. The certificate is
-    `pending` as long as a box that is away, or a storage that does not respond, may still hold
-    data of the person.
+    It asks first, unless --yes is given. It works while the server runs, and waits some seconds for
+    it. The certificate is `pending` as long as a server or a box that is away, or a storage that
+    does not respond, may still hold data of the person.
 
     \b
     Examples:
@@ -57,8 +62,7 @@ def erase(
                 yes=yes,
             )
             certificate = services.erasures.erase(collection, person).erasure
-        services.erasures.settle()
-        erasure = services.erasures.get(certificate or "")
+        erasure = _settled(services.erasures, certificate or "")
     print_result(as_json, erasure.model_dump(mode="json"), _text(erasure))
 
 
@@ -89,6 +93,18 @@ def retention(settings: "Settings", dry_run: bool, as_json: bool) -> None:
     ]
     value = {"dry_run": dry_run, "collections": [row.model_dump(mode="json") for row in swept]}
     print_result(as_json, value, "\n".join(lines) or f"Nothing {verb}.")
+
+
+def _settled(erasures: "Erasures", certificate: str) -> "ErasureView":
+    """Returns the certificate when it is complete, or waits for more than running servers."""
+    until_s = time.monotonic() + _SERVERS_S
+    while True:
+        erasures.settle()
+        view = erasures.get(certificate)
+        servers = {wait.who for wait in view.waiting} == {"server"}
+        if not servers or time.monotonic() >= until_s:
+            return view
+        time.sleep(_LOOK_S)
 
 
 def _text(view: "ErasureView") -> str:

@@ -25,7 +25,7 @@ _NAMED = 5
 
 
 def examine(settings: Settings) -> list[Check]:
-    """Checks the data folder, the database, the keys and the face models; changes nothing.
+    """Checks data folder, database, keys, copies of galleries and face models; changes nothing.
 
     Checks that depend on a failed one are left out: as another user, or with the database of
     another version, all of them would be false alarms.
@@ -46,6 +46,7 @@ def examine(settings: Settings) -> list[Check]:
             _check("thresholds", lambda: _thresholds(services)),
             _check("encryption", lambda: _encryption(services)),
             _check("templates", lambda: _templates(services)),
+            _check("followers", lambda: _followers(services)),
             _check("keys", lambda: _keys(services)),
             models,
             _check("gallery", _gallery),
@@ -157,6 +158,16 @@ def _templates(services: Services) -> tuple[bool, str]:
     return False, (
         f"{len(damaged)} cannot be read, so they match nobody: {first}{more}. Bring them "
         "back from a backup, or delete them (DELETE /v1/templates/ID) and enroll them again"
+    )
+
+
+def _followers(services: Services) -> tuple[bool, str]:
+    differences = services.galleries.stored_differences()
+    if not differences:
+        return True, "the galleries on the disk agree with the database"
+    return False, (
+        f"galleries on the disk differ from the database: {'; '.join(differences[:_NAMED])}. A "
+        "server that runs mends them within five minutes, and when it starts"
     )
 
 

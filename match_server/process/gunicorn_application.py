@@ -10,6 +10,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
 from match_server.app import create_app
 from match_server.container import Services, build_services
@@ -43,6 +44,13 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         self._watchdog.alive()
 
 
+class _Logger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log without a line for each request: the application writes that."""
+
+    def access(self, *_request: Any) -> None:
+        """Does nothing; gunicorn would put a line together even where no handler writes it."""
+
+
 class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Runs the application under gunicorn; each worker builds its own."""
 
@@ -72,6 +80,7 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "sendfile": False,  # a slow client is not waited for: its response is kept
             "proc_name": "match-server",
             "control_socket_disable": True,
+            "logger_class": _Logger,
             "logconfig_dict": logging_config(settings.log_level),
             "when_ready": self._print_address,
             "post_fork": self._set_worker,

@@ -39,7 +39,7 @@ def run_ingest(settings: Settings) -> None:
     share_metrics(settings.data_dir)
     services = build_services(settings)
     services.first_start()
-    services.background.start()
+    services.background.start("ingest")
     keys = services.message_keys
     consumer = Consumer(broker, services.probes, services.presence, keys)
     reports = DeviceReports(broker, services.health_reports, services.configurations, keys)

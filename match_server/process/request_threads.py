@@ -33,9 +33,7 @@ class RequestThreads:
         self._work: deque[Callable[[], None]] = deque()
         self._poll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
-        self._poll.register(
-            self._wakeup, select.EPOLLIN | select.EPOLLET
-        )  # wakes a thread each time
+        self._poll.register(self._wakeup, select.EPOLLIN | select.EPOLLET)  # one thread each time
         self._ended = False
         self._threads = [threading.Thread(target=self._run, name="request") for _ in range(count)]
 

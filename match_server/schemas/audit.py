@@ -120,7 +120,7 @@ class Certificate(ApiModel):
 class Waiting(ApiModel):
     """A place that may still hold data of the person."""
 
-    who: Literal["files", "segments", "database", "device"]
+    who: Literal["files", "segments", "database", "server", "device"]
     name: str | None = None
     what: str
 

@@ -230,6 +230,18 @@ class TemplateView(ApiModel):
     created_at: Moment
 
 
+class TemplateQuery(ApiModel):
+    vector: bool = Field(
+        default=False, description="With its vector; needs the permission to enroll."
+    )
+
+
+class TemplateDetail(TemplateView):
+    """A template, with its vector if the query asks for it."""
+
+    vector: str | None = Field(default=None, description="Base64 of little-endian float16.")
+
+
 class TemplateWritten(TemplateView, Written):
     pass
 

@@ -53,6 +53,28 @@ class Detected(ApiModel):
     faces: list[FaceView] = Field(description="Largest first; empty when there is none.")
 
 
+class EmbedRequest(DetectRequest):
+    collection: Name | None = Field(
+        default=None,
+        description="Its model makes the vectors; else the model of new collections.",
+    )
+    numbers: bool = Field(
+        default=False, description="Vectors as lists of numbers; else as base64 of float16."
+    )
+
+
+class EmbeddedFace(FaceView):
+    vector: Vector
+
+
+class Embedded(ApiModel):
+    """The faces of a picture with their templates, which belong to this model only."""
+
+    model_id: str
+    dimension: int
+    faces: list[EmbeddedFace] = Field(description="Largest first; empty when there is none.")
+
+
 class ProbeVector(ApiModel):
     vector: Vector
     model_id: ModelId

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from match_server.db.database import Connections
 from match_server.services.metrics_sharing import sharing
@@ -76,11 +76,25 @@ class Metrics:
             ("what",),
             registry=self._registry,
         )
+        self._mended = Counter(
+            "muster_gallery_mended",
+            "Galleries that differed from the database and were mended: of a process of this "
+            "server, or of a box.",
+            ("follower",),
+            registry=self._registry,
+        )
 
         # Gauges of each running process, with its process id as a label.
         self._lag = Gauge(
             "muster_gallery_lag",
             "Changes that this process has not applied; it does before its next search.",
+            registry=self._registry,
+            multiprocess_mode="liveall",
+        )
+        self._differing = Gauge(
+            "muster_gallery_differing",
+            "Galleries of this process that differed from the database when they were last "
+            "compared, and were mended.",
             registry=self._registry,
             multiprocess_mode="liveall",
         )
@@ -115,6 +129,7 @@ class Metrics:
         self,
         *,
         lag: int,
+        differing: int,
         damaged: int,
         connections: Connections,
         cache_bytes: int,
@@ -126,6 +141,7 @@ class Metrics:
         self._cache_lookups.labels("hit").set(cache_hits)
         self._cache_lookups.labels("miss").set(cache_misses)
         self._lag.set(lag)
+        self._differing.set(differing)
         self._damaged.set(damaged)
         for state in ("in_use", "idle", "most"):
             self._connections.labels(state).set(getattr(connections, state))
@@ -152,6 +168,9 @@ class Metrics:
     def retention(self, what: str, count: int) -> None:
         if count:
             self._retention.labels(what).inc(count)
+
+    def mended(self, follower: Literal["process", "box"]) -> None:
+        self._mended.labels(follower).inc()
 
     def delivery(self, way: str, outcome: str, count: int = 1) -> None:
         self._deliveries.labels(way, outcome).inc(count)

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.gallery.candidates import Candidates
 from shared.gallery.codebook import CodeBook
 from shared.gallery.disk_index import DiskIndex
@@ -9,6 +12,8 @@ from shared.gallery.kernels import best_kernel, usable_processors
 from shared.gallery.manifest import GalleryDirectory
 from shared.gallery.memory_index import MemoryIndex, MissingChanges
 from shared.gallery.scan import Kernel
+from shared.gallery.segment import content_of
+from shared.wire.template_hash import Hashes
 
 __all__ = [
     "Candidates",
@@ -16,9 +21,23 @@ __all__ = [
     "MemoryIndex",
     "MissingChanges",
     "open_gallery",
+    "stored_content",
 ]
 
 _MAX_THREADS = 8  # a few threads use all of the memory's bandwidth
+
+
+def stored_content(
+    directory: Path, dimension: int, origin: str
+) -> tuple[tuple[str, int], NDArray[np.uint64], Hashes] | None:
+    """Epoch and watermark of a gallery's files, and the ids and hashes of their templates.
+
+    Reads only; None if there are no files. Raises DamagedSegments.
+    """
+    generation = GalleryDirectory(directory, CodeBook(dimension), origin).read()
+    if generation is None:
+        return None
+    return ((generation.epoch, generation.seq), *content_of(generation.views))
 
 
 def open_gallery(

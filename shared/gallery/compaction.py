@@ -52,7 +52,9 @@ def merge(
             ]
         start = end
     for first in range(0, start, _STRETCH):
-        kernel.encode(book, segment, first, None, min(first + _STRETCH, start), threads)
+        last = min(first + _STRETCH, start)
+        kernel.encode(book, segment, first, None, last, threads)
+        segment.hash_rows(first, last)
     return replace(segment, count=start, order=None)
 
 

@@ -96,6 +96,14 @@ class DiskIndex(MemoryIndex):
         self.refresh()
         return super().apply(since, to, remove=remove, ids=ids, vectors=vectors, epoch=epoch)
 
+    def mend(self, reached: tuple[str, int], remove: Ids, ids: Ids, vectors: Rows) -> bool:
+        """As `MemoryIndex.mend`; the segments of all processes are mended with it."""
+        self.refresh()
+        mended = super().mend(reached, remove, ids, vectors)
+        if mended:
+            self._start_background(self._maintain)
+        return mended
+
     def seal(self, *, wait: bool = True) -> bool:
         """Writes the private templates of this process into a segment that all processes share.
 

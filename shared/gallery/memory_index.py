@@ -17,8 +17,9 @@ from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_
 from shared.gallery.id_filters import IdFilters
 from shared.gallery.mutable_segment import FULL, MutableSegment
 from shared.gallery.scan import Kernel, Query, Ranked
-from shared.gallery.segment import Segment, SegmentView, full_view, new_segment
+from shared.gallery.segment import Segment, SegmentView, content_of, full_view, new_segment
 from shared.wire.template import UNIT_TOLERANCE
+from shared.wire.template_hash import Hashes
 
 _log = logging.getLogger(__name__)
 
@@ -85,17 +86,11 @@ class MemoryIndex:
         """The epoch of the feed and the watermark. Numbers of two epochs are not compared."""
         return self._reached
 
-    def live_ids(self) -> tuple[int, Ids]:
-        """Returns the watermark and the ids (n,) of all live templates at it, ascending."""
+    def content(self) -> tuple[tuple[str, int], Ids, Hashes]:
+        """Returns the epoch and the watermark, and `content_of` all templates at it."""
         with self._change:
-            seq, views = self.watermark, (*self._sealed, self._mutable.view)
-        ids = [view.segment.ids[view.live_places()] for view in views]
-        return seq, np.sort(np.concatenate(ids))
-
-    def count_at(self, seq: int) -> int | None:
-        """Returns the number of live templates; None if the watermark is not `seq`."""
-        with self._change:
-            return len(self) if self.watermark == seq else None
+            reached, views = self._reached, (*self._sealed, self._mutable.view)
+        return (reached, *content_of(views))
 
     @property
     def damage(self) -> str | None:
@@ -234,6 +229,21 @@ class MemoryIndex:
             self._publish(to, epoch)
             return True
 
+    def mend(self, reached: tuple[str, int], remove: Ids, ids: Ids, vectors: Rows) -> bool:
+        """Removes ids and adds others without a change of the feed, for the state at a position.
+
+        Returns False and does nothing if the gallery is not at that epoch and watermark. Raises
+        MalformedInput as `add` does.
+        """
+        added, seq = self._checked(ids, vectors), reached[1]
+        with self._change:
+            if self._reached != reached:
+                return False
+            self._discard(np.unique(np.concatenate([remove, added[0]])), seq)
+            self._append(*added, seq)
+            self._publish(seq)
+            return True
+
     def refresh(self, epoch: str = "") -> bool:
         """Uses what another process has written; returns whether there was anything new."""
         return False
@@ -294,6 +304,7 @@ class MemoryIndex:
             segment = new_segment(self._book, count)
             segment.ids[:count] = ids
             self._kernel.encode(self._book, segment, 0, vectors, count, self._threads)
+            segment.hash_rows(0, count)
             order = np.argsort(ids).astype(np.uint32)
             view = full_view(replace(segment, count=count, order=order))
             self._sealed = (*self._sealed, with_change(view, seq))

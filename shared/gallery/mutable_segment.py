@@ -49,6 +49,7 @@ class MutableSegment:
         segment.ids[first:last] = ids
         self._seqs[first:last] = seqs
         self._kernel.encode(self._book, segment, first, vectors, last, self._threads)
+        segment.hash_rows(first, last)
         self._place_of.update(zip(ids.tolist(), range(first, last), strict=True))
         alive = np.zeros(segment.groups, dtype=np.uint16)
         alive[: self.view.alive.shape[0]] = self.view.alive
@@ -90,6 +91,7 @@ class MutableSegment:
         _copy(old.planes, new.planes, old.groups)
         new.rows[: old.rows.shape[0]] = old.rows
         new.ids[: old.ids.shape[0]] = old.ids
+        new.hashes[: old.hashes.shape[0]] = old.hashes
         self._seqs = np.concatenate(
             [self._seqs, np.zeros(capacity - self._seqs.shape[0], dtype=np.uint64)]
         )

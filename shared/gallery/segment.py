@@ -1,11 +1,13 @@
 """A segment: templates with their codes, in the layout that the kernel reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.gallery.codebook import CodeBook
+from shared.wire.template_hash import Hashes, row_hashes
 
 GROUP = 16
 """Number of templates whose codes are interleaved, so that a scan never sums across lanes."""
@@ -31,6 +33,7 @@ class Segment:
     planes: Planes
     rows: NDArray[np.float16]  # (16 * groups, dimension): the templates as stored
     ids: NDArray[np.uint64]  # (16 * groups,)
+    hashes: Hashes  # (16 * groups,) of the rows
     count: int
     order: NDArray[np.uint32] | None  # places by ascending id, (0,) if mutable; None: sorted
     seqs: NDArray[np.uint64] | None = None  # (count,) change that added each; None: in a file
@@ -39,6 +42,10 @@ class Segment:
     @property
     def groups(self) -> int:
         return int(self.planes.high.shape[0])
+
+    def hash_rows(self, first: int, last: int) -> None:
+        """Writes the hashes of the rows at places first to last - 1."""
+        self.hashes[first:last] = row_hashes(self.rows[first:last])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +79,16 @@ class SegmentView:
         return SegmentView(self.segment, alive, number_of_bits(alive))
 
 
+def content_of(views: Sequence[SegmentView]) -> tuple[NDArray[np.uint64], Hashes]:
+    """Returns the ids (n,) of all live templates, ascending, and the hashes (n,) of their rows."""
+    places = [view.live_places() for view in views]
+    pairs = list(zip(views, places, strict=True))
+    ids = np.concatenate([view.segment.ids[live] for view, live in pairs])
+    hashes = np.concatenate([view.segment.hashes[live] for view, live in pairs])
+    order = np.argsort(ids)
+    return ids[order], hashes[order]
+
+
 def number_of_bits(words: NDArray[np.uint16]) -> int:
     if hasattr(np, "bitwise_count"):  # numpy 2
         return int(np.bitwise_count(words).sum())
@@ -95,7 +112,8 @@ def new_segment(book: CodeBook, capacity: int) -> Segment:
         np.zeros((3, places), dtype=np.uint16),
     )
     rows = np.zeros((places, book.dimension), dtype=np.float16)
-    return Segment(planes, rows, np.zeros(places, dtype=np.uint64), 0, np.empty(0, dtype=np.uint32))
+    ids, hashes = np.zeros(places, dtype=np.uint64), np.zeros(places, dtype=np.uint64)
+    return Segment(planes, rows, ids, hashes, 0, np.empty(0, dtype=np.uint32))
 
 
 def full_view(segment: Segment) -> SegmentView:

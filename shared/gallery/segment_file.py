@@ -20,7 +20,7 @@ from shared.files import durable_file, reserve
 from shared.gallery.codebook import CodeBook
 from shared.gallery.segment import GROUP, Planes, Segment
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"MUSTERG1"
 _PAGE = 4096
 _MAX_GROUPS = (2**31 - 1) // GROUP  # limit of the kernel
@@ -146,6 +146,7 @@ def _layout(book: CodeBook, groups: int) -> _Layout:
         "mid": ((groups, book.width // 16, 64), np.uint8),
         "errors": ((3, places), np.uint16),
         "ids": ((places,), np.uint64),
+        "hashes": ((places,), np.uint64),
         "low": ((places, book.width // 2), np.uint8),
         "rows": ((places, book.dimension), np.float16),
     }
@@ -179,7 +180,8 @@ def _segment_of(buffer: mmap.mmap, layout: _Layout, count: int, name: str) -> Se
         section("errors").view(np.uint16),
     )
     rows, ids = section("rows").view(np.float16), section("ids").view(np.uint64)
-    return Segment(planes, rows, ids, count, order=None, name=name)
+    hashes = section("hashes").view(np.uint64)
+    return Segment(planes, rows, ids, hashes, count, order=None, name=name)
 
 
 def _write_header(made: list[mmap.mmap], book: CodeBook, segment: Segment) -> str:

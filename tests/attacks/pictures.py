@@ -70,8 +70,9 @@ def _exif_of_copies(data_bytes: int) -> bytes:
     """Returns EXIF with thousands of entries that refer to the same bytes."""
     entries = (data_bytes - 1024) // 12
     tiff = b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", entries)
-    for tag in range(entries):
-        tiff += struct.pack("<HHII", tag + 0x200, 7, data_bytes - 64, 8)
+    tiff += b"".join(
+        struct.pack("<HHII", tag + 0x200, 7, data_bytes - 64, 8) for tag in range(entries)
+    )
     return b"Exif\x00\x00" + tiff + bytes(data_bytes - len(tiff))
 
 

@@ -4,10 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from models.cli import main
+from models.face_models import open_models
+from models.images.decoding import read_picture
+from models.packs.store import require
 from tests.models.test_manifest import written
 
 Run = Callable[..., Result]
@@ -137,3 +141,29 @@ def test_every_command_has_help_with_an_example(run: Run, command: list[str]) ->
     helped = run(*command, "--help")
     assert helped.exit_code == 0
     assert "Example: face-models" in helped.output
+
+
+@pytest.mark.models
+def test_the_faces_of_pictures_become_lines_with_templates(tmp_path: Path) -> None:
+    picture = require("samples").folder / "obama.jpg"
+    note = tmp_path / "note.jpg"
+    note.write_text("no picture")
+    result = CliRunner().invoke(main, ["embed", str(picture), str(note)])
+    face, problem = (json.loads(line) for line in result.output.splitlines())
+    assert (result.exit_code, problem["file"]) == (1, str(note))
+    assert "text" in problem["error"]
+    assert face["model_id"] == open_models().model_id
+    assert abs(np.linalg.norm(face["vector"]) - 1) < 1e-3
+    image = read_picture(picture.read_bytes())
+    (expected,) = open_models().analyze(image)
+    assert expected.template is not None
+    np.testing.assert_array_equal(
+        np.array(face["vector"], np.float16), expected.template.vector.astype(np.float16)
+    )
+    rows = tmp_path / "rows.npy"
+    arguments = ["embed", str(picture), str(picture), "--largest", "--npy", str(rows)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.output.splitlines()]
+    assert all("vector" not in line for line in lines)
+    np.testing.assert_array_equal(np.load(rows), np.array([face["vector"]] * 2, np.float16))

@@ -1,5 +1,6 @@
 """Envelopes open for their key and for what they are about, and for nothing else."""
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -102,8 +103,10 @@ def test_a_key_file_is_read_or_named_in_the_error(tmp_path: Path) -> None:
 
 def test_a_passphrase_makes_the_same_key_with_the_same_salt_only() -> None:
     one, other = bytes(SALT_BYTES), bytes([1]) * SALT_BYTES
-    sealed = Key.from_passphrase("correct horse", one).seal(PLAIN, ABOUT)
-    assert Keyring([Key.from_passphrase("correct horse", one)]).open(sealed, ABOUT) == PLAIN
+    key = Key.from_passphrase("correct horse", one)
+    costs = {"n": 2**17, "r": 8, "p": 1, "maxmem": 2**28}
+    assert key.secret == hashlib.scrypt(b"correct horse", salt=one, dklen=32, **costs)
+    sealed = key.seal(PLAIN, ABOUT)
     with pytest.raises(KeyMissing):
         Keyring([Key.from_passphrase("correct horse", other)]).open(sealed, ABOUT)
 

@@ -4,7 +4,7 @@ from itertools import chain
 
 from flask import Response, request
 
-from match_server.api.auth import access_check
+from match_server.api.auth import access_check, current_principal
 from match_server.api.client_connection import can_take
 from match_server.api.response_buffer import buffered
 from match_server.api.routing import RawBody, Routes
@@ -17,6 +17,8 @@ from match_server.schemas.persons import (
     ImageView,
     Removed,
     TemplateCreate,
+    TemplateDetail,
+    TemplateQuery,
     TemplateView,
     TemplateWritten,
 )
@@ -95,6 +97,13 @@ def template_routes(services: Services) -> Routes:
     def list_templates(collection: str, person: str, query: Paging) -> Page[TemplateView]:
         """List a person's templates."""
         return services.references.templates(collection, person, query)
+
+    @routes.add("GET", "/v1/templates/<template>", Permission.REFERENCES, errors=(404,))
+    def get_template(template: str, query: TemplateQuery) -> TemplateDetail:
+        """Get a template, for enrollers also with its vector."""
+        if query.vector:
+            current_principal().require(Permission.ENROLL)
+        return services.references.template(template, vector=query.vector)
 
     @routes.add("DELETE", "/v1/templates/<template>", Permission.ENROLL, errors=(404,))
     def remove_template(template: str) -> Removed:

@@ -6,6 +6,8 @@ from match_server.container import Services
 from match_server.schemas.search import (
     Detected,
     DetectRequest,
+    Embedded,
+    EmbedRequest,
     SearchAnswer,
     SearchEverywhere,
     SearchRequest,
@@ -22,6 +24,17 @@ def search_routes(services: Services) -> Routes:
     def detect(body: DetectRequest) -> Detected:
         """Find faces in a picture and judge their quality."""
         return services.verification.detect(body.image, body.gate)
+
+    @routes.add(
+        "POST",
+        "/v1/embed",
+        Permission.SEARCH,
+        errors=(404, 409),
+        example={"image": "/9j/4AAQSkZJRg==", "collection": "staff"},
+    )
+    def embed(body: EmbedRequest) -> Embedded:
+        """Find faces in a picture and make their templates."""
+        return services.verification.embed(body)
 
     @routes.add(
         "POST",

@@ -3,12 +3,11 @@
 Internal keys are integers; clients see the columns `id` (UUIDv7, or chosen by the client).
 """
 
-from match_server.db.tables import unused as _unused  # noqa: F401  # a part of the schema
 from match_server.db.tables.audit import AuditEntry, AuditHead, AuditStart
 from match_server.db.tables.auth import ApiKey, EndedSession
 from match_server.db.tables.base import Json, Table, UtcTime
 from match_server.db.tables.calibrations import Calibration
-from match_server.db.tables.change_feed import Change, Counter, Epoch
+from match_server.db.tables.change_feed import Change, Counter, Epoch, ServerProcess
 from match_server.db.tables.decisions import EventDecision, EventLabel, EventTemplate
 from match_server.db.tables.devices import (
     Device,
@@ -75,6 +74,7 @@ __all__ = [
     "Person",
     "PersonField",
     "Probe",
+    "ServerProcess",
     "SpareTemplate",
     "Storage",
     "Table",

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Index, String
+from sqlalchemy import BigInteger, Boolean, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from match_server.db.tables.base import Name, Table, UtcTime
+from match_server.db.tables.base import Name, Table, UtcTime, Uuid
 
 
 class Counter(Table):
@@ -35,6 +35,22 @@ class Change(Table):
     subject: Mapped[str] = mapped_column(String(63))
     template_number: Mapped[int | None] = mapped_column(BigInteger)
     at: Mapped[datetime] = mapped_column(UtcTime)
+
+
+class ServerProcess(Table):
+    """A process that follows the feed, and the gallery files of its machine.
+
+    The last row of a folder stays when its processes have ended: the files are still there.
+    """
+
+    __tablename__ = "server_processes"
+
+    id: Mapped[str] = mapped_column(Uuid, primary_key=True)
+    folder: Mapped[str] = mapped_column(Name)  # id of the folder of its galleries
+    kind: Mapped[str] = mapped_column(String(20))  # worker or ingest
+    seq: Mapped[int] = mapped_column(BigInteger)  # nothing that was erased up to it is held
+    running: Mapped[bool] = mapped_column(Boolean)
+    reported_at: Mapped[datetime] = mapped_column(UtcTime)
 
 
 class Epoch(Table):

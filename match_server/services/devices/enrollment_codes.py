@@ -37,7 +37,10 @@ _ADDRESSES: Final = 10_000  # remembered, those with the latest wrong codes
 
 
 class DeviceCodes:
-    """Makes codes, and creates keys for them."""
+    """Makes codes, and creates keys for them.
+
+    Raises ConfigurationError if `public_certificate` names a file without a certificate.
+    """
 
     def __init__(
         self,
@@ -45,16 +48,15 @@ class DeviceCodes:
         devices: Devices,
         keys: Keys,
         clock: Clock,
-        *,
-        public_url: str | None = None,
-        certificate_sha256: str | None = None,
+        public_url: str | None,
+        public_certificate: Path | None,
     ) -> None:
         self._database = database
         self._devices = devices
         self._keys = keys
         self._clock = clock
         self._public_url = public_url
-        self._certificate = certificate_sha256
+        self._certificate = _certificate_sha256(public_certificate)
         self._guesses = _Guesses(clock)
 
     def make(self, device: str) -> DeviceCodeMade:
@@ -152,11 +154,8 @@ class _Guesses:
                 self._wrong.popitem(last=False)
 
 
-def certificate_sha256(file: Path | None) -> str | None:
-    """The SHA-256 of the certificate (DER) in a PEM file; None without a file.
-
-    Raises ConfigurationError for a file without a certificate.
-    """
+def _certificate_sha256(file: Path | None) -> str | None:
+    """The SHA-256 of the certificate (DER) in a PEM file; None without a file."""
     if file is None:
         return None
     try:

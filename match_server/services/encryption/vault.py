@@ -90,7 +90,9 @@ class Cipher:
         stored: list[int] = sealed.view(np.int64).tolist()
         return stored
 
-    def open_hashes(self, model_id: str, ids: Sequence[str], stored: Sequence[int]) -> Hashes:
+    def open_hashes(
+        self, model_id: str, ids: Sequence[str], stored: Sequence[int] | NDArray[np.int64]
+    ) -> Hashes:
         """The hashes of the vectors, from those of the rows."""
         hashes = np.array(stored, dtype=np.int64).view(np.uint64)
         return hashes ^ self._masks(model_id, ids)

@@ -1,5 +1,6 @@
 """What persons were enrolled from: their images and templates, listed and removed."""
 
+import base64
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,14 +11,15 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 from match_server.db.database import Database
 from match_server.db.tables import Collection, Image, Person, SpareTemplate, Template, Unembedded
 from match_server.schemas.base import Page, Paging
-from match_server.schemas.persons import Detection, ImageView, Removed, TemplateView
+from match_server.schemas.persons import Detection, ImageView, Removed, TemplateDetail, TemplateView
 from match_server.services.change_feed import record
+from match_server.services.encryption.stored_templates import read_templates
 from match_server.services.encryption.vault import Vault
 from match_server.services.lookups import collection_named, count_of, person_named
 from match_server.services.paging import page_of
 from match_server.services.storage.files import FileStore
 from shared.clock import Clock
-from shared.errors import NotFound
+from shared.errors import Damaged, NotFound
 from shared.wire.quality import Quality
 
 
@@ -98,17 +100,25 @@ class References:
                 views=lambda rows: [template_view(row, person.id) for row in rows],
             )
 
+    def template(self, template_id: str, *, vector: bool) -> TemplateDetail:
+        """One template, with its vector if asked for. Raises Damaged if that cannot be read."""
+        with self._database.read() as session:
+            row = _template(session, template_id)
+            encoded = None
+            if vector:
+                collection = _collection_of(session, row.person)
+                cipher = self._vault.cipher(session, collection)
+                read = read_templates(cipher, row.model_id, collection.dimension, [row])
+                for template, why in read.damaged.values():
+                    raise Damaged(f"template {template!r} cannot be read: {why}")
+                encoded = base64.b64encode(read.vectors.tobytes()).decode("ascii")
+            view = template_view(row, row.person.id)
+        return TemplateDetail(**view.model_dump(), vector=encoded)
+
     def remove_template(self, template_id: str) -> Removed:
         """Remove one template; the image that it was made from stays."""
         with self._database.write() as session:
-            row = session.scalars(
-                select(Template)
-                .join(Template.person)
-                .options(contains_eager(Template.person))
-                .where(Template.id == template_id)
-            ).one_or_none()
-            if row is None:
-                raise NotFound(f"there is no template {template_id!r}")
+            row = _template(session, template_id)
             collection = _collection_of(session, row.person)
             which = Template.number == row.number
             templates, seq = remove_templates(
@@ -178,6 +188,18 @@ def _person(session: Session, collection: str, person_id: str) -> Person:
 
 def _collection_of(session: Session, person: Person) -> Collection:
     return session.get_one(Collection, person.collection_number)
+
+
+def _template(session: Session, template_id: str) -> Template:
+    row = session.scalars(
+        select(Template)
+        .join(Template.person)
+        .options(contains_eager(Template.person))
+        .where(Template.id == template_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no template {template_id!r}")
+    return row
 
 
 def _image(session: Session, image_id: str) -> Image:

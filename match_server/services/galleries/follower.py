@@ -12,13 +12,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
@@ -31,10 +31,11 @@ from match_server.services.encryption.stored_templates import (
     read_templates,
 )
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.lookups import batches, count_of
+from match_server.services.galleries.comparison import Content, Difference, compare
+from match_server.services.lookups import batches
 from match_server.services.revision import FeedPosition, feed_position, shared_with
 from shared.errors import CollectionUnavailable, ModelMismatch, Unavailable
-from shared.gallery import DiskIndex, MemoryIndex, MissingChanges
+from shared.gallery import DiskIndex, MemoryIndex, MissingChanges, stored_content
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ _LEADER_TIMEOUT_S = 5.0  # without a new segment of the process that does it for
 _LEADER_POLL_S = 0.05  # how often a process looks at what another one has applied for all
 _COMPACT_AFTER_S = 30.0
 """Erased templates are removed from the segments' files within twice this time."""
+_MANY = 32768
+"""Templates that differ from the database, from which a gallery is rebuilt and not mended."""
 _ATTEMPTS = 16
 """Rounds of a catch-up, each undone by another process that wrote segments at that moment."""
 
@@ -77,8 +80,12 @@ class GalleryFollower:
         open_gallery: OpenGallery,
         folder: Path | None,
         stopping: threading.Event,
+        on_mend: Callable[[], None],
     ) -> None:
-        """When `stopping` is set, a catch-up ends with Unavailable between two steps."""
+        """When `stopping` is set, a catch-up ends with Unavailable between two steps.
+
+        `on_mend` is called when the gallery differed from the database and was mended.
+        """
         self._database = database
         self._vault = vault
         self._collection = collection
@@ -90,6 +97,7 @@ class GalleryFollower:
         self._open = open_gallery
         self._folder = folder
         self._stopping = stopping
+        self._on_mend = on_mend
         self._gallery: MemoryIndex | None = None
         self.damaged: frozenset[int] = frozenset()  # templates in use that could not be read
         self._lock = threading.Lock()
@@ -101,53 +109,80 @@ class GalleryFollower:
         gallery = self._gallery
         return None if gallery is None else FeedPosition(*gallery.reached)
 
-    def catch_up(
-        self, *, compare: bool = False, newest: FeedPosition | None = None
-    ) -> GalleryState:
+    @property
+    def dead(self) -> int:
+        """Removed templates that the segments still hold."""
+        gallery = self._gallery
+        return 0 if gallery is None else gallery.dead
+
+    def refresh(self) -> None:
+        """Map the segments that another process has written."""
+        if isinstance(self._gallery, DiskIndex):
+            self._gallery.refresh()
+
+    def catch_up(self, *, newest: FeedPosition | None = None) -> GalleryState:
         """Apply the changes that were committed before this call, or up to `newest` at least.
 
-        With `compare`, and whenever the gallery is opened, its templates are compared with the
-        database's; one that differs is rebuilt. Raises CollectionUnavailable, ModelMismatch.
+        A gallery that is opened is compared with the database, and mended, before it is searched.
+        Raises CollectionUnavailable, ModelMismatch.
         """
         gallery = self._gallery
-        if gallery is not None and gallery.damage is None and not compare:
+        if gallery is not None and gallery.damage is None:
             if gallery.reached != newest:
                 newest = feed_position(self._database)
             if gallery.reached == newest:
                 return GalleryState(gallery, newest)
         with self._lock:
-            compare = compare or self._gallery is None
-            gallery = self._opened() if self._gallery is None else self._gallery
-            for _ in range(_ATTEMPTS):
-                if self._brought_up(gallery, compare=compare):
-                    self._gallery = (
-                        gallery  # not before: a half loaded gallery must not be searched
-                    )
-                    return GalleryState(gallery, FeedPosition(*gallery.reached))
+            gallery = self._gallery
+            if gallery is None:
+                gallery = self._opened()
+                self._repeat(lambda: self._brought_up(gallery))
+                self._mend(gallery, self._difference(gallery.content()))
+                self._gallery = gallery  # not before: a half loaded gallery must not be searched
+            else:
+                self._repeat(lambda: self._brought_up(gallery))
+            return GalleryState(gallery, FeedPosition(*gallery.reached))
+
+    def compare(self) -> bool:
+        """Compare the gallery with the database, and mend it; returns whether they agreed.
+
+        The database is read beside searches. Raises as `catch_up`.
+        """
+        gallery = self.catch_up().gallery
+        difference = self._difference(gallery.content())
+        if difference is not None:
+            with self._lock:
+                self._mend(gallery, difference)
+        return difference is None
+
+    def _repeat(self, attempt: Callable[[], bool]) -> None:
+        for _ in range(_ATTEMPTS):
+            if attempt():
+                return
         raise CollectionUnavailable("other processes keep writing the gallery's files; try again")
 
-    def _brought_up(self, gallery: MemoryIndex, *, compare: bool) -> bool:
+    def _brought_up(self, gallery: MemoryIndex) -> bool:
         """Bring the gallery to the feed's position; False: another process interfered, try again.
 
         Many changes are applied in steps, by one process of the machine, which writes segments of
         them; the others wait and map these. A search does not see the gallery between two steps.
         """
-        brought = self._step(gallery, leads=False, compare=compare)
+        brought = self._step(gallery, leads=False)
         seen, until_s = ("", -1), 0.0
         while brought is None:
             with gallery.leading() as leads:
                 if gallery.reached != seen:
                     seen, until_s = gallery.reached, time.monotonic() + _LEADER_TIMEOUT_S
                 if leads or time.monotonic() >= until_s:  # in vain: the leader is frozen
-                    while (brought := self._step(gallery, leads=True, compare=compare)) is None:
+                    while (brought := self._step(gallery, leads=True)) is None:
                         gallery.bound_private(_MAX_PRIVATE)
                     gallery.bound_private(0)  # so that the others need not apply the rest
                     return brought
             time.sleep(_LEADER_POLL_S)
-            brought = self._step(gallery, leads=False, compare=compare)
+            brought = self._step(gallery, leads=False)
         return brought
 
-    def _step(self, gallery: MemoryIndex, *, leads: bool, compare: bool) -> bool | None:
+    def _step(self, gallery: MemoryIndex, *, leads: bool) -> bool | None:
         """Apply the next changes; None: there are many more. Without `leads`, many are left alone.
 
         The watermark is read before the session begins: the position that it sees is never older.
@@ -174,43 +209,66 @@ class GalleryFollower:
                     return False
                 if many:
                     return None
-            if gallery.damage is not None or not _holds(gallery, newest):
-                return False
-            difference = self._difference(session, gallery, newest) if compare else None
-            if difference is None:
-                return True
-            log.error(
-                "Rebuilding a gallery that differs from the database",
-                extra={"collection": self._number, "why": difference},
-            )
-            return self._rebuild(session, gallery, newest, difference) and gallery.damage is None
+            return gallery.damage is None and _holds(gallery, newest)
 
-    def _difference(
-        self, session: Session, gallery: MemoryIndex, newest: FeedPosition
-    ) -> str | None:
-        """How the gallery differs from the database at `newest`; None: it does not.
+    def stored_difference(self) -> Difference | None:
+        """How the files of the gallery differ from the database. Reads only.
 
-        Counts are compared first, ids only where the counts differ. Templates that cannot be read
-        are left out on purpose.
+        Returns None where they do not, or where there are none. Raises DamagedSegments, KeyMissing,
+        Damaged, ModelMismatch.
         """
-        here = Template.collection_number == self._number
-        expected = count_of(session, select(func.count()).select_from(Template).where(here))
-        count = gallery.count_at(newest.seq)
-        if count is None or count + len(self.damaged) == expected:
+        if self._folder is None:
             return None
-        seq, held = gallery.live_ids()
-        if seq != newest.seq:
-            return None
-        here &= Template.model_id == self._model_id
-        numbers = session.scalars(select(Template.number).where(here).order_by(Template.number))
-        stored = np.fromiter(numbers, dtype=np.uint64)
-        cipher, missing = self._vault.cipher(session, self._collection), 0
-        for chunk in batches(np.setdiff1d(stored, held).tolist()):
-            missing += self._read(cipher, self._rows(session, chunk)).numbers.shape[0]
-        surplus = np.setdiff1d(held, stored).shape[0]
-        if not (missing or surplus):
-            return None
-        return f"{missing} templates are missing in it, {surplus} are not in the database"
+        content = stored_content(self._folder, self._dimension, self._origin)
+        return None if content is None else self._difference(content)
+
+    def _difference(self, content: Content) -> Difference | None:
+        """How the content of the gallery differs from the database; None: it does not.
+
+        Templates that cannot be read are missing on purpose.
+        """
+        with self._database.read() as session:
+            self._require_generation(session)
+            cipher = self._vault.cipher(session, self._collection)
+            difference = compare(session, cipher, self._collection, content)
+            if difference is None:
+                return None
+            if difference.missing.shape[0] <= _MANY:
+                readable, _ = self._readable(session, difference.missing.tolist())
+                difference = replace(difference, missing=readable)
+        return difference if difference.numbers.shape[0] else None
+
+    def _mend(self, gallery: MemoryIndex, difference: Difference | None) -> None:
+        """Bring the templates of a difference to the state of the database. The lock is held."""
+        if difference is None:
+            return
+        many = difference.numbers.shape[0] > _MANY
+        log.error(
+            "Rebuilding a gallery that differs from the database"
+            if many
+            else "Mending a gallery that differs from the database",
+            extra={"collection": self._number, "why": str(difference)},
+        )
+        self._repeat(
+            lambda: (
+                self._brought_up(gallery)
+                and self._mended(gallery, None if many else difference.numbers, str(difference))
+            )
+        )
+        self._on_mend()
+
+    def _mended(self, gallery: MemoryIndex, numbers: NDArray[np.uint64] | None, why: str) -> bool:
+        """Replace these templates, or all (None), by those of the database.
+
+        Returns False where changes came meanwhile.
+        """
+        with self._database.read() as session:
+            newest = feed_position(session)
+            self._require_generation(session)
+            if numbers is None:
+                return self._rebuild(session, gallery, newest, why) and gallery.damage is None
+            read = self._readable(session, numbers.tolist())
+            return gallery.mend(newest, numbers, *read)
 
     def close(self, *, erase: bool = False) -> None:
         """Stop following. With `erase`, delete the files too, because the collection was erased."""
@@ -294,13 +352,26 @@ class GalleryFollower:
             if number not in self.damaged:
                 where = {"collection": self._number, "template": template_id, "why": why}
                 log.error("Failed to read a template, so no search finds it", extra=where)
-        self.damaged |= read.damaged.keys()
+        if self.damaged or read.damaged:
+            self.damaged = (self.damaged | read.damaged.keys()) - set(read.numbers.tolist())
         return read
 
     def _rows(self, session: Session, numbers: Sequence[int]) -> Sequence[Any]:
         """The rows of those of these templates that exist."""
         mine = Template.number.in_(numbers), Template.model_id == self._model_id
         return session.execute(TEMPLATES.where(*mine)).all()
+
+    def _readable(
+        self, session: Session, numbers: Sequence[int]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Those of these templates that exist and can be read, and their vectors."""
+        cipher = self._vault.cipher(session, self._collection)
+        parts = [self._read(cipher, self._rows(session, chunk)) for chunk in batches(numbers)]
+        empty = np.empty((0, self._dimension), np.float16)
+        return (
+            np.concatenate([np.empty(0, np.uint64), *(part.numbers for part in parts)]),
+            np.concatenate([empty, *(part.vectors for part in parts)]).astype(np.float32),
+        )
 
     def _changes(self, session: Session, since: int, newest: int) -> Sequence[Any]:
         """The first changes of templates (seq, kind, template) after `since`, at most a step."""
@@ -328,19 +399,9 @@ class GalleryFollower:
         added, removed = set[int](), set[int]()
         for _, kind, number in changes:
             (removed if kind == "template_removed" else added).add(number)
-        parts = list[Readable]()
-        cipher = self._vault.cipher(session, self._collection)
-        for chunk in batches(sorted(added - removed)):
-            parts.append(self._read(cipher, self._rows(session, chunk)))
-        empty = np.empty((0, self._dimension), np.float16)
-        gallery.apply(
-            since,
-            to.seq,
-            epoch=to.epoch,
-            remove=np.array(sorted(removed), dtype=np.uint64),
-            ids=np.concatenate([np.empty(0, np.uint64), *(part.numbers for part in parts)]),
-            vectors=np.concatenate([empty, *(part.vectors for part in parts)]).astype(np.float32),
-        )
+        ids, vectors = self._readable(session, sorted(added - removed))
+        remove = np.array(sorted(removed), dtype=np.uint64)
+        gallery.apply(since, to.seq, epoch=to.epoch, remove=remove, ids=ids, vectors=vectors)
         self.damaged -= removed
         if removed:
             self._compact_soon(gallery)

@@ -14,7 +14,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import select
 
@@ -24,10 +26,12 @@ from match_server.services.collection_ref import CollectionRef
 from match_server.services.encryption.vault import Vault
 from match_server.services.galleries.follower import GalleryFollower, GalleryState, OpenGallery
 from match_server.services.revision import FeedPosition, feed_position
-from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
+from shared.errors import Damaged, KeyMissing, ModelMismatch, MusterError, Unavailable
 from shared.gallery import DiskIndex, MemoryIndex, open_gallery
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _MIN_SEQ_WAIT_S = 2.0
 _POLL_S = 0.01
@@ -53,11 +57,14 @@ class Galleries:
         *,
         folder: Path | None = None,
         on_scan: Callable[[int, float], None] = lambda *_: None,
+        on_mend: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._vault = vault
         self._open = open_gallery
         self._folder = folder
+        self._on_mend = on_mend  # called for each gallery that differed and was mended
+        self._differing = 0
         self._on_scan = on_scan  # called with the number of searches and the seconds of each scan
         self._lock = threading.Lock()  # guards the dictionary only
         self._followers: dict[_Kind, GalleryFollower] = {}
@@ -100,7 +107,8 @@ class Galleries:
         with self._database.read() as session:
             collections = list(session.scalars(select(Collection)))
         for collection in collections:
-            self._bring_up(self._follower(collection))
+            follower = self._follower(collection)
+            self._guarded(follower, follower.catch_up)
 
     def follow(self) -> None:
         """Apply to the open galleries what was committed before this call."""
@@ -108,39 +116,69 @@ class Galleries:
         if newest != self._seen and self._forget_erased(newest):
             self.warm()  # the model of a collection may have changed
         for follower in self._open_followers():
-            self._bring_up(follower, newest=newest)
+            follower.refresh()
+            self._guarded(follower, partial(follower.catch_up, newest=newest))
 
     def compare(self) -> None:
-        """Compare the open galleries with the database, and rebuild and log those that differ."""
-        for follower in self._open_followers():
-            self._bring_up(follower, compare=True)
+        """Compare the open galleries with the database, and mend and log those that differ."""
+        self._differing = sum(
+            self._guarded(follower, follower.compare) is False
+            for follower in self._open_followers()
+        )
+
+    def stored_differences(self) -> list[str]:
+        """In words, how the files of galleries differ from the database. Reads only."""
+        with self._database.read() as session:
+            collections = list(session.scalars(select(Collection).order_by(Collection.name)))
+        differences = []
+        for collection in collections:
+            try:
+                difference = self._follower(collection).stored_difference()
+            except MusterError as error:
+                differences.append(f"{collection.name}: {error.message}")
+            else:
+                if difference is not None:
+                    differences.append(f"{collection.name}: {difference}")
+        return differences
 
     def _open_followers(self) -> list[GalleryFollower]:
         with self._lock:
             return list(self._followers.values())
 
-    def _bring_up(
-        self,
-        follower: GalleryFollower,
-        *,
-        compare: bool = False,
-        newest: FeedPosition | None = None,
-    ) -> None:
-        """Bring one gallery up to date; log why that fails, if it did not fail so before."""
+    def _guarded(self, follower: GalleryFollower, step: Callable[[], Result]) -> Result | None:
+        """Take a step of one gallery; log why that fails, if it did not fail so before."""
         try:
-            follower.catch_up(compare=compare, newest=newest)
+            result = step()
         except (KeyMissing, Damaged, ModelMismatch) as error:
             if self._failures.get(follower.kind) != error.message:
                 log.warning("Failed to follow a gallery", extra={"why": error.message})
             self._failures[follower.kind] = error.message
-        else:
-            self._failures.pop(follower.kind, None)
+            return None
+        self._failures.pop(follower.kind, None)
+        return result
 
     def lag(self) -> int:
         """Changes that the galleries of this process have not applied yet, at most of any."""
         newest = feed_position(self._database)
         reached = [follower.reached for follower in self._open_followers()]
         return max((_behind(newest, feed) for feed in reached if feed is not None), default=0)
+
+    def clean_until(self) -> int | None:
+        """Up to which change nothing that was erased is held by this process or its files.
+
+        None: removed templates are still to be rewritten, or a gallery is not loaded.
+        """
+        newest = feed_position(self._database)
+        followers = self._open_followers()
+        reached = [follower.reached for follower in followers]  # before `dead` is read
+        known = [feed.seq for feed in reached if feed is not None and feed.epoch == newest.epoch]
+        if len(known) < len(reached) or any(follower.dead for follower in followers):
+            return None
+        return min([newest.seq, *known])
+
+    def differing(self) -> int:
+        """Galleries of this process that differed from the database at the last comparison."""
+        return self._differing
 
     def damaged(self) -> int:
         """Templates that this process could not read, so that no search finds them."""
@@ -192,6 +230,7 @@ class Galleries:
                     self._opened,
                     folder and folder / _folder_name(collection),
                     self._stopping,
+                    self._on_mend,
                 )
                 self._followers[kind] = follower
             return follower

@@ -32,8 +32,6 @@ LIMITS = [
     "to webhooks or over MQTT.",
     "Deleted files are not overwritten: their bytes may stay on the disk until it uses the space "
     "again.",
-    "Worker processes drop the templates from memory before their next search; so does another "
-    "server on the same database, which rewrites its segment files within a minute after that.",
 ]
 LIMITS_POSTGRESQL = [
     "PostgreSQL keeps deleted rows in its files until VACUUM and reuse of the space, and in its "

@@ -38,6 +38,11 @@ from match_server.services.change_feed import record
 from match_server.services.devices.followers import followers_behind
 from match_server.services.enrollment.references import remove_templates
 from match_server.services.galleries.galleries import Galleries
+from match_server.services.galleries.processes import (
+    ProcessReports,
+    is_silent,
+    processes_behind,
+)
 from match_server.services.lookups import (
     collection_named,
     numbers_of,
@@ -55,7 +60,7 @@ from match_server.services.privacy.erased_rows import forget_in_events, summary_
 from match_server.services.privacy.erasure_journal import Erased, ErasureJournal
 from match_server.services.revision import FeedPosition, feed_position
 from match_server.services.storage.files import FileStore
-from shared.clock import Clock
+from shared.clock import Clock, rfc3339
 from shared.errors import NotFound, Unavailable
 
 log = logging.getLogger(__name__)
@@ -74,6 +79,7 @@ class Erasures:
         clock: Clock,
         backups: Mapping[str, float],
         journal: ErasureJournal,
+        reports: ProcessReports,
     ) -> None:
         """`backups` are declared in the settings: how many days each is kept, by name."""
         self._database = database
@@ -82,6 +88,7 @@ class Erasures:
         self._clock = clock
         self._backups = backups
         self._journal = journal
+        self._reports = reports
 
     def erase(self, collection: str, person_id: str) -> PersonErased:
         """Erase a person with images, templates, thumbnails and the name in events.
@@ -161,6 +168,8 @@ class Erasures:
         self._files.sweep()
         collections = {erasure.collection_number for erasure in pending}
         clean = {number: self._galleries.scrub(number) for number in collections}
+        if all(clean.values()) and len(pending) < _AT_ONCE:
+            self._reports.files_are_clean()
         database_clean = self._database.shrink_log()
         left = 0
         for erasure in pending:
@@ -184,6 +193,7 @@ class Erasures:
         with self._database.read() as session:
             files = self._files.left(session, erasure.files)
             behind = followers_behind(session, erasure.collection_number, erasure.change_seq)
+            servers = processes_behind(session, erasure.change_seq)
         for folder, count in sorted(files.items(), key=lambda item: item[0] or ""):
             what = f"{count} files could not be deleted yet: {_where(folder)}"
             waiting.append(Waiting(who="files", name=folder or None, what=what))
@@ -193,6 +203,15 @@ class Erasures:
             what = "the write-ahead log of the database cannot be emptied while it is read"
             waiting.append(Waiting(who="database", what=what))
         now = self._clock.now()
+        for process in servers:
+            what = f"a {process.kind} has followed the changes to {process.seq}; the erasure is "
+            what += f"{erasure.change_seq}"
+            if is_silent(process, now):
+                what += (
+                    f"; it reported last at {rfc3339(process.reported_at)}: the machine rewrites "
+                    "its gallery files when its server starts"
+                )
+            waiting.append(Waiting(who="server", name=process.folder, what=what))
         for device in behind:
             if device.forgets_at is not None and device.forgets_at <= now:
                 continue  # it was away for so long that it has deleted its gallery itself

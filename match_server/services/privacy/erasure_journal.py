@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
 from match_server.db.epochs import begin_epoch
-from match_server.db.tables import Collection, Erasure, Person
+from match_server.db.tables import Collection, Erasure, Person, ServerProcess
 from match_server.schemas.base import Moment
 from match_server.services.audit.chain import Note, note
 from match_server.services.lookups import batches
@@ -145,6 +145,7 @@ class ErasureJournal:
         """Begin an epoch of the change feed: followers that are ahead take a new snapshot."""
         with self._database.write() as session:
             begin_epoch(session.connection(), "restored")
+            session.execute(delete(ServerProcess))  # of machines of that time
             note(session, Note("database_restored", self._clock.now()))
             reached = feed_position(session)
         self._note_position(reached)

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from match_server.schemas.search import (
     Detected,
+    Embedded,
+    EmbeddedFace,
+    EmbedRequest,
     FaceView,
     Verified,
     VerifyRequest,
@@ -14,6 +17,7 @@ from match_server.schemas.search import (
 )
 from match_server.services.collection_ref import collection_ref
 from match_server.services.faces.detection import detection_of, embedded
+from match_server.services.faces.face_engine import FaceEngine
 from match_server.services.lookups import person_named
 from match_server.services.policy.operating_point import OperatingPoint
 from match_server.services.policy.verification_point import VerificationPoint
@@ -23,6 +27,7 @@ from match_server.services.recognition.template_input import read_vector
 from models.types import Face
 from shared.decision import as_cosine
 from shared.errors import ModelMismatch, NoFace, PackError, Unusable
+from shared.wire.template import encode_template
 
 Rows = NDArray[np.float32]  # (n, dimension) unit rows
 
@@ -40,6 +45,22 @@ class Verification:
         """All faces of a picture, largest first, their quality held to the ranges of a gate."""
         faces = self._engines.default.analyze(picture, gate=gate, embed=False)
         return Detected(faces=[_face_view(face) for face in faces])
+
+    def embed(self, request: EmbedRequest) -> Embedded:
+        """All faces of a picture with their templates. Raises NotFound, ModelMismatch."""
+        model_id = self._engines.default.model_id
+        if request.collection is not None:
+            model_id = collection_ref(self._database, request.collection).model_id
+        models = self._models_of(model_id)
+        faces = models.analyze(request.image, gate=request.gate)
+        return Embedded(
+            model_id=model_id,
+            dimension=models.dimension,
+            faces=[
+                EmbeddedFace(**_face_view(face).model_dump(), vector=_vector(face, request.numbers))
+                for face in faces
+            ],
+        )
 
     def verify(self, request: VerifyRequest) -> Verified:
         """Whether both sides are the same person; a person stands for all of their templates."""
@@ -92,6 +113,13 @@ class Verification:
                 return collection_ref(self._database, side.collection).model_id
         return self._engines.default.model_id
 
+    def _models_of(self, model_id: str) -> FaceEngine:
+        """Raises ModelMismatch when no pack here has this model."""
+        try:
+            return self._engines.of_model(model_id)
+        except PackError as error:
+            raise ModelMismatch(f"no template of the picture: {error.message}") from None
+
     def _side(
         self, side: VerifySide, model_id: str, name: str
     ) -> tuple[Rows, str, OperatingPoint | None]:
@@ -100,10 +128,7 @@ class Verification:
         A picture gets a template of `model_id`. Raises NoFace, which names the side.
         """
         if side.image is not None:
-            try:
-                models = self._engines.of_model(model_id)
-            except PackError as error:
-                raise ModelMismatch(f"no template of the picture: {error.message}") from None
+            models = self._models_of(model_id)
             try:
                 face, _ = models.largest(side.image, gate="doorway")
             except NoFace as error:
@@ -123,6 +148,15 @@ class Verification:
         if not len(rows):
             raise Unusable(f"person {person.id!r} has no template", reasons=["no_template"])
         return rows, collection.model_id, self._points.of(collection)
+
+
+def _vector(face: Face, numbers: bool) -> str | list[float]:
+    """The template as clients send it: stored in float16, so also as numbers."""
+    template = embedded(face)
+    if not numbers:
+        return encode_template(template)
+    values: list[float] = template.vector.astype(np.float16).tolist()
+    return values
 
 
 def _face_view(face: Face) -> FaceView:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from match_server.services.storage.folder_id import FolderIds, id_in
+from match_server.folder_id import FolderIds, id_in
 from match_server.services.storage.new_files import NewFiles
 from shared.errors import Damaged, KeptElsewhere, MalformedInput, NotFound, Unavailable
 from shared.files import unwritable, write_durably

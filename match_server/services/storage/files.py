@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
 from match_server.db.tables import DoomedFile, Storage
+from match_server.folder_id import id_in
 from match_server.services.encryption.vault import Cipher
 from match_server.services.lookups import batches
 from match_server.services.storage.backends import Backend, Folder, OpenBackend, backend_of
-from match_server.services.storage.folder_id import id_in
 from shared.errors import MusterError, Unavailable
 from shared.ids import new_id
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,23 @@ def _endless_line(send: Send) -> None:
         send(b"[" * 0x10000)
 
 
-def _gzip(blocks: int, data: bytes) -> bytes:
-    """Returns `data` repeated and compressed, without the whole in memory."""
+@cache
+def _compressed() -> bytes:
+    """Returns 64 MiB in 64 KiB, made without the whole in memory."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    return b"".join(packer.compress(data) for _ in range(blocks)) + packer.flush()
-
-
-BOMB = _gzip(64, b" " * MEBIBYTE)  # of 64 MiB, in 64 KiB
-INNER_BOMB = gzip.compress(BOMB)  # in a few hundred bytes
+    block = b" " * MEBIBYTE
+    return b"".join(packer.compress(block) for _ in range(64)) + packer.flush()
 
 
 def _bomb(send: Send) -> None:
-    send(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB)
+    bomb = _compressed()
+    send(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb)
 
 
 def _bomb_in_layers(send: Send) -> None:
-    head = b"Content-Encoding: gzip, gzip\r\nContent-Length: %d\r\n\r\n" % len(INNER_BOMB)
-    send(OK + head + INNER_BOMB)
+    bomb = gzip.compress(_compressed())  # a few hundred bytes
+    head = b"Content-Encoding: gzip, gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+    send(OK + head + bomb)
 
 
 def _drip(send: Send) -> None:

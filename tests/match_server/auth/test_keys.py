@@ -63,9 +63,11 @@ CALLS = {
         ("GET", "/v1/collections/default/persons/x/templates"),
         ("GET", "/v1/images/x"),
         ("GET", "/v1/images/x/content"),
+        ("GET", "/v1/templates/x"),
     ],
     "search": [
         ("POST", "/v1/detect"),
+        ("POST", "/v1/embed"),
         ("POST", "/v1/collections/default/search"),
         ("POST", "/v1/search"),
         ("POST", "/v1/verify"),

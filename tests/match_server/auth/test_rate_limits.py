@@ -1,10 +1,19 @@
 """Rate limits: too many requests get 429, wrong keys are not checked, valid keys go on."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from match_server.schemas.keys import KeyCreate
 from match_server.services.auth.rate_limits import Limits
 from shared.errors import ConfigurationError, RateLimited
+
+
+@pytest.fixture(autouse=True)
+def within_a_minute(monkeypatch):
+    """The library's windows begin at each minute: a test must not reach the next one."""
+    monkeypatch.setattr("limits.storage.memory.time", SimpleNamespace(time=lambda: 1_000_000.0))
+
 
 WRONG = {"Authorization": "Bearer muster_0_wrong"}
 

@@ -30,6 +30,7 @@ from match_server.services.audit.chain import append_notes
 from match_server.services.audit.reader import Audit
 from match_server.services.storage.files import FileStore
 from match_server.settings import Settings
+from shared import encryption
 from shared.clock import SystemClock
 from shared.encryption import Key
 from shared.errors import ConfigurationError, Conflict, Damaged, KeyMissing, MusterError
@@ -48,6 +49,12 @@ class _Any:
 
 
 restore = functools.partial(restore_with, storages=_Any())
+
+
+@pytest.fixture(autouse=True)
+def _weak_passphrases(monkeypatch):
+    """Keys of passphrases at a small cost; `tests/shared/test_encryption.py` tests the real one."""
+    monkeypatch.setitem(encryption._SCRYPT, "n", 2)
 
 
 @contextlib.contextmanager
@@ -243,7 +250,7 @@ def test_whatever_was_done_to_the_file_is_noticed_and_the_target_is_untouched(
     _export(live.services.settings, file, passphrase)
     data = file.read_bytes()
     seeded = random.Random(4)
-    count = 12 if passphrase is None else 1  # to make a key of it takes half a second
+    count = 12 if passphrase is None else 1  # both are sealed in the same way
     places = [seeded.randrange(len(MAGIC), len(data)) for _ in range(count)]
     for at in [len(data) - 1, *places]:
         flipped = bytearray(data)

@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pytest
 
+from match_server.folder_id import FolderIds
 from match_server.services.galleries import follower
 from match_server.services.galleries.background import BackgroundFollower
 from match_server.services.galleries.galleries import Galleries
+from match_server.services.galleries.processes import ProcessReports
 from match_server.services.lookups import collection_named
 from shared.errors import Unavailable
 from tests.support.waiting import wait_until
@@ -68,7 +70,7 @@ def test_many_changes_are_applied_in_steps_and_kept_in_segments(
     assert all(view.segment.name for view in gallery._views if view.live)
     fresh = Galleries(api.services.database, api.services.vault)
     np.testing.assert_array_equal(
-        gallery.live_ids()[1], gallery_of(fresh, api.services).live_ids()[1]
+        gallery.content()[1], gallery_of(fresh, api.services).content()[1]
     )
 
 
@@ -100,7 +102,7 @@ def test_one_process_applies_many_changes_for_all(api, helpers, galleries, monke
 
 
 def test_changes_are_followed_and_erased_templates_go_without_a_search(
-    api, helpers, galleries, monkeypatch, tmp_path
+    api, helpers, galleries, clock, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(follower, "_COMPACT_AFTER_S", 0.01)
     nobody_asks = galleries()
@@ -109,8 +111,9 @@ def test_changes_are_followed_and_erased_templates_go_without_a_search(
         return {path.name for path in (tmp_path / "galleries").rglob("*.segment")}
 
     template, *_ = enroll(api, helpers, 3)
-    background = BackgroundFollower(api.services.database, nobody_asks)
-    background.start()
+    reports = ProcessReports(api.services.database, FolderIds(tmp_path / "galleries"), clock)
+    background = BackgroundFollower(api.services.database, nobody_asks, reports)
+    background.start("worker")
     try:
         wait_until(lambda: background.loaded, "the galleries are loaded")
         (one,) = nobody_asks._followers.values()

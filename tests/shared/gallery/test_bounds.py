@@ -1,6 +1,7 @@
 """The proof of docs/gallery.md, tried: no similarity may lie outside of its bound."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def shelved(kernel: Kernel, rows: Rows, *, at: int = 0) -> SegmentView:
     book = CodeBook(rows.shape[1])
     segment = new_segment(book, at + rows.shape[0])
     kernel.encode(book, segment, at, rows, at + rows.shape[0], 2)
-    return full_view(Segment(segment.planes, segment.rows, segment.ids, at + rows.shape[0], None))
+    return full_view(replace(segment, count=at + rows.shape[0], order=None))
 
 
 def decoded(book: CodeBook, segment: Segment) -> list[NDArray[np.int64]]:
