@@ -2,8 +2,13 @@
 
 ONNX Runtime is imported with the first session, not with this module: it starts threads, and a
 process that forks after that (a server that makes its workers) aborts or hangs when they end.
+
+Its official builds make an id of the device in the home folder and send events of use to their
+publisher (1.32 does, also on Linux). That is turned off here, before the import, as the library's
+Privacy.md says: a box with a camera tells nobody that it runs.
 """
 
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +32,7 @@ class Session:
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         """Loads the graph at `path`. Raises PackError if ONNX Runtime cannot read it."""
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime as ort  # type: ignore[import-untyped]
 
         try:

@@ -13,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A test that needs several workers asks for them; each takes a second of processor time to start.
 os.environ.setdefault("MUSTER_WORKERS", "1")
 
+# For tests that import ONNX Runtime themselves, see `models.onnx_session`.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 _LONG = {"end_to_end", "test_contract.py", "test_sanitizers.py"}
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from models.detectors.base import Detector
 from models.face_models import FaceModels
 from models.onnx_session import Session
 from models.packs.protobuf import Message
-from models.packs.store import InstalledPack, require
+from models.packs.store import InstalledPack, default_cache, require
 from models.packs.surgery import flush_denormals
 from models.preprocessing import Layout
 from models.types import BgrImage, Detections
@@ -28,6 +29,7 @@ from tests.support import graphs
 
 pytestmark = pytest.mark.models
 
+_OFF = "ORT_DISABLE_TELEMETRY"
 TINIEST = float(np.finfo(np.float32).tiny)  # below, float32 numbers are denormal
 PORTRAITS = ("obama.jpg", "obama2.jpg", "obama3.jpg", "biden.jpg", "astronaut.png")
 
@@ -228,6 +230,34 @@ def test_provider_order_of_the_machine_does_not_matter() -> None:
     )
     assert json.loads(done.stdout) == ["CPUExecutionProvider"]
     assert done.stderr == ""  # nor any of the hundreds of warnings about initializers
+
+
+_QUIET = """
+import os, sys
+from models.onnx_session import Session
+from models.packs.store import require
+pack = require("compact")
+for file in pack.pack.files:
+    Session(pack.path(file))
+sys.stdout.write(os.environ["HOME"])
+"""
+
+
+def test_the_library_makes_no_device_id_and_sends_nothing(tmp_path: Path) -> None:
+    """Its official builds do by default: they write below the home folder first."""
+    environment = {name: os.environ[name] for name in os.environ if name != _OFF}
+    environment |= {"MUSTER_MODELS_DIR": str(default_cache()), "HOME": str(tmp_path)}
+    environment.pop("XDG_CACHE_HOME", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _QUIET],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+    )
+    assert done.stdout == str(tmp_path)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_an_installed_file_is_what_its_receipt_says(compact: InstalledPack) -> None:
