@@ -19,6 +19,7 @@ from match_server.services.batches.imports import Imports
 from match_server.services.devices.configurations import Configurations
 from match_server.services.devices.devices import Devices
 from match_server.services.devices.enrollment_codes import DeviceCodes
+from match_server.services.devices.follower_digests import FollowerDigests
 from match_server.services.devices.followers import Followers
 from match_server.services.devices.gallery_feed import Feed
 from match_server.services.devices.health import HealthReports
@@ -132,6 +133,7 @@ class Services:
     followers: Followers
     feed: Feed
     feed_watch: FeedWatch
+    follower_digests: FollowerDigests
     devices: Devices
     device_codes: DeviceCodes
     health_reports: HealthReports
@@ -309,6 +311,9 @@ def build_services(
         followers=followers,
         feed=Feed(database, followers, clock, vault, points),
         feed_watch=FeedWatch(database),
+        follower_digests=FollowerDigests(
+            database, followers, vault, clock, partial(metrics.mended, "box")
+        ),
         devices=devices,
         device_codes=DeviceCodes(
             database, devices, keys, clock, settings.public_url, settings.public_certificate

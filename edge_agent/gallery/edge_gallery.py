@@ -15,8 +15,9 @@ from edge_agent.gallery.quantised_index import QuantisedIndex
 from shared.clock import Clock
 from shared.decision import Decision, as_cosine, decide
 from shared.errors import Damaged, KeyMissing, ModelMismatch, Unavailable
-from shared.wire.change_feed import FeedChanges, FeedPerson, SnapshotHead, SnapshotPart
+from shared.wire.change_feed import FeedChanges, FeedPerson, Held, SnapshotHead, SnapshotPart
 from shared.wire.template import Template
+from shared.wire.template_hash import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ _ROUNDING: Final = 1e-6  # similarities are compared as single precision, as the
 _MAX_LOST: Final = 3  # damaged rows, or a hundredth of all: with more there is no decision
 _MAX_REMOVED: Final = 4096
 _NOTE_TIME_S: Final = 600.0
+_NEAR_EXPIRY: Final = timedelta(seconds=10)
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -221,6 +223,25 @@ class EdgeGallery:
     def _note_response(self, at: datetime) -> None:
         self._anchor, self._server_time = (at, self._clock.monotonic_s()), True
         self._state = self._store.state()
+
+    def held(self) -> Held | None:
+        """Returns what can be found in this copy, for the server to compare; None: not now.
+
+        A template is found if it is in the index and in the store, with its person. The server and
+        this device may notice a moment apart that a person has expired, so near that moment
+        nothing is compared.
+        """
+        state, index, now = self._state, self._index, self.now()
+        if state is None or index is None or not state.caught_up or not self._server_time:
+            return None
+        if self._expiry is None or self._expiry <= now:
+            self._drop_expired(now)
+        if self._expiry is not None and self._expiry - now < _NEAR_EXPIRY:
+            return None
+        numbers, hashes = index.content()
+        present = np.isin(numbers, self._store.numbers())
+        digest = digest_of(numbers[present], hashes[present])
+        return Held(templates=int(present.sum()), digest=digest, at=now)
 
     # -- deciding --------------------------------------------------------------------------------
 

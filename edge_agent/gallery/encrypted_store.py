@@ -249,6 +249,14 @@ class Store:
                 persons[number] = person
         return persons
 
+    def numbers(self) -> Numbers:
+        """Returns the numbers of the templates whose row and whose person's row exist."""
+        with self._reads() as cursor:
+            rows = cursor.execute(
+                "SELECT template.number FROM template JOIN person ON person.number = person"
+            )
+            return np.fromiter((number for (number,) in rows), dtype=np.uint64)
+
     def persons(self) -> Iterator[FeedPerson]:
         """Yields all persons."""
         after = 0

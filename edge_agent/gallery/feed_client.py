@@ -21,6 +21,7 @@ from shared.errors import (
 )
 from shared.wire.change_feed import (
     FeedChanges,
+    Held,
     SnapshotEnd,
     SnapshotHead,
     SnapshotLine,
@@ -65,14 +66,21 @@ class FeedClient:
     def name(self) -> str:
         return self._session.name
 
-    def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges:
-        """Returns the changes after `since`; waits up to `wait_s` for the first."""
+    def changes(
+        self, collection: str, since: int, scope: str, wait_s: float, held: Held | None = None
+    ) -> FeedChanges:
+        """Returns the changes after `since`; waits up to `wait_s` for the first.
+
+        The server compares what is `held` with its database.
+        """
         query = self._device | {
             "collection": collection,
             "since": since,
             "scope": scope,
             "wait": wait_s,
         }
+        if held is not None:
+            query |= held.model_dump(mode="json")
         response = self._session.call(
             "GET", "/v1/changes", query=query, max_bytes=_MAX_CHANGES_BYTES, wait_s=wait_s
         )

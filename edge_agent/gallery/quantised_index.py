@@ -18,6 +18,7 @@ from shared.gallery.codebook import CodeBook
 from shared.gallery.kernels import best_kernel
 from shared.gallery.scan import Kernel
 from shared.gallery.segment import SegmentView, bits_of, new_segment
+from shared.wire.template_hash import Hashes
 
 _BLOCK: Final = 4096  # slots: whole groups of 16
 
@@ -79,6 +80,14 @@ class QuantisedIndex:
         """Removes templates; unknown numbers are ignored."""
         with self._writing:
             self._blocks = tuple(self._without(block, numbers) for block in self._blocks)
+
+    def content(self) -> tuple[Numbers, Hashes]:
+        """Returns the numbers (n,) of all templates and the hashes (n,) of their rows."""
+        blocks = self._blocks
+        nothing = np.empty(0, dtype=np.uint64)
+        ids = [block.view.segment.ids[block.alive] for block in blocks]
+        hashes = [block.view.segment.hashes[block.alive] for block in blocks]
+        return np.concatenate([nothing, *ids]), np.concatenate([nothing, *hashes])
 
     def search(
         self, probe: NDArray[np.float32], limit: int, threshold: float, fetch: Fetch

@@ -21,7 +21,7 @@ from shared.errors import (
     Unauthenticated,
     Unavailable,
 )
-from shared.wire.change_feed import FeedChanges, SnapshotHead, SnapshotPart
+from shared.wire.change_feed import FeedChanges, Held, SnapshotHead, SnapshotPart
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,16 @@ _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
 _REFUSED_PAUSE_S: Final = 60.0  # a person must act first
 _TIDY_S: Final = 300.0
+_COMPARE_S: Final = 300.0
+_COMPARE_SOON_S: Final = 30.0  # there were changes, so that nothing could be compared
 
 
 class Feed(Protocol):
     """The feed of the server; `edge_agent.gallery.feed_client.FeedClient`."""
 
-    def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges: ...
+    def changes(
+        self, collection: str, since: int, scope: str, wait_s: float, held: Held | None = None
+    ) -> FeedChanges: ...
 
     def snapshot(
         self, collection: str, after: int
@@ -70,6 +74,7 @@ class Follower:
         self._stopping = threading.Event()
         self._failures = 0
         self._tidied_s = self._clock.monotonic_s()
+        self._compare_s = self._clock.monotonic_s()  # when the gallery is to be compared next
         self._complaint: str | None = None
         self._in_touch = False
         self._thread = threading.Thread(
@@ -148,9 +153,14 @@ class Follower:
         began_s = self._clock.monotonic_s()
         may_wait = state.caught_up and self._in_touch and damage is None
         wait_s = self._wait_s if may_wait else 0.0
+        due = may_wait and began_s >= self._compare_s
+        held = self.gallery.held() if due else None
         changes = self._feed.changes(
-            self.gallery.collection, state.seq, state.gallery.scope, wait_s
+            self.gallery.collection, state.seq, state.gallery.scope, wait_s, held
         )
+        if held is not None:
+            pause_s = _COMPARE_S if changes.seq == state.seq else _COMPARE_SOON_S
+            self._compare_s = began_s + pause_s * self._jitter.uniform(0.8, 1.2)
         if self._stopping.is_set():
             return 0.0
         if damage is not None:  # only now: without the server, the remaining rows are useful
@@ -176,6 +186,7 @@ class Follower:
                 if self._stopping.is_set():
                     return
         self.gallery.complete()
+        self._compare_s = self._clock.monotonic_s()
         log.info("Gallery %s: %d templates received", collection, len(self.gallery))
 
     def _failed(self, error: MusterError, *, in_touch: bool) -> float:

@@ -14,6 +14,7 @@ from match_server.api.errors import status_of
 from match_server.container import Services
 from match_server.pages.lists import page_count, page_number
 from match_server.schemas.devices import DeviceDetail, DeviceQuery, LedgerQuery
+from match_server.schemas.feed import FollowerQuery
 from match_server.services.audit.chain import Actor, act_as
 from match_server.services.auth.keys import Permission
 from shared.enrollment_code import Invitation, plain_code
@@ -53,13 +54,16 @@ class BoxView:
 
     device: DeviceDetail
     ledger: list[CameraLedger]
+    differences: list[str]  # of its galleries from the database
     temperature: str  # points of a curve
     seen: str
 
     @property
     def in_trouble(self) -> bool:
-        """Whether it reports a problem of its own or of a camera."""
+        """Whether it reports a problem of its own or of a camera, or a gallery of it differs."""
         health = self.device.health
+        if self.differences:
+            return True
         if health is None:
             return False
         lost = any(camera.state in ("stalled", "lost") for camera in health.cameras)
@@ -157,7 +161,14 @@ def _view(services: Services, name: str, now: datetime) -> BoxView:
     temperatures = [
         sample.temperature_c for sample in device.history if sample.temperature_c is not None
     ]
-    return BoxView(device, ledger, _curve(temperatures), _ago(device.last_seen_at, now))
+    followers = services.followers.page(FollowerQuery(device=name, size=1000)).items
+    differences = [
+        f"Gallery {row.collection} differs from the database: {row.differs}"
+        for row in followers
+        if row.differs is not None
+    ]
+    seen = _ago(device.last_seen_at, now)
+    return BoxView(device, ledger, differences, _curve(temperatures), seen)
 
 
 def _curve(values: list[float]) -> str:

@@ -12,6 +12,7 @@ from match_server.db.migrations import (
     require_tables,
 )
 from match_server.schemas.collections import CollectionQuery
+from match_server.schemas.feed import FollowerQuery
 from match_server.services.encryption.stored_templates import damaged_templates
 from match_server.services.faces.engines import face_engine
 from match_server.settings import Settings
@@ -162,13 +163,25 @@ def _templates(services: Services) -> tuple[bool, str]:
 
 
 def _followers(services: Services) -> tuple[bool, str]:
-    differences = services.galleries.stored_differences()
-    if not differences:
-        return True, "the galleries on the disk agree with the database"
-    return False, (
-        f"galleries on the disk differ from the database: {'; '.join(differences[:_NAMED])}. A "
-        "server that runs mends them within five minutes, and when it starts"
-    )
+    problems = []
+    if stored := services.galleries.stored_differences():
+        problems.append(
+            f"galleries on the disk differ from the database: {'; '.join(stored[:_NAMED])}. A "
+            "server that runs mends them within five minutes, and when it starts"
+        )
+    boxes = [
+        f"{row.device}, {row.collection}: {row.differs}"
+        for row in services.followers.page(FollowerQuery(size=1000)).items
+        if row.differs is not None
+    ]
+    if boxes:
+        problems.append(
+            f"boxes differ from the database: {'; '.join(boxes[:_NAMED])}. They take a new "
+            "snapshot; if that does not help, look at their disks"
+        )
+    if problems:
+        return False, "; ".join(problems)
+    return True, "galleries on the disk and boxes agree with the database"
 
 
 def _keys(services: Services) -> tuple[bool, str]:

@@ -1,8 +1,8 @@
 """The change feed and its followers."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from match_server.schemas.base import ApiModel, InText, Moment, Name, Paging
 
@@ -39,6 +39,26 @@ class ChangesQuery(_Followed):
         default=None, max_length=64, description="That of the snapshot; 410 when it has changed."
     )
     wait: float = Field(default=0, ge=0, le=MAX_WAIT_S, description="Seconds to wait for a change.")
+    templates: int | None = Field(
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="Number of templates that a device holds, with `digest` and `at`: they are "
+        "compared with the database; 410 when they differ.",
+    )
+    digest: str | None = Field(
+        default=None, pattern="^[0-9a-f]{16}$", description="Digest of these templates."
+    )
+    at: Moment | None = Field(
+        default=None, description="Time of the device, by which it has removed expired persons."
+    )
+
+    @model_validator(mode="after")
+    def _digest_is_whole(self) -> Self:
+        held = self.templates, self.digest, self.at
+        if None in held and held != (None, None, None):
+            raise ValueError("`templates`, `digest` and `at` go together")
+        return self
 
 
 class SnapshotQuery(_Followed):
@@ -96,3 +116,7 @@ class FollowerView(Granted):
     )
     decided: int = Field(description="Probes that it decided by itself.")
     disagreed: int = Field(description="Of these, probes that this server decided otherwise.")
+    differs: str | None = Field(
+        description="How its templates differed from the database when they were last compared; "
+        "null: they did not."
+    )

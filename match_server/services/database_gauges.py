@@ -45,16 +45,26 @@ def _galleries(session: Session) -> Iterator[_Gauge]:
     feed = position(session)
     yield "muster_change_feed_position", "Last number of the change feed.", {(): float(feed)}
     followers = session.execute(
-        select(Device.name, Collection.name, Follower.seq)
+        select(Device.name, Collection.name, Follower.seq, Follower.differs)
         .join(Device, Device.number == Follower.device_number)
         .join(Collection, Collection.number == Follower.collection_number)
         .where(Follower.withdrawn_at.is_(None))
+    ).all()
+    labels: list[_Labels] = [
+        (("device", device), ("collection", collection)) for device, collection, *_ in followers
+    ]
+    lags = [float(feed - (row.seq or 0)) for row in followers]
+    yield (
+        "muster_change_feed_lag",
+        "Changes that a box has not applied yet.",
+        dict(zip(labels, lags, strict=True)),
     )
-    lags: dict[_Labels, float] = {
-        (("device", device), ("collection", collection)): float(feed - (seq or 0))
-        for device, collection, seq in followers
-    }
-    yield "muster_change_feed_lag", "Changes that a box has not applied yet.", lags
+    differ = [float(row.differs is not None) for row in followers]
+    yield (
+        "muster_follower_differs",
+        "Whether a box differed when it was last compared.",
+        dict(zip(labels, differ, strict=True)),
+    )
 
 
 def _devices(session: Session) -> Iterator[_Gauge]:

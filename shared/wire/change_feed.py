@@ -95,6 +95,14 @@ class FeedChanges(WireModel):
     templates: FeedTemplates = FeedTemplates()
 
 
+class Held(WireModel):
+    """What a follower holds, for a comparison with the database. See `template_hash.digest_of`."""
+
+    templates: int = Field(ge=0)
+    digest: str = Field(pattern="^[0-9a-f]{16}$")
+    at: AwareDatetime  # by the follower, which holds nobody who expired before
+
+
 class SnapshotHead(WireModel):
     """First line of a snapshot. It is whole once the changes after `seq` are applied to it."""
 

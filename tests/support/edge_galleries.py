@@ -15,6 +15,7 @@ from shared.wire.change_feed import (
     FeedPerson,
     FeedTemplates,
     Gallery,
+    Held,
     SnapshotHead,
     SnapshotPart,
 )
@@ -128,9 +129,13 @@ class ScriptedSource:
         self.answers: list[FeedChanges | Exception] = []
         self.snapshots: list[tuple[SnapshotHead, list[SnapshotPart | Exception]] | Exception] = []
         self.calls: list[tuple[str, int]] = []
+        self.held: list[Held | None] = []  # what the changes were requested with
 
-    def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges:
+    def changes(
+        self, collection: str, since: int, scope: str, wait_s: float, held: Held | None = None
+    ) -> FeedChanges:
         self.calls.append(("changes", since))
+        self.held.append(held)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

@@ -1,6 +1,6 @@
 """A device's gallery that follows an application in this process, one request at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from edge_agent.gallery.edge_gallery import EdgeGallery
 from edge_agent.gallery.encrypted_store import Store
 from edge_agent.gallery.replica import Follower
 from shared.errors import SnapshotNeeded, Unavailable
-from shared.wire.change_feed import FeedChanges, SnapshotEnd, SnapshotHead, SnapshotLine
+from shared.wire.change_feed import FeedChanges, Held, SnapshotEnd, SnapshotHead, SnapshotLine
 from tests.support.edge_galleries import keys
 
 _LINES: TypeAdapter[Any] = TypeAdapter(SnapshotLine)
@@ -24,10 +24,16 @@ class ApplicationFeed:
     def __init__(self, client: Any, key: str) -> None:
         self.client = client
         self.snapshots = 0
+        self.compared = 0  # requests with a digest
         self._headers = {"Authorization": f"Bearer {key}"}
 
-    def changes(self, collection: str, since: int, scope: str, wait_s: float) -> FeedChanges:
-        query = {"collection": collection, "since": since, "scope": scope}
+    def changes(
+        self, collection: str, since: int, scope: str, wait_s: float, held: Held | None = None
+    ) -> FeedChanges:
+        query: dict[str, Any] = {"collection": collection, "since": since, "scope": scope}
+        if held is not None:
+            self.compared += 1
+            query |= held.model_dump(mode="json")
         response = self.client.get("/v1/changes", query_string=query, headers=self._headers)
         if response.status_code == 410:
             raise SnapshotNeeded(response.get_json()["message"])
@@ -40,7 +46,9 @@ class ApplicationFeed:
         self.snapshots += 1
         query = {"collection": collection, "after": after}
         response = self.client.get("/v1/snapshot", query_string=query, headers=self._headers)
-        head, *parts = [_LINES.validate_json(line) for line in response.get_data().splitlines()]
+        lines = response.get_data().splitlines()
+        response.close()  # so that its place is free for the next snapshot
+        head, *parts = [_LINES.validate_json(line) for line in lines]
         yield head, iter([part for part in parts if not isinstance(part, SnapshotEnd)])
 
     def close(self) -> None:
@@ -50,8 +58,10 @@ class ApplicationFeed:
 class FollowingBox:
     """The gallery `default` of one device; `api` and `device` are of the test's server."""
 
-    def __init__(self, folder: Path, api: Any, device: str, model_id: str) -> None:
-        granted = [{"collection": "default", "names": True}]
+    def __init__(
+        self, folder: Path, api: Any, device: str, model_id: str, groups: Sequence[str] = ()
+    ) -> None:
+        granted = [{"collection": "default", "groups": list(groups), "names": True}]
         api.ok("PUT", f"/v1/devices/{device}/galleries", json={"galleries": granted})
         self.feed = ApplicationFeed(api.client, api.key(f"device:{device}"))
         folder.mkdir()
@@ -67,6 +77,12 @@ class FollowingBox:
             self._follower.step()
         assert self._follower.complaint is None, self._follower.complaint
         return sorted(str(person.name) for person in self._store.persons())
+
+    def compare(self) -> list[str]:
+        """Follow, and let the server compare what this box holds."""
+        self.catch_up()
+        self._follower._compare_s = 0.0
+        return self.catch_up()
 
     def close(self) -> None:
         self.gallery.close()

@@ -64,6 +64,7 @@ def _changes(
     followed = feed.followed(query, principal)
     if parking is None or not parking.woken:
         feed.acknowledge(followed, query)
+        services.follower_digests.require_agreement(followed, query)
         if query.wait and not feed.has_moved(followed, query.since):
             deadline_s = time.monotonic() + query.wait
             wait = services.feed_watch.wait(followed.scope.number, query.since, deadline_s)

@@ -133,6 +133,10 @@ class Follower(Table):
     seq: Mapped[int | None] = mapped_column(BigInteger)
     spoke_at: Mapped[datetime | None] = mapped_column(UtcTime)  # last
     forgets_at: Mapped[datetime | None] = mapped_column(UtcTime)  # if it sends no request before
+    differs: Mapped[str | None] = mapped_column(String(200))  # how, when last compared; NULL: not
+    renewed_at: Mapped[datetime | None] = mapped_column(
+        UtcTime
+    )  # last new snapshot because of that
     decided: Mapped[int] = mapped_column(
         BigInteger, default=0
     )  # probes that the device decided itself

@@ -22,6 +22,9 @@ from shared.clock import Clock
 from shared.errors import Conflict, Forbidden, MalformedInput, NotFound
 from shared.ids import is_name
 
+_RENEWED_EVERY = timedelta(minutes=10)
+"""How often a follower that differs from the database takes a new snapshot, so that a fault that
+stays does not keep it busy."""
 _ACKNOWLEDGED_EVERY = timedelta(seconds=60)
 """How often an acknowledgement without progress is stored."""
 
@@ -171,6 +174,32 @@ class Followers:
                 .values(seq=seq, spoke_at=now, forgets_at=forgets)
             )
 
+    def agrees(self, key: tuple[int, int]) -> bool:
+        """Store that a follower (device and collection) agrees; returns whether it did not."""
+        with self._database.read() as session:
+            row = session.get(Follower, key)
+        if row is None or row.differs is None:
+            return False
+        self._store(key, differs=None)
+        return True
+
+    def differs(self, key: tuple[int, int], why: str) -> bool:
+        """Store how a follower differs; returns whether it is to take a new snapshot now."""
+        now = self._clock.now()
+        with self._database.read() as session:
+            row = session.get(Follower, key)
+        if row is None:
+            return False
+        renew = row.renewed_at is None or now - row.renewed_at >= _RENEWED_EVERY
+        if renew or row.differs != why:
+            self._store(key, differs=why, renewed_at=now if renew else row.renewed_at)
+        return renew
+
+    def _store(self, key: tuple[int, int], **values: object) -> None:
+        mine = Follower.device_number == key[0], Follower.collection_number == key[1]
+        with self._database.write() as session:
+            session.execute(update(Follower).where(*mine).values(values))
+
 
 def followers_behind(session: Session, collection_number: int, seq: int) -> Sequence[FollowerView]:
     """The devices that may still hold data that change `seq` of a collection erased.
@@ -225,6 +254,7 @@ def _view(row: Row[Follower, str, str, int]) -> FollowerView:
         forgets_at=follower.forgets_at,
         decided=follower.decided,
         disagreed=follower.disagreed,
+        differs=follower.differs,
     )
 
 

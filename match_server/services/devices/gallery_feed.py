@@ -243,7 +243,7 @@ class Feed:
         with self._database.read() as session:
             feed = feed_position(session)
             rows = session.execute(
-                _templates(followed, now)
+                templates_of(followed, now)
                 .where(Template.number > after)
                 .order_by(Template.number)
                 .limit(_PART)
@@ -345,12 +345,13 @@ def _some(
         row
         for batch in batches(values)
         for row in session.execute(
-            _templates(followed, now).where(column.in_(batch)).order_by(Template.number)
+            templates_of(followed, now).where(column.in_(batch)).order_by(Template.number)
         )
     ]
 
 
-def _templates(followed: Followed, now: datetime) -> Select[*tuple[Any, ...]]:
+def templates_of(followed: Followed, now: datetime) -> Select[*tuple[Any, ...]]:
+    """The templates that a follower may hold at this moment."""
     return (
         TEMPLATES.add_columns(Template.person_number)
         .join(Person, Person.number == Template.person_number)

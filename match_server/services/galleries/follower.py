@@ -268,7 +268,9 @@ class GalleryFollower:
             if numbers is None:
                 return self._rebuild(session, gallery, newest, why) and gallery.damage is None
             read = self._readable(session, numbers.tolist())
-            return gallery.mend(newest, numbers, *read)
+            mended = gallery.mend(newest, numbers, *read)
+        self._compact_soon(gallery)
+        return mended
 
     def close(self, *, erase: bool = False) -> None:
         """Stop following. With `erase`, delete the files too, because the collection was erased."""

@@ -233,7 +233,7 @@ def test_the_doctor_compares_the_files_of_running_servers(people, helpers):
         (followers,) = [check for check in result["checks"] if check["name"] == "followers"]
         return followers["ok"], followers["message"]
 
-    agree = True, "the galleries on the disk agree with the database"
+    agree = True, "galleries on the disk and boxes agree with the database"
     assert check() == agree
     _enroll(people, "Ann", helpers.unit_vector(7), helpers)  # not in the files yet
     assert check() == agree
