@@ -12,7 +12,14 @@ from edge_agent.gallery.edge_gallery import EdgeGallery
 from edge_agent.gallery.encrypted_store import Store
 from edge_agent.gallery.replica import Follower
 from shared.errors import SnapshotNeeded, Unavailable
-from shared.wire.change_feed import FeedChanges, Held, SnapshotEnd, SnapshotHead, SnapshotLine
+from shared.wire.change_feed import (
+    FeedChanges,
+    Held,
+    SnapshotEnd,
+    SnapshotHead,
+    SnapshotLine,
+    SnapshotPart,
+)
 from tests.support.edge_galleries import keys
 
 _LINES: TypeAdapter[Any] = TypeAdapter(SnapshotLine)
@@ -46,13 +53,25 @@ class ApplicationFeed:
         self.snapshots += 1
         query = {"collection": collection, "after": after}
         response = self.client.get("/v1/snapshot", query_string=query, headers=self._headers)
-        lines = response.get_data().splitlines()
-        response.close()  # so that its place is free for the next snapshot
-        head, *parts = [_LINES.validate_json(line) for line in lines]
-        yield head, iter([part for part in parts if not isinstance(part, SnapshotEnd)])
+        lines = map(_LINES.validate_json, response.iter_encoded())
+        try:
+            yield next(lines), _parts(lines)
+        finally:
+            response.close()
 
     def close(self) -> None:
         pass
+
+
+def _parts(lines: Iterator[Any]) -> Iterator[SnapshotPart]:
+    try:
+        for line in lines:
+            if isinstance(line, SnapshotEnd):
+                return
+            yield line
+    except SnapshotNeeded:  # a real server cuts the connection
+        pass
+    raise Unavailable("the snapshot was cut short")
 
 
 class FollowingBox:
@@ -71,10 +90,14 @@ class FollowingBox:
         self._store = store
         self._follower = Follower(self.gallery, self.feed, clock=api.clock)
 
+    def step(self) -> None:
+        """Send one request, and apply the response."""
+        self._follower.step()
+
     def catch_up(self) -> list[str]:
         """Follow until the server has nothing more; returns the names that the box holds."""
         for _ in range(6):  # 410, head and parts, changes, and once more to acknowledge them
-            self._follower.step()
+            self.step()
         assert self._follower.complaint is None, self._follower.complaint
         return sorted(str(person.name) for person in self._store.persons())
 
@@ -83,6 +106,14 @@ class FollowingBox:
         self.catch_up()
         self._follower._compare_s = 0.0
         return self.catch_up()
+
+    def templates(self) -> dict[int, bytes]:
+        """The templates that the box holds, by number."""
+        return {
+            number: row.tobytes()
+            for numbers, rows in self._store.templates()
+            for number, row in zip(numbers.tolist(), rows, strict=True)
+        }
 
     def close(self) -> None:
         self.gallery.close()

@@ -2,16 +2,23 @@
 
 import logging
 import random
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
 from sqlalchemy import delete, select
 
+from match_server.db.database import sqlite_path
+from match_server.db.epochs import begin_epoch
 from match_server.db.tables import Template
+from match_server.services.devices import gallery_feed
 from match_server.services.galleries import follower
 from match_server.services.galleries.galleries import Galleries, open_segments
 from match_server.services.lookups import collection_named
+from tests.support.following_box import FollowingBox
 
 
 @pytest.fixture
@@ -129,6 +136,8 @@ class Life:
         self.workers = {name: start(self.opened) for name in range(3)}
         self.busy: list[int] = []
         self.templates: dict[int, str] = {}
+        self.vectors: dict[str, np.ndarray] = {}  # by id of the template
+        self.restores = 0
 
     def opened(self, folder, dimension, origin):
         self.interrupt()
@@ -161,18 +170,22 @@ class Life:
             self.restart,
             self.crash,
         ]
-        action = self.random.choice([*writes, *keeps])
+        action = self.random.choice([*writes, *keeps, *self.further()])
         self.busy.append(name)
         try:
             action(name)
         finally:
             self.busy.remove(name)
 
+    def further(self) -> list[Callable[[int], None]]:
+        return []
+
     def enroll(self, _name: int) -> None:
-        seed = self.random.randrange(10**6)
-        made = self.api.template(self.person, self.helpers.unit_vector(seed))["id"]
+        vector = self.helpers.unit_vector(self.random.randrange(10**6))
+        made = self.api.template(self.person, vector)["id"]
         (number,) = stored(self.api.services) - self.templates.keys()
         self.templates[number] = made
+        self.vectors[made] = vector
 
     def remove(self, _name: int) -> None:
         if self.templates:
@@ -181,7 +194,10 @@ class Life:
 
     def catch_up(self, name: int) -> None:
         before, last = set(self.templates), max(self.templates, default=0)
+        restores = self.restores
         numbers = searched(self.workers[name], self.api.services)
+        if self.restores != restores:
+            return
         assert before & self.templates.keys() <= numbers
         assert {number for number in numbers if number <= last} <= before
 
@@ -204,19 +220,75 @@ class Life:
         self.catch_up(name)
 
 
+class Failovers(Life):
+    """The same with a box, and a database that is replaced by an earlier state of itself.
+
+    That is what followers see of a failover and of a restore. As on PostgreSQL, the epoch begins
+    with the first write after it. What is being read at that moment comes from the lost database.
+    """
+
+    def __init__(self, api, helpers, start, seed: int, box: FollowingBox) -> None:
+        super().__init__(api, helpers, start, seed)
+        self.box, self.following = box, False
+        self.file = sqlite_path(api.services.database.url)
+        self.copy = self.file.with_name("copy.db")
+        self.save(0)
+        self.due = False  # whether an epoch is to begin
+        self.write = api.services.database.write
+
+    def further(self) -> list[Callable[[int], None]]:
+        return [self.save, self.replace, self.follow, self.follow, self.follow]
+
+    def save(self, _name: int) -> None:
+        with (
+            closing(sqlite3.connect(self.file)) as source,
+            closing(sqlite3.connect(self.copy)) as to,
+        ):
+            source.backup(to)
+        self.saved = dict(self.templates)
+
+    def replace(self, _name: int) -> None:
+        self.api.services.database.close()
+        for end in ("-wal", "-shm"):
+            self.file.with_name(f"{self.file.name}{end}").unlink(missing_ok=True)
+        beside = self.file.with_name("beside.db")
+        shutil.copy(self.copy, beside)
+        beside.replace(self.file)
+        self.templates = dict(self.saved)
+        self.restores += 1
+        self.due = True
+
+    @contextmanager
+    def first_write(self):
+        busy, self.busy = self.busy, []  # no other step can write meanwhile
+        try:
+            with self.write() as session:
+                if self.due:
+                    begin_epoch(session.connection(), "promoted")
+                yield session
+            self.due = False
+        finally:
+            self.busy = busy
+
+    def follow(self, _name: int) -> None:
+        if not self.following:  # a box sends one request at a time
+            self.following = True
+            self.box.step()
+            self.following = False
+
+    def content(self) -> dict[int, bytes]:
+        """The templates that the database has, as followers get them."""
+        return {
+            number: self.vectors[key].astype("<f2").tobytes()
+            for number, key in self.templates.items()
+        }
+
+
 @pytest.mark.backends("sqlite")
 @pytest.mark.parametrize("seed", range(8))
 def test_no_order_of_steps_loses_or_revives_a_template(api, helpers, worker, monkeypatch, seed):
     life = Life(api, helpers, worker, seed)
-    read = follower.feed_position
-
-    def feed_position(*arguments):
-        life.interrupt()
-        number = read(*arguments)
-        life.interrupt()
-        return number
-
-    monkeypatch.setattr(follower, "feed_position", feed_position)
+    let_interrupt(monkeypatch, follower, life)
     monkeypatch.setattr(follower.log, "error", pytest.fail)
     if seed % 2:
         monkeypatch.setattr(follower, "_STEP", 3)
@@ -228,3 +300,44 @@ def test_no_order_of_steps_loses_or_revives_a_template(api, helpers, worker, mon
         life.compare(name)
         life.catch_up(name)
         assert searched(life.workers[name], api.services) == set(life.templates)
+
+
+@pytest.mark.backends("sqlite")
+@pytest.mark.parametrize("seed", range(4))
+def test_no_failover_or_restore_among_them_does_either(
+    api, helpers, worker, monkeypatch, tmp_path, seed
+):
+    box = FollowingBox(tmp_path / "box", api, "door", helpers.MODEL)
+    life = Failovers(api, helpers, worker, seed, box)
+    monkeypatch.setattr(api.services.database, "write", life.first_write)
+    let_interrupt(monkeypatch, follower, life)
+    let_interrupt(monkeypatch, gallery_feed, life)
+    monkeypatch.setattr(gallery_feed, "_PART", 2)
+    for _ in range(60):
+        life.step()
+    life.busy = [0, 1]  # no more interruptions
+    box.catch_up()
+    assert box.templates() == life.content()
+    for name in life.workers:
+        life.catch_up(name)
+        gallery = gallery_of(life.workers[name], api.services)
+        numbers = gallery.live_ids()[1].tolist()
+        assert numbers == sorted(life.templates)
+        for number, key in life.templates.items():
+            (best,) = gallery.search(life.vectors[key][np.newaxis], 1)
+            assert best.ids.tolist() == [number]
+            assert best.similarities[0] > 0.999
+    box.close()
+
+
+def let_interrupt(monkeypatch, module, life: Life) -> None:
+    """Let other steps happen before and after each time that a module reads the feed's position."""
+    read = module.feed_position
+
+    def feed_position(*arguments):
+        life.interrupt()
+        feed = read(*arguments)
+        life.interrupt()
+        return feed
+
+    monkeypatch.setattr(module, "feed_position", feed_position)
