@@ -43,6 +43,10 @@ def parsed_url(url: str | URL) -> URL:
         parsed = make_url(url)
     except ArgumentError:  # whose text may show a password
         raise ConfigurationError(f"database_url: invalid URL; {_EXAMPLES}") from None
+    except ValueError:  # of the port
+        raise ConfigurationError(
+            f"database_url: the port is no number; write several hosts as {SEVERAL_HOSTS}"
+        ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
@@ -54,6 +58,10 @@ def parsed_url(url: str | URL) -> URL:
     return parsed
 
 
+SEVERAL_HOSTS = (
+    "postgresql://USER:PASSWORD@/DATABASE?host=ONE:5432&host=TWO:5432"
+    "&target_session_attrs=read-write"
+)
 _EXAMPLES = "write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 
 

@@ -48,6 +48,8 @@ def translated(file: Path | None) -> Iterator[None]:
     except DataError as error:
         raise invalid_value() from error
     except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _READ_ONLY_TRANSACTION:
+            raise unavailable(error.orig or error, file) from error
         # The text of the error may hold names, so it is not logged.
         state = getattr(error.orig, "sqlstate", None)
         kind = type(error.orig).__name__

@@ -5,12 +5,18 @@ from collections.abc import Iterator
 
 from match_server.data_folder import make_data_folder, no_data, page_secret, require_data_folder
 from match_server.db.database import Database
+from match_server.db.engines import SEVERAL_HOSTS
 from match_server.db.migrations import current_revision, migrate
 from match_server.services.audit.chain import append_notes
 from match_server.services.auth.keys import Keys
 from match_server.settings import Settings
 from shared.clock import SystemClock
-from shared.errors import Unavailable
+from shared.errors import StorageReadOnly, Unavailable
+
+_TAKES_NO_WRITES = (
+    "this PostgreSQL takes no writes: it is a standby, or is set to read-only. Promote it, or give "
+    f"the URL of all hosts: {SEVERAL_HOSTS}"
+)
 
 
 def prepare(settings: Settings) -> None:
@@ -60,6 +66,10 @@ def _opened(settings: Settings) -> Iterator[Database]:
     with contextlib.closing(Database(settings.sqlalchemy_url, append_notes)) as database:
         try:
             yield database
+        except StorageReadOnly as error:
+            if database.is_sqlite:
+                raise
+            raise Unavailable(_TAKES_NO_WRITES) from error
         except Unavailable as error:
             raise Unavailable(f"{error.message} ({_reason(error)})") from error
 

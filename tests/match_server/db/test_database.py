@@ -206,6 +206,7 @@ def test_who_waits_is_woken_by_a_write_and_never_misses_one(api):
         ("mysql://a:hush@h/d", "unknown driver 'mysql'"),
         ("postgresql+psycopg2://a:hush@h/d", "unknown driver"),
         ("hush", "invalid URL"),
+        ("postgresql://a:hush@h:5432,g:5432/d", "host=ONE:5432&host=TWO:5432"),
     ],
 )
 def test_a_database_that_is_not_supported_is_said_without_its_password(url, message):
