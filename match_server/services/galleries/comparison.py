@@ -90,14 +90,15 @@ def compare(
 ) -> Difference | None:
     """How the content of a gallery differs from the database; None: it does not.
 
-    Nor is it compared in another epoch of the feed, in which it is judged first.
+    Nor is it compared while it is of another epoch of the feed, or ahead of the database: then it
+    is judged first.
 
     The content was read before the session began. Templates of changes since are left out: they
     are compared next time. Rows without a hash are compared by their number only.
     """
     (epoch, seq), ids, hashes = content
     newest = feed_position(session)
-    if epoch != newest.epoch:
+    if epoch != newest.epoch or seq > newest.seq:
         return None
     here = Template.collection_number == collection.number
     rows = select(Template.number).where(here)
