@@ -115,25 +115,36 @@ class FollowerDigests:
     ) -> Digest | None:
         """The digest that a follower must have at its time `at`; `held` if that is right too.
 
-        None: it cannot be compared now.
+        None: it cannot be compared now. No thread waits for a digest that another one computes.
         """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            with self._database.read() as session:
+                return self._expected_now(session, followed, since, at, held)
+        finally:
+            self._lock.release()
+
+    def _expected_now(
+        self, session: Session, followed: Followed, since: int, at: datetime, held: Digest
+    ) -> Digest | None:
+        """As `_expected`, with the lock held."""
         number = followed.scope.number
-        with self._lock, self._database.read() as session:
-            last = select(func.max(Change.seq)).where(Change.collection_number == number)
-            seq, key = session.scalar(last) or 0, (followed.mark, feed_position(session).epoch)
-            if seq > since:
+        last = select(func.max(Change.seq)).where(Change.collection_number == number)
+        seq, key = session.scalar(last) or 0, (followed.mark, feed_position(session).epoch)
+        if seq > since:
+            return None
+        known = self._known.get(key)
+        now_s = self._clock.monotonic_s()
+        if known is None or not known.is_of(seq, at, now_s):
+            if known is not None and now_s < known.again_s:
                 return None
-            known = self._known.get(key)
-            now_s = self._clock.monotonic_s()
-            if known is None or not known.is_of(seq, at, now_s):
-                if known is not None and now_s < known.again_s:
-                    return None
-                known = self._computed(session, followed, seq, at)
-                self._keep(key, known)
-            if known.stored != held and known.readable is None:
-                known = self._computed(session, followed, seq, at, readable=True)
-                self._keep(key, known)
-            return held if held in (known.stored, known.readable) else known.readable
+            known = self._computed(session, followed, seq, at)
+            self._keep(key, known)
+        if known.stored != held and known.readable is None:
+            known = self._computed(session, followed, seq, at, readable=True)
+            self._keep(key, known)
+        return held if held in (known.stored, known.readable) else known.readable
 
     def _computed(
         self,
