@@ -15,6 +15,7 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from match_server.app import create_app
 from match_server.container import Services, build_services
 from match_server.data_folder import page_secret
+from match_server.process.connection_counts import ConnectionCounts
 from match_server.process.json_logging import logging_config
 from match_server.process.notifiers import webhook_deliverer
 from match_server.process.parking_worker import CONNECTIONS, ParkingWorker
@@ -55,6 +56,7 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
     """Runs the application under gunicorn; each worker builds its own."""
 
     def __init__(self, settings: Settings, hints: Sequence[str]) -> None:
+        self.connection_counts = ConnectionCounts()
         self._settings = settings
         self._hints = hints
         self._worker: Any = None
@@ -85,7 +87,7 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
             "when_ready": self._print_address,
             "post_fork": self._set_worker,
             "worker_exit": self._close,
-            "child_exit": lambda _arbiter, worker: forget_process(worker.pid),
+            "child_exit": self._forget,
             **_tls(settings),
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
         }.items():
@@ -114,6 +116,10 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc]  # gunicorn ha
         gc.freeze()  # the collector need not look through the loaded modules again and again
         gc.set_threshold(_NEW_OBJECTS, 20, 50)  # nor through a request's objects several times
         return app
+
+    def _forget(self, _arbiter: Any, worker: Any) -> None:
+        self.connection_counts.forget(worker)
+        forget_process(worker.pid)
 
     def _set_worker(self, _arbiter: Any, worker: Any) -> None:
         self._worker = worker

@@ -36,6 +36,7 @@ _UNSENT_BYTES = 256 * 1024 * 1024
 _LEAVE_S = 2.0  # for a client to close its end, so that the last bytes are not cut off
 _LEAVE_BYTES = 16 * 1024 * 1024  # that are discarded meanwhile
 _NO_ROOM_S = 0.01
+_STEP_BACK_S = 0.002  # for a worker with fewer connections to accept the next one
 _LOOK_EVERY_S = 1.0
 _NOTIFY_EVERY_S = 0.5
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -115,6 +116,7 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
         return RequestThreads(self.cfg.threads, self._read_next)
 
     def run(self) -> None:
+        self._count(0)
         self.tpool.start()
         try:
             super().run()
@@ -125,6 +127,8 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
         self.tpool.do(partial(self._serve, conn, self.handle))
 
     def accept(self, listener: socket.socket) -> None:
+        if self.nr_conns > self.app.connection_counts.least():
+            time.sleep(_STEP_BACK_S)
         try:
             client_socket, client = listener.accept()
         except OSError as error:
@@ -133,7 +137,7 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 raise
             return
-        self.nr_conns += 1
+        self._count(1)
         if self.nr_conns >= self.worker_connections:
             self._make_room()
         try:
@@ -147,7 +151,7 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
                 self._slow,
             )
         except OSError:  # the client has closed it already
-            self.nr_conns -= 1
+            self._count(-1)
             client_socket.close()
             return
         conn.timeout = time.monotonic() + conn.timeout_s
@@ -383,5 +387,9 @@ class HttpWorker(gthread.ThreadWorker):  # type: ignore[misc]
             self.poller.unregister(conn.raw)
 
     def _close(self, conn: Connection) -> None:
-        self.nr_conns -= 1
+        self._count(-1)
         conn.close()
+
+    def _count(self, change: int) -> None:
+        self.nr_conns += change
+        self.app.connection_counts.put(self, self.nr_conns)

@@ -1,10 +1,14 @@
 """The threads of a worker, and the connections that have sent nothing of their next request.
 
-All idle threads wait at once for all of these connections. When a client sends something, the
-kernel wakes one of the threads, and this thread reads the request and handles it. So most requests
-are not handed from one thread to another, which costs a change of thread each time. The kernel
-reports connections in the order in which they became readable, so each is served however many
-more connections than threads there are.
+The idle threads wait for all of these connections, one thread after the other. The one that waits
+is woken when a client sends something, lets the next one wait, reads the request and handles it. So
+most requests are not handed from one thread to another. The kernel reports connections in the order
+in which they became readable, so each is served however many more connections than threads there
+are.
+
+If all idle threads waited at once, each of many would take a request and then wait for the
+interpreter's lock, some for a tenth of a second, while the thread that has this lock takes and
+handles one request after the other.
 """
 
 import logging
@@ -35,6 +39,7 @@ class RequestThreads:
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         self._poll.register(self._wakeup, select.EPOLLIN | select.EPOLLET)  # one thread each time
         self._ended = False
+        self._turn = threading.Lock()
         self._threads = [threading.Thread(target=self._run, name="request") for _ in range(count)]
 
     def start(self) -> None:
@@ -77,7 +82,8 @@ class RequestThreads:
 
     def _run(self) -> None:
         while not self._ended:
-            ((number, _),) = self._poll.poll(maxevents=1)
+            with self._turn:
+                ((number, _),) = self._poll.poll(maxevents=1)
             try:
                 if number == self._wakeup:
                     self._do_next()

@@ -2,10 +2,12 @@
 
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import sqlite3
 import threading
+from collections import Counter
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,6 +15,7 @@ import requests
 
 from tests.attacks.clients import JSON, require_no_error
 from tests.support.serving import key, started, stopped
+from tests.support.waiting import wait_until
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -169,3 +172,25 @@ def test_a_stop_serves_kept_connections_once_more_and_ends_in_time(tmp_path):
         assert peer.is_closed_by_the_server()
         assert idle.is_closed_by_the_server()
         assert process.wait(10) == 0
+
+
+def test_connections_spread_over_the_workers(tmp_path):
+    options = ("--threads", "2", "--workers", "2")
+    process, base = started(tmp_path / "data", tmp_path / "log", *options)
+
+    def requests_by_worker():
+        lines = map(json.loads, (tmp_path / "log").read_text().splitlines())
+        return Counter(entry["pid"] for entry in lines if entry["message"] == "request")
+
+    def serve_many():
+        with _peers(base, 40) as peers:
+            assert {peer.is_served() for peer in peers} == {True}
+        return requests_by_worker()
+
+    try:
+        before = wait_until(lambda: len(counts := serve_many()) == 2 and counts, "both workers")
+        more = serve_many() - before
+        assert min(more.values()) >= 10, more
+        assert len(more) == 2
+    finally:
+        stopped(process)
