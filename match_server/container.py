@@ -294,6 +294,7 @@ def build_services(
                     alone=False,
                 ),
                 Task("compare galleries with the database", 300, galleries.compare, alone=False),
+                Task("verify the files of galleries", 6 * 3600, galleries.verify, alone=False),
                 Task("write the erasure journal", 15, journal.keep_up, alone=False),
                 Task("delete files of erased rows", 15, files.sweep, alone=False),
                 Task("complete erasures", 15, erasures.settle, alone=True),

@@ -47,19 +47,16 @@ def open_gallery(
     origin: str = "",
     threads: int | None = None,
     kernel: Kernel | None = None,
-    verify: bool = True,
 ) -> MemoryIndex:
     """Opens a gallery for rows of `dimension` values; without a directory, in memory only.
 
     `origin` identifies the collection that the directory belongs to: segments with another origin
     count as damaged. `threads` is the number of threads of a scan; by default the processors that
-    this process may use. `verify` checks the digests of all segments in the background.
+    this process may use.
     """
     book = CodeBook(dimension)
     kernel = kernel or best_kernel()
     threads = threads or min(usable_processors(), _MAX_THREADS)
     if directory is None:
         return MemoryIndex(book, kernel, threads)
-    return DiskIndex(
-        GalleryDirectory(directory, book, origin), book, kernel, threads, verify=verify
-    )
+    return DiskIndex(GalleryDirectory(directory, book, origin), book, kernel, threads)

@@ -1,6 +1,6 @@
 """Compaction: selects segments that are worth merging, and merges them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,8 @@ from shared.gallery.codebook import CodeBook
 from shared.gallery.scan import Kernel
 from shared.gallery.segment import Segment, SegmentView
 
+MAX_ROWS = 131072
+"""Templates of a segment, about: its file has 200 MB. An erasure rewrites one segment."""
 _STRETCH = 65536  # rows encoded at a time, so that searches can use the worker threads in between
 
 
@@ -61,12 +63,25 @@ def merge(
 def select_for_merge(views: Sequence[SegmentView], fresh: int) -> list[SegmentView]:
     """Returns the segments to merge with `fresh` new rows: small ones, and those a quarter dead.
 
-    The sizes of the others grow geometrically, so a gallery of n templates has about log(n)
-    segments and writes each template about log(n) times.
+    The sizes of the others grow geometrically up to `MAX_ROWS`, so a template is written about
+    log(MAX_ROWS) times.
     """
     chosen = []
     for view in sorted(views, key=lambda view: view.live):
-        if view.live <= 2 * fresh or 4 * view.live <= 3 * view.segment.count:
+        small = view.live <= 2 * fresh and fresh + view.live <= MAX_ROWS
+        if small or 4 * view.live <= 3 * view.segment.count:
             chosen.append(view)
             fresh += view.live
     return chosen
+
+
+def in_parts(sources: Sequence[MergeSource]) -> Iterator[list[MergeSource]]:
+    """Yields the sources in groups of at most `MAX_ROWS` templates, or of one source."""
+    part: list[MergeSource] = []
+    for source in sources:
+        if part and sum(each.ids.shape[0] for each in (*part, source)) > MAX_ROWS:
+            yield part
+            part = []
+        part.append(source)
+    if part:
+        yield part

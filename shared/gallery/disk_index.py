@@ -8,13 +8,21 @@ templates that it contains from their mutable segments.
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from shared.gallery.codebook import CodeBook
-from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_merge
-from shared.gallery.manifest import GalleryDirectory, Generation
+from shared.gallery.compaction import (
+    MergeSource,
+    in_parts,
+    live_rows,
+    merge,
+    select_for_merge,
+)
+from shared.gallery.manifest import GalleryDirectory, Generation, Stamp
 from shared.gallery.memory_index import Batch, Ids, MemoryIndex, Rows, with_change
 from shared.gallery.mutable_segment import MutableSegment
 from shared.gallery.scan import Kernel
@@ -23,6 +31,7 @@ from shared.gallery.segment_file import DamagedSegments
 
 _log = logging.getLogger(__name__)
 
+_RUN = uuid.uuid4().hex  # of this process and its forks
 _PAUSE_S = 5.0  # after a failed write, before the next
 _MAX_REMOVALS = 65536
 """Number of removed ids from which the gallery is sealed."""
@@ -41,12 +50,10 @@ class DiskIndex(MemoryIndex):
         book: CodeBook,
         kernel: Kernel,
         threads: int,
-        *,
-        verify: bool,
     ) -> None:
         super().__init__(book, kernel, threads)
         self._directory = directory
-        self._stamp: tuple[int, int, int] | None = None  # of the manifest that was read last
+        self._stamp: Stamp | None = None  # of the manifest that was read last
         self._foreign = False  # whether that is of another epoch, and is not mapped
         self._sealed_seq = 0  # the last change that the segments contain
         self._removals: list[tuple[int, Ids]] = []  # after that change
@@ -54,8 +61,6 @@ class DiskIndex(MemoryIndex):
         self._write_again_s = 0.0  # monotonic; set by a failed write
         self._leads = False  # applies many changes, and says itself when to write
         self.refresh()
-        if verify and self._sealed:
-            self._start_background(self._verify_for_all)
 
     def refresh(self, epoch: str = "") -> bool:
         """Maps segments that another process has written. Returns whether there were any.
@@ -81,6 +86,9 @@ class DiskIndex(MemoryIndex):
                 self._report_damage("another process has written segments of another epoch")
                 return False
             self._adopt(generation)
+            damaged = self._directory.damaged() & {view.segment.name for view in self._sealed}
+            if damaged:
+                self._distrust(damaged, f"another process has found {min(damaged)} changed")
             return True
 
     def apply(
@@ -184,19 +192,34 @@ class DiskIndex(MemoryIndex):
             except OSError as error:
                 self._cannot_write(error)
 
-    def _verify_for_all(self) -> None:
-        """Verifies in one of the processes only; the others map what that one rebuilds."""
+    def verify_first(self, keep_on: Callable[[], bool]) -> None:
+        """Verifies the segments before the first search, once for the processes of one server.
+
+        They have the module's `_RUN` in common, since they are forks of one process.
+        """
+        with self._locked_if_possible("lock-verify"):
+            if self._sealed and not self._directory.verified_by_another(_RUN):
+                self.verify(keep_on)
+                if self._damage is None and keep_on():
+                    self._directory.note_verified(_RUN)
+
+    def verify_again(self) -> None:
+        """Verifies the segments, unless another process does so now."""
         with self._directory.locked(wait=False, what="lock-verify") as locked:
             if locked:
                 self.verify()
 
-    def verify(self) -> None:
+    def verify(self, keep_on: Callable[[], bool] = lambda: True) -> None:
         """Reads all segments and compares their digests. Wrong ones set `damage` and stop searches.
 
-        After opening, a background thread of one process does this.
+        They do so in all processes, as soon as these refresh.
         """
-        for view in self._sealed:
-            self._intact(view, lambda: not self._closing.is_set())
+
+        def goes_on() -> bool:
+            return keep_on() and not self._closing.is_set()
+
+        with ThreadPoolExecutor(self._threads, "verify") as threads:
+            list(threads.map(lambda view: self._intact(view, goes_on), self._sealed))
 
     def _intact(self, view: SegmentView, keep_on: Callable[[], bool] = lambda: True) -> bool:
         if view.segment.name is None:
@@ -205,11 +228,28 @@ class DiskIndex(MemoryIndex):
             self._directory.verify(view, keep_on)
         except DamagedSegments as error:
             with self._change:
-                self._damaged_names.add(view.segment.name)
-                self._servable = False
-                self._report_damage(f"{error}")
+                self._distrust({view.segment.name}, f"{error}")
+            self._tell_others(view.segment.name)
             return False
         return True
+
+    def _tell_others(self, name: str) -> None:
+        """Marks a segment as damaged for all processes; this one knows already."""
+        try:
+            self._directory.mark_damaged(name)
+        except OSError as error:
+            self._cannot_write(error)
+            return
+        with self._change:
+            stamp = self._directory.stamp()
+            if stamp is not None and self._stamp is not None and stamp[:-1] == self._stamp[:-1]:
+                self._stamp = stamp
+
+    def _distrust(self, names: Iterable[str | None], why: str) -> None:
+        """Stops searches until these segments are replaced."""
+        self._damaged_names.update(name for name in names if name)
+        self._servable = False
+        self._report_damage(why)
 
     def close(self) -> None:
         """Seals the mutable segment, unless another process is sealing, and stops threads."""
@@ -222,11 +262,11 @@ class DiskIndex(MemoryIndex):
             )
 
     @contextmanager
-    def _locked_if_possible(self) -> Iterator[None]:
-        """Holds the lock of the directory; does without it if the disk is not writable."""
+    def _locked_if_possible(self, what: str = "lock") -> Iterator[None]:
+        """Holds a lock of the directory; does without it if the disk is not writable."""
         with ExitStack() as held:
             try:
-                held.enter_context(self._directory.locked(wait=True))
+                held.enter_context(self._directory.locked(wait=True, what=what))
             except OSError as error:
                 self._cannot_write(error)
             yield
@@ -322,8 +362,7 @@ class DiskIndex(MemoryIndex):
             return False  # new digests would hide the damage
         made = [live_rows(view) for view in sources if view.live]
         views = [view for view in kept if view.live]
-        if made:
-            views.append(full_view(self._write_merged(made, 1)))
+        views += [full_view(self._write_merged(part, 1)) for part in in_parts(made)]
         self._directory.commit(*reached, tuple(views))
         self.refresh()
         return True

@@ -5,9 +5,10 @@ number of the last change of the feed that they contain. Files that it does not 
 """
 
 import fcntl
+import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from shared.gallery.segment_file import (
 )
 
 _MANIFEST = "manifest.json"
+_DAMAGED = "damaged"  # names of segments
+_VERIFIED = "verified"  # the last run of a server whose process has verified the segments, and it
 
 
 class _Entry(BaseModel):
@@ -51,6 +54,10 @@ class _Manifest(BaseModel):
     segments: list[_Entry]
 
 
+Stamp = tuple[int, int, int, int]
+"""Identifies a manifest file, and the list of damaged segments beside it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Generation:
     """The content of one manifest."""
@@ -58,7 +65,7 @@ class Generation:
     epoch: str  # of the feed, in which `seq` was reached
     seq: int  # all changes up to this one are contained
     views: tuple[SegmentView, ...]
-    stamp: tuple[int, int, int]  # identifies the manifest file
+    stamp: Stamp
 
 
 class GalleryDirectory:
@@ -70,13 +77,17 @@ class GalleryDirectory:
         self._origin = origin
         self._mapped: dict[str, tuple[Segment, str]] = {}
 
-    def stamp(self) -> tuple[int, int, int] | None:
-        """Returns the identity of the current manifest file; None if there is no manifest."""
+    def stamp(self) -> Stamp | None:
+        """Returns the identity of the current files; None if there is no manifest."""
         try:
             status = (self._path / _MANIFEST).stat()
         except FileNotFoundError:
             return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        try:
+            marked_ns = (self._path / _DAMAGED).stat().st_mtime_ns
+        except FileNotFoundError:
+            marked_ns = 0
+        return status.st_ino, status.st_mtime_ns, status.st_size, marked_ns
 
     def read(self) -> Generation | None:
         """Maps the manifest's segments; None if there is no manifest. Raises DamagedSegments."""
@@ -94,7 +105,7 @@ class GalleryDirectory:
                 return generation
         raise DamagedSegments(f"{self._path / _MANIFEST} is replaced faster than it can be read")
 
-    def _read(self, stamp: tuple[int, int, int]) -> Generation:
+    def _read(self, stamp: Stamp) -> Generation:
         manifest = self._read_manifest()
         views = []
         for entry in manifest.segments:
@@ -179,6 +190,31 @@ class GalleryDirectory:
             if any(entry.name == name for entry in self._read_manifest().segments):
                 raise DamagedSegments(f"{self._path / name} is missing") from error
 
+    def mark_damaged(self, name: str) -> None:
+        """Tells all processes that a segment has changed. Raises OSError."""
+        with (self._path / _DAMAGED).open("a") as file:
+            file.write(f"{name}\n")
+
+    def damaged(self) -> set[str]:
+        """Returns the names of the segments that a process has found changed."""
+        try:
+            return set((self._path / _DAMAGED).read_text().split())
+        except FileNotFoundError:
+            return set()
+
+    def note_verified(self, run: str) -> None:
+        """Notes that this process has verified the segments, for others of its run."""
+        with suppress(OSError):  # each verifies them then
+            (self._path / _VERIFIED).write_text(f"{run} {os.getpid()}")
+
+    def verified_by_another(self, run: str) -> bool:
+        """Returns whether another process of this run has verified the segments."""
+        try:
+            noted, _, pid = (self._path / _VERIFIED).read_text().partition(" ")
+        except OSError:
+            return False
+        return noted == run and pid != str(os.getpid())
+
     @contextmanager
     def locked(self, wait: bool, what: str = "lock") -> Iterator[bool]:
         """Holds the lock of the directory. Yields False if another process has it and not `wait`.
@@ -201,6 +237,8 @@ class GalleryDirectory:
             for path in self._path.glob(pattern):
                 if path.name not in kept:
                     path.unlink(missing_ok=True)
+        if not self.damaged() & kept:
+            (self._path / _DAMAGED).unlink(missing_ok=True)
 
 
 def _read_bytes(path: Path) -> bytes:

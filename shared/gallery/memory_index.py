@@ -13,7 +13,14 @@ from shared.errors import Conflict, MalformedInput, MusterError, Unavailable
 from shared.gallery.candidates import Candidates
 from shared.gallery.coalescing import MAX_PROBES, SearchCoalescer
 from shared.gallery.codebook import CodeBook
-from shared.gallery.compaction import MergeSource, live_rows, merge, select_for_merge
+from shared.gallery.compaction import (
+    MAX_ROWS,
+    MergeSource,
+    in_parts,
+    live_rows,
+    merge,
+    select_for_merge,
+)
 from shared.gallery.id_filters import IdFilters
 from shared.gallery.mutable_segment import FULL, MutableSegment
 from shared.gallery.scan import Kernel, Query, Ranked
@@ -26,9 +33,8 @@ _log = logging.getLogger(__name__)
 _MIN_PARALLEL = 65536
 """Number of templates from which a scan uses more than one thread. With fewer, each thread looks
 for the first good candidates by itself, which costs up to a quarter more processor time."""
-_REBUILD_ROWS = 262144
-"""Least number of templates in a segment that a rebuild makes (the last may have fewer)."""
-_MAX_SEGMENTS = 32
+_MAX_SMALL = 32
+"""Segments that could be merged: with more of them, they are."""
 
 
 class MissingChanges(MusterError):
@@ -354,14 +360,15 @@ class MemoryIndex:
     def _maintenance_due(self) -> bool:
         count = sum(view.segment.count for view in self._sealed)
         dead = count - sum(view.live for view in self._sealed)
-        return len(self._sealed) > _MAX_SEGMENTS or 4 * dead > count + FULL
+        small = sum(2 * view.live <= MAX_ROWS for view in self._sealed)
+        return small > _MAX_SMALL or 4 * dead > count + FULL
 
     def _maintain(self) -> None:
         """Merges small segments, and segments with many dead templates, into one."""
         with self._maintenance:
             chosen = select_for_merge(self._sealed, FULL)
             sources = [live_rows(view) for view in chosen if view.live]
-            made = [full_view(self._in_memory(sources, 1))] if sources else []
+            made = [full_view(self._in_memory(part, 1)) for part in in_parts(sources)]
             with self._change:
                 self._replace(chosen, made)
 
@@ -407,13 +414,13 @@ class MemoryIndex:
     def _segments_from(
         self, batches: Iterable[Batch], make: Callable[[Sequence[MergeSource]], Segment]
     ) -> list[Segment]:
-        """Makes segments of at least `_REBUILD_ROWS` templates (the last: any number)."""
+        """Makes segments of at least `MAX_ROWS` templates (the last: any number)."""
         segments, sources = [], []
         for ids, rows in batches:
             names, _ = self._checked(ids, rows.astype(np.float32, copy=False))
             stored = np.ascontiguousarray(rows, dtype=np.float16)
             sources.append(MergeSource(names, stored, np.arange(names.shape[0])))
-            if sum(source.ids.shape[0] for source in sources) >= _REBUILD_ROWS:
+            if sum(source.ids.shape[0] for source in sources) >= MAX_ROWS:
                 segments.append(make(sources))
                 sources = []
         if any(source.ids.shape[0] for source in sources):

@@ -48,7 +48,7 @@ def rows() -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def sound_gallery(folder: Path) -> None:
     """Returns a gallery of one segment with some removed templates."""
-    gallery = open_gallery(folder, DIMENSION, threads=1, verify=False)
+    gallery = open_gallery(folder, DIMENSION, threads=1)
     assert isinstance(gallery, DiskIndex)
     ids = np.arange(1, COUNT + 1, dtype=np.uint64)
     gallery.apply(0, 1, ids=ids, vectors=rows())
@@ -80,7 +80,7 @@ def with_manifest(folder: Path, change: Any) -> None:
 
 def tried(folder: Path) -> bool:
     """Opens and searches a gallery; returns whether it was accepted. Raises unexpected errors."""
-    gallery = open_gallery(folder, DIMENSION, threads=1, verify=False)
+    gallery = open_gallery(folder, DIMENSION, threads=1)
     assert isinstance(gallery, DiskIndex)
     probes = rows()[:3]
     try:

@@ -46,7 +46,7 @@ def follow(gallery: DiskIndex, to: int) -> None:
 
 
 def opened(directory: Path) -> DiskIndex:
-    gallery = open_gallery(directory, D, threads=1, verify=False)
+    gallery = open_gallery(directory, D, threads=1)
     assert isinstance(gallery, DiskIndex)
     return gallery
 

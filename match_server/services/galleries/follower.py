@@ -115,6 +115,11 @@ class GalleryFollower:
         gallery = self._gallery
         return 0 if gallery is None else gallery.dead
 
+    def verify(self) -> None:
+        """Read all of the segments' files: one that has changed is rebuilt, and not searched."""
+        if isinstance(self._gallery, DiskIndex):
+            self._gallery.verify_again()
+
     def refresh(self) -> None:
         """Map the segments that another process has written."""
         if isinstance(self._gallery, DiskIndex):
@@ -300,6 +305,9 @@ class GalleryFollower:
     def _opened(self) -> MemoryIndex:
         started_s = time.monotonic()
         gallery = self._open(self._folder, self._dimension, self._origin)
+        if isinstance(gallery, DiskIndex):
+            gallery.verify_first(lambda: not self._stopping.is_set())
+            self._require_running()
         if gallery.watermark:
             self._log("Mapped a gallery", gallery, started_s, seq=gallery.watermark)
             if gallery.dead:

@@ -126,6 +126,11 @@ class Galleries:
             for follower in self._open_followers()
         )
 
+    def verify(self) -> None:
+        """Read the files of the open galleries: what has changed is not searched, and rebuilt."""
+        for follower in self._open_followers():
+            self._guarded(follower, follower.verify)
+
     def stored_differences(self) -> list[str]:
         """In words, how the files of galleries differ from the database. Reads only."""
         with self._database.read() as session:

@@ -207,7 +207,7 @@ def upkeep(everybody: People) -> dict[str, float]:
     figures |= _changes(gallery, rows, n)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "gallery"
-        shared = open_gallery(directory, DIMENSION, verify=False)
+        shared = open_gallery(directory, DIMENSION)
         started = time.perf_counter()
         batches = ((ids[i : i + 50_000], rows[i : i + 50_000]) for i in range(0, n, 50_000))
         shared.rebuild(batches, 1)

@@ -45,7 +45,7 @@ def _evict(path: Path) -> None:
 
 
 def _opened(directory: Path, probes: np.ndarray) -> MemoryIndex:
-    gallery = open_gallery(directory, DIMENSION, verify=False)
+    gallery = open_gallery(directory, DIMENSION)
     gallery.search(probes[:1], 10)
     return gallery
 

@@ -211,7 +211,7 @@ def test_without_the_key_encrypted_collections_answer_503_and_others_work(
 
     keyless = make_api()
     keyless.services.galleries.warm()
-    assert "Failed to open a gallery" in caplog.text
+    assert "Failed to follow a gallery" in caplog.text
     assert _names(keyless, "default", vector, helpers) == ["Bob"]
     addition = {"template": helpers.encode(vector), "model_id": helpers.MODEL}
     body = {"templates": [{"vector": helpers.encode(vector), "model_id": helpers.MODEL}]}

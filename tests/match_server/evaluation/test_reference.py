@@ -105,9 +105,9 @@ def test_a_collection_of_an_older_version_keeps_its_threshold(
 ):
     database = Database(settings.sqlalchemy_url, append_notes)
     migrate(database, "0008")
-    with database.write() as session:
-        session.execute(text("DELETE FROM collections"))
-        session.execute(
+    with database.connection() as connection:  # a write needs tables of this version
+        connection.execute(text("DELETE FROM collections"))
+        connection.execute(
             insert(Collection.__table__).values(
                 name="default", model_id=helpers.MODEL, dimension=512, template_count=2000,
                 person_count=2000, generation=0, encrypted=False, metadata={}, policy=stored,

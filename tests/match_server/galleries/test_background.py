@@ -144,3 +144,23 @@ def test_a_process_that_ends_does_not_finish_a_long_catch_up(api, helpers, galle
     with pytest.raises(Unavailable, match="stopping"):
         gallery_of(behind, api.services)
     assert 0 < len(gallery) <= _AT_ONCE
+
+
+def test_damage_that_one_process_finds_is_mended_for_all(api, helpers, galleries, tmp_path):
+    finder, other = galleries(), galleries()
+    enroll(api, helpers, 3)
+    gallery_of(finder, api.services)
+    other.warm()
+    other.follow()
+    (path,) = (tmp_path / "galleries").rglob("*.segment")
+    data = bytearray(path.read_bytes())
+    data[-4096] ^= 1
+    path.write_bytes(data)
+    finder.verify()
+    gallery = gallery_of(other, api.services)
+    other.follow()
+    finder.follow()
+    assert not path.exists()
+    for each in (gallery, gallery_of(finder, api.services)):
+        assert each.damage is None
+        assert len(each) == 3

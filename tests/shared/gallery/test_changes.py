@@ -106,7 +106,7 @@ def test_tails_that_fill_up_become_shelves_and_shelves_are_merged(
 ) -> None:
     monkeypatch.setattr("shared.gallery.mutable_segment.FULL", 64)
     monkeypatch.setattr("shared.gallery.memory_index.FULL", 64)
-    monkeypatch.setattr("shared.gallery.memory_index._MAX_SEGMENTS", 4)
+    monkeypatch.setattr("shared.gallery.memory_index._MAX_SMALL", 4)
     gallery, oracle = open_gallery(None, D), Oracle()
     rng = np.random.default_rng(0)
     rows = random_rows(3000, D)

@@ -55,7 +55,7 @@ def test_a_filter_that_its_caller_changes_afterwards_is_another_filter(kernel: K
 
 
 def test_the_filter_works_in_segments(kernel: Kernel, tmp_path: Path) -> None:
-    gallery = open_gallery(tmp_path / "g", D, kernel=kernel, verify=False)
+    gallery = open_gallery(tmp_path / "g", D, kernel=kernel)
     rows = random_rows(N, D)
     gallery.rebuild([(np.arange(N, dtype=np.uint64), rows)], 1)
     among = np.arange(0, N, 2, dtype=np.uint64)

@@ -46,7 +46,7 @@ def test_processes_with_and_without_the_compiled_kernel_share_a_directory(tmp_pa
     kernels = [*compiled_kernels()[:1], kernel_named("numpy")]
     for writer in kernels:
         directory = tmp_path / writer.name
-        gallery = open_gallery(directory, 100, kernel=writer, verify=False)
+        gallery = open_gallery(directory, 100, kernel=writer)
         gallery.add(ids, rows)
         gallery.close()
         lists = [

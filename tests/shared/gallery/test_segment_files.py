@@ -21,7 +21,7 @@ from shared.gallery import DiskIndex, open_gallery
 from tests.shared.gallery.conftest import Oracle, assert_same, random_rows
 from tests.shared.gallery.test_changes import Histories
 from tests.support.disks import small_disk
-from tests.support.gallery_history import D, content, follow, held, opened
+from tests.support.gallery_history import D, content, follow, held, opened, rows_of
 
 
 def assert_content(gallery: DiskIndex, seq: int) -> None:
@@ -41,7 +41,7 @@ class SharedHistories(Histories):
         return self.reopened()
 
     def reopened(self) -> DiskIndex:
-        gallery = open_gallery(self.directory, 32, threads=1, verify=False)
+        gallery = open_gallery(self.directory, 32, threads=1)
         assert isinstance(gallery, DiskIndex)
         return gallery
 
@@ -301,6 +301,7 @@ def test_each_section_of_a_segment_is_verified(sealed: Path) -> None:
         with pytest.raises(Unavailable, match="rebuilt"):
             gallery.search(random_rows(1, D), 3)
         _segment(sealed).write_bytes(intact)
+        (sealed / "damaged").unlink()
 
 
 def test_damage_is_not_merged_into_a_sound_segment(sealed: Path) -> None:
@@ -321,27 +322,79 @@ def test_damage_is_not_merged_into_a_sound_segment(sealed: Path) -> None:
         assert_content(each, 47)
 
 
-def test_a_rebuild_by_one_process_heals_the_others_that_know_of_the_damage(sealed: Path) -> None:
+def test_damage_that_one_process_finds_stops_all_until_one_has_rebuilt(sealed: Path) -> None:
     gallery, other = opened(sealed), opened(sealed)
     _damage(_segment(sealed), _segment(sealed).stat().st_size - 4096)
     other.verify()
     with pytest.raises(Unavailable):
         other.search(random_rows(1, D), 3)
-    follow(gallery, 41)
-    assert gallery.seal()  # the damaged segment is still named
-    assert other.refresh()
-    assert other.damage is not None
+    assert len(gallery.search(random_rows(1, D), 3)[0]) == 3  # it has not looked
+    assert gallery.refresh()
+    with pytest.raises(Unavailable, match="another process"):
+        gallery.search(random_rows(1, D), 3)
+    assert opened(sealed).damage is not None
+    assert not gallery.seal()
     rows = content(41)
     batch = np.array(list(rows), dtype=np.uint64), np.array(list(rows.values()))
-    gallery.rebuild([batch], 41)
+    assert gallery.rebuild([batch], 41)
     assert other.refresh()
-    assert other.damage is None
-    assert len(other.search(random_rows(1, D), 3)[0]) == 3
+    for each in (gallery, other, opened(sealed)):
+        assert each.damage is None
+        assert len(each.search(random_rows(1, D), 3)[0]) == 3
+
+
+def test_segments_are_verified_before_the_first_search_once_a_run(
+    sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _damage(_segment(sealed), _segment(sealed).stat().st_size - 4096)
+    gallery = opened(sealed)
+    gallery.verify_first(lambda: True)
+    with pytest.raises(Unavailable):
+        gallery.search(random_rows(1, D), 3)
+    rows = content(41)
+    batch = np.array(list(rows), dtype=np.uint64), np.array(list(rows.values()))
+    assert gallery.rebuild([batch], 41)
+
+    def verified() -> bool:
+        looked: list[str] = []
+        each = opened(sealed)
+        monkeypatch.setattr(each, "_intact", lambda *_: looked.append("") or True)
+        each.verify_first(lambda: True)
+        return bool(looked)
+
+    assert verified()
+    assert verified()  # this process has said so itself: it looks again
+    with monkeypatch.context() as another_process:
+        another_process.setattr("os.getpid", lambda: 1)
+        assert not verified()
+        another_process.setattr("shared.gallery.disk_index._RUN", "of another server")
+        assert verified()
+
+
+def test_the_erasure_of_a_template_writes_one_bounded_segment_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("compaction", "memory_index"):
+        monkeypatch.setattr(f"shared.gallery.{module}.MAX_ROWS", 64)
+    gallery = opened(tmp_path)
+    for seq in range(1, 101):
+        ids = np.arange(4 * seq, 4 * seq + 4, dtype=np.uint64)
+        gallery.apply(seq - 1, seq, ids=ids, vectors=rows_of(ids, seq))
+        gallery.seal()
+    sizes = [view.segment.count for view in gallery._views if view.segment.name]
+    assert max(sizes) <= 64
+    assert len(sizes) < 20
+    before = {path.name for path in tmp_path.glob("*.segment")}
+    gallery.apply(100, 101, remove=np.array([200], dtype=np.uint64))
+    gallery.compact()
+    after = {path.name for path in tmp_path.glob("*.segment")}
+    assert (len(after - before), len(before - after)) == (1, 1)
+    assert len(gallery) == len(opened(tmp_path)) == 399
 
 
 def test_a_directory_of_another_gallery_is_not_served(sealed: Path) -> None:
     for dimension, origin in ((D + 1, ""), (D, "another collection"), (256, "")):
-        gallery = open_gallery(sealed, dimension, origin=origin, verify=False)
+        gallery = open_gallery(sealed, dimension, origin=origin)
         assert gallery.damage is not None
         assert len(gallery) == 0
 
@@ -384,9 +437,10 @@ def test_a_process_killed_at_any_moment_leaves_a_complete_gallery(
 ) -> None:
     """Two followers seal as often as they can; again and again one of them is killed."""
     rng = random.Random(0)
-    reached = 0
+    reached = killed = 0
     followers += [_follower(tmp_path), _follower(tmp_path)]
-    for _ in range(int(os.environ.get("MUSTER_TEST_KILLS", "8"))):
+    while not reached or killed < int(os.environ.get("MUSTER_TEST_KILLS", "8")):
+        killed += 1
         victim = followers.pop(0)
         assert victim.stdout is not None
         assert victim.stdout.readline() == "following\n"
@@ -402,7 +456,6 @@ def test_a_process_killed_at_any_moment_leaves_a_complete_gallery(
         assert_content(gallery, gallery.watermark)
         assert gallery.watermark >= reached
         reached = gallery.watermark
-    assert reached > 0
 
 
 _ON_A_FULL_DISK = """
@@ -413,7 +466,7 @@ from shared.gallery import open_gallery
 from tests.support.disks import SmallDisk
 from tests.shared.gallery.conftest import random_rows
 folder = Path(sys.argv[1])
-gallery = open_gallery(folder / "gallery", 512, threads=1, verify=False)
+gallery = open_gallery(folder / "gallery", 512, threads=1)
 rows, ids = random_rows(600, 512), np.arange(1, 601, dtype=np.uint64)
 gallery.apply(0, 1, ids=ids[:500], vectors=rows[:500])
 gallery.seal()
