@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from match_server.db.database import Database
+from match_server.db.epochs import begin_epoch
 from match_server.db.leader_lock import leader_lock
 from match_server.folder_id import FolderIds
 from match_server.services.audit.access import AccessLog
@@ -140,12 +141,19 @@ class Services:
     configurations: Configurations
     ledgers: Ledgers
 
-    def first_start(self) -> bool:
-        """Create the default collection and finish erasures; returns whether a key exists."""
+    def first_start(self, *, serves: bool = False) -> bool:
+        """Create the default collection and finish erasures; returns whether a key exists.
+
+        A server that `serves` boxes over SQLite begins an epoch of the change feed: its whole data
+        folder may have been put back from a copy.
+        """
         with contextlib.suppress(Conflict):  # another process has created it
             self.collections.ensure(self.settings.default_collection)
         self.files.sweep()
         self.erasures.repeat()
+        if serves and self.database.is_sqlite:
+            with self.database.connection() as connection:
+                begin_epoch(connection, "restarted")
         with contextlib.suppress(KeyMissing, Damaged):  # reported where a secret is used
             self.secrets.seal_plain(self.database)
         return self.keys.any_valid()
@@ -296,6 +304,7 @@ def build_services(
                 Task("compare galleries with the database", 300, galleries.compare, alone=False),
                 Task("verify the files of galleries", 6 * 3600, galleries.verify, alone=False),
                 Task("write the erasure journal", 15, journal.keep_up, alone=False),
+                Task("repeat lost erasures", 15, erasures.repeat_in_new_epoch, alone=False),
                 Task("delete files of erased rows", 15, files.sweep, alone=False),
                 Task("complete erasures", 15, erasures.settle, alone=True),
                 Task("hash templates that have no hash", 60, hashes.fill, alone=True),

@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
     prepare(settings)
     share_metrics(settings.data_dir)
     services = build_services(settings)
-    hints = _hints(settings, has_key=services.first_start())
+    hints = _hints(settings, has_key=services.first_start(serves=True))
     services.policy_warnings.log()
     services.close()  # an open connection must not be carried through the fork
     GunicornApplication(settings, hints).run()

@@ -88,6 +88,7 @@ class Erasures:
         self._clock = clock
         self._backups = backups
         self._journal = journal
+        self._epoch: str | None = None  # in which erasures were repeated
         self._reports = reports
 
     def erase(self, collection: str, person_id: str) -> PersonErased:
@@ -131,6 +132,13 @@ class Erasures:
             with contextlib.suppress(NotFound):  # another process has erased the person
                 self.erase(collection, person)
         return len(returned)
+
+    def repeat_in_new_epoch(self) -> None:
+        """As `repeat`, once in each epoch of the feed: a failover may have lost erasures."""
+        epoch = feed_position(self._database).epoch
+        if epoch != self._epoch:
+            self.repeat()
+            self._epoch = epoch
 
     def page(self, query: ErasureQuery) -> Page[ErasureView]:
         """Certificates, newest first."""

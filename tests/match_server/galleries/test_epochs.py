@@ -71,15 +71,17 @@ def test_after_a_failover_everybody_finds_whom_the_database_has(
         return sorted(name for name, vector in seeds.items() if api.names(vector)[:1] == [name])
 
     both = ["Ann", "Bob", "Cid"]
-    enroll(*both)
+    enroll(*both, "Dan")
     ahead, even = boxes(worker, "ahead"), boxes(worker, "even")
-    assert ahead.catch_up() == even.catch_up() == both
-    assert names_by(neighbour) == names_by(server) == both
+    assert ahead.catch_up() == even.catch_up() == [*both, "Dan"]
+    assert names_by(neighbour) == names_by(server) == [*both, "Dan"]
     wait_until(lambda: second.has_replayed(first), "the standby has all of it")
     second.cut_replication()
     wait_until(lambda: not second.query("SELECT 1 FROM pg_stat_wal_receiver"), "it is cut")
     lost = [f"Lost-{number}" for number in range(5)]
     enroll(*lost)
+    worker.clock.advance(1)
+    worker.ok("DELETE", f"{PERSONS}/Dan")
     assert names_by(worker) == names_by(neighbour) == ahead.catch_up() == [*both, *lost]
     numbers = worker.services.collections.position()
 
@@ -87,9 +89,10 @@ def test_after_a_failover_everybody_finds_whom_the_database_has(
     second.promote()
     for api in workers:  # each has connections that ended
         wait_until(lambda api=api: api.call("GET", "/readyz").status_code == 200, "it is ready")
-    assert names_by(worker) == both  # before anything was written
+    assert names_by(worker) == [*both, "Dan"]  # before anything was written
     fresh = [f"New-{number}" for number in range(5)]
     enroll(*fresh)
+    worker.services.erasures.repeat_in_new_epoch()
     assert worker.services.collections.position() <= numbers
     while worker.services.collections.position() < numbers:
         worker.ok("PATCH", f"{PERSONS}/Ann", json={"metadata": {"n": 1}})
@@ -99,7 +102,7 @@ def test_after_a_failover_everybody_finds_whom_the_database_has(
     assert not [one for one in caplog.records if one.message.startswith("Built a gallery")]
     assert [api.services.galleries.lag() for api in workers] == [0, 0, 0]
     erased = worker.ok("DELETE", f"{PERSONS}/Bob")["erasure"]
-    assert worker.services.erasures.settle() == 1  # the boxes have not been told
+    assert worker.services.erasures.settle() == 2  # Dan and Bob: the boxes are behind
     left = ["Ann", "Cid", *fresh]
     assert even.catch_up() == left
     assert ahead.catch_up() == left
@@ -187,6 +190,32 @@ def test_after_a_restored_backup_only_those_that_were_ahead_begin_again(
     assert (ahead.feed.snapshots, even.feed.snapshots) == (2, 1)
     assert sorted(restored.names(helpers.unit_vector(2))) == ["Ann", "Cid", "Dan"]
     assert restored.services.galleries.lag() == 0
+
+
+@pytest.mark.backends("sqlite")
+def test_a_data_folder_that_was_put_back_as_a_whole_is_noticed(
+    make_api, boxes, helpers, settings, tmp_path
+):
+    api = make_api()
+    api.person("Ann", helpers.unit_vector(1), id="Ann")
+    box = boxes(api, "door")
+    assert box.catch_up() == ["Ann"]
+    api.services.journal.keep_up()
+    api.services.close()
+    shutil.copytree(settings.data_dir, tmp_path / "copy")
+    again = make_api()
+    again.person("Bob", helpers.unit_vector(2), id="Bob")
+    box.feed.client = again.client
+    assert box.catch_up() == ["Ann", "Bob"]
+    again.services.close()
+    shutil.rmtree(settings.data_dir)
+    shutil.move(tmp_path / "copy", settings.data_dir)
+    restored = make_api()
+    restored.services.first_start(serves=True)
+    restored.person("Cid", helpers.unit_vector(3), id="Cid")  # with the numbers of Bob
+    restored.ok("PATCH", f"{PERSONS}/Ann", json={"metadata": {"n": 1}})
+    box.feed.client = restored.client
+    assert box.catch_up() == ["Ann", "Cid"]
 
 
 @pytest.mark.backends("sqlite")
