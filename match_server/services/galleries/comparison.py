@@ -5,6 +5,7 @@ of the rows that searches read. No sum of either is kept: it would have to be ri
 sum that each write updates would not notice a row that was changed by hand.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ def compare(
     cipher: Cipher,
     collection: Collection | CollectionRef,
     content: Content,
+    readable: Callable[[Numbers], Numbers],
 ) -> Difference | None:
     """How the content of a gallery differs from the database; None: it does not.
 
@@ -94,7 +96,8 @@ def compare(
     is judged first.
 
     The content was read before the session began. Templates of changes since are left out: they
-    are compared next time. Rows without a hash are compared by their number only.
+    are compared next time. Rows without a hash are compared by their number only. `readable`
+    returns those of missing templates that can be read: the others are missing on purpose.
     """
     (epoch, seq), ids, hashes = content
     newest = feed_position(session)
@@ -109,9 +112,9 @@ def compare(
     changed = ids[held][hashes[held] != stored[kept]]
     changed = np.setdiff1d(changed, _numbers(session, here & Template.vector_hash.is_(None)))
     moved = _moved(session, collection.number, seq, newest.seq)
-    missing = np.setdiff1d(numbers, ids)
+    missing = readable(np.setdiff1d(np.setdiff1d(numbers, ids), moved))
     surplus = np.setdiff1d(ids, numbers)
-    parts = [np.setdiff1d(each, moved) for each in (missing, surplus, changed)]
+    parts = [missing, np.setdiff1d(surplus, moved), np.setdiff1d(changed, moved)]
     concerned = np.concatenate(parts)
     if not concerned.shape[0]:
         return None

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from match_server.services.encryption.stored_templates import (
     read_templates,
 )
 from match_server.services.encryption.vault import Cipher, Vault
-from match_server.services.galleries.comparison import Content, Difference, compare
+from match_server.services.galleries.comparison import Content, Difference, Numbers, compare
 from match_server.services.lookups import batches
 from match_server.services.revision import FeedPosition, feed_position, shared_with
 from shared.errors import CollectionUnavailable, ModelMismatch, Unavailable
@@ -228,20 +228,17 @@ class GalleryFollower:
         return None if content is None else self._difference(content)
 
     def _difference(self, content: Content) -> Difference | None:
-        """How the content of the gallery differs from the database; None: it does not.
-
-        Templates that cannot be read are missing on purpose.
-        """
+        """How the content of the gallery differs from the database; None: it does not."""
         with self._database.read() as session:
             self._require_generation(session)
+
+            def readable(numbers: Numbers) -> Numbers:
+                if numbers.shape[0] > _MANY:  # the gallery is rebuilt in any case
+                    return numbers
+                return self._readable(session, numbers.tolist())[0]
+
             cipher = self._vault.cipher(session, self._collection)
-            difference = compare(session, cipher, self._collection, content)
-            if difference is None:
-                return None
-            if difference.missing.shape[0] <= _MANY:
-                readable, _ = self._readable(session, difference.missing.tolist())
-                difference = replace(difference, missing=readable)
-        return difference if difference.numbers.shape[0] else None
+            return compare(session, cipher, self._collection, content, readable)
 
     def _mend(self, gallery: MemoryIndex, difference: Difference | None) -> None:
         """Bring the templates of a difference to the state of the database. The lock is held."""

@@ -248,3 +248,17 @@ def test_the_doctor_compares_the_files_of_running_servers(people, helpers):
         galleries.compare()
         gallery.seal()
     assert check() == agree
+
+
+def test_the_template_that_is_named_is_one_that_can_be_mended(people, worker, helpers, caplog):
+    ann, _, eve = _rows(people)
+    with people.services.database.write() as session:
+        session.execute(update(Template).where(Template.id == ann.id).values(vector=b"cut"))
+    galleries = worker()
+    gallery = _gallery(galleries, people)
+    caplog.clear()
+    gallery.mend(gallery.reached, np.array([3], np.uint64), *_nothing(gallery))
+    galleries.compare()
+    record = _complaint(caplog)
+    assert record.why.startswith("1 templates are missing in it")
+    assert record.why.endswith(eve.id)
