@@ -18,7 +18,6 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
 from match_server.db.epochs import begin_epoch
@@ -138,8 +137,17 @@ class ErasureJournal:
 
     def is_ahead(self) -> bool:
         """Whether the change feed was further than in this database: it was restored."""
+        try:
+            epoch, _, seq = self._position.read_text("ascii").rpartition(" ")
+            noted = FeedPosition(epoch, int(seq))
+        except (OSError, ValueError):
+            return False
         with self._database.read() as session:
-            return self._is_ahead(session)
+            newest = feed_position(session)
+            shared = shared_with(session, newest, noted.epoch)
+        # In another epoch of this database, that has begun because of it or for another reason.
+        accounted_for = shared is not None and noted.epoch not in ("", newest.epoch)
+        return not accounted_for and (shared is None or shared < noted.seq)
 
     def note_restored(self) -> None:
         """Begin an epoch of the change feed: followers that are ahead take a new snapshot."""
@@ -149,18 +157,6 @@ class ErasureJournal:
             note(session, Note("database_restored", self._clock.now()))
             reached = feed_position(session)
         self._note_position(reached)
-
-    def _is_ahead(self, session: Session) -> bool:
-        try:
-            epoch, _, seq = self._position.read_text("ascii").rpartition(" ")
-            noted = FeedPosition(epoch, int(seq))
-        except (OSError, ValueError):
-            return False
-        newest = feed_position(session)
-        shared = shared_with(session, newest, noted.epoch)
-        # In another epoch of this database, that has begun because of it or for another reason.
-        accounted_for = shared is not None and noted.epoch not in ("", newest.epoch)
-        return not accounted_for and (shared is None or shared < noted.seq)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
