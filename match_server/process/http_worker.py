@@ -2,9 +2,9 @@
 
 gunicorn gives a thread to a connection as soon as it is open, and waits for the client when it
 closes one; as many silent or slow clients as there are threads stop such a server. Here no thread
-waits for a client to send a request. Idle threads wait for all silent connections at once, and one
-of them reads what a client has sent (see `match_server.process.request_threads`). Most requests
-come whole, and this thread handles them. The main loop waits for the rest of all others (TLS
+waits for a client to send a request. One idle thread at a time waits for all silent connections,
+and reads what a client has sent (see `match_server.process.request_threads`). Most requests come
+whole, and this thread handles them. The main loop waits for the rest of all others (TLS
 handshake, head, and a small body), and gives a thread to each that is complete. The loop also sends
 the part of a response that a client has not taken yet. A large body is read by its thread: only
 clients with a key may send one (see `match_server.process.client_socket`).
