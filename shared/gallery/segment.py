@@ -81,10 +81,10 @@ class SegmentView:
 
 def content_of(views: Sequence[SegmentView]) -> tuple[NDArray[np.uint64], Hashes]:
     """Returns the ids (n,) of all live templates, ascending, and the hashes (n,) of their rows."""
-    places = [view.live_places() for view in views]
-    pairs = list(zip(views, places, strict=True))
-    ids = np.concatenate([view.segment.ids[live] for view, live in pairs])
-    hashes = np.concatenate([view.segment.hashes[live] for view, live in pairs])
+    nothing = np.empty(0, np.uint64)  # there may be no view
+    live = [(view.segment, view.live_places()) for view in views]
+    ids = np.concatenate([nothing, *(segment.ids[places] for segment, places in live)])
+    hashes = np.concatenate([nothing, *(segment.hashes[places] for segment, places in live)])
     order = np.argsort(ids)
     return ids[order], hashes[order]
 

@@ -234,6 +234,7 @@ def test_the_doctor_compares_the_files_of_running_servers(people, helpers):
         return followers["ok"], followers["message"]
 
     agree = True, "galleries on the disk and boxes agree with the database"
+    galleries.warm()  # also that of a collection without anybody
     assert check() == agree
     _enroll(people, "Ann", helpers.unit_vector(7), helpers)  # not in the files yet
     assert check() == agree
