@@ -18,12 +18,13 @@ const main = document.getElementById("main");
 const clockSkewMs = Date.parse(main.dataset.now) - Date.now(); // trust the server's clock
 const events = new Map(); // by id
 let cameras = JSON.parse(document.getElementById("presence").textContent).items; // all that ever reported
+const formOf = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
+const unnamed = JSON.parse(formOf("sighting-form").dataset.unnamed); // words for who has no name
 const now = () => Date.now() + clockSkewMs;
 
 function nameOf(event) {
   if (event.person) return event.person.name;
-  if (event.person_erased) return "Erased person";
-  return event.decision === "ambiguous" ? "Ambiguous" : "Unknown";
+  return event.person_erased ? unnamed.erased : unnamed[event.decision] ?? unnamed.unknown;
 }
 
 function ago(ms) {
@@ -55,8 +56,6 @@ function fill(card, event) {
   if (event.snapshot === null) image.removeAttribute("src");
   return card;
 }
-
-const formOf = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
 // Puts a card for each event into a container, in order; reuses existing cards.
 function arrange(container, shown) {
