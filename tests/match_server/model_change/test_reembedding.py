@@ -209,7 +209,7 @@ def test_what_is_enrolled_during_a_switch_is_found_with_the_new_model(
     thread.start()
     wait_until(lambda: len(made) >= 3, "3 persons are enrolled")
     work = api.services.reembedding
-    for _ in range(50):
+    while True:  # at the latest when the other has enrolled all
         work.prepare("staff", other)
         try:
             work.switch("staff", 0.6)
