@@ -13,7 +13,7 @@ from shared import gallery
 ROOT = Path(__file__).parents[3]
 KERNEL = Path(gallery.__file__).parent / "kernel"
 FLAGS = [
-    *("-O1", "-g", "-fno-omit-frame-pointer", "-std=gnu11", "-ffp-contract=off", "-pthread"),
+    *("-O1", "-g1", "-fno-omit-frame-pointer", "-std=gnu11", "-ffp-contract=off", "-pthread"),
     *("-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
 ]
 # Not those in which numpy stands for the kernel, nor those that take long by their numbers.
