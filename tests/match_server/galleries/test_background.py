@@ -10,8 +10,8 @@ from match_server.services.galleries import follower
 from match_server.services.galleries.background import BackgroundFollower
 from match_server.services.galleries.galleries import Galleries
 from match_server.services.galleries.processes import ProcessReports
-from match_server.services.lookups import collection_named
 from shared.errors import Unavailable
+from tests.support.galleries import gallery_of
 from tests.support.waiting import wait_until
 
 _PEOPLE = 30
@@ -32,11 +32,6 @@ def galleries(api, tmp_path):
     yield start
     for each in started:
         each.close()
-
-
-def gallery_of(galleries, services):
-    with services.database.read() as session:
-        return galleries.caught_up(collection_named(session, "default")).gallery
 
 
 def enroll(api, helpers, count):

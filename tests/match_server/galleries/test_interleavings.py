@@ -17,8 +17,8 @@ from match_server.db.tables import Template
 from match_server.services.devices import gallery_feed
 from match_server.services.galleries import follower
 from match_server.services.galleries.galleries import Galleries, open_segments
-from match_server.services.lookups import collection_named
 from tests.support.following_box import FollowingBox
+from tests.support.galleries import gallery_of
 
 
 @pytest.fixture
@@ -40,11 +40,6 @@ def worker(api, tmp_path):
     yield start
     for index in started:
         index.close()
-
-
-def gallery_of(index, services):
-    with services.database.read() as session:
-        return index.caught_up(collection_named(session, "default")).gallery
 
 
 def searched(index, services) -> set[int]:
