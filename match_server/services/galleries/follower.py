@@ -122,7 +122,7 @@ class GalleryFollower:
 
     def refresh(self) -> None:
         """Map the segments that another process has written."""
-        if isinstance(self._gallery, DiskIndex):
+        if self._gallery is not None:
             self._gallery.refresh()
 
     def catch_up(self, *, newest: FeedPosition | None = None) -> GalleryState:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from match_server.db.database import Database
@@ -47,10 +47,7 @@ class ProcessReports:
             self._last = seq, now
         folder = self._folder.own()
         with self._database.write() as session:
-            of_folder = ServerProcess.folder == folder
-            silent = ServerProcess.reported_at < now - SILENT_AFTER
-            ended = silent | ServerProcess.running.is_(False)
-            session.execute(delete(ServerProcess).where(of_folder, ended))
+            session.execute(delete(ServerProcess).where(_ended(folder, now)))
             session.merge(
                 ServerProcess(
                     id=self._id, folder=folder, kind=kind, seq=seq, running=True, reported_at=now
@@ -78,10 +75,7 @@ class ProcessReports:
 
     def files_are_clean(self) -> None:
         """Delete the reports of ended processes of this machine: its files hold nothing erased."""
-        folder, silent = self._folder.own(), self._clock.now() - SILENT_AFTER
-        ended = (ServerProcess.running.is_(False) | (ServerProcess.reported_at < silent)) & (
-            ServerProcess.folder == folder
-        )
+        ended = _ended(self._folder.own(), self._clock.now())
         with self._database.read() as session:
             there = session.scalar(select(func.count()).where(ended))
         if there:
@@ -99,6 +93,12 @@ def processes(session: Session) -> Sequence[ServerProcess]:
 def processes_behind(session: Session, seq: int) -> Sequence[ServerProcess]:
     """The processes that may still hold what change `seq` erased."""
     return [process for process in processes(session) if process.seq < seq]
+
+
+def _ended(folder: str, now: datetime) -> ColumnElement[bool]:
+    """The condition for processes of a machine that are silent, see `is_silent`."""
+    silent = ServerProcess.running.is_(False) | (ServerProcess.reported_at < now - SILENT_AFTER)
+    return (ServerProcess.folder == folder) & silent
 
 
 def is_silent(process: ServerProcess, now: datetime) -> bool:
