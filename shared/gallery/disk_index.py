@@ -105,11 +105,19 @@ class DiskIndex(MemoryIndex):
         return super().apply(since, to, remove=remove, ids=ids, vectors=vectors, epoch=epoch)
 
     def mend(self, reached: tuple[str, int], remove: Ids, ids: Ids, vectors: Rows) -> bool:
-        """As `MemoryIndex.mend`; the segments of all processes are mended with it."""
-        self.refresh()
-        mended = super().mend(reached, remove, ids, vectors)
-        if mended:
-            self._start_background(self._maintain)
+        """As `MemoryIndex.mend`; the segments of all processes are mended with it.
+
+        It is written at once: segments that were written meanwhile at the same change would be
+        taken for newer than what was mended.
+        """
+        with self._maintenance, self._locked_if_possible():
+            self.refresh()
+            mended = super().mend(reached, remove, ids, vectors)
+            if mended:
+                try:
+                    self._seal()
+                except OSError as error:
+                    self._cannot_write(error)
         return mended
 
     def seal(self, *, wait: bool = True) -> bool:
@@ -122,16 +130,20 @@ class DiskIndex(MemoryIndex):
             if not locked:
                 return False
             self.refresh()
-            with self._change:
-                reached, views = self._reached, (*self._sealed, self._mutable.view)
-                removed = bool(self._removals)
-            private = [view for view in views if view.segment.name is None and view.live]
-            if self._damage is not None or not (private or removed):
-                return False
-            shared = [view for view in views if view.segment.name is not None]
-            chosen = select_for_merge(shared, sum(view.live for view in private))
-            kept = [view for view in shared if view not in chosen]
-            return self._write(reached, kept, [*private, *chosen])
+            return self._seal()
+
+    def _seal(self) -> bool:
+        """As `seal`, with both locks."""
+        with self._change:
+            reached, views = self._reached, (*self._sealed, self._mutable.view)
+            removed = bool(self._removals)
+        private = [view for view in views if view.segment.name is None and view.live]
+        if self._damage is not None or not (private or removed):
+            return False
+        shared = [view for view in views if view.segment.name is not None]
+        chosen = select_for_merge(shared, sum(view.live for view in private))
+        kept = [view for view in shared if view not in chosen]
+        return self._write(reached, kept, [*private, *chosen])
 
     def compact(self) -> None:
         """Rewrites segments with removed templates, so that these are no longer on the disk."""
